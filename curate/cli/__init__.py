@@ -1,0 +1,66 @@
+"""The command line. Each module of this folder without a leading underscore is a command of its own name.
+
+A command parses, calls one library function and prints; heavy imports happen inside it, so that `curate --help` is
+instant and never imports torch.
+"""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from curate import __version__
+from curate.errors import CurateError, nearest
+
+# The first lines of help follow the way of the work; a command that is not listed here comes after, by name.
+ORDER = ("quickstart", "warmup", "score", "select", "sql", "status", "bench")
+
+
+class Commands(click.Group):
+    """Finds its commands in this folder, and imports one only when it is called or described."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        found = {p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_")}
+        return [c for c in ORDER if c in found] + sorted(found - set(ORDER))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        return import_module(f"curate.cli.{cmd_name}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            ctx.fail(f"no command {args[0]!r}. {nearest(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="curate")
+def group() -> None:
+    """Choose training data by its measured influence on a target.
+
+    \b
+    curate score  --target val.jsonl --pool pile/     # influence of every document
+    curate select --top 5%                            # a dataset to pretrain on
+    curate sql "SELECT source, avg(score) FROM scores GROUP BY source"
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; exit code 0, 1 (failed) or 2 (asked wrongly)."""
+    try:
+        group.main(args=args, prog_name="curate", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CurateError as error:
+        from curate.cli._output import print_error
+
+        print_error(error)
+        sys.exit(error.exit_code)

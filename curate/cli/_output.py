@@ -1,0 +1,117 @@
+"""Everything the command line prints: results to stdout, progress and notes to stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from curate.errors import CurateError
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+def print_error(error: CurateError) -> None:
+    stderr.print(f"[bold red]error:[/] {_escape(error.message)}", soft_wrap=True)
+    if error.hint:
+        stderr.print(f"[bold]try:[/]   {_escape(error.hint)}", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, for programs."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    """A table where a person reads; numbers to the right, floats with four significant digits."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    rows = [list(r) for r in rows]
+    for i, column in enumerate(columns):
+        numeric = any(isinstance(r[i], int | float) for r in rows)
+        table.add_column(_escape(column), justify="right" if numeric else "left", overflow="fold")
+    for r in rows:
+        table.add_row(*(_escape(format_cell(v)) for v in r))
+    stdout.print(table)
+
+
+def format_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+class RichReporter:
+    """Draws stages as progress bars with rate and time left on stderr; notes and warnings above them."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=stderr,
+            transient=False,
+        )
+
+    def __enter__(self) -> "RichReporter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> Iterator["_RichTask"]:
+        task = _RichTask(self._progress, name, total, unit)
+        try:
+            yield task
+        finally:
+            task.close()
+
+    def note(self, message: str) -> None:
+        self._progress.console.print(_escape(message), soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        self._progress.console.print(f"[bold yellow]warning:[/] {_escape(message)}", soft_wrap=True)
+
+
+class _RichTask:
+    def __init__(self, progress: Progress, name: str, total: float | None, unit: str) -> None:
+        self._progress, self._unit = progress, unit
+        self._id = progress.add_task(name, total=total, state="")
+
+    def advance(self, amount: float) -> None:
+        self._progress.advance(self._id, amount)
+        task = self._progress.tasks[self._progress.task_ids.index(self._id)]
+        rate = f"{task.speed:,.0f} {self._unit}/s" if task.speed else ""
+        done = f"{task.completed:,.0f}"
+        whole = f"{done}/{task.total:,.0f}" if task.total else done
+        self._progress.update(self._id, state=f"{whole} {self._unit} {rate}")
+
+    def set_total(self, total: float | None) -> None:
+        self._progress.update(self._id, total=total)
+
+    def close(self) -> None:
+        task = self._progress.tasks[self._progress.task_ids.index(self._id)]
+        self._progress.update(self._id, total=task.completed or 1, completed=task.completed or 1)
+        self._progress.stop_task(self._id)

@@ -1,0 +1,34 @@
+"""What a user sees when something is wrong: what was seen, what was expected, what to do."""
+
+
+class CurateError(Exception):
+    """A failure that the user can act on; the command line prints it without a traceback and exits 1.
+
+    `message` says what was seen and what was expected (file, row, column); `hint` says what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class SettingsError(CurateError):
+    """A setting that cannot work, found before any work is done; exit code 2."""
+
+    exit_code = 2
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """A sentence naming the closest known name, or all of them when none is close."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Known: {', '.join(sorted(known))}." if known else "None is known."

@@ -1,0 +1,106 @@
+"""The records that travel between rooms, their Arrow schemas, and the sign convention.
+
+**Sign.** Everywhere in this project score > 0 means: giving the document more weight in training lowers the
+target's loss. With φ the target's loss and ℓ_z the document's, a first-order method's score is +⟨∇φ, P∇ℓ_z⟩ for a
+positive semi-definite P. No other file defines a sign; every method is tested against this one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+PREVIEW_CHARS = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One row of one shard, ready to be tokenised. Exactly one of `text`, `messages`, `completion` is set."""
+
+    doc_id: str
+    """The pool's own id as a string; without one, the content hash."""
+    shard: str
+    """The shard's name, unique and stable within its pool (path relative to the pool's root)."""
+    row: int
+    """Row number in the shard, from 0, counting every row (undecodable ones too; blank lines of jsonl are not rows)."""
+    content_hash: str
+    """128-bit hash of the content alone (not of id or metadata), 32 hex digits."""
+    text: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    prompt: str | None = None
+    """Given with `completion`; carries no loss."""
+    completion: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The row's scalar columns (str, int, float, bool, None, date/time) other than its content and id."""
+
+    @property
+    def plain_text(self) -> str:
+        """Every word of the document in reading order, whatever its form: for previews, n-grams and BM25."""
+        if self.text is not None:
+            return self.text
+        if self.messages is not None:
+            return "\n".join(message_text(m) for m in self.messages)
+        return f"{self.prompt or ''}{self.completion or ''}"
+
+    @property
+    def preview(self) -> str:
+        """The first characters on one line."""
+        return " ".join(self.plain_text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """The text of one chat message, whose content is a string or a list of typed parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        return "\n".join(p["text"] for p in content if isinstance(p, Mapping) and isinstance(p.get("text"), str))
+    return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A row that was set aside: it takes no part in anything, and its reason is kept."""
+
+    shard: str
+    row: int
+    reason: str
+    """A short stable word group to group by: 'empty text', 'undecodable line', 'non-finite gradient' …"""
+    detail: str = ""
+    """For people: the line number, what was found, what was expected."""
+    doc_id: str | None = None
+
+
+SKIPPED_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("doc_id", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+# Columns of every scores table, in this order; then `score_<group>` per group when there are several, then the pool's
+# scalar metadata columns. A metadata column whose name is taken here is renamed to `pool_<name>`.
+SCORE_FIELDS = [
+    pa.field("doc_id", pa.string(), nullable=False),
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("content_hash", pa.string(), nullable=False),
+    pa.field("n_tokens", pa.int32(), nullable=False),  # scored tokens after truncation, over all windows
+    pa.field("truncated", pa.bool_(), nullable=False),
+    pa.field("loss", pa.float32(), nullable=False),  # mean nats per scored token
+    pa.field("grad_norm", pa.float32(), nullable=False),  # of the loss summed over scored tokens
+    pa.field("score", pa.float32(), nullable=False),
+    pa.field("target_exact", pa.bool_(), nullable=False),  # holds a whole target row, whitespace and case aside
+    pa.field("target_overlap", pa.float32(), nullable=False),  # largest share of one target row's 13-grams in it
+    pa.field("preview", pa.string(), nullable=False),
+]
+SCORE_COLUMNS = tuple(f.name for f in SCORE_FIELDS)
+
+
+def is_reserved(column: str) -> bool:
+    """Whether a pool's column of this name would collide with a scores column."""
+    return column in SCORE_COLUMNS or column.startswith("score_")
