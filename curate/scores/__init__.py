@@ -1,0 +1,1 @@
+"""Runs on disk: parts written whole or not at all, read lazily, and seen through SQL. Never imports torch."""

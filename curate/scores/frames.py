@@ -1,0 +1,46 @@
+"""Parts as one lazy frame: files of equal columns are scanned together, and all are brought to one schema."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.scores.unify import unify
+
+
+def by_schema(paths: Sequence[Path]) -> list[tuple[pa.Schema, list[Path]]]:
+    """Group neighbouring files of equal columns and types, keeping the order of the files."""
+    groups: list[tuple[pa.Schema, list[Path]]] = []
+    for path in paths:
+        schema = pq.read_schema(path).remove_metadata()
+        if groups and groups[-1][0].equals(schema):
+            groups[-1][1].append(path)
+        else:
+            groups.append((schema, [path]))
+    return groups
+
+
+def scan(paths: Sequence[Path], *, empty: pa.Schema | None = None) -> pl.LazyFrame:
+    """Read Parquet files lazily as one frame in the order given; no file at all gives no row of `empty`."""
+    groups = by_schema(paths)
+    whole = unify(schema for schema, _ in groups) if groups else (empty or pa.schema([]))
+    target = _polars_schema(whole)
+    if not groups:
+        return pl.LazyFrame(schema=target)
+    frames = []
+    for schema, files in groups:
+        has = set(schema.names)
+        columns = [
+            pl.col(name).cast(kind) if name in has else pl.lit(None, dtype=kind).alias(name)
+            for name, kind in target.items()
+        ]
+        frames.append(pl.scan_parquet(files, glob=False).select(columns))
+    return pl.concat(frames, how="vertical") if len(frames) > 1 else frames[0]
+
+
+def _polars_schema(schema: pa.Schema) -> dict[str, pl.DataType]:
+    frame = pl.from_arrow(schema.empty_table())
+    assert isinstance(frame, pl.DataFrame)
+    return dict(frame.schema)

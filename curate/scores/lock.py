@@ -1,0 +1,40 @@
+"""One writer at a time: an advisory lock on a run's folder that dies with its process."""
+
+import errno
+import fcntl
+import os
+import warnings
+import weakref
+from pathlib import Path
+
+from curate.errors import CurateError
+
+NAME = ".lock"
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
+class Lock:
+    """An exclusive lock on `folder`, held until `release`, garbage collection or the end of the process."""
+
+    def __init__(self, folder: Path) -> None:
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise CurateError(
+                f"{folder}: another process is writing this run",
+                hint="Wait for it, stop it, or give another folder with --out: one process writes a run.",
+            ) from None
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                os.close(descriptor)
+                raise
+            warnings.warn(
+                f"{folder}: this file system has no locks; take care that one process alone writes here",
+                stacklevel=3,
+            )
+        self._release = weakref.finalize(self, os.close, descriptor)
+
+    def release(self) -> None:
+        self._release()

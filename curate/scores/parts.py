@@ -1,0 +1,78 @@
+"""One part: the scores of a stretch of one shard's rows, which says itself what it covers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import CurateError
+from curate.scores.atomic import atomic_write
+
+_KEYS = ("shard", "shard_index", "index", "start", "end", "last")
+ROW_GROUP = 122_880  # DuckDB's own: one group is one unit of parallel work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Rows `start` to `end` (exclusive; skipped rows count) of one shard; `last` when the shard ends here."""
+
+    shard: str
+    shard_index: int
+    index: int
+    start: int
+    end: int
+    last: bool
+    path: Path
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Parts in this order are in pool order."""
+        return self.shard_index, self.index
+
+
+def part_name(shard_index: int, index: int) -> str:
+    return f"{shard_index:05d}-{index:05d}.parquet"
+
+
+def write_table(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
+    """Write a table as Parquet atomically; equal rows give equal bytes, however the table was chunked."""
+    table = table.combine_chunks().replace_schema_metadata(metadata)
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+
+
+def metadata_of(part: Part) -> dict[str, str]:
+    return {f"curate.{key}": _encode(getattr(part, key)) for key in _KEYS}
+
+
+def read_part(path: Path) -> Part:
+    """Read what a part covers from its footer alone."""
+    try:
+        raw = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CurateError(
+            f"{path}: not a readable Parquet file ({error})",
+            hint="Delete this file and start the same run again: it writes the part anew.",
+        ) from error
+    found = {key: raw.get(f"curate.{key}".encode()) for key in _KEYS}
+    missing = [key for key, value in found.items() if value is None]
+    if missing:
+        raise CurateError(
+            f"{path}: not a part of a run (its metadata lacks {', '.join(missing)})",
+            hint="Keep other files out of a run's scores/ folder.",
+        )
+    text = {key: value.decode() for key, value in found.items() if value is not None}
+    return Part(
+        shard=text["shard"],
+        shard_index=int(text["shard_index"]),
+        index=int(text["index"]),
+        start=int(text["start"]),
+        end=int(text["end"]),
+        last=text["last"] == "1",
+        path=path,
+    )
+
+
+def _encode(value: str | int | bool) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)

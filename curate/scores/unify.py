@@ -1,0 +1,48 @@
+"""One schema for parts whose pool columns differ: nulls here, integers there, strings elsewhere."""
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+
+def unify(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """The schema that holds every row of all of them: columns by name in the order first seen.
+
+    A type that fits both is taken where Arrow knows one (null with anything, int32 with int64, int with
+    float, the fields of structs); what fits nothing else (a number here, a date there) becomes a string.
+    """
+    types: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            kind = _plain(field.type)
+            types[field.name] = unify_types(types.get(field.name, kind), kind)
+    return pa.schema(list(types.items()))
+
+
+def unify_types(left: pa.DataType, right: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both."""
+    if left == right:
+        return left
+    if _mixes_unsigned(left, right):
+        return pa.string()  # 64-bit identifiers have no common number type that keeps them exact
+    try:
+        merged = pa.unify_schemas(
+            [pa.schema([("x", left)]), pa.schema([("x", right)])], promote_options="permissive"
+        )
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        return pa.string()
+    return merged.field("x").type
+
+
+def _mixes_unsigned(left: pa.DataType, right: pa.DataType) -> bool:
+    signed = pa.types.is_signed_integer(left) or pa.types.is_signed_integer(right)
+    return signed and pa.uint64() in (left, right)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    # Dictionaries and large strings are ways of storing; between files only the values count.
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return kind
