@@ -1,0 +1,28 @@
+"""Reading pools and targets as streams of documents, whatever their format and wherever they are."""
+
+from curate.documents.check import check_fields
+from curate.documents.fields import Fields
+from curate.documents.overlap import Overlap
+from curate.documents.pool import Pool, open_pool
+from curate.documents.records import documents, hash_content
+from curate.documents.rows import raw_tables, rows
+from curate.documents.sample import sample_rows
+from curate.documents.shards import BadRow, Shard
+from curate.documents.target import Target, read_target
+
+__all__ = [
+    "BadRow",
+    "Fields",
+    "Overlap",
+    "Pool",
+    "Shard",
+    "Target",
+    "check_fields",
+    "documents",
+    "hash_content",
+    "open_pool",
+    "raw_tables",
+    "read_target",
+    "rows",
+    "sample_rows",
+]

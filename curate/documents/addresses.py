@@ -1,0 +1,201 @@
+"""From what a user types to files: folders, globs, files, `save_to_disk` folders, hub ids, object stores."""
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import orjson
+
+from curate.documents.files import filesystem, local_path, open_binary
+from curate.documents.shards import READABLE, Format, Shard, format_of
+from curate.errors import CurateError, nearest
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
+_WILD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One file below an address."""
+
+    name: str
+    """Relative to the address's root."""
+    url: str
+    size: int | None
+
+
+def find_shards(address: str) -> tuple[list[Shard], list[str]]:
+    """Find an address's shards and the names of the files there that are none.
+
+    Raises CurateError when there is nothing, or nothing readable, saying what was found and what is read.
+    """
+    path = local_path(address)
+    if path is None:
+        files = _remote_files(address)
+    elif path.exists() or _WILD.search(address):
+        files = _local_files(path)
+    elif hub := _HUB_ID.fullmatch(address):
+        files = _hub_files(address, hub)
+    else:
+        raise CurateError(f"{address}: no such file or folder.", hint=_nearest_sibling(path))
+    if not files:
+        raise CurateError(f"{address}: {_what(address, path)} no files.", hint=f"Readable: {READABLE}.")
+    shards, ignored = _split(files)
+    if not shards:
+        seen = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
+        raise CurateError(
+            f"{address}: no readable shard among {len(ignored)} file(s): {seen}.",
+            hint=f"Readable: {READABLE}.",
+        )
+    return shards, ignored
+
+
+def _what(address: str, path: Path | None) -> str:
+    return (
+        "the pattern matches"
+        if _WILD.search(address) and not (path and path.exists())
+        else "the folder holds"
+    )
+
+
+def _nearest_sibling(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f"The folder {str(parent)!r} does not exist either."
+    names = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
+    close = nearest(path.name, names)
+    return (
+        close if close.startswith("Did") else "A pool is a folder, a glob, a file, a hub dataset id or a url."
+    )
+
+
+def _split(files: list[Found]) -> tuple[list[Shard], list[str]]:
+    """Tell shards from the rest; in a `save_to_disk` folder only the files its state.json lists are data."""
+    states = {
+        str(PurePosixPath(f.name).parent): f for f in files if PurePosixPath(f.name).name == "state.json"
+    }
+    saved = {folder: listed for folder, f in states.items() if (listed := _saved_files(f.url)) is not None}
+    shards, ignored = [], []
+    for f in files:
+        path = PurePosixPath(f.name)
+        kind: Format | None = format_of(f.name)
+        listed = saved.get(str(path.parent))
+        if listed is not None:
+            kind = "saved" if path.name in listed else None
+        if kind is None:
+            ignored.append(f.name)
+        else:
+            shards.append(Shard(name=f.name, url=f.url, format=kind, size=f.size))
+    missing = [f"{d}/{n}" for d, names in saved.items() for n in names if not _has(shards, d, n)]
+    if missing:
+        raise CurateError(f"{missing[0]}: listed in state.json of a saved dataset, but not there.")
+    return sorted(shards, key=lambda s: s.name), sorted(ignored)
+
+
+def _has(shards: list[Shard], folder: str, name: str) -> bool:
+    return any(PurePosixPath(s.name) == PurePosixPath(folder) / name for s in shards)
+
+
+def _saved_files(url: str) -> set[str] | None:
+    """The data files a `datasets` state.json lists; None when it is some other state.json."""
+    with open_binary(url) as stream:
+        try:
+            state = orjson.loads(stream.read())
+        except orjson.JSONDecodeError:
+            return None
+    files = state.get("_data_files") if isinstance(state, dict) else None
+    if not isinstance(files, list):
+        return None
+    return {f["filename"] for f in files if isinstance(f, dict) and isinstance(f.get("filename"), str)}
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__")) for part in PurePosixPath(name).parts)
+
+
+def _local_files(path: Path) -> list[Found]:
+    if path.is_file():
+        return [Found(name=path.name, url=str(path), size=path.stat().st_size)]
+    if path.is_dir():
+        return [_local(p, path) for p in _walk(path) if not _hidden(p.relative_to(path).as_posix())]
+    root = Path(*_before_wild(path.parts))
+    matches = sorted(Path(m) for m in glob.glob(str(path), recursive=True))
+    files: dict[str, Found] = {}
+    for match in matches:
+        inside = _walk(match) if match.is_dir() else [match]
+        for p in inside:
+            if not _hidden(p.relative_to(root).as_posix()):
+                files[str(p)] = _local(p, root)
+    return list(files.values())
+
+
+def _local(path: Path, root: Path) -> Found:
+    return Found(name=path.relative_to(root).as_posix(), url=str(path), size=path.stat().st_size)
+
+
+def _walk(folder: Path) -> list[Path]:
+    found = []
+    for here, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        found.extend(p for n in sorted(names) if (p := Path(here) / n).is_file())
+    return found
+
+
+def _before_wild(parts: tuple[str, ...]) -> tuple[str, ...]:
+    for i, part in enumerate(parts):
+        if _WILD.search(part):
+            return parts[:i]
+    return parts
+
+
+def _remote_files(url: str) -> list[Found]:
+    fs, path = filesystem(url)
+    try:
+        if _WILD.search(path) and not fs.exists(path):
+            root = "/".join(_before_wild(tuple(path.split("/"))))
+            infos = fs.glob(path, detail=True)
+        elif fs.isfile(path):
+            root, infos = path.rsplit("/", 1)[0] if "/" in path else "", {path: fs.info(path)}
+        else:
+            root, infos = path, fs.find(path, detail=True)
+    except FileNotFoundError as error:
+        raise CurateError(f"{url}: nothing there.", hint=str(error)) from error
+    except CurateError:
+        raise
+    except Exception as error:  # each backend has its own classes for refused, offline and unknown
+        raise CurateError(f"{url}: could not be listed: {type(error).__name__}: {error}") from error
+    root = root.rstrip("/")
+    files = []
+    for inner, info in sorted(infos.items()):
+        name = inner.removeprefix(root).lstrip("/")
+        if info.get("type") == "file" and not _hidden(name):
+            files.append(Found(name=name, url=fs.unstrip_protocol(inner), size=info.get("size")))
+    return files
+
+
+def hub_url(repo: str, revision: str | None) -> str:
+    """Give the hf:// address of a dataset repository; a revision with slashes (refs/…) is quoted."""
+    return f"hf://datasets/{repo}" + (f"@{revision.replace('/', '%2F')}" if revision else "")
+
+
+def _hub_files(address: str, match: re.Match[str]) -> list[Found]:
+    try:
+        files = _remote_files(hub_url(match["repo"], match["revision"]))
+    except CurateError as error:
+        raise CurateError(
+            f"{address}: no such local file or folder, and as a hub dataset id: {error.message}",
+            hint="Check the path; for a hub dataset, the spelling, the network and your login (hf auth login).",
+        ) from error
+    return files if match["split"] is None else of_split(files, match["split"], address)
+
+
+def of_split(files: list[Found], split: str, address: str) -> list[Found]:
+    """Keep the files of one split, which `datasets` recognises as a whole word in the path."""
+    word = re.compile(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z0-9])", re.IGNORECASE)
+    chosen = [f for f in files if word.search(f.name) and format_of(f.name)]
+    if not chosen:
+        names = ", ".join(f.name for f in files if format_of(f.name)) or "none"
+        raise CurateError(f"{address}: no file of the split {split!r}. Files there: {names[:500]}.")
+    return chosen

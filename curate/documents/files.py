@@ -1,0 +1,58 @@
+"""Opening files wherever they are: local paths directly, everything else through fsspec."""
+
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.registry import known_implementations
+
+from curate.errors import CurateError
+
+
+def local_path(address: str) -> Path | None:
+    """Give the local path an address means, or None for one with another protocol."""
+    if address.startswith("file://"):
+        return Path(address.removeprefix("file://"))
+    if "://" in address or "::" in address:
+        return None
+    return Path(os.path.expanduser(address))
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Find the file system behind a url, and the path in it.
+
+    Raises CurateError naming the package to install when the protocol's backend is missing.
+    """
+    protocol = url.split("://", 1)[0]
+    try:
+        return url_to_fs(url)
+    except ImportError as error:
+        backend = known_implementations.get(protocol, {}).get("class", protocol).split(".")[0]
+        raise CurateError(
+            f"{url}: reading {protocol}:// addresses needs the package {backend!r}, which is not installed.",
+            hint=f"Install it: pip install {backend}",
+        ) from error
+    except ValueError as error:
+        raise CurateError(
+            f"{url}: {error}",
+            hint="Use a local path, a hub dataset id (org/name), or an address that fsspec knows (s3://, gs://, hf://, https://).",
+        ) from error
+
+
+def open_binary(url: str) -> IO[bytes]:
+    """Open a local path or fsspec url for reading; raises CurateError when it is not there."""
+    path = local_path(url)
+    try:
+        if path is not None:
+            return open(path, "rb")
+        fs, inner = filesystem(url)
+        stream: Any = fs.open(inner, "rb")
+        return stream
+    except FileNotFoundError as error:
+        raise CurateError(
+            f"{url}: the file is gone.", hint="Was the pool changed while it was read?"
+        ) from error
+    except PermissionError as error:
+        raise CurateError(f"{url}: no permission to read it.") from error

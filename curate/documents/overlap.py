@@ -1,0 +1,142 @@
+"""Decontamination: does a document hold a target row, or most of one?"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+import numpy as np
+import xxhash
+
+# Scripts written without spaces: each character counts as a word, so that an n-gram is n characters.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003134f]"
+)
+# \w leaves out the vowel signs of Indic scripts and combining marks, which would cut words to pieces.
+_WORD = re.compile("[\\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff]+")
+_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
+_INVERSE = pow(_MULTIPLIER, -1, 2**64)
+_MIN_WORDS = 5
+_MIN_CHARS = 20
+
+
+def words(text: str) -> list[str]:
+    """Split into words without case, punctuation and width variants; unspaced scripts into characters."""
+    if text.isascii():
+        return _WORD.findall(text.lower())
+    text = unicodedata.normalize("NFKC", text).casefold()
+    if _UNSPACED.search(text):
+        text = _UNSPACED.sub(r" \g<0> ", text)
+    return _WORD.findall(text)
+
+
+class Overlap:
+    """Measures documents against the rows of a target by runs of n words (13: Brown et al. 2020, appendix C).
+
+    A row shorter than n words counts as one run of its own length if it is long enough to mean something: five words
+    (two unspaced characters count as one) or twenty characters. Shorter rows are not looked for.
+    """
+
+    def __init__(self, targets: Iterable[str], *, n: int = 13) -> None:
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        self.n = n
+        rows = list({tuple(w): None for t in targets if _worth_finding(w := words(t))})
+        self._ids = {word: i for i, word in enumerate(sorted({w for row in rows for w in row}), start=1)}
+        # Words the target does not hold get id 0 and code 0; a run with one of them matches by hash collision only.
+        self._codes = np.array(
+            [0, *(xxhash.xxh3_64_intdigest(w.encode()) for w in self._ids)], dtype=np.uint64
+        )
+        self._rows = [self._encode(row) for row in rows]
+        self._powers = _powers(_MULTIPLIER, 1 << 12)
+        self._inverses = _powers(_INVERSE, 1 << 12)
+        self._index()
+
+    def _index(self) -> None:
+        """Lay out distinct runs, sorted, with the rows that hold each, as one table per run length."""
+        runs, owners = [], []
+        self._lengths = sorted({min(self.n, len(row)) for row in self._rows})
+        for i, row in enumerate(self._rows):
+            distinct = np.unique(self._hash_runs(row, min(self.n, len(row))))
+            runs.append(distinct)
+            owners.append(np.full(len(distinct), i))
+        self._sizes = np.array([len(r) for r in runs], dtype=np.int64)
+        flat = np.concatenate([np.zeros(0, np.uint64), *runs])
+        order = np.argsort(flat, kind="stable")
+        self._owners = np.concatenate([np.zeros(0, np.int64), *owners])[order]
+        self._runs, self._starts = np.unique(flat[order], return_index=True)
+        self._ends = np.append(self._starts[1:], len(flat)).astype(np.int64)
+        # A bit table 64 times as large as the runs lets nearly every run of a clean document be dismissed by one look.
+        bits = max(16, (64 * max(1, len(self._runs)) - 1).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._table = np.zeros(1 << bits, dtype=np.bool_)
+        self._table[self._runs >> self._shift] = True
+
+    def measure(self, text: str) -> tuple[bool, float]:
+        """Give (a whole row is in the text, largest share of one row's runs that are in it).
+
+        Case, white space and punctuation aside; the first is true only for one contiguous run of words.
+        """
+        ids = self._encode(words(text))
+        if not len(self._rows) or not ids.any():
+            return False, 0.0
+        found = self._found(ids)
+        if not len(found):
+            return False, 0.0
+        owners = np.concatenate([self._owners[self._starts[i] : self._ends[i]] for i in found])
+        counts = np.bincount(owners, minlength=len(self._rows))
+        shares = counts / self._sizes
+        whole = np.flatnonzero(counts == self._sizes)
+        return any(_contains(ids, self._rows[i]) for i in whole), float(shares.max())
+
+    def _encode(self, parts: Iterable[str]) -> np.ndarray:
+        get = self._ids.get
+        return np.array([get(w, 0) for w in parts], dtype=np.uint32)
+
+    def _found(self, ids: np.ndarray) -> np.ndarray:
+        """Indices of the target's distinct runs that are in a document."""
+        hits = []
+        for length in self._lengths:
+            if length > len(ids):
+                break
+            hashes = self._hash_runs(ids, length)
+            hits.append(hashes[self._table[hashes >> self._shift]])
+        candidates = np.unique(np.concatenate(hits)) if hits else np.zeros(0, np.uint64)
+        if not len(candidates):
+            return np.zeros(0, np.int64)
+        at = np.minimum(np.searchsorted(self._runs, candidates), len(self._runs) - 1)
+        return at[self._runs[at] == candidates]
+
+    def _hash_runs(self, ids: np.ndarray, length: int) -> np.ndarray:
+        """Hash every run of `length` words: differences of prefix sums of code_i · m^i, brought back by m^-start."""
+        if len(ids) + 1 > len(self._powers):
+            self._powers = _powers(_MULTIPLIER, 2 * len(ids))
+            self._inverses = _powers(_INVERSE, 2 * len(ids))
+        sums = np.empty(len(ids) + 1, dtype=np.uint64)
+        sums[0] = 0
+        np.cumsum(self._codes[ids] * self._powers[: len(ids)], out=sums[1:])
+        count = len(ids) - length + 1
+        return (sums[length:] - sums[:count]) * self._inverses[:count]
+
+
+def _powers(base: int, count: int) -> np.ndarray:
+    powers = np.full(count, base, dtype=np.uint64)
+    powers[0] = 1
+    return np.cumprod(powers, dtype=np.uint64)
+
+
+def _worth_finding(parts: list[str]) -> bool:
+    unspaced = sum(1 for w in parts if len(w) == 1 and _UNSPACED.match(w))
+    spaced = len(parts) - unspaced
+    return spaced + unspaced // 2 >= _MIN_WORDS or len(" ".join(parts)) >= _MIN_CHARS + unspaced
+
+
+def _contains(ids: np.ndarray, row: np.ndarray) -> bool:
+    """Whether the row's words stand in the document side by side."""
+    haystack, needle, width = ids.tobytes(), row.tobytes(), ids.itemsize
+    at = haystack.find(needle)
+    while at >= 0:
+        if at % width == 0:
+            return True
+        at = haystack.find(needle, at + 1)
+    return False

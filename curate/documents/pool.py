@@ -1,0 +1,109 @@
+"""A pool: its shards in order, and a fingerprint that a moved copy keeps."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import orjson
+import xxhash
+
+from curate.documents.addresses import find_shards
+from curate.documents.files import filesystem, local_path, open_binary
+from curate.documents.shards import Shard
+from curate.errors import CurateError, SettingsError
+
+_BLOCK = 1 << 16
+_PROBES = 8
+_STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The candidates: shards sorted by name."""
+
+    address: tuple[str, ...]
+    """What the user gave."""
+    shards: tuple[Shard, ...]
+    ignored: tuple[str, ...] = ()
+    """Files at the address that are no shards, such as a dataset card."""
+
+    def fingerprint(self) -> str:
+        """Hash the shards' names, sizes and a cheap digest of their content; 32 hex digits.
+
+        Local files give their first and last 64 KiB and eight blocks between; stored objects the digest their store
+        keeps. Times and absolute paths take no part, so a moved pool is the same pool.
+        """
+        parts = [(s.name, s.size, _digest(s)) for s in self.shards]
+        return xxhash.xxh3_128_hexdigest(orjson.dumps(parts))
+
+
+def open_pool(address: str | Path | Sequence[str | Path]) -> Pool:
+    """Find a pool's shards: a folder, glob, file, `save_to_disk` folder, hub id or url, or a list of those.
+
+    A local path wins over a hub id (`org/name`, `org/name@revision`, `org/name:split`). A file reached twice is one
+    shard; equal names from different addresses get as many leading folders as tell them apart.
+    Raises CurateError when an address holds nothing readable.
+    """
+    given = (address,) if isinstance(address, str | Path) else tuple(address)
+    if not given:
+        raise SettingsError(
+            "No address was given.", hint="Name a folder, a glob, a file, a hub dataset id or a url."
+        )
+    shards: dict[str, Shard] = {}
+    ignored: set[str] = set()
+    for one in given:
+        if not str(one):
+            raise SettingsError(
+                "An address is empty.", hint="Name a folder, a glob, a file, a hub id or a url."
+            )
+        found, rest = find_shards(str(one))
+        ignored.update(rest)
+        for shard in found:
+            shards.setdefault(_identity(shard), shard)
+    return Pool(
+        address=tuple(str(a) for a in given),
+        shards=tuple(sorted(_with_unique_names(list(shards.values())), key=lambda s: s.name)),
+        ignored=tuple(sorted(ignored)),
+    )
+
+
+def _identity(shard: Shard) -> str:
+    path = local_path(shard.url)
+    return str(path.resolve()) if path is not None else shard.url
+
+
+def _with_unique_names(shards: list[Shard]) -> list[Shard]:
+    taken = Counter(s.name for s in shards)
+    depth = 0
+    while max(taken.values()) > 1:
+        depth += 1
+        before = taken
+        shards = [replace(s, name=_longer(s, depth)) if before[s.name] > 1 else s for s in shards]
+        taken = Counter(s.name for s in shards)
+        if depth > 64:
+            raise CurateError(f"Two shards have the same name: {taken.most_common(1)[0][0]}.")
+    return shards
+
+
+def _longer(shard: Shard, depth: int) -> str:
+    """The shard's name with one more leading folder of its url."""
+    path = local_path(shard.url)
+    parts = path.absolute().parts if path is not None else PurePosixPath(shard.url.split("://")[-1]).parts
+    keep = len(PurePosixPath(shard.name).parts) + 1
+    return "/".join(p.strip("/") for p in parts[-keep:]) if keep <= len(parts) else f"{depth}/{shard.name}"
+
+
+def _digest(shard: Shard) -> str | None:
+    if local_path(shard.url) is None:
+        fs, inner = filesystem(shard.url)
+        info = fs.info(inner)
+        return next((str(info[k]) for k in _STORE_DIGESTS if info.get(k)), None)
+    digest = xxhash.xxh3_128()
+    size = shard.size or 0
+    starts = {0, max(0, size - _BLOCK)} | {size * i // (_PROBES + 1) for i in range(1, _PROBES + 1)}
+    with open_binary(shard.url) as stream:
+        for start in sorted(starts):
+            stream.seek(start)
+            digest.update(stream.read(_BLOCK))
+    return digest.hexdigest()

@@ -1,0 +1,85 @@
+"""Reading a target: a pool small enough to hold, with its groups."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+
+from curate.documents.check import check_fields
+from curate.documents.fields import Fields
+from curate.documents.pool import open_pool
+from curate.documents.records import document_of
+from curate.documents.rows import rows
+from curate.documents.shards import BadRow
+from curate.errors import CurateError
+from curate.schema import Document, Skipped
+
+SINGLE_GROUP = "target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The validation set in memory; `groups` is aligned with `documents`."""
+
+    documents: list[Document]
+    groups: list[str]
+    skipped: list[Skipped]
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The distinct groups, sorted."""
+        return tuple(sorted(set(self.groups)))
+
+    def fingerprint(self) -> str:
+        """Hash content and groups in order, wherever the files lie; 32 hex digits."""
+        pairs = [(d.content_hash, g) for d, g in zip(self.documents, self.groups, strict=True)]
+        return xxhash.xxh3_128_hexdigest(orjson.dumps(pairs))
+
+
+def read_target(
+    address: str | Path | Sequence[str | Path], fields: Fields, *, group_by: str | None = None
+) -> Target:
+    """Read every row of a target, grouped by the values of one column (any column but a nested one).
+
+    Rows that are no documents, and rows whose group is null ('no group'), are set aside with their reason.
+    Raises CurateError when a column is missing or no document is left.
+    """
+    pool = open_pool(address)
+    check_fields(pool, fields, also=(group_by,) if group_by else ())
+    found: list[Document] = []
+    groups: list[str] = []
+    skipped: list[Skipped] = []
+    for shard in pool.shards:
+        for number, raw in rows(shard):
+            document = document_of(shard.name, number, raw, fields)
+            group = SINGLE_GROUP if group_by is None else _group(raw, group_by)
+            if isinstance(document, Skipped):
+                skipped.append(document)
+            elif group is None:
+                detail = f"column {group_by!r} holds no value to group by"
+                skipped.append(
+                    Skipped(
+                        shard=shard.name, row=number, reason="no group", detail=detail, doc_id=document.doc_id
+                    )
+                )
+            else:
+                found.append(document)
+                groups.append(group)
+    if not found:
+        why = (
+            f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}"
+            if skipped
+            else ""
+        )
+        raise CurateError(f"{', '.join(pool.address)}: the target holds no document{why}.")
+    return Target(documents=found, groups=groups, skipped=skipped)
+
+
+def _group(raw: Mapping[str, Any] | BadRow, column: str) -> str | None:
+    value = None if isinstance(raw, BadRow) else raw.get(column)
+    if value is None or isinstance(value, list | dict | bytes) or value == "":
+        return None
+    return str(value)
