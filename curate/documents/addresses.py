@@ -5,6 +5,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import orjson
 
@@ -12,7 +13,9 @@ from curate.documents.files import filesystem, local_path, open_binary
 from curate.documents.shards import READABLE, Format, Shard, format_of
 from curate.errors import CurateError, nearest
 
-_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
+_HUB_ID = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?"
+)
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -36,8 +39,8 @@ def find_shards(address: str) -> tuple[list[Shard], list[str]]:
         files = _remote_files(address)
     elif path.exists() or _WILD.search(address):
         files = _local_files(path)
-    elif hub := _HUB_ID.fullmatch(address):
-        files = _hub_files(address, hub)
+    elif not format_of(address) and (hub := _HUB_ID.fullmatch(address)):
+        files = _hub_files(address, hub, path)
     else:
         raise CurateError(f"{address}: no such file or folder.", hint=_nearest_sibling(path))
     if not files:
@@ -132,14 +135,24 @@ def _local_files(path: Path) -> list[Found]:
 
 
 def _local(path: Path, root: Path) -> Found:
-    return Found(name=path.relative_to(root).as_posix(), url=str(path), size=path.stat().st_size)
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise CurateError(f"{path}: a link to a file that is not there.") from error
+    return Found(name=path.relative_to(root).as_posix(), url=str(path), size=size)
 
 
 def _walk(folder: Path) -> list[Path]:
-    found = []
+    found, visited = [], set()
     for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in visited:  # links may lead in circles
+            folders.clear()
+            continue
+        visited.add(real)
         folders.sort()
-        found.extend(p for n in sorted(names) if (p := Path(here) / n).is_file())
+        paths = (Path(here) / n for n in sorted(names))
+        found.extend(p for p in paths if p.is_file() or (p.is_symlink() and format_of(p.name)))
     return found
 
 
@@ -151,7 +164,10 @@ def _before_wild(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _remote_files(url: str) -> list[Found]:
+    if "::" in url:
+        raise CurateError(f"{url}: chained addresses are not read.", hint="Give the inner address by itself.")
     fs, path = filesystem(url)
+    infos: Any
     try:
         if _WILD.search(path) and not fs.exists(path):
             root = "/".join(_before_wild(tuple(path.split("/"))))
@@ -180,13 +196,13 @@ def hub_url(repo: str, revision: str | None) -> str:
     return f"hf://datasets/{repo}" + (f"@{revision.replace('/', '%2F')}" if revision else "")
 
 
-def _hub_files(address: str, match: re.Match[str]) -> list[Found]:
+def _hub_files(address: str, match: re.Match[str], path: Path) -> list[Found]:
     try:
         files = _remote_files(hub_url(match["repo"], match["revision"]))
     except CurateError as error:
         raise CurateError(
             f"{address}: no such local file or folder, and as a hub dataset id: {error.message}",
-            hint="Check the path; for a hub dataset, the spelling, the network and your login (hf auth login).",
+            hint=f"{_nearest_sibling(path)} For a hub dataset check its name, the network and your login.",
         ) from error
     return files if match["split"] is None else of_split(files, match["split"], address)
 

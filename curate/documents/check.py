@@ -17,9 +17,10 @@ _SHARDS = 8
 def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = ()) -> None:
     """Read the first rows of the first shards and raise when no document can come of them.
 
-    Raises CurateError when the first shard with rows has none of the content columns, or when a column the user
-    named (`fields` other than the default, `also`) is nowhere in the first rows of up to eight shards; the error
-    names the columns found and the nearest one. Other columns may differ from row to row and are not checked.
+    Raises CurateError when the first shard with rows has none of the content columns, or when a column the
+    user named (`fields` other than the default, `also`) is nowhere in the first rows of up to eight shards;
+    the error names the columns found and the nearest one. Other columns may differ from row to row and are
+    not checked.
     """
     seen: dict[str, None] = {}
     missing = set(fields.renamed) | set(also)
@@ -36,7 +37,7 @@ def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = ()) -> N
         raise CurateError(f"{', '.join(pool.address)}: the {len(pool.shards)} shard(s) hold no rows.")
     column = min(missing)
     raise CurateError(
-        f"{', '.join(pool.address)}: no column {column!r} in the first rows; columns there: {', '.join(seen)}.",
+        f"{', '.join(pool.address)}: no column {column!r} in the first rows; found: {', '.join(seen)}.",
         hint=nearest(column, list(seen)),
     )
 
@@ -64,7 +65,7 @@ def first_columns(shard: Shard) -> list[str]:
     if bad and not found:
         raise CurateError(
             f"{shard.url}: none of the first lines is an object; {bad.reason}, {bad.detail}",
-            hint="Lines must hold one JSON object each. A file that is one JSON array: jq -c '.[]' FILE > FILE.jsonl",
+            hint="Lines must hold one JSON object each. For one JSON array: jq -c '.[]' FILE > FILE.jsonl",
         )
     return list(found)
 

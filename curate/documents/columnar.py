@@ -15,6 +15,7 @@ from curate.errors import CurateError
 _BATCH = 1024
 _BUFFER = 1 << 20
 _ARROW_FILE_MAGIC = b"ARROW1"
+_KIND = {"parquet": "Parquet", "arrow": "Arrow", "saved": "Arrow"}
 
 
 @contextmanager
@@ -24,8 +25,9 @@ def _named(shard: Shard, reached: list[int]) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, EOFError) as error:
         raise CurateError(
-            f"{shard.url}: not a whole {shard.format} file ({error}); {reached[0]} rows could be read before.",
-            hint="The file is damaged or was not written to its end: fetch or write it again, or move it away.",
+            f"{shard.url}: not a whole {_KIND[shard.format]} file ({error}); "
+            f"{reached[0]} rows could be read before.",
+            hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
         ) from error
 
 
@@ -63,16 +65,17 @@ def batches(
     with _named(shard, reached), ExitStack() as stack:
         stream = _parquet_stream if shard.format == "parquet" else _ipc_stream
         for first, batch in stream(shard, stack, start, wanted, columns, batch_rows):
-            numbers = np.arange(first, first + batch.num_rows, dtype=np.int64)
-            keep = numbers >= start
-            if wanted is not None:
-                keep &= np.isin(numbers, wanted, assume_unique=True)
-            if not keep.all():
-                batch = batch.take(pa.array(np.flatnonzero(keep)))
-                numbers = numbers[keep]
+            after = first + batch.num_rows
+            if wanted is None:
+                numbers = np.arange(max(first, start), after, dtype=np.int64)
+                batch = batch.slice(batch.num_rows - len(numbers))
+            else:
+                low, high = np.searchsorted(wanted, [max(first, start), after])
+                numbers = wanted[low:high]
+                batch = batch.take(pa.array(numbers - first))
             if len(numbers):
                 yield numbers, batch
-            reached[0] = first + len(keep)
+            reached[0] = after
 
 
 def _overlaps(first: int, count: int, start: int, wanted: np.ndarray | None) -> bool:
@@ -157,7 +160,7 @@ def _ipc_stream(
 def columnar_rows(
     shard: Shard, *, start: int = 0, rows: Sequence[int] | None = None, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[int, Mapping[str, Any] | BadRow]]:
-    """Stream rows as Python values; a row that cannot be one (a string that is not UTF-8) becomes a BadRow."""
+    """Stream rows as Python values; one that cannot be (a string that is not UTF-8) is a BadRow."""
     for numbers, batch in batches(shard, start=start, rows=rows, columns=columns):
         batch = _whole_microseconds(batch)
         try:

@@ -10,8 +10,8 @@ from curate.errors import SettingsError
 class Fields:
     """The columns a document's content and id come from.
 
-    Each row is looked at by itself, in the order text, messages, prompt + completion: the first that is there and not
-    null is the content, so that a pool may mix forms.
+    Each row is looked at by itself, in the order text, messages, prompt + completion: the first that is there
+    and not null is the content, so that a pool may mix forms.
     """
 
     text: str = "text"

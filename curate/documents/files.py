@@ -37,7 +37,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except ValueError as error:
         raise CurateError(
             f"{url}: {error}",
-            hint="Use a local path, a hub dataset id (org/name), or an address that fsspec knows (s3://, gs://, hf://, https://).",
+            hint="Use a local path, a hub dataset id (org/name), or a url (s3://, gs://, hf://, https://).",
         ) from error
 
 

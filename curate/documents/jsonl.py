@@ -52,7 +52,7 @@ def decode(line: bytes, number: int) -> Mapping[str, Any] | BadRow:
 
 
 def _with_nan(line: bytes) -> Any:
-    """Decode NaN and Infinity, which Python's own json writes and strict JSON refuses; None if that is not it."""
+    """Decode NaN and Infinity, which Python's json writes and strict JSON refuses; None if that is not it."""
     if b"NaN" not in line and b"Infinity" not in line:
         return None
     try:
@@ -88,8 +88,8 @@ def json_tables(
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Make a table of every key any row has, in the order first seen.
 
-    Types are inferred per batch. A column whose values share no Arrow type becomes strings: strings as they are,
-    other values as JSON.
+    Types are inferred per batch. A column whose values share no Arrow type becomes strings: strings as they
+    are, other values as JSON.
     """
     keys = dict.fromkeys(k for row in rows for k in row)
     return pa.table({k: _column([row.get(k) for row in rows]) for k in keys})

@@ -40,12 +40,14 @@ def numbered_lines(shard: Shard) -> Iterator[tuple[int, int, bytes]]:
     except Truncated as broken:
         raise CurateError(
             f"{shard.url}: {broken}; {row} rows could be read before.",
-            hint="The file is damaged or was not written to its end: fetch or write it again, or move it away.",
+            hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
         ) from broken
+    except OSError as error:
+        raise CurateError(f"{shard.url}: reading failed after {row} rows: {error}") from error
 
 
 def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Split at b"\\n" only: texts hold U+2028, form feeds and carriage returns, which `splitlines` would cut at."""
+    """Split at b"\\n" only: texts hold U+2028, form feeds and \\r, which `splitlines` would cut at."""
     pieces: list[bytes] = []
     for block in blocks:
         first, *rest = block.split(b"\n")

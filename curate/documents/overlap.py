@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 import xxhash
@@ -14,6 +15,7 @@ _UNSPACED = re.compile(
 )
 # \w leaves out the vowel signs of Indic scripts and combining marks, which would cut words to pieces.
 _WORD = re.compile("[\\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff]+")
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)  # three times as fast, and most text is ASCII
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _INVERSE = pow(_MULTIPLIER, -1, 2**64)
 _MIN_WORDS = 5
@@ -23,7 +25,7 @@ _MIN_CHARS = 20
 def words(text: str) -> list[str]:
     """Split into words without case, punctuation and width variants; unspaced scripts into characters."""
     if text.isascii():
-        return _WORD.findall(text.lower())
+        return _ASCII_WORD.findall(text.lower())
     text = unicodedata.normalize("NFKC", text).casefold()
     if _UNSPACED.search(text):
         text = _UNSPACED.sub(r" \g<0> ", text)
@@ -33,8 +35,8 @@ def words(text: str) -> list[str]:
 class Overlap:
     """Measures documents against the rows of a target by runs of n words (13: Brown et al. 2020, appendix C).
 
-    A row shorter than n words counts as one run of its own length if it is long enough to mean something: five words
-    (two unspaced characters count as one) or twenty characters. Shorter rows are not looked for.
+    A row shorter than n words counts as one run of its own length if it is long enough to mean something:
+    five words (two unspaced characters count as one) or twenty characters. Shorter rows are not looked for.
     """
 
     def __init__(self, targets: Iterable[str], *, n: int = 13) -> None:
@@ -43,7 +45,8 @@ class Overlap:
         self.n = n
         rows = list({tuple(w): None for t in targets if _worth_finding(w := words(t))})
         self._ids = {word: i for i, word in enumerate(sorted({w for row in rows for w in row}), start=1)}
-        # Words the target does not hold get id 0 and code 0; a run with one of them matches by hash collision only.
+        # Words the target does not hold get id 0 and code 0; a run with one of them matches by hash collision
+        # only.
         self._codes = np.array(
             [0, *(xxhash.xxh3_64_intdigest(w.encode()) for w in self._ids)], dtype=np.uint64
         )
@@ -66,7 +69,8 @@ class Overlap:
         self._owners = np.concatenate([np.zeros(0, np.int64), *owners])[order]
         self._runs, self._starts = np.unique(flat[order], return_index=True)
         self._ends = np.append(self._starts[1:], len(flat)).astype(np.int64)
-        # A bit table 64 times as large as the runs lets nearly every run of a clean document be dismissed by one look.
+        # A bit table 64 times as large as the runs lets nearly every run of a clean document be dismissed by
+        # one look.
         bits = max(16, (64 * max(1, len(self._runs)) - 1).bit_length())
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, dtype=np.bool_)
@@ -78,7 +82,7 @@ class Overlap:
         Case, white space and punctuation aside; the first is true only for one contiguous run of words.
         """
         ids = self._encode(words(text))
-        if not len(self._rows) or not ids.any():
+        if not self._rows or _longest_known(ids) < self._lengths[0]:
             return False, 0.0
         found = self._found(ids)
         if not len(found):
@@ -89,9 +93,8 @@ class Overlap:
         whole = np.flatnonzero(counts == self._sizes)
         return any(_contains(ids, self._rows[i]) for i in whole), float(shares.max())
 
-    def _encode(self, parts: Iterable[str]) -> np.ndarray:
-        get = self._ids.get
-        return np.array([get(w, 0) for w in parts], dtype=np.uint32)
+    def _encode(self, parts: Sequence[str]) -> np.ndarray:
+        return np.fromiter(map(self._ids.get, parts, repeat(0)), dtype=np.uint32, count=len(parts))
 
     def _found(self, ids: np.ndarray) -> np.ndarray:
         """Indices of the target's distinct runs that are in a document."""
@@ -108,10 +111,10 @@ class Overlap:
         return at[self._runs[at] == candidates]
 
     def _hash_runs(self, ids: np.ndarray, length: int) -> np.ndarray:
-        """Hash every run of `length` words: differences of prefix sums of code_i · m^i, brought back by m^-start."""
+        """Hash every run of `length` words: differences of prefix sums of code_i · m^i, times m^-start."""
         if len(ids) + 1 > len(self._powers):
-            self._powers = _powers(_MULTIPLIER, 2 * len(ids))
             self._inverses = _powers(_INVERSE, 2 * len(ids))
+            self._powers = _powers(_MULTIPLIER, 2 * len(ids))
         sums = np.empty(len(ids) + 1, dtype=np.uint64)
         sums[0] = 0
         np.cumsum(self._codes[ids] * self._powers[: len(ids)], out=sums[1:])
@@ -129,6 +132,15 @@ def _worth_finding(parts: list[str]) -> bool:
     unspaced = sum(1 for w in parts if len(w) == 1 and _UNSPACED.match(w))
     spaced = len(parts) - unspaced
     return spaced + unspaced // 2 >= _MIN_WORDS or len(" ".join(parts)) >= _MIN_CHARS + unspaced
+
+
+def _longest_known(ids: np.ndarray) -> int:
+    """Most words side by side that the target holds, too; few documents have as many as a run."""
+    unknown = np.flatnonzero(ids == 0)
+    if not len(unknown):
+        return len(ids)
+    gaps = unknown[1:] - unknown[:-1]
+    return int(max(unknown[0], len(ids) - unknown[-1] - 1, gaps.max(initial=1) - 1))
 
 
 def _contains(ids: np.ndarray, row: np.ndarray) -> bool:

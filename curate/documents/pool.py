@@ -31,8 +31,8 @@ class Pool:
     def fingerprint(self) -> str:
         """Hash the shards' names, sizes and a cheap digest of their content; 32 hex digits.
 
-        Local files give their first and last 64 KiB and eight blocks between; stored objects the digest their store
-        keeps. Times and absolute paths take no part, so a moved pool is the same pool.
+        Local files give their first and last 64 KiB and eight blocks between; stored objects the digest their
+        store keeps. Times and absolute paths take no part, so a moved pool is the same pool.
         """
         parts = [(s.name, s.size, _digest(s)) for s in self.shards]
         return xxhash.xxh3_128_hexdigest(orjson.dumps(parts))
@@ -41,8 +41,8 @@ class Pool:
 def open_pool(address: str | Path | Sequence[str | Path]) -> Pool:
     """Find a pool's shards: a folder, glob, file, `save_to_disk` folder, hub id or url, or a list of those.
 
-    A local path wins over a hub id (`org/name`, `org/name@revision`, `org/name:split`). A file reached twice is one
-    shard; equal names from different addresses get as many leading folders as tell them apart.
+    A local path wins over a hub id (`org/name`, `org/name@revision`, `org/name:split`). A file reached twice
+    is one shard; equal names from different addresses get as many leading folders as tell them apart.
     Raises CurateError when an address holds nothing readable.
     """
     given = (address,) if isinstance(address, str | Path) else tuple(address)

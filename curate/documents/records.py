@@ -34,8 +34,8 @@ def documents(
 ) -> Iterator[Document | Skipped]:
     """Stream every row from `start`, in order, as a document or as set aside with its reason.
 
-    Nested columns that are not content are not read from Parquet and Arrow. `only` (sorted, distinct) gives just
-    those rows. Raises CurateError with the row reached when the file is broken, after all rows before.
+    Nested columns that are not content are not read from Parquet and Arrow. `only` (sorted, distinct) gives
+    just those rows. Raises CurateError with the row reached when the file is broken, after all rows before.
     """
     columns = None if shard.format == "jsonl" else _useful_columns(schema_of(shard), fields)
     for row, raw in rows(shard, start=start, only=only, columns=columns):
@@ -45,7 +45,8 @@ def documents(
 def document_of(shard: str, row: int, raw: Mapping[str, Any] | BadRow, fields: Fields) -> Document | Skipped:
     """Make one row's document, or say why there is none.
 
-    Reasons: those of BadRow, 'no text', 'not a string', 'empty text', 'invalid messages', 'no assistant turn'.
+    Reasons: those of BadRow, 'no text', 'not a string', 'empty text', 'invalid messages', 'no assistant
+    turn'.
     """
     if isinstance(raw, BadRow):
         return Skipped(shard=shard, row=row, reason=raw.reason, detail=raw.detail)

@@ -21,8 +21,9 @@ def rows(
     """Stream (row number, row) from `start`, in order; a row that cannot be decoded is a BadRow.
 
     Row groups and record batches before `start` are not read; lines are counted without decoding them. `only`
-    (sorted, distinct) gives just those rows. `columns` saves reading the others where the format allows it; rows of
-    JSON come whole. Raises CurateError with the row reached when the file is broken, after all rows before.
+    (sorted, distinct) gives just those rows. `columns` saves reading the others where the format allows it;
+    rows of JSON come whole. Raises CurateError with the row reached when the file is broken, after all rows
+    before.
     """
     if shard.format != "jsonl":
         return columnar_rows(shard, start=start, rows=only, columns=columns)
@@ -34,10 +35,10 @@ def rows(
 def raw_tables(
     shard: Shard, *, batch_rows: int = 1024, start: int = 0, rows: Sequence[int] | None = None
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Stream (row numbers int64, table of the shard's own columns) in row order, at most `batch_rows` rows each.
+    """Stream (row numbers, table of the shard's own columns) in row order, at most `batch_rows` rows each.
 
-    Parquet and Arrow keep their types. Lines of JSON are typed per batch, so the types of two tables may differ;
-    lines that cannot be decoded are left out. `rows` (sorted, distinct) gives only those rows.
+    Parquet and Arrow keep their types. Lines of JSON are typed per batch, so the types of two tables may
+    differ; lines that cannot be decoded are left out. `rows` (sorted, distinct) gives only those rows.
     """
     if shard.format == "jsonl":
         chosen = (

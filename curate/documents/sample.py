@@ -4,8 +4,8 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import numpy as np
+from io import BytesIO
+from itertools import accumulate, chain
 
 from curate.documents.columnar import row_blocks
 from curate.documents.fields import Fields
@@ -18,6 +18,7 @@ from curate.documents.shards import Shard
 from curate.errors import SettingsError
 from curate.schema import Document
 
+_SHARDS = 256
 _STREAMED_SHARDS = 8
 _STREAMED_BYTES = 256 << 20
 _PROBED_BYTES = 1 << 18
@@ -30,8 +31,8 @@ class _Draw:
 
     order: int
     shard: Shard
-    weight: float
     rng_seed: str
+    weight: float = 0.0
     quota: int = 0
     asked: int = 0
     documents: list[Document] | None = None
@@ -39,30 +40,36 @@ class _Draw:
 
 
 def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Document]:
-    """Draw `count` documents without replacement, sorted by (shard order, row); all of them if there are fewer.
+    """Draw `count` documents without replacement, sorted by (shard order, row); all if there are fewer.
 
-    Each shard gives a share in proportion to its rows (known for Parquet and Arrow, estimated from the first 256 KiB
-    of lines of JSON). What is read:
+    Each shard gives a share in proportion to its rows (known for Parquet and Arrow, estimated from the first
+    256 KiB of lines of JSON). What is read:
 
-    - Parquet, Arrow: only the row groups or record batches drawn from, one per 64 rows wanted, and of those only the
-      rows drawn. Rows of one group are likelier to come together than in a plain sample; groups are drawn at random.
-    - Lines of JSON: an exact row number means counting the lines before it, so a chosen shard is streamed once and
-      sampled evenly along its whole length, decoding only the rows drawn. When these shards together exceed
-      256 MiB, a seeded choice of them stands for all: at least eight, or as many as fit into 256 MiB.
+    - Parquet: only the row groups drawn from, one per 64 rows wanted. Groups are drawn at random; rows of one
+      group come together more often than in a plain sample.
+    - Arrow: only the record batches with a row drawn (in an object store an Arrow stream is read whole).
+    - Lines of JSON: an exact row number means counting the lines before it, so a chosen shard is streamed
+      once and sampled evenly along its whole length, decoding only the rows drawn. When these shards together
+      exceed 256 MiB, a seeded choice of them stands for all: at least eight, or as many as fit into 256 MiB.
 
-    Rows that are no documents are replaced by others. The same pool, count, seed and fields give the same sample.
+    Of more than 256 shards a seeded choice of 256 is looked into. Rows that are no documents are replaced by
+    others. The same pool, count, seed and fields give the same sample.
     """
     if count < 1:
         raise SettingsError(f"A sample needs at least one document; got {count}.")
-    draws = [
-        _Draw(order=i, shard=s, weight=_estimated_rows(s), rng_seed=f"{seed}:{s.name}")
-        for i, s in enumerate(pool.shards)
-    ]
-    active = _chosen(draws, random.Random(f"{seed}:shards"))
-    _set_quotas(active, count)
+    draws = [_Draw(order=i, shard=s, rng_seed=f"{seed}:{s.name}") for i, s in enumerate(pool.shards)]
+    rng = random.Random(f"{seed}:shards")
+    looked_into = (
+        draws if len(draws) <= _SHARDS else sorted(rng.sample(draws, _SHARDS), key=lambda d: d.order)
+    )
+    for draw in looked_into:
+        draw.weight = _estimated_rows(draw.shard)
+    active = _within_budget(looked_into, rng)
+    _set_quotas(active, count, rng)
     for draw in active:
-        # A tenth more than needed: most pools have few rows to set aside, and a second look costs a second pass.
-        draw.asked = draw.quota + draw.quota // 10 + 4
+        # A tenth more than needed: most pools have few rows to set aside, and a second look costs a second
+        # pass.
+        draw.asked = draw.quota + draw.quota // 10 + 4 if draw.quota else 0
     while True:
         for draw in active:
             if draw.documents is None:
@@ -78,7 +85,7 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
                 draw.asked, draw.documents = 2 * max(draw.asked, 16), None
 
 
-def _chosen(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
+def _within_budget(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
     """Leave out streamed shards beyond the budget; those kept take over the weight of those left out."""
     streamed = [d for d in draws if d.shard.format == "jsonl"]
     total = sum(d.shard.size or 0 for d in streamed)
@@ -97,14 +104,15 @@ def _chosen(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
     return [d for d in draws if d.shard.format != "jsonl" or d.order in names]
 
 
-def _set_quotas(draws: list[_Draw], count: int) -> None:
-    """Share `count` out by weight, largest remainders first."""
+def _set_quotas(draws: list[_Draw], count: int, rng: random.Random) -> None:
+    """Share `count` out by weight, largest remainders first, equal ones by lot."""
     total = sum(d.weight for d in draws)
     exact = [count * d.weight / total if total else 0.0 for d in draws]
     for draw, share in zip(draws, exact, strict=True):
         draw.quota = math.floor(share)
     left = count - sum(d.quota for d in draws)
-    by_remainder = sorted(range(len(draws)), key=lambda i: (draws[i].quota - exact[i], i))
+    lots = rng.sample(range(len(draws)), len(draws))
+    by_remainder = sorted(lots, key=lambda i: round(draws[i].quota - exact[i], 9))
     for i in by_remainder[:left]:
         draws[i].quota += 1
 
@@ -121,8 +129,6 @@ def _estimated_rows(shard: Shard) -> float:
 
 
 def _readable(head: bytes, compression: str | None) -> Iterator[bytes]:
-    from io import BytesIO
-
     try:
         yield from inflated(BytesIO(head), compression)
     except Truncated:  # the head is cut on purpose
@@ -131,6 +137,9 @@ def _readable(head: bytes, compression: str | None) -> Iterator[bytes]:
 
 def _look(draw: _Draw, fields: Fields) -> None:
     """Draw `asked` rows of a shard, in a seeded order, and keep those that are documents."""
+    if not draw.asked:
+        draw.documents = []
+        return
     rng = random.Random(draw.rng_seed)
     found = (
         _draw_lines(draw, rng, fields) if draw.shard.format == "jsonl" else _draw_blocks(draw, rng, fields)
@@ -164,23 +173,22 @@ def _draw_lines(draw: _Draw, rng: random.Random, fields: Fields) -> list[Documen
 def _draw_blocks(draw: _Draw, rng: random.Random, fields: Fields) -> list[Document]:
     """Draw row groups until they hold enough, then rows evenly among them."""
     blocks = row_blocks(draw.shard)
-    starts = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
-    draw.exhausted = draw.asked >= int(starts[-1])
+    starts = [0, *accumulate(blocks)]
+    draw.exhausted = draw.asked >= starts[-1]
     if draw.exhausted:
-        wanted = list(range(int(starts[-1])))
+        wanted = list(range(starts[-1]))
     else:
         # Blocks come in the order of weighted keys (Efraimidis and Spirakis 2006): larger ones earlier.
         keys = [(-math.log(1 - rng.random()) / n if n else math.inf, i) for i, n in enumerate(blocks)]
-        order, room, fewest = [], 0, math.ceil(draw.asked / _ROWS_PER_BLOCK)
+        order, room = [], 0
+        fewest = math.ceil(draw.asked / _ROWS_PER_BLOCK) if draw.shard.format == "parquet" else len(blocks)
         for _, i in sorted(keys):
             order.append(i)
             room += blocks[i]
             if room >= draw.asked and len(order) >= fewest:
                 break
-        candidates = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in sorted(order)])
-        wanted = sorted(
-            candidates[rng.sample(range(len(candidates)), min(draw.asked, len(candidates)))].tolist()
-        )
+        candidates = list(chain.from_iterable(range(starts[i], starts[i + 1]) for i in sorted(order)))
+        wanted = sorted(rng.sample(candidates, draw.asked))
     return [d for d in documents(draw.shard, fields, only=wanted) if isinstance(d, Document)]
 
 
