@@ -50,9 +50,9 @@ class Run:
     ) -> Self:
         """Create a run, or continue one that was asked for with the same settings and fingerprints.
 
-        Removes what a killed process left half written. Raises SettingsError naming every setting that differs
-        from the run that is there, and CurateError if another process is writing it. `details` are not
-        compared: on continuing, those of the first start stay.
+        Removes what a killed process left half written. Raises SettingsError naming every setting that
+        differs from the run that is there, and CurateError if another process is writing it. `details` are
+        not compared: on continuing, those of the first start stay.
         """
         path = Path(path)
         _refuse_foreign(path)

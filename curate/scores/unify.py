@@ -1,5 +1,6 @@
 """One schema for parts whose pool columns differ: nulls here, integers there, strings elsewhere."""
 
+import json
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -46,3 +47,27 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     return kind
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Bring a table to a unified schema: missing columns are null, types are widened or become strings."""
+    columns = []
+    for field in schema:
+        if field.name in table.column_names:
+            columns.append(_convert(table.column(field.name), field.type))
+        else:
+            columns.append(pa.chunked_array([pa.nulls(table.num_rows, field.type)]))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _convert(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    if pa.types.is_nested(column.type):
+        # Arrow cannot cast between structs of different fields; through Python objects missing fields
+        # become null.
+        values = column.to_pylist()
+        if pa.types.is_string(kind):
+            values = [v if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]
+        return pa.chunked_array([pa.array(values, type=kind)])
+    return column.cast(kind)

@@ -1,0 +1,82 @@
+"""Which SQL may run: queries, told by how DuckDB parses them and not by how they look."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+
+from curate.errors import CurateError
+
+# DuckDB 2.0 lets COPY, INSERT … stand inside WITH, in a statement whose own type is SELECT.
+_QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE", "STATEMENT_NODE"}
+# These run SQL given to them as a string, which the parsed statement does not show.
+_RUNS_STRINGS = {"query", "json_execute_serialized_sql", "from_substrait", "from_substrait_json"}
+_EXPLAIN = re.compile(r"^\s*EXPLAIN(\s+ANALYZE)?(\s*\([^)]*\))?\s+", re.IGNORECASE)
+_HINT = "A session reads only: SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW, PIVOT, EXPLAIN."
+
+
+def check_query(connection: duckdb.DuckDBPyConnection, sql: str) -> set[str]:
+    """Refuse everything but one query; gives back the names of the tables it reads, in lower case.
+
+    Raises CurateError with the kind of statement that was seen.
+    """
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise sql_error(error) from error
+    if len(statements) != 1:
+        raise CurateError(f"expected one SQL statement, got {len(statements)}", hint="Run them one by one.")
+    kind = statements[0].type.name
+    if kind == "EXPLAIN":
+        return check_query(connection, _EXPLAIN.sub("", statements[0].query, count=1))
+    if kind != "SELECT":
+        raise CurateError(f"{_named(kind)} is not a query: refused", hint=_HINT)
+    # fetchall, not fetchone: DuckDB 2 keeps a connection busy until a result is read to its end.
+    row = connection.execute("SELECT json_serialize_sql(?)", [statements[0].query]).fetchall()
+    tree = json.loads(row[0][0])
+    if tree["error"]:
+        raise CurateError(f"not a plain query: {tree.get('error_message')}", hint=_HINT)
+    return _tables(tree)
+
+
+def sql_error(error: duckdb.Error) -> CurateError:
+    """DuckDB's own message, which names the nearest column or table; with a way on where files are closed."""
+    text = str(error).strip()
+    hint = None
+    if "Permission Error" in text or "disabled by configuration" in text:
+        hint = "A session reads the runs alone; --allow FOLDER opens one more."
+    return CurateError(text, hint=hint)
+
+
+def _named(kind: str) -> str:
+    return "a PIVOT without IN (…)" if kind == "MULTI" else kind.replace("VARIABLE_", "")
+
+
+def _tables(tree: Any) -> set[str]:
+    names: set[str] = set()
+    for node in _walk(tree):
+        kind = node.get("type")
+        if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
+            seen = kind.removesuffix("_NODE").removesuffix("_QUERY")
+            raise CurateError(f"{seen} inside WITH is not a query: refused", hint=_HINT)
+        if str(node.get("function_name", "")).lower() in _RUNS_STRINGS:
+            name = node["function_name"]
+            raise CurateError(f"{name}() runs SQL from a string: refused", hint="Write the query itself.")
+        if kind == "BASE_TABLE":
+            names.add(str(node.get("table_name", "")).lower())
+        elif kind == "SHOW_REF":
+            names.add(str(node.get("table_name", "")).strip('"').lower())
+    return names
+
+
+def _walk(value: Any) -> Iterator[dict[str, Any]]:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            yield item
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)

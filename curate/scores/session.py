@@ -1,0 +1,228 @@
+"""SQL over runs: an in-memory DuckDB that reads and cannot write, reach the network or open other files.
+
+Views: `scores`, `candidates` (what a filter reads: the scores), `shards`, `skipped`, `runs`, and
+`documents` (the pool's own rows). With several runs each has a column `run`, and each run's scores are a
+view of the run's name, too.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import duckdb
+import pyarrow as pa
+
+from curate.documents import Pool, open_pool
+from curate.errors import CurateError
+from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
+from curate.scores.guard import check_query, sql_error
+from curate.scores.pool_rows import PoolRows
+from curate.scores.run import Run
+from curate.scores.unify import unify
+from curate.scores.views import files_sql, literal, quoted, runs_table, shards_sql
+
+VIEWS = ("scores", "candidates", "shards", "skipped", "runs", "documents")
+
+
+class Result:
+    """The rows of one query as a stream of record batches, read once."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._reader = reader
+        self.schema: pa.Schema = reader.schema
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.schema.names)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        with _as_curate_errors():
+            yield from self._reader
+
+    def arrow(self) -> pa.Table:
+        return pa.Table.from_batches(list(self.batches()), self.schema)
+
+    def rows(self, limit: int | None = None) -> list[tuple[Any, ...]]:
+        """The first `limit` rows as Python values; the rest is not computed where DuckDB can stop early."""
+        found: list[tuple[Any, ...]] = []
+        for batch in self.batches():
+            wanted = batch if limit is None else batch.slice(0, limit - len(found))
+            columns = [c.to_pylist() for c in wanted.columns]
+            found.extend(zip(*columns, strict=True))
+            if limit is not None and len(found) >= limit:
+                break
+        return found
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class Session:
+    """Open with `open_session`; `query` gives results, and refuses what is not a query."""
+
+    def __init__(
+        self, runs: Sequence[tuple[str, Run]], *, pool: Sequence[str] | None, threads: int | None
+    ) -> None:
+        self.runs = list(runs)
+        config: dict[str, Any] = {
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+        }
+        if threads:
+            config["threads"] = threads
+        self.connection = duckdb.connect(":memory:", config=config)
+        self._pool_address = pool
+        self._documents = False
+        self._result: Result | None = None
+        self.schema = self._make_views()
+
+    def query(self, sql: str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> Result:
+        """Run one query. Closes the result before it; SQL errors are CurateErrors with DuckDB's message."""
+        self._close_result()
+        tables = check_query(self.connection, sql)
+        if "documents" in tables:
+            self.provide_documents()
+        with _as_curate_errors():
+            relation = self.connection.sql(sql, params=params) if params else self.connection.sql(sql)
+            self._result = Result(relation.to_arrow_reader())
+        return self._result
+
+    def count(self, sql: str) -> int | None:
+        """How many rows a query has; None where only reading the pool would tell, or it cannot be wrapped."""
+        self._close_result()
+        if "documents" in check_query(self.connection, sql):
+            return None
+        try:
+            row = self.connection.execute(f"SELECT count(*) FROM ({sql.strip().rstrip(';')}\n)").fetchall()
+        except duckdb.Error:
+            return None
+        return row[0][0]
+
+    def provide_documents(self) -> None:
+        """Open the pool and make the view `documents`; done by itself when a query names it."""
+        if not self._documents:
+            self.connection.register("documents", PoolRows(self.pool(), self.schema))
+            self._documents = True
+
+    def pool(self) -> Pool:
+        """The pool that was scored. Raises CurateError if it has changed or gone, or runs differ in it."""
+        prints = {run.fingerprints.get("pool") for _, run in self.runs}
+        if len(prints) > 1:
+            names = ", ".join(name for name, _ in self.runs)
+            raise CurateError(
+                f"the runs {names} have different pools", hint="Ask for the documents of one run."
+            )
+        return pool_of(self.runs[0][1], self._pool_address)
+
+    def close(self) -> None:
+        self._close_result()
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _close_result(self) -> None:
+        # DuckDB refuses a new query on a connection whose last result is still open.
+        if self._result:
+            self._result.close()
+            self._result = None
+
+    def _make_views(self) -> pa.Schema:
+        con, several = self.connection, len(self.runs) > 1
+        parts, aside, schemas = [], [], []
+        for name, run in self.runs:
+            sql, schema = files_sql([p.path for p in run.all_parts()], empty=pa.schema(SCORE_FIELDS))
+            schemas.append(schema)
+            gone, _ = files_sql(run.skipped_paths(), empty=SKIPPED_SCHEMA)
+            tag = f"{literal(name)} AS run, " if several else ""
+            parts.append(f"SELECT {tag}* FROM ({sql})")
+            aside.append(f"SELECT {tag}* FROM ({gone})")
+            if several:
+                con.execute(f"CREATE VIEW {quoted(name)} AS {sql}")
+        union = "\nUNION ALL BY NAME\n"
+        schema = unify(schemas)
+        by = ("run", "shard") if several else ("shard",)
+        con.execute(f"CREATE VIEW scores AS {union.join(parts)}")
+        con.execute("CREATE VIEW candidates AS SELECT * FROM scores")
+        con.execute(f"CREATE VIEW skipped AS {union.join(aside)}")
+        con.execute(f"CREATE VIEW shards AS {shards_sql(schema, by=by)}")
+        con.register("_runs", runs_table(self.runs))
+        con.execute("CREATE TABLE runs AS SELECT * FROM _runs")
+        con.unregister("_runs")
+        return schema
+
+    def lock(self, allow: Sequence[Path | str]) -> None:
+        """Close every door but the runs' folders and `allow`; nothing can open one again."""
+        folders = [run.path.resolve() for _, run in self.runs] + [Path(a).resolve() for a in allow]
+        listed = ", ".join(literal(str(f)) for f in folders)
+        self.connection.execute(f"SET allowed_directories = [{listed}]")
+        self.connection.execute("SET enable_external_access = false")
+        self.connection.execute("SET lock_configuration = true")
+
+
+def open_session(
+    runs: Run | Sequence[Run],
+    *,
+    allow: Sequence[Path | str] = (),
+    pool: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> Session:
+    """Open SQL over one or several runs.
+
+    `allow`: folders whose files queries may read besides the runs'. `pool`: where the pool is now, if it
+    has moved. Close the session, or use it in a `with` block.
+    """
+    chosen = [runs] if isinstance(runs, Run) else list(runs)
+    if not chosen:
+        raise CurateError("a session needs at least one run")
+    for folder in allow:
+        if not Path(folder).is_dir():
+            raise CurateError(f"--allow {folder}: no such folder")
+    session = Session(_named(chosen), pool=pool, threads=threads)
+    session.lock(allow)
+    return session
+
+
+def pool_of(run: Run, address: Sequence[str] | None = None) -> Pool:
+    """Open the pool that a run scored, at its own address or the one given; it must hold the same shards."""
+    pool = open_pool(list(address) if address else run.settings["pool"])
+    found, expected = pool.fingerprint(), run.fingerprints.get("pool")
+    if found != expected:
+        where = ", ".join(pool.address)
+        raise CurateError(
+            f"{where}: not the pool that {run.path} scored (fingerprint {found}, the run has {expected})",
+            hint="Give the same shards with --pool, or score the changed pool into another run.",
+        )
+    return pool
+
+
+def _named(runs: Sequence[Run]) -> list[tuple[str, Run]]:
+    """A name for each run that is a plain identifier, unique, and no view's."""
+    named: list[tuple[str, Run]] = []
+    taken: set[str] = set(VIEWS) if len(runs) > 1 else set()
+    for run in runs:
+        base = re.sub(r"\W+", "_", run.name).strip("_") or "run"
+        base = f"run_{base}" if base[0].isdigit() or base.lower() in taken & set(VIEWS) else base
+        name, number = base, 2
+        while name.lower() in taken:
+            name, number = f"{base}_{number}", number + 1
+        taken.add(name.lower())
+        named.append((name, run))
+    return named
+
+
+@contextmanager
+def _as_curate_errors() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        raise sql_error(error) from error
+    except (pa.ArrowException, OSError) as error:
+        # The reader's batches come through Arrow's C stream, which carries DuckDB's message alone.
+        raise CurateError(str(error).strip()) from error

@@ -1,0 +1,131 @@
+"""The SQL behind the views: scores over the parts of a run, shards, skipped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from curate.scores.frames import by_schema
+from curate.scores.run import Run
+from curate.scores.unify import unify
+
+QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A text as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def files_sql(paths: Sequence[Path], *, empty: pa.Schema) -> tuple[str, pa.Schema]:
+    """A query over Parquet files whose columns may differ, and its schema.
+
+    Files of equal columns are read together; only where types differ are they cast, to the types of `unify`.
+    """
+    groups = by_schema(paths)
+    whole = unify(schema for schema, _ in groups) if groups else empty
+    if not groups:
+        columns = ", ".join(f"NULL::{sql_type(f.type)} AS {quoted(f.name)}" for f in whole)
+        return f"SELECT {columns} WHERE false", whole
+    return "\nUNION ALL\n".join(_group_sql(schema, files, whole) for schema, files in _merged(groups)), whole
+
+
+def _merged(groups: list[tuple[pa.Schema, list[Path]]]) -> list[tuple[pa.Schema, list[Path]]]:
+    """Queries have no order: groups of equal columns that are not neighbours are one, too."""
+    merged: list[tuple[pa.Schema, list[Path]]] = []
+    for schema, files in groups:
+        same = next((kept for known, kept in merged if known.equals(schema)), None)
+        if same is None:
+            merged.append((schema, list(files)))
+        else:
+            same.extend(files)
+    return merged
+
+
+def _group_sql(schema: pa.Schema, files: Sequence[Path], whole: pa.Schema) -> str:
+    has = {f.name: f.type for f in schema}
+    columns = []
+    for field in whole:
+        name = quoted(field.name)
+        if field.name not in has:
+            columns.append(f"NULL::{sql_type(field.type)} AS {name}")
+        elif sql_type(has[field.name]) != sql_type(field.type):
+            columns.append(f"{name}::{sql_type(field.type)} AS {name}")
+        else:
+            columns.append(name)
+    paths = ", ".join(literal(_no_glob(str(f.resolve()))) for f in files)
+    return f"SELECT {', '.join(columns)} FROM read_parquet([{paths}])"
+
+
+def _no_glob(path: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of an Arrow scalar type."""
+    simple = {
+        pa.bool_(): "BOOLEAN", pa.int8(): "TINYINT", pa.int16(): "SMALLINT", pa.int32(): "INTEGER",
+        pa.int64(): "BIGINT", pa.uint8(): "UTINYINT", pa.uint16(): "USMALLINT", pa.uint32(): "UINTEGER",
+        pa.uint64(): "UBIGINT", pa.float16(): "FLOAT", pa.float32(): "FLOAT", pa.float64(): "DOUBLE",
+        pa.date32(): "DATE", pa.date64(): "DATE", pa.null(): "INTEGER", pa.binary(): "BLOB",
+    }  # fmt: skip
+    if kind in simple:
+        return simple[kind]
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMPTZ" if kind.tz else "TIMESTAMP"
+    if pa.types.is_time(kind):
+        return "TIME"
+    if pa.types.is_decimal(kind):
+        return f"DECIMAL({kind.precision}, {kind.scale})"
+    return "VARCHAR"
+
+
+def score_columns(schema: pa.Schema) -> list[str]:
+    """`score` and the score of every group, in the order of the table."""
+    return [f.name for f in schema if f.name == "score" or f.name.startswith("score_")]
+
+
+def shards_sql(schema: pa.Schema, *, source: str = "scores", by: Sequence[str] = ("shard",)) -> str:
+    """One row per shard: documents, tokens, mean … q95 of the score; as `mean_<group>` … per group."""
+    columns = [*by, "count(*) AS documents", "sum(n_tokens)::BIGINT AS tokens"]
+    for name in score_columns(schema):
+        suffix, column = name.removeprefix("score"), quoted(name)
+        for function in ("mean", "sum", "min", "max"):
+            value = f"{column}::DOUBLE" if function in ("mean", "sum") else column
+            columns.append(f"{function}({value}) AS {quoted(function + suffix)}")
+        for short, q in QUANTILES.items():
+            columns.append(f"quantile_cont({column}, {q}) AS {quoted(short + suffix)}")
+    keys = ", ".join(by)
+    return f"SELECT {', '.join(columns)} FROM {source} GROUP BY {keys}"
+
+
+def runs_table(runs: Sequence[tuple[str, Run]]) -> pa.Table:
+    """One row per run: its name, where it is, what it was asked for."""
+    from curate.scores.record import canonical
+
+    rows = [
+        {
+            "run": name,
+            "path": str(run.path.resolve()),
+            "method": _text(run.settings.get("method")),
+            "model": _text(run.settings.get("model")),
+            "finished": run.is_finished,
+            "settings": canonical(run.settings),
+            "fingerprints": canonical(run.fingerprints),
+            "details": canonical(run.details),
+            "totals": canonical(run.totals) if run.totals is not None else None,
+        }
+        for name, run in runs
+    ]
+    text = [(c, pa.string()) for c in ("run", "path", "method", "model")]
+    more = [(c, pa.string()) for c in ("settings", "fingerprints", "details", "totals")]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*text, ("finished", pa.bool_()), *more]))
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

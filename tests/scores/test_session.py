@@ -1,0 +1,172 @@
+import pyarrow as pa
+import pytest
+
+from curate.documents import open_pool
+from curate.errors import CurateError
+from curate.scores.run import Run
+from curate.scores.session import open_session
+from tests.small_runs import FINGERPRINTS, SETTINGS, rows, skipped, write
+
+
+@pytest.fixture
+def run(start):
+    run = start()
+    first = rows(
+        "a", 0, [1.0, 2.0, 3.0], skipped_none=[1, 2, 3], source=["x", "y", "x"], score_math=[0.0, 1.0, 2.0]
+    )
+    write(run, "a", 0, first, skipped(("a", 3, "empty text")), end=4)
+    write(run, "b", 1, rows("b", 0, [4.0], source=["y"], score_math=[5.0]))
+    return run
+
+
+def test_views_hold_what_was_scored(run):
+    with open_session(run) as session:
+        assert session.query(
+            "SELECT source, count(*), avg(score) FROM scores GROUP BY source ORDER BY 1"
+        ).rows() == [
+            ("x", 2, 2.0),
+            ("y", 2, 3.0),
+        ]
+        assert session.query("SELECT reason FROM skipped").rows() == [("empty text",)]
+        assert session.query("SELECT count(*) FROM candidates").rows() == [(4,)]
+        assert session.query("SELECT run, method, settings->>'dim' FROM runs").rows() == [
+            ("run", "dot", "16")
+        ]
+
+
+def test_shards_have_statistics_of_every_group(run):
+    with open_session(run) as session:
+        columns = "shard, documents, tokens, mean, sum, min, max, q25, q50, mean_math, q95_math"
+        assert session.query(f"SELECT {columns} FROM shards ORDER BY 1").rows() == [
+            ("a", 3, 60, 2.0, 6.0, 1.0, 3.0, 1.5, 2.0, 1.0, pytest.approx(1.9)),
+            ("b", 1, 10, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 5.0, 5.0),
+        ]
+
+
+def test_several_runs_share_views_and_have_one_each(run, start):
+    other = start("2nd run!", dim=32)
+    write(other, "a", 0, rows("a", 0, [9.0], year=[1999]))
+    with open_session([run, other]) as session:
+        assert session.query(
+            "SELECT run, count(*), max(year) FROM scores GROUP BY ALL ORDER BY run"
+        ).rows() == [
+            ("run", 4, None),
+            ("run_2nd_run", 1, 1999),
+        ]
+        assert session.query(
+            "SELECT r.score, o.score FROM run r JOIN run_2nd_run o USING (shard, row)"
+        ).rows() == [(1.0, 9.0)]
+        assert session.query("SELECT run, shard, documents FROM shards ORDER BY ALL").rows()[-1] == (
+            "run_2nd_run",
+            "a",
+            1,
+        )
+
+
+def test_parts_of_different_types_are_one_view(start):
+    run = start()
+    write(run, "a", 0, rows("a", 0, [1.0], when=pa.array([None]), n=[1]))
+    write(run, "b", 1, rows("b", 0, [2.0], when=[7], n=["seven"]))
+    write(run, "c", 2, rows("c", 0, [3.0], when=pa.array([0], pa.timestamp("us", "UTC")), n=[True]))
+    with open_session(run) as session:
+        table = session.query('SELECT "when", n FROM scores ORDER BY shard').arrow()
+    assert table.column("n").to_pylist() == ["1", "seven", "true"]
+    assert table.column("when").to_pylist()[:2] == [None, "7"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "seen"),
+    [
+        ("COPY scores TO '{run}/x.csv'", "COPY is not a query"),
+        ("WITH a AS (COPY scores TO '{run}/x.csv') SELECT * FROM a", "COPY inside WITH"),
+        ("EXPLAIN ANALYZE COPY scores TO '{run}/x.csv'", "COPY is not a query"),
+        ("FROM query('WITH a AS (COPY scores TO ''{run}/x.csv'') FROM a')", "runs SQL from a string"),
+        ("WITH a AS (DELETE FROM runs RETURNING *) SELECT * FROM a", "DELETE inside WITH"),
+        ("ATTACH '{run}/x.db'", "ATTACH is not a query"),
+        ("INSTALL httpfs", "LOAD is not a query"),
+        ("SET threads = 1", "SET is not a query"),
+        ("PRAGMA database_list", "PRAGMA is not a query"),
+        ("CREATE TABLE t AS SELECT 1", "CREATE is not a query"),
+        ("DROP VIEW scores", "DROP is not a query"),
+        ("SELECT 1; SELECT 2", "expected one SQL statement, got 2"),
+        ("EXPORT DATABASE '{run}/x'", "EXPORT is not a query"),
+        ("PREPARE p AS SELECT 1", "PREPARE is not a query"),
+    ],
+)
+def test_anything_but_a_query_is_refused(run, sql, seen):
+    before = sorted(run.path.rglob("*"))
+    with open_session(run) as session, pytest.raises(CurateError, match=seen):
+        session.query(sql.format(run=run.path))
+    assert sorted(run.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FROM read_text('{file}')", "FROM '{file}'", "FROM read_csv('{file}')"]
+)
+def test_other_files_are_closed_unless_allowed(run, tmp_path, sql):
+    (tmp_path / "other").mkdir()
+    file = tmp_path / "other" / "f.csv"
+    file.write_text("a,b\n1,2\n")
+    with open_session(run) as session, pytest.raises(CurateError) as error:
+        session.query(sql.format(file=file)).rows()
+    assert "--allow" in error.value.hint
+    with open_session(run, allow=[file.parent]) as session:
+        assert len(session.query(sql.format(file=file)).rows()) == 1
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["DESCRIBE scores", "SUMMARIZE scores", "SHOW TABLES", "EXPLAIN FROM scores", "VALUES (1)", "FROM shards",
+     "PIVOT scores ON source IN ('x') USING sum(score)", "EXPLAIN ANALYZE FROM runs",
+     "WITH a AS (FROM runs) FROM a"],
+)  # fmt: skip
+def test_every_kind_of_query_runs(run, sql):
+    with open_session(run) as session:
+        assert session.query(sql).rows()
+
+
+def test_python_variables_of_the_caller_are_not_tables(run):
+    secret = pa.table({"x": [1]})
+    assert secret.num_rows == 1
+    with open_session(run) as session, pytest.raises(CurateError, match="secret"):
+        session.query("SELECT * FROM secret")
+
+
+def test_sql_errors_carry_duckdbs_hint(run):
+    with open_session(run) as session, pytest.raises(CurateError, match="score"):
+        session.query("SELECT scor FROM scores")
+
+
+def test_a_long_result_is_not_computed_to_its_end(run):
+    with open_session(run) as session:
+        assert len(session.query("SELECT * FROM range(1000000000000)").rows(5)) == 5
+        assert session.query("SELECT 1").rows() == [(1,)]
+        assert session.count("SELECT * FROM range(7)") == 7
+
+
+def test_documents_are_the_pools_own_rows(tmp_path):
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    (pool / "a.jsonl").write_text('{"text": "one", "n": 1, "tags": ["x"]}\n{"text": "two", "n": "b"}\n')
+    pa.parquet.write_table(pa.table({"text": ["three"], "n": [3], "row": [5]}), pool / "b.parquet")
+    address = [str(pool)]
+    prints = {**FINGERPRINTS, "pool": open_pool(address).fingerprint()}
+    run = Run.start(tmp_path / "r", settings={**SETTINGS, "pool": address}, fingerprints=prints)
+    write(run, "a.jsonl", 0, rows("a.jsonl", 0, [1.0, 2.0], n=["1", "b"]))
+    write(run, "b.parquet", 1, rows("b.parquet", 0, [3.0], n=[3], pool_row=[5]))
+    with open_session(run) as session:
+        columns = "d.text, d.n, d.tags, d.pool_row"
+        query = f"SELECT {columns} FROM documents d JOIN scores s USING (shard, row) ORDER BY score"
+        expected = [("one", "1", ["x"], None), ("two", "b", None, None), ("three", "3", None, 5)]
+        assert session.query(query).rows() == expected
+        assert session.query(query).rows() == expected
+    moved = tmp_path / "moved"
+    pool.rename(moved)
+    with open_session(run, pool=[str(moved)]) as session:
+        assert session.query("SELECT count(*) FROM documents").rows() == [(3,)]
+    (moved / "a.jsonl").write_text('{"text": "other"}\n')
+    with (
+        open_session(run, pool=[str(moved)]) as session,
+        pytest.raises(CurateError, match="not the pool that"),
+    ):
+        session.query("SELECT count(*) FROM documents")
