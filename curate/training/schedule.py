@@ -1,0 +1,53 @@
+"""How far a training has come, by its steps or by the clock, and the learning rate that follows from it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+WARM_UP, FLOOR = 0.05, 0.1  # share of the training that ramps the rate up; share of the rate left at its end
+
+
+@dataclass
+class Schedule:
+    """Progress in [0, 1], by whichever of `steps` and `seconds` is used up sooner.
+
+    With a time limit the rate falls with the clock, so that a training cut short by it still ends at a low
+    rate, and no step depends on guessing how fast the machine is.
+    """
+
+    steps: int
+    seconds: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self, *, margin: float = 0.0) -> None:
+        """Count the seconds from now; `margin` is taken off the limit, for what was spent and follows."""
+        now = self.clock()
+        if self.seconds is not None:
+            self.seconds -= margin
+        self.started = now
+
+    @property
+    def elapsed(self) -> float:
+        return self.clock() - self.started
+
+    def progress(self, step: int) -> float:
+        done = step / self.steps
+        if self.seconds is not None:
+            done = max(done, self.elapsed / self.seconds if self.seconds > 0 else 1.0)
+        return min(done, 1.0)
+
+    def rate(self, step: int) -> float:
+        """Give the share of the peak learning rate for the step that comes after `step` steps."""
+        return rate_at(self.progress(step), first=1 / self.steps)
+
+
+def rate_at(progress: float, *, first: float = 0.0) -> float:
+    """Ramp up linearly, then fall along a cosine to the floor; never zero, not even at the first step."""
+    if progress < WARM_UP:
+        return max(progress, min(first, WARM_UP), 1e-3) / WARM_UP
+    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))

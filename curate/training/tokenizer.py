@@ -1,0 +1,104 @@
+"""Train a tokenizer on a sample, and write any document the way this tokenizer's model will read it."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from curate.errors import CurateError
+from curate.schema import Document, message_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
+# ChatML, with the generation block from which `apply_chat_template` tells assistant tokens from the rest.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+MIN_VOCABULARY = 256 + 4  # every byte, and the special tokens
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "PreTrainedTokenizerFast":
+    """Train a byte-level BPE tokenizer; any text in any script encodes without an unknown token.
+
+    The same texts in any order give the same tokenizer. It may hold fewer than `vocab_size` tokens where the
+    sample is small. Carries bos, eos (one token, as in GPT-2) and pad, and a ChatML template, so that chat
+    rows work too. Puts bos in front of a text: that is how a document begins in packed windows, and its first
+    word is scored, too.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PAD, TURN_START, TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=PAD,
+        extra_special_tokens=[TURN_START, TURN_END],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def training_text(document: Document, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Give a document's text for next-token training.
+
+    Chat rows go through the tokenizer's chat template where it has one, prompt and completion are joined; a
+    warm-up trains on every token, prompts too, since it teaches the model the pool and not to answer.
+    """
+    if document.messages is None or not tokenizer.chat_template:
+        # JSON can smuggle in half a surrogate pair, which no tokenizer takes.
+        return document.plain_text.encode("utf-8", "replace").decode()
+    messages = [{**m, "content": message_text(m)} for m in document.messages]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception as error:  # a template may raise anything, jinja's own errors included
+        raise CurateError(
+            f"{document.shard} row {document.row}: the chat template refuses these messages: {error}",
+            hint="use a model whose template takes such conversations, or leave this shard out",
+        ) from error
+
+
+def encode_packed(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", context: int
+) -> "list[list[int]]":
+    """Join the texts' tokens, each followed by eos, and cut the stream into windows of `context` tokens.
+
+    The remainder shorter than a window is left out; so the result is empty when all texts together are
+    shorter.
+    """
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    if not isinstance(end, int):
+        raise CurateError(
+            "the model's tokenizer has neither an eos nor a sep token to separate documents with",
+            hint="set eos_token in its tokenizer_config.json",
+        )
+    windows: list[list[int]] = []
+    stream: list[int] = []
+    for start in range(0, len(texts), 256):
+        batch = list(texts[start : start + 256])
+        for ids in tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]:
+            stream.extend(ids)
+            stream.append(end)
+        whole = len(stream) // context * context
+        windows.extend(stream[i : i + context] for i in range(0, whole, context))
+        del stream[:whole]
+    return windows

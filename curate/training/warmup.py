@@ -1,0 +1,327 @@
+"""Make a proxy where there is none: from scratch or by fine-tuning, on a sample of the pool."""
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from curate import __version__
+from curate.documents import Fields, Pool, check_fields, sample_rows
+from curate.errors import CurateError, SettingsError
+from curate.progress import Reporter, Silent
+from curate.schema import Document
+from curate.training.folder import RECORD, new_folder
+from curate.training.proxies import Shape, given_model, new_model, with_adapters
+from curate.training.tokenizer import encode_packed, train_tokenizer, training_text
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    from curate.training.fit import Fitted, Windows
+
+DEFAULT_TOKENS = 4_000_000
+# The tokenizer learns little from more text than this, and its training holds every distinct word in memory.
+TOKENIZER_CHARS = 32_000_000
+HELD_OUT, MAX_HELD_OUT = 0.05, 200
+ENDLESS = 10**8  # steps: more than any clock allows
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupSettings:
+    """How to make a proxy. On one machine, settings without `minutes` always give the same weights."""
+
+    model: str | None = None
+    """A folder or hub id to fine-tune; None makes a new model of `shape`."""
+    revision: str | None = None
+    shape: Shape = field(default_factory=Shape)
+    context: int = 512
+    """Length of a training window in tokens; for a new model also the longest document that it reads."""
+    documents: int = 20_000
+    """Size of the sample that is drawn from the pool."""
+    tokens: int | None = None
+    """Train on so many, repeating the sample; by default 4 million, or as `steps`, `minutes` say."""
+    steps: int | None = None
+    minutes: float | None = None
+    """End the training when this long has passed since the start; then no two runs are quite alike."""
+    batch_tokens: int = 4096
+    lr: float | None = None
+    """Peak learning rate; by default 2e-3 for a new model, 2e-4 for adapters, 5e-5 for a given model."""
+    weight_decay: float = 0.01
+    lora_rank: int | None = None
+    """Train adapters of this rank only; needs `model`."""
+    checkpoints: int = 1
+    """How many checkpoints with optimiser state to keep, evenly spread, the last at the end."""
+    seed: int = 0
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the products; weights and optimiser state stay in float32."""
+    fields: Fields = field(default_factory=Fields)
+
+    def __post_init__(self) -> None:
+        for name in ("context", "documents", "tokens", "steps", "batch_tokens", "lora_rank"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} is {value}, expected at least 1")
+        for name in ("minutes", "lr"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} is {value}, expected more than 0")
+        if self.tokens is not None and self.steps is not None:
+            raise SettingsError("tokens and steps both say how long to train", hint="give one of them")
+        if self.checkpoints < 0:
+            raise SettingsError(f"checkpoints is {self.checkpoints}, expected 0 or more")
+        if self.context < 8 or self.context > self.batch_tokens:
+            raise SettingsError(
+                f"context is {self.context}, expected 8 to {self.batch_tokens} (one batch) tokens",
+                hint="raise --batch-tokens, or lower --context",
+            )
+        if self.lora_rank is not None and self.model is None:
+            raise SettingsError(
+                "adapters need a model to adapt", hint="give --model DIR, or leave --lora-rank out"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise SettingsError(f"dtype is {self.dtype!r}, expected float32 or bfloat16")
+
+    @property
+    def peak_lr(self) -> float:
+        if self.lr is not None:
+            return self.lr
+        return 2e-3 if self.model is None else 2e-4 if self.lora_rank else 5e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmup:
+    """What was made; `warmup.json` in the proxy's folder holds the same."""
+
+    out: Path
+    parameters: int
+    trained_parameters: int
+    vocabulary: int
+    context: int
+    documents: int
+    held_out_documents: int
+    steps: int
+    tokens_seen: int
+    held_out_loss_before: float | None
+    """Mean nats per token on documents of the sample that took no part; None when they fill no window."""
+    held_out_loss_after: float | None
+    seconds: float
+    training_seconds: float
+    ended_by: str
+    """'steps' or 'time'."""
+    checkpoints: list[str]
+    curve: list[dict[str, float]]
+
+
+def warmup(
+    pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: Reporter | None = None
+) -> Warmup:
+    """Train a proxy on a sample of `pool` and leave it in `out`, where `from_pretrained` finds it.
+
+    The folder appears whole, at the end; a warm-up that was killed starts anew. A proxy that an earlier
+    warm-up left in `out` is replaced; any other folder that is not empty is refused. Holds the sample in
+    memory, not the pool.
+    """
+    from curate.models import choose_device, keep_freed_memory
+
+    started = time.monotonic()
+    reporter = reporter or Silent()
+    out = Path(out)
+    device = choose_device(settings.device)
+    if device.type == "cuda" and device.index:
+        raise SettingsError(
+            f"device is {settings.device!r}: a warm-up runs on the first CUDA device that it sees",
+            hint=f"CUDA_VISIBLE_DEVICES={device.index} curate warmup --device cuda …",
+        )
+    keep_freed_memory()
+    with new_folder(out) as folder, _without_bars():
+        documents = _sample(pool, settings, reporter)
+        model, tokenizer, context = _model(documents, settings, reporter)
+        windows, held_out, held = _windows(documents, tokenizer, context, reporter)
+        fitted = _train(model, windows, held_out, folder, settings, reporter, started)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        made = Warmup(
+            out=out,
+            parameters=sum(p.numel() for p in model.parameters()),
+            trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            vocabulary=len(tokenizer),
+            context=context,
+            documents=len(documents) - held,
+            held_out_documents=held,
+            steps=fitted.steps,
+            tokens_seen=fitted.tokens,
+            held_out_loss_before=fitted.held_out_before,
+            held_out_loss_after=fitted.held_out_after,
+            seconds=round(time.monotonic() - started, 3),
+            training_seconds=round(fitted.seconds, 3),
+            ended_by=fitted.ended_by,
+            checkpoints=[f"checkpoints/step-{s}" for s in fitted.saved],
+            curve=fitted.curve,
+        )
+        _write_record(folder / RECORD, made, settings, pool)
+    return made
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own: progress belongs to the reporter."""
+    from transformers.utils import logging
+
+    were_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            logging.enable_progress_bar()
+
+
+def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> list[Document]:
+    check_fields(pool, settings.fields)
+    with reporter.stage("sampling the pool"):
+        documents = sample_rows(pool, settings.documents, settings.seed, settings.fields)
+    if len(documents) < 2:
+        raise CurateError(
+            f"{', '.join(pool.address)}: the pool gives {len(documents)} documents, "
+            "expected at least two: one to train on, one to hold out"
+        )
+    random.Random(settings.seed).shuffle(documents)  # the sample comes shard by shard
+    return documents
+
+
+def _write_record(path: Path, made: Warmup, settings: WarmupSettings, pool: Pool) -> None:
+    asked = asdict(settings) | {"lr": settings.peak_lr}
+    record = {
+        "curate": __version__,
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "pool": {"address": list(pool.address), "fingerprint": pool.fingerprint()},
+        "settings": asked,
+        **{k: v for k, v in asdict(made).items() if k != "out"},
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _model(
+    documents: Sequence[Document], settings: WarmupSettings, reporter: Reporter
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", int]:
+    """Give the model to train, its tokenizer, and the length of its training windows."""
+    if settings.model is None:
+        tokenizer = _new_tokenizer(documents, settings, reporter)
+        model = new_model(settings.shape, tokenizer, context=settings.context, seed=settings.seed)
+        return model, tokenizer, settings.context
+    model, tokenizer = given_model(settings.model, settings.revision, settings.device)
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None) or settings.context
+    if settings.context > longest:
+        reporter.note(f"windows of {longest} tokens: the model was made for no longer ones")
+    if settings.lora_rank is not None:
+        model = with_adapters(model, settings.lora_rank, seed=settings.seed)
+    return model, tokenizer, min(settings.context, longest)
+
+
+def _new_tokenizer(
+    documents: Sequence[Document], settings: WarmupSettings, reporter: Reporter
+) -> "PreTrainedTokenizerFast":
+    with reporter.stage("training the tokenizer", total=len(documents)) as task:
+
+        def texts() -> Iterator[str]:
+            room = TOKENIZER_CHARS
+            for document in documents:
+                text = document.plain_text[:room]
+                room -= len(text)
+                task.advance(1)
+                if text:
+                    yield text.encode("utf-8", "replace").decode()
+
+        return train_tokenizer(texts(), vocab_size=settings.shape.vocab_size, context=settings.context)
+
+
+def _windows(
+    documents: Sequence[Document],
+    tokenizer: "PreTrainedTokenizerBase",
+    context: int,
+    reporter: Reporter,
+) -> tuple["Windows", "Windows | None", int]:
+    """Pack the sample; gives the training windows, the held-out ones, and how many documents those hold."""
+    from curate.training.fit import Windows
+
+    held = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
+    with reporter.stage("tokenising", total=len(documents)) as task:
+        texts = [training_text(d, tokenizer) for d in documents]
+        held_out = encode_packed(texts[:held], tokenizer, context)
+        windows = encode_packed(texts[held:], tokenizer, context)
+        task.advance(len(documents))
+    if not windows:
+        raise CurateError(
+            f"the sample's {len(documents) - held} training documents are together shorter than "
+            f"one window of {context} tokens",
+            hint="lower --context, or give a larger pool",
+        )
+    if not held_out:
+        reporter.warn(
+            f"no held-out loss: {held} held-out documents do not fill one window of {context} tokens"
+        )
+    return Windows(windows), Windows(held_out) if held_out else None, held
+
+
+def _train(
+    model: "PreTrainedModel",
+    windows: "Windows",
+    held_out: "Windows | None",
+    folder: Path,
+    settings: WarmupSettings,
+    reporter: Reporter,
+    started: float,
+) -> "Fitted":
+    from curate.models import choose_device
+    from curate.training.fit import FitSettings, fit
+    from curate.training.moments import write_moments
+    from curate.training.schedule import Schedule
+
+    context = windows.context
+    batch = min(settings.batch_tokens // context, len(windows))
+    left = None if settings.minutes is None else settings.minutes * 60 - (time.monotonic() - started)
+    steps = _steps(settings, batch * context)
+
+    def save(step: int, optimizer: "Optimizer", lr: float, mean_lr: float) -> None:
+        checkpoint = folder / "checkpoints" / f"step-{step}"
+        model.save_pretrained(checkpoint)
+        write_moments(checkpoint, model, optimizer, step=step, lr=lr, mean_lr=mean_lr)
+
+    total = steps * batch * context if steps < ENDLESS else None
+    with reporter.stage("training", total=total, unit="tokens") as task:
+        return fit(
+            model,
+            windows,
+            held_out,
+            Schedule(steps=steps, seconds=left),
+            FitSettings(
+                batch_windows=batch,
+                lr=settings.peak_lr,
+                weight_decay=settings.weight_decay,
+                seed=settings.seed,
+                device=choose_device(settings.device).type,
+                bfloat16=settings.dtype == "bfloat16",
+                checkpoints=settings.checkpoints,
+            ),
+            task=task,
+            save=save,
+        )
+
+
+def _steps(settings: WarmupSettings, batch_tokens: int) -> int:
+    """Give the number of steps that the settings ask for, ENDLESS where only the clock ends the training."""
+    if settings.steps is not None:
+        return settings.steps
+    if settings.tokens is None and settings.minutes is not None:
+        return ENDLESS
+    return max(math.ceil((settings.tokens or DEFAULT_TOKENS) / batch_tokens), 1)
