@@ -16,6 +16,7 @@ from curate.errors import CurateError, nearest
 _HUB_ID = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?"
 )
+_STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -27,6 +28,7 @@ class Found:
     """Relative to the address's root."""
     url: str
     size: int | None
+    digest: str | None = None
 
 
 def find_shards(address: str) -> tuple[list[Shard], list[str]]:
@@ -90,7 +92,7 @@ def _split(files: list[Found]) -> tuple[list[Shard], list[str]]:
         if kind is None:
             ignored.append(f.name)
         else:
-            shards.append(Shard(name=f.name, url=f.url, format=kind, size=f.size))
+            shards.append(Shard(name=f.name, url=f.url, format=kind, size=f.size, digest=f.digest))
     missing = [f"{d}/{n}" for d, names in saved.items() for n in names if not _has(shards, d, n)]
     if missing:
         raise CurateError(f"{missing[0]}: listed in state.json of a saved dataset, but not there.")
@@ -187,7 +189,9 @@ def _remote_files(url: str) -> list[Found]:
     for inner, info in sorted(infos.items()):
         name = inner.removeprefix(root).lstrip("/")
         if info.get("type") == "file" and not _hidden(name):
-            files.append(Found(name=name, url=fs.unstrip_protocol(inner), size=info.get("size")))
+            digest = next((str(info[k]) for k in _STORE_DIGESTS if info.get(k)), None)
+            url_of_file = fs.unstrip_protocol(inner)
+            files.append(Found(name=name, url=url_of_file, size=info.get("size"), digest=digest))
     return files
 
 

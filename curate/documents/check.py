@@ -5,6 +5,7 @@ from itertools import islice
 
 from curate.documents.columnar import schema_of
 from curate.documents.fields import Fields
+from curate.documents.lines import numbered_lines
 from curate.documents.pool import Pool
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Shard
@@ -51,10 +52,16 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str]]]:
 def first_columns(shard: Shard) -> list[str]:
     """List the columns of a shard's first thousand rows; none for an empty shard.
 
-    Raises CurateError when none of those rows can be decoded.
+    Raises CurateError when none of those rows can be decoded, or the file is one JSON array.
     """
     if shard.format != "jsonl":
         return list(schema_of(shard).names) if next(iter(rows(shard, columns=[])), None) else []
+    first = next(numbered_lines(shard), None)
+    if first and first[2].lstrip().startswith(b"["):
+        raise CurateError(
+            f"{shard.url}: the file begins with a JSON array; expected one object per line.",
+            hint="Turn it into lines: jq -c '.[]' FILE > FILE.jsonl",
+        )
     found: dict[str, None] = {}
     bad: BadRow | None = None
     for _, row in islice(rows(shard), _FIRST_ROWS):
@@ -65,7 +72,7 @@ def first_columns(shard: Shard) -> list[str]:
     if bad and not found:
         raise CurateError(
             f"{shard.url}: none of the first lines is an object; {bad.reason}, {bad.detail}",
-            hint="Lines must hold one JSON object each. For one JSON array: jq -c '.[]' FILE > FILE.jsonl",
+            hint="Each line must hold one JSON object. To put them on lines: jq -c . FILE > FILE.jsonl",
         )
     return list(found)
 

@@ -66,23 +66,24 @@ def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
         while block := stream.read(_BLOCK):
             yield block
         return
-    decoder, filled = _decoder(compression), False
+    decoder, whole = None, 0
     while block := stream.read(_COMPRESSED_BLOCK):
         while block:
-            if decoder.eof:
-                decoder, filled = _decoder(compression), False
+            if decoder is None:
                 # gzip files may end in zero padding, as tape and block devices leave it.
-                if compression == "gz" and not (block := block.lstrip(b"\0")):
+                if whole and compression == "gz" and not (block := block.lstrip(b"\0")):
                     break
-            filled = True
+                decoder = _decoder(compression)
             try:
                 data = decoder.decompress(block)
             except (zlib.error, zstandard.ZstdError) as error:
                 raise Truncated(f"the {compression} stream is damaged ({error})") from error
             if data:
                 yield data
-            block = decoder.unused_data if decoder.eof else b""
-    if not decoder.eof and (filled or stream.tell() == 0):
+            block = b""
+            if decoder.eof:
+                block, decoder, whole = decoder.unused_data, None, whole + 1
+    if decoder is not None or not whole:
         raise Truncated(f"the {compression} stream ends before its end")
 
 

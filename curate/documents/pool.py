@@ -9,13 +9,12 @@ import orjson
 import xxhash
 
 from curate.documents.addresses import find_shards
-from curate.documents.files import filesystem, local_path, open_binary
+from curate.documents.files import local_path, open_binary
 from curate.documents.shards import Shard
 from curate.errors import CurateError, SettingsError
 
 _BLOCK = 1 << 16
 _PROBES = 8
-_STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class Pool:
         """Hash the shards' names, sizes and a cheap digest of their content; 32 hex digits.
 
         Local files give their first and last 64 KiB and eight blocks between; stored objects the digest their
-        store keeps. Times and absolute paths take no part, so a moved pool is the same pool.
+        store told when listed. Times and absolute paths take no part, so a moved pool is the same pool.
         """
         parts = [(s.name, s.size, _digest(s)) for s in self.shards]
         return xxhash.xxh3_128_hexdigest(orjson.dumps(parts))
@@ -96,9 +95,7 @@ def _longer(shard: Shard, depth: int) -> str:
 
 def _digest(shard: Shard) -> str | None:
     if local_path(shard.url) is None:
-        fs, inner = filesystem(shard.url)
-        info = fs.info(inner)
-        return next((str(info[k]) for k in _STORE_DIGESTS if info.get(k)), None)
+        return shard.digest
     digest = xxhash.xxh3_128()
     size = shard.size or 0
     starts = {0, max(0, size - _BLOCK)} | {size * i // (_PROBES + 1) for i in range(1, _PROBES + 1)}

@@ -28,6 +28,8 @@ class Shard:
     """'saved' is one Arrow file of a `save_to_disk` folder; it reads like 'arrow'."""
     size: int | None
     """Bytes on disk, where the file system tells."""
+    digest: str | None = None
+    """What an object store calls the content (ETag, blob id), where it does."""
 
     @property
     def compression(self) -> str | None:

@@ -1,0 +1,57 @@
+import pytest
+
+from curate.documents import Fields, check_fields, open_pool
+from curate.errors import CurateError
+from tests.documents.writing import ENDINGS, write
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_shard_without_a_content_column_names_what_it_found_and_the_nearest(tmp_path, ending):
+    write(tmp_path / f"a{ending}", [{"texts": "x", "n": 1}])
+    with pytest.raises(CurateError, match=r"expected 'text', .*found: texts, n(.|\n)*Did you mean 'texts'"):
+        check_fields(open_pool(tmp_path), Fields())
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_named_column_that_is_nowhere_is_an_error_even_where_others_would_do(tmp_path, ending):
+    write(tmp_path / f"a{ending}", [{"messages": [], "content": "x"}])
+    with pytest.raises(CurateError, match=r"no column 'contents'(.|\n)*Did you mean 'content'"):
+        check_fields(open_pool(tmp_path), Fields(text="contents"))
+    check_fields(open_pool(tmp_path), Fields(text="content"))
+
+
+def test_a_named_column_may_come_in_a_later_shard_and_empty_shards_do_not_count(tmp_path):
+    (tmp_path / "0.jsonl").write_bytes(b"\n")
+    write(tmp_path / "1.jsonl", [{"messages": []}])
+    write(tmp_path / "2.parquet", [{"body": "x"}])
+    check_fields(open_pool(tmp_path), Fields(text="body"))
+
+
+def test_a_prompt_without_a_completion_is_no_content(tmp_path):
+    write(tmp_path / "a.jsonl", [{"prompt": "x"}])
+    with pytest.raises(CurateError, match="'prompt' with 'completion', found: prompt"):
+        check_fields(open_pool(tmp_path), Fields())
+
+
+def test_a_column_that_first_comes_in_a_later_row_counts(tmp_path):
+    write(tmp_path / "a.jsonl", [{"n": 1}, {"text": "x"}])
+    check_fields(open_pool(tmp_path), Fields())
+
+
+def test_a_pool_without_rows_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    with pytest.raises(CurateError, match="hold no rows"):
+        check_fields(open_pool(tmp_path), Fields())
+
+
+@pytest.mark.parametrize("text", ['[\n {"text": "x"},\n {"text": "y"}\n]', '[{"text": "x"}]'])
+def test_one_json_array_is_an_error_that_says_how_to_turn_it_into_lines(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(CurateError, match=r"a.json: the file begins with a JSON array(.|\n)*jq -c"):
+        check_fields(open_pool(tmp_path), Fields())
+
+
+def test_a_file_without_any_object_on_a_line_is_an_error(tmp_path):
+    (tmp_path / "a.json").write_text('{\n "text": "x"\n}')
+    with pytest.raises(CurateError, match=r"none of the first lines is an object; undecodable line, line 1"):
+        check_fields(open_pool(tmp_path), Fields())

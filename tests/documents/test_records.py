@@ -1,0 +1,149 @@
+from datetime import date, datetime
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curate.documents import Fields, documents
+from curate.errors import SettingsError
+from curate.schema import Document, Skipped
+from tests.documents.writing import ENDINGS, shard_at, write
+
+CHAT = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}]
+
+
+def read(path, rows, **columns) -> list[Document | Skipped]:
+    return list(documents(shard_at(write(path, rows)), Fields(**columns)))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_format_gives_the_same_documents(tmp_path, ending):
+    rows = [
+        {"id": 7, "text": "plain", "source": "web", "year": 2020, "messages": None, "tags": ["a"]},
+        {"id": None, "text": None, "source": None, "year": None, "messages": CHAT, "tags": []},
+    ]
+    expected = read(tmp_path / "expected.jsonl", rows)
+    found = read(tmp_path / f"a{ending}", rows)
+    assert [(d.doc_id, d.content_hash, d.text, d.messages, d.metadata) for d in found] == [
+        (d.doc_id, d.content_hash, d.text, d.messages, d.metadata) for d in expected
+    ]
+    assert found[0].doc_id == "7"
+    assert found[1].doc_id == found[1].content_hash
+    assert found[0].metadata == {"source": "web", "year": 2020}
+
+
+def test_a_pool_may_mix_forms_row_by_row_in_a_fixed_order(tmp_path):
+    pair = {"prompt": "2+2=", "completion": "4"}
+    found = read(
+        tmp_path / "a.jsonl", [{"text": "t", "messages": CHAT, **pair}, {"messages": CHAT, **pair}, pair]
+    )
+    assert [d.text for d in found] == ["t", None, None]
+    assert [d.messages for d in found] == [None, CHAT, None]
+    assert [(d.prompt, d.completion) for d in found] == [(None, None), (None, None), ("2+2=", "4")]
+    assert len({d.content_hash for d in found}) == 3
+
+
+def test_columns_are_named_by_option_and_content_is_no_metadata(tmp_path):
+    (found,) = read(tmp_path / "a.jsonl", [{"body": "b", "key": "k", "text": "meta"}], text="body", id="key")
+    assert (found.text, found.doc_id, found.metadata) == ("b", "k", {"text": "meta"})
+
+
+def test_the_hash_is_of_the_content_alone_and_of_its_kind(tmp_path):
+    rows = [
+        {"id": 1, "text": "ab", "n": 1},
+        {"id": 2, "text": "ab", "n": 2},
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "", "completion": "ab"},
+        {"messages": [{"role": "assistant", "content": "ab"}]},
+        {"messages": [{"content": "ab", "role": "assistant"}]},
+    ]
+    hashes = [d.content_hash for d in read(tmp_path / "a.jsonl", rows)]
+    assert hashes[0] == hashes[1]
+    assert hashes[4] == hashes[5]
+    assert len(set(hashes)) == 4
+    assert all(len(h) == 32 for h in hashes)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        ({"body": "x", "n": 1}, "no text", "columns here: id, body, n"),
+        ({"text": None}, "no text", "null: text"),
+        ({"prompt": "only"}, "no text", "columns here: id, prompt"),
+        ({}, "no text", "columns here: id"),
+        ({"text": 5}, "not a string", "column 'text' holds int: 5"),
+        ({"text": ["a"]}, "not a string", "holds list"),
+        ({"prompt": 1, "completion": "x"}, "not a string", "column 'prompt'"),
+        ({"prompt": "x", "completion": False}, "not a string", "column 'completion'"),
+        ({"text": ""}, "empty text", "''"),
+        ({"text": " \n\u3000"}, "empty text", "column 'text'"),
+        ({"prompt": "x", "completion": " "}, "empty text", "column 'completion'"),
+        ({"messages": []}, "invalid messages", "expected a list of turns"),
+        ({"messages": "hi"}, "invalid messages", "found 'hi'"),
+        ({"messages": ["hi"]}, "invalid messages", "turn 0: expected an object, found str"),
+        ({"messages": [{"from": "gpt", "value": "x"}]}, "invalid messages", "keys here: from, value"),
+        ({"messages": [{"role": "assistant", "content": 3}]}, "invalid messages", "'content' must be"),
+        ({"messages": CHAT[:1]}, "no assistant turn", "roles here: user"),
+        ({"messages": [{"role": "assistant", "content": " "}]}, "no assistant turn", "with content"),
+    ],
+)
+def test_a_row_that_is_no_document_says_why(tmp_path, row, reason, detail):
+    first, skipped, last = read(tmp_path / "a.jsonl", [{"text": "a"}, {"id": "r1", **row}, {"text": "b"}])
+    assert (first.row, last.row) == (0, 2)
+    assert isinstance(skipped, Skipped)
+    assert (skipped.reason, skipped.row, skipped.doc_id) == (reason, 1, "r1")
+    assert detail in skipped.detail
+
+
+def test_turns_may_hold_parts_and_tool_calls(tmp_path):
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": "yes"}]}]
+    calls = [{"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]
+    found = read(tmp_path / "a.jsonl", [{"messages": parts}, {"messages": calls}])
+    assert [d.messages for d in found] == [parts, calls]
+    assert found[0].plain_text == "yes"
+
+
+def test_scalar_columns_come_along_and_nested_ones_stay(tmp_path):
+    moment = datetime(2024, 1, 2, 3, 4)
+    table = pa.table(
+        {
+            "text": ["a"],
+            "flag": [True],
+            "price": pa.array([Decimal("1.5")], pa.decimal128(5, 2)),
+            "day": [date(2024, 1, 2)],
+            "at": [moment],
+            "name": pa.array(["n\0ul"]).dictionary_encode(),
+            "nothing": pa.array([None], pa.null()),
+            "vector": [[1.0, 2.0]],
+            "nested": [{"a": 1}],
+            "blob": [b"x"],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    (found,) = documents(shard_at(tmp_path / "a.parquet"), Fields())
+    assert found.metadata == {
+        "flag": True,
+        "price": 1.5,
+        "day": date(2024, 1, 2),
+        "at": moment,
+        "name": "n\0ul",
+        "nothing": None,
+    }
+    (line,) = read(tmp_path / "a.jsonl", [{"text": "a", "big": 2**63, "list": [], "object": {}}])
+    assert line.metadata == {"big": float(2**63)}
+    pa.Table.from_pylist([found.metadata, line.metadata])
+
+
+def test_an_id_is_read_as_a_string_and_a_nested_or_nan_one_does_not_count(tmp_path):
+    found = read(
+        tmp_path / "a.jsonl", [{"text": "a", "id": i} for i in (0, "", 1.5, [1], float("nan"), None)]
+    )
+    content = found[0].content_hash
+    assert [d.doc_id for d in found] == ["0", "", "1.5", content, content, content]
+
+
+@pytest.mark.parametrize("columns", [{"text": ""}, {"text": "id"}, {"prompt": "x", "completion": "x"}])
+def test_columns_need_distinct_names(columns):
+    with pytest.raises(SettingsError, match="column"):
+        Fields(**columns)

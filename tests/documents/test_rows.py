@@ -1,0 +1,230 @@
+import gzip
+import io
+import json
+import tracemalloc
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from curate.documents import BadRow, Fields, documents, raw_tables, rows
+from curate.documents.lines import split_lines
+from curate.errors import CurateError
+from tests.documents.writing import ENDINGS, lines_of, shard_at, write
+
+NASTY = "a\u2028b\u2029c\x85d\rE\x0b\x0c\x1c f\r\ng\0h \ufeff 日本語 \U0001f600"
+SOME = [{"id": i, "text": f"document {i} {NASTY}"} for i in range(10)]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(st.text(min_size=1).map(lambda t: f"x{t}"), min_size=1, max_size=8))
+def test_every_text_survives_every_format(tmp_path, ending, texts):
+    shard = shard_at(write(tmp_path / f"a{ending}", [{"text": t} for t in texts]))
+    assert [d.text for d in documents(shard, Fields())] == texts
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("start", [0, 1, 3, 5, 9, 10, 99])
+def test_starting_at_a_row_equals_slicing(tmp_path, ending, start):
+    shard = shard_at(write(tmp_path / f"a{ending}", SOME))
+    assert list(rows(shard, start=start)) == list(rows(shard))[start:]
+    assert [d.row for d in documents(shard, Fields())] == list(range(10))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("only", [[], [0], [2, 3, 9], list(range(10))])
+@pytest.mark.parametrize("start", [0, 3])
+def test_chosen_rows_come_alone_and_in_order(tmp_path, ending, only, start):
+    shard = shard_at(write(tmp_path / f"a{ending}", SOME))
+    expected = [(r, SOME[r]) for r in only if r >= start]
+    assert list(rows(shard, only=only, start=start)) == expected
+    tables = list(raw_tables(shard, rows=only, start=start, batch_rows=2))
+    assert [n for numbers, _ in tables for n in numbers.tolist()] == [r for r, _ in expected]
+    assert [row for _, table in tables for row in table.to_pylist()] == [row for _, row in expected]
+    assert all(len(numbers) == table.num_rows <= 2 for numbers, table in tables)
+
+
+def test_lines_are_cut_at_newlines_only_whatever_the_blocks():
+    data = "a\u2028\r\n\n\x0bb\x85\nlast".encode()
+    for size in (1, 2, 5, 100):
+        blocks = (data[i : i + size] for i in range(0, len(data), size))
+        assert list(split_lines(blocks)) == data.split(b"\n")
+
+
+def test_a_byte_order_mark_crlf_blank_lines_and_a_missing_last_newline_are_harmless(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \t\n{"text": "two"}')
+    assert list(rows(shard_at(path))) == [(0, {"text": "one"}), (1, {"text": "two"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": "cut', "undecodable line"),
+        (b'{"text": "\xff\xfe"}', "undecodable line"),
+        (b'{"text": "\\ud800"}', "undecodable line"),
+        (b'{"text": "\\ud800", "x": NaN}', "undecodable line"),
+        (b'["text"]', "not an object"),
+        (b"null", "not an object"),
+    ],
+)
+def test_a_bad_line_is_set_aside_with_its_line_number_and_the_rest_goes_on(tmp_path, line, reason):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "one"}\n\n' + line + b'\n{"text": "two"}\n')
+    (_, first), (row, bad), (_, last) = rows(shard_at(path))
+    assert (first, last, row) == ({"text": "one"}, {"text": "two"}, 1)
+    assert isinstance(bad, BadRow)
+    assert bad.reason == reason
+    assert bad.detail.startswith("line 3: ")
+    (numbers, table) = next(raw_tables(shard_at(path)))
+    assert numbers.tolist() == [0, 2]
+    assert table.to_pylist() == [{"text": "one"}, {"text": "two"}]
+
+
+def test_the_nan_that_python_writes_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "NaN", "x": float("inf")}))
+    assert list(rows(shard_at(path))) == [(0, {"text": "NaN", "x": float("inf")})]
+
+
+def test_a_very_long_line_is_one_row(tmp_path):
+    text = "x" * 5_000_000
+    shard = shard_at(write(tmp_path / "a.jsonl.gz", [{"text": text}, {"text": "short"}]))
+    assert [len(d.text) for d in documents(shard, Fields())] == [5_000_000, 5]
+
+
+@pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("zst", zstandard.compress)])
+def test_members_and_frames_follow_one_another(tmp_path, ending, compress):
+    path = tmp_path / f"a.jsonl.{ending}"
+    data = lines_of(SOME)
+    path.write_bytes(b"".join(compress(data[i : i + 50]) for i in range(0, len(data), 50)) + compress(b""))
+    assert [r for _, r in rows(shard_at(path))] == SOME
+
+
+@pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("zst", zstandard.compress)])
+def test_streaming_a_large_compressed_shard_needs_little_memory(tmp_path, ending, compress):
+    path = tmp_path / f"a.jsonl.{ending}"
+    member = compress(lines_of([{"text": f"{i} " * 1000} for i in range(500)]))
+    path.write_bytes(member * 20)  # 20 x 2 MB
+    tracemalloc.start()
+    count = sum(1 for _ in documents(shard_at(path), Fields()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 10_000
+    assert peak < 12 << 20
+
+
+def test_a_zstandard_stream_without_its_size_and_zero_padding_after_gzip_are_read(tmp_path):
+    sink = io.BytesIO()
+    with zstandard.ZstdCompressor().stream_writer(sink, closefd=False) as writer:
+        writer.write(lines_of(SOME))
+    (tmp_path / "a.jsonl.zst").write_bytes(sink.getvalue())
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines_of(SOME)) + b"\0" * 100_000)
+    for name in ("a.jsonl.zst", "b.jsonl.gz"):
+        assert [r for _, r in rows(shard_at(tmp_path / name))] == SOME
+
+
+def _gather(stream, found: list) -> None:
+    for item in stream:
+        found.append(item)  # noqa: PERF402 (what came before an error stays)
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_a_truncated_stream_gives_what_was_readable_then_an_error(tmp_path, ending):
+    many = [{"text": f"{i} " + str(i * i) * 40} for i in range(20_000)]
+    path = write(tmp_path / f"a.jsonl.{ending}", many)
+    path.write_bytes(path.read_bytes()[:-2000])
+    found: list = []
+    with pytest.raises(CurateError, match=rf"a.jsonl.{ending}.*ends before its end; \d+ rows") as error:
+        _gather(rows(shard_at(path)), found)
+    assert 5_000 < len(found) < 20_000
+    assert [r for _, r in found] == many[: len(found)]
+    assert f"{len(found)} rows could be read" in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+@pytest.mark.parametrize("damage", [b"", b"not compressed at all"])
+def test_what_is_no_compressed_stream_is_an_error(tmp_path, ending, damage):
+    path = tmp_path / f"a.jsonl.{ending}"
+    path.write_bytes(damage)
+    with pytest.raises(CurateError, match=r"0 rows could be read"):
+        list(rows(shard_at(path)))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".file.arrow"])
+@pytest.mark.parametrize("keep", [0, 10, 0.5])
+def test_a_damaged_columnar_file_is_an_error_that_names_it(tmp_path, ending, keep):
+    path = write(tmp_path / f"a{ending}", [{"text": f"{i} {NASTY}"} for i in range(300)], block=100)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(CurateError, match=rf"a{ending}: not a whole .* file .*\d+ rows"):
+        list(rows(shard_at(path)))
+
+
+def test_a_string_that_is_not_utf8_sets_aside_its_row_only(tmp_path):
+    good, bad = [f"row {i}" for i in range(5)], b"\xff\xfe"
+    column = pa.array([t.encode() if i != 2 else bad for i, t in enumerate(good)], pa.binary()).view(
+        pa.string()
+    )
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    found = [r for _, r in rows(shard_at(tmp_path / "a.parquet"))]
+    assert isinstance(found[2], BadRow)
+    assert found[2].reason == "undecodable row"
+    assert [r["text"] for i, r in enumerate(found) if i != 2] == [t for i, t in enumerate(good) if i != 2]
+
+
+def test_nanoseconds_are_cut_to_what_a_datetime_holds(tmp_path):
+    moment = datetime(2024, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    exact = int(moment.timestamp()) * 10**9 + 678901234
+    stamps = pa.array([exact], pa.timestamp("ns", "UTC"))
+    pq.write_table(pa.table({"text": ["a"], "when": stamps}), tmp_path / "a.parquet")
+    (_, row), *_ = rows(shard_at(tmp_path / "a.parquet"))
+    assert row["when"] == moment
+    (_, table), *_ = raw_tables(shard_at(tmp_path / "a.parquet"))
+    assert table["when"].cast(pa.int64()).to_pylist() == [exact]
+
+
+def test_tables_keep_native_types_and_join_the_keys_of_lines(tmp_path):
+    native = pa.table({"text": pa.array(["a"], pa.large_string()), "n": pa.array([1], pa.int8())})
+    pq.write_table(native, tmp_path / "a.parquet")
+    (_, table), *_ = raw_tables(shard_at(tmp_path / "a.parquet"))
+    assert table.schema.types == native.schema.types
+    mixed = [{"text": "a", "k": 1}, {"text": "b", "k": "x", "new": [1]}, {"text": "c", "k": {"z": None}}]
+    (_, table), *_ = raw_tables(shard_at(write(tmp_path / "b.jsonl", mixed)))
+    assert table.column_names == ["text", "k", "new"]
+    assert table["k"].to_pylist() == ["1", "x", '{"z": null}']
+    assert table["new"].to_pylist() == [None, [1], None]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".arrow", ".file.arrow"])
+def test_a_shard_without_rows_gives_none(tmp_path, ending):
+    path = write(tmp_path / f"a{ending}", SOME[:1])
+    if ending == ".jsonl":
+        path.write_bytes(b"\n\n")
+    elif ending == ".parquet":
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    else:
+        schema = pa.schema([("text", pa.string())])
+        opener = pa.ipc.new_file if "file" in ending else pa.ipc.new_stream
+        with opener(str(path), schema):
+            pass
+    assert list(documents(shard_at(path), Fields())) == []
+    assert list(raw_tables(shard_at(path))) == []
+
+
+def test_reading_a_large_row_group_needs_little_memory(tmp_path):
+    path = tmp_path / "a.parquet"
+    text = pa.array([f"{i:07d}" * 100 for i in range(60_000)])  # 42 MB in one row group
+    pq.write_table(pa.table({"text": text}), path, compression="none", use_dictionary=False)
+    del text
+    before = pa.total_allocated_bytes()
+    peak = 0
+    for n, _ in enumerate(documents(shard_at(path), Fields())):
+        if n % 1000 == 0:
+            peak = max(peak, pa.total_allocated_bytes() - before)
+    assert 0 < peak < 16 << 20

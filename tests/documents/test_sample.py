@@ -1,0 +1,111 @@
+import shutil
+from collections import Counter
+
+import pytest
+
+from curate.documents import Fields, documents, open_pool, sample_rows
+from curate.documents import sample as sampling
+from curate.errors import SettingsError
+from curate.schema import Document
+from tests.documents.writing import ENDINGS, write
+
+ENDINGS_BY_SHARD = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow", ".file.arrow"]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pool")
+    for i, ending in enumerate(ENDINGS_BY_SHARD):
+        rows = [{"text": f"shard {i} row {r} " + "word " * (r % 7)} for r in range(400)]
+        write(folder / f"{i}{ending}", rows, block=100)
+    return open_pool(folder)
+
+
+def places(found: list[Document]) -> list[tuple[str, int]]:
+    return [(d.shard, d.row) for d in found]
+
+
+def test_a_sample_is_spread_over_the_shards_in_order_without_repeats(pool):
+    found = sample_rows(pool, 240, 0, Fields())
+    assert len(set(places(found))) == 240
+    assert places(found) == sorted(places(found))
+    assert all(36 <= n <= 44 for n in Counter(d.shard for d in found).values())
+    assert len({d.shard for d in found}) == 6
+    everything = {(d.shard, d.row): d for s in pool.shards for d in documents(s, Fields())}
+    assert all(everything[d.shard, d.row] == d for d in found)
+
+
+def test_a_sample_depends_on_the_seed_alone_and_moves_with_the_pool(pool, tmp_path):
+    first = sample_rows(pool, 50, 3, Fields())
+    assert first == sample_rows(pool, 50, 3, Fields())
+    assert places(first) != places(sample_rows(pool, 50, 4, Fields()))
+    moved = shutil.copytree(pool.address[0], tmp_path / "moved")
+    assert sample_rows(open_pool(moved), 50, 3, Fields()) == first
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_row_is_equally_likely(tmp_path, ending):
+    write(
+        tmp_path / f"a{ending}",
+        [{"text": f"row {r} " + "long " * (50 * (r % 2))} for r in range(40)],
+        block=10,
+    )
+    pool = open_pool(tmp_path)
+    drawn = Counter(d.row for seed in range(400) for d in sample_rows(pool, 10, seed, Fields()))
+    # 400 draws of 10 from 40: 100 each on average, standard deviation below 9 (in Parquet, rows of one group
+    # come together, which widens it).
+    assert len(drawn) == 40
+    assert all(60 <= n <= 140 for n in drawn.values())
+
+
+def test_a_small_sample_reaches_every_shard_over_seeds(pool):
+    shards = Counter(d.shard for seed in range(60) for d in sample_rows(pool, 2, seed, Fields()))
+    assert len(shards) == 6
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_rows_set_aside_are_replaced_as_long_as_there_are_others(tmp_path, ending):
+    rows = [{"text": f"row {r}" if r % 10 == 0 else ""} for r in range(200)]
+    write(tmp_path / f"a{ending}", rows, block=20)
+    write(tmp_path / f"b{ending}", rows[1:10], block=20)
+    pool = open_pool(tmp_path)
+    assert len(sample_rows(pool, 15, 0, Fields())) == 15
+    everything = sample_rows(pool, 500, 0, Fields())
+    assert [d.row for d in everything] == list(range(0, 200, 10))
+
+
+def test_a_pool_smaller_than_the_sample_gives_all_its_documents(pool):
+    assert len(sample_rows(pool, 10_000, 0, Fields())) == 2400
+
+
+def test_parquet_reads_only_the_row_groups_drawn_from(tmp_path):
+    rows = [{"text": f"row {r}"} for r in range(1000)]
+    write(tmp_path / "a.parquet", rows, block=50)
+    found = sample_rows(open_pool(tmp_path), 50, 0, Fields())
+    assert 1 <= len({d.row // 50 for d in found}) <= 2
+
+
+def test_beyond_the_budget_at_least_eight_streamed_shards_stand_for_all(tmp_path, monkeypatch):
+    for i in range(20):
+        write(tmp_path / f"{i:02d}.jsonl.gz", [{"text": f"shard {i} row {r}"} for r in range(30)])
+    write(tmp_path / "x.parquet", [{"text": f"row {r}"} for r in range(600)])
+    monkeypatch.setattr(sampling, "_STREAMED_BYTES", 1)
+    pool = open_pool(tmp_path)
+    seen = Counter(d.shard for d in sample_rows(pool, 100, 0, Fields()))
+    assert len(seen) == 9
+    assert 40 <= seen["x.parquet"] <= 60
+    assert len(sample_rows(pool, 1100, 0, Fields())) == 1100
+
+
+def test_of_very_many_shards_some_are_looked_into(tmp_path, monkeypatch):
+    for i in range(12):
+        write(tmp_path / f"{i:02d}.jsonl", [{"text": f"shard {i} row {r}"} for r in range(5)])
+    monkeypatch.setattr(sampling, "_SHARDS", 4)
+    pool = open_pool(tmp_path)
+    assert len({d.shard for d in sample_rows(pool, 8, 0, Fields())}) == 4
+    assert len(sample_rows(pool, 60, 0, Fields())) == 60
+
+
+def test_an_empty_sample_is_refused(pool):
+    with pytest.raises(SettingsError, match="at least one"):
+        sample_rows(pool, 0, 0, Fields())

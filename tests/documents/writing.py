@@ -1,0 +1,54 @@
+"""Writing the same rows in every format that is read."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from curate.documents import Shard, open_pool
+
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".parquet", ".arrow", ".file.arrow")
+
+
+def lines_of(rows: list[Any]) -> bytes:
+    return b"".join(json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in rows)
+
+
+def write(path: Path, rows: list[dict[str, Any]], *, block: int = 3) -> Path:
+    """Write rows in the format of the path's ending; `block` rows per row group or record batch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = lines_of(rows)
+    if path.name.endswith(".gz"):
+        data = gzip.compress(data)
+    elif path.name.endswith(".zst"):
+        data = zstandard.compress(data)
+    elif path.name.endswith(".parquet"):
+        data = _parquet(pa.Table.from_pylist(rows), block)
+    elif path.name.endswith(".arrow"):
+        data = _arrow(pa.Table.from_pylist(rows), block, as_file=path.name.endswith(".file.arrow"))
+    path.write_bytes(data)
+    return path
+
+
+def _parquet(table: pa.Table, block: int) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=block)
+    return sink.getvalue()
+
+
+def _arrow(table: pa.Table, block: int, *, as_file: bool) -> bytes:
+    sink = io.BytesIO()
+    opener = pa.ipc.new_file if as_file else pa.ipc.new_stream
+    with opener(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=block)
+    return sink.getvalue()
+
+
+def shard_at(path: Path) -> Shard:
+    (shard,) = open_pool(path).shards
+    return shard
