@@ -13,9 +13,7 @@ from curate.documents.files import filesystem, local_path, open_binary
 from curate.documents.shards import READABLE, Format, Shard, format_of
 from curate.errors import CurateError, nearest
 
-_HUB_ID = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?"
-)
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
 _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
 _WILD = re.compile(r"[*?\[]")
 
@@ -58,11 +56,7 @@ def find_shards(address: str) -> tuple[list[Shard], list[str]]:
 
 
 def _what(address: str, path: Path | None) -> str:
-    return (
-        "the pattern matches"
-        if _WILD.search(address) and not (path and path.exists())
-        else "the folder holds"
-    )
+    return "the pattern matches" if _WILD.search(address) and not (path and path.exists()) else "the folder holds"
 
 
 def _nearest_sibling(path: Path) -> str:
@@ -71,16 +65,12 @@ def _nearest_sibling(path: Path) -> str:
         return f"The folder {str(parent)!r} does not exist either."
     names = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
     close = nearest(path.name, names)
-    return (
-        close if close.startswith("Did") else "A pool is a folder, a glob, a file, a hub dataset id or a url."
-    )
+    return close if close.startswith("Did") else "A pool is a folder, a glob, a file, a hub dataset id or a url."
 
 
 def _split(files: list[Found]) -> tuple[list[Shard], list[str]]:
     """Tell shards from the rest; in a `save_to_disk` folder only the files its state.json lists are data."""
-    states = {
-        str(PurePosixPath(f.name).parent): f for f in files if PurePosixPath(f.name).name == "state.json"
-    }
+    states = {str(PurePosixPath(f.name).parent): f for f in files if PurePosixPath(f.name).name == "state.json"}
     saved = {folder: listed for folder, f in states.items() if (listed := _saved_files(f.url)) is not None}
     shards, ignored = [], []
     for f in files:
@@ -117,7 +107,9 @@ def _saved_files(url: str) -> set[str] | None:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith((".", "__")) for part in PurePosixPath(name).parts)
+    """Whether a file is hidden, or lies in a hidden folder or among a table format's own records."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith((".", "__")) or part in ("_delta_log", "_temporary") for part in parts)
 
 
 def _local_files(path: Path) -> list[Found]:

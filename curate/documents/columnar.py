@@ -25,8 +25,7 @@ def _named(shard: Shard, reached: list[int]) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, EOFError) as error:
         raise CurateError(
-            f"{shard.url}: not a whole {_KIND[shard.format]} file ({error}); "
-            f"{reached[0]} rows could be read before.",
+            f"{shard.url}: not a whole {_KIND[shard.format]} file ({error}); {reached[0]} rows could be read before.",
             hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
         ) from error
 

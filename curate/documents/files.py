@@ -51,8 +51,6 @@ def open_binary(url: str) -> IO[bytes]:
         stream: Any = fs.open(inner, "rb")
         return stream
     except FileNotFoundError as error:
-        raise CurateError(
-            f"{url}: the file is gone.", hint="Was the pool changed while it was read?"
-        ) from error
+        raise CurateError(f"{url}: the file is gone.", hint="Was the pool changed while it was read?") from error
     except PermissionError as error:
         raise CurateError(f"{url}: no permission to read it.") from error

@@ -99,6 +99,4 @@ def _column(values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array(
-            [v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string()
-        )
+        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())

@@ -47,9 +47,7 @@ class Overlap:
         self._ids = {word: i for i, word in enumerate(sorted({w for row in rows for w in row}), start=1)}
         # Words the target does not hold get id 0 and code 0; a run with one of them matches by hash collision
         # only.
-        self._codes = np.array(
-            [0, *(xxhash.xxh3_64_intdigest(w.encode()) for w in self._ids)], dtype=np.uint64
-        )
+        self._codes = np.array([0, *(xxhash.xxh3_64_intdigest(w.encode()) for w in self._ids)], dtype=np.uint64)
         self._rows = [self._encode(row) for row in rows]
         self._powers = _powers(_MULTIPLIER, 1 << 12)
         self._inverses = _powers(_INVERSE, 1 << 12)
@@ -69,9 +67,8 @@ class Overlap:
         self._owners = np.concatenate([np.zeros(0, np.int64), *owners])[order]
         self._runs, self._starts = np.unique(flat[order], return_index=True)
         self._ends = np.append(self._starts[1:], len(flat)).astype(np.int64)
-        # A bit table 64 times as large as the runs lets nearly every run of a clean document be dismissed by
-        # one look.
-        bits = max(16, (64 * max(1, len(self._runs)) - 1).bit_length())
+        # A table with 64 cells per run dismisses nearly every run of a clean document by one look.
+        bits = min(27, max(16, (64 * max(1, len(self._runs)) - 1).bit_length()))
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << bits, dtype=np.bool_)
         self._table[self._runs >> self._shift] = True

@@ -46,16 +46,12 @@ def open_pool(address: str | Path | Sequence[str | Path]) -> Pool:
     """
     given = (address,) if isinstance(address, str | Path) else tuple(address)
     if not given:
-        raise SettingsError(
-            "No address was given.", hint="Name a folder, a glob, a file, a hub dataset id or a url."
-        )
+        raise SettingsError("No address was given.", hint="Name a folder, a glob, a file, a hub dataset id or a url.")
     shards: dict[str, Shard] = {}
     ignored: set[str] = set()
     for one in given:
         if not str(one):
-            raise SettingsError(
-                "An address is empty.", hint="Name a folder, a glob, a file, a hub id or a url."
-            )
+            raise SettingsError("An address is empty.", hint="Name a folder, a glob, a file, a hub id or a url.")
         found, rest = find_shards(str(one))
         ignored.update(rest)
         for shard in found:

@@ -99,9 +99,7 @@ def _content(raw: Mapping[str, Any], fields: Fields) -> dict[str, Any] | _Refuse
     wanted = f"{fields.text!r}, {fields.messages!r} or {fields.prompt!r} with {fields.completion!r}"
     null = [c for c in fields.columns[:-1] if c in raw and raw[c] is None]
     nulls = f" (null: {', '.join(null)})" if null else ""
-    return _Refused(
-        "no text", f"expected {wanted}; columns here: {', '.join(map(str, raw)) or 'none'}{nulls}"
-    )
+    return _Refused("no text", f"expected {wanted}; columns here: {', '.join(map(str, raw)) or 'none'}{nulls}")
 
 
 def _wrong_string(column: str, value: Any) -> _Refused | None:
@@ -126,15 +124,21 @@ def _messages(value: Any, column: str) -> dict[str, Any] | _Refused:
         if not isinstance(turn, Mapping):
             return _Refused("invalid messages", f"turn {i}: expected an object, found {type(turn).__name__}")
         if problem := _wrong_turn(turn):
-            return _Refused(
-                "invalid messages", f"turn {i}: {problem}; keys here: {', '.join(map(str, turn))}"
-            )
-        # Arrow gives every turn the keys of all turns, null where it had none.
-        turns.append({k: v for k, v in turn.items() if v is not None or k in ("role", "content")})
+            return _Refused("invalid messages", f"turn {i}: {problem}; keys here: {', '.join(map(str, turn))}")
+        turns.append({k: _without_nulls(v) for k, v in turn.items() if v is not None or k == "content"})
     if not any(t["role"] == "assistant" and (message_text(t).strip() or t.get("tool_calls")) for t in turns):
         roles = ", ".join(dict.fromkeys(t["role"] for t in turns))
         return _Refused("no assistant turn", f"no turn of the assistant with content; roles here: {roles}")
     return {"messages": turns}
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop null keys: Arrow gives every object the keys of all objects, null where it had none."""
+    if isinstance(value, list):
+        return [_without_nulls(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value
 
 
 def _wrong_turn(turn: Mapping[str, Any]) -> str | None:
@@ -157,9 +161,7 @@ def _own_id(value: Any) -> str | None:
 
 def _metadata(raw: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     taken = fields.columns
-    return {
-        k: scalar for k, value in raw.items() if k not in taken and (scalar := _scalar(value)) is not _NESTED
-    }
+    return {k: scalar for k, value in raw.items() if k not in taken and (scalar := _scalar(value)) is not _NESTED}
 
 
 _NESTED = object()

@@ -41,9 +41,7 @@ def raw_tables(
     differ; lines that cannot be decoded are left out. `rows` (sorted, distinct) gives only those rows.
     """
     if shard.format == "jsonl":
-        chosen = (
-            json_rows(shard, start=start) if rows is None else chosen_json_rows(shard, start=start, rows=rows)
-        )
+        chosen = json_rows(shard, start=start) if rows is None else chosen_json_rows(shard, start=start, rows=rows)
         yield from json_tables(chosen, batch_rows)
         return
     for numbers, batch in batches(shard, start=start, rows=rows, batch_rows=batch_rows):

@@ -59,9 +59,7 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
         raise SettingsError(f"A sample needs at least one document; got {count}.")
     draws = [_Draw(order=i, shard=s, rng_seed=f"{seed}:{s.name}") for i, s in enumerate(pool.shards)]
     rng = random.Random(f"{seed}:shards")
-    looked_into = (
-        draws if len(draws) <= _SHARDS else sorted(rng.sample(draws, _SHARDS), key=lambda d: d.order)
-    )
+    looked_into = draws if len(draws) <= _SHARDS else sorted(rng.sample(draws, _SHARDS), key=lambda d: d.order)
     for draw in looked_into:
         draw.weight = _estimated_rows(draw.shard)
     active = _within_budget(looked_into, rng)
@@ -141,9 +139,7 @@ def _look(draw: _Draw, fields: Fields) -> None:
         draw.documents = []
         return
     rng = random.Random(draw.rng_seed)
-    found = (
-        _draw_lines(draw, rng, fields) if draw.shard.format == "jsonl" else _draw_blocks(draw, rng, fields)
-    )
+    found = _draw_lines(draw, rng, fields) if draw.shard.format == "jsonl" else _draw_blocks(draw, rng, fields)
     rng.shuffle(found)
     draw.documents = found
 

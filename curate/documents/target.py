@@ -39,9 +39,7 @@ class Target:
         return xxhash.xxh3_128_hexdigest(orjson.dumps(pairs))
 
 
-def read_target(
-    address: str | Path | Sequence[str | Path], fields: Fields, *, group_by: str | None = None
-) -> Target:
+def read_target(address: str | Path | Sequence[str | Path], fields: Fields, *, group_by: str | None = None) -> Target:
     """Read every row of a target, grouped by the values of one column (any column but a nested one).
 
     Rows that are no documents, and rows whose group is null ('no group'), are set aside with their reason.
@@ -61,18 +59,14 @@ def read_target(
             elif group is None:
                 detail = f"column {group_by!r} holds no value to group by"
                 skipped.append(
-                    Skipped(
-                        shard=shard.name, row=number, reason="no group", detail=detail, doc_id=document.doc_id
-                    )
+                    Skipped(shard=shard.name, row=number, reason="no group", detail=detail, doc_id=document.doc_id)
                 )
             else:
                 found.append(document)
                 groups.append(group)
     if not found:
         why = (
-            f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}"
-            if skipped
-            else ""
+            f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         )
         raise CurateError(f"{', '.join(pool.address)}: the target holds no document{why}.")
     return Target(documents=found, groups=groups, skipped=skipped)

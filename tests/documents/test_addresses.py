@@ -25,6 +25,7 @@ def test_a_folder_is_read_recursively_in_sorted_order_and_tells_what_it_ignored(
     (tmp_path / "dataset_info.json").write_text("{}")
     (tmp_path / ".cache").mkdir()
     write(tmp_path / ".cache/e.jsonl", ROWS)
+    write(tmp_path / "_delta_log/0.json", [{"commitInfo": {}}])
     write(tmp_path / ".hidden.jsonl", ROWS)
     pool = open_pool(tmp_path)
     assert [s.name for s in pool.shards] == ["a.parquet", "b.jsonl", "sub/c.jsonl.zst", "sub/d.arrow"]

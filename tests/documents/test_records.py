@@ -33,11 +33,17 @@ def test_every_format_gives_the_same_documents(tmp_path, ending):
     assert found[0].metadata == {"source": "web", "year": 2020}
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_turns_hold_the_keys_they_were_written_with_in_every_format(tmp_path, ending):
+    parts = [{"type": "text", "text": "yes"}, {"type": "image", "url": "x"}]
+    turns = [{"role": "user", "content": parts, "name": "me"}, {"role": "assistant", "content": parts[:1]}]
+    (found,) = read(tmp_path / f"a{ending}", [{"messages": turns}])
+    assert found.messages == turns
+
+
 def test_a_pool_may_mix_forms_row_by_row_in_a_fixed_order(tmp_path):
     pair = {"prompt": "2+2=", "completion": "4"}
-    found = read(
-        tmp_path / "a.jsonl", [{"text": "t", "messages": CHAT, **pair}, {"messages": CHAT, **pair}, pair]
-    )
+    found = read(tmp_path / "a.jsonl", [{"text": "t", "messages": CHAT, **pair}, {"messages": CHAT, **pair}, pair])
     assert [d.text for d in found] == ["t", None, None]
     assert [d.messages for d in found] == [None, CHAT, None]
     assert [(d.prompt, d.completion) for d in found] == [(None, None), (None, None), ("2+2=", "4")]
@@ -136,9 +142,7 @@ def test_scalar_columns_come_along_and_nested_ones_stay(tmp_path):
 
 
 def test_an_id_is_read_as_a_string_and_a_nested_or_nan_one_does_not_count(tmp_path):
-    found = read(
-        tmp_path / "a.jsonl", [{"text": "a", "id": i} for i in (0, "", 1.5, [1], float("nan"), None)]
-    )
+    found = read(tmp_path / "a.jsonl", [{"text": "a", "id": i} for i in (0, "", 1.5, [1], float("nan"), None)])
     content = found[0].content_hash
     assert [d.doc_id for d in found] == ["0", "", "1.5", content, content, content]
 

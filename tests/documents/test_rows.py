@@ -168,9 +168,7 @@ def test_a_damaged_columnar_file_is_an_error_that_names_it(tmp_path, ending, kee
 
 def test_a_string_that_is_not_utf8_sets_aside_its_row_only(tmp_path):
     good, bad = [f"row {i}" for i in range(5)], b"\xff\xfe"
-    column = pa.array([t.encode() if i != 2 else bad for i, t in enumerate(good)], pa.binary()).view(
-        pa.string()
-    )
+    column = pa.array([t.encode() if i != 2 else bad for i, t in enumerate(good)], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
     found = [r for _, r in rows(shard_at(tmp_path / "a.parquet"))]
     assert isinstance(found[2], BadRow)
