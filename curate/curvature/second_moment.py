@@ -1,0 +1,70 @@
+"""The uncentred second moment of sketches, layer by layer, and its damped inverse root (TrackStar's R)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.gradients.scoring import Whitening
+from curate.gradients.sketches import Block
+
+Moments = dict[str, Float[Tensor, "block block"]]
+
+
+class SecondMoment:
+    """Accumulate `R = E[s sᵀ]` per layer over the sketches of a background sample."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks, self.count = blocks, 0
+        self._sums: Moments = {}
+
+    def update(self, values: Float[Tensor, "documents sketch"]) -> None:
+        """Add documents; one whose sketch is not finite is left out."""
+        values = values[torch.isfinite(values).all(1)]
+        self.count += len(values)
+        for block in self.blocks:
+            part = values[:, block.start : block.stop]
+            known = self._sums.get(block.name)
+            self._sums[block.name] = part.T @ part if known is None else known.addmm_(part.T, part)
+
+    def mean(self) -> Moments:
+        """Return R per layer."""
+        return {name: total / max(1, self.count) for name, total in self._sums.items()}
+
+
+def inverse_roots(moments: Moments, *, damping: float) -> Whitening:
+    """Return `(R + damping · mean eigenvalue)^(-1/2)` per layer, by eigendecomposition in float64.
+
+    TrackStar (Chang et al. 2024, arXiv 2410.17413, §3.2 and appendix). The root is symmetric, so that applying it to
+    both sides of a product is one damped solve. A layer whose sketches are all zero keeps them so.
+    """
+    roots = {}
+    for name, moment in moments.items():
+        eigenvalues, vectors = torch.linalg.eigh(moment.to(torch.float64))
+        eigenvalues = eigenvalues.clamp_min(0)
+        damped = eigenvalues + damping * eigenvalues.mean()
+        scale = torch.where(damped > 0, damped, torch.ones_like(damped)).rsqrt()
+        roots[name] = ((vectors * scale) @ vectors.T).to(moment.dtype)
+    return roots
+
+
+def mix(pool: Moments, target: Moments, share: float) -> Moments:
+    """Return `share · R_target + (1 - share) · R_pool` per layer."""
+    return {name: share * target[name] + (1 - share) * pool[name] for name in pool}
+
+
+def mixing_share(pool: Float[Tensor, "n"], target: Float[Tensor, "n"], k: int) -> float:
+    """Return the paper's λ = σ_pool[k] / (σ_target[k] + σ_pool[k]), k counted from 1, of two spectra.
+
+    Directions that the target's gradients share among themselves are damped down to the pool's level from the k-th on
+    (TrackStar, appendix on task-specific second moments).
+    """
+    k = min(max(1, k), len(pool), len(target)) - 1
+    ours, theirs = pool.sort(descending=True).values[k], target.sort(descending=True).values[k]
+    return float(ours / (theirs + ours)) if float(theirs + ours) > 0 else 0.0
+
+
+def spectrum(moments: Moments) -> Float[Tensor, "n"]:
+    """Return the eigenvalues of all layers together."""
+    return torch.cat([torch.linalg.eigvalsh(m.to(torch.float64)) for m in moments.values()])

@@ -1,0 +1,56 @@
+"""From token batches back to documents: one sketch per document, whatever batches and windows it was spread over."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.gradients.sketches import SketchEngine, Sketches
+from curate.tokens import Encoded, TokenSettings, batches
+
+DEFAULT_BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How documents are cut and grouped on their way through the proxy."""
+
+    tokens: TokenSettings
+    budget: int
+    """Tokens of one batch, padding included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentSketches:
+    """Sketches of some of the documents that were handed in."""
+
+    documents: tuple[int, ...]
+    """Their positions in the sequence that was handed in."""
+    values: Float[Tensor, "documents sketch"]
+    """Gradients of the loss summed over scored tokens, projected."""
+    losses: Float[Tensor, "documents"]
+    """Loss summed over scored tokens, in nats."""
+
+
+def document_sketches(
+    engine: SketchEngine, encoded: Sequence[Encoded], batching: Batching
+) -> Iterator[DocumentSketches]:
+    """Yield the sketches of every document, a batch at a time, shortest first.
+
+    A document of several windows comes alone, the sum of its windows' sketches: its gradient is the sum of theirs.
+    """
+    short = {i: e for i, e in enumerate(encoded) if len(e.ids) <= batching.tokens.context}
+    for batch in batches(short, batching.tokens, budget=batching.budget):
+        found = engine(batch)
+        yield DocumentSketches(documents=batch.documents, values=found.values, losses=found.losses)
+    for i, document in enumerate(encoded):
+        if i in short:
+            continue
+        parts = [engine(b) for b in batches({i: document}, batching.tokens, budget=batching.budget)]
+        yield DocumentSketches(documents=(i,), values=_total(parts, "values"), losses=_total(parts, "losses"))
+
+
+def _total(parts: Sequence[Sketches], name: str) -> Tensor:
+    return torch.stack([getattr(p, name).sum(0) for p in parts]).sum(0, keepdim=True)

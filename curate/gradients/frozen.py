@@ -1,0 +1,57 @@
+"""One forward and one backward pass through a frozen proxy: what every engine runs inside its taps."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.errors import CurateError
+from curate.gradients.head import Head
+from curate.models import Proxy
+from curate.tokens import TokenBatch
+
+
+class FrozenPass:
+    """Run a proxy's decoder and head over token batches, weights frozen."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy, self.head = proxy, Head.of(proxy)
+        self._check_head()
+
+    def backward(self, batch: TokenBatch) -> Float[Tensor, "sequences"]:
+        """Send the gradient of the loss, summed over scored tokens, through the decoder; return each sequence's loss.
+
+        Does nothing useful outside `tapped`: with no tap there is no graph to go back through.
+        """
+        batch = batch.to(self.proxy.device)
+        hidden = self._hidden(batch.ids)
+        losses, gradients = self.head(hidden.detach().flatten(0, 1), batch.labels.flatten())
+        assert gradients is not None
+        hidden.backward(gradients.view_as(hidden))
+        return losses.view(batch.ids.shape).sum(-1)
+
+    @torch.no_grad()
+    def losses(self, batch: TokenBatch) -> Float[Tensor, "sequences tokens"]:
+        """Return each position's loss (0 where it carries none), without any gradient."""
+        batch = batch.to(self.proxy.device)
+        hidden = self._hidden(batch.ids)
+        return self.head(hidden.flatten(0, 1), batch.labels.flatten(), gradient=False)[0].view(batch.ids.shape)
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        return self.proxy.decoder(input_ids=ids, use_cache=False).last_hidden_state
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Compare the head with the model's own logits on a few tokens: architectures hide scales and caps there."""
+        vocabulary = self.head.weight.shape[0]
+        ids = torch.arange(1, 9, device=self.proxy.device).remainder(vocabulary).unsqueeze(0)
+        labels = ids.roll(-1, 1)
+        logits = self.proxy.model(input_ids=ids, use_cache=False).logits[0].double()
+        expected = torch.nn.functional.cross_entropy(logits, labels[0], reduction="none")
+        found, _ = self.head(self._hidden(ids)[0], labels[0], gradient=False)
+        tolerance = 0.1 if self.proxy.dtype in (torch.bfloat16, torch.float16) else 1e-3
+        if not torch.allclose(found.double(), expected, rtol=tolerance, atol=tolerance):
+            raise CurateError(
+                f"{type(self.proxy.model).__name__} does more between its last hidden state and its logits than a linear"
+                f" head with scale, bias and soft cap: losses differ by {(found - expected).abs().max().item():.3g} nats.",
+                hint="Use another proxy of the same family without that step, and please report this architecture.",
+            )

@@ -1,0 +1,117 @@
+"""Sketches: every document's gradient, randomly projected on both sides, from one pass with frozen weights.
+
+For a linear layer with inputs A `[tokens, d_in]` (a ones column appended where it has a bias) and output gradients G
+`[tokens, d_out]`, the document's gradient is GᵀA and its sketch P_gᵀ(GᵀA)P_a = (G P_g)ᵀ(A P_a) `[p_g, p_a]`: the
+forward pass keeps A P_a, the backward pass multiplies, and nothing of size d_out × d_in is ever formed (TRAK, Park et
+al. 2023, §3.2; LoGra, Choe et al. 2024, §3).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.gradients.frozen import FrozenPass
+from curate.gradients.linear import tapped
+from curate.gradients.projections import projection
+from curate.models import Proxy
+from curate.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One layer's part of a sketch: columns `start : start + rows * columns`, a `[rows, columns]` matrix flattened."""
+
+    name: str
+    start: int
+    rows: int
+    columns: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.rows * self.columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sketches:
+    """What one batch gives, by sequence."""
+
+    values: Float[Tensor, "sequences sketch"]
+    """Projected gradients of the loss summed over scored tokens; float32 (float64 for a float64 proxy)."""
+    losses: Float[Tensor, "sequences"]
+    """Loss summed over scored tokens, in nats."""
+
+
+class SketchEngine:
+    """Compute sketches of token batches for one proxy; one instance serves target, background and pool.
+
+    `dim` is the number of dimensions per side and layer; a side no wider than that is kept as it is, so that a large
+    `dim` gives whole gradients.
+    """
+
+    def __init__(self, proxy: Proxy, *, dim: int, seed: int) -> None:
+        self.proxy, self.frozen = proxy, FrozenPass(proxy)
+        self.blocks: list[Block] = []
+        self._inputs: dict[str, tuple[Tensor | None, Tensor | None]] = {}
+        self._outputs: dict[str, Tensor | None] = {}
+        place = {"device": proxy.device, "dtype": proxy.dtype}
+        start = 0
+        for name in proxy.tracked:
+            d_out, d_in, has_bias = proxy.shape(name)
+            p_in = projection(name, "inputs", d_in + has_bias, dim, seed)
+            p_out = projection(name, "outputs", d_out, dim, seed)
+            if p_in is None:
+                self._inputs[name] = (None, torch.ones(1, **place) if has_bias else None)
+            else:
+                self._inputs[name] = (p_in[:d_in].to(**place), p_in[d_in].to(**place) if has_bias else None)
+            self._outputs[name] = None if p_out is None else p_out.to(**place)
+            rows = d_out if p_out is None else dim
+            columns = d_in + has_bias if p_in is None else dim
+            self.blocks.append(Block(name=name, start=start, rows=rows, columns=columns))
+            start += rows * columns
+        self.width = start
+
+    def __call__(self, batch: TokenBatch) -> Sketches:
+        """Return the sketches of a batch, one row per sequence. Padding and masked tokens add nothing to them."""
+        wide = torch.promote_types(self.proxy.dtype, torch.float32)
+        values = torch.zeros(len(batch), self.width, dtype=wide, device=self.proxy.device)
+        blocks = {b.name: b for b in self.blocks}
+        with tapped(self.proxy.linears, lambda name: self._tap(blocks.get(name), values)):
+            losses = self.frozen.backward(batch)
+        return Sketches(values=values, losses=losses)
+
+    def _tap(self, block: Block | None, values: Tensor) -> "_SketchTap | None":
+        if block is None:
+            return None
+        return _SketchTap(block, self._inputs[block.name], self._outputs[block.name], values)
+
+
+class _SketchTap:
+    """Keeps A P_a on the way forward, adds (G P_g)ᵀ(A P_a) to its columns on the way back."""
+
+    def __init__(
+        self,
+        block: Block,
+        inputs: tuple[Tensor | None, Tensor | None],
+        outputs: Tensor | None,
+        values: Tensor,
+    ) -> None:
+        self.block, self.outputs, self.values = block, outputs, values
+        self.project_inputs, self.bias_row = inputs
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if inputs.ndim != 3 or inputs.shape[0] != self.values.shape[0]:
+            raise AssertionError(f"{self.block.name} does not see sequences: {tuple(inputs.shape)}")
+        if self.project_inputs is not None:
+            kept = inputs @ self.project_inputs
+            return kept if self.bias_row is None else kept + self.bias_row
+        if self.bias_row is None:
+            return inputs
+        return torch.cat([inputs, self.bias_row.expand(*inputs.shape[:-1], 1)], -1)
+
+    def backward(self, kept: Tensor, output_gradients: Tensor) -> None:
+        gradients = output_gradients if self.outputs is None else output_gradients @ self.outputs
+        wide = self.values.dtype
+        product = gradients.to(wide).transpose(1, 2) @ kept.to(wide)
+        self.values[:, self.block.start : self.block.stop] += product.flatten(1)

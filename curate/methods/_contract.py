@@ -1,0 +1,79 @@
+"""What a method is given, what it gives back, and where it may keep what was expensive."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import xxhash
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from curate.gradients.documents import Batching
+from curate.gradients.scoring import Scored
+from curate.models import Proxy
+from curate.progress import Reporter
+from curate.scores.atomic import atomic_write
+from curate.tokens import Encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedTarget:
+    """The target as tokens."""
+
+    encoded: Sequence[Encoded]
+    groups: Sequence[str]
+    """Aligned with `encoded`."""
+    names: Sequence[str]
+    """The distinct groups, sorted."""
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """All that a method may prepare on."""
+
+    proxy: Proxy
+    proxy_fingerprint: str
+    target: EncodedTarget
+    background: Callable[[], Sequence[Encoded]]
+    """Reads the background sample when it is asked for, so that a method without curvature never does."""
+    background_fingerprint: str
+    batching: Batching
+    kept: "Kept"
+    reporter: Reporter
+
+
+class Scorer(Protocol):
+    """Scores documents against the target, any number of them at a time."""
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored: ...
+
+
+class Kept:
+    """Tensors of a run that were expensive to make, by name and by a fingerprint of all that they depend on.
+
+    They are looked for in the run itself, then in its neighbours, so that a second run with the same target, model and
+    settings does not compute them again.
+    """
+
+    def __init__(self, run: Path, neighbours: Sequence[Path] = ()) -> None:
+        self.run, self.neighbours = run, neighbours
+
+    def get(
+        self, name: str, depends_on: Mapping[str, object], make: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return the tensors kept under `name` for exactly these dependencies, making and keeping them if need be."""
+        key = xxhash.xxh3_64_hexdigest(repr(sorted(depends_on.items())))
+        where = Path(name).with_name(f"{Path(name).name}-{key}.safetensors")
+        for run in (self.run, *self.neighbours):
+            if (run / where).exists():
+                tensors = load_file(run / where)
+                break
+        else:
+            tensors = make()
+        if not (self.run / where).exists():
+            (self.run / where).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.run / where) as temporary:
+                save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+        return tensors

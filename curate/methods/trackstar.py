@@ -1,0 +1,76 @@
+"""TrackStar: projected gradients, whitened by their second moment, brought to norm 1.
+
+Chang et al. 2024, arXiv 2410.17413: Projection → R^(-1/2) on both sides → concatenation of layers → unit norm → dot product; queries are averaged after each
+was normalised. R comes from a background sample of the pool; the paper also mixes in the target's own second moment
+(`target_share`), which removes what all its rows share: for selection that is often the signal, so the default is none.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from curate.curvature.second_moment import Moments, SecondMoment, inverse_roots, mix, mixing_share, spectrum
+from curate.errors import CurateError, SettingsError
+from curate.gradients.documents import document_sketches
+from curate.gradients.scoring import SketchScorer, group_means, prepare_sketches
+from curate.gradients.sketches import SketchEngine
+from curate.methods._contract import Inputs
+from curate.methods._sketched import SketchSettings, depends_on, target_sketches
+
+# The paper takes the 1000th of 65 536 eigenvalues; smaller sketches take the same fraction.
+PAPER_FRACTION = 1000 / 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(SketchSettings):
+    """TrackStar's settings beside the projection."""
+
+    damping: float = 0.1
+    """Share of the mean eigenvalue of a layer's R that is added to each of them."""
+    target_share: float | str = 0.0
+    """λ in R = λ R_target + (1 - λ) R_pool, from 0 up to 1; 'paper' takes it from the two spectra."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.damping >= 0:
+            raise SettingsError(f"damping is {self.damping}; expected 0 or more.")
+        share = self.target_share
+        if not (share == "paper" or (isinstance(share, int | float) and 0 <= share <= 1)):
+            raise SettingsError(f"target_share is {share!r}; expected a number from 0 to 1, or 'paper'.")
+
+
+def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
+    """Fit R on the background, whiten the target's sketches, and return the scorer."""
+    engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
+    target = target_sketches(engine, inputs, settings)
+    keys = depends_on(inputs, settings) | {"background": inputs.background_fingerprint, "target": None}
+    moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs))
+    moments = {name: moment.to(inputs.proxy.device) for name, moment in moments.items()}
+    whitening = inverse_roots(_mixed(moments, engine, target.values, settings), damping=settings.damping)
+    ready = prepare_sketches(target.values, engine.blocks, whitening, unit=True)
+    queries = group_means(ready, target.groups, inputs.target.names)
+    return SketchScorer(engine=engine, queries=queries, whitening=whitening, unit=True)
+
+
+def _fit(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:
+    moment = SecondMoment(engine.blocks)
+    encoded = inputs.background()
+    with inputs.reporter.stage("background", total=len(encoded)) as stage:
+        for found in document_sketches(engine, encoded, inputs.batching):
+            moment.update(found.values)
+            stage.advance(len(found.documents))
+    if not moment.count:
+        raise CurateError("No document of the background sample has a finite gradient.", hint="Use --dtype float32.")
+    return moment.mean()
+
+
+def _mixed(pool: Moments, engine: SketchEngine, target: Tensor, settings: Settings) -> Moments:
+    if settings.target_share == 0:
+        return pool
+    moment = SecondMoment(engine.blocks)
+    moment.update(target)
+    theirs = moment.mean()
+    share = settings.target_share
+    if isinstance(share, str):
+        share = mixing_share(spectrum(pool), spectrum(theirs), round(PAPER_FRACTION * engine.width))
+    return mix(pool, theirs, float(share))

@@ -1,0 +1,249 @@
+"""Loading a proxy, freezing it, and naming the layers whose gradients are tracked."""
+
+import ctypes
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from curate.errors import CurateError, SettingsError
+
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxySettings:
+    """Which model stands in for the one that will be trained, and how it runs."""
+
+    model: str = DEFAULT_MODEL
+    """A folder, or a hub id."""
+    revision: str | None = None
+    modules: tuple[str, ...] = ()
+    """Globs over layer names (`*.mlp.*`); empty: all of the decoder's, or the adapters' if there are any."""
+    dtype: str = "float32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise SettingsError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}.")
+        if self.device not in ("auto", "cpu", "cuda", "mps") and not re.fullmatch(r"cuda:\d+", self.device):
+            raise SettingsError(f"device is {self.device!r}; expected auto, cpu, cuda, cuda:N or mps.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """Which share of a model the tracked layers are."""
+
+    tracked: int
+    """Parameters in tracked layers."""
+    total: int
+    """All parameters."""
+    uncovered: dict[str, int] = field(default_factory=dict)
+    """Weight matrices of the decoder that no tracked layer holds (layer numbers as *), with their parameter counts;
+    embeddings and layers that the globs left out aside."""
+
+    @property
+    def share(self) -> float:
+        return self.tracked / self.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """A frozen causal language model, its tokenizer, and its linear layers by name."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    decoder: nn.Module
+    """Everything from token ids to the last hidden state."""
+    linears: dict[str, nn.Module]
+    """Every Linear and Conv1D of the decoder."""
+    tracked: tuple[str, ...]
+    """Names of those whose gradients count, in the model's order."""
+    coverage: Coverage
+    settings: ProxySettings
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that the model has positions for, if it says so."""
+        config = self.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+    def shape(self, name: str) -> tuple[int, int, bool]:
+        """Return (d_out, d_in, has a bias) of a linear layer."""
+        layer = self.linears[name]
+        weight = layer.weight
+        assert isinstance(weight, torch.Tensor)
+        rows, columns = weight.shape
+        d_out, d_in = (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+        return d_out, d_in, getattr(layer, "bias", None) is not None
+
+    def fingerprint(self) -> str:
+        """Return a hash of every parameter and of the tokenizer: the same bytes make the same scores."""
+        digest = xxhash.xxh3_128()
+        for name, parameter in self.model.state_dict().items():
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        words = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
+        digest.update(words.encode())
+        digest.update(str(self.tokenizer.chat_template).encode())
+        return digest.hexdigest()
+
+
+def load_proxy(settings: ProxySettings) -> Proxy:
+    """Load a proxy from a folder or the hub, frozen and in evaluation mode.
+
+    Raises CurateError when the model cannot be had, or when no layer can be tracked.
+    """
+    keep_freed_memory()
+    device = choose_device(settings.device)
+    model, tokenizer = _load(settings)
+    return make_proxy(model.to(device), tokenizer, settings)  # type: ignore[arg-type]
+
+
+def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ProxySettings) -> Proxy:
+    """Freeze a model that is in memory already and name its layers."""
+    model.eval().requires_grad_(False)
+    decoder: nn.Module = model.base_model
+    linears = {n: m for n, m in decoder.named_modules() if type(m) in (nn.Linear, Conv1D)}
+    whole = _see_sequences(decoder, linears, model.device)
+    adapters = any(".lora_" in n for n in linears)
+    globs = settings.modules or (("*.lora_*",) if adapters else ("*",))
+    chosen = [n for n in linears if any(fnmatchcase(n, g) for g in globs)]
+    tracked = tuple(n for n in chosen if n in whole)
+    if not tracked:
+        examples = ", ".join(list(linears)[:4]) or "none"
+        raise SettingsError(
+            f"No layer matches --modules {' '.join(globs)}.",
+            hint=f"Layers of this model are called, for example: {examples}.",
+        )
+    coverage = _coverage(model, decoder, linears, tracked, left_out=set(linears) - set(chosen))
+    return Proxy(
+        model=model,
+        tokenizer=tokenizer,
+        decoder=decoder,
+        linears=linears,
+        tracked=tracked,
+        coverage=coverage,
+        settings=settings,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` takes CUDA, then MPS, then the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(name.split(":")[0])
+    if available is not None and not available():
+        raise SettingsError(f"--device {name}: this machine or this build of torch has none.", hint="Use --device cpu.")
+    if name.startswith("cuda"):
+        torch.backends.cuda.matmul.allow_tf32 = True
+    return torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks instead of giving them back to the kernel on every free.
+
+    Activations are freed and asked for again all the time; each round through the kernel costs a page fault per 4 KiB,
+    a third of a run's time on a CPU. Other C libraries have no such setting and need none.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def _load(settings: ProxySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    where, options = settings.model, {"revision": settings.revision} if settings.revision else {}
+    folder = Path(where).expanduser()
+    if not folder.is_dir() and (where.startswith((".", "/", "~")) or where.count("/") > 1):
+        raise SettingsError(f"--model {where}: there is no such folder.")
+    source = str(folder) if folder.is_dir() else where
+    dtype = DTYPES[settings.dtype]
+    try:
+        if folder.is_dir() and (folder / "adapter_config.json").exists():
+            model = _load_adapters(folder, dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(settings, folder.is_dir(), error) from error
+    return model, tokenizer
+
+
+def _load_adapters(folder: Path, dtype: torch.dtype) -> Any:
+    from peft import AutoPeftModelForCausalLM
+
+    return AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=dtype).get_base_model()
+
+
+def _not_loaded(settings: ProxySettings, is_folder: bool, error: Exception) -> CurateError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if is_folder:
+        return CurateError(
+            f"{settings.model} does not load as a causal language model: {reason}",
+            hint="The folder needs config.json, weights and a tokenizer, as `save_pretrained` writes them.",
+        )
+    return CurateError(
+        f"The model {settings.model} is not on this machine and could not be fetched: {reason}",
+        hint="Give the folder of a model with --model DIR, or make a small one from the pool with `curate warmup`.",
+    )
+
+
+def _see_sequences(decoder: nn.Module, linears: dict[str, nn.Module], device: torch.device) -> set[str]:
+    """Return the layers whose inputs are whole sequences `[sequences, tokens, d_in]`; routed experts are not."""
+    seen: dict[str, bool] = {}
+
+    def note(name: str) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> None:
+            seen[name] = seen.get(name, True) and inputs[0].ndim == 3 and inputs[0].shape[:2] == (3, 5)
+
+        return hook
+
+    hooks = [m.register_forward_hook(note(n)) for n, m in linears.items()]
+    try:
+        with torch.no_grad():
+            decoder(input_ids=torch.ones(3, 5, dtype=torch.long, device=device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {n for n, whole in seen.items() if whole}
+
+
+def _coverage(
+    model: nn.Module,
+    decoder: nn.Module,
+    linears: dict[str, nn.Module],
+    tracked: Sequence[str],
+    left_out: set[str],
+) -> Coverage:
+    embeddings = {id(p) for m in decoder.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    known = {id(p) for n in (*tracked, *left_out) for p in linears[n].parameters()} | embeddings
+    uncovered: dict[str, int] = {}
+    for name, parameter in decoder.named_parameters():
+        if parameter.ndim >= 2 and id(parameter) not in known:
+            pattern = re.sub(r"\d+", "*", name)
+            uncovered[pattern] = uncovered.get(pattern, 0) + parameter.numel()
+    counted = {id(p): p.numel() for n in tracked for p in linears[n].parameters()}
+    total = {id(p): p.numel() for p in model.parameters()}
+    return Coverage(tracked=sum(counted.values()), total=sum(total.values()), uncovered=uncovered)

@@ -1,0 +1,201 @@
+"""From documents to masked token batches of bounded size."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from curate.errors import CurateError, SettingsError
+from curate.schema import Document, message_text
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A document as token ids; `scored[t]` says whether predicting token t counts as loss (never for t = 0)."""
+
+    ids: np.ndarray
+    """int32 `[tokens]`, no longer than the context unless windows were asked for."""
+    scored: np.ndarray
+    """bool `[tokens]`."""
+    truncated: bool
+
+    @property
+    def num_scored(self) -> int:
+        return int(self.scored.sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """Right-padded sequences. No attention mask: in a causal model nothing real ever sees the padding on its right."""
+
+    ids: Int[Tensor, "sequences tokens"]
+    labels: Int[Tensor, "sequences tokens"]
+    """The token that each position predicts; IGNORED where it carries no loss. Shifted, so that logits never are."""
+    documents: tuple[int, ...]
+    """Which of the documents that were batched each sequence belongs to."""
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        return TokenBatch(
+            ids=self.ids.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            documents=self.documents,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings:
+    """How documents become tokens."""
+
+    context: int
+    """Tokens of one sequence at most."""
+    long: str = "truncate"
+    """What happens to longer documents: 'truncate' (and say so), or 'windows' (all of it, in windows that add up)."""
+
+    def __post_init__(self) -> None:
+        if self.context < 2:
+            raise SettingsError(f"context is {self.context}; a sequence needs at least 2 tokens.")
+        if self.long not in ("truncate", "windows"):
+            raise SettingsError(f"long is {self.long!r}; expected 'truncate' or 'windows'.")
+
+
+class Encoder:
+    """Turn documents into tokens with a proxy's own tokenizer and chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> None:
+        self.tokenizer, self.settings = tokenizer, settings
+        template = tokenizer.chat_template
+        self._marks_turns = isinstance(template, str) and "{% generation" in template.replace("{%-", "{%")
+
+    def __call__(self, documents: Sequence[Document]) -> list[Encoded]:
+        """Encode documents in order; those of plain text all at once, which is faster."""
+        plain = [i for i, d in enumerate(documents) if d.text is not None]
+        result: list[Encoded | None] = [None] * len(documents)
+        if plain:
+            texts = [documents[i].text or "" for i in plain]
+            ids = self.tokenizer(texts, verbose=False)["input_ids"]
+            for i, row in zip(plain, ids, strict=True):
+                result[i] = self._finish(row, np.ones(len(row), bool))
+        for i, document in enumerate(documents):
+            if document.messages is not None:
+                result[i] = self._chat(document)
+            elif document.completion is not None:
+                result[i] = self._completion(document.prompt or "", document.completion)
+        return [e for e in result if e is not None]
+
+    def _finish(self, ids: Sequence[int], scored: np.ndarray) -> Encoded:
+        context = self.settings.context
+        truncated = len(ids) > context and self.settings.long == "truncate"
+        array = np.asarray(ids, np.int32)
+        if truncated:
+            array, scored = array[:context], scored[:context]
+        if len(scored):
+            scored[0] = False  # nothing predicts the first token
+        return Encoded(ids=array, scored=scored, truncated=truncated)
+
+    def _completion(self, prompt: str, completion: str) -> Encoded:
+        return self._spans(prompt + completion, [(len(prompt), len(prompt) + len(completion))], special=True)
+
+    def _spans(self, text: str, spans: Iterable[tuple[int, int]], *, special: bool) -> Encoded:
+        """Encode text, scoring the tokens that end inside one of the character spans."""
+        if not self.tokenizer.is_fast:
+            raise CurateError(
+                "This model's tokenizer gives no character offsets, which masks of prompts and turns need.",
+                hint="Use a model with a fast tokenizer, or a pool and target of plain text.",
+            )
+        coded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+        offsets = np.asarray(coded["offset_mapping"], np.int64).reshape(-1, 2)
+        scored = np.zeros(len(offsets), bool)
+        for start, stop in spans:
+            scored |= (offsets[:, 1] > start) & (offsets[:, 1] <= stop) & (offsets[:, 1] > offsets[:, 0])
+        return self._finish(coded["input_ids"], scored)
+
+    def _chat(self, document: Document) -> Encoded:
+        messages = [dict(m) for m in document.messages or ()]
+        if self.tokenizer.chat_template is None:
+            raise CurateError(
+                f"{document.shard} row {document.row} holds chat messages, and this model has no chat template.",
+                hint="Use a chat model as the proxy, or put a chat_template.jinja into the model's folder.",
+            )
+        if self._marks_turns:
+            coded: Any = self.tokenizer.apply_chat_template(
+                messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            )
+            return self._finish(coded["input_ids"], np.asarray(coded["assistant_masks"], bool))
+        return self._spans(*self._turns(messages, document), special=False)
+
+    def _turns(self, messages: list[dict[str, Any]], document: Document) -> tuple[str, list[tuple[int, int]]]:
+        """Render a conversation and find the assistant's turns as differences of renderings of its beginnings."""
+
+        def render(upto: int, prompt: bool) -> str:
+            return str(
+                self.tokenizer.apply_chat_template(messages[:upto], tokenize=False, add_generation_prompt=prompt)
+            )
+
+        whole, spans = render(len(messages), False), []
+        for i, message in enumerate(messages):
+            if message.get("role") != "assistant":
+                continue
+            before, after = render(i, True) if i else "", render(i + 1, False)
+            if not (whole.startswith(before) and whole.startswith(after)):
+                raise CurateError(
+                    f"{document.shard} row {document.row}: the chat template rewrites earlier turns (turn {i + 1}: "
+                    f"{message_text(message)[:40]!r}), so that the assistant's tokens cannot be told from the rest.",
+                    hint="Mark the assistant's turn in the template with {% generation %} … {% endgeneration %}.",
+                )
+            spans.append((len(before), len(after)))
+        return whole, spans
+
+
+def batches(
+    encoded: Mapping[int, Encoded] | Sequence[Encoded], settings: TokenSettings, *, budget: int
+) -> Iterator[TokenBatch]:
+    """Yield batches of at most `budget` tokens, padding included, shortest sequences first.
+
+    Sorting keeps the padding small; the order is a function of the lengths and positions alone. A sequence longer than
+    the budget is a batch of its own.
+    """
+    items = encoded.items() if isinstance(encoded, Mapping) else enumerate(encoded)
+    sequences = [(key, ids, scored) for key, e in items for ids, scored in windows(e, settings)]
+    sequences.sort(key=lambda s: (len(s[1]), s[0]))
+    batch: list[tuple[int, np.ndarray, np.ndarray]] = []
+    for sequence in sequences:
+        if batch and len(sequence[1]) * (len(batch) + 1) > budget:
+            yield _collate(batch)
+            batch = []
+        batch.append(sequence)
+    if batch:
+        yield _collate(batch)
+
+
+def windows(encoded: Encoded, settings: TokenSettings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (ids, scored) pieces no longer than the context, one token shared so that each token is scored once."""
+    ids, scored, context = encoded.ids, encoded.scored, settings.context
+    for start in range(0, max(1, len(ids) - 1), context - 1):
+        piece = scored[start : start + context].copy()
+        piece[0] = False
+        if start == 0 or piece.any():
+            yield ids[start : start + context], piece
+
+
+def _collate(sequences: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> TokenBatch:
+    longest = max(len(ids) for _, ids, _ in sequences)
+    ids = np.zeros((len(sequences), longest), np.int64)
+    labels = np.full((len(sequences), longest), IGNORED, np.int64)
+    for i, (_, tokens, scored) in enumerate(sequences):
+        ids[i, : len(tokens)] = tokens
+        labels[i, : len(tokens) - 1] = np.where(scored[1:], tokens[1:], IGNORED)
+    return TokenBatch(
+        ids=torch.from_numpy(ids),
+        labels=torch.from_numpy(labels),
+        documents=tuple(key for key, _, _ in sequences),
+    )
