@@ -1,0 +1,198 @@
+"""Filters: one SQL file each, with a comment header that says what it does and what it can be told.
+
+    -- summary: keep the best documents by score
+    -- param: share  share   null   share of all documents of the run
+    -- param: score  column  score  the column to rank by
+    -- one of: share, count
+    SELECT … FROM candidates WHERE … $share … {score}
+
+A parameter's line has its name, type, default and meaning. Types: int, float, share, bool, str are bound
+as `$name`, never pasted; `column` and `columns` stand as `{name}`, are checked to be columns of the
+candidates, and quoted. The default is a value, `null`, `required`, or a flag (`--top`, `--budget`) whose
+value it takes when the user gave it. `$total` is always there: the number of documents (or shards) of the
+run before any filter. `one of` lists parameters of which exactly one must have a value.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import curate
+from curate.errors import CurateError, SettingsError, nearest
+from curate.scores.views import quoted
+from curate.selection.values import COLUMN_TYPES, PARSERS, match_columns
+
+_HEADER = re.compile(r"^--\s*(summary|param|one of):\s*(.*)$")
+_FLAGS = ("--top", "--budget")
+_RESERVED = ("total",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """One parameter of a filter, as its header says."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """One SQL file, parsed."""
+
+    name: str
+    summary: str
+    params: tuple[Param, ...]
+    one_of: tuple[str, ...]
+    sql: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A filter with its values: SQL to run, and what is bound to it."""
+
+    filter: Filter
+    sql: str
+    values: Mapping[str, Any]
+    """Every parameter's value, columns too: for the manifest."""
+    binding: Mapping[str, Any]
+    """What the SQL's `$names` get."""
+
+
+def filters_folder() -> Path:
+    """The shipped filters: inside the package when installed, else beside it in the checkout."""
+    package = Path(curate.__file__).parent
+    inside = package / "_filters"
+    return inside if inside.is_dir() else package.parent / "filters"
+
+
+def shipped_filters() -> dict[str, Filter]:
+    """Every shipped filter by name."""
+    return {p.stem: read_filter(p) for p in sorted(filters_folder().glob("*.sql"))}
+
+
+def find_filter(name: str | Path) -> Filter:
+    """A shipped filter by its name, or a user's own by the path of its .sql file."""
+    if str(name).endswith(".sql"):
+        return read_filter(Path(name))
+    path = filters_folder() / f"{name}.sql"
+    if not path.is_file():
+        known = sorted(p.stem for p in filters_folder().glob("*.sql"))
+        raise SettingsError(
+            f"no filter {str(name)!r}", hint=f"{nearest(str(name), known)} Or give a path to a .sql file."
+        )
+    return read_filter(path)
+
+
+def read_filter(path: Path) -> Filter:
+    """Parse a filter's header. Raises CurateError with the line that cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+    summary, params, one_of = "", [], ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if not (found := _HEADER.match(line)):
+            continue
+        kind, rest = found.groups()
+        if kind == "summary":
+            summary = rest.strip()
+        elif kind == "param":
+            params.append(_param(rest, f"{path}, line {number}"))
+        else:
+            one_of = tuple(name.strip() for name in rest.split(","))
+    if unknown := set(one_of) - {p.name for p in params}:
+        raise CurateError(f"{path}: 'one of' names {sorted(unknown)[0]!r}, which is no param")
+    return Filter(name=path.stem, summary=summary, params=tuple(params), one_of=one_of, sql=text, path=path)
+
+
+def _param(text: str, where: str) -> Param:
+    words = text.split(maxsplit=3)
+    if len(words) < 4:
+        raise CurateError(f"{where}: expected `-- param: name type default meaning`, got {text!r}")
+    param = Param(name=words[0], type=words[1], default=words[2], meaning=words[3].strip())
+    types = [*PARSERS, *COLUMN_TYPES]
+    if param.type not in types:
+        raise CurateError(f"{where}: unknown type {param.type!r}", hint=nearest(param.type, types))
+    if param.name in _RESERVED:
+        raise CurateError(f"{where}: ${param.name} is given by curate; choose another name")
+    if param.default.startswith("--") and param.default not in _FLAGS:
+        raise CurateError(f"{where}: unknown flag {param.default}", hint=f"Known: {', '.join(_FLAGS)}.")
+    return param
+
+
+def bind(
+    chosen: Filter, given: Mapping[str, Any], columns: Sequence[str], *, total: int, size: Mapping[str, Any]
+) -> Bound:
+    """Check what was given for a filter against its header and the candidates' columns, and fill in defaults.
+
+    `size` holds what --top and --budget were given: `share`, `count` or `tokens`.
+    """
+    names = [p.name for p in chosen.params]
+    for name in given:
+        if name not in names:
+            raise SettingsError(f"filter {chosen.name!r} has no parameter {name!r}", hint=nearest(name, names))
+    own_size = any(given.get(p.name) is not None for p in chosen.params if p.default in _FLAGS)
+    values = {p.name: _value(chosen, p, given, {} if own_size else size) for p in chosen.params}
+    _check_one_of(chosen, values, given)
+    sql = chosen.sql
+    for param in chosen.params:
+        if param.type in COLUMN_TYPES and values[param.name] is not None:
+            found = _columns(chosen, param, values[param.name], columns)
+            values[param.name] = found[0] if param.type == "column" else found
+            sql = sql.replace("{" + param.name + "}", ", ".join(quoted(c) for c in found))
+    bound = {p.name: values[p.name] for p in chosen.params if p.type not in COLUMN_TYPES}
+    return Bound(filter=chosen, sql=sql, values=values, binding={**bound, "total": total})
+
+
+def _value(chosen: Filter, param: Param, given: Mapping[str, Any], size: Mapping[str, Any]) -> Any:
+    raw = given.get(param.name)
+    if raw is None:
+        if param.default == "required":
+            raise SettingsError(
+                f"filter {chosen.name!r} needs {param.name!r}: {param.meaning}", hint=f"Add -p {param.name}=…"
+            )
+        raw = size.get(param.name) if param.default in _FLAGS else param.default
+        if raw is None or raw == "null":
+            return None
+    if param.type in COLUMN_TYPES:
+        return raw
+    try:
+        return PARSERS[param.type](raw)
+    except ValueError as error:
+        raise SettingsError(f"filter {chosen.name!r}, {param.name}: {error}", hint=param.meaning) from None
+
+
+def _check_one_of(chosen: Filter, values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    if not chosen.one_of:
+        return
+    twice = [name for name in chosen.one_of if given.get(name) is not None]
+    if len(twice) > 1:
+        raise SettingsError(
+            f"filter {chosen.name!r} takes one of {', '.join(chosen.one_of)}; got {' and '.join(twice)}"
+        )
+    if all(values[name] is None for name in chosen.one_of):
+        flags = any(p.default in _FLAGS for p in chosen.params)
+        ways = " or ".join(f"-p {name}=…" for name in chosen.one_of)
+        raise SettingsError(
+            f"filter {chosen.name!r} needs one of {', '.join(chosen.one_of)}",
+            hint=f"Add {ways}{', or --top or --budget for the whole selection' if flags else ''}.",
+        )
+
+
+def _columns(chosen: Filter, param: Param, value: Any, columns: Sequence[str]) -> list[str]:
+    if param.type == "columns":
+        try:
+            return match_columns(value, columns)
+        except SettingsError as error:
+            raise SettingsError(f"filter {chosen.name!r}, {param.name}: {error.message}", hint=error.hint) from None
+    if value not in columns:
+        raise SettingsError(
+            f"filter {chosen.name!r}, {param.name}: no column {value!r}",
+            hint=nearest(str(value), list(columns)),
+        )
+    return [value]

@@ -1,0 +1,265 @@
+"""Filters composed: each narrows the view `candidates` of a session, and what it dropped is remembered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from curate.errors import CurateError
+from curate.schema import SCORE_COLUMNS
+from curate.scores.guard import check_query, sql_error
+from curate.scores.session import Session
+from curate.scores.views import quoted, score_columns, sql_type
+from curate.selection.filters import Bound
+
+_ROW_BITS = 40  # a document's position is its shard's number and its row: one integer, in pool order
+SHARD_STATISTICS = ("mean", "sum", "max", "q05", "q25", "q50", "q75", "q95")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What one filter was asked and what it did."""
+
+    name: str
+    values: dict[str, Any]
+    sql: str
+    unit: str
+    """'document', or 'shard' where whole shards were the candidates; kept and dropped count those."""
+    kept: int
+    dropped: int
+    documents: int
+    tokens: int
+
+
+class Funnel:
+    """The candidates of one selection in a session on one run.
+
+    Keeps, in the session's database: `_kept(pos, n_tokens, weight)` for the documents that are left, and
+    `_rejected(pos, stage)` for the others.
+    """
+
+    def __init__(self, session: Session, *, shard_score: str = "mean") -> None:
+        self.session = session
+        self.schema = session.schema
+        self.unit = "document"
+        self.stages: list[Stage] = []
+        self._shard_score = shard_score
+        self._con = session.connection
+        run = session.runs[0][1]
+        numbers = {p.shard: p.shard_index for p in run.all_parts()}
+        self._register_shards(numbers)
+        pos = f'(_shards.shard_index << {_ROW_BITS}) + scores."row"'
+        # What every stage reads, from the files, by the columns it needs.
+        self._execute(
+            f"CREATE VIEW _documents AS SELECT {pos} AS _pos, scores.* FROM scores JOIN _shards USING (shard)"
+        )
+        self._execute(
+            "CREATE TABLE _kept AS "
+            "SELECT _pos AS pos, n_tokens::BIGINT AS n_tokens, 1.0::DOUBLE AS weight FROM _documents"
+        )
+        self._execute("CREATE TABLE _rejected (pos BIGINT, stage VARCHAR)")
+        self.documents, self.tokens = self._sums()
+        self._shards = self._number(f"SELECT count(DISTINCT pos >> {_ROW_BITS}) FROM _kept")
+        self._show_documents()
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the candidates, as filters may name them."""
+        return [c for c in self._names("candidates") if c != "_pos"]
+
+    @property
+    def total(self) -> int:
+        """How many documents, or shards, there were before any filter."""
+        return self.documents if self.unit == "document" else self._shards
+
+    def use_shards(self) -> None:
+        """From now on whole shards are the candidates: one row each, of the documents that are left."""
+        self.unit = "shard"
+        self._execute("CREATE VIEW _left AS SELECT _documents.* FROM _documents SEMI JOIN _kept ON _kept.pos = _pos")
+        self._execute(f"CREATE TABLE _units AS {self._shards_sql()}")
+        self._execute("CREATE TABLE _kept_units AS SELECT _pos AS pos, n_tokens, 1.0::DOUBLE AS weight FROM _units")
+        self._execute(
+            "CREATE OR REPLACE VIEW candidates AS "
+            "SELECT _units.*, k.weight FROM _units JOIN _kept_units k ON k.pos = _pos"
+        )
+
+    def apply(self, bound: Bound) -> Stage:
+        """Run one filter on the candidates. Raises CurateError when it gives back what was not among them."""
+        name = bound.filter.name
+        sql = bound.sql.strip().rstrip(";")
+        if "documents" in check_query(self._con, sql):
+            self.session.provide_documents()
+        self._collect(name, sql, bound)
+        units = self.unit == "shard"
+        table = "_kept_units" if units else "_kept"
+        before = self._number(f"SELECT count(*) FROM {table}")
+        self._narrow(table, name)
+        if units:
+            self._drop_documents_of(name)
+        kept = self._number(f"SELECT count(*) FROM {table}")
+        documents, tokens = self._sums()
+        stage = Stage(
+            name=name,
+            values=dict(bound.values),
+            sql=bound.filter.sql,
+            unit=self.unit,
+            kept=kept,
+            dropped=before - kept,
+            documents=documents,
+            tokens=tokens,
+        )
+        self.stages.append(stage)
+        return stage
+
+    @property
+    def weighted(self) -> bool:
+        """Whether a filter gave weights."""
+        return bool(self._number("SELECT count(*) FROM _kept WHERE weight <> 1"))
+
+    def _collect(self, name: str, sql: str, bound: Bound) -> None:
+        """Put the positions a filter gives back into `_result`, and check that they were candidates, once each."""
+        used = duckdb.extract_statements(sql)[0].named_parameters
+        given = {k: v for k, v in bound.binding.items() if k in used}
+        if missing := sorted(set(used) - set(given)):
+            raise CurateError(f"filter {name!r} uses ${missing[0]}, which its header does not declare")
+        row = 'f."row"' if self.unit == "document" else "0"
+        pos = f"(_shards.shard_index << {_ROW_BITS}) + {row}"
+        names = self._output(name, sql, given)
+        weight = "f.weight::DOUBLE" if "weight" in names else "NULL::DOUBLE"
+        self._execute("DROP TABLE IF EXISTS _result")
+        self._execute(
+            f"CREATE TABLE _result AS SELECT {pos} AS pos, {weight} AS weight\n"
+            f"FROM (\n{sql}\n) AS f LEFT JOIN _shards USING (shard)",
+            given,
+        )
+        table = "_kept_units" if self.unit == "shard" else "_kept"
+        rows, distinct, known = self._row(
+            f"SELECT count(*), count(DISTINCT r.pos), count(k.pos) FROM _result r LEFT JOIN {table} k USING (pos)"
+        )
+        if rows != known:
+            raise CurateError(f"filter {name!r} gave back {rows - known} rows that are not among its candidates")
+        if rows != distinct:
+            raise CurateError(
+                f"filter {name!r} gave back {rows - distinct} rows twice",
+                hint="A filter keeps each row at most once.",
+            )
+
+    def _output(self, name: str, sql: str, given: dict[str, Any]) -> list[str]:
+        """The names of a filter's columns; it must give at least shard and row."""
+        empty = f"SELECT * FROM (\n{sql}\n) LIMIT 0"
+        try:
+            relation = self._con.sql(empty, params=given) if given else self._con.sql(empty)
+        except duckdb.Error as error:
+            raise CurateError(f"filter {name!r}: {sql_error(error).message}") from error
+        names = relation.columns
+        if missing := [c for c in ("shard", "row") if c not in names]:
+            raise CurateError(
+                f"filter {name!r} gives back no column {missing[0]!r}",
+                hint="A filter gives back rows of candidates: SELECT * FROM candidates …",
+            )
+        return names
+
+    def _narrow(self, table: str, name: str) -> None:
+        if table == "_kept":
+            self._execute("INSERT INTO _rejected SELECT pos, ? FROM _kept ANTI JOIN _result USING (pos)", [name])
+        self._execute(
+            f"CREATE OR REPLACE TABLE _next AS SELECT k.pos, k.n_tokens, coalesce(r.weight, k.weight) AS weight "
+            f"FROM {table} k JOIN _result r USING (pos)"
+        )
+        # The view reads the table by its name: what it shows changes with it.
+        self._execute(f"DROP TABLE {table}")
+        self._execute(f"ALTER TABLE _next RENAME TO {table}")
+
+    def _drop_documents_of(self, name: str) -> None:
+        """Of the shards that are gone, the documents go, too; those that stay take their shard's weight."""
+        shard = f"(k.pos >> {_ROW_BITS}) << {_ROW_BITS}"
+        self._execute(
+            f"INSERT INTO _rejected SELECT k.pos, ? FROM _kept k ANTI JOIN _kept_units u ON u.pos = {shard}",
+            [name],
+        )
+        self._execute(
+            "CREATE OR REPLACE TABLE _next AS SELECT k.pos, k.n_tokens, u.weight "
+            f"FROM _kept k JOIN _kept_units u ON u.pos = {shard}"
+        )
+        self._execute("DROP TABLE _kept")
+        self._execute("ALTER TABLE _next RENAME TO _kept")
+
+    def _show_documents(self) -> None:
+        own = [c for c in self._names("_documents") if c != "weight"]
+        listed = ", ".join(f"d.{quoted(c)}" for c in own)
+        # A pool's own column of this name would hide the weights that filters give.
+        pools = ", d.weight AS pool_weight" if "weight" in self._names("_documents") else ""
+        self._execute(
+            f"CREATE OR REPLACE VIEW candidates AS SELECT {listed}{pools}, k.weight "
+            "FROM _documents d JOIN _kept k ON k.pos = d._pos"
+        )
+
+    def _shards_sql(self) -> str:
+        """One row per shard in the columns of documents, each the shard's summary."""
+        function = _statistic(self._shard_score)
+        columns = [
+            f"((_pos >> {_ROW_BITS}) << {_ROW_BITS}) AS _pos",
+            "any_value(shard) AS doc_id", "any_value(shard) AS shard", "0::BIGINT AS row",
+            "count(*) AS documents", "sum(n_tokens)::BIGINT AS n_tokens",
+            "md5(string_agg(content_hash, '' ORDER BY \"row\")) AS content_hash",
+            "bool_or(target_exact) AS target_exact", "max(target_overlap) AS target_overlap",
+            "bool_or(truncated) AS truncated",
+            "(sum(loss::DOUBLE * n_tokens) / nullif(sum(n_tokens), 0))::FLOAT AS loss",
+            "avg(grad_norm)::FLOAT AS grad_norm",
+        ]  # fmt: skip
+        # In single precision, so that the order in which threads add up does not decide ties.
+        columns += [f"({function.format(quoted(c))})::FLOAT AS {quoted(c)}" for c in score_columns(self.schema)]
+        for field in self.schema:
+            if field.name in SCORE_COLUMNS or field.name in columns or field.name.startswith("score_"):
+                continue
+            column = quoted(field.name)
+            # A shard has a pool column's value where all its documents have the same.
+            same = f"count({column}) = count(*) AND min({column}) = max({column})"
+            constant = f"CASE WHEN {same} THEN min({column}) END"
+            columns.append(f"({constant})::{sql_type(field.type)} AS {quoted(_free(field.name))}")
+        return f"SELECT {', '.join(columns)} FROM _left GROUP BY ALL ORDER BY 1"
+
+    def _register_shards(self, numbers: dict[str, int]) -> None:
+        table = pa.table(
+            {
+                "shard": pa.array(list(numbers), pa.string()),
+                "shard_index": pa.array(list(numbers.values()), pa.int64()),
+            }
+        )
+        self._con.register("_arrow_shards", table)
+        self._execute("CREATE TABLE _shards AS SELECT * FROM _arrow_shards")
+        self._con.unregister("_arrow_shards")
+
+    def _sums(self) -> tuple[int, int]:
+        documents, tokens = self._row("SELECT count(*), coalesce(sum(n_tokens), 0) FROM _kept")
+        return int(documents), int(tokens)
+
+    def _names(self, view: str) -> list[str]:
+        return self._con.sql(f"FROM {view} LIMIT 0").columns
+
+    def _number(self, sql: str) -> int:
+        return int(self._row(sql)[0])
+
+    def _row(self, sql: str) -> tuple[Any, ...]:
+        return self._execute(sql)[0]
+
+    def _execute(self, sql: str, params: Sequence[Any] | dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        try:
+            # fetchall, always: DuckDB 2 keeps a connection busy until a result is read to its end.
+            return self._con.execute(sql, params).fetchall() if params else self._con.execute(sql).fetchall()
+        except duckdb.Error as error:
+            raise sql_error(error) from error
+
+
+def _statistic(name: str) -> str:
+    if name in ("mean", "sum"):
+        return f"{name}({{}}::DOUBLE)"
+    if name == "max":
+        return "max({})"
+    return f"quantile_cont({{}}, {int(name[1:]) / 100})"
+
+
+def _free(name: str) -> str:
+    return f"pool_{name}" if name in ("weight", "documents") else name
