@@ -15,9 +15,7 @@ _NAMES = ("text", "messages", "prompt", "completion", "id")
 def fields_options(command: F) -> F:
     """Add --text-column, --messages-column, --prompt-column, --completion-column and --id-column."""
     for name in reversed(_NAMES):
-        option = click.option(
-            f"--{name}-column", default=name, help=f"Column of the {name}.", show_default=True
-        )
+        option = click.option(f"--{name}-column", default=name, help=f"Column of the {name}.", show_default=True)
         command = option(command)
     return command
 

@@ -16,12 +16,8 @@ _SHAPE = ("vocab_size", "layers", "width", "heads", "untied")
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--pool", required=True, multiple=True, help="Folder, glob, file or address of the pool; repeatable."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("proxy"), help="Folder to leave the proxy in."
-)
+@click.option("--pool", required=True, multiple=True, help="Folder, glob, file or address of the pool; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("proxy"), help="Folder to leave the proxy in.")
 @click.option("--model", help="Fine-tune this model (folder or hub id) instead of making a new one.")
 @click.option("--revision", help="Revision of a model on the hub.")
 @click.option("--vocab-size", type=int, default=8192, help="New model: size of its tokenizer.")
@@ -31,24 +27,16 @@ _SHAPE = ("vocab_size", "layers", "width", "heads", "untied")
 @click.option("--untied", is_flag=True, help="New model: an output matrix apart from the embeddings.")
 @click.option("--context", type=int, default=512, help="Tokens of a training window.")
 @click.option("--documents", type=int, default=20_000, help="Size of the sample from the pool.")
-@click.option(
-    "--tokens", type=int, show_default="4000000, or by --steps, --minutes", help="Tokens to train on."
-)
+@click.option("--tokens", type=int, show_default="4000000, or by --steps, --minutes", help="Tokens to train on.")
 @click.option("--steps", type=int, help="Steps to train, instead of --tokens.")
-@click.option(
-    "--minutes", type=float, help="End after this time; such a proxy cannot be made again to the byte."
-)
+@click.option("--minutes", type=float, help="End after this time; such a proxy cannot be made again to the byte.")
 @click.option("--batch-tokens", type=int, default=4096, help="Tokens of one step.")
-@click.option(
-    "--lr", type=float, show_default="2e-3 new, 2e-4 adapters, 5e-5 given", help="Peak learning rate."
-)
+@click.option("--lr", type=float, show_default="2e-3 new, 2e-4 adapters, 5e-5 given", help="Peak learning rate.")
 @click.option("--lora-rank", type=int, help="With --model: train LoRA adapters of this rank only.")
 @click.option("--checkpoints", type=int, default=1, help="Checkpoints with optimiser state to keep.")
 @click.option("--seed", type=int, default=0, help="Of the sample, the weights and the order.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Type of the products."
-)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Type of the products.")
 @fields_options
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 @click.pass_context
@@ -75,9 +63,7 @@ def command(ctx: click.Context, /, pool: tuple[str, ...], out: Path, as_json: bo
         names = ", ".join("--" + o.replace("_", "-") for o in given)
         raise SettingsError(f"{names} shape a new model, but --model gives one", hint="leave one of them out")
     tie = not shape.pop("untied")
-    settings = WarmupSettings(
-        shape=Shape(tie_embeddings=tie, **shape), fields=make_fields(options), **options
-    )
+    settings = WarmupSettings(shape=Shape(tie_embeddings=tie, **shape), fields=make_fields(options), **options)
     with RichReporter() as reporter:
         made = warmup(open_pool(pool), out, settings=settings, reporter=reporter)
     if as_json:

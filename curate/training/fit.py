@@ -51,9 +51,9 @@ class Fitted:
 class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Windows of equal length, each its own labels (the model shifts them)."""
 
-    def __init__(self, windows: Sequence[Sequence[int]]) -> None:
+    def __init__(self, windows: Sequence[Sequence[int]] | torch.Tensor) -> None:
         # 32 bits hold any vocabulary; the sample is kept in half the memory.
-        self._ids = torch.tensor(windows, dtype=torch.int32)
+        self._ids = torch.as_tensor(windows, dtype=torch.int32)
 
     @property
     def context(self) -> int:
@@ -61,6 +61,10 @@ class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    def whole_batches(self, size: int) -> "Windows":
+        """Leave out the last windows that would make a smaller batch, so that every step weighs the same."""
+        return Windows(self._ids[: len(self._ids) // size * size])
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         ids = self._ids[index].long()
@@ -123,7 +127,6 @@ def _arguments(scratch: str, steps: int, settings: FitSettings) -> TrainingArgum
         max_steps=steps,
         per_device_train_batch_size=settings.batch_windows,
         per_device_eval_batch_size=settings.batch_windows,
-        dataloader_drop_last=True,  # every step has the same number of tokens
         dataloader_num_workers=0,
         dataloader_pin_memory=settings.device == "cuda",
         max_grad_norm=1.0,
@@ -173,12 +176,8 @@ class _Watch(TrainerCallback):
         self._rates: list[float] = []
         self._shares_saved = 0
 
-    def on_optimizer_step(
-        self, args: Any, state: "TrainerState", control: "TrainerControl", **kwargs: Any
-    ) -> None:
-        self._rates.append(
-            self._optimizer.param_groups[0]["lr"]
-        )  # the rate just used: the scheduler steps next
+    def on_optimizer_step(self, args: Any, state: "TrainerState", control: "TrainerControl", **kwargs: Any) -> None:
+        self._rates.append(self._optimizer.param_groups[0]["lr"])  # the rate just used: the scheduler steps next
 
     def on_step_end(self, args: Any, state: "TrainerState", control: "TrainerControl", **kwargs: Any) -> None:
         fitted = self._fitted

@@ -48,9 +48,7 @@ def check_replaceable(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise SettingsError(
-            f"{out} is a file, expected a folder to make", hint="give another folder with --out"
-        )
+        raise SettingsError(f"{out} is a file, expected a folder to make", hint="give another folder with --out")
     if any(out.iterdir()) and not (out / RECORD).is_file():
         raise SettingsError(
             f"{out} is not empty and has no {RECORD}, so it is no proxy made by a warm-up",

@@ -1,5 +1,6 @@
 """The model that a warm-up trains: a new one, or one that is there already."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,9 +39,7 @@ class Shape:
             )
 
 
-def new_model(
-    shape: Shape, tokenizer: "PreTrainedTokenizerFast", *, context: int, seed: int
-) -> "PreTrainedModel":
+def new_model(shape: Shape, tokenizer: "PreTrainedTokenizerFast", *, context: int, seed: int) -> "PreTrainedModel":
     """Make a model of random weights, in float32; the same seed gives the same weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -64,9 +63,7 @@ def new_model(
         return LlamaForCausalLM(config)
 
 
-def given_model(
-    address: str, revision: str | None, device: str
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+def given_model(address: str, revision: str | None, device: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal LM with its tokenizer as `score` does, and make every weight trainable, in float32."""
     from curate.models import ProxySettings, load_proxy
 
@@ -88,7 +85,9 @@ def with_adapters(model: "PreTrainedModel", rank: int, *, seed: int) -> "PreTrai
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks transformers by a name that transformers means to drop; nothing that a user could change.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         return get_peft_model(model, config)  # type: ignore[return-value]
 

@@ -77,9 +77,7 @@ def training_text(document: Document, tokenizer: "PreTrainedTokenizerBase") -> s
         ) from error
 
 
-def encode_packed(
-    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", context: int
-) -> "list[list[int]]":
+def encode_packed(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", context: int) -> "list[list[int]]":
     """Join the texts' tokens, each followed by eos, and cut the stream into windows of `context` tokens.
 
     The remainder shorter than a window is left out; so the result is empty when all texts together are

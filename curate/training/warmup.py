@@ -83,9 +83,7 @@ class WarmupSettings:
                 hint="raise --batch-tokens, or lower --context",
             )
         if self.lora_rank is not None and self.model is None:
-            raise SettingsError(
-                "adapters need a model to adapt", hint="give --model DIR, or leave --lora-rank out"
-            )
+            raise SettingsError("adapters need a model to adapt", hint="give --model DIR, or leave --lora-rank out")
         if self.dtype not in ("float32", "bfloat16"):
             raise SettingsError(f"dtype is {self.dtype!r}, expected float32 or bfloat16")
 
@@ -120,9 +118,7 @@ class Warmup:
     curve: list[dict[str, float]]
 
 
-def warmup(
-    pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: Reporter | None = None
-) -> Warmup:
+def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: Reporter | None = None) -> Warmup:
     """Train a proxy on a sample of `pool` and leave it in `out`, where `from_pretrained` finds it.
 
     The folder appears whole, at the end; a warm-up that was killed starts anew. A proxy that an earlier
@@ -267,9 +263,7 @@ def _windows(
             hint="lower --context, or give a larger pool",
         )
     if not held_out:
-        reporter.warn(
-            f"no held-out loss: {held} held-out documents do not fill one window of {context} tokens"
-        )
+        reporter.warn(f"no held-out loss: {held} held-out documents do not fill one window of {context} tokens")
     return Windows(windows), Windows(held_out) if held_out else None, held
 
 
@@ -301,7 +295,7 @@ def _train(
     with reporter.stage("training", total=total, unit="tokens") as task:
         return fit(
             model,
-            windows,
+            windows.whole_batches(batch),
             held_out,
             Schedule(steps=steps, seconds=left),
             FitSettings(

@@ -1,0 +1,97 @@
+"""What every command promises, found by looking into the folder: a new command is checked as soon as it is there."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import curate.cli
+from curate.cli import group
+
+FOLDER = Path(curate.cli.__file__).parent
+NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
+HEAVY = ("torch", "transformers", "datasets", "duckdb", "polars", "pyarrow", "numpy", "peft", "accelerate")
+
+
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def main_exit_code(*args: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        curate.cli.main(list(args))
+    code = caught.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def test_the_folder_is_the_list_of_commands():
+    listed = group.list_commands(click.Context(group))
+    assert sorted(listed) == NAMES
+    assert "warmup" in NAMES
+    assert "quickstart" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_command_explains_itself_with_an_example_that_parses(name: str):
+    module = import_module(f"curate.cli.{name}")
+    assert module.__doc__, f"curate/cli/{name}.py has no docstring"
+    shown = CliRunner().invoke(group, [name, "--help"])
+    assert shown.exit_code == 0
+    lines = [line.strip() for line in shown.stdout.splitlines()]
+    assert any(line.startswith(f"curate {name}") for line in lines), f"no line starts with 'curate {name}'"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_has_help(name: str):
+    command = import_module(f"curate.cli.{name}").command
+    options = [p for p in command.params if isinstance(p, click.Option)]
+    assert [o.name for o in options if not o.help] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_option_is_asked_wrongly(name: str, capsys: pytest.CaptureFixture[str]):
+    assert main_exit_code(name, "--no-such-option") == 2
+    assert "--no-such-option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_describing_a_command_imports_nothing_heavy(name: str):
+    code = f"""
+import sys, json
+from curate.cli import main
+try: main([{name!r}, "--help"])
+except SystemExit as e: assert not e.code, e.code
+print("\\n" + json.dumps([m for m in {HEAVY!r} if m in sys.modules]))
+"""
+    assert json.loads(run_python(code).splitlines()[-1]) == []
+
+
+def test_help_imports_nothing_heavy_and_lists_every_command():
+    code = f"""
+import sys, json
+from curate.cli import main
+try: main(["--help"])
+except SystemExit as e: assert not e.code, e.code
+print("\\n" + json.dumps([m for m in {HEAVY!r} if m in sys.modules]))
+"""
+    out = run_python(code)
+    assert json.loads(out.splitlines()[-1]) == []
+    assert all(f"\n  {name}" in out for name in NAMES)
+
+
+def test_an_unknown_command_is_asked_wrongly_and_the_nearest_is_named(capsys: pytest.CaptureFixture[str]):
+    assert main_exit_code("warmpu") == 2
+    said = capsys.readouterr().err
+    assert "'warmpu'" in said
+    assert "'warmup'" in said
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+    curate.cli.main(["--version"])
+    assert curate.__version__ in capsys.readouterr().out
