@@ -48,8 +48,8 @@ class Funnel:
         self._shard_score = shard_score
         self._con = session.connection
         run = session.runs[0][1]
-        numbers = {p.shard: p.shard_index for p in run.all_parts()}
-        self._register_shards(numbers)
+        self.shard_numbers = {p.shard: p.shard_index for p in run.all_parts()}
+        self._register_shards(self.shard_numbers)
         pos = f'(_shards.shard_index << {_ROW_BITS}) + scores."row"'
         # What every stage reads, from the files, by the columns it needs.
         self._execute(
@@ -117,6 +117,37 @@ class Funnel:
     def weighted(self) -> bool:
         """Whether a filter gave weights."""
         return bool(self._number("SELECT count(*) FROM _kept WHERE weight <> 1"))
+
+    def materialise(self) -> None:
+        """Put the rows that are left into one table in pool order, with their scores and weights."""
+        scores = ", ".join(f"d.{quoted(c)}" for c in score_columns(self.schema))
+        weight = ", k.weight" if self.weighted else ""
+        self._execute(
+            f'CREATE OR REPLACE TABLE _selected AS SELECT k.pos, d."row", {scores}{weight} '
+            "FROM _documents d JOIN _kept k ON k.pos = d._pos ORDER BY k.pos"
+        )
+
+    def selected_of(self, shard_index: int) -> pa.Table:
+        """Row, scores and weight of one shard's rows that are left, by row; after `materialise`."""
+        low, high = shard_index << _ROW_BITS, (shard_index + 1) << _ROW_BITS
+        sql = f"SELECT * EXCLUDE (pos) FROM _selected WHERE pos >= {low} AND pos < {high} ORDER BY pos"
+        return self._con.sql(sql).to_arrow_table()
+
+    def rejected(self) -> pa.RecordBatchReader:
+        """Every document that a filter dropped, with the filter's name, in pool order; close it after use."""
+        sql = (
+            'SELECT d.doc_id, d.shard, d."row", r.stage AS filter, d.score '
+            "FROM _rejected r JOIN _documents d ON d._pos = r.pos ORDER BY r.pos"
+        )
+        return self._con.sql(sql).to_arrow_reader()
+
+    def composition(self, by: str) -> list[tuple[Any, ...]]:
+        """Per value of a column: documents and tokens of the run, documents and tokens left, mean score left."""
+        return self._execute(
+            f"SELECT {quoted(by)}, count(*), sum(d.n_tokens)::BIGINT, count(k.pos), "
+            "coalesce(sum(k.n_tokens), 0)::BIGINT, avg(d.score) FILTER (k.pos IS NOT NULL) "
+            "FROM _documents d LEFT JOIN _kept k ON k.pos = d._pos GROUP BY 1 ORDER BY 4 DESC, 2 DESC, 1"
+        )
 
     def _collect(self, name: str, sql: str, bound: Bound) -> None:
         """Put the positions a filter gives back into `_result`, and check that they were candidates, once each."""

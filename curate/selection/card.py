@@ -1,0 +1,67 @@
+"""The dataset card of a selection, for people and for `datasets`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from curate.selection.formats import ENDINGS, SPLIT
+
+_LISTED = 50
+
+
+def card(manifest: dict[str, Any], kind: str, columns: Sequence[str]) -> str:
+    """Front matter that tells `load_dataset` which files are data, then what was asked and what came of it."""
+    data = [{"split": SPLIT, "path": f"{SPLIT}/*.{ENDINGS[kind]}"}]
+    front = {"configs": [{"config_name": "default", "data_files": data}], "tags": ["curate", "data-selection"]}
+    run, composition = manifest["run"], manifest["composition"]
+    before, after = manifest["before"], manifest["after"]
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        "",
+        f"# {after['documents']:,} documents selected by influence",
+        "",
+        f"Selected by `curate` from {before['documents']:,} scored documents ({before['tokens']:,} tokens): "
+        f"{after['documents']:,} documents, {after['tokens']:,} tokens. A score above zero means: training more on "
+        "this document lowers the target's loss.",
+        "",
+        *_table(("", ""), [(k, run["settings"].get(k)) for k in ("method", "model", "target", "pool")]),
+        "",
+        f"## Filters, in order ({manifest['unit']}s were the candidates)",
+        "",
+        *_table(
+            ("filter", "parameters", "kept", "dropped", "tokens left"),
+            [(s["name"], _values(s["values"]), s["kept"], s["dropped"], s["tokens"]) for s in manifest["filters"]],
+        ),
+        "",
+        f"## By {composition['by']}",
+        "",
+        *_table(
+            (composition["by"], "documents", "of the pool's", "tokens", "times its share of the pool"),
+            [
+                (r["value"], r["documents"], r["pool_documents"], r["tokens"], f"{r['enrichment']:.2f}")
+                for r in composition["rows"][:_LISTED]
+            ],
+        ),
+        "",
+        f"Score columns: {', '.join(f'`{c}`' for c in columns)}. "
+        "`manifest.json` holds the run's settings and every filter's SQL; `rejected/` the documents that were dropped, "
+        "with the filter's name. `rejected/` is no part of the dataset.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    return [_line(head), _line(["---"] * len(head)), *(_line(r) for r in rows)]
+
+
+def _line(cells: Sequence[Any]) -> str:
+    shown = (f"{c:,}" if isinstance(c, int) else "" if c is None else str(c) for c in cells)
+    return "| " + " | ".join(s.replace("|", "\\|").replace("\n", " ") for s in shown) + " |"
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in values.items() if v is not None)

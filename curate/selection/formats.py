@@ -1,0 +1,83 @@
+"""How a selection's rows are written: Arrow as `datasets` keeps it, Parquet, or compressed lines of JSON."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+Write = Callable[[pa.Table], None]
+ENDINGS = {"arrow": "arrow", "parquet": "parquet", "jsonl.zst": "jsonl.zst"}
+SPLIT = "train"
+_FILE_BYTES = 512 << 20
+
+
+def write_files(tables: Iterator[pa.Table], schema: pa.Schema, folder: Path, kind: str) -> list[str]:
+    """Write tables to files of about half a gigabyte (in memory) in `folder`; gives back their names."""
+    folder.mkdir(parents=True)
+    names: list[str] = []
+    open_one = {"arrow": _arrow, "parquet": _parquet, "jsonl.zst": _lines}[kind]
+    pending = next(tables, None)
+    while pending is not None or not names:
+        names.append(f"{len(names):05d}.{ENDINGS[kind]}")
+        size = 0
+        with open_one(folder / names[-1], schema) as write:
+            while pending is not None and size < _FILE_BYTES:
+                write(pending)
+                size += pending.nbytes
+                pending = next(tables, None)
+    return names
+
+
+def describe_arrow(folder: Path, schema: pa.Schema, names: list[str], fingerprint: str) -> None:
+    """Write what `datasets.load_from_disk` reads beside Arrow files."""
+    from datasets import DatasetInfo, Features
+
+    state = {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": fingerprint,
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": SPLIT,
+    }
+    DatasetInfo(features=Features.from_arrow_schema(schema)).write_to_directory(str(folder / SPLIT))
+    (folder / SPLIT / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True) + "\n")
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": [SPLIT]}) + "\n")
+
+
+@contextmanager
+def _arrow(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        yield writer.write_table
+
+
+@contextmanager
+def _parquet(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield writer.write_table
+
+
+@contextmanager
+def _lines(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    compressor = zstandard.ZstdCompressor(level=3)
+    with path.open("wb") as raw, compressor.stream_writer(raw) as sink:
+
+        def write(table: pa.Table) -> None:
+            for row in table.to_pylist():
+                sink.write(orjson.dumps(row, default=_as_json) + b"\n")
+
+        yield write
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return str(value)

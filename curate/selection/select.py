@@ -1,0 +1,232 @@
+"""Select: filters over a run's scores, a funnel to look at, a dataset to train on. Never scores again.
+
+from curate.scores.run import latest_run
+from curate.selection.select import select
+
+selection = select(latest_run(), filters=["dedup", ("quota", {"by": "source"})], budget="20M", out="selected")
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial as with_arguments
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from curate import __version__
+from curate.errors import CurateError, SettingsError, nearest
+from curate.progress import Reporter, Silent
+from curate.scores.record import as_json, canonical
+from curate.scores.run import Run
+from curate.scores.session import open_session, pool_of
+from curate.selection.card import card
+from curate.selection.dump import KIND, check_out, write_dump
+from curate.selection.filters import Filter, bind, find_filter
+from curate.selection.funnel import SHARD_STATISTICS, Funnel, Stage
+from curate.selection.values import parse_int, parse_top
+
+Asked = str | Path | tuple[str | Path, Mapping[str, Any]]
+"""A filter by name or by the path of its .sql file, alone or with its parameters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """One value of a column: what the run had of it, and what is left."""
+
+    value: Any
+    pool_documents: int
+    pool_tokens: int
+    documents: int
+    tokens: int
+    mean_score: float | None
+    enrichment: float
+    """Its share of the selection's documents over its share of the run's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a selection did: the funnel, and what is left."""
+
+    run: Run
+    unit: str
+    stages: tuple[Stage, ...]
+    documents_before: int
+    tokens_before: int
+    documents: int
+    tokens: int
+    by: str
+    composition: tuple[Composition, ...]
+    seconds: float
+    out: Path | None
+
+    def record(self) -> dict[str, Any]:
+        """The selection as JSON values: what manifest.json holds."""
+        return as_json(
+            {
+                "kind": KIND,
+                "format": 1,
+                "curate": __version__,
+                "run": {"path": str(self.run.path), **self.run.record},
+                "unit": self.unit,
+                "filters": [asdict(s) for s in self.stages],
+                "before": {"documents": self.documents_before, "tokens": self.tokens_before},
+                "after": {"documents": self.documents, "tokens": self.tokens},
+                "composition": {"by": self.by, "rows": [asdict(c) for c in self.composition]},
+                "seconds": round(self.seconds, 3),
+            }
+        )
+
+
+def select(
+    run: Run,
+    *,
+    filters: Sequence[Asked] = (),
+    top: str | float | int | None = None,
+    budget: str | int | None = None,
+    decontaminate: bool = True,
+    unit: str = "document",
+    shard_score: str = "mean",
+    by: str | None = None,
+    out: Path | str | None = None,
+    kind: str = "arrow",
+    overwrite: bool = False,
+    partial: bool = False,
+    pool: Sequence[str] | None = None,
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Selection:
+    """Narrow a run's documents by filters in the order given, then by `top` and `budget`; write them to `out`.
+
+    Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false. With `unit="shard"` the filters see whole
+    shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its documents. `by`: the column to
+    compare composition by (`source` where there is one, else the shard). `pool`: where the pool is now, if
+    it has moved. Raises SettingsError for what cannot work, before any work.
+    """
+    start, reporter = time.perf_counter(), reporter or Silent()
+    asked = _asked(filters, top, budget, decontaminate)
+    _check(run, unit, shard_score, partial)
+    size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
+    if out is not None:
+        check_out(Path(out), overwrite=overwrite, kind=kind)
+    with open_session(run, pool=pool, threads=threads) as session:
+        funnel = Funnel(session, shard_score=shard_score)
+        _apply(funnel, asked, size, unit, reporter)
+        column = _composition_column(funnel, by)
+        selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
+        if selection.out is not None:
+            _dump(selection, funnel, kind, pool, reporter)
+    return selection
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    filter: Filter
+    given: Mapping[str, Any]
+    on_documents: bool = False
+    """Also where whole shards are the candidates."""
+
+
+def _asked(filters: Sequence[Asked], top: Any, budget: Any, decontaminate: bool) -> list[_Step]:
+    chosen = [(f, {}) if isinstance(f, str | Path) else f for f in filters]
+    steps = [_Step(find_filter(name), dict(given)) for name, given in chosen]
+    if top is not None:
+        steps.append(_Step(find_filter("top"), parse_top(top)))
+    if budget is not None:
+        steps.append(_Step(find_filter("token_budget"), {"tokens": _budget(budget)}))
+    if not steps:
+        raise SettingsError(
+            "nothing was asked of the selection",
+            hint="Give --top 5%, --budget 20M or --filter NAME; `curate select --list-filters` shows them.",
+        )
+    if decontaminate and not any(s.filter.name == "decontaminate" for s in steps):
+        steps.insert(0, _Step(find_filter("decontaminate"), {}, on_documents=True))
+    return steps
+
+
+def _budget(value: Any) -> int:
+    try:
+        tokens = parse_int(value)
+    except ValueError as error:
+        raise SettingsError(f"--budget: {error}") from None
+    if tokens <= 0:
+        raise SettingsError(f"--budget {value}: nothing would be left", hint="Give tokens: 20M, 1.5B.")
+    return tokens
+
+
+def _check(run: Run, unit: str, shard_score: str, partial: bool) -> None:
+    if unit not in ("document", "shard"):
+        raise SettingsError(f"unknown unit {unit!r}", hint="Known: document, shard.")
+    if shard_score not in SHARD_STATISTICS:
+        raise SettingsError(f"unknown shard score {shard_score!r}", hint=nearest(shard_score, SHARD_STATISTICS))
+    parts = run.all_parts()
+    if not parts:
+        raise CurateError(f"{run.path} has no scores yet", hint="Run `curate score` with its settings again.")
+    if not run.is_finished and not partial:
+        whole = sum(p.last for p in parts)
+        raise CurateError(
+            f"{run.path} is not finished: {len(parts)} parts are there, {whole} shards have reached their end",
+            hint="Run `curate score` with the same settings to its end, or add --partial to select from what is there.",
+        )
+
+
+def _apply(funnel: Funnel, asked: list[_Step], size: Mapping[str, Any], unit: str, reporter: Reporter) -> None:
+    with reporter.stage("select", total=len(asked), unit="filters") as task:
+        for step in asked:
+            if unit == "shard" and funnel.unit != "shard" and not step.on_documents:
+                funnel.use_shards()
+            bound = bind(step.filter, step.given, funnel.columns, total=funnel.total, size=size)
+            funnel.apply(bound)
+            task.advance(1)
+
+
+def _composition_column(funnel: Funnel, by: str | None) -> str:
+    names = funnel.schema.names
+    if by is None:
+        return "source" if "source" in names else "shard"
+    if by not in names:
+        raise SettingsError(f"--by: no column {by!r}", hint=nearest(by, list(names)))
+    return by
+
+
+def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: Path | None) -> Selection:
+    last = funnel.stages[-1]
+    rows = [
+        Composition(
+            value=value,
+            pool_documents=documents,
+            pool_tokens=tokens,
+            documents=kept,
+            tokens=kept_tokens,
+            mean_score=score,
+            enrichment=(kept / last.documents) / (documents / funnel.documents) if last.documents else 0.0,
+        )
+        for value, documents, tokens, kept, kept_tokens, score in funnel.composition(by)
+    ]
+    return Selection(
+        run=run,
+        unit=unit,
+        stages=tuple(funnel.stages),
+        documents_before=funnel.documents,
+        tokens_before=funnel.tokens,
+        documents=last.documents,
+        tokens=last.tokens,
+        by=by,
+        composition=tuple(rows),
+        seconds=time.perf_counter() - start,
+        out=out,
+    )
+
+
+def _dump(selection: Selection, funnel: Funnel, kind: str, pool: Sequence[str] | None, reporter: Reporter) -> None:
+    if not selection.documents:
+        empty = next(s.name for s in selection.stages if not s.documents)
+        raise CurateError(f"nothing is left after the filter {empty!r}", hint="Look at the funnel with --dry-run.")
+    assert selection.out is not None
+    manifest = selection.record()
+    manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())
+    text = with_arguments(card, manifest, kind)
+    source = pool_of(selection.run, pool)
+    with reporter.stage("write", total=selection.documents) as task:
+        write_dump(funnel, source, selection.out, kind=kind, manifest=manifest, card=text, task=task)

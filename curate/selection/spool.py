@@ -1,0 +1,60 @@
+"""Tables of changing columns, kept on disk until all columns are known, then read back with one schema."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from curate.scores.unify import conform, unify
+
+_ROWS, _BYTES = 16_384, 64 << 20  # of one table that is given back
+
+
+class Spool:
+    """Write tables one by one, then read them in the same order, all in the unified schema.
+
+    Lines of JSON are typed batch by batch and shards may differ, so the schema is known only at the end;
+    this costs one more writing of the selected rows, not a second reading of the pool.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._files: list[Path] = []
+        self._schemas: list[pa.Schema] = []
+        self._writer: pa.RecordBatchStreamWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        schema = table.schema.remove_metadata()
+        if self._writer is None or not self._schemas[-1].equals(schema):
+            self.close()
+            self._files.append(self._folder / f"{len(self._files):06d}.arrow")
+            self._schemas.append(schema)
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            self._writer = pa.ipc.new_stream(str(self._files[-1]), schema, options=options)
+        self._writer.write_table(table.replace_schema_metadata(None))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        return unify(self._schemas)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Everything that was written, in tables of a good size; deletes each file once it is read."""
+        schema, held, rows, size = self.schema, [], 0, 0
+        for file in self._files:
+            with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as reader:
+                for batch in reader:
+                    table = conform(pa.Table.from_batches([batch]), schema)
+                    held.append(table)
+                    rows, size = rows + table.num_rows, size + table.nbytes
+                    if rows >= _ROWS or size >= _BYTES:
+                        yield pa.concat_tables(held).combine_chunks()
+                        held, rows, size = [], 0, 0
+            file.unlink()
+        if held:
+            yield pa.concat_tables(held).combine_chunks()
