@@ -16,7 +16,6 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
 
-DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -24,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 class ProxySettings:
     """Which model stands in for the one that will be trained, and how it runs."""
 
-    model: str = DEFAULT_MODEL
+    model: str
     """A folder, or a hub id."""
     revision: str | None = None
     modules: tuple[str, ...] = ()

@@ -61,7 +61,7 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
     rng = random.Random(f"{seed}:shards")
     looked_into = draws if len(draws) <= _SHARDS else sorted(rng.sample(draws, _SHARDS), key=lambda d: d.order)
     for draw in looked_into:
-        draw.weight = _estimated_rows(draw.shard)
+        draw.weight = estimated_rows(draw.shard)
     active = _within_budget(looked_into, rng)
     _set_quotas(active, count, rng)
     for draw in active:
@@ -115,7 +115,8 @@ def _set_quotas(draws: list[_Draw], count: int, rng: random.Random) -> None:
         draws[i].quota += 1
 
 
-def _estimated_rows(shard: Shard) -> float:
+def estimated_rows(shard: Shard) -> float:
+    """Return how many rows a shard has: known for Parquet and Arrow, estimated from the first bytes of lines."""
     if shard.format != "jsonl":
         return float(sum(row_blocks(shard)))
     with open_binary(shard.url) as stream:

@@ -64,7 +64,7 @@ class Kept:
         self, name: str, depends_on: Mapping[str, object], make: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Return the tensors kept under `name` for exactly these dependencies, making and keeping them if need be."""
-        key = xxhash.xxh3_64_hexdigest(repr(sorted(depends_on.items())))
+        key = xxhash.xxh3_64_hexdigest(repr(sorted(depends_on.items())).encode())
         where = Path(name).with_name(f"{Path(name).name}-{key}.safetensors")
         for run in (self.run, *self.neighbours):
             if (run / where).exists():

@@ -1,8 +1,9 @@
 """TrackStar: projected gradients, whitened by their second moment, brought to norm 1.
 
-Chang et al. 2024, arXiv 2410.17413: Projection → R^(-1/2) on both sides → concatenation of layers → unit norm → dot product; queries are averaged after each
-was normalised. R comes from a background sample of the pool; the paper also mixes in the target's own second moment
-(`target_share`), which removes what all its rows share: for selection that is often the signal, so the default is none.
+Projection → R^(-1/2) on both sides → concatenation of layers → unit norm → dot product; queries are averaged after each
+was normalised (Chang et al. 2024, arXiv 2410.17413). R comes from a background sample of the pool; the paper also mixes
+in the target's own second moment (`target_share`), which removes what all its rows share: for selection that is often
+the signal, so the default is none.
 """
 
 from dataclasses import dataclass

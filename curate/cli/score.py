@@ -1,0 +1,105 @@
+"""`curate score`: the influence of every document of a pool on a target."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curate.cli._config import config_option
+from curate.cli._fields import fields_options, make_fields
+from curate.errors import SettingsError
+
+if TYPE_CHECKING:
+    from curate.scores.run import Run
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--target", required=True, multiple=True, help="Validation set: file, folder or address; repeatable.")
+@click.option("--pool", required=True, multiple=True, help="Candidates: folder, glob, file or address; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
+@click.option("--method", default="trackstar", help="trackstar, cosine or dot.")
+@click.option("--model", default="HuggingFaceTB/SmolLM2-135M", help="Proxy: a folder or a hub id.")
+@click.option("--revision", help="Revision of a model on the hub.")
+@click.option(
+    "--modules", multiple=True, show_default="all linear layers", help="Glob over layers to track; repeatable."
+)
+@click.option("--dtype", default="float32", help="float32, bfloat16 or float64.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
+@click.option("--group-by", help="Column of the target: each of its values gets a score column of its own.")
+@click.option("--dim", type=int, show_default="the method's", help="Projection dimensions per side and layer.")
+@click.option(
+    "--set", "-s", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeatable."
+)
+@click.option("--background", type=int, default=2048, help="Documents of the pool to fit curvature on.")
+@click.option("--context", type=int, show_default="the model's, at most 2048", help="Tokens of a sequence.")
+@click.option("--long", default="truncate", help="Longer documents: 'truncate', or 'windows' whose scores add up.")
+@click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one batch.")
+@click.option("--part-documents", type=int, default=1024, help="Documents of one part, the most that a kill can lose.")
+@click.option("--seed", type=int, default=0, help="Of the background sample and the projections.")
+@fields_options
+@click.option("--target-text-column", help="Column of the target's text, where it differs from the pool's.")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
+def command(out: Path | None, as_json: bool, **options: Any) -> None:
+    """Score every document of a pool by its influence on a target.
+
+    \b
+    curate score --target val.jsonl --pool pile/
+    curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
+    curate score --target tasks.jsonl --group-by task --pool pile/ --method cosine
+    curate score --config score.yaml
+
+    score > 0: more weight on the document lowers the target's loss. The run's folder holds one Parquet row per
+    document (`curate sql`), goes into `curate select`, and continues where it stopped when the same command is
+    given again.
+    """
+    from curate import pipeline
+    from curate.cli._output import RichReporter
+
+    settings = _settings(options)
+    with RichReporter() as reporter:
+        run = pipeline.score(settings, out, reporter=reporter)
+    if as_json:
+        from curate.cli._output import print_json
+
+        print_json({"run": str(run.path), "columns": run.details["columns"], **(run.totals or {})})
+    else:
+        _print(run)
+
+
+def _settings(options: dict[str, Any]) -> Any:
+    from dataclasses import replace
+
+    from curate.settings import ScoreSettings
+
+    method_settings = dict(_pair(s) for s in options.pop("settings"))
+    method_settings.setdefault("seed", options["seed"])
+    if (dim := options.pop("dim")) is not None:
+        method_settings["dim"] = dim
+    fields = make_fields(options)
+    column = options.pop("target_text_column")
+    target_fields = replace(fields, text=column) if column else None
+    return ScoreSettings(fields=fields, target_fields=target_fields, method_settings=method_settings, **options)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingsError(f"--set {text}: expected NAME=VALUE.")
+    return name.strip(), value.strip()
+
+
+def _print(run: "Run") -> None:
+    import polars as pl
+
+    from curate.cli._output import print_table, stderr, stdout
+
+    totals = run.totals or {}
+    best = run.scores().select("score", "n_tokens", "shard", "row", "preview").top_k(5, by="score").collect()
+    lowest = run.scores().select("score", "n_tokens", "shard", "row", "preview").bottom_k(2, by="score").collect()
+    rows = pl.concat([best.sort("score", descending=True), lowest.sort("score", descending=True)])
+    print_table(["score", "tokens", "shard", "row", "text"], [(*r[:4], r[4][:70]) for r in rows.rows()])
+    stdout.print(f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.path}", soft_wrap=True)
+    for reason, count in totals["skipped"].items():
+        stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
+    stderr.print(f"next: curate select {run.path} --top 5%   or   curate sql {run.path}", soft_wrap=True, style="dim")

@@ -1,0 +1,197 @@
+"""The tool on one page: each verb takes settings and gives back what it made."""
+
+import json
+import platform
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from curate import __version__, methods
+from curate.documents import Overlap, Pool, Target, check_fields, open_pool, read_target, sample_rows
+from curate.documents.sample import estimated_rows
+from curate.errors import CurateError, SettingsError
+from curate.executors.local import Work, score_parts
+from curate.executors.reading import Reader
+from curate.gradients.documents import DEFAULT_BATCH_TOKENS, Batching
+from curate.methods._contract import EncodedTarget, Inputs, Kept
+from curate.models import Proxy, ProxySettings, choose_device, load_proxy
+from curate.progress import Reporter, Silent
+from curate.scores.record import differences
+from curate.scores.run import Run
+from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, build, default_out
+from curate.tokens import Encoded, Encoder, TokenSettings
+
+
+def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Run:
+    """Score every document of a pool against a target, or go on with a run that was stopped.
+
+    Everything that can be wrong with the settings, the pool's columns or the target is found before the model loads.
+    Raises CurateError; parts that were finished stay.
+    """
+    reporter, started = reporter or Silent(), time.time()
+    method = methods.get(settings.method)
+    method_settings = build(method.Settings, settings.method_settings, owner=f"Method {settings.method!r}")
+    proxy_settings = _proxy_settings(settings)
+    path = Path(out) if out is not None else default_out(settings)
+    pool, target = _read(settings, reporter)
+    columns = score_columns(target.group_names)
+    record = settings.as_dict() | {"method_settings": vars(method_settings), "device": str(_device(settings))}
+    fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
+    _refuse_early(path, record, fingerprints)
+
+    proxy = load_proxy(proxy_settings)
+    _report_coverage(proxy, reporter)
+    fingerprints["model"] = proxy.fingerprint()
+    details = {"versions": _versions(), "coverage": vars(proxy.coverage), "columns": columns}
+    with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
+        inputs, encoder = _inputs(settings, proxy, fingerprints, pool, target, run, reporter)
+        scorer = method.prepare(inputs, method_settings)
+        overlap = Overlap(d.plain_text for d in target.documents)
+        reader = Reader(
+            pool=pool,
+            fields=settings.fields,
+            encoder=encoder,
+            overlap=overlap,
+            part_documents=settings.part_documents,
+        )
+        total = sum(estimated_rows(s) for s in pool.shards)
+        work = score_parts(run, reader, scorer, inputs.batching, columns, reporter, total=total)
+        _log(run, work, started)
+        run.finish(totals(run))
+    return run
+
+
+def score_columns(groups: Sequence[str]) -> list[str]:
+    """Name the score columns: `score`, then one per group when there are several."""
+    if len(groups) < 2:
+        return ["score"]
+    columns = [f"score_{re.sub(r'[^0-9A-Za-z_]+', '_', g)}" for g in groups]
+    if len(set(columns)) < len(columns):
+        raise SettingsError(f"Groups {', '.join(map(repr, groups))} give equal column names.", hint="Rename them.")
+    return ["score", *columns]
+
+
+def totals(run: Run) -> dict[str, Any]:
+    """Count a run's documents and tokens, and the rows set aside by reason."""
+    import polars as pl
+
+    counted = run.scores().select(pl.len().alias("documents"), pl.col("n_tokens").cast(pl.Int64).sum()).collect()
+    reasons = run.skipped().group_by("reason").len().sort("reason").collect()
+    return {
+        "documents": counted.item(0, "documents"),
+        "tokens": counted.item(0, "n_tokens"),
+        "skipped": dict(zip(reasons["reason"].to_list(), reasons["len"].to_list(), strict=True)),
+    }
+
+
+def _proxy_settings(settings: ScoreSettings) -> ProxySettings:
+    return ProxySettings(
+        model=settings.model,
+        revision=settings.revision,
+        modules=settings.modules,
+        dtype=settings.dtype,
+        device=settings.device,
+    )
+
+
+def _device(settings: ScoreSettings) -> str:
+    return choose_device(settings.device).type
+
+
+def _read(settings: ScoreSettings, reporter: Reporter) -> tuple[Pool, Target]:
+    pool = open_pool(settings.pool)
+    check_fields(pool, settings.fields)
+    target = read_target(settings.target, settings.target_fields or settings.fields, group_by=settings.group_by)
+    for reason in sorted({s.reason for s in target.skipped}):
+        rows = [s.row for s in target.skipped if s.reason == reason]
+        reporter.warn(f"{len(rows)} target row(s) set aside: {reason} (the first is row {rows[0]}).")
+    return pool, target
+
+
+def _refuse_early(path: Path, record: dict[str, Any], fingerprints: dict[str, str]) -> None:
+    """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
+    if not (path / "run.json").exists():
+        return
+    there = Run.open(path)
+    known = {k: v for k, v in there.fingerprints.items() if k in fingerprints}
+    lines = differences(there.settings, record) + differences(known, fingerprints, asked="now it is")
+    if lines:
+        raise SettingsError(
+            f"{path} was started differently:\n  " + "\n  ".join(lines),
+            hint="Give another folder with --out, or the same settings to continue this run.",
+        )
+
+
+def _inputs(
+    settings: ScoreSettings,
+    proxy: Proxy,
+    fingerprints: dict[str, str],
+    pool: Pool,
+    target: Target,
+    run: Run,
+    reporter: Reporter,
+) -> tuple[Inputs, Encoder]:
+    limit = min(proxy.context or MAX_DEFAULT_CONTEXT, MAX_DEFAULT_CONTEXT)
+    if settings.context and proxy.context and settings.context > proxy.context:
+        raise SettingsError(f"context is {settings.context}; {settings.model} has {proxy.context} positions.")
+    tokens = TokenSettings(context=settings.context or limit, long=settings.long)
+    encoder = Encoder(proxy.tokenizer, tokens)
+    budget = settings.batch_tokens or DEFAULT_BATCH_TOKENS[proxy.device.type]
+    neighbours = [p for p in sorted(run.path.parent.glob("*/")) if (p / "run.json").exists() and p != run.path]
+
+    def background() -> list[Encoded]:
+        sample = sample_rows(pool, settings.background, settings.seed, settings.fields)
+        return [e for e in encoder(sample) if e.num_scored > 0]
+
+    inputs = Inputs(
+        proxy=proxy,
+        proxy_fingerprint=fingerprints["model"],
+        target=_encoded_target(encoder, target, reporter),
+        background=background,
+        background_fingerprint=f"{fingerprints['pool']}:{settings.background}:{settings.seed}:{settings.fields}",
+        batching=Batching(tokens=tokens, budget=budget),
+        kept=Kept(run.path, neighbours),
+        reporter=reporter,
+    )
+    return inputs, encoder
+
+
+def _encoded_target(encoder: Encoder, target: Target, reporter: Reporter) -> EncodedTarget:
+    encoded = encoder(target.documents)
+    kept = [i for i, e in enumerate(encoded) if e.num_scored > 0]
+    if len(kept) < len(encoded):
+        reporter.warn(f"{len(encoded) - len(kept)} target row(s) set aside: no scored token.")
+    groups = [target.groups[i] for i in kept]
+    if lost := sorted(set(target.groups) - set(groups)):
+        raise CurateError(f"The target's group {lost[0]!r} has no row with a scored token.")
+    return EncodedTarget(
+        encoded=[encoded[i] for i in kept], groups=groups, names=target.group_names, fingerprint=target.fingerprint()
+    )
+
+
+def _report_coverage(proxy: Proxy, reporter: Reporter) -> None:
+    coverage = proxy.coverage
+    reporter.note(
+        f"{proxy.settings.model}: {len(proxy.tracked)} layers tracked, {coverage.tracked:,} of {coverage.total:,}"
+        f" parameters ({coverage.share:.0%}), {proxy.settings.dtype} on {proxy.device}."
+    )
+    if coverage.uncovered:
+        names = ", ".join(f"{n} ({c:,})" for n, c in coverage.uncovered.items())
+        reporter.warn(f"weights of the decoder that no tracked layer covers take no part in scores: {names}.")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("torch", "transformers", "tokenizers", "pyarrow")
+    return {"curate": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}
+
+
+def _log(run: Run, work: Work, started: float) -> None:
+    """Append what this session did; times live here and nowhere else, so that equal runs have equal bytes."""
+    seconds = time.time() - started
+    line = {"started": round(started), "seconds": round(seconds, 3), **vars(work)}
+    with (run.path / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(line) + "\n")

@@ -1,0 +1,100 @@
+"""What a scoring run is asked for: the settings that decide its bytes, checked as they are built."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curate.documents import Fields
+from curate.errors import SettingsError, nearest
+
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M"
+DEFAULT_METHOD = "trackstar"
+MAX_DEFAULT_CONTEXT = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """One scoring run. Everything here is kept in run.json, and all of it must be the same to continue a run."""
+
+    target: tuple[str, ...]
+    """Addresses of the validation set."""
+    pool: tuple[str, ...]
+    """Addresses of the candidates."""
+    method: str = DEFAULT_METHOD
+    method_settings: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own settings by name; those that are not given have the method's defaults."""
+    model: str = DEFAULT_MODEL
+    revision: str | None = None
+    modules: tuple[str, ...] = ()
+    dtype: str = "float32"
+    device: str = "auto"
+    fields: Fields = field(default_factory=Fields)
+    target_fields: Fields | None = None
+    """Columns of the target where they differ from the pool's."""
+    group_by: str | None = None
+    context: int | None = None
+    """Tokens per sequence; None: the model's own, at most 2 048."""
+    long: str = "truncate"
+    batch_tokens: int | None = None
+    """Tokens per batch; None: by device."""
+    background: int = 2048
+    """Documents of the pool that curvature is fitted on."""
+    seed: int = 0
+    """Seeds the background sample; projections have their own."""
+    part_documents: int = 1024
+    """Documents of one part: what a killed process loses at most."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("background", 1), ("part_documents", 1), ("batch_tokens", 2), ("context", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(f"{name} is {value}; expected at least {least}.")
+        if not self.target or not self.pool:
+            raise SettingsError("A run needs a target and a pool.", hint="curate score --target FILE --pool FOLDER")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings for run.json."""
+        return dataclasses.asdict(self)
+
+
+def build(kind: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:
+    """Build a settings dataclass from names and values, turning strings into the types of its defaults.
+
+    Raises SettingsError for a name that it does not have, or a value of the wrong type.
+    """
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        key = name.replace("-", "_")
+        if key not in known:
+            raise SettingsError(f"{owner} has no setting {name!r}.", hint=nearest(key, list(known)))
+        values[key] = _parsed(value, known[key].default, f"{owner}: {name}")
+    return kind(**values)
+
+
+def _parsed(value: Any, default: Any, what: str) -> Any:
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    if isinstance(default, bool):
+        if value.lower() in ("true", "yes", "1", "false", "no", "0"):
+            return value.lower() in ("true", "yes", "1")
+        raise SettingsError(f"{what} is {value!r}; expected true or false.")
+    for kind in (int, float):
+        try:
+            number = kind(value)
+        except ValueError:
+            continue
+        if isinstance(default, int) and kind is float:
+            break
+        return number if isinstance(default, int) else float(number)
+    if isinstance(default, int):
+        raise SettingsError(f"{what} is {value!r}; expected a whole number.")
+    return value  # a setting that takes a number or a word checks the word itself
+
+
+def default_out(settings: ScoreSettings) -> Path:
+    """Return where a run goes when no folder is given: `runs/<target>-<method>`."""
+    stem = Path(settings.target[0].rstrip("/")).name.split(".")[0] or "target"
+    return Path("runs") / f"{stem}-{settings.method}"
