@@ -28,9 +28,7 @@ class PoolRows:
         )
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return pa.RecordBatchReader.from_batches(self.schema, self._batches()).__arrow_c_stream__(
-            requested_schema
-        )
+        return pa.RecordBatchReader.from_batches(self.schema, self._batches()).__arrow_c_stream__(requested_schema)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for shard in self._pool.shards:
@@ -49,11 +47,7 @@ def own_schema(pool: Pool, scored: pa.Schema) -> pa.Schema:
     step = max(1, len(shards) // _PROBED)
     known = unify(_first_schema(shard) for shard in shards[::step])
     metadata = pa.schema(
-        [
-            (_original(f.name), f.type)
-            for f in scored
-            if f.name not in SCORE_COLUMNS and not f.name.startswith("score_")
-        ]
+        [(_original(f.name), f.type) for f in scored if f.name not in SCORE_COLUMNS and not f.name.startswith("score_")]
     )
     return unify([known, metadata])
 

@@ -62,9 +62,7 @@ class Result:
 class Session:
     """Open with `open_session`; `query` gives results, and refuses what is not a query."""
 
-    def __init__(
-        self, runs: Sequence[tuple[str, Run]], *, pool: Sequence[str] | None, threads: int | None
-    ) -> None:
+    def __init__(self, runs: Sequence[tuple[str, Run]], *, pool: Sequence[str] | None, threads: int | None) -> None:
         self.runs = list(runs)
         config: dict[str, Any] = {
             "autoinstall_known_extensions": False,
@@ -112,9 +110,7 @@ class Session:
         prints = {run.fingerprints.get("pool") for _, run in self.runs}
         if len(prints) > 1:
             names = ", ".join(name for name, _ in self.runs)
-            raise CurateError(
-                f"the runs {names} have different pools", hint="Ask for the documents of one run."
-            )
+            raise CurateError(f"the runs {names} have different pools", hint="Ask for the documents of one run.")
         return pool_of(self.runs[0][1], self._pool_address)
 
     def close(self) -> None:
@@ -151,7 +147,8 @@ class Session:
         con.execute(f"CREATE VIEW scores AS {union.join(parts)}")
         con.execute("CREATE VIEW candidates AS SELECT * FROM scores")
         con.execute(f"CREATE VIEW skipped AS {union.join(aside)}")
-        con.execute(f"CREATE VIEW shards AS {shards_sql(schema, by=by)}")
+        self.shards_query = shards_sql(schema, by=by)
+        con.execute(f"CREATE VIEW shards AS {self.shards_query}")
         con.register("_runs", runs_table(self.runs))
         con.execute("CREATE TABLE runs AS SELECT * FROM _runs")
         con.unregister("_runs")
@@ -172,6 +169,7 @@ def open_session(
     allow: Sequence[Path | str] = (),
     pool: Sequence[str] | None = None,
     threads: int | None = None,
+    lock: bool = True,
 ) -> Session:
     """Open SQL over one or several runs.
 
@@ -185,7 +183,8 @@ def open_session(
         if not Path(folder).is_dir():
             raise CurateError(f"--allow {folder}: no such folder")
     session = Session(_named(chosen), pool=pool, threads=threads)
-    session.lock(allow)
+    if lock:
+        session.lock(allow)
     return session
 
 

@@ -27,9 +27,7 @@ def unify_types(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     if _mixes_unsigned(left, right):
         return pa.string()  # 64-bit identifiers have no common number type that keeps them exact
     try:
-        merged = pa.unify_schemas(
-            [pa.schema([("x", left)]), pa.schema([("x", right)])], promote_options="permissive"
-        )
+        merged = pa.unify_schemas([pa.schema([("x", left)]), pa.schema([("x", right)])], promote_options="permissive")
     except (pa.ArrowTypeError, pa.ArrowInvalid):
         return pa.string()
     return merged.field("x").type

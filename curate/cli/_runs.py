@@ -1,0 +1,22 @@
+"""How every command finds its run: the one that was named, or the latest, saying which."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curate.cli._output import stderr
+
+if TYPE_CHECKING:
+    from curate.scores.run import Run
+
+ROOT = Path("runs")
+
+
+def chosen_run(path: str | Path | None) -> "Run":
+    """Open the run at `path`, or the latest under runs/ and say so on stderr."""
+    from curate.scores.run import Run, latest_run
+
+    if path is not None:
+        return Run.open(path)
+    run = latest_run(ROOT)
+    stderr.print(f"run: {run.path}", style="dim", soft_wrap=True, markup=False)
+    return run

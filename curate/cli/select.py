@@ -1,0 +1,166 @@
+"""curate select: from scores to a dataset, in seconds and without scoring again."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from curate.selection.select import Asked, Selection
+
+_FILTER, _PARAM = ("--filter", "-f"), ("--param", "-p")
+
+
+class _InOrder(click.Command):
+    """Ties every -p to the --filter before it: click itself forgets how options of different names were mixed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _numbered(ctx, args))
+
+
+def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
+    """Write the number of its filter before every parameter: `-p by=source` becomes `-p 0:by=source`."""
+    numbered, filters, rest = [], -1, iter(args)
+    for arg in rest:
+        flag, joined, value = arg.partition("=") if arg.startswith("--") else (arg[:2], arg[2:], arg[2:])
+        if flag in _FILTER:
+            filters += 1
+        if flag not in _PARAM:
+            numbered.append(arg)
+            continue
+        if filters < 0:
+            ctx.fail(f"{arg}: a parameter belongs to the --filter before it, and there is none")
+        numbered += [flag, f"{filters}:{value if joined else next(rest, '')}"]
+    return numbered
+
+
+@click.command(cls=_InOrder)
+@click.argument("run", required=False, type=click.Path())
+@click.option("--top", metavar="SHARE|N", help="The best: 5% or 0.05 of the run's documents, or so many of them.")
+@click.option("--budget", metavar="TOKENS", help="The best until so many tokens: 20M, 1.5B.")
+@click.option("-f", "--filter", "names", multiple=True, metavar="NAME|FILE.sql", help="Filters, in this order.")
+@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="For the --filter before it.")
+@click.option("--list-filters", is_flag=True, help="Show the shipped filters and their parameters, and stop.")
+@click.option("--no-decontaminate", is_flag=True, help="Keep documents that hold rows of the target.")
+@click.option(
+    "--unit", type=click.Choice(["document", "shard"]), default="document", show_default=True, help="What is chosen."
+)
+@click.option(
+    "--shard-score",
+    default="mean",
+    show_default=True,
+    help="A shard's score: mean, sum, max, q05 … q95 of its documents.",
+)
+@click.option("--out", default="selected", show_default=True, type=click.Path(), help="Folder of the dataset.")
+@click.option(
+    "--format", "kind", type=click.Choice(["arrow", "parquet", "jsonl.zst"]), default="arrow", show_default=True
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
+@click.option("--dry-run", is_flag=True, help="Show what would be left, and write nothing.")
+@click.option("--partial", is_flag=True, help="Select from a run that is not finished.")
+@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved.")
+@click.option("--by", metavar="COLUMN", help="Column to compare composition by.  [default: source, else shard]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(
+    run: str | None,
+    top: str | None,
+    budget: str | None,
+    names: tuple[str, ...],
+    params: tuple[str, ...],
+    list_filters: bool,
+    no_decontaminate: bool,
+    out: str,
+    dry_run: bool,
+    pool: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Choose documents by their scores and write them as a dataset.
+
+    RUN is a folder of `curate score`; without it, the latest under runs/. Documents that hold a row of the target are
+    dropped first; then come the filters in the order given, then --top and --budget. The dataset keeps the pool's own
+    columns, adds the scores, and loads with datasets.load_dataset.
+
+    \b
+    curate select --top 5%
+    curate select runs/x --budget 20M --filter quota -p by=source --filter dedup --dry-run
+    curate select runs/x --filter mine.sql --unit shard --top 20%
+    """
+    from curate.cli._output import RichReporter, print_json
+
+    if list_filters:
+        _print_filters(as_json)
+        return
+    from curate.cli._runs import chosen_run
+    from curate.selection.select import select
+
+    asked = _asked(names, params)
+    with RichReporter() as reporter:
+        selection = select(
+            chosen_run(run),
+            filters=asked,
+            top=top,
+            budget=budget,
+            decontaminate=not no_decontaminate,
+            out=None if dry_run else out,
+            pool=pool or None,
+            reporter=reporter,
+            **options,
+        )
+    if as_json:
+        print_json({**selection.record(), "out": str(selection.out) if selection.out else None})
+    else:
+        _print_selection(selection)
+
+
+def _asked(names: Sequence[str], params: Iterable[str]) -> list["Asked"]:
+    given: list[dict[str, str]] = [{} for _ in names]
+    for param in params:
+        number, _, text = param.partition(":")
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"-p {text}: expected KEY=VALUE")
+        given[int(number)][key.strip()] = value
+    return list(zip(names, given, strict=True))
+
+
+def _print_selection(selection: "Selection") -> None:
+    from curate.cli._output import print_table, stdout
+
+    before = ("(all)", "", selection.documents_before, None, selection.documents_before, selection.tokens_before)
+    rows = [before]
+    for s in selection.stages:
+        values = " ".join(f"{k}={v}" for k, v in s.values.items() if v is not None)
+        rows.append((s.name, values, s.kept, s.dropped, s.documents, s.tokens))
+    unit = f"{selection.unit}s"
+    print_table(("filter", "parameters", f"{unit} kept", "dropped", "documents", "tokens"), rows)
+    shown = selection.composition[:20]
+    print_table(
+        (selection.by, "documents", "of", "tokens", "× its share", "mean score"),
+        [(c.value, c.documents, c.pool_documents, c.tokens, c.enrichment, c.mean_score) for c in shown],
+    )
+    if more := len(selection.composition) - len(shown):
+        stdout.print(f"… and {more:,} more values of {selection.by}", markup=False)
+    where = f"written to {selection.out}" if selection.out else "dry run: nothing written"
+    stdout.print(
+        f"{selection.documents:,} documents, {selection.tokens:,} tokens; {where} ({selection.seconds:.1f} s)",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _print_filters(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from curate.cli._output import print_json, print_table
+    from curate.selection.filters import shipped_filters
+
+    filters = shipped_filters().values()
+    if as_json:
+        print_json([asdict(f) for f in filters])
+        return
+    rows = []
+    for f in filters:
+        rows.append((f.name, "", "", "", f.summary))
+        rows += [("", p.name, p.type, p.default, p.meaning) for p in f.params]
+    print_table(("filter", "parameter", "type", "default", "meaning"), rows)

@@ -1,0 +1,103 @@
+"""curate sql: read-only SQL over runs."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from curate.scores.run import Run
+    from curate.scores.session import Session
+
+_SHOWN = 40
+
+
+@click.command()
+@click.argument("arguments", nargs=-1, metavar="[RUN]... [QUERY]")
+@click.option("--json", "style", flag_value="json", help="Print rows as JSON.")
+@click.option("--csv", "style", flag_value="csv", help="Print rows as CSV.")
+@click.option("--parquet", type=click.Path(dir_okay=False), help="Write rows to a Parquet file.")
+@click.option("--limit", default=_SHOWN, show_default=True, type=click.IntRange(0), help="Rows of the table shown.")
+@click.option("--db", type=click.Path(dir_okay=False), help="Write a DuckDB database file that any client opens.")
+@click.option("--allow", multiple=True, type=click.Path(), help="A folder whose files queries may read, too.")
+@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved.")
+def command(
+    arguments: tuple[str, ...],
+    style: str | None,
+    parquet: str | None,
+    limit: int,
+    db: str | None,
+    allow: tuple[str, ...],
+    pool: tuple[str, ...],
+) -> None:
+    """Ask SQL of the scores of one or several runs; without a QUERY, in a shell.
+
+    Arguments that are folders are runs, the remaining one is the query; without a run, the latest under runs/. Views:
+    scores, candidates, shards, skipped, runs, and documents (the pool's own rows). Nothing can be written, and no
+    other file be read, unless --allow opens its folder.
+
+    \b
+    curate sql "SELECT source, count(*), avg(score) FROM scores GROUP BY source ORDER BY 3 DESC"
+    curate sql runs/a runs/b "SELECT corr(a.score, b.score) FROM a JOIN b USING (shard, row)"
+    curate sql "SELECT text FROM documents JOIN scores USING (shard, row) ORDER BY score DESC LIMIT 3"
+    """
+    from curate.scores.session import open_session
+
+    runs, query = _split(arguments)
+    if db:
+        if query:
+            raise click.UsageError("--db writes the views; it takes no query")
+        _write_database(runs, db)
+        return
+    if query is None and parquet:
+        raise click.UsageError("--parquet needs a query")
+    with open_session(runs, allow=allow, pool=pool or None) as session:
+        if query is not None:
+            _show(session, query, style=style, parquet=parquet, limit=limit)
+            return
+        from curate.cli._shell import run_shell
+
+        run_shell(session, lambda sql: _show(session, sql, style=style, parquet=None, limit=limit))
+
+
+def _split(arguments: tuple[str, ...]) -> tuple[list["Run"], str | None]:
+    from curate.cli._runs import chosen_run
+
+    folders = [a for a in arguments if Path(a).is_dir()]
+    queries = [a for a in arguments if a not in folders]
+    if len(queries) > 1:
+        gone = next((q for q in queries if " " not in q.strip()), queries[0])
+        raise click.UsageError(f"expected one query, got {len(queries)}; {gone!r} is no folder")
+    return [chosen_run(f) for f in folders] or [chosen_run(None)], queries[0] if queries else None
+
+
+def _show(session: "Session", sql: str, *, style: str | None, parquet: str | None, limit: int) -> None:
+    from curate.cli._output import print_table, stderr, stdout
+
+    result = session.query(sql)
+    if parquet:
+        from curate.scores.export import write_parquet
+
+        rows = write_parquet(result, parquet)
+        stderr.print(f"{rows:,} rows written to {parquet}", markup=False, soft_wrap=True)
+    elif style:
+        from curate.scores.export import write_csv, write_json
+
+        (write_json if style == "json" else write_csv)(result, sys.stdout)
+    else:
+        rows = result.rows(limit + 1)
+        columns = result.columns
+        print_table(columns, rows[:limit])
+        if len(rows) > limit:
+            count = session.count(sql)
+            more = f"{count - limit:,} more rows" if count is not None else "more rows"
+            stdout.print(f"… and {more}; --limit N shows more, --csv and --parquet FILE all", markup=False)
+
+
+def _write_database(runs: list["Run"], path: str) -> None:
+    from curate.cli._output import stderr
+    from curate.scores.export import write_database
+
+    write_database(runs, path)
+    stderr.print(f"scores, shards, skipped and runs written to {path}", markup=False, soft_wrap=True)

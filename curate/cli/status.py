@@ -1,0 +1,64 @@
+"""curate status: which runs there are, and how far they have come."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from curate.scores.run import Run
+
+
+@click.command()
+@click.argument("run", required=False, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(run: str | None, as_json: bool) -> None:
+    """Show runs and their progress: RUN alone, or all under runs/, the newest first."""
+    from curate.cli._output import print_json, print_table, stderr
+    from curate.cli._runs import ROOT
+    from curate.scores.run import Run, list_runs
+
+    runs = [Run.open(run)] if run else list_runs(ROOT)
+    found = [progress(r) for r in runs]
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        stderr.print(f"no run under {ROOT}/; `curate score --target FILE --pool FOLDER` makes one", markup=False)
+        return
+    rows = [
+        (
+            f["run"],
+            f["method"],
+            f["model"],
+            "finished" if f["finished"] else "unfinished",
+            f["shards"],
+            f["documents"],
+            f["tokens"],
+            ", ".join(f"{n:,} {reason}" for reason, n in f["skipped"].items()),
+        )
+        for f in found
+    ]
+    print_table(("run", "method", "model", "state", "shards", "documents", "tokens", "skipped"), rows)
+
+
+def progress(run: "Run") -> dict[str, Any]:
+    """What a run has so far, counted from its parts."""
+    import polars as pl
+
+    parts = run.all_parts()
+    counts = run.scores().select(pl.len(), pl.col("n_tokens").sum()).collect().row(0) if parts else (0, 0)
+    skipped = run.skipped().group_by("reason").len().sort("len", "reason", descending=[True, False]).collect()
+    return {
+        "run": str(run.path),
+        "method": run.settings.get("method"),
+        "model": run.settings.get("model"),
+        "target": run.settings.get("target"),
+        "pool": run.settings.get("pool"),
+        "finished": run.is_finished,
+        "shards": sum(p.last for p in parts),
+        "parts": len(parts),
+        "documents": counts[0],
+        "tokens": counts[1],
+        "skipped": dict(skipped.iter_rows()),
+        "totals": run.totals,
+    }

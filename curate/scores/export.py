@@ -1,0 +1,95 @@
+"""Results for other programs: JSON, CSV, Parquet, and a database file that any DuckDB client opens."""
+
+import csv
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import duckdb
+import pyarrow.parquet as pq
+
+from curate.errors import CurateError
+from curate.scores.atomic import atomic_write
+from curate.scores.guard import sql_error
+from curate.scores.run import Run
+from curate.scores.session import Result, Session, open_session
+from curate.scores.views import literal, quoted
+
+
+def write_json(result: Result, stream: TextIO) -> None:
+    """A JSON array with one object per row and line, written as rows come."""
+    first = True
+    for batch in result.batches():
+        for row in batch.to_pylist():
+            stream.write("[\n" if first else ",\n")
+            stream.write(json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=True))
+            first = False
+    stream.write("[]\n" if first else "\n]\n")
+
+
+def write_csv(result: Result, stream: TextIO) -> None:
+    """A header and one line per row, written as rows come; null is empty."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(result.columns)
+    for batch in result.batches():
+        writer.writerows(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+
+
+def write_parquet(result: Result, path: Path | str) -> int:
+    """Write the rows atomically as they come; gives back how many."""
+    rows = 0
+    with (
+        atomic_write(path) as temporary,
+        pq.ParquetWriter(temporary, result.schema, compression="zstd") as writer,
+    ):
+        for batch in result.batches():
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
+    """Write `scores`, `skipped`, `runs` as tables and `shards`, `candidates` as views into a new DuckDB file.
+
+    The scores are in the file itself, so it opens anywhere, also where the runs are not. Several runs are one table
+    with a column `run`, and a view per run. Raises CurateError when the file exists.
+    """
+    path = Path(path)
+    if path.exists():
+        raise CurateError(f"{path} exists", hint="Give another name with --db, or delete it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    chosen = [runs] if isinstance(runs, Run) else list(runs)
+    try:
+        with open_session(chosen, lock=False) as session:
+            _copy_into(session, temporary)
+        os.replace(temporary, path)
+    except duckdb.Error as error:
+        raise sql_error(error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy_into(session: Session, path: Path) -> None:
+    def do(sql: str) -> list[Any]:
+        return session.connection.execute(sql).fetchall()
+
+    several = len(session.runs) > 1
+    do(f"ATTACH {literal(str(path))} AS file")
+    for table in ("scores", "skipped", "runs"):
+        do(f"CREATE TABLE file.{table} AS SELECT * FROM memory.{table}")
+    do("USE file")
+    do("CREATE VIEW candidates AS SELECT * FROM scores")
+    do(f"CREATE VIEW shards AS {session.shards_query}")
+    if several:
+        for name, _ in session.runs:
+            do(f"CREATE VIEW {quoted(name)} AS SELECT * EXCLUDE (run) FROM scores WHERE run = {literal(name)}")
+    do("USE memory")
+    do("DETACH file")
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else str(value)
