@@ -1,9 +1,10 @@
 """How long work tells its progress without printing: the library calls a reporter, the command line draws it."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Task(Protocol):
     """One running stage."""
 
@@ -12,6 +13,7 @@ class Task(Protocol):
     def set_total(self, total: float | None) -> None: ...
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Where stages, notes and warnings go."""
 

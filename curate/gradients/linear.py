@@ -9,7 +9,7 @@ first tapped layer, and what lies under it, the embedding and the first layer's 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ def linear(
     return nn.functional.linear(x, weight, bias)
 
 
+@runtime_checkable
 class Tap(Protocol):
     """What sees a layer's two sides. `forward` may keep what it needs of the inputs for `backward`."""
 
@@ -82,18 +83,18 @@ def tapped(layers: Mapping[str, nn.Module], make_tap: Callable[[str], Tap | None
     Only forward and gradient-by-activations run. Layers whose `make_tap` is None are computed the same way, untapped.
     """
     leaf = None
-    for name, layer in layers.items():
-        tap = make_tap(name)
-        weight = weight_of(layer).detach()
-        if tap is not None and leaf is None:
-            leaf = torch.zeros((), device=weight.device, requires_grad=True)
-        bias = layer.bias.detach() if isinstance(layer.bias, Tensor) else None
-        layer.forward = partial(_call, leaf if tap is not None else None, weight, bias, tap)
     try:
+        for name, layer in layers.items():
+            tap = make_tap(name)
+            weight = weight_of(layer).detach()
+            if tap is not None and leaf is None:
+                leaf = torch.zeros((), device=weight.device, requires_grad=True)
+            bias = layer.bias.detach() if isinstance(layer.bias, Tensor) else None
+            layer.forward = partial(_call, leaf if tap is not None else None, weight, bias, tap)
         yield
     finally:
         for layer in layers.values():
-            del layer.forward  # the class's own method shows again
+            layer.__dict__.pop("forward", None)  # the class's own method shows again
 
 
 def _call(leaf: Tensor | None, weight: Tensor, bias: Tensor | None, tap: Tap | None, x: Tensor) -> Tensor:
