@@ -127,13 +127,12 @@ def _asked(names: Sequence[str], params: Iterable[str]) -> list["Asked"]:
 def _print_selection(selection: "Selection") -> None:
     from curate.cli._output import print_table, stdout
 
-    before = ("(all)", "", selection.documents_before, None, selection.documents_before, selection.tokens_before)
-    rows = [before]
+    rows: list[tuple[Any, ...]] = [("(all)", None, selection.documents_before, selection.tokens_before, None)]
     for s in selection.stages:
-        values = " ".join(f"{k}={v}" for k, v in s.values.items() if v is not None)
-        rows.append((s.name, values, s.kept, s.dropped, s.documents, s.tokens))
-    unit = f"{selection.unit}s"
-    print_table(("filter", "parameters", f"{unit} kept", "dropped", "documents", "tokens"), rows)
+        asked = ", ".join(f"{k}={v}" for k, v in s.asked.items())
+        kept = f"{s.kept:,} shards; " if s.unit == "shard" else ""
+        rows.append((s.name, s.documents_dropped, s.documents, s.tokens, kept + asked))
+    print_table(("filter", "dropped", "documents", "tokens", "parameters"), rows)
     shown = selection.composition[:20]
     print_table(
         (selection.by, "documents", "of", "tokens", "× its share", "mean score"),

@@ -5,21 +5,8 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from curate.scores.unify import unify
-
-
-def by_schema(paths: Sequence[Path]) -> list[tuple[pa.Schema, list[Path]]]:
-    """Group neighbouring files of equal columns and types, keeping the order of the files."""
-    groups: list[tuple[pa.Schema, list[Path]]] = []
-    for path in paths:
-        schema = pq.read_schema(path).remove_metadata()
-        if groups and groups[-1][0].equals(schema):
-            groups[-1][1].append(path)
-        else:
-            groups.append((schema, [path]))
-    return groups
+from curate.scores.unify import by_schema, unify
 
 
 def scan(paths: Sequence[Path], *, empty: pa.Schema | None = None) -> pl.LazyFrame:

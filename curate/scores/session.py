@@ -9,19 +9,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 import pyarrow as pa
 
-from curate.documents import Pool, open_pool
 from curate.errors import CurateError
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error
-from curate.scores.pool_rows import PoolRows
 from curate.scores.run import Run
 from curate.scores.unify import unify
 from curate.scores.views import files_sql, literal, quoted, runs_table, shards_sql
+
+if TYPE_CHECKING:
+    from curate.documents import Pool
 
 VIEWS = ("scores", "candidates", "shards", "skipped", "runs", "documents")
 
@@ -102,10 +103,12 @@ class Session:
     def provide_documents(self) -> None:
         """Open the pool and make the view `documents`; done by itself when a query names it."""
         if not self._documents:
+            from curate.scores.pool_rows import PoolRows
+
             self.connection.register("documents", PoolRows(self.pool(), self.schema))
             self._documents = True
 
-    def pool(self) -> Pool:
+    def pool(self) -> "Pool":
         """The pool that was scored. Raises CurateError if it has changed or gone, or runs differ in it."""
         prints = {run.fingerprints.get("pool") for _, run in self.runs}
         if len(prints) > 1:
@@ -188,8 +191,10 @@ def open_session(
     return session
 
 
-def pool_of(run: Run, address: Sequence[str] | None = None) -> Pool:
+def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
     """Open the pool that a run scored, at its own address or the one given; it must hold the same shards."""
+    from curate.documents import open_pool
+
     pool = open_pool(list(address) if address else run.settings["pool"])
     found, expected = pool.fingerprint(), run.fingerprints.get("pool")
     if found != expected:

@@ -1,9 +1,11 @@
 """One schema for parts whose pool columns differ: nulls here, integers there, strings elsewhere."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 
 def unify(schemas: Iterable[pa.Schema]) -> pa.Schema:
@@ -18,6 +20,18 @@ def unify(schemas: Iterable[pa.Schema]) -> pa.Schema:
             kind = _plain(field.type)
             types[field.name] = unify_types(types.get(field.name, kind), kind)
     return pa.schema(list(types.items()))
+
+
+def by_schema(paths: Sequence[Path]) -> list[tuple[pa.Schema, list[Path]]]:
+    """Group neighbouring files of equal columns and types, keeping the order of the files."""
+    groups: list[tuple[pa.Schema, list[Path]]] = []
+    for path in paths:
+        schema = pq.read_schema(path).remove_metadata()
+        if groups and groups[-1][0].equals(schema):
+            groups[-1][1].append(path)
+        else:
+            groups.append((schema, [path]))
+    return groups
 
 
 def unify_types(left: pa.DataType, right: pa.DataType) -> pa.DataType:

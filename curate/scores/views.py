@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from curate.scores.frames import by_schema
 from curate.scores.run import Run
-from curate.scores.unify import unify
+from curate.scores.unify import by_schema, unify
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 

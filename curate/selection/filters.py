@@ -59,6 +59,8 @@ class Bound:
     sql: str
     values: Mapping[str, Any]
     """Every parameter's value, columns too: for the manifest."""
+    asked: Mapping[str, Any]
+    """Those of the values that are not defaults."""
     binding: Mapping[str, Any]
     """What the SQL's `$names` get."""
 
@@ -145,8 +147,10 @@ def bind(
             found = _columns(chosen, param, values[param.name], columns)
             values[param.name] = found[0] if param.type == "column" else found
             sql = sql.replace("{" + param.name + "}", ", ".join(quoted(c) for c in found))
+    defaults = {p.name: _default(p) for p in chosen.params}
+    asked = {k: v for k, v in values.items() if v is not None and v != defaults[k]}
     bound = {p.name: values[p.name] for p in chosen.params if p.type not in COLUMN_TYPES}
-    return Bound(filter=chosen, sql=sql, values=values, binding={**bound, "total": total})
+    return Bound(filter=chosen, sql=sql, values=values, asked=asked, binding={**bound, "total": total})
 
 
 def _value(chosen: Filter, param: Param, given: Mapping[str, Any], size: Mapping[str, Any]) -> Any:
@@ -165,6 +169,13 @@ def _value(chosen: Filter, param: Param, given: Mapping[str, Any], size: Mapping
         return PARSERS[param.type](raw)
     except ValueError as error:
         raise SettingsError(f"filter {chosen.name!r}, {param.name}: {error}", hint=param.meaning) from None
+
+
+def _default(param: Param) -> Any:
+    """What the header says, as a value; None for null, required and flags."""
+    if param.default in ("null", "required", *_FLAGS):
+        return None
+    return param.default if param.type in COLUMN_TYPES else PARSERS[param.type](param.default)
 
 
 def _check_one_of(chosen: Filter, values: Mapping[str, Any], given: Mapping[str, Any]) -> None:

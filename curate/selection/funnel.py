@@ -24,6 +24,8 @@ class Stage:
 
     name: str
     values: dict[str, Any]
+    asked: dict[str, Any]
+    """Those of the values that are not the filter's defaults."""
     sql: str
     unit: str
     """'document', or 'shard' where whole shards were the candidates; kept and dropped count those."""
@@ -31,6 +33,7 @@ class Stage:
     dropped: int
     documents: int
     tokens: int
+    documents_dropped: int
 
 
 class Funnel:
@@ -103,12 +106,14 @@ class Funnel:
         stage = Stage(
             name=name,
             values=dict(bound.values),
+            asked=dict(bound.asked),
             sql=bound.filter.sql,
             unit=self.unit,
             kept=kept,
             dropped=before - kept,
             documents=documents,
             tokens=tokens,
+            documents_dropped=(self.stages[-1].documents if self.stages else self.documents) - documents,
         )
         self.stages.append(stage)
         return stage

@@ -8,7 +8,7 @@ selection = select(latest_run(), filters=["dedup", ("quota", {"by": "source"})],
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial as with_arguments
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,11 @@ def select(
 ) -> Selection:
     """Narrow a run's documents by filters in the order given, then by `top` and `budget`; write them to `out`.
 
-    Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false. With `unit="shard"` the filters see whole
-    shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its documents. `by`: the column to
-    compare composition by (`source` where there is one, else the shard). `pool`: where the pool is now, if
-    it has moved. Raises SettingsError for what cannot work, before any work.
+    Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false.
+    With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its
+    documents. `by`: the column to compare composition by (`source` where there is one, else the shard). `kind`: arrow,
+    parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `threads` changes nothing but the time.
+    Raises SettingsError for what cannot work, before any work.
     """
     start, reporter = time.perf_counter(), reporter or Silent()
     asked = _asked(filters, top, budget, decontaminate)
@@ -117,6 +118,7 @@ def select(
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
         if selection.out is not None:
             _dump(selection, funnel, kind, pool, reporter)
+            selection = replace(selection, seconds=time.perf_counter() - start)
     return selection
 
 
