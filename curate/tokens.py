@@ -178,22 +178,25 @@ def batches(
 
 
 def windows(encoded: Encoded, settings: TokenSettings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (ids, scored) pieces no longer than the context, one token shared so that each token is scored once."""
+    """Yield (ids, scored) pieces no longer than the context, one token shared so that each token is scored once.
+
+    There is always a first piece, even of a document without tokens, so that every document has a result.
+    """
     ids, scored, context = encoded.ids, encoded.scored, settings.context
     for start in range(0, max(1, len(ids) - 1), context - 1):
         piece = scored[start : start + context].copy()
-        piece[0] = False
+        piece[:1] = False
         if start == 0 or piece.any():
             yield ids[start : start + context], piece
 
 
 def _collate(sequences: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> TokenBatch:
-    longest = max(len(ids) for _, ids, _ in sequences)
+    longest = max(1, *(len(ids) for _, ids, _ in sequences))
     ids = np.zeros((len(sequences), longest), np.int64)
     labels = np.full((len(sequences), longest), IGNORED, np.int64)
     for i, (_, tokens, scored) in enumerate(sequences):
         ids[i, : len(tokens)] = tokens
-        labels[i, : len(tokens) - 1] = np.where(scored[1:], tokens[1:], IGNORED)
+        labels[i, : max(0, len(tokens) - 1)] = np.where(scored[1:], tokens[1:], IGNORED)
     return TokenBatch(
         ids=torch.from_numpy(ids),
         labels=torch.from_numpy(labels),

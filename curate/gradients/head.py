@@ -63,7 +63,7 @@ class Head:
         losses = torch.zeros(labels.shape, dtype=wide, device=hidden.device)
         gradients = torch.zeros_like(hidden) if gradient else None
         chunk = TOKENS_CPU if hidden.device.type == "cpu" else TOKENS_GPU
-        for positions in scored.split(chunk):
+        for positions in scored.split(chunk) if len(scored) else ():
             loss, grad = self._chunk(hidden[positions], labels[positions], gradient)
             losses[positions] = loss
             if gradients is not None and grad is not None:

@@ -1,0 +1,133 @@
+"""Tiny random models of many architectures, the tokens they read, and the slow truth about their gradients."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from curate.gradients.documents import Batching
+from curate.gradients.sketches import Block
+from curate.models import Proxy, ProxySettings, make_proxy
+from curate.schema import Document
+from curate.tokens import Encoded, TokenSettings
+from curate.training.tokenizer import train_tokenizer
+
+VOCABULARY = 67
+CONTEXT = 24
+
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_GROUPED = _SHAPE | {"num_key_value_heads": 2}
+_GPT = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
+_OPT = {k: v for k, v in _SHAPE.items() if k != "intermediate_size"} | {"ffn_dim": 24, "word_embed_proj_dim": 12}
+_CAPS = {"head_dim": 4, "sliding_window": 4, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0}
+
+# The name of a transformers configuration → its arguments, chosen so that every peculiarity shows in 12 tokens.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "LlamaConfig": _GROUPED,
+    "GPTNeoXConfig": _SHAPE,
+    "GPT2Config": _GPT,  # Conv1D
+    "Gemma2Config": _GROUPED | _CAPS | {"query_pre_attn_scalar": 4, "attn_implementation": "eager"},
+    "CohereConfig": _GROUPED | {"logit_scale": 0.25},
+    "GraniteConfig": _GROUPED | {"logits_scaling": 3.0},
+    "PhiConfig": _SHAPE,  # a bias at the head
+    "GPTJConfig": _GPT | {"rotary_dim": 4},  # a bias at the head
+    "Qwen2Config": _GROUPED,  # biases at q, k and v alone
+    "OPTConfig": _OPT,  # flattens sequences before its feed-forward layers; projects in and out
+    "OlmoeConfig": _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2, "experts_implementation": "eager"},
+}
+
+
+def tiny_model(architecture: str = "LlamaConfig", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A random float64 model whose every parameter, biases and norms included, matters to its loss."""
+    config = getattr(transformers, architecture)(**(ARCHITECTURES[architecture] | changes))
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def tiny_proxy(
+    model: PreTrainedModel | None = None, tokenizer: PreTrainedTokenizerBase | None = None, *modules: str
+) -> Proxy:
+    settings = ProxySettings(model="tiny", dtype="float64", device="cpu", modules=modules)
+    return make_proxy(model or tiny_model(), tokenizer or tiny_tokenizer(), settings)
+
+
+def tiny_tokenizer(vocab_size: int = 300) -> PreTrainedTokenizerBase:
+    texts = ["the quick brown fox jumps over the lazy dog", "def f(x): return x + 1", "naïve café – 東京 🦊"] * 3
+    return train_tokenizer(texts, vocab_size=vocab_size, context=CONTEXT)
+
+
+def document(**content: Any) -> Document:
+    return Document(doc_id="d", shard="pool.jsonl", row=3, content_hash="0" * 32, **content)
+
+
+def encoded(ids: Sequence[int] | Tensor, prompt: int = 1) -> Encoded:
+    """Tokens as a document of which the first `prompt` carry no loss."""
+    array = np.asarray(ids, np.int32)
+    scored = np.arange(len(array)) >= max(1, prompt)
+    return Encoded(ids=array, scored=scored, truncated=False)
+
+
+def random_documents(lengths: Sequence[int], *, vocabulary: int = VOCABULARY, seed: int = 0) -> list[Encoded]:
+    """Random tokens; every third document begins with a prompt that carries no loss."""
+    rng = np.random.default_rng(seed)
+    return [
+        encoded(rng.integers(1, vocabulary, n), prompt=1 + n // 3 if i % 3 == 1 else 1)
+        for i, n in enumerate(lengths)
+    ]
+
+
+def batching(budget: int = 64, context: int = CONTEXT, long: str = "truncate") -> Batching:
+    return Batching(tokens=TokenSettings(context=context, long=long), budget=budget)
+
+
+def model_loss(model: nn.Module, tokens: Encoded) -> Tensor:
+    """The summed loss of a document's scored tokens, from the model's own logits."""
+    ids = torch.from_numpy(tokens.ids.astype(np.int64))
+    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].double()
+    losses = nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+    return losses[torch.from_numpy(tokens.scored[1:])].sum()
+
+
+def whole_gradients(proxy: Proxy, tokens: Encoded) -> tuple[float, dict[str, Tensor]]:
+    """A document's loss and, per tracked layer, its gradient `[d_out, d_in (+ 1 for a bias)]`, by autograd."""
+    copy = deepcopy(proxy.model).requires_grad_(True)
+    loss = model_loss(copy, tokens)
+    loss.backward()
+    gradients = {}
+    for name in proxy.tracked:
+        layer = copy.base_model.get_submodule(name)
+        gradient = layer.weight.grad.T if isinstance(layer, Conv1D) else layer.weight.grad
+        if layer.bias is not None:
+            gradient = torch.cat([gradient, layer.bias.grad[:, None]], 1)
+        gradients[name] = gradient
+    return loss.item(), gradients
+
+
+def sketch_of(
+    gradients: dict[str, Tensor], blocks: Sequence[Block], projection: Callable[[str, str, int], Tensor | None]
+) -> Tensor:
+    """P_gᵀ (GᵀA) P_a of every layer, one after the other."""
+    parts = []
+    for block in blocks:
+        part = gradients[block.name]
+        p_in, p_out = projection(block.name, "inputs", part.shape[1]), projection(block.name, "outputs", part.shape[0])
+        part = part if p_in is None else part @ p_in
+        parts.append((part if p_out is None else p_out.T @ part).flatten())
+    return torch.cat(parts)
