@@ -16,6 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
 
+# One of several experts by number, where each is a module of its own.
+_ROUTED = re.compile(r"experts?\.\d+\.")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -210,23 +212,31 @@ def _not_loaded(settings: ProxySettings, is_folder: bool, error: Exception) -> C
 
 
 def _see_sequences(decoder: nn.Module, linears: dict[str, nn.Module], device: torch.device) -> set[str]:
-    """Return the layers whose inputs are whole sequences `[sequences, tokens, d_in]`; routed experts are not."""
+    """Return the layers whose inputs are whole sequences, `[sequences, tokens, d_in]` or flattened as in OPT.
+
+    Routed experts see tokens of the router's choice. Two different inputs, so that it cannot choose all of them twice.
+    """
     seen: dict[str, bool] = {}
+    sequences, tokens = 3, 5
+    whole = ((sequences, tokens), (sequences * tokens,))
 
     def note(name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> None:
-            seen[name] = seen.get(name, True) and inputs[0].ndim == 3 and inputs[0].shape[:2] == (3, 5)
+            seen[name] = seen.get(name, True) and tuple(inputs[0].shape[:-1]) in whole
 
         return hook
 
-    hooks = [m.register_forward_hook(note(n)) for n, m in linears.items()]
+    hooks = [m.register_forward_hook(note(n)) for n, m in linears.items() if not _ROUTED.search(n)]
+    ids = torch.arange(sequences * tokens, device=device).view(sequences, tokens)
+    vocabulary = decoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
     try:
         with torch.no_grad():
-            decoder(input_ids=torch.ones(3, 5, dtype=torch.long, device=device), use_cache=False)
+            for probe in (ids, ids.flip(0) + 3):
+                decoder(input_ids=probe % vocabulary, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
-    return {n for n, whole in seen.items() if whole}
+    return {n for n, always in seen.items() if always}
 
 
 def _coverage(

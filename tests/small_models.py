@@ -88,8 +88,7 @@ def random_documents(lengths: Sequence[int], *, vocabulary: int = VOCABULARY, se
     """Random tokens; every third document begins with a prompt that carries no loss."""
     rng = np.random.default_rng(seed)
     return [
-        encoded(rng.integers(1, vocabulary, n), prompt=1 + n // 3 if i % 3 == 1 else 1)
-        for i, n in enumerate(lengths)
+        encoded(rng.integers(1, vocabulary, n), prompt=1 + n // 3 if i % 3 == 1 else 1) for i, n in enumerate(lengths)
     ]
 
 

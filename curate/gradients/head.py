@@ -71,7 +71,7 @@ class Head:
         return losses, gradients
 
     def _logits(self, hidden: Tensor, rows: slice) -> Tensor:
-        logits = linear(hidden, self.weight[rows], None if self.bias is None else self.bias[rows])
+        logits = linear(hidden, self.weight[rows], None if self.bias is None else self.bias[rows] * self.scale)
         if self.softcap is not None:
             logits = torch.tanh_(logits.div_(self.softcap)).mul_(self.softcap)
         return logits
@@ -80,7 +80,7 @@ class Head:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logits = (hidden.to(wide) * self.weight[labels].to(wide)).sum(-1)
         if self.bias is not None:
-            logits = logits + self.bias[labels].to(wide)
+            logits = logits + self.bias[labels].to(wide) * self.scale
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
@@ -93,7 +93,8 @@ class Head:
         if float(reference.abs().amax()) < 30:
             reference = None
         normaliser, pulled = self._sweep(hidden, reference, gradient)
-        if not bool(((normaliser > 1e-20) & torch.isfinite(normaliser)).all()):
+        # The upper bound leaves room for the weights that the exponentials are multiplied by.
+        if not bool(((normaliser > 1e-20) & (normaliser < 1e30)).all()):
             blocks = [self._logits(hidden, rows).amax(-1, keepdim=True) for rows in self._blocks(hidden)]
             reference = torch.cat(blocks, -1).amax(-1, keepdim=True)
             normaliser, pulled = self._sweep(hidden, reference, gradient)

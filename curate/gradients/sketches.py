@@ -77,14 +77,14 @@ class SketchEngine:
         wide = torch.promote_types(self.proxy.dtype, torch.float32)
         values = torch.zeros(len(batch), self.width, dtype=wide, device=self.proxy.device)
         blocks = {b.name: b for b in self.blocks}
-        with tapped(self.proxy.linears, lambda name: self._tap(blocks.get(name), values)):
+        with tapped(self.proxy.linears, lambda name: self._tap(blocks.get(name), values, batch.ids.shape)):
             losses = self.frozen.backward(batch)
         return Sketches(values=values, losses=losses)
 
-    def _tap(self, block: Block | None, values: Tensor) -> "_SketchTap | None":
+    def _tap(self, block: Block | None, values: Tensor, shape: torch.Size) -> "_SketchTap | None":
         if block is None:
             return None
-        return _SketchTap(block, self._inputs[block.name], self._outputs[block.name], values)
+        return _SketchTap(block, self._inputs[block.name], self._outputs[block.name], values, shape)
 
 
 class _SketchTap:
@@ -96,13 +96,13 @@ class _SketchTap:
         inputs: tuple[Tensor | None, Tensor | None],
         outputs: Tensor | None,
         values: Tensor,
+        shape: torch.Size,
     ) -> None:
-        self.block, self.outputs, self.values = block, outputs, values
+        self.block, self.outputs, self.values, self.shape = block, outputs, values, shape
         self.project_inputs, self.bias_row = inputs
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if inputs.ndim != 3 or inputs.shape[0] != self.values.shape[0]:
-            raise AssertionError(f"{self.block.name} does not see sequences: {tuple(inputs.shape)}")
+        inputs = self._by_sequence(inputs)
         if self.project_inputs is not None:
             kept = inputs @ self.project_inputs
             return kept if self.bias_row is None else kept + self.bias_row
@@ -111,7 +111,13 @@ class _SketchTap:
         return torch.cat([inputs, self.bias_row.expand(*inputs.shape[:-1], 1)], -1)
 
     def backward(self, kept: Tensor, output_gradients: Tensor) -> None:
+        output_gradients = self._by_sequence(output_gradients)
         gradients = output_gradients if self.outputs is None else output_gradients @ self.outputs
         wide = self.values.dtype
         product = gradients.to(wide).transpose(1, 2) @ kept.to(wide)
         self.values[:, self.block.start : self.block.stop] += product.flatten(1)
+
+    def _by_sequence(self, x: Tensor) -> Tensor:
+        if x.shape[:-1] not in (self.shape, (self.shape.numel(),)):
+            raise AssertionError(f"{self.block.name} does not see sequences: {tuple(x.shape)}")
+        return x.reshape(*self.shape, -1)
