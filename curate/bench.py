@@ -1,0 +1,302 @@
+"""What scoring costs on this machine, against a plain training step of the same model on the same tokens.
+
+Every row runs on the same random tokens. Throughputs are measured in one process, round by round in turn, so that what
+else the machine does falls on all rows alike; the fastest round counts. Peak memory is each row's own process's.
+"""
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from curate.errors import SettingsError, nearest
+from curate.gradients.frozen import FrozenPass
+from curate.gradients.linear import tapped
+from curate.gradients.sketches import SketchEngine
+from curate.models import DTYPES, Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy, make_proxy
+from curate.progress import Reporter, Silent
+from curate.tokens import IGNORED, TokenBatch
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "pythia-14m": {"kind": "gpt_neox", "width": 128, "layers": 6, "heads": 4, "inner": 512, "vocabulary": 50304},
+    "pythia-160m": {"kind": "gpt_neox", "width": 768, "layers": 12, "heads": 12, "inner": 3072, "vocabulary": 50304},
+    "pythia-1b": {"kind": "gpt_neox", "width": 2048, "layers": 16, "heads": 8, "inner": 8192, "vocabulary": 50304},
+    "smollm2-135m": {"kind": "llama", "width": 576, "layers": 30, "heads": 9, "inner": 1536, "vocabulary": 49152},
+}
+TRAIN, TUNED, FROZEN, SKETCH = "training step", "training step, tuned allocator", "frozen pass", "sketches"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """What to measure."""
+
+    model: str = "smollm2-135m"
+    """A folder, a hub id, or one of SHAPES (random weights)."""
+    dtype: str = "float32"
+    device: str = "auto"
+    sequences: int = 8
+    length: int = 512
+    dim: int = 16
+    rounds: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    sequences: int
+    """Sequences per batch, the fastest of those tried."""
+    tokens_per_second: float
+    ratio: float
+    """Throughput over the plain training step's."""
+    peak_gb: float
+    """Peak memory of a process that does only this (on a GPU: of tensors), in 10^9 bytes."""
+    above_model_gb: float
+    """The same above the level with the model loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """All rows, and where the time of a scoring step goes."""
+
+    rows: list[Row]
+    seconds: dict[str, float]
+    """Per part of a scoring step of all tokens: head, decoder, sketches."""
+    parameters: int
+
+
+def bench(settings: BenchSettings, *, reporter: Reporter | None = None) -> Bench:
+    """Measure training steps and scoring side by side. Raises SettingsError for an unknown shape."""
+    reporter = reporter or Silent()
+    proxy = build_proxy(settings)
+    ids = random_tokens(settings, proxy)
+    fastest: dict[str, tuple[int, float]] = {}
+    with reporter.stage("bench", total=4, unit="steps") as stage:
+        # What a user's own script would do: the C library's allocator as it comes.
+        _fastest(fastest, {TRAIN: _train(proxy.model, ids)}, settings)
+        stage.advance(1)
+        if proxy.device.type == "cpu":
+            keep_freed_memory()
+        steps = {FROZEN: _frozen(proxy.model, ids), SKETCH: _sketch(proxy, ids, settings.dim)}
+        if proxy.device.type == "cpu":
+            steps = {TUNED: _train(proxy.model, ids), **steps}
+        _fastest(fastest, steps, settings)
+        stage.advance(1)
+        seconds = _where(proxy, ids, settings, fastest[SKETCH][0])
+        stage.advance(1)
+        parameters = sum(p.numel() for p in proxy.model.parameters())
+        memory = {}
+        for what, (sequences, _) in fastest.items():
+            memory[what] = _peak(settings, what, sequences, proxy, ids)
+        stage.advance(1)
+    base = fastest[TRAIN][1]
+    rows = [
+        Row(what=w, sequences=n, tokens_per_second=s, ratio=s / base, peak_gb=memory[w][0], above_model_gb=memory[w][1])
+        for w, (n, s) in fastest.items()
+    ]
+    return Bench(rows=rows, seconds=seconds, parameters=parameters)
+
+
+def build_proxy(settings: BenchSettings) -> Proxy:
+    """Return the model to measure, random weights for a shape."""
+    proxy_settings = ProxySettings(model=settings.model, dtype=settings.dtype, device=settings.device)
+    if settings.model in SHAPES:
+        torch.manual_seed(0)
+        device = choose_device(settings.device)
+        return make_proxy(_random_model(settings).to(device), _no_tokenizer(), proxy_settings)
+    if not Path(settings.model).is_dir() and "/" not in settings.model:
+        raise SettingsError(f"There is no shape {settings.model!r}.", hint=nearest(settings.model, list(SHAPES)))
+    return load_proxy(proxy_settings)
+
+
+def random_tokens(settings: BenchSettings, proxy: Proxy) -> Tensor:
+    """Return seeded token ids `[sequences, length]` on the proxy's device."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = proxy.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    return torch.randint(0, int(vocabulary), (settings.sequences, settings.length), generator=generator).to(
+        proxy.device
+    )
+
+
+def _random_model(settings: BenchSettings) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = SHAPES[settings.model]
+    config = AutoConfig.for_model(
+        shape["kind"],
+        hidden_size=shape["width"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        intermediate_size=shape["inner"],
+        vocab_size=shape["vocabulary"],
+        max_position_embeddings=2048,
+        **({"num_key_value_heads": 3, "tie_word_embeddings": True} if shape["kind"] == "llama" else {}),
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=DTYPES[settings.dtype])
+
+
+def _no_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"?": 0}, unk_token="?")))
+
+
+def _batches(ids: Tensor, sequences: int) -> list[TokenBatch]:
+    labels = ids.roll(-1, 1)
+    labels[:, -1] = IGNORED
+    pairs = zip(ids.split(sequences), labels.split(sequences), strict=True)
+    return [TokenBatch(ids=i, labels=t, documents=tuple(range(len(i)))) for i, t in pairs]
+
+
+Step = Callable[[int], Callable[[], None]]
+"""From sequences per batch to one pass over all tokens."""
+
+
+def _train(model: nn.Module, ids: Tensor, *, weights: bool = True) -> Step:
+    """Forward and backward as transformers does them, on weights that take gradients (or only their activations)."""
+
+    def at(sequences: int) -> Callable[[], None]:
+        def step() -> None:
+            model.train().requires_grad_(weights)
+            for part in ids.split(sequences):
+                if weights:
+                    model(input_ids=part, labels=part).loss.backward()
+                else:
+                    embedded = model.get_input_embeddings()(part).requires_grad_(True)  # type: ignore[operator]
+                    model(inputs_embeds=embedded, labels=part).loss.backward()
+                model.zero_grad()
+
+        return step
+
+    return at
+
+
+def _frozen(model: nn.Module, ids: Tensor) -> Step:
+    return _train(model, ids, weights=False)
+
+
+def _sketch(proxy: Proxy, ids: Tensor, dim: int) -> Step:
+    proxy.model.eval().requires_grad_(False)
+    engine = SketchEngine(proxy, dim=dim, seed=0)
+
+    def at(sequences: int) -> Callable[[], None]:
+        parts = _batches(ids, sequences)
+
+        def step() -> None:
+            proxy.model.eval().requires_grad_(False)
+            for part in parts:
+                engine(part)
+
+        return step
+
+    return at
+
+
+def _fastest(into: dict[str, tuple[int, float]], steps: dict[str, Step], settings: BenchSettings) -> None:
+    """Try batch sizes for every step in turn; keep each one's best, in tokens per second."""
+    sizes = [n for n in (1, 2, 4, 8, 16, 32) if n <= settings.sequences]
+    tokens = settings.sequences * settings.length
+    ready = {(what, n): step(n) for what, step in steps.items() for n in sizes}
+    for run in ready.values():
+        run()
+    for _ in range(settings.rounds):
+        for (what, n), run in ready.items():
+            speed = tokens / _seconds(run)
+            if speed > into.get(what, (0, 0.0))[1]:
+                into[what] = (n, speed)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    _wait()
+    start = time.perf_counter()
+    run()
+    _wait()
+    return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _where(proxy: Proxy, ids: Tensor, settings: BenchSettings, sequences: int) -> dict[str, float]:
+    """Split a scoring step into the head, the decoder both ways, and what sketching adds to it."""
+    proxy.model.eval().requires_grad_(False)
+    engine, frozen = SketchEngine(proxy, dim=settings.dim, seed=0), FrozenPass(proxy)
+    parts = _batches(ids, sequences)
+    hidden = torch.randn(parts[0].ids.numel(), frozen.head.weight.shape[1], device=proxy.device).to(proxy.dtype)
+
+    def head() -> None:
+        for part in parts:
+            frozen.head(hidden[: part.labels.numel()], part.labels.flatten())
+
+    class Untouched:
+        """A tap that keeps nothing: the decoder's own cost."""
+
+        def forward(self, inputs: Tensor) -> None: ...
+
+        def backward(self, kept: None, output_gradients: Tensor) -> None: ...
+
+    def decoder_and_head() -> None:
+        for part in parts:
+            with tapped(proxy.linears, lambda _: Untouched()):
+                frozen.backward(part)
+
+    def all_of_it() -> None:
+        for part in parts:
+            engine(part)
+
+    runs = (head, decoder_and_head, all_of_it)
+    best = [min(_seconds(run) for _ in range(settings.rounds + 1)) for run in runs]
+    return {"head": best[0], "decoder": max(0.0, best[1] - best[0]), "sketches": max(0.0, best[2] - best[1])}
+
+
+def _peak(settings: BenchSettings, what: str, sequences: int, proxy: Proxy, ids: Tensor) -> tuple[float, float]:
+    """Return (peak, peak above the loaded model) in 10^9 bytes."""
+    if proxy.device.type == "cuda":
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        _step_of(what, proxy, ids, settings)(sequences)()
+        peak = torch.cuda.max_memory_allocated()
+        return peak / 1e9, (peak - before) / 1e9
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as child:
+        return child.apply(_peak_of, (asdict(settings), what, sequences))
+
+
+def _peak_of(settings: dict[str, Any], what: str, sequences: int) -> tuple[float, float]:
+    chosen = BenchSettings(**settings)
+    proxy = build_proxy(chosen)
+    ids = random_tokens(replace(chosen, sequences=2 * sequences), proxy)
+    if what != TRAIN:
+        keep_freed_memory()
+    before = _resident()
+    _step_of(what, proxy, ids, chosen)(sequences)()
+    return _resident(), max(0.0, _resident() - before)
+
+
+def _step_of(what: str, proxy: Proxy, ids: Tensor, settings: BenchSettings) -> Step:
+    if what == SKETCH:
+        return _sketch(proxy, ids, settings.dim)
+    return _frozen(proxy.model, ids) if what == FROZEN else _train(proxy.model, ids)
+
+
+def _resident() -> float:
+    # Kilobytes on Linux, bytes on macOS.
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9
+
+
+def seconds_for(pool_tokens: float, rows: Sequence[Row]) -> float:
+    """Return how long one scoring pass over a pool takes at the measured speed."""
+    return pool_tokens / next(r.tokens_per_second for r in rows if r.what == SKETCH)

@@ -1,0 +1,61 @@
+"""`curate bench`: what scoring costs on this machine, to plan a run by."""
+
+from typing import Any
+
+import click
+
+from curate.cli._config import config_option
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--model", default="smollm2-135m", help="Folder, hub id, or shape with random weights (see below).")
+@click.option("--dtype", default="float32", help="float32 or bfloat16.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
+@click.option("--sequences", type=int, default=8, help="Sequences of a pass; batches of 1, 2, 4 … of them are tried.")
+@click.option("--length", type=int, default=512, help="Tokens of a sequence.")
+@click.option("--dim", type=int, default=16, help="Projection dimensions per side and layer.")
+@click.option("--rounds", type=int, default=3, help="Rounds; the fastest counts.")
+@click.option("--pool-tokens", type=float, help="Also say how long a pool of so many tokens takes (5e9).")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
+def command(pool_tokens: float | None, as_json: bool, **options: Any) -> None:
+    """Measure scoring against a plain training step of the same model on the same tokens.
+
+    \b
+    curate bench --model proxy/
+    curate bench --model pythia-14m --dtype bfloat16      # a shape, random weights
+    curate bench --model proxy/ --pool-tokens 2e9         # how long will my pool take?
+
+    Shapes: pythia-14m, pythia-160m, pythia-1b, smollm2-135m.
+    """
+    from dataclasses import asdict
+
+    from curate.bench import BenchSettings, bench, seconds_for
+    from curate.cli._output import RichReporter, print_json, print_table, stdout
+
+    settings = BenchSettings(**options)
+    with RichReporter() as reporter:
+        result = bench(settings, reporter=reporter)
+    eta = seconds_for(pool_tokens, result.rows) if pool_tokens else None
+    if as_json:
+        print_json({**asdict(result), "settings": asdict(settings), "pool_seconds": eta})
+        return
+    rows = [
+        (r.what, r.sequences, round(r.tokens_per_second), r.ratio, r.peak_gb, r.above_model_gb) for r in result.rows
+    ]
+    title = f"{settings.model}, {result.parameters:,} parameters, {settings.dtype}, sequences of {settings.length}"
+    columns = ["what", "batch", "tokens/s", "× training step", "peak GB", "above model GB"]
+    print_table(columns, rows, title=title)
+    total = sum(result.seconds.values())
+    print_table(
+        ["a scoring step's", "seconds", "share"], [(k, v, f"{v / total:.0%}") for k, v in result.seconds.items()]
+    )
+    if eta is not None:
+        stdout.print(f"One scoring pass over {pool_tokens:,.0f} tokens: {_duration(eta)}", soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
