@@ -36,7 +36,7 @@ sizes AS (
 wanted AS (
   SELECT
     coalesce(
-      $tokens::BIGINT, $count::BIGINT, greatest(1, round($share::DOUBLE * $total::BIGINT)),
+      $tokens::BIGINT, $count::BIGINT, if($share::DOUBLE IS NULL, NULL, greatest(1, round($share::DOUBLE * $total::BIGINT))),
       (SELECT min(capacity / weight) * sum(weight) FROM sizes)
     )::DOUBLE AS whole
 ),

@@ -1,5 +1,6 @@
 """Small runs with known rows."""
 
+from hashlib import md5
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ def rows(shard: str, first: int, scores: list[float], **columns: list[Any] | pa.
         "doc_id": [f"{shard}/{first + i}" for i in range(n)],
         "shard": [shard] * n,
         "row": list(range(first, first + n)),
-        "content_hash": [f"{shard}{first + i:032x}"[-32:] for i in range(n)],
+        "content_hash": [md5(f"{shard}/{first + i}".encode()).hexdigest() for i in range(n)],
         "n_tokens": [10 * (i + 1) for i in range(n)],
         "truncated": [False] * n,
         "loss": [2.0] * n,
@@ -50,9 +51,7 @@ def skipped(*entries: tuple[str, int, str]) -> pa.Table:
     )
 
 
-def write(
-    run: Run, shard: str, shard_index: int, table: pa.Table, aside: pa.Table | None = None, **part: Any
-) -> Any:
+def write(run: Run, shard: str, shard_index: int, table: pa.Table, aside: pa.Table | None = None, **part: Any) -> Any:
     """Write a whole shard as one part unless told otherwise."""
     cover = {"index": 0, "start": 0, "end": table.num_rows, "last": True, **part}
     return run.write_part(

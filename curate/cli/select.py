@@ -151,15 +151,14 @@ def _print_selection(selection: "Selection") -> None:
 def _print_filters(as_json: bool) -> None:
     from dataclasses import asdict
 
-    from curate.cli._output import print_json, print_table
+    from curate.cli._output import print_json, stdout
     from curate.selection.filters import shipped_filters
 
     filters = shipped_filters().values()
     if as_json:
         print_json([asdict(f) for f in filters])
         return
-    rows = []
     for f in filters:
-        rows.append((f.name, "", "", "", f.summary))
-        rows += [("", p.name, p.type, p.default, p.meaning) for p in f.params]
-    print_table(("filter", "parameter", "type", "default", "meaning"), rows)
+        stdout.print(f"{f.name}: {f.summary}", style="bold", markup=False, soft_wrap=True)
+        for p in f.params:
+            stdout.print(f"    {p.name:<12} {p.type:<8} {p.default:<13} {p.meaning}", markup=False, soft_wrap=True)

@@ -30,15 +30,15 @@ def command(run: str | None, as_json: bool) -> None:
             f["run"],
             f["method"],
             f["model"],
-            "finished" if f["finished"] else "unfinished",
+            "yes" if f["finished"] else "no",
             f["shards"],
             f["documents"],
             f["tokens"],
-            ", ".join(f"{n:,} {reason}" for reason, n in f["skipped"].items()),
+            "\n".join(f"{n:,} {reason}" for reason, n in f["skipped"].items()),
         )
         for f in found
     ]
-    print_table(("run", "method", "model", "state", "shards", "documents", "tokens", "skipped"), rows)
+    print_table(("run", "method", "model", "done", "shards", "documents", "tokens", "skipped"), rows)
 
 
 def progress(run: "Run") -> dict[str, Any]:

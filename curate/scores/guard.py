@@ -41,6 +41,16 @@ def check_query(connection: duckdb.DuckDBPyConnection, sql: str) -> set[str]:
     return _tables(tree)
 
 
+def without_semicolon(sql: str) -> str:
+    """A statement that can stand inside another: without its final semicolon and the comments behind it."""
+    head, found, tail = sql.rpartition(";")
+    try:
+        ends = bool(found) and not duckdb.extract_statements(tail)
+    except duckdb.Error:  # that semicolon was inside a string or a comment
+        return sql
+    return head if ends else sql
+
+
 def sql_error(error: duckdb.Error) -> CurateError:
     """DuckDB's own message, which names the nearest column or table; with a way on where files are closed."""
     text = str(error).strip()

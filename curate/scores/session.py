@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from curate.errors import CurateError
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
-from curate.scores.guard import check_query, sql_error
+from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.run import Run
 from curate.scores.unify import unify
 from curate.scores.views import files_sql, literal, quoted, runs_table, shards_sql
@@ -95,7 +95,7 @@ class Session:
         if "documents" in check_query(self.connection, sql):
             return None
         try:
-            row = self.connection.execute(f"SELECT count(*) FROM ({sql.strip().rstrip(';')}\n)").fetchall()
+            row = self.connection.execute(f"SELECT count(*) FROM ({without_semicolon(sql)}\n)").fetchall()
         except duckdb.Error:
             return None
         return row[0][0]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from curate.errors import CurateError
 from curate.schema import SCORE_COLUMNS
-from curate.scores.guard import check_query, sql_error
+from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.session import Session
 from curate.scores.views import quoted, score_columns, sql_type
 from curate.selection.filters import Bound
@@ -91,9 +91,9 @@ class Funnel:
     def apply(self, bound: Bound) -> Stage:
         """Run one filter on the candidates. Raises CurateError when it gives back what was not among them."""
         name = bound.filter.name
-        sql = bound.sql.strip().rstrip(";")
-        if "documents" in check_query(self._con, sql):
+        if "documents" in check_query(self._con, bound.sql):
             self.session.provide_documents()
+        sql = without_semicolon(bound.sql)
         self._collect(name, sql, bound)
         units = self.unit == "shard"
         table = "_kept_units" if units else "_kept"

@@ -11,9 +11,7 @@ from tests.small_runs import FINGERPRINTS, SETTINGS, rows, skipped, write
 @pytest.fixture
 def run(start):
     run = start()
-    first = rows(
-        "a", 0, [1.0, 2.0, 3.0], skipped_none=[1, 2, 3], source=["x", "y", "x"], score_math=[0.0, 1.0, 2.0]
-    )
+    first = rows("a", 0, [1.0, 2.0, 3.0], skipped_none=[1, 2, 3], source=["x", "y", "x"], score_math=[0.0, 1.0, 2.0])
     write(run, "a", 0, first, skipped(("a", 3, "empty text")), end=4)
     write(run, "b", 1, rows("b", 0, [4.0], source=["y"], score_math=[5.0]))
     return run
@@ -21,17 +19,13 @@ def run(start):
 
 def test_views_hold_what_was_scored(run):
     with open_session(run) as session:
-        assert session.query(
-            "SELECT source, count(*), avg(score) FROM scores GROUP BY source ORDER BY 1"
-        ).rows() == [
+        assert session.query("SELECT source, count(*), avg(score) FROM scores GROUP BY source ORDER BY 1").rows() == [
             ("x", 2, 2.0),
             ("y", 2, 3.0),
         ]
         assert session.query("SELECT reason FROM skipped").rows() == [("empty text",)]
         assert session.query("SELECT count(*) FROM candidates").rows() == [(4,)]
-        assert session.query("SELECT run, method, settings->>'dim' FROM runs").rows() == [
-            ("run", "dot", "16")
-        ]
+        assert session.query("SELECT run, method, settings->>'dim' FROM runs").rows() == [("run", "dot", "16")]
 
 
 def test_shards_have_statistics_of_every_group(run):
@@ -47,15 +41,13 @@ def test_several_runs_share_views_and_have_one_each(run, start):
     other = start("2nd run!", dim=32)
     write(other, "a", 0, rows("a", 0, [9.0], year=[1999]))
     with open_session([run, other]) as session:
-        assert session.query(
-            "SELECT run, count(*), max(year) FROM scores GROUP BY ALL ORDER BY run"
-        ).rows() == [
+        assert session.query("SELECT run, count(*), max(year) FROM scores GROUP BY ALL ORDER BY run").rows() == [
             ("run", 4, None),
             ("run_2nd_run", 1, 1999),
         ]
-        assert session.query(
-            "SELECT r.score, o.score FROM run r JOIN run_2nd_run o USING (shard, row)"
-        ).rows() == [(1.0, 9.0)]
+        assert session.query("SELECT r.score, o.score FROM run r JOIN run_2nd_run o USING (shard, row)").rows() == [
+            (1.0, 9.0)
+        ]
         assert session.query("SELECT run, shard, documents FROM shards ORDER BY ALL").rows()[-1] == (
             "run_2nd_run",
             "a",
@@ -100,9 +92,7 @@ def test_anything_but_a_query_is_refused(run, sql, seen):
     assert sorted(run.path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    "sql", ["SELECT * FROM read_text('{file}')", "FROM '{file}'", "FROM read_csv('{file}')"]
-)
+@pytest.mark.parametrize("sql", ["SELECT * FROM read_text('{file}')", "FROM '{file}'", "FROM read_csv('{file}')"])
 def test_other_files_are_closed_unless_allowed(run, tmp_path, sql):
     (tmp_path / "other").mkdir()
     file = tmp_path / "other" / "f.csv"

@@ -1,0 +1,77 @@
+import json
+
+import pytest
+
+from curate.cli import main
+from tests.selection.conftest import make_pool, make_run
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A working folder with one run under runs/."""
+    monkeypatch.chdir(tmp_path)
+    make_pool(tmp_path / "pool")
+    (tmp_path / "runs").mkdir()
+    make_run(tmp_path / "runs" / "x", tmp_path / "pool").close()
+    return tmp_path
+
+
+def test_latest_run_is_taken_and_named(work, capsys):
+    main(["select", "--top", "5"])
+    out, err = capsys.readouterr()
+    assert "run: runs/x" in err
+    assert "5 documents" in out
+    assert "written to selected" in out
+    assert (work / "selected" / "manifest.json").is_file()
+
+
+def test_filters_keep_their_order_and_parameters(work, capsys):
+    first = ["--filter", "quota", "-p", "by=source", "-p", "shares=equal"]
+    others = ["--filter=dedup", "-f", "max_tokens", "--param=tokens=60"]
+    main(["select", "runs/x", "--budget", "200", *first, *others, "--dry-run", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    values = [(f["name"], f["asked"]) for f in found["filters"]]
+    assert values == [
+        ("decontaminate", {}),
+        ("quota", {"by": "source", "shares": "equal", "tokens": 200}),
+        ("dedup", {}),
+        ("max_tokens", {"tokens": 60}),
+        ("token_budget", {"tokens": 200}),
+    ]
+    assert found["out"] is None
+    assert not (work / "selected").exists()
+
+
+def test_whole_shards(work, capsys):
+    main(["select", "--unit", "shard", "--top", "20%", "--dry-run", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["filters"][-1]["kept"] == 1
+    assert found["after"]["documents"] == 3
+
+
+def test_filters_are_listed_with_their_parameters(capsys):
+    main(["select", "--list-filters", "--json"])
+    found = {f["name"]: f for f in json.loads(capsys.readouterr().out)}
+    assert {"top", "quota", "mix_random"} <= set(found)
+    assert [p["name"] for p in found["top"]["params"]] == ["share", "count", "score"]
+    main(["select", "--list-filters"])
+    assert "keep the best documents" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "seen"),
+    [
+        (["-p", "by=source", "--filter", "quota"], 2, "belongs to the --filter before it"),
+        (["--filter", "quota", "-p", "source"], 2, "expected KEY=VALUE"),
+        (["--filter", "quot"], 2, "no filter 'quot'"),
+        (["--top", "lots"], 2, "--top: expected"),
+        (["nowhere", "--top", "5"], 1, "no such folder"),
+        ([], 2, "nothing was asked"),
+        (["--top", "1", "--out", "pool"], 2, "is not a selection"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said(work, capsys, arguments, code, seen):
+    with pytest.raises(SystemExit) as stopped:
+        main(["select", *arguments])
+    assert stopped.value.code == code
+    assert seen in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,112 @@
+import io
+import json
+import shutil
+import sys
+
+import duckdb
+import polars as pl
+import pytest
+
+from curate.cli import main
+from tests.selection.conftest import make_pool, make_run
+
+GROUPED = "SELECT source, count(*) AS n, avg(score) AS mean FROM scores GROUP BY source ORDER BY 2 DESC, 1"
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A working folder with two runs under runs/."""
+    monkeypatch.chdir(tmp_path)
+    make_pool(tmp_path / "pool")
+    (tmp_path / "runs").mkdir()
+    for name in ("x", "y"):
+        make_run(tmp_path / "runs" / name, tmp_path / "pool").close()
+    return tmp_path
+
+
+def test_query_of_the_latest_run(work, capsys):
+    main(["sql", GROUPED])
+    out, err = capsys.readouterr()
+    assert "run: runs/" in err
+    assert [line.split("│")[1].strip() for line in out.splitlines() if "│" in line] == ["web", "code", "wiki", ""]
+
+
+def test_rows_as_json_csv_and_parquet(work, capsys):
+    main(["sql", "runs/x", GROUPED, "--json"])
+    assert json.loads(capsys.readouterr().out)[0] == {"source": "web", "n": 5, "mean": 0.4}
+    main(["sql", "runs/x", GROUPED, "--csv"])
+    assert capsys.readouterr().out.splitlines()[:2] == ["source,n,mean", "web,5,0.4"]
+    main(["sql", "runs/x", "SELECT 1 WHERE false", "--json"])
+    assert json.loads(capsys.readouterr().out) == []
+    main(["sql", "runs/x", GROUPED, "--parquet", "out.parquet"])
+    assert pl.read_parquet(work / "out.parquet")["n"].to_list() == [5, 2, 2, 1]
+
+
+def test_long_results_say_how_many_more(work, capsys):
+    main(["sql", "runs/x", "FROM scores", "--limit", "3"])
+    assert "… and 7 more rows" in capsys.readouterr().out
+    main(["sql", "runs/x", "FROM range(41);"])
+    assert "… and 1 more rows" in capsys.readouterr().out
+
+
+def test_several_runs_in_one_query(work, capsys):
+    main(["sql", "runs/x", "runs/y", "SELECT count(*) AS n FROM x JOIN y USING (shard, row)", "--json"])
+    assert json.loads(capsys.readouterr().out) == [{"n": 10}]
+
+
+def test_documents_are_joined_on_demand(work, capsys):
+    query = "SELECT text FROM documents JOIN scores USING (shard, row) ORDER BY scores.score DESC LIMIT 1"
+    main(["sql", "runs/x", query, "--csv"])
+    assert capsys.readouterr().out.splitlines() == ["text", "b 0"]
+    (work / "pool").rename(work / "moved")
+    main(["sql", "runs/x", "SELECT count(*) AS n FROM documents", "--pool", "moved", "--json"])
+    assert json.loads(capsys.readouterr().out) == [{"n": 11}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "seen"),
+    [
+        (["runs/x", "COPY scores TO 'x.csv'"], 1, "COPY is not a query"),
+        (["runs/x", "SELECT scor FROM scores"], 1, "scor"),
+        (["runs/z", "SELECT 1"], 2, "'runs/z' is no folder"),
+        (["runs/x", "FROM 'pool/b.parquet'"], 1, "--allow"),
+        (["runs/x", "SELECT 1", "--db", "x.db"], 2, "takes no query"),
+    ],
+)
+def test_what_is_refused_is_said(work, capsys, arguments, code, seen):
+    with pytest.raises(SystemExit) as stopped:
+        main(["sql", *arguments])
+    assert stopped.value.code == code
+    assert seen in " ".join(capsys.readouterr().err.split())
+
+
+def test_allow_opens_one_folder(work, capsys):
+    main(["sql", "runs/x", "SELECT count(*) AS n FROM 'pool/b.parquet'", "--allow", "pool", "--json"])
+    assert json.loads(capsys.readouterr().out) == [{"n": 3}]
+
+
+def test_shell_reads_statements_and_survives_errors(work, capsys, monkeypatch):
+    lines = [".tables", ".schema runs", "SELECT", "  ';' AS semi,", "  count(*) -- all;", "FROM scores;"]
+    lines += ["SELECT nope;", "SELECT 7 AS a; SELECT 8 AS b", ""]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
+    main(["sql", "runs/x"])
+    out, err = capsys.readouterr()
+    assert "scores  candidates  shards" in out
+    assert "fingerprints" in out
+    assert "10" in out
+    assert "nope" in err
+    assert [n for n in ("7", "8") if f" {n} " in out] == ["7", "8"]
+
+
+@pytest.mark.parametrize("runs", [["runs/x"], ["runs/x", "runs/y"]])
+def test_database_opens_without_the_runs(work, capsys, runs):
+    main(["sql", *runs, "--db", "scores.duckdb"])
+    shutil.rmtree(work / "runs")
+    with duckdb.connect(str(work / "scores.duckdb"), read_only=True) as client:
+        assert client.sql("SELECT count(*) FROM scores").fetchall() == [(10 * len(runs),)]
+        assert client.sql("SELECT documents FROM shards WHERE shard = 'a.jsonl'").fetchall() == [(5,)] * len(runs)
+        assert client.sql("SELECT reason FROM skipped").fetchall() == [("empty text",)] * len(runs)
+        assert client.sql("SELECT method FROM runs").fetchall() == [("dot",)] * len(runs)
+        if len(runs) > 1:
+            assert client.sql("SELECT count(*) FROM y").fetchall() == [(10,)]
+    assert "written to scores.duckdb" in capsys.readouterr().err

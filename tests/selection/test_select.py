@@ -1,0 +1,215 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curate.errors import CurateError, SettingsError
+from curate.scores.run import Run
+from curate.selection.select import select
+from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
+
+KINDS = ["arrow", "parquet", "jsonl.zst"]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+
+
+def load(folder: Path, cache: Path):
+    import datasets
+
+    datasets.disable_progress_bars()
+    return datasets.load_dataset(str(folder), cache_dir=str(cache))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dump_loads_with_datasets(run, tmp_path, kind):
+    out = tmp_path / "selected"
+    selection = select(run, top=5, out=out, kind=kind)
+    found = load(out, tmp_path / "cache")
+    assert list(found) == ["train"]
+    table = found["train"]
+    assert table["text"] == ["a 1", "a 2", "b 0", "b 2", "c 0"]  # pool order
+    assert table["curate_score"] == [2.0, 2.0, 3.0, 1.0, 1.5]
+    assert table["score"] == [None, None, 7, 9, None]  # the pool's own column of that name stays
+    assert table["id"] == ["1", "2", "x", "z", None]  # numbers in one shard, strings in the other
+    assert table["meta"][0] == {"k": 1, "z": None}
+    assert table["meta"][4] == {"k": None, "z": [1.5]}
+    assert table["tags"][:3] == [["t"], ["t"], None]
+    assert {"score_math", "score_code"} <= set(table.column_names)
+    assert selection.documents == 5
+    assert sorted(p.name for p in out.iterdir() if p.name != "dataset_dict.json") == [
+        "README.md", "manifest.json", "rejected", "train"
+    ]  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".selected")] == []
+
+
+def test_arrow_dump_loads_from_disk_and_keeps_types(run, tmp_path):
+    import datasets
+
+    select(run, top=5, out=tmp_path / "selected")
+    table = datasets.load_from_disk(str(tmp_path / "selected"))["train"]
+    assert str(table.features["when"].dtype) == "timestamp[us, tz=UTC]"
+    assert table.num_rows == 5
+    assert table["curate_score"][2] == 3.0
+
+
+def test_same_selection_has_the_same_bytes(run, tmp_path):
+    for name, threads in (("one", 1), ("four", 4)):
+        select(run, filters=["sample"], top="50%", out=tmp_path / name, threads=threads)
+    data = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
+    for path in data:
+        if path.name not in ("manifest.json", "README.md"):
+            assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "four" / path).read_bytes(), path
+
+
+def test_rejected_documents_keep_the_filter_that_dropped_them(run, tmp_path):
+    select(run, filters=[("max_tokens", {"tokens": 80})], top=3, out=tmp_path / "s")
+    table = pl.read_parquet(tmp_path / "s" / "rejected" / "rejected.parquet")
+    assert dict(table.group_by("filter").len().iter_rows()) == {"max_tokens": 2, "top": 5}
+    assert table.columns == ["doc_id", "shard", "row", "filter", "score"]
+
+
+def test_manifest_says_what_was_asked(run, tmp_path):
+    select(run, filters=[("quota", {"by": "source"})], budget=100, out=tmp_path / "s")
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert [f["name"] for f in manifest["filters"]] == ["decontaminate", "quota", "token_budget"]
+    assert manifest["filters"][1]["values"]["tokens"] == 100  # taken from the budget of the whole selection
+    assert "SELECT" in manifest["filters"][1]["sql"]
+    assert manifest["run"]["settings"] == run.settings
+    assert manifest["run"]["fingerprints"] == run.fingerprints
+    assert manifest["before"] == {"documents": 10, "tokens": 550}
+    assert manifest["after"]["tokens"] <= 100
+    assert manifest["seconds"] > 0
+    card = (tmp_path / "s" / "README.md").read_text()
+    assert card.startswith("---\nconfigs:\n")
+    assert "| quota | by=source" in card
+
+
+def test_dry_run_writes_nothing_and_shows_the_funnel(run, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    selection = select(run, filters=["dedup"], top="20%")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [(s.name, s.kept, s.dropped) for s in selection.stages] == [
+        ("decontaminate", 10, 0),
+        ("dedup", 10, 0),
+        ("top", 2, 8),
+    ]
+    web, code, wiki = (next(c for c in selection.composition if c.value == v) for v in ("web", "code", "wiki"))
+    assert (web.documents, web.pool_documents, code.documents, wiki.documents) == (0, 5, 1, 1)
+    assert wiki.enrichment == pytest.approx((1 / 2) / (2 / 10))
+
+
+def test_decontamination_comes_first_and_can_be_switched_off(tmp_path):
+    run = Run.start(tmp_path / "r", settings=SETTINGS, fingerprints=FINGERPRINTS)
+    write(run, "s", 0, rows("s", 0, [1.0, 2.0], target_exact=[False, True]))
+    run.finish({})
+    assert select(run, top=1).stages[0].dropped == 1
+    assert [s.name for s in select(run, top=1, decontaminate=False).stages] == ["top"]
+    own = select(run, filters=["dedup", "decontaminate"], top=1)
+    assert [s.name for s in own.stages] == ["dedup", "decontaminate", "top"]
+
+
+def test_whole_shards_are_chosen_by_their_mean(run, tmp_path):
+    selection = select(run, unit="shard", top=1, out=tmp_path / "s")
+    assert [(s.name, s.unit, s.kept) for s in selection.stages] == [
+        ("decontaminate", "document", 10),
+        ("top", "shard", 1),
+    ]
+    assert load(tmp_path / "s", tmp_path / "cache")["train"]["text"] == ["b 0", "b 1", "b 2"]
+    best = {f: select(run, unit="shard", shard_score=f, top=1, by="shard").composition[0].value for f in ("sum", "q95")}
+    assert best == {"sum": "b.parquet", "q95": "b.parquet"}
+    same = select(
+        run,
+        unit="shard",
+        filters=[
+            ("threshold", {"min": 1, "score": "documents"}),
+            ("quota", {"by": "shard", "count": 2, "shares": "equal"}),
+        ],
+    )
+    assert same.stages[-1].kept == 2
+
+
+def test_a_folder_that_is_no_selection_is_never_replaced(run, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("x")
+    with pytest.raises(SettingsError, match="is not a selection"):
+        select(run, top=1, out=mine, overwrite=True)
+    select(run, top=1, out=tmp_path / "s")
+    with pytest.raises(SettingsError) as error:
+        select(run, top=2, out=tmp_path / "s")
+    assert "--overwrite" in error.value.hint
+    select(run, top=2, out=tmp_path / "s", overwrite=True)
+    assert load(tmp_path / "s", tmp_path / "cache")["train"].num_rows == 2
+
+
+def test_a_failed_dump_leaves_the_earlier_one(run, pool, tmp_path):
+    select(run, top=1, out=tmp_path / "s")
+    before = (tmp_path / "s" / "manifest.json").read_bytes()
+    (pool / "c.jsonl").write_text("{}\n")
+    with pytest.raises(CurateError, match="not the pool that"):
+        select(run, top=9, out=tmp_path / "s", overwrite=True)
+    assert (tmp_path / "s" / "manifest.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_moved_pool_is_found_by_option(run, pool, tmp_path):
+    pool.rename(tmp_path / "elsewhere")
+    with pytest.raises(CurateError):
+        select(run, top=1, out=tmp_path / "s")
+    select(run, top=1, out=tmp_path / "s", pool=[str(tmp_path / "elsewhere")])
+
+
+def test_unfinished_runs_are_refused_unless_asked(tmp_path):
+    run = Run.start(tmp_path / "r", settings=SETTINGS, fingerprints=FINGERPRINTS)
+    with pytest.raises(CurateError, match="no scores yet"):
+        select(run, top=1)
+    write(run, "s", 0, rows("s", 0, [1.0, 2.0]), last=False)
+    with pytest.raises(CurateError, match="1 parts are there, 0 shards") as error:
+        select(run, top=1)
+    assert "--partial" in error.value.hint
+    assert select(run, top=1, partial=True).documents == 1
+
+
+def test_nothing_asked_and_nothing_left_are_errors(run, tmp_path):
+    with pytest.raises(SettingsError, match="nothing was asked"):
+        select(run)
+    with pytest.raises(CurateError, match="nothing is left after the filter 'threshold'"):
+        select(run, filters=[("threshold", {"min": 99})], out=tmp_path / "s")
+
+
+def test_weights_reach_the_dump(run, tmp_path):
+    own = tmp_path / "own.sql"
+    own.write_text("SELECT * REPLACE (score * 2 AS weight) FROM candidates WHERE score > 0")
+    select(run, filters=[own], top=2, out=tmp_path / "s", kind="parquet")
+    table = pq.read_table(tmp_path / "s" / "train")
+    assert table.column("weight").to_pylist() == [4.0, 6.0]
+
+
+def test_a_pools_own_weight_is_not_taken_for_a_filters(tmp_path):
+    run = Run.start(tmp_path / "r", settings=SETTINGS, fingerprints=FINGERPRINTS)
+    write(run, "s", 0, rows("s", 0, [1.0, 2.0], weight=pa.array([9.0, 8.0])))
+    run.finish({})
+    own = tmp_path / "own.sql"
+    own.write_text("SELECT * FROM candidates WHERE pool_weight > 8.5")
+    selection = select(run, filters=[own], decontaminate=False)
+    assert selection.stages[0].kept == 1
+
+
+def test_selecting_never_imports_torch(run):
+    code = (
+        "import sys; from curate.scores.run import Run; from curate.selection.select import select\n"
+        "select(Run.open(sys.argv[1]), top=2, out=sys.argv[1] + '-out')\n"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run.path)], env={**os.environ}, check=False)
+    assert done.returncode == 0
