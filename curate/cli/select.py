@@ -53,7 +53,12 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 )
 @click.option("--out", default="selected", show_default=True, type=click.Path(), help="Folder of the dataset.")
 @click.option(
-    "--format", "kind", type=click.Choice(["arrow", "parquet", "jsonl.zst"]), default="arrow", show_default=True
+    "--format",
+    "kind",
+    type=click.Choice(["arrow", "parquet", "jsonl.zst"]),
+    default="arrow",
+    show_default=True,
+    help="How the dataset is stored.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
 @click.option("--dry-run", is_flag=True, help="Show what would be left, and write nothing.")

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 @click.argument("run", required=False, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(run: str | None, as_json: bool) -> None:
-    """Show runs and their progress: RUN alone, or all under runs/, the newest first."""
+    """Show runs and their progress: RUN alone, or all under runs/, the newest first.
+
+    \b
+    curate status
+    curate status runs/x --json
+    """
     from curate.cli._output import print_json, print_table, stderr
     from curate.cli._runs import ROOT
     from curate.scores.run import Run, list_runs

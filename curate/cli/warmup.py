@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from curate.cli._config import config_option
 from curate.cli._fields import fields_options, make_fields
 from curate.errors import SettingsError
 
@@ -38,6 +39,7 @@ _SHAPE = ("vocab_size", "layers", "width", "heads", "untied")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Type of the products.")
 @fields_options
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, pool: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
@@ -75,7 +77,7 @@ def command(ctx: click.Context, /, pool: tuple[str, ...], out: Path, as_json: bo
 
 
 def _print(made: "Warmup") -> None:
-    from curate.cli._output import print_table, stdout
+    from curate.cli._output import print_table, stderr
 
     rows: list[tuple[str, Any]] = [
         ("parameters", made.parameters),
@@ -94,4 +96,5 @@ def _print(made: "Warmup") -> None:
         ("checkpoints", ", ".join(made.checkpoints) or "none"),
     ]
     print_table(["proxy", str(made.out)], rows)
-    stdout.print(f"Next: curate score --model {made.out} --target val.jsonl --pool …", markup=False)
+    following = f"next: curate score --model {made.out} --target val.jsonl --pool …"
+    stderr.print(following, markup=False, soft_wrap=True, style="dim")

@@ -17,8 +17,8 @@ class LibrarySettings:
 
     package: str = "asyncio"
     """The target: some of its pieces are held out, the rest stay in the pool to be found."""
-    target_rows: int = 128
-    documents: int = 4000
+    target_rows: int = 200
+    documents: int = 3000
     """Size of the pool; a smaller library gives all it has."""
     seed: int = 0
 

@@ -66,3 +66,11 @@ def test_a_folder_that_is_no_proxy_is_left_alone(pool: Path, tmp_path: Path, cap
 def test_a_pool_has_to_be_given(capsys: pytest.CaptureFixture[str]):
     assert fails() == 2
     assert "--pool" in capsys.readouterr().err
+
+
+def test_settings_come_from_a_file_and_flags_win(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = {"pool": str(pool), "text-column": "body", "out": str(tmp_path / "proxy"), "steps": 9, "layers": 1}
+    config |= {"width": 16, "heads": 2, "vocab_size": 300, "context": 16, "batch-tokens": 256}
+    (tmp_path / "warmup.yaml").write_text(json.dumps(config))  # JSON is YAML
+    curate.cli.main(["warmup", "--config", str(tmp_path / "warmup.yaml"), "--steps", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["steps"] == 2
