@@ -1,6 +1,7 @@
 """Loading a proxy, freezing it, and naming the layers whose gradients are tracked."""
 
 import ctypes
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -96,11 +97,14 @@ class Proxy:
         return d_out, d_in, getattr(layer, "bias", None) is not None
 
     def fingerprint(self) -> str:
-        """Return a hash of every parameter and of the tokenizer: the same bytes make the same scores."""
-        digest = xxhash.xxh3_128()
+        """Return a hash of configuration, parameters, adapters' scales and tokenizer: all that makes the scores.
+
+        Where the model came from is no part of it, nor which version of transformers wrote it.
+        """
+        digest = xxhash.xxh3_128(_configuration(self.model).encode())
         for name, parameter in self.model.state_dict().items():
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         words = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
         digest.update(words.encode())
@@ -127,13 +131,12 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     whole = _see_sequences(decoder, linears, model.device)
     adapters = any(".lora_" in n for n in linears)
     globs = settings.modules or (("*.lora_*",) if adapters else ("*",))
-    chosen = [n for n in linears if any(fnmatchcase(n, g) for g in globs)]
+    chosen = _choose(list(linears), globs)
     tracked = tuple(n for n in chosen if n in whole)
     if not tracked:
-        examples = ", ".join(list(linears)[:4]) or "none"
         raise SettingsError(
-            f"No layer matches --modules {' '.join(globs)}.",
-            hint=f"Layers of this model are called, for example: {examples}.",
+            f"No layer that matches {' '.join(globs)} sees whole sequences: {', '.join(_patterns(chosen))}.",
+            hint="Routed experts have no gradient per document here; choose other layers with --modules.",
         )
     coverage = _coverage(model, decoder, linears, tracked, left_out=set(linears) - set(chosen))
     return Proxy(
@@ -145,6 +148,19 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
         coverage=coverage,
         settings=settings,
     )
+
+
+def _choose(names: Sequence[str], globs: Sequence[str]) -> list[str]:
+    for glob in globs:
+        if not any(fnmatchcase(n, glob) for n in names):
+            known = ", ".join(_patterns(names)) or "none"
+            raise SettingsError(f"No layer matches --modules {glob}.", hint=f"Layers of this model: {known}.")
+    return [n for n in names if any(fnmatchcase(n, g) for g in globs)]
+
+
+def _patterns(names: Sequence[str]) -> list[str]:
+    """Return the distinct names with their numbers as *, which is a glob that matches them."""
+    return list(dict.fromkeys(re.sub(r"\d+", "*", n) for n in names))
 
 
 def choose_device(name: str) -> torch.device:
@@ -184,6 +200,7 @@ def _load(settings: ProxySettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     try:
         if folder.is_dir() and (folder / "adapter_config.json").exists():
             model = _load_adapters(folder, dtype)
+            source, options = _adapters_tokenizer(folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -195,7 +212,18 @@ def _load(settings: ProxySettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
 def _load_adapters(folder: Path, dtype: torch.dtype) -> Any:
     from peft import AutoPeftModelForCausalLM
 
-    return AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=dtype).get_base_model()
+    model = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=dtype).get_base_model()
+    for parameter in model.parameters():  # peft keeps adapters in float32; buffers stay as the model made them
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _adapters_tokenizer(folder: Path) -> tuple[str, dict[str, str]]:
+    """Return where the tokenizer is: beside the adapters, or else with the model that they adapt."""
+    if any(folder.glob("tokenizer*")):
+        return str(folder), {}
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return config["base_model_name_or_path"], {"revision": config["revision"]} if config.get("revision") else {}
 
 
 def _not_loaded(settings: ProxySettings, is_folder: bool, error: Exception) -> CurateError:
@@ -209,6 +237,12 @@ def _not_loaded(settings: ProxySettings, is_folder: bool, error: Exception) -> C
         f"The model {settings.model} is not on this machine and could not be fetched: {reason}",
         hint="Give the folder of a model with --model DIR, or make a small one from the pool with `curate warmup`.",
     )
+
+
+def _configuration(model: PreTrainedModel) -> str:
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("transformers_version", "dtype")}
+    scales = {n: m.scaling for n, m in model.named_modules() if isinstance(getattr(m, "scaling", None), dict)}
+    return json.dumps([{k: v for k, v in config.items() if not k.startswith("_")}, scales], sort_keys=True, default=str)
 
 
 def _see_sequences(decoder: nn.Module, linears: dict[str, nn.Module], device: torch.device) -> set[str]:

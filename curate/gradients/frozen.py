@@ -51,7 +51,7 @@ class FrozenPass:
         tolerance = 0.1 if self.proxy.dtype in (torch.bfloat16, torch.float16) else 1e-3
         if not torch.allclose(found.double(), expected, rtol=tolerance, atol=tolerance):
             raise CurateError(
-                f"{type(self.proxy.model).__name__} does more between its last hidden state and logits than a linear"
-                f" head with scale, bias and soft cap: losses differ by {(found - expected).abs().max().item():.3g} nats.",
+                f"{type(self.proxy.model).__name__} does more between its last hidden state and logits than a linear head"
+                f" with scale, bias and soft cap: losses differ by {(found - expected).abs().max().item():.3g} nats.",
                 hint="Use another proxy of the same family without that step, and please report this architecture.",
             )

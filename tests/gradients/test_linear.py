@@ -76,7 +76,7 @@ def test_layers_are_restored_whatever_happens() -> None:
         with tapped(layers, lambda _: Recorder()):
             raise OSError
 
-    with pytest.raises(OSError, match="^$"):
+    with pytest.raises(OSError, match=r"^$"):
         run()
     assert own_forwards(layers)
 

@@ -40,7 +40,7 @@ def truth(engine: SketchEngine, documents: list[Encoded], dim: int, seed: int) -
 
 
 def assert_equal(found: Tensor, expected: Tensor, rtol: float = 1e-8) -> None:
-    """Compare up to rounding that is relative to each row's largest entry: entries near 0 are differences of larger ones."""
+    """Compare up to rounding relative to each row's largest entry: entries near 0 are differences of larger ones."""
     scale = expected.abs().amax(-1, keepdim=True) if expected.ndim > 1 else expected.abs()
     assert ((found - expected).abs() <= rtol * scale).all(), ((found - expected).abs() / scale).max()
 
