@@ -1,5 +1,6 @@
 """From documents to masked token batches of bounded size."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from curate.errors import CurateError, SettingsError
 from curate.schema import Document, message_text
 
 IGNORED = -100
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> None:
         self.tokenizer, self.settings = tokenizer, settings
         template = tokenizer.chat_template
-        self._marks_turns = isinstance(template, str) and "{% generation" in template.replace("{%-", "{%")
+        self._marks_turns = isinstance(template, str) and _GENERATION.search(template) is not None
 
     def __call__(self, documents: Sequence[Document]) -> list[Encoded]:
         """Encode documents in order; those of plain text all at once, which is faster."""
