@@ -1,29 +1,28 @@
 """Parts as one lazy frame: files of equal columns are scanned together, and all are brought to one schema."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
-from curate.scores.unify import by_schema, unify
+from curate.scores.unify import File, by_schema, unify
 
 
-def scan(paths: Sequence[Path], *, empty: pa.Schema | None = None) -> pl.LazyFrame:
+def scan(files: Sequence[File], *, empty: pa.Schema | None = None) -> pl.LazyFrame:
     """Read Parquet files lazily as one frame in the order given; no file at all gives no row of `empty`."""
-    groups = by_schema(paths)
+    groups = by_schema(files)
     whole = unify(schema for schema, _ in groups) if groups else (empty or pa.schema([]))
     target = _polars_schema(whole)
     if not groups:
         return pl.LazyFrame(schema=target)
     frames = []
-    for schema, files in groups:
+    for schema, paths in groups:
         has = set(schema.names)
         columns = [
             pl.col(name).cast(kind) if name in has else pl.lit(None, dtype=kind).alias(name)
             for name, kind in target.items()
         ]
-        frames.append(pl.scan_parquet(files, glob=False).select(columns))
+        frames.append(pl.scan_parquet(paths, glob=False).select(columns))
     return pl.concat(frames, how="vertical") if len(frames) > 1 else frames[0]
 
 

@@ -1,6 +1,6 @@
 """One part: the scores of a stretch of one shard's rows, which says itself what it covers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +24,8 @@ class Part:
     end: int
     last: bool
     path: Path
+    schema: pa.Schema = field(compare=False, repr=False)
+    """Columns of its scores, as its footer has them."""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -49,12 +51,13 @@ def metadata_of(part: Part) -> dict[str, str]:
 def read_part(path: Path) -> Part:
     """Read what a part covers from its footer alone."""
     try:
-        raw = pq.read_schema(path).metadata or {}
+        schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise CurateError(
             f"{path}: not a readable Parquet file ({error})",
             hint="Delete this file and start the same run again: it writes the part anew.",
         ) from error
+    raw = schema.metadata or {}
     found = {key: raw.get(f"curate.{key}".encode()) for key in _KEYS}
     missing = [key for key, value in found.items() if value is None]
     if missing:
@@ -71,6 +74,7 @@ def read_part(path: Path) -> Part:
         end=int(text["end"]),
         last=text["last"] == "1",
         path=path,
+        schema=schema.remove_metadata(),
     )
 
 

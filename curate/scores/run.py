@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 
 from curate.errors import CurateError, SettingsError
+from curate.schema import SKIPPED_SCHEMA
 from curate.scores.atomic import atomic_write, remove_leftovers, write_text
 from curate.scores.lock import NAME as LOCK_NAME
 from curate.scores.lock import Lock
 from curate.scores.parts import Part, metadata_of, part_name, read_part, write_table
 from curate.scores.record import FORMAT, canonical, differences
+from curate.scores.unify import File
 
 if TYPE_CHECKING:
     import polars as pl
@@ -145,6 +147,7 @@ class Run:
             end=end,
             last=last,
             path=self.path / "scores" / name,
+            schema=scores.schema.remove_metadata(),
         )
         aside = self.path / "skipped" / name
         if skipped.num_rows:
@@ -177,19 +180,23 @@ class Run:
         """Every scored document in pool order, lazily; columns that differ between parts are unified."""
         from curate.scores.frames import scan
 
-        return scan([p.path for p in self.all_parts()])
+        return scan(self.scores_files())
 
     def skipped(self) -> "pl.LazyFrame":
         """Every row that was set aside, with its reason, in pool order, lazily."""
-        from curate.schema import SKIPPED_SCHEMA
         from curate.scores.frames import scan
 
-        return scan(self.skipped_paths(), empty=SKIPPED_SCHEMA)
+        return scan(self.skipped_files(), empty=SKIPPED_SCHEMA)
 
-    def skipped_paths(self) -> list[Path]:
+    def scores_files(self) -> list[File]:
+        """The files in scores/ in pool order, each with its columns."""
+        return [(p.path, p.schema) for p in self.all_parts()]
+
+    def skipped_files(self) -> list[File]:
         """The files in skipped/ of whole parts; a file whose part has no scores yet is not counted."""
-        paths = (self.path / "skipped" / p.path.name for p in self.all_parts())
-        return [p for p in paths if p.exists()]
+        there = {p.name for p in (self.path / "skipped").glob("[0-9]*.parquet")}
+        names = [p.path.name for p in self.all_parts() if p.path.name in there]
+        return [(self.path / "skipped" / name, SKIPPED_SCHEMA) for name in names]
 
     def subfolder(self, name: str) -> Path:
         """A folder for what later runs reuse, such as `target` or `curvature`; made when missing."""

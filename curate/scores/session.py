@@ -19,7 +19,7 @@ from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.run import Run
 from curate.scores.unify import unify
-from curate.scores.views import files_sql, literal, quoted, runs_table, shards_sql
+from curate.scores.views import RUN_COLUMNS, files_sql, literal, quoted, run_row, shards_sql
 
 if TYPE_CHECKING:
     from curate.documents import Pool
@@ -136,9 +136,9 @@ class Session:
         con, several = self.connection, len(self.runs) > 1
         parts, aside, schemas = [], [], []
         for name, run in self.runs:
-            sql, schema = files_sql([p.path for p in run.all_parts()], empty=pa.schema(SCORE_FIELDS))
+            sql, schema = files_sql(run.scores_files(), empty=pa.schema(SCORE_FIELDS))
             schemas.append(schema)
-            gone, _ = files_sql(run.skipped_paths(), empty=SKIPPED_SCHEMA)
+            gone, _ = files_sql(run.skipped_files(), empty=SKIPPED_SCHEMA)
             tag = f"{literal(name)} AS run, " if several else ""
             parts.append(f"SELECT {tag}* FROM ({sql})")
             aside.append(f"SELECT {tag}* FROM ({gone})")
@@ -152,9 +152,10 @@ class Session:
         con.execute(f"CREATE VIEW skipped AS {union.join(aside)}")
         self.shards_query = shards_sql(schema, by=by)
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")
-        con.register("_runs", runs_table(self.runs))
-        con.execute("CREATE TABLE runs AS SELECT * FROM _runs")
-        con.unregister("_runs")
+        columns = ", ".join(f"{column} {kind}" for column, kind in RUN_COLUMNS.items())
+        con.execute(f"CREATE TABLE runs ({columns})")
+        for name, run in self.runs:
+            con.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(RUN_COLUMNS))})", run_row(name, run)).fetchall()
         return schema
 
     def lock(self, allow: Sequence[Path | str]) -> None:

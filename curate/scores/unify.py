@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 
 def unify(schemas: Iterable[pa.Schema]) -> pa.Schema:
@@ -22,11 +21,14 @@ def unify(schemas: Iterable[pa.Schema]) -> pa.Schema:
     return pa.schema(list(types.items()))
 
 
-def by_schema(paths: Sequence[Path]) -> list[tuple[pa.Schema, list[Path]]]:
+File = tuple[Path, pa.Schema]
+"""A Parquet file and its columns."""
+
+
+def by_schema(files: Sequence[File]) -> list[tuple[pa.Schema, list[Path]]]:
     """Group neighbouring files of equal columns and types, keeping the order of the files."""
     groups: list[tuple[pa.Schema, list[Path]]] = []
-    for path in paths:
-        schema = pq.read_schema(path).remove_metadata()
+    for path, schema in files:
         if groups and groups[-1][0].equals(schema):
             groups[-1][1].append(path)
         else:

@@ -1,12 +1,15 @@
 """The SQL behind the views: scores over the parts of a run, shards, skipped."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from curate.scores.record import canonical
 from curate.scores.run import Run
-from curate.scores.unify import by_schema, unify
+from curate.scores.unify import File, by_schema, unify
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
@@ -21,17 +24,17 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def files_sql(paths: Sequence[Path], *, empty: pa.Schema) -> tuple[str, pa.Schema]:
+def files_sql(files: Sequence[File], *, empty: pa.Schema) -> tuple[str, pa.Schema]:
     """A query over Parquet files whose columns may differ, and its schema.
 
     Files of equal columns are read together; only where types differ are they cast, to the types of `unify`.
     """
-    groups = by_schema(paths)
+    groups = by_schema(files)
     whole = unify(schema for schema, _ in groups) if groups else empty
     if not groups:
         columns = ", ".join(f"NULL::{sql_type(f.type)} AS {quoted(f.name)}" for f in whole)
         return f"SELECT {columns} WHERE false", whole
-    return "\nUNION ALL\n".join(_group_sql(schema, files, whole) for schema, files in _merged(groups)), whole
+    return "\nUNION ALL\n".join(_group_sql(schema, paths, whole) for schema, paths in _merged(groups)), whole
 
 
 def _merged(groups: list[tuple[pa.Schema, list[Path]]]) -> list[tuple[pa.Schema, list[Path]]]:
@@ -57,7 +60,7 @@ def _group_sql(schema: pa.Schema, files: Sequence[Path], whole: pa.Schema) -> st
             columns.append(f"{name}::{sql_type(field.type)} AS {name}")
         else:
             columns.append(name)
-    paths = ", ".join(literal(_no_glob(str(f.resolve()))) for f in files)
+    paths = ", ".join(literal(_no_glob(os.path.abspath(f))) for f in files)
     return f"SELECT {', '.join(columns)} FROM read_parquet([{paths}])"
 
 
@@ -103,28 +106,30 @@ def shards_sql(schema: pa.Schema, *, source: str = "scores", by: Sequence[str] =
     return f"SELECT {', '.join(columns)} FROM {source} GROUP BY {keys}"
 
 
-def runs_table(runs: Sequence[tuple[str, Run]]) -> pa.Table:
-    """One row per run: its name, where it is, what it was asked for."""
-    from curate.scores.record import canonical
+RUN_COLUMNS = {
+    "run": "VARCHAR",
+    "path": "VARCHAR",
+    "method": "VARCHAR",
+    "model": "VARCHAR",
+    "finished": "BOOLEAN",
+    "settings": "VARCHAR",
+    "fingerprints": "VARCHAR",
+    "details": "VARCHAR",
+    "totals": "VARCHAR",
+}
 
-    rows = [
-        {
-            "run": name,
-            "path": str(run.path.resolve()),
-            "method": _text(run.settings.get("method")),
-            "model": _text(run.settings.get("model")),
-            "finished": run.is_finished,
-            "settings": canonical(run.settings),
-            "fingerprints": canonical(run.fingerprints),
-            "details": canonical(run.details),
-            "totals": canonical(run.totals) if run.totals is not None else None,
-        }
-        for name, run in runs
+
+def run_row(name: str, run: Run) -> list[Any]:
+    """A run in the order of RUN_COLUMNS; what is nested, as JSON."""
+    method, model = run.settings.get("method"), run.settings.get("model")
+    return [
+        name,
+        os.path.abspath(run.path),
+        None if method is None else str(method),
+        None if model is None else str(model),
+        run.is_finished,
+        canonical(run.settings),
+        canonical(run.fingerprints),
+        canonical(run.details),
+        canonical(run.totals) if run.totals is not None else None,
     ]
-    text = [(c, pa.string()) for c in ("run", "path", "method", "model")]
-    more = [(c, pa.string()) for c in ("settings", "fingerprints", "details", "totals")]
-    return pa.Table.from_pylist(rows, schema=pa.schema([*text, ("finished", pa.bool_()), *more]))
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
