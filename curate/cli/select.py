@@ -135,7 +135,7 @@ def _print_selection(selection: "Selection") -> None:
     rows: list[tuple[Any, ...]] = [("(all)", None, selection.documents_before, selection.tokens_before, None)]
     for s in selection.stages:
         asked = ", ".join(f"{k}={v}" for k, v in s.asked.items())
-        kept = f"{s.kept:,} shards; " if s.unit == "shard" else ""
+        kept = f"{s.kept:,} {'shard' if s.kept == 1 else 'shards'}; " if s.unit == "shard" else ""
         rows.append((s.name, s.documents_dropped, s.documents, s.tokens, kept + asked))
     print_table(("filter", "dropped", "documents", "tokens", "parameters"), rows)
     shown = selection.composition[:20]

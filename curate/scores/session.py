@@ -6,9 +6,11 @@ view of the run's name, too.
 """
 
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
@@ -69,6 +71,8 @@ class Session:
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
             "python_enable_replacements": False,
+            # Made only when a query outgrows memory, and removed with the session.
+            "temp_directory": str(Path(gettempdir()) / f"curate-{uuid.uuid4().hex}"),
         }
         if threads:
             config["threads"] = threads
@@ -183,6 +187,11 @@ def open_session(
     chosen = [runs] if isinstance(runs, Run) else list(runs)
     if not chosen:
         raise CurateError("a session needs at least one run")
+    for run in chosen:
+        if odd := [c for c in "*?[" if c in str(run.path.resolve())]:
+            raise CurateError(
+                f"{run.path}: DuckDB reads {odd[0]!r} in a path as a pattern", hint="Rename the folder and try again."
+            )
     for folder in allow:
         if not Path(folder).is_dir():
             raise CurateError(f"--allow {folder}: no such folder")

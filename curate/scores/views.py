@@ -60,12 +60,8 @@ def _group_sql(schema: pa.Schema, files: Sequence[Path], whole: pa.Schema) -> st
             columns.append(f"{name}::{sql_type(field.type)} AS {name}")
         else:
             columns.append(name)
-    paths = ", ".join(literal(_no_glob(os.path.abspath(f))) for f in files)
+    paths = ", ".join(literal(os.path.abspath(f)) for f in files)
     return f"SELECT {', '.join(columns)} FROM read_parquet([{paths}])"
-
-
-def _no_glob(path: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
 
 
 def sql_type(kind: pa.DataType) -> str:

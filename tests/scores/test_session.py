@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -160,3 +162,20 @@ def test_documents_are_the_pools_own_rows(tmp_path):
         pytest.raises(CurateError, match="not the pool that"),
     ):
         session.query("SELECT count(*) FROM documents")
+
+
+def test_folders_with_odd_names_are_read_and_patterns_refused(start):
+    run = start('it\'s 100 % "odd", {x}; --')
+    write(run, "s", 0, rows("s", 0, [1.0]))
+    with open_session(run) as session:
+        assert session.query("SELECT count(*) FROM scores").rows() == [(1,)]
+    with pytest.raises(CurateError, match="as a pattern"):
+        open_session(start("a*c"))
+
+
+def test_room_on_disk_is_taken_only_when_needed(run):
+    with open_session(run) as session:
+        folder = session.connection.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]
+        assert not Path(folder).exists()
+        assert session.query("SELECT count(*) FROM scores").rows() == [(4,)]
+    assert not Path(folder).exists()
