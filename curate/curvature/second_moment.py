@@ -9,7 +9,8 @@ from torch import Tensor
 from curate.gradients.scoring import Whitening
 from curate.gradients.sketches import Block
 
-Moments = dict[str, Float[Tensor, "block block"]]
+Moments = dict[str, Float[Tensor, "_ _"]]
+"""A square matrix per layer."""
 
 
 class SecondMoment:

@@ -11,7 +11,7 @@ from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.sketches import Block, SketchEngine
 from curate.tokens import Encoded
 
-Whitening = dict[str, Float[Tensor, "block block"]]
+Whitening = dict[str, Float[Tensor, "_ _"]]
 """A symmetric matrix per layer, applied to that layer's columns of a sketch."""
 
 
@@ -48,6 +48,7 @@ class SketchScorer:
             norms[index] = found.values.norm(dim=1).to(norms)
             ready = prepare_sketches(found.values, self.engine.blocks, self.whitening, unit=self.unit)
             scores[index] = (ready @ self.queries.T).to(scores)
+            scores[index[~norms[index].isfinite()]] = torch.nan  # an overflow on the way to norm 1 would hide it
         return Scored(scores=scores, losses=losses, norms=norms)
 
 

@@ -6,11 +6,12 @@ first line says what it is. Adding a method touches one file and its test.
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from curate.errors import SettingsError, nearest
 
 
+@runtime_checkable
 class Method(Protocol):
     """What the pipeline asks of a method's module."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import xxhash
 from safetensors.torch import load_file, save_file
@@ -44,6 +44,7 @@ class Inputs:
     reporter: Reporter
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Scores documents against the target, any number of them at a time."""
 

@@ -31,6 +31,8 @@ class TargetSketches:
 
     values: Float[Tensor, "targets sketch"]
     """Gradients of the mean loss per scored token, projected."""
+    num_scored: Float[Tensor, "targets"]
+    """Tokens that carried loss; `values` times these are gradients of summed losses, as documents of the pool have."""
     groups: list[str]
 
 
@@ -49,7 +51,8 @@ def target_sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettin
     groups = [g for g, ok in zip(inputs.target.groups, finite.tolist(), strict=True) if ok]
     if empty := sorted(set(inputs.target.names) - set(groups)):
         raise CurateError(f"The target's group {empty[0]!r} has no row with a finite gradient.")
-    return TargetSketches(values=values[finite], groups=groups)
+    num_scored = torch.tensor([e.num_scored for e in inputs.target.encoded]).to(values)
+    return TargetSketches(values=values[finite], num_scored=num_scored[finite], groups=groups)
 
 
 def depends_on(inputs: Inputs, settings: SketchSettings) -> dict[str, object]:
@@ -58,7 +61,8 @@ def depends_on(inputs: Inputs, settings: SketchSettings) -> dict[str, object]:
         "proxy": inputs.proxy_fingerprint,
         "tracked": inputs.proxy.tracked,
         "target": inputs.target.fingerprint,
-        "tokens": inputs.batching.tokens,
+        "batching": inputs.batching,
+        "device": str(inputs.proxy.device),
         "dim": settings.dim,
         "seed": settings.seed,
     }

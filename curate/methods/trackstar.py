@@ -16,7 +16,7 @@ from curate.gradients.documents import document_sketches
 from curate.gradients.scoring import SketchScorer, group_means, prepare_sketches
 from curate.gradients.sketches import SketchEngine
 from curate.methods._contract import Inputs
-from curate.methods._sketched import SketchSettings, depends_on, target_sketches
+from curate.methods._sketched import SketchSettings, TargetSketches, depends_on, target_sketches
 
 # The paper takes the 1000th of 65 536 eigenvalues; smaller sketches take the same fraction.
 PAPER_FRACTION = 1000 / 65536
@@ -47,7 +47,7 @@ def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
     keys = depends_on(inputs, settings) | {"background": inputs.background_fingerprint, "target": None}
     moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs))
     moments = {name: moment.to(inputs.proxy.device) for name, moment in moments.items()}
-    whitening = inverse_roots(_mixed(moments, engine, target.values, settings), damping=settings.damping)
+    whitening = inverse_roots(_mixed(moments, engine, target, settings), damping=settings.damping)
     ready = prepare_sketches(target.values, engine.blocks, whitening, unit=True)
     queries = group_means(ready, target.groups, inputs.target.names)
     return SketchScorer(engine=engine, queries=queries, whitening=whitening, unit=True)
@@ -65,11 +65,11 @@ def _fit(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:
     return moment.mean()
 
 
-def _mixed(pool: Moments, engine: SketchEngine, target: Tensor, settings: Settings) -> Moments:
+def _mixed(pool: Moments, engine: SketchEngine, target: TargetSketches, settings: Settings) -> Moments:
     if settings.target_share == 0:
         return pool
     moment = SecondMoment(engine.blocks)
-    moment.update(target)
+    moment.update(target.values * target.num_scored[:, None])  # summed losses, as the pool's
     theirs = moment.mean()
     share = settings.target_share
     if isinstance(share, str):
