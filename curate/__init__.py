@@ -1,3 +1,38 @@
-"""Curate language-model training data by its measured influence on a target."""
+"""Curate language-model training data by its measured influence on a target.
+
+import curate
+
+run = curate.score(curate.ScoreSettings(target=("val.jsonl",), pool=("pile/",)))
+curate.select(run, top="5%", out="selected")
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["CurateError", "Run", "ScoreSettings", "latest_run", "score", "select", "warmup"]
+
+if TYPE_CHECKING:
+    from curate.errors import CurateError
+    from curate.pipeline import ScoreSettings, score
+    from curate.scores.run import Run, latest_run
+    from curate.selection.select import select
+    from curate.training.warmup import warmup
+
+_HOMES = {
+    "CurateError": "curate.errors",
+    "Run": "curate.scores.run",
+    "ScoreSettings": "curate.settings",
+    "latest_run": "curate.scores.run",
+    "score": "curate.pipeline",
+    "select": "curate.selection.select",
+    "warmup": "curate.training.warmup",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb when it is used, so that `import curate` stays instant and free of torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'curate' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -292,9 +292,12 @@ def _step_of(what: str, proxy: Proxy, ids: Tensor, settings: BenchSettings) -> S
 
 
 def _resident() -> float:
-    # Kilobytes on Linux, bytes on macOS.
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9
+    """Return this process's peak resident memory. Linux carries getrusage's peak over from the parent; VmHWM is ours."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
 def seconds_for(pool_tokens: float, rows: Sequence[Row]) -> float:

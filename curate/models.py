@@ -14,6 +14,7 @@ import xxhash
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from curate.errors import CurateError, SettingsError
 
@@ -191,6 +192,7 @@ def keep_freed_memory() -> None:
 
 
 def _load(settings: ProxySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    logging.disable_progress_bar()  # a second bar under ours
     where, options = settings.model, {"revision": settings.revision} if settings.revision else {}
     folder = Path(where).expanduser()
     if not folder.is_dir() and (where.startswith((".", "/", "~")) or where.count("/") > 1):

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import __version__, methods
-from curate.documents import Overlap, Pool, Target, check_fields, open_pool, read_target, sample_rows
-from curate.documents.sample import estimated_rows
+from curate.documents import Overlap, Pool, Target, check_fields, estimated_rows, open_pool, read_target, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.local import Work, score_parts
 from curate.executors.reading import Reader
@@ -18,7 +17,6 @@ from curate.gradients.documents import DEFAULT_BATCH_TOKENS, Batching
 from curate.methods._contract import EncodedTarget, Inputs, Kept
 from curate.models import Proxy, ProxySettings, choose_device, load_proxy
 from curate.progress import Reporter, Silent
-from curate.scores.record import differences
 from curate.scores.run import Run
 from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, build, default_out
 from curate.tokens import Encoded, Encoder, TokenSettings
@@ -112,16 +110,8 @@ def _read(settings: ScoreSettings, reporter: Reporter) -> tuple[Pool, Target]:
 
 def _refuse_early(path: Path, record: dict[str, Any], fingerprints: dict[str, str]) -> None:
     """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
-    if not (path / "run.json").exists():
-        return
-    there = Run.open(path)
-    known = {k: v for k, v in there.fingerprints.items() if k in fingerprints}
-    lines = differences(there.settings, record) + differences(known, fingerprints, asked="now it is")
-    if lines:
-        raise SettingsError(
-            f"{path} was started differently:\n  " + "\n  ".join(lines),
-            hint="Give another folder with --out, or the same settings to continue this run.",
-        )
+    if (path / "run.json").exists():
+        Run.open(path).refuse_other(record, fingerprints)
 
 
 def _inputs(

@@ -6,7 +6,7 @@ from curate.documents.overlap import Overlap
 from curate.documents.pool import Pool, open_pool
 from curate.documents.records import documents, hash_content
 from curate.documents.rows import raw_tables, rows
-from curate.documents.sample import sample_rows
+from curate.documents.sample import estimated_rows, sample_rows
 from curate.documents.shards import BadRow, Shard
 from curate.documents.target import Target, read_target
 
@@ -19,6 +19,7 @@ __all__ = [
     "Target",
     "check_fields",
     "documents",
+    "estimated_rows",
     "hash_content",
     "open_pool",
     "raw_tables",

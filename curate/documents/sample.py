@@ -2,10 +2,11 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate, chain
+from typing import TypeVar
 
 from curate.documents.columnar import row_blocks
 from curate.documents.fields import Fields
@@ -15,8 +16,10 @@ from curate.documents.lines import Truncated, inflated, numbered_lines, split_li
 from curate.documents.pool import Pool
 from curate.documents.records import document_of, documents
 from curate.documents.shards import Shard
-from curate.errors import SettingsError
+from curate.errors import CurateError, SettingsError
 from curate.schema import Document
+
+T = TypeVar("T")
 
 _SHARDS = 256
 _STREAMED_SHARDS = 8
@@ -116,9 +119,15 @@ def _set_quotas(draws: list[_Draw], count: int, rng: random.Random) -> None:
 
 
 def estimated_rows(shard: Shard) -> float:
-    """Return how many rows a shard has: known for Parquet and Arrow, estimated from the first bytes of lines."""
+    """Return how many rows a shard has: known for Parquet and Arrow, estimated from the first bytes of lines.
+
+    A shard that cannot be opened counts as empty.
+    """
     if shard.format != "jsonl":
-        return float(sum(row_blocks(shard)))
+        try:
+            return float(sum(row_blocks(shard)))
+        except CurateError:
+            return 0.0
     with open_binary(shard.url) as stream:
         head = stream.read(_PROBED_BYTES)
     if not head:
@@ -149,7 +158,7 @@ def _draw_lines(draw: _Draw, rng: random.Random, fields: Fields) -> list[Documen
     """Keep an even sample of lines in one pass (algorithm L, Li 1994)."""
     kept: list[tuple[int, int, bytes]] = []
     size, following, w, seen = draw.asked, 0, 1.0, 0
-    for row, number, line in numbered_lines(draw.shard):
+    for row, number, line in _until_broken(numbered_lines(draw.shard)):
         seen = row + 1
         if row < size:
             kept.append((row, number, line))
@@ -169,7 +178,10 @@ def _draw_lines(draw: _Draw, rng: random.Random, fields: Fields) -> list[Documen
 
 def _draw_blocks(draw: _Draw, rng: random.Random, fields: Fields) -> list[Document]:
     """Draw row groups until they hold enough, then rows evenly among them."""
-    blocks = row_blocks(draw.shard)
+    try:
+        blocks = row_blocks(draw.shard)
+    except CurateError:
+        return []
     starts = [0, *accumulate(blocks)]
     draw.exhausted = draw.asked >= starts[-1]
     if draw.exhausted:
@@ -186,7 +198,16 @@ def _draw_blocks(draw: _Draw, rng: random.Random, fields: Fields) -> list[Docume
                 break
         candidates = list(chain.from_iterable(range(starts[i], starts[i + 1]) for i in sorted(order)))
         wanted = sorted(rng.sample(candidates, draw.asked))
-    return [d for d in documents(draw.shard, fields, only=wanted) if isinstance(d, Document)]
+    found = _until_broken(documents(draw.shard, fields, only=wanted))
+    return [d for d in found if isinstance(d, Document)]
+
+
+def _until_broken(items: Iterable[T]) -> Iterator[T]:
+    """Yield what a damaged shard still gives: a sample needs no more, and whoever reads the whole pool says so."""
+    try:
+        yield from items
+    except CurateError:
+        return
 
 
 def _picked(draws: list[_Draw], count: int) -> list[Document]:

@@ -63,7 +63,7 @@ class Run:
         remove_leftovers(path)
         if (path / RECORD).exists():
             run = cls(path, _read_record(path), lock)
-            run._refuse_other(settings, fingerprints)
+            run.refuse_other(settings, fingerprints)
         else:
             record = {
                 "format": FORMAT,
@@ -227,12 +227,11 @@ class Run:
                 self._parts.setdefault(part.shard, []).append(part)
         return self._parts
 
-    def _refuse_other(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+    def refuse_other(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
+        """Raise SettingsError naming every setting, and every fingerprint of those given, that the run does not have."""
         lines = differences(self.settings, settings)
-        lines += [
-            f"{line} (its content has changed)"
-            for line in differences(self.fingerprints, fingerprints, asked="now it is")
-        ]
+        known = {k: v for k, v in self.fingerprints.items() if k in fingerprints}
+        lines += [f"{line} (its content has changed)" for line in differences(known, fingerprints, asked="now it is")]
         if lines:
             self.close()
             raise SettingsError(

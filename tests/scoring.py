@@ -1,0 +1,73 @@
+"""A tiny proxy, pool and target on disk, for tests of the whole road."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import zstandard
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from curate.training.tokenizer import train_tokenizer
+
+TOPICS = {
+    "sums": ["add", "three", "and", "four", "to", "get", "seven", "then", "double", "the", "sum"],
+    "law": ["the", "court", "shall", "hold", "that", "a", "party", "may", "not", "waive", "notice"],
+    "sea": ["the", "ship", "rode", "a", "grey", "swell", "while", "gulls", "cried", "over", "sails"],
+}
+
+
+def sentence(topic: str, words: int, rng: random.Random) -> str:
+    return " ".join(rng.choice(TOPICS[topic]) for _ in range(words))
+
+
+def make_proxy_folder(folder: Path) -> Path:
+    """Save a random two-layer Llama and a small real tokenizer."""
+    rng = random.Random(0)
+    tokenizer = train_tokenizer((sentence(t, 30, rng) for t in TOPICS for _ in range(40)), vocab_size=300, context=64)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_rows(count: int, seed: int) -> list[dict]:
+    rng = random.Random(seed)
+    rows = []
+    for i in range(count):
+        topic = rng.choice(sorted(TOPICS))
+        rows.append({"id": f"{seed}-{i}", "text": sentence(topic, rng.randint(4, 80), rng), "source": topic})
+    return rows
+
+
+def lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(r) + "\n" for r in rows).encode()
+
+
+def make_pool(folder: Path, rows_per_shard: int) -> Path:
+    """Write one shard of each kind, with odd rows in the first."""
+    folder.mkdir()
+    torn = b'{"id": "torn", "text": \n'
+    odd = torn + b'{"id": "number", "text": 7}\n{"id": "empty", "text": " "}\n{"id": "one", "text": "a"}\n'
+    (folder / "a.jsonl").write_bytes(lines(make_rows(rows_per_shard, 1)) + odd)
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(lines(make_rows(rows_per_shard, 2))))
+    (folder / "c.jsonl.zst").write_bytes(zstandard.compress(lines(make_rows(rows_per_shard, 3))))
+    pq.write_table(pa.Table.from_pylist(make_rows(rows_per_shard, 4)), folder / "d.parquet")
+    return folder
+
+
+def make_target(path: Path, count: int = 12) -> Path:
+    rng = random.Random(99)
+    path.write_bytes(lines([{"text": sentence("sums", 40, rng), "task": "ab"[i % 3 == 0]} for i in range(count)]))
+    return path

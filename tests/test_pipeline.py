@@ -1,0 +1,188 @@
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from curate import pipeline
+from curate.errors import CurateError, SettingsError
+from curate.progress import Silent
+from curate.settings import ScoreSettings
+from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("road")
+    make_proxy_folder(folder / "proxy")
+    make_pool(folder / "pool", 40)
+    make_target(folder / "val.jsonl")
+    return folder
+
+
+def settings(place: Path, **changes) -> ScoreSettings:
+    given = {
+        "target": (str(place / "val.jsonl"),),
+        "pool": (str(place / "pool"),),
+        "model": str(place / "proxy"),
+        "background": 64,
+        "part_documents": 16,
+        "method_settings": {"dim": 4},
+        "device": "cpu",
+    }
+    return ScoreSettings(**(given | changes))
+
+
+@pytest.fixture(scope="module")
+def run(place: Path):
+    return pipeline.score(settings(place), place / "runs" / "x", reporter=Heard())
+
+
+def test_every_row_is_scored_or_set_aside_with_its_reason(run) -> None:
+    assert run.totals["documents"] == 161
+    assert run.totals["skipped"] == {"empty text": 1, "not a string": 1, "undecodable line": 1}
+    found = run.scores().collect()
+    assert found["doc_id"].n_unique() == 161
+    assert set(found["source"].unique()) == {"sums", "law", "sea", None}  # one row says nothing
+    torn = run.skipped().filter(pl.col("reason") == "undecodable line").collect().row(0, named=True)
+    assert "line 41" in torn["detail"]
+
+
+def test_documents_like_the_target_score_highest(run) -> None:
+    means = run.scores().group_by("source").agg(pl.col("score").mean()).collect()
+    by_source = dict(zip(means["source"], means["score"], strict=True))
+    assert by_source["sums"] > by_source["law"]
+    assert by_source["sums"] > by_source["sea"]
+
+
+def test_a_long_document_says_that_it_was_cut(run) -> None:
+    found = run.scores().collect()
+    assert found.filter(pl.col("truncated"))["n_tokens"].unique().to_list() == [63]
+    assert found.filter(~pl.col("truncated")).height > 0
+
+
+@pytest.mark.parametrize("method", ["dot", "cosine", "trackstar"])
+def test_scores_do_not_depend_on_parts_batches_or_order(place: Path, tmp_path: Path, method: str) -> None:
+    def scored(name: str, **changes) -> pl.DataFrame:
+        made = pipeline.score(settings(place, method=method, **changes), tmp_path / name / method, reporter=Heard())
+        return made.scores().sort("doc_id", "shard", "row").collect()
+
+    one = scored("one", part_documents=7, batch_tokens=64)
+    other = scored("other", part_documents=1000, batch_tokens=4096)
+    scale = one["score"].abs().max()
+    assert np.abs(one["score"].to_numpy() - other["score"].to_numpy()).max() < 2e-5 * scale
+    np.testing.assert_allclose(one["loss"].to_numpy(), other["loss"].to_numpy(), rtol=1e-5)
+
+
+def test_windows_read_all_of_a_long_document(place: Path, tmp_path: Path, run) -> None:
+    whole = pipeline.score(settings(place, long="windows"), tmp_path / "w" / "x", reporter=Heard()).scores().collect()
+    cut = run.scores().collect()
+    assert not whole["truncated"].any()
+    assert whole["n_tokens"].sum() > cut["n_tokens"].sum()
+    both = whole.join(cut, on=["shard", "row"]).filter(~pl.col("truncated_right"))
+    np.testing.assert_allclose(both["loss"], both["loss_right"], rtol=1e-5)
+
+
+def test_groups_get_a_column_each(place: Path, tmp_path: Path) -> None:
+    made = pipeline.score(settings(place, group_by="task"), tmp_path / "g" / "x", reporter=Heard())
+    found = made.scores().collect()
+    assert made.details["columns"] == ["score", "score_a", "score_b"]
+    mean = (8 * found["score_a"] + 4 * found["score_b"]) / 12  # the target has eight rows of a and four of b
+    np.testing.assert_allclose(found["score"], mean, atol=1e-5)
+
+
+def test_other_settings_are_refused_by_name_before_the_model_loads(place: Path, run, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline, "load_proxy", lambda _: pytest.fail("loaded the model"))
+    with pytest.raises(SettingsError, match=r"method_settings\.dim: the run has 4, you asked for 8"):
+        pipeline.score(settings(place, method_settings={"dim": 8}), run.path)
+
+
+def test_a_changed_pool_is_refused(place: Path, tmp_path: Path) -> None:
+    pool = make_pool(tmp_path / "pool", 5)
+    asked = settings(place, pool=(str(pool),))
+    made = pipeline.score(asked, tmp_path / "x", reporter=Heard())
+    (pool / "e.jsonl").write_bytes(lines(make_rows(3, 7)))
+    with pytest.raises(SettingsError, match=r"pool.*content has changed"):
+        pipeline.score(asked, made.path, reporter=Heard())
+
+
+def test_a_finished_run_is_not_computed_again(place: Path, run, monkeypatch) -> None:
+    before = {p.name: p.stat().st_mtime_ns for p in (run.path / "scores").iterdir()}
+    pipeline.score(settings(place), run.path, reporter=Heard())
+    assert {p.name: p.stat().st_mtime_ns for p in (run.path / "scores").iterdir()} == before
+
+
+def test_a_second_run_takes_the_target_sketches_from_the_first(place: Path, tmp_path: Path) -> None:
+    first = pipeline.score(settings(place, method="dot"), tmp_path / "dot", reporter=Heard())
+    second = pipeline.score(settings(place, method="cosine"), tmp_path / "cosine", reporter=Heard())
+    kept = [p.name for p in (first.path / "target").iterdir()]
+    assert kept
+    assert kept == [p.name for p in (second.path / "target").iterdir()]
+
+
+def test_a_torn_shard_does_not_stop_the_others(place: Path, tmp_path: Path) -> None:
+    pool = make_pool(tmp_path / "pool", 20)
+    whole = gzip.compress(lines(make_rows(400, 5)))
+    (pool / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    heard = Heard()
+    with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read"):
+        pipeline.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=heard)
+    shards = pl.scan_parquet(tmp_path / "x" / "scores" / "*.parquet").select("shard").collect()["shard"].unique()
+    assert set(shards) == {"a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.parquet"}
+    assert any("b.jsonl.gz" in w for w in heard.warnings)
+
+
+def test_a_document_without_finite_gradient_is_set_aside_alone(place: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(place / "proxy")
+    tokenizer = AutoTokenizer.from_pretrained(place / "proxy")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer(" gulls")["input_ids"][-1]] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    pool = tmp_path / "pool.jsonl"
+    pool.write_bytes(lines([{"text": "the court shall hold"}, {"text": "the gulls cried"}, {"text": "the ship rode"}]))
+    asked = settings(place, pool=(str(pool),), model=str(tmp_path / "broken"), background=3)
+    made = pipeline.score(asked, tmp_path / "x", reporter=Heard())
+    assert made.scores().select("row").collect()["row"].to_list() == [0, 2]
+    assert made.totals["skipped"] == {"non-finite loss": 1}
+
+
+def test_target_rows_in_the_pool_are_seen(place: Path, tmp_path: Path) -> None:
+    held = json.loads((place / "val.jsonl").read_text().splitlines()[0])["text"]
+    pool = tmp_path / "pool.jsonl"
+    pool.write_bytes(lines([{"text": f"the ship rode. {held} gulls"}, {"text": "the court shall hold notice"}]))
+    made = pipeline.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=Heard())
+    found = made.scores().sort("row").collect()
+    assert found["target_exact"].to_list() == [True, False]
+    assert found["target_overlap"].to_list() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "trackstr"}, "no method 'trackstr'"),
+        ({"method_settings": {"dims": 4}}, "no setting 'dims'"),
+        ({"method_settings": {"dim": "four"}}, "whole number"),
+        ({"dtype": "float8"}, "dtype"),
+        ({"device": "tpu"}, "device"),
+        ({"target": ("nowhere.jsonl",)}, "nowhere"),
+        ({"group_by": "subject"}, "subject"),
+    ],
+)
+def test_wrong_settings_are_errors_before_the_model_loads(place, tmp_path, monkeypatch, changes, message) -> None:
+    monkeypatch.setattr(pipeline, "load_proxy", lambda _: pytest.fail("loaded the model"))
+    with pytest.raises(CurateError, match=message):
+        pipeline.score(settings(place, **changes), tmp_path / "x")
