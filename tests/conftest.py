@@ -1,0 +1,23 @@
+import sys
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture
+def float64_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let models in float64 stay there where they name float32 for a softmax or a norm, so that tests can be exact."""
+    import torch  # here, so that tests of rooms without torch start without it
+    import transformers
+
+    from tests.small_models import ARCHITECTURES
+
+    class WideTorch(ModuleType):
+        float32 = torch.float64
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(torch, name)
+
+    for architecture in ARCHITECTURES:
+        model = transformers.AutoModelForCausalLM._model_mapping[getattr(transformers, architecture)]
+        monkeypatch.setattr(sys.modules[model.__module__], "torch", WideTorch("torch"))

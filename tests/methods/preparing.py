@@ -1,0 +1,69 @@
+"""Inputs for methods, made of tokens, and what training on a document truly does."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from transformers.pytorch_utils import Conv1D
+
+from curate import methods
+from curate.gradients.documents import Batching
+from curate.gradients.scoring import Scored
+from curate.methods._contract import EncodedTarget, Inputs, Kept, Scorer
+from curate.models import Proxy
+from curate.progress import Silent
+from curate.tokens import Encoded
+from tests.small_models import batching, model_loss, whole_gradients
+
+
+def fingerprint(documents: Sequence[Encoded]) -> str:
+    return xxhash.xxh3_64_hexdigest(repr([(e.ids.tolist(), e.scored.tolist()) for e in documents]).encode())
+
+
+def make_inputs(
+    proxy: Proxy,
+    run: Path,
+    target: Sequence[Encoded],
+    background: Sequence[Encoded],
+    groups: Sequence[str] | None = None,
+    batches: Batching | None = None,
+) -> Inputs:
+    groups = groups or [""] * len(target)
+    return Inputs(
+        proxy=proxy,
+        proxy_fingerprint=proxy.fingerprint(),
+        target=EncodedTarget(encoded=target, groups=groups, names=sorted(set(groups)), fingerprint=fingerprint(target)),
+        background=lambda: background,
+        background_fingerprint=fingerprint(background),
+        batching=batches or batching(),
+        kept=Kept(run),
+        reporter=Silent(),
+    )
+
+
+def prepare(method: str, inputs: Inputs, **settings: Any) -> Scorer:
+    module = methods.get(method)
+    return module.prepare(inputs, module.Settings(**settings))
+
+
+def scores(method: str, inputs: Inputs, pool: Sequence[Encoded], **settings: Any) -> Scored:
+    return prepare(method, inputs, **settings)(pool, inputs.batching)
+
+
+def loss_after_a_step(proxy: Proxy, documents: Sequence[Encoded], target: Sequence[Encoded], rate: float) -> float:
+    """The target's mean loss after one small step of gradient descent on the documents' mean gradient."""
+    moved = deepcopy(proxy.model)
+    gradients = [whole_gradients(proxy, d)[1] for d in documents]
+    with torch.no_grad():
+        for one in gradients:
+            for name, gradient in one.items():
+                layer = moved.base_model.get_submodule(name)
+                width = gradient.shape[1] - (layer.bias is not None)
+                weights = gradient[:, :width]
+                layer.weight -= rate / len(documents) * (weights.T if isinstance(layer, Conv1D) else weights)
+                if layer.bias is not None:
+                    layer.bias -= rate / len(documents) * gradient[:, -1]
+        return sum(float(model_loss(moved, t)) / t.num_scored for t in target) / len(target)

@@ -1,0 +1,212 @@
+"""The contract, for every method that there is: a new file in curate/methods is tested from its first day."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from curate import methods
+from curate.errors import SettingsError
+from curate.gradients.scoring import Scored
+from curate.methods._contract import Scorer
+from curate.models import Proxy
+from curate.tokens import Encoded
+from tests.methods.preparing import loss_after_a_step, make_inputs, prepare, scores
+from tests.small_models import (
+    batching,
+    encoded,
+    model_loss,
+    random_documents,
+    tiny_model,
+    tiny_proxy,
+)
+
+every_method = pytest.mark.parametrize("method", methods.names())
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Proxy:
+    return tiny_proxy()
+
+
+@pytest.fixture(scope="module")
+def pool() -> list[Encoded]:
+    return random_documents([12, 3, 9, 2, 24, 12, 17, 5], seed=1)
+
+
+@pytest.fixture(scope="module")
+def target() -> list[Encoded]:
+    return random_documents([8, 11, 5], seed=2)
+
+
+@pytest.fixture(scope="module")
+def background() -> list[Encoded]:
+    return random_documents([7, 9, 12, 5, 10, 6], seed=3)
+
+
+def test_the_folder_is_the_registry() -> None:
+    assert {"cosine", "dot", "trackstar"} <= set(methods.names())
+    assert list(methods.names()) == sorted(methods.names())
+    with pytest.raises(SettingsError, match="There is no method 'trakstar'") as error:
+        methods.get("trakstar")
+    assert "Did you mean 'trackstar'?" in str(error.value)
+
+
+@every_method
+def test_a_method_says_in_one_line_what_it_is_and_has_frozen_settings_with_defaults(method: str) -> None:
+    module = methods.get(method)
+    first, *rest = (module.__doc__ or "").splitlines()
+    assert first.endswith(".") or rest[0] == ""
+    assert 10 < len(first) <= 120
+    settings = module.Settings()
+    assert dataclasses.is_dataclass(settings)
+    name = dataclasses.fields(settings)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(settings, name, getattr(settings, name))
+    with pytest.raises(TypeError):
+        module.Settings(1)
+
+
+@every_method
+def test_every_document_has_a_finite_score_loss_and_norm(
+    method: str, tmp_path: Path, proxy: Proxy, pool: list[Encoded], target: list[Encoded], background: list[Encoded]
+) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, background)
+    scorer = prepare(method, inputs)
+    assert isinstance(scorer, Scorer)
+    found = scorer(pool, inputs.batching)
+    assert found.scores.shape == (len(pool), 1)
+    assert all(x.isfinite().all() for x in (found.scores, found.losses, found.norms))
+    assert (found.losses > 0).all()
+    expected = torch.stack([model_loss(proxy.model, d) for d in pool])
+    torch.testing.assert_close(found.losses.double(), expected, rtol=1e-6, atol=1e-6)
+    assert len(found.scores.unique()) == len(pool)
+
+
+@every_method
+def test_the_same_inputs_give_the_same_scores(
+    method: str, tmp_path: Path, proxy: Proxy, pool: list[Encoded], target: list[Encoded], background: list[Encoded]
+) -> None:
+    one = scores(method, make_inputs(proxy, tmp_path / "one", target, background), pool)
+    again = scores(method, make_inputs(proxy, tmp_path / "one", target, background), pool)
+    elsewhere = scores(method, make_inputs(proxy, tmp_path / "two", target, background), pool)
+    for other in (again, elsewhere):
+        assert one.scores.equal(other.scores)
+        assert one.losses.equal(other.losses)
+        assert one.norms.equal(other.norms)
+
+
+@every_method
+def test_a_score_depends_on_no_batch_padding_or_order(
+    method: str, tmp_path: Path, proxy: Proxy, pool: list[Encoded], target: list[Encoded], background: list[Encoded]
+) -> None:
+    expected = scores(method, make_inputs(proxy, tmp_path / "0", target, background), pool)
+    for budget in (1, 50, 2000):
+        inputs = make_inputs(proxy, tmp_path / str(budget), target, background, batches=batching(budget=budget))
+        found = scores(method, inputs, pool[::-1])
+        torch.testing.assert_close(found.scores.flip(0), expected.scores, rtol=1e-9, atol=1e-9)
+
+
+@every_method
+def test_groups_have_a_column_each_after_the_one_for_all(
+    method: str, tmp_path: Path, proxy: Proxy, pool: list[Encoded], target: list[Encoded], background: list[Encoded]
+) -> None:
+    inputs = make_inputs(proxy, tmp_path / "all", target, background, groups=["law", "code", "law"])
+    found = scores(method, inputs, pool).scores
+    assert found.shape == (len(pool), 3)
+    single = scores(method, make_inputs(proxy, tmp_path / "one", target, background), pool).scores
+    torch.testing.assert_close(found[:, :1], single)
+    for column, rows in ((1, [1]), (2, [0, 2])):
+        part = [target[i] for i in rows]
+        alone = scores(method, make_inputs(proxy, tmp_path / str(column), part, background), pool).scores
+        torch.testing.assert_close(found[:, column : column + 1], alone)
+
+
+UNKNOWN = 50
+
+
+@pytest.fixture(scope="module")
+def holed() -> Proxy:
+    """A model whose embedding of one token is not a number."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[UNKNOWN] = torch.nan
+    return tiny_proxy(model)
+
+
+def without_hole(documents: Sequence[Encoded]) -> list[Encoded]:
+    return [Encoded(ids=np.where(d.ids == UNKNOWN, 1, d.ids), scored=d.scored, truncated=False) for d in documents]
+
+
+@every_method
+def test_a_target_row_that_is_not_finite_is_set_aside_and_reported(
+    method: str, tmp_path: Path, holed: Proxy, pool: list[Encoded], target: list[Encoded], background: list[Encoded]
+) -> None:
+    pool, target, background = (without_hole(d) for d in (pool, target, background))
+    clean = scores(method, make_inputs(holed, tmp_path / "clean", target, background), pool)
+    spoilt = make_inputs(holed, tmp_path / "spoilt", [target[0], encoded([3, UNKNOWN, 4]), *target[1:]], background)
+    with pytest.warns(UserWarning, match=r"1 target row\(s\) set aside"):
+        found = scores(method, spoilt, pool)
+    torch.testing.assert_close(found.scores, clean.scores, rtol=1e-9, atol=1e-9)
+
+
+@every_method
+def test_a_document_that_is_not_finite_has_no_score_and_changes_no_other(
+    method: str, tmp_path: Path, holed: Proxy, pool: list[Encoded], target: list[Encoded], background: list[Encoded]
+) -> None:
+    pool, target, background = (without_hole(d) for d in (pool, target, background))
+    bad = [encoded([3, UNKNOWN, 4, 5])]
+    inputs = make_inputs(holed, tmp_path / "a", target, [*background, *bad])
+    clean = scores(method, make_inputs(holed, tmp_path / "b", target, background), pool)
+    found = scores(method, inputs, [*pool[:3], *bad, *pool[3:]])
+    assert found.scores[3].isnan().all()
+    others = [*range(3), *range(4, len(pool) + 1)]
+    torch.testing.assert_close(found.scores[others], clean.scores, rtol=1e-9, atol=1e-9)
+
+
+@every_method
+@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_more_weight_on_a_document_of_positive_score_lowers_the_targets_loss(
+    method: str, tmp_path: Path, architecture: str, seed: int
+) -> None:
+    """With two tokens in all, the gradient for one continuation is that for the other times a negative number.
+
+    So a document that continues the target's prompt as the target does must score above 0 and the one that does not
+    below it, by any method whose preconditioner is positive semi-definite, whatever else it does; and so must the loss.
+    """
+    tiny = tiny_model(architecture, seed=seed, vocab_size=2, bos_token_id=0, eos_token_id=1)
+    proxy = tiny_proxy(tiny)
+    prompt = np.random.default_rng(seed).integers(0, 2, 9).tolist()
+    same, other = (encoded([*prompt, token], prompt=9) for token in (0, 1))
+    background = [encoded(np.random.default_rng(10 + i).integers(0, 2, 8), prompt=4) for i in range(6)]
+    found = scores(method, make_inputs(proxy, tmp_path, [same], background), [other, same]).scores[:, 0]
+    assert found[0] < 0 < found[1]
+    before = loss_after_a_step(proxy, [same], [same], 0.0)
+    best, worst = ([other, same][i] for i in (int(found.argmax()), int(found.argmin())))
+    assert loss_after_a_step(proxy, [best], [same], 1e-5) < before < loss_after_a_step(proxy, [worst], [same], 1e-5)
+
+
+def language(first: int, n: int, seed: int) -> list[Encoded]:
+    """Documents that step through 10 tokens of their own, from a random one on."""
+    rng = np.random.default_rng(seed)
+    return [encoded([first + (s + i) % 10 for i in range(12)]) for s in rng.integers(0, 10, n)]
+
+
+@every_method
+def test_training_on_the_best_documents_lowers_the_targets_loss_and_on_the_worst_raises_it(
+    method: str, tmp_path: Path, proxy: Proxy
+) -> None:
+    pool = [*language(20, 8, 0), *language(40, 8, 1)]
+    target, background = language(20, 4, 2), [*language(20, 6, 3), *language(40, 6, 4)]
+    found: Scored = scores(method, make_inputs(proxy, tmp_path, target, background), pool)
+    order = found.scores[:, 0].argsort().tolist()
+    before = loss_after_a_step(proxy, pool[:1], target, 0.0)
+    best = loss_after_a_step(proxy, [pool[i] for i in order[-4:]], target, 1e-5)
+    worst = loss_after_a_step(proxy, [pool[i] for i in order[:4]], target, 1e-5)
+    assert best < before
+    assert best < worst
+    assert sum(i < 8 for i in order[-8:]) >= 7

@@ -1,0 +1,142 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from curate.errors import CurateError, SettingsError
+from curate.methods import trackstar
+from curate.models import Proxy
+from curate.tokens import Encoded
+from tests.methods.preparing import make_inputs, scores
+from tests.small_models import encoded, random_documents, tiny_model, tiny_proxy, whole_gradients
+
+WHOLE = 10_000
+LAYERS = ("layers.0.mlp.up_proj", "layers.1.self_attn.?_proj")
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Proxy:
+    return tiny_proxy(None, None, *LAYERS)
+
+
+@pytest.fixture(scope="module")
+def target() -> list[Encoded]:
+    return random_documents([9, 6, 14], seed=1)
+
+
+@pytest.fixture(scope="module")
+def pool() -> list[Encoded]:
+    return random_documents([7, 12, 4, 9], seed=2)
+
+
+@pytest.fixture(scope="module")
+def background() -> list[Encoded]:
+    return random_documents([7, 9, 12, 5, 10, 6, 20], seed=3)
+
+
+def gradients(proxy: Proxy, documents: list[Encoded]) -> dict[str, Tensor]:
+    """`[documents, entries]` per layer, of losses summed over tokens."""
+    found = [whole_gradients(proxy, d)[1] for d in documents]
+    return {name: torch.stack([g[name].flatten() for g in found]) for name in proxy.tracked}
+
+
+def truth(
+    proxy: Proxy,
+    target: list[Encoded],
+    pool: list[Encoded],
+    background: list[Encoded],
+    *,
+    damping: float,
+    share: float = 0.0,
+) -> Tensor:
+    """Mean over the target of gᵀ R⁻¹ g' / (‖R^(-1/2) g‖ ‖R^(-1/2) g'‖), by dense solves."""
+    ours, theirs, sample = (gradients(proxy, d) for d in (pool, target, background))
+    products = {"tz": 0.0, "tt": 0.0, "zz": 0.0}
+    for name in proxy.tracked:
+        moment = (1 - share) * sample[name].T @ sample[name] / len(background)
+        moment = moment + share * theirs[name].T @ theirs[name] / len(target)
+        moment.diagonal().add_(damping * moment.diagonal().mean())
+        for key, left, right in (("tz", theirs, ours), ("tt", theirs, theirs), ("zz", ours, ours)):
+            products[key] = products[key] + left[name] @ torch.linalg.solve(moment, right[name].T)
+    norms = products["tt"].diagonal().sqrt()[:, None] * products["zz"].diagonal().sqrt()[None]
+    return (products["tz"] / norms).mean(0)
+
+
+@pytest.mark.parametrize("damping", [0.1, 2.0])
+def test_unprojected_scores_are_those_of_dense_damped_solves(
+    tmp_path: Path, proxy: Proxy, target: Any, pool: Any, background: Any, damping: float
+) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, background)
+    found = scores("trackstar", inputs, pool, dim=WHOLE, damping=damping).scores[:, 0]
+    torch.testing.assert_close(found, truth(proxy, target, pool, background, damping=damping), rtol=1e-7, atol=1e-9)
+
+
+def test_the_targets_own_moment_is_mixed_in_by_its_share(
+    tmp_path: Path, proxy: Proxy, target: Any, pool: Any, background: Any
+) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, background)
+    found = scores("trackstar", inputs, pool, dim=WHOLE, target_share=0.3).scores[:, 0]
+    expected = truth(proxy, target, pool, background, damping=0.1, share=0.3)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0, "paper"])
+def test_a_target_like_the_pool_changes_nothing_whatever_its_share(
+    tmp_path: Path, proxy: Proxy, target: Any, pool: Any, share: float | str
+) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, target)
+    torch.testing.assert_close(
+        scores("trackstar", inputs, pool, dim=4, target_share=share).scores,
+        scores("trackstar", inputs, pool, dim=4).scores,
+    )
+
+
+def test_the_papers_share_differs_from_none(tmp_path: Path, proxy: Proxy, target: Any, pool: Any) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, random_documents([12] * 8, seed=9))
+    paper, none = (scores("trackstar", inputs, pool, dim=4, target_share=s).scores for s in ("paper", 0.0))
+    assert (paper - none).abs().max() > 1e-3
+
+
+def test_heavy_damping_of_one_layer_leaves_the_cosine(tmp_path: Path, target: Any, pool: Any, background: Any) -> None:
+    one = tiny_proxy(None, None, LAYERS[0])
+    inputs = make_inputs(one, tmp_path, target, background)
+    torch.testing.assert_close(
+        scores("trackstar", inputs, pool, damping=1e9).scores, scores("cosine", inputs, pool).scores
+    )
+
+
+def test_a_second_target_takes_the_backgrounds_moment_from_the_run(
+    tmp_path: Path, proxy: Proxy, target: Any, pool: Any, background: Any
+) -> None:
+    first = make_inputs(proxy, tmp_path, target, background)
+    scores("trackstar", first, pool)
+    second = make_inputs(proxy, tmp_path, pool, background)
+    expected = scores("trackstar", make_inputs(proxy, tmp_path / "fresh", pool, background), target)
+    object.__setattr__(second, "background", pytest.fail)
+    assert scores("trackstar", second, target).scores.equal(expected.scores)
+
+
+def test_a_background_without_a_finite_gradient_is_refused(tmp_path: Path, target: Any) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[66] = torch.nan
+    inputs = make_inputs(tiny_proxy(model), tmp_path, [encoded([1, 2, 3])], [encoded([1, 66, 3])])
+    with pytest.raises(CurateError, match="No document of the background sample has a finite gradient"):
+        scores("trackstar", inputs, [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 0}, "dim is 0; expected at least 1"),
+        ({"damping": -0.1}, r"damping is -0\.1; expected 0 or more"),
+        ({"damping": float("nan")}, "damping is nan"),
+        ({"target_share": 1.5}, r"target_share is 1\.5; expected a number from 0 to 1, or 'paper'"),
+        ({"target_share": "most"}, "target_share is 'most'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        trackstar.Settings(**changes)
