@@ -48,7 +48,18 @@ def command(out: Path, package: str) -> None:
     )
     _curate("warmup", "--pool", str(built.pool), "--out", str(out / "proxy"), *_PROXY.split(), *_LENGTH.split())
     run = str(out / "runs" / "trackstar")
-    scoring = ["--pool", str(built.pool), "--model", str(out / "proxy"), "--background", "1000", "--out", run]
+    scoring = [
+        "--pool",
+        str(built.pool),
+        "--model",
+        str(out / "proxy"),
+        "--method",
+        "trackstar",
+        "--background",
+        "1000",
+        "--out",
+        run,
+    ]
     _curate("score", "--target", str(built.target), *scoring)
     _curate("select", run, "--top", "5%", "--out", str(out / "selected"))
     for query in _QUERIES:
