@@ -141,9 +141,10 @@ class _Experts(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.flatten(0, 1)
-        chosen = (flat.sum(-1) > 0).long()  # the third expert is never chosen, so its layer is never called
+        chosen = (flat.sum(-1) > 0).long()
         parts = [self.experts[i](flat[chosen == i]) for i in range(2)]
-        result = self.shared(flat)
+        order = flat.sum(-1).argsort()  # the third expert sees every token, but not in the sequences' order
+        result = self.shared(flat).index_add(0, order, self.experts[2](flat[order]))
         for i, part in enumerate(parts):
             result = result.index_add(0, (chosen == i).nonzero().squeeze(-1), part)
         return result.view_as(x)
