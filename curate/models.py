@@ -19,7 +19,7 @@ from transformers.utils import logging
 from curate.errors import CurateError, SettingsError
 
 # One of several experts by number, where each is a module of its own.
-_ROUTED = re.compile(r"experts?\.\d+\.")
+_ROUTED = re.compile(r"experts?\.\d+(\.|$)")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
