@@ -292,7 +292,7 @@ def _step_of(what: str, proxy: Proxy, ids: Tensor, settings: BenchSettings) -> S
 
 
 def _resident() -> float:
-    """Return this process's peak resident memory. Linux carries getrusage's peak over from the parent; VmHWM is ours."""
+    """Return this process's peak resident memory. Linux inherits the peak from the parent; VmHWM is ours."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))

@@ -17,9 +17,7 @@ class Task(Protocol):
 class Reporter(Protocol):
     """Where stages, notes and warnings go."""
 
-    def stage(
-        self, name: str, *, total: float | None = None, unit: str = "documents"
-    ) -> AbstractContextManager[Task]:
+    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> AbstractContextManager[Task]:
         """Open a stage of `total` units (None: unknown); closing the context ends it."""
         ...
 
@@ -37,9 +35,7 @@ class _SilentTask:
 class Silent:
     """A reporter for library use: stages and notes vanish, warnings become Python warnings."""
 
-    def stage(
-        self, name: str, *, total: float | None = None, unit: str = "documents"
-    ) -> AbstractContextManager[Task]:
+    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> AbstractContextManager[Task]:
         return nullcontext(_SilentTask())
 
     def note(self, message: str) -> None: ...

@@ -51,7 +51,9 @@ def progress(run: "Run") -> dict[str, Any]:
     import polars as pl
 
     parts = run.all_parts()
-    counts = run.scores().select(pl.len(), pl.col("n_tokens").cast(pl.Int64).sum()).collect().row(0) if parts else (0, 0)
+    counts = (
+        run.scores().select(pl.len(), pl.col("n_tokens").cast(pl.Int64).sum()).collect().row(0) if parts else (0, 0)
+    )
     skipped = run.skipped().group_by("reason").len().sort("len", "reason", descending=[True, False]).collect()
     return {
         "run": str(run.path),

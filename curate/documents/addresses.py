@@ -72,9 +72,14 @@ def _split(files: list[Found]) -> tuple[list[Shard], list[str]]:
     """Tell shards from the rest; in a `save_to_disk` folder only the files its state.json lists are data."""
     states = {str(PurePosixPath(f.name).parent): f for f in files if PurePosixPath(f.name).name == "state.json"}
     saved = {folder: listed for folder, f in states.items() if (listed := _saved_files(f.url)) is not None}
+    # A selection is a pool like others, but what it rejected is no part of it.
+    manifests = {str(PurePosixPath(f.name).parent) for f in files if PurePosixPath(f.name).name == "manifest.json"}
     shards, ignored = [], []
     for f in files:
         path = PurePosixPath(f.name)
+        if path.parent.name == "rejected" and str(path.parent.parent) in manifests:
+            ignored.append(f.name)
+            continue
         kind: Format | None = format_of(f.name)
         listed = saved.get(str(path.parent))
         if listed is not None:

@@ -13,7 +13,7 @@ READABLE = ".jsonl, .ndjson, .json (one object per line), each also with .gz or 
 """The endings that are read, for people."""
 
 # What lies beside shards in a dataset's folder and is described by them, not data.
-NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+NOT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "manifest.json"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,8 +50,9 @@ class FrozenPass:
         found, _ = self.head(self._hidden(ids)[0], labels[0], gradient=False)
         tolerance = 0.1 if self.proxy.dtype in (torch.bfloat16, torch.float16) else 1e-3
         if not torch.allclose(found.double(), expected, rtol=tolerance, atol=tolerance):
+            gap = (found - expected).abs().max().item()
             raise CurateError(
-                f"{type(self.proxy.model).__name__} does more between its last hidden state and logits than a linear head"
-                f" with scale, bias and soft cap: losses differ by {(found - expected).abs().max().item():.3g} nats.",
+                f"{type(self.proxy.model).__name__} does more between its last hidden state and its logits than a linear"
+                f" head with scale, bias and soft cap: the losses differ by {gap:.3g} nats.",
                 hint="Use another proxy of the same family without that step, and please report this architecture.",
             )

@@ -228,7 +228,7 @@ class Run:
         return self._parts
 
     def refuse_other(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
-        """Raise SettingsError naming every setting, and every fingerprint of those given, that the run does not have."""
+        """Raise SettingsError naming every setting, and every given fingerprint, that differs."""
         lines = differences(self.settings, settings)
         known = {k: v for k, v in self.fingerprints.items() if k in fingerprints}
         lines += [f"{line} (its content has changed)" for line in differences(known, fingerprints, asked="now it is")]

@@ -2,6 +2,8 @@ import re
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 from fsspec.registry import known_implementations
@@ -174,3 +176,14 @@ def test_a_split_is_a_whole_word_of_the_path():
     assert [f.name for f in of_split(files, "train", "org/name")] == ["data/train-00000-of-00002.parquet"]
     with pytest.raises(CurateError, match=r"no file of the split 'dev'.*test-00000"):
         of_split(files, "dev", "org/name")
+
+
+def test_a_selection_is_a_pool_without_what_it_rejected(tmp_path: Path) -> None:
+    for name in ("train/data-00000.parquet", "rejected/00000-00000.parquet", "manifest.json"):
+        (tmp_path / "selected" / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".json"):
+            (tmp_path / "selected" / name).write_text("{}")
+        else:
+            pq.write_table(pa.table({"text": ["a"]}), tmp_path / "selected" / name)
+    pool = open_pool(tmp_path / "selected")
+    assert [s.name for s in pool.shards] == ["train/data-00000.parquet"]
