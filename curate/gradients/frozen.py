@@ -52,7 +52,7 @@ class FrozenPass:
         if not torch.allclose(found.double(), expected, rtol=tolerance, atol=tolerance):
             gap = (found - expected).abs().max().item()
             raise CurateError(
-                f"{type(self.proxy.model).__name__} does more between its last hidden state and its logits than a linear"
-                f" head with scale, bias and soft cap: the losses differ by {gap:.3g} nats.",
+                f"{type(self.proxy.model).__name__} does more between its last hidden state and its logits than a"
+                f" linear head with scale, bias and soft cap: the losses differ by {gap:.3g} nats.",
                 hint="Use another proxy of the same family without that step, and please report this architecture.",
             )
