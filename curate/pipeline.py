@@ -43,8 +43,10 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     _report_coverage(proxy, reporter)
     fingerprints["model"] = proxy.fingerprint()
     details = {"versions": _versions(), "coverage": vars(proxy.coverage), "columns": columns}
+    encoder = _encoder(settings, proxy)
+    encoded = _encoded_target(encoder, target, reporter)
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
-        inputs, encoder = _inputs(settings, proxy, fingerprints, pool, target, run, reporter)
+        inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, run, reporter)
         scorer = method.prepare(inputs, method_settings)
         overlap = Overlap(d.plain_text for d in target.documents)
         reader = Reader(
@@ -65,10 +67,16 @@ def score_columns(groups: Sequence[str]) -> list[str]:
     """Name the score columns: `score`, then one per group when there are several."""
     if len(groups) < 2:
         return ["score"]
-    columns = [f"score_{re.sub(r'[^0-9A-Za-z_]+', '_', g)}" for g in groups]
-    if len(set(columns)) < len(columns):
-        raise SettingsError(f"Groups {', '.join(map(repr, groups))} give equal column names.", hint="Rename them.")
-    return ["score", *columns]
+    columns = {group: "score_" + re.sub(r"\W+", "_", group) for group in groups}
+    known: dict[str, str] = {}
+    for group, column in columns.items():
+        other = known.setdefault(column.casefold(), group)  # SQL does not tell names apart by case
+        if other != group:
+            raise SettingsError(
+                f"Groups {other!r} and {group!r} would both have the column {column}.",
+                hint="Rename one in the target's column (--group-by).",
+            )
+    return ["score", *columns.values()]
 
 
 def totals(run: Run) -> dict[str, Any]:
@@ -114,20 +122,26 @@ def _refuse_early(path: Path, record: dict[str, Any], fingerprints: dict[str, st
         Run.open(path).refuse_other(record, fingerprints)
 
 
+def _encoder(settings: ScoreSettings, proxy: Proxy) -> Encoder:
+    limit = min(proxy.context or MAX_DEFAULT_CONTEXT, MAX_DEFAULT_CONTEXT)
+    if settings.context and proxy.context and settings.context > proxy.context:
+        raise SettingsError(
+            f"context is {settings.context}; {settings.model} has {proxy.context} positions.",
+            hint=f"Give --context {proxy.context} or less; --long windows reads longer documents whole.",
+        )
+    return Encoder(proxy.tokenizer, TokenSettings(context=settings.context or limit, long=settings.long))
+
+
 def _inputs(
     settings: ScoreSettings,
     proxy: Proxy,
     fingerprints: dict[str, str],
     pool: Pool,
-    target: Target,
+    encoder: Encoder,
+    target: EncodedTarget,
     run: Run,
     reporter: Reporter,
-) -> tuple[Inputs, Encoder]:
-    limit = min(proxy.context or MAX_DEFAULT_CONTEXT, MAX_DEFAULT_CONTEXT)
-    if settings.context and proxy.context and settings.context > proxy.context:
-        raise SettingsError(f"context is {settings.context}; {settings.model} has {proxy.context} positions.")
-    tokens = TokenSettings(context=settings.context or limit, long=settings.long)
-    encoder = Encoder(proxy.tokenizer, tokens)
+) -> Inputs:
     budget = settings.batch_tokens or DEFAULT_BATCH_TOKENS[proxy.device.type]
     neighbours = [p for p in sorted(run.path.parent.glob("*/")) if (p / "run.json").exists() and p != run.path]
 
@@ -135,17 +149,16 @@ def _inputs(
         sample = sample_rows(pool, settings.background, settings.seed, settings.fields)
         return [e for e in encoder(sample) if e.num_scored > 0]
 
-    inputs = Inputs(
+    return Inputs(
         proxy=proxy,
         proxy_fingerprint=fingerprints["model"],
-        target=_encoded_target(encoder, target, reporter),
+        target=target,
         background=background,
         background_fingerprint=f"{fingerprints['pool']}:{settings.background}:{settings.seed}:{settings.fields}",
-        batching=Batching(tokens=tokens, budget=budget),
+        batching=Batching(tokens=encoder.settings, budget=budget),
         kept=Kept(run.path, neighbours),
         reporter=reporter,
     )
-    return inputs, encoder
 
 
 def _encoded_target(encoder: Encoder, target: Target, reporter: Reporter) -> EncodedTarget:

@@ -51,6 +51,8 @@ class ScoreSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise SettingsError(f"{name} is {value}; expected at least {least}.")
+        if self.long not in ("truncate", "windows"):
+            raise SettingsError(f"long is {self.long!r}; expected 'truncate' or 'windows'.")
         if not self.target or not self.pool:
             raise SettingsError("A run needs a target and a pool.", hint="curate score --target FILE --pool FOLDER")
 

@@ -101,6 +101,18 @@ def test_groups_get_a_column_each(place: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found["score"], mean, atol=1e-5)
 
 
+def test_group_columns_keep_every_script_and_are_told_apart_without_case() -> None:
+    assert pipeline.score_columns(["日本語", "über uns"]) == ["score", "score_日本語", "score_über_uns"]
+    with pytest.raises(SettingsError, match=r"'A b' and 'a_b'"):
+        pipeline.score_columns(["A b", "a_b"])
+
+
+def test_a_start_that_fails_does_not_stand_in_the_way_of_the_next(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="context is 9999"):
+        pipeline.score(settings(place, context=9999), tmp_path / "x", reporter=Heard())
+    assert pipeline.score(settings(place), tmp_path / "x", reporter=Heard()).is_finished
+
+
 def test_other_settings_are_refused_by_name_before_the_model_loads(place: Path, run, monkeypatch) -> None:
     monkeypatch.setattr(pipeline, "load_proxy", lambda _: pytest.fail("loaded the model"))
     with pytest.raises(SettingsError, match=r"method_settings\.dim: the run has 4, you asked for 8"):
@@ -176,6 +188,8 @@ def test_target_rows_in_the_pool_are_seen(place: Path, tmp_path: Path) -> None:
         ({"method": "trackstr"}, "no method 'trackstr'"),
         ({"method_settings": {"dims": 4}}, "no setting 'dims'"),
         ({"method_settings": {"dim": "four"}}, "whole number"),
+        ({"method": "trackstar", "method_settings": {"damping": "little"}}, "damping is 'little'"),
+        ({"long": "window"}, "long"),
         ({"dtype": "float8"}, "dtype"),
         ({"device": "tpu"}, "device"),
         ({"target": ("nowhere.jsonl",)}, "nowhere"),

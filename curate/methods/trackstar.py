@@ -6,6 +6,7 @@ in the target's own second moment (`target_share`), which removes what all its r
 the signal, so the default is none.
 """
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -33,8 +34,8 @@ class Settings(SketchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.damping >= 0:
-            raise SettingsError(f"damping is {self.damping}; expected 0 or more.")
+        if not (isinstance(self.damping, int | float) and 0 <= self.damping < math.inf):
+            raise SettingsError(f"damping is {self.damping!r}; expected 0 or more.")
         share = self.target_share
         if not (share == "paper" or (isinstance(share, int | float) and 0 <= share <= 1)):
             raise SettingsError(f"target_share is {share!r}; expected a number from 0 to 1, or 'paper'.")

@@ -54,17 +54,18 @@ class Run:
 
         Removes what a killed process left half written. Raises SettingsError naming every setting that
         differs from the run that is there, and CurateError if another process is writing it. `details` are
-        not compared: on continuing, those of the first start stay.
+        not compared: on continuing, those of the first start stay. A run without any part holds nothing
+        to protect, such as after a start that failed: other settings take its place.
         """
         path = Path(path)
         _refuse_foreign(path)
         path.mkdir(parents=True, exist_ok=True)
         lock = Lock(path)
         remove_leftovers(path)
-        if (path / RECORD).exists():
-            run = cls(path, _read_record(path), lock)
+        run = cls(path, _read_record(path), lock) if (path / RECORD).exists() else None
+        if run is not None:
             run.refuse_other(settings, fingerprints)
-        else:
+        if run is None or run._differences(settings, fingerprints):
             record = {
                 "format": FORMAT,
                 "settings": dict(settings),
@@ -228,16 +229,21 @@ class Run:
         return self._parts
 
     def refuse_other(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
-        """Raise SettingsError naming every setting, and every given fingerprint, that differs."""
-        lines = differences(self.settings, settings)
-        known = {k: v for k, v in self.fingerprints.items() if k in fingerprints}
-        lines += [f"{line} (its content has changed)" for line in differences(known, fingerprints, asked="now it is")]
-        if lines:
+        """Raise SettingsError naming every setting, and every given fingerprint, that differs.
+
+        A run without any part refuses nothing."""
+        lines = self._differences(settings, fingerprints)
+        if lines and _has_parts(self.path):
             self.close()
             raise SettingsError(
                 f"{self.path} was started differently:\n  " + "\n  ".join(lines),
                 hint="Give another folder with --out, or the same settings to continue this run.",
             )
+
+    def _differences(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:
+        known = {k: v for k, v in self.fingerprints.items() if k in fingerprints}
+        changed = differences(known, fingerprints, asked="now it is")
+        return [*differences(self.settings, settings), *(f"{line} (its content has changed)" for line in changed)]
 
 
 def list_runs(root: Path | str = "runs") -> list[Run]:
@@ -246,14 +252,21 @@ def list_runs(root: Path | str = "runs") -> list[Run]:
 
 
 def latest_run(root: Path | str = "runs") -> Run:
-    """The newest run under `root`. Raises CurateError saying what to do when there is none."""
+    """The newest run under `root` that holds scores, else the newest.
+
+    Raises CurateError saying what to do when there is none."""
     records = list(Path(root).glob(f"*/{RECORD}"))
+    records = [r for r in records if _has_parts(r.parent)] or records
     if not records:
         raise CurateError(
             f"no run under {root}/",
             hint="Make one with `curate score --target FILE --pool FOLDER`, or give the run's folder.",
         )
     return Run.open(max(records, key=_age).parent)
+
+
+def _has_parts(path: Path) -> bool:
+    return next((path / "scores").glob("[0-9]*.parquet"), None) is not None
 
 
 def _age(record: Path) -> tuple[int, str]:

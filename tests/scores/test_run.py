@@ -36,7 +36,8 @@ def test_tuples_and_paths_compare_as_they_are_kept(tmp_path):
 
 
 def test_other_settings_are_refused_by_name(start, tmp_path):
-    start(dim=16, fields={"text": "body"}).close()
+    with start(dim=16, fields={"text": "body"}) as run:
+        write(run, "a", 0, rows("a", 0, [1.0]))
     with pytest.raises(SettingsError) as error:
         start(dim=32, fields={"text": "content"}, seed=1)
     assert "dim: the run has 16, you asked for 32" in error.value.message
@@ -50,6 +51,15 @@ def test_other_settings_are_refused_by_name(start, tmp_path):
             fingerprints={**FINGERPRINTS, "target": "zz"},
         )
     start(dim=16, fields={"text": "body"}).close()  # a refusal leaves no lock behind
+
+
+def test_a_run_without_parts_gives_way_to_other_settings(start):
+    start(dim=16).close()
+    with start(dim=32) as run:
+        assert run.settings["dim"] == 32
+        assert Run.open(run.path).settings["dim"] == 32
+        with pytest.raises(CurateError, match="another process is writing"):
+            start(dim=64)
 
 
 def test_start_refuses_a_folder_of_other_things(tmp_path):
@@ -177,6 +187,14 @@ def test_latest_run_is_the_newest_record(start, tmp_path):
     os.utime(new.path / "run.json", (2, 2))
     assert latest_run(tmp_path).path == new.path
     assert [r.name for r in list_runs(tmp_path)] == ["new", "old"]
+
+
+def test_latest_run_passes_over_one_without_scores(start, tmp_path):
+    old, new = start("old"), start("new")
+    write(old, "a", 0, rows("a", 0, [1.0]))
+    os.utime(old.path / "run.json", (1, 1))
+    os.utime(new.path / "run.json", (2, 2))
+    assert latest_run(tmp_path).path == old.path
 
 
 def test_parts_of_different_pool_formats_become_one_frame(start):
