@@ -72,28 +72,25 @@ def build(kind: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:
         key = name.replace("-", "_")
         if key not in known:
             raise SettingsError(f"{owner} has no setting {name!r}.", hint=nearest(key, list(known)))
-        values[key] = _parsed(value, known[key].default, f"{owner}: {name}")
+        values[key] = _parsed(value, known[key], f"{owner}: {name}")
     return kind(**values)
 
 
-def _parsed(value: Any, default: Any, what: str) -> Any:
+def _parsed(value: Any, setting: dataclasses.Field[Any], what: str) -> Any:
+    default = setting.default
     if not isinstance(value, str) or isinstance(default, str):
         return value
     if isinstance(default, bool):
         if value.lower() in ("true", "yes", "1", "false", "no", "0"):
             return value.lower() in ("true", "yes", "1")
         raise SettingsError(f"{what} is {value!r}; expected true or false.")
-    for kind in (int, float):
-        try:
-            number = kind(value)
-        except ValueError:
-            continue
-        if isinstance(default, int) and kind is float:
-            break
-        return number if isinstance(default, int) else float(number)
-    if isinstance(default, int):
-        raise SettingsError(f"{what} is {value!r}; expected a whole number.")
-    return value  # a setting that takes a number or a word checks the word itself
+    kind, expected = (int, "a whole number") if isinstance(default, int) else (float, "a number")
+    try:
+        return kind(value)
+    except ValueError:
+        if setting.type == float | str:
+            return value  # a setting that takes a number or a word checks the word itself
+        raise SettingsError(f"{what} is {value!r}; expected {expected}.") from None
 
 
 def default_out(settings: ScoreSettings) -> Path:

@@ -188,7 +188,7 @@ def test_target_rows_in_the_pool_are_seen(place: Path, tmp_path: Path) -> None:
         ({"method": "trackstr"}, "no method 'trackstr'"),
         ({"method_settings": {"dims": 4}}, "no setting 'dims'"),
         ({"method_settings": {"dim": "four"}}, "whole number"),
-        ({"method": "trackstar", "method_settings": {"damping": "little"}}, "damping is 'little'"),
+        ({"method": "trackstar", "method_settings": {"damping": "little"}}, "damping is 'little'; expected a number"),
         ({"long": "window"}, "long"),
         ({"dtype": "float8"}, "dtype"),
         ({"device": "tpu"}, "device"),

@@ -21,8 +21,8 @@ class SketchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.dim, int) and self.dim >= 1):
-            raise SettingsError(f"dim is {self.dim!r}; expected at least 1.")
+        if self.dim < 1:
+            raise SettingsError(f"dim is {self.dim}; expected at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,8 @@ class Settings(SketchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.damping, int | float) and 0 <= self.damping < math.inf):
-            raise SettingsError(f"damping is {self.damping!r}; expected 0 or more.")
+        if not 0 <= self.damping < math.inf:
+            raise SettingsError(f"damping is {self.damping}; expected 0 or more.")
         share = self.target_share
         if not (share == "paper" or (isinstance(share, int | float) and 0 <= share <= 1)):
             raise SettingsError(f"target_share is {share!r}; expected a number from 0 to 1, or 'paper'.")
