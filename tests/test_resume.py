@@ -29,28 +29,36 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in files if p.name != "log.jsonl" and "lock" not in p.name}
 
 
+def parts(run: Path) -> int:
+    return len(list((run / "scores").glob("*.parquet")))
+
+
+def kill_once(place: Path, run: Path, *, after_parts: int, delay: float) -> None:
+    """Start the command, and kill it `delay` seconds after it has written so many parts (0: a run.json)."""
+    process = subprocess.Popen(
+        command(place, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while process.poll() is None and not ((run / "run.json").exists() and parts(run) >= after_parts):
+        time.sleep(0.002)
+    time.sleep(delay)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 @pytest.mark.slow
 def test_killed_runs_end_with_the_same_bytes(tmp_path: Path) -> None:
     make_proxy_folder(tmp_path / "proxy")
     make_pool(tmp_path / "pool", 400)
     make_target(tmp_path / "val.jsonl")
     undisturbed, killed = tmp_path / "one" / "x", tmp_path / "two" / "x"
-    started = time.monotonic()
     subprocess.run(command(tmp_path, undisturbed), check=True, capture_output=True)
-    whole = time.monotonic() - started
-    rng, kills, with_parts = random.Random(0), 0, 0
-    while kills < KILLS:
-        process = subprocess.Popen(
-            command(tmp_path, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(rng.uniform(0.4, 1.0) * whole)
-        if process.poll() is not None:
-            break  # it was faster than the moment chosen; what is left is to compare
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-        with_parts += any((killed / "scores").glob("*.parquet"))
+    assert parts(undisturbed) > 80
+    rng = random.Random(0)
+    kill_once(tmp_path, killed, after_parts=0, delay=rng.uniform(0, 0.2))
+    for _ in range(KILLS - 1):
+        before = parts(killed)
+        kill_once(tmp_path, killed, after_parts=before + rng.randint(1, 12), delay=rng.uniform(0, 0.05))
+        assert parts(killed) > before
     subprocess.run(command(tmp_path, killed), check=True, capture_output=True)
-    assert kills >= 1
-    assert with_parts >= 1, "no kill fell into the scoring"
     assert contents(killed) == contents(undisturbed)
