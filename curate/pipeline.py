@@ -164,11 +164,14 @@ def _inputs(
 def _encoded_target(encoder: Encoder, target: Target, reporter: Reporter) -> EncodedTarget:
     encoded = encoder(target.documents)
     kept = [i for i, e in enumerate(encoded) if e.num_scored > 0]
+    refused = next((e.refused for e in encoded if e.refused), None)
     if len(kept) < len(encoded):
-        reporter.warn(f"{len(encoded) - len(kept)} target row(s) set aside: no scored token.")
+        why = f" (the chat template: {refused})" if refused else ""
+        reporter.warn(f"{len(encoded) - len(kept)} target row(s) set aside: no scored token{why}.")
     groups = [target.groups[i] for i in kept]
     if lost := sorted(set(target.groups) - set(groups)):
-        raise CurateError(f"The target's group {lost[0]!r} has no row with a scored token.")
+        where = f"The target's group {lost[0]!r}" if len(target.group_names) > 1 else "The target"
+        raise CurateError(f"{where} has no row with a scored token.")
     return EncodedTarget(
         encoded=[encoded[i] for i in kept], groups=groups, names=target.group_names, fingerprint=target.fingerprint()
     )

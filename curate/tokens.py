@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -27,6 +28,8 @@ class Encoded:
     scored: np.ndarray
     """bool `[tokens]`."""
     truncated: bool
+    refused: str = ""
+    """Why the chat template cannot write this document; it has no tokens then."""
 
     @property
     def num_scored(self) -> int:
@@ -128,15 +131,24 @@ class Encoder:
                 f"{document.shard} row {document.row} holds chat messages, and this model has no chat template.",
                 hint="Use a chat model as the proxy, or put a chat_template.jinja into the model's folder.",
             )
-        if self._marks_turns:
-            coded: Any = self.tokenizer.apply_chat_template(
-                messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-            )
-            return self._finish(coded["input_ids"], np.asarray(coded["assistant_masks"], bool))
-        return self._spans(*self._turns(messages, document), special=False)
+        try:
+            return self._marked(messages) if self._marks_turns else self._spans(*self._turns(messages), special=False)
+        # A template is a program of its own: what it refuses (`raise_exception`) or fails at concerns this row alone.
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            nothing = np.zeros(0, np.int32)
+            refused = f"{type(error).__name__}: {error}" if not isinstance(error, TemplateError) else str(error)
+            return Encoded(ids=nothing, scored=nothing.astype(bool), truncated=False, refused=refused)
 
-    def _turns(self, messages: list[dict[str, Any]], document: Document) -> tuple[str, list[tuple[int, int]]]:
-        """Render a conversation and find the assistant's turns as differences of renderings of its beginnings."""
+    def _marked(self, messages: list[dict[str, Any]]) -> Encoded:
+        coded: Any = self.tokenizer.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+        return self._finish(coded["input_ids"], np.asarray(coded["assistant_masks"], bool))
+
+    def _turns(self, messages: list[dict[str, Any]]) -> tuple[str, list[tuple[int, int]]]:
+        """Render a conversation and find the assistant's turns as differences of renderings of its beginnings.
+
+        Raises TemplateError where the template rewrites earlier turns, so that they cannot be found."""
 
         def render(upto: int, prompt: bool) -> str:
             return str(
@@ -149,10 +161,10 @@ class Encoder:
                 continue
             before, after = render(i, True) if i else "", render(i + 1, False)
             if not (whole.startswith(before) and whole.startswith(after)):
-                raise CurateError(
-                    f"{document.shard} row {document.row}: the chat template rewrites earlier turns (turn {i + 1}: "
-                    f"{message_text(message)[:40]!r}), so that the assistant's tokens cannot be told from the rest.",
-                    hint="Mark the assistant's turn in the template with {% generation %} … {% endgeneration %}.",
+                raise TemplateError(
+                    f"the template rewrites earlier turns (turn {i + 1}: {message_text(message)[:40]!r}), so that the"
+                    " assistant's tokens cannot be told from the rest; a template that marks the assistant's turn with"
+                    " {% generation %} … {% endgeneration %} has no such need"
                 )
             spans.append((len(before), len(after)))
         return whole, spans

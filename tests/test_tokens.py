@@ -119,9 +119,26 @@ def test_masks_of_turns_hold_for_text_of_many_bytes_per_character(template: str)
     assert scored_text(tokenizer, found).rstrip() == "naïve 🦊東京!"
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_turn() -> None:
-    with pytest.raises(CurateError, match=r"pool\.jsonl row 3: the chat template rewrites earlier turns \(turn 2"):
-        encoder(with_template(REWRITES))([document(messages=CHAT)])
+def test_a_row_whose_earlier_turns_the_template_rewrites_is_set_aside_with_the_turn() -> None:
+    (found,) = encoder(with_template(REWRITES))([document(messages=CHAT)])
+    assert found.num_scored == 0
+    assert found.refused.startswith("the template rewrites earlier turns (turn 2")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{{ messages[0]['content'] + 1 }}", "TypeError"),
+    ],
+)
+@pytest.mark.parametrize("marks", ["", "{% generation %}x{% endgeneration %}"])
+def test_what_a_template_refuses_concerns_its_row_alone(template: str, reason: str, marks: str) -> None:
+    chat, plain = encoder(with_template(template + marks))([document(messages=CHAT), document(text="the dog")])
+    assert chat.num_scored == 0
+    assert reason in chat.refused
+    assert plain.num_scored > 0
+    assert not plain.refused
 
 
 def test_chat_without_a_template_is_refused_with_its_row() -> None:

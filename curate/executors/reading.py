@@ -100,13 +100,14 @@ class Reader:
 
 
 def no_scored_token(document: Document, encoded: Encoded) -> Skipped:
-    """Say that a document carries no loss: one token, or nothing but prompt within the context."""
+    """Say why a document carries no loss: one token, nothing but prompt within the context, or no chat template."""
+    nothing = f"{len(encoded.ids)} token(s) within the context, none of them predicted and carrying loss"
     return Skipped(
         shard=document.shard,
         row=document.row,
         doc_id=document.doc_id,
-        reason="no scored token",
-        detail=f"{len(encoded.ids)} token(s) within the context, none of them predicted and carrying loss",
+        reason="chat template" if encoded.refused else "no scored token",
+        detail=encoded.refused or nothing,
     )
 
 
