@@ -20,31 +20,32 @@ _HELP = """\
 Anything else is SQL; end it with a semicolon."""
 
 
-def run_shell(session: "Session", show: Callable[[str], None]) -> None:
-    """Read statements from stdin until it ends; `show` runs and prints one."""
+def run_shell(session: "Session", show: Callable[[str], None]) -> bool:
+    """Read statements from stdin until it ends; `show` runs and prints one. Return whether all of them worked."""
     from curate import __version__
 
     talks = sys.stdin.isatty()
     if talks:
         stdout.print(f"curate {__version__}, SQL over {', '.join(n for n, _ in session.runs)}; .help for help")
     save = _history() if talks else None
-    pending = ""
+    pending, worked = "", True
     try:
         while (line := _read("   ...> " if pending.strip() else "curate> ", talks)) is not None:
             if not pending.strip() and line.strip().startswith("."):
                 if line.split()[0] in (".quit", ".exit"):
                     break
-                _guarded(lambda line=line: _dot(session, line, show))
+                worked &= _guarded(lambda line=line: _dot(session, line, show))
                 continue
             pending += line + "\n"
             statements, pending = split_statements(pending)
             for statement in statements:
-                _guarded(lambda statement=statement: show(statement))
+                worked &= _guarded(lambda statement=statement: show(statement))
         if pending.strip():
-            _guarded(lambda: show(pending))
+            worked &= _guarded(lambda: show(pending))
     finally:
         if save:
             save()
+    return worked
 
 
 def split_statements(text: str) -> tuple[list[str], str]:
@@ -73,13 +74,15 @@ def _read(prompt: str, talks: bool) -> str | None:
         return ""
 
 
-def _guarded(action: Callable[[], None]) -> None:
+def _guarded(action: Callable[[], None]) -> bool:
     try:
         action()
     except CurateError as error:
         print_error(error)
+        return False
     except KeyboardInterrupt:
         print()
+    return True
 
 
 def _dot(session: "Session", line: str, show: Callable[[str], None]) -> None:

@@ -1,5 +1,6 @@
 """curate sql: read-only SQL over runs."""
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,13 +59,16 @@ def command(
             return
         from curate.cli._shell import run_shell
 
-        run_shell(session, lambda sql: _show(session, sql, style=style, parquet=None, limit=limit))
+        worked = run_shell(session, lambda sql: _show(session, sql, style=style, parquet=None, limit=limit))
+    if not worked and not sys.stdin.isatty():  # a script must hear of it; a person has seen it
+        sys.exit(1)
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[list["Run"], str | None]:
     from curate.cli._runs import chosen_run
 
-    folders = [a for a in arguments if Path(a).is_dir()]
+    # No query is one word with a slash: that is a folder which is not there, and opening it says so.
+    folders = [a for a in arguments if a and (Path(a).is_dir() or ("/" in a and not re.search(r"[\s('\"]", a)))]
     queries = [a for a in arguments if a not in folders]
     if len(queries) > 1:
         gone = next((q for q in queries if " " not in q.strip()), queries[0])

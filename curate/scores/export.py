@@ -2,9 +2,11 @@
 
 import csv
 import json
+import math
 import os
 import uuid
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,12 +22,12 @@ from curate.scores.views import literal, quoted
 
 
 def write_json(result: Result, stream: TextIO) -> None:
-    """A JSON array with one object per row and line, written as rows come."""
+    """A JSON array with one object per row and line, written as rows come. JSON knows no NaN: it is null."""
     first = True
     for batch in result.batches():
         for row in batch.to_pylist():
             stream.write("[\n" if first else ",\n")
-            stream.write(json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=True))
+            stream.write(_row(row))
             first = False
     stream.write("[]\n" if first else "\n]\n")
 
@@ -91,5 +93,22 @@ def _copy_into(session: Session, path: Path) -> None:
     do("DETACH file")
 
 
+def _row(row: dict[str, Any]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:  # only then is it worth looking at every value
+        return json.dumps(_finite(row), ensure_ascii=False, default=_plain)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):  # what DuckDB's sums of whole numbers arrive as, too
+        return int(value) if value == value.to_integral_value() else float(value)
     return value.hex() if isinstance(value, bytes) else str(value)

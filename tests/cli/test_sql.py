@@ -36,6 +36,11 @@ def test_rows_as_json_csv_and_parquet(work, capsys):
     assert json.loads(capsys.readouterr().out)[0] == {"source": "web", "n": 5, "mean": 0.4}
     main(["sql", "runs/x", GROUPED, "--csv"])
     assert capsys.readouterr().out.splitlines()[:2] == ["source,n,mean", "web,5,0.4"]
+    odd = "SELECT sum(n_tokens) AS s, 1.5::DECIMAL(3, 1) AS d, ['nan'::FLOAT] AS n, 'inf'::FLOAT AS i FROM scores"
+    main(["sql", "runs/x", odd, "--json"])
+    whole = capsys.readouterr().out
+    assert isinstance(json.loads(whole)[0].pop("s"), int)
+    assert '"d": 1.5, "n": [null], "i": null' in whole
     main(["sql", "runs/x", "SELECT 1 WHERE false", "--json"])
     assert json.loads(capsys.readouterr().out) == []
     main(["sql", "runs/x", GROUPED, "--parquet", "out.parquet"])
@@ -68,7 +73,9 @@ def test_documents_are_joined_on_demand(work, capsys):
     [
         (["runs/x", "COPY scores TO 'x.csv'"], 1, "COPY is not a query"),
         (["runs/x", "SELECT scor FROM scores"], 1, "scor"),
-        (["runs/z", "SELECT 1"], 2, "'runs/z' is no folder"),
+        (["runs/z", "SELECT 1"], 1, "runs/z: no such folder"),
+        (["runs/z"], 1, "runs/z: no such folder"),
+        (["SELECT 1", "SELECT 2"], 2, "expected one query"),
         (["runs/x", "FROM 'pool/b.parquet'"], 1, "--allow"),
         (["runs/x", "SELECT 1", "--db", "x.db"], 2, "takes no query"),
     ],
@@ -89,7 +96,9 @@ def test_shell_reads_statements_and_survives_errors(work, capsys, monkeypatch):
     lines = [".tables", ".schema runs", "SELECT", "  ';' AS semi,", "  count(*) -- all;", "FROM scores;"]
     lines += ["SELECT nope;", "SELECT 7 AS a; SELECT 8 AS b", ""]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
-    main(["sql", "runs/x"])
+    with pytest.raises(SystemExit) as stopped:  # a script hears that one of its statements failed
+        main(["sql", "runs/x"])
+    assert stopped.value.code == 1
     out, err = capsys.readouterr()
     assert "scores  candidates  shards" in out
     assert "fingerprints" in out
