@@ -1,7 +1,9 @@
 """Everything the command line prints: results to stdout, progress and notes to stderr."""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +14,7 @@ from rich.table import Table
 
 from curate.errors import CurateError
 
+PIPE_WIDTH = 160
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
@@ -36,7 +39,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
         table.add_column(_escape(column), justify="right" if numeric else "left", overflow="fold")
     for r in rows:
         table.add_row(*(_escape(format_cell(v)) for v in r))
-    stdout.print(table)
+    # A pipe or a log has no width of its own; the usual guess of 80 would fold every cell.
+    stdout.print(table, width=None if stdout.is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH)
 
 
 def format_cell(value: Any) -> str:
@@ -58,7 +62,10 @@ def _escape(text: str) -> str:
 
 
 class RichReporter:
-    """Draws stages as progress bars with rate and time left on stderr; notes and warnings above them."""
+    """Draws stages as progress bars with rate and time left on stderr; notes and warnings above them.
+
+    Where stderr is no terminal (a log file, a batch job), a line per stage now and then takes the bars' place.
+    """
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -74,15 +81,21 @@ class RichReporter:
         )
 
     def __enter__(self) -> "RichReporter":
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     @contextmanager
-    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> Iterator["_RichTask"]:
-        task = _RichTask(self._progress, name, total, unit)
+    def stage(
+        self, name: str, *, total: float | None = None, unit: str = "documents"
+    ) -> Iterator["_RichTask | _LoggedTask"]:
+        if stderr.is_terminal:
+            self._progress.start()  # only now: without a stage there is nothing to draw
+            task = _RichTask(self._progress, name, total, unit)
+        else:
+            task = _LoggedTask(name, total, unit)
         try:
             yield task
         finally:
@@ -93,6 +106,36 @@ class RichReporter:
 
     def warn(self, message: str) -> None:
         self._progress.console.print(f"[bold yellow]warning:[/] {_escape(message)}", soft_wrap=True)
+
+
+class _LoggedTask:
+    """A line of progress every half minute, and one at the end."""
+
+    EVERY = 30.0
+
+    def __init__(self, name: str, total: float | None, unit: str) -> None:
+        self._name, self._total, self._unit = name, total, unit
+        self._done, self._start = 0.0, time.monotonic()
+        self._said = self._start
+
+    def advance(self, amount: float) -> None:
+        self._done += amount
+        if time.monotonic() - self._said >= self.EVERY:
+            self._say()
+
+    def set_total(self, total: float | None) -> None:
+        self._total = total
+
+    def close(self) -> None:
+        self._say()
+
+    def _say(self) -> None:
+        self._said = time.monotonic()
+        seconds = self._said - self._start
+        whole = f"/{self._total:,.0f}" if self._total else ""
+        rate = f", {self._done / seconds:,.0f} {self._unit}/s" if seconds > 0 else ""
+        line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {seconds:,.0f} s{rate}"
+        stderr.print(line, soft_wrap=True, markup=False)
 
 
 class _RichTask:

@@ -95,9 +95,9 @@ def _print(run: "Run") -> None:
     from curate.cli._output import print_table, stderr, stdout
 
     totals = run.totals or {}
-    best = run.scores().select("score", "n_tokens", "shard", "row", "preview").top_k(5, by="score").collect()
-    lowest = run.scores().select("score", "n_tokens", "shard", "row", "preview").bottom_k(2, by="score").collect()
-    rows = pl.concat([best.sort("score", descending=True), lowest.sort("score", descending=True)])
+    shown = run.scores().select("score", "n_tokens", "shard", "row", "preview")
+    ends = [shown.top_k(5, by="score").collect(), shown.bottom_k(2, by="score").collect()]
+    rows = pl.concat(ends).unique(["shard", "row"]).sort("score", descending=True)  # a small pool's ends overlap
     print_table(["score", "tokens", "shard", "row", "text"], [(*r[:4], r[4][:70]) for r in rows.rows()])
     stdout.print(f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.path}", soft_wrap=True)
     for reason, count in totals["skipped"].items():

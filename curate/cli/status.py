@@ -34,12 +34,12 @@ def command(run: str | None, as_json: bool) -> None:
         (
             f["run"],
             f["method"],
-            f["model"],
+            str(f["model"]).rstrip("/").split("/")[-1],  # the whole of it is in --json
             "yes" if f["finished"] else "no",
             f["shards"],
             f["documents"],
             f["tokens"],
-            "\n".join(f"{n:,} {reason}" for reason, n in f["skipped"].items()),
+            "\n".join(f"{n:,} {reason}" for reason, n in f["skipped"].items()) if run else sum(f["skipped"].values()),
         )
         for f in found
     ]

@@ -224,7 +224,10 @@ def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: 
 def _dump(selection: Selection, funnel: Funnel, kind: str, pool: Sequence[str] | None, reporter: Reporter) -> None:
     if not selection.documents:
         empty = next(s.name for s in selection.stages if not s.documents)
-        raise CurateError(f"nothing is left after the filter {empty!r}", hint="Look at the funnel with --dry-run.")
+        hint = "Look at the funnel with --dry-run."
+        if empty == "decontaminate":
+            hint = f"Every document holds rows of the target; --no-decontaminate keeps them. {hint}"
+        raise CurateError(f"nothing is left after the filter {empty!r}", hint=hint)
     assert selection.out is not None
     manifest = selection.record()
     manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import curate.cli
 from curate.cli import group
+from curate.cli._output import RichReporter, _LoggedTask
 
 FOLDER = Path(curate.cli.__file__).parent
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
@@ -95,3 +96,20 @@ def test_an_unknown_command_is_asked_wrongly_and_the_nearest_is_named(capsys: py
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
     curate.cli.main(["--version"])
     assert curate.__version__ in capsys.readouterr().out
+
+
+def test_where_stderr_is_no_terminal_progress_is_a_line_per_stage(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(_LoggedTask, "EVERY", 0.0)
+    with RichReporter() as reporter:
+        pass
+    assert capsys.readouterr().err == ""
+    with RichReporter() as reporter, reporter.stage("scoring", total=1000) as stage:
+        stage.advance(400)
+        stage.advance(600)
+    out, err = capsys.readouterr()
+    assert [line.split(" documents")[0] for line in err.splitlines()] == [
+        "scoring: 400/1,000",
+        "scoring: 1,000/1,000",
+        "scoring: 1,000/1,000",
+    ]
+    assert out == ""
