@@ -47,7 +47,9 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     encoded = _encoded_target(encoder, target, reporter)
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
         inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, run, reporter)
+        loaded = time.time()
         scorer = method.prepare(inputs, method_settings)
+        prepared = time.time()
         overlap = Overlap(d.plain_text for d in target.documents)
         reader = Reader(
             pool=pool,
@@ -58,7 +60,7 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
         )
         total = sum(estimated_rows(s) for s in pool.shards)
         work = score_parts(run, reader, scorer, inputs.batching, columns, reporter, total=total)
-        _log(run, work, started)
+        _log(run, work, {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared})
         run.finish(totals(run))
     return run
 
@@ -195,9 +197,8 @@ def _versions() -> dict[str, str]:
     return {"curate": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}
 
 
-def _log(run: Run, work: Work, started: float) -> None:
+def _log(run: Run, work: Work, seconds: dict[str, float]) -> None:
     """Append what this session did; times live here and nowhere else, so that equal runs have equal bytes."""
-    seconds = time.time() - started
-    line = {"started": round(started), "seconds": round(seconds, 3), **vars(work)}
+    line = {"ended": round(time.time()), "seconds": {k: round(v, 3) for k, v in seconds.items()}, **vars(work)}
     with (run.path / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")
