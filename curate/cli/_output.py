@@ -14,9 +14,10 @@ from rich.table import Table
 
 from curate.errors import CurateError
 
-PIPE_WIDTH = 160
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
+if not stdout.is_terminal and "COLUMNS" not in os.environ:
+    stdout.width = 160  # a pipe has no width of its own; rich's guess of 80 would fold every cell
 
 
 def print_error(error: CurateError) -> None:
@@ -39,8 +40,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
         table.add_column(_escape(column), justify="right" if numeric else "left", overflow="fold")
     for r in rows:
         table.add_row(*(_escape(format_cell(v)) for v in r))
-    # A pipe or a log has no width of its own; the usual guess of 80 would fold every cell.
-    stdout.print(table, width=None if stdout.is_terminal or "COLUMNS" in os.environ else PIPE_WIDTH)
+    stdout.print(table)
 
 
 def format_cell(value: Any) -> str:

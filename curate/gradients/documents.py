@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.gradients.sketches import SketchEngine, Sketches
+from curate.gradients.sketches import SketchEngine
 from curate.tokens import Encoded, TokenSettings, batches
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
@@ -48,9 +48,8 @@ def document_sketches(
     for i, document in enumerate(encoded):
         if i in short:
             continue
-        parts = [engine(b) for b in batches({i: document}, batching.tokens, budget=batching.budget)]
-        yield DocumentSketches(documents=(i,), values=_total(parts, "values"), losses=_total(parts, "losses"))
-
-
-def _total(parts: Sequence[Sketches], name: str) -> Tensor:
-    return torch.stack([getattr(p, name).sum(0) for p in parts]).sum(0, keepdim=True)
+        values, losses = torch.zeros(()), torch.zeros(())
+        for batch in batches({i: document}, batching.tokens, budget=batching.budget):
+            found = engine(batch)  # added up at once: a whole book's windows side by side would be gigabytes
+            values, losses = found.values.sum(0) + values.to(found.values), found.losses.sum() + losses.to(found.losses)
+        yield DocumentSketches(documents=(i,), values=values[None], losses=losses[None])

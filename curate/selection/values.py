@@ -67,7 +67,10 @@ def match_columns(patterns: str | Sequence[str], known: Sequence[str]) -> list[s
     for pattern in (p.strip() for p in listed):
         here = [pattern] if pattern in known else [c for c in known if fnmatchcase(c, pattern)]
         if not here:
-            raise SettingsError(f"no column matches {pattern!r}", hint=nearest(pattern, list(known)))
+            hint = nearest(pattern, list(known))
+            if pattern == "score_*":
+                hint = "The run has a single target group: `curate score --group-by COLUMN` gives each its column."
+            raise SettingsError(f"no column matches {pattern!r}", hint=hint)
         found += [c for c in here if c not in found]
     return found
 
