@@ -102,5 +102,8 @@ SCORE_COLUMNS = tuple(f.name for f in SCORE_FIELDS)
 
 
 def is_reserved(column: str) -> bool:
-    """Whether a pool's column of this name would collide with a scores column."""
-    return column in SCORE_COLUMNS or column.startswith("score_")
+    """Whether a pool's column of this name would collide with a scores column; SQL does not tell case apart.
+
+    `run` is the column that tells several runs apart in one session."""
+    name = column.casefold()
+    return name in SCORE_COLUMNS or name == "run" or name.startswith("score_")

@@ -200,3 +200,15 @@ def test_wrong_settings_are_errors_before_the_model_loads(place, tmp_path, monke
     monkeypatch.setattr(pipeline, "load_proxy", lambda _: pytest.fail("loaded the model"))
     with pytest.raises(CurateError, match=message):
         pipeline.score(settings(place, **changes), tmp_path / "x")
+
+
+def test_pool_columns_that_sql_would_confuse_with_ours_are_renamed(place: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    text = "the court shall hold notice"
+    pool.write_bytes(lines([{"text": text, "Score": 3, "run": "r", "row": 9, "lang": "en", "Lang": "EN"}]))
+    made = pipeline.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=Heard())
+    (found,) = made.scores().collect().to_dicts()
+    assert (found["pool_Score"], found["pool_run"], found["pool_row"]) == (3, "r", 9)
+    assert (found["Lang"], found["pool_lang"]) == ("EN", "en")
+    folded = [name.casefold() for name in found]
+    assert len(set(folded)) == len(folded)

@@ -55,10 +55,15 @@ def _column(values: Any, kind: pa.DataType) -> pa.Array:
 
 def _metadata(documents: Sequence[Any]) -> dict[str, pa.Array]:
     names = sorted({name for d in documents for name in d.metadata})
-    return {
-        f"pool_{name}" if is_reserved(name) else name: _mixed([d.metadata.get(name) for d in documents])
-        for name in names
-    }
+    columns: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        column = f"pool_{name}" if is_reserved(name) else name
+        while column.casefold() in taken:
+            column = f"pool_{column}"
+        columns[name] = column
+        taken.add(column.casefold())
+    return {columns[name]: _mixed([d.metadata.get(name) for d in documents]) for name in names}
 
 
 def _mixed(values: list[Any]) -> pa.Array:
