@@ -53,7 +53,7 @@ def group() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exit code 0, 1 (failed) or 2 (asked wrongly)."""
     # Before torch loads. A thread that has gone to sleep is slow to wake, above all in a virtual machine: spinning for
-    # some milliseconds first was 1.7 times as fast in training; endless spinning starves whoever shares the cores.
+    # some milliseconds first made training 1.7 times as fast; endless spinning starves whoever shares the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000000")
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)

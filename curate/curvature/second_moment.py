@@ -42,11 +42,12 @@ def inverse_roots(moments: Moments, *, damping: float) -> Whitening:
     """
     roots = {}
     for name, moment in moments.items():
-        eigenvalues, vectors = torch.linalg.eigh(moment.to(torch.float64))
+        # On the CPU: MPS has no float64, and every device gets the same root.
+        eigenvalues, vectors = torch.linalg.eigh(moment.cpu().to(torch.float64))
         eigenvalues = eigenvalues.clamp_min(0)
         damped = eigenvalues + damping * eigenvalues.mean()
         scale = torch.where(damped > 0, damped, torch.ones_like(damped)).rsqrt()
-        roots[name] = ((vectors * scale) @ vectors.T).to(moment.dtype)
+        roots[name] = ((vectors * scale) @ vectors.T).to(moment)
     return roots
 
 
@@ -68,4 +69,4 @@ def mixing_share(pool: Float[Tensor, "n"], target: Float[Tensor, "n"], k: int) -
 
 def spectrum(moments: Moments) -> Float[Tensor, "n"]:
     """Return the eigenvalues of all layers together."""
-    return torch.cat([torch.linalg.eigvalsh(m.to(torch.float64)) for m in moments.values()])
+    return torch.cat([torch.linalg.eigvalsh(m.cpu().to(torch.float64)) for m in moments.values()])

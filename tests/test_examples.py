@@ -1,0 +1,42 @@
+"""The runnable examples run."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from curate.schema import SKIPPED_SCHEMA
+from curate.scores.run import Run
+from tests.small_runs import FINGERPRINTS, SETTINGS, rows
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_enrichment_prints_the_share_of_related_documents(tmp_path: Path, monkeypatch, capsys) -> None:
+    scores = [10.0 - i for i in range(10)]
+    domain = ["math", "sea", "math", "sea", *["sea"] * 6]
+    table = rows("a.jsonl", 0, scores, domain=pa.array(domain))
+    with Run.start(tmp_path / "x", settings=SETTINGS, fingerprints=FINGERPRINTS) as run:
+        skipped = SKIPPED_SCHEMA.empty_table()
+        run.write_part(
+            shard="a.jsonl", shard_index=0, index=0, start=0, end=10, last=True, scores=table, skipped=skipped
+        )
+        run.finish({"documents": 10, "tokens": 550, "skipped": {}})
+    related = tmp_path / "related.json"
+    related.write_text(json.dumps({"sums": ["math"]}))
+    asked = ["enrichment.py", str(tmp_path / "x"), "--related", str(related), "--column", "domain", "--top", "0.3"]
+    monkeypatch.setattr(sys, "argv", asked)
+    runpy.run_path(str(EXAMPLES / "enrichment.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "0.200" in printed  # the base rate
+    assert "0.667" in printed  # two of the best three
+
+
+def test_every_example_is_tested() -> None:
+    tested = Path(__file__).read_text(encoding="utf-8")
+    for example in EXAMPLES.iterdir():
+        if example.is_file() and example.name not in tested:
+            pytest.fail(f"{example.name} has no test")
