@@ -46,6 +46,11 @@ class BenchSettings:
     dim: int = 16
     rounds: int = 3
 
+    def __post_init__(self) -> None:
+        for name, least in (("sequences", 1), ("length", 2), ("dim", 1), ("rounds", 1)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected at least {least}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -69,7 +74,7 @@ class Bench:
 
     rows: list[Row]
     seconds: dict[str, float]
-    """Per part of a scoring step of all tokens: head, decoder, sketches."""
+    """Per part of a scoring step of all tokens: head, decoder, sketches (0 where that is within the noise)."""
     parameters: int
 
 
@@ -77,6 +82,8 @@ def bench(settings: BenchSettings, *, reporter: Reporter | None = None) -> Bench
     """Measure training steps and scoring side by side. Raises SettingsError for an unknown shape."""
     reporter = reporter or Silent()
     proxy = build_proxy(settings)
+    if proxy.context and settings.length > proxy.context:
+        raise SettingsError(f"length is {settings.length}; {settings.model} has {proxy.context} positions.")
     ids = random_tokens(settings, proxy)
     fastest: dict[str, tuple[int, float]] = {}
     with reporter.stage("bench", total=4, unit="steps") as stage:

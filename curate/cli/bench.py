@@ -9,7 +9,7 @@ from curate.cli._config import config_option
 
 @click.command(context_settings={"show_default": True})
 @click.option("--model", default="smollm2-135m", help="Folder, hub id, or shape with random weights (see below).")
-@click.option("--dtype", default="float32", help="float32 or bfloat16.")
+@click.option("--dtype", default="float32", help="float32, bfloat16 or float64.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
 @click.option("--sequences", type=int, default=8, help="Sequences of a pass; batches of 1, 2, 4 … of them are tried.")
 @click.option("--length", type=int, default=512, help="Tokens of a sequence.")
@@ -48,7 +48,8 @@ def command(pool_tokens: float | None, as_json: bool, **options: Any) -> None:
     print_table(columns, rows, title=title)
     total = sum(result.seconds.values())
     print_table(
-        ["a scoring step's", "seconds", "share"], [(k, v, f"{v / total:.0%}") for k, v in result.seconds.items()]
+        ["a scoring step's", "seconds", "share"],
+        [(k, v or "within noise", f"{v / total:.0%}") for k, v in result.seconds.items()],
     )
     if eta is not None:
         stdout.print(f"One scoring pass over {pool_tokens:,.0f} tokens: {_duration(eta)}", soft_wrap=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -67,14 +68,21 @@ class Kept:
         """Return the tensors kept under `name` for exactly these dependencies, making and keeping them if need be."""
         key = xxhash.xxh3_64_hexdigest(repr(sorted(depends_on.items())).encode())
         where = Path(name).with_name(f"{Path(name).name}-{key}.safetensors")
-        for run in (self.run, *self.neighbours):
-            if (run / where).exists():
-                tensors = load_file(run / where)
-                break
-        else:
-            tensors = make()
-        if not (self.run / where).exists():
-            (self.run / where).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self.run / where) as temporary:
-                save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+        if (own := _load(self.run / where)) is not None:
+            return own
+        found = (_load(run / where) for run in self.neighbours)
+        tensors = next((t for t in found if t is not None), None) or make()
+        (self.run / where).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.run / where) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         return tensors
+
+
+def _load(path: Path) -> dict[str, Tensor] | None:
+    """Return the tensors of a file; None where there is none, or where it is damaged and is better made again."""
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return None
