@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from curate.errors import SettingsError, nearest
-from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import tapped
 from curate.gradients.sketches import SketchEngine
 from curate.models import DTYPES, Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy, make_proxy
@@ -238,7 +237,8 @@ def _wait() -> None:
 def _where(proxy: Proxy, ids: Tensor, settings: BenchSettings, sequences: int) -> dict[str, float]:
     """Split a scoring step into the head, the decoder both ways, and what sketching adds to it."""
     proxy.model.eval().requires_grad_(False)
-    engine, frozen = SketchEngine(proxy, dim=settings.dim, seed=0), FrozenPass(proxy)
+    engine = SketchEngine(proxy, dim=settings.dim, seed=0)
+    frozen = engine.frozen
     parts = _batches(ids, sequences)
     hidden = torch.randn(parts[0].ids.numel(), frozen.head.weight.shape[1], device=proxy.device).to(proxy.dtype)
 

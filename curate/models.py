@@ -118,7 +118,6 @@ def load_proxy(settings: ProxySettings) -> Proxy:
 
     Raises CurateError when the model cannot be had, or when no layer can be tracked.
     """
-    keep_freed_memory()
     device = choose_device(settings.device)
     model, tokenizer = _load(settings)
     return make_proxy(model.to(device), tokenizer, settings)  # type: ignore[arg-type]
@@ -180,7 +179,8 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks instead of giving them back to the kernel on every free.
 
     Activations are freed and asked for again all the time; each round through the kernel costs a page fault per 4 KiB,
-    a third of a run's time on a CPU. Other C libraries have no such setting and need none.
+    a third of a run's time on a CPU. Other C libraries have no such setting and need none. It holds for the whole
+    process, so whoever starts the work calls it, and not the loading of a model.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -15,7 +15,7 @@ from curate.executors.local import Work, score_parts
 from curate.executors.reading import Reader
 from curate.gradients.documents import DEFAULT_BATCH_TOKENS, Batching
 from curate.methods._contract import EncodedTarget, Inputs, Kept
-from curate.models import Proxy, ProxySettings, choose_device, load_proxy
+from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
 from curate.progress import Reporter, Silent
 from curate.scores.run import Run
 from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, build, default_out
@@ -35,10 +35,12 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     path = Path(out) if out is not None else default_out(settings)
     pool, target = _read(settings, reporter)
     columns = score_columns(target.group_names)
-    record = settings.as_dict() | {"method_settings": vars(method_settings), "device": str(_device(settings))}
+    device = choose_device(settings.device).type
+    record = settings.as_dict() | {"method_settings": vars(method_settings), "device": device}
     fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
     _refuse_early(path, record, fingerprints)
 
+    keep_freed_memory()
     proxy = load_proxy(proxy_settings)
     _report_coverage(proxy, reporter)
     fingerprints["model"] = proxy.fingerprint()
@@ -102,10 +104,6 @@ def _proxy_settings(settings: ScoreSettings) -> ProxySettings:
         dtype=settings.dtype,
         device=settings.device,
     )
-
-
-def _device(settings: ScoreSettings) -> str:
-    return choose_device(settings.device).type
 
 
 def _read(settings: ScoreSettings, reporter: Reporter) -> tuple[Pool, Target]:
