@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from curate.atomic import atomic_write
 from curate.gradients.documents import Batching
 from curate.gradients.scoring import Scored
 from curate.models import Proxy
 from curate.progress import Reporter
-from curate.scores.atomic import atomic_write
 from curate.tokens import Encoded
 
 

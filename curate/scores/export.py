@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import os
-import uuid
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any, TextIO
 import duckdb
 import pyarrow.parquet as pq
 
+from curate.atomic import atomic_write
 from curate.errors import CurateError
-from curate.scores.atomic import atomic_write
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
 from curate.scores.session import Result, Session, open_session
@@ -63,16 +61,11 @@ def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
     if path.exists():
         raise CurateError(f"{path} exists", hint="Give another name with --db, or delete it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    chosen = [runs] if isinstance(runs, Run) else list(runs)
     try:
-        with open_session(chosen, lock=False) as session:
+        with atomic_write(path) as temporary, open_session(runs, lock=False) as session:
             _copy_into(session, temporary)
-        os.replace(temporary, path)
     except duckdb.Error as error:
         raise sql_error(error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _copy_into(session: Session, path: Path) -> None:

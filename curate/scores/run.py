@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
+from curate.atomic import atomic_write, remove_leftovers, write_text
 from curate.errors import CurateError, SettingsError
 from curate.schema import SKIPPED_SCHEMA
-from curate.scores.atomic import atomic_write, remove_leftovers, write_text
 from curate.scores.lock import NAME as LOCK_NAME
 from curate.scores.lock import Lock
 from curate.scores.parts import Part, metadata_of, part_name, read_part, write_table

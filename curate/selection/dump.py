@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.atomic import fsync, fsync_tree
 from curate.documents import Pool, Shard, raw_tables
 from curate.errors import CurateError, SettingsError, nearest
 from curate.progress import Task
@@ -131,21 +132,11 @@ def _replacing(out: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
-        for path in folder.rglob("*"):
-            if path.is_file():
-                _fsync(path)
+        fsync_tree(folder)
         if out.exists():
             os.replace(out, old)
         os.replace(folder, out)
-        _fsync(out.parent)
+        fsync(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

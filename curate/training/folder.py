@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from curate.atomic import fsync_tree
 from curate.errors import CurateError, SettingsError
 
 RECORD = "warmup.json"
@@ -34,7 +35,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         _empty(partial)
         try:
             yield partial
-            _flush(partial)
+            fsync_tree(partial)
             _swap(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -68,13 +69,3 @@ def _swap(partial: Path, out: Path) -> None:
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-
-
-def _flush(folder: Path) -> None:
-    """Make the files durable before the rename that makes them visible."""
-    for path in sorted(folder.rglob("*")):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

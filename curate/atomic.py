@@ -18,9 +18,9 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
-        _fsync(temporary)
+        fsync(temporary)
         os.replace(temporary, path)
-        _fsync(path.parent)
+        fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -38,7 +38,14 @@ def remove_leftovers(folder: Path) -> None:
             temporary.unlink()
 
 
-def _fsync(path: Path) -> None:
+def fsync_tree(folder: Path) -> None:
+    """Make everything under `folder` durable, before the rename that makes it visible."""
+    for path in sorted(folder.rglob("*")):
+        fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Make one file's content, or one folder's entries, durable."""
     # Opening for reading is enough to flush; a folder's entries need an fsync of their own.
     descriptor = os.open(path, os.O_RDONLY)
     try:
