@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import xxhash
+from jaxtyping import Float
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -91,10 +92,7 @@ class Proxy:
     def shape(self, name: str) -> tuple[int, int, bool]:
         """Return (d_out, d_in, has a bias) of a linear layer."""
         layer = self.linears[name]
-        weight = layer.weight
-        assert isinstance(weight, torch.Tensor)
-        rows, columns = weight.shape
-        d_out, d_in = (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+        d_out, d_in = weight_of(layer).shape
         return d_out, d_in, getattr(layer, "bias", None) is not None
 
     def fingerprint(self) -> str:
@@ -161,6 +159,13 @@ def _choose(names: Sequence[str], globs: Sequence[str]) -> list[str]:
 def _patterns(names: Sequence[str]) -> list[str]:
     """Return the distinct names with their numbers as *, which is a glob that matches them."""
     return list(dict.fromkeys(re.sub(r"\d+", "*", n) for n in names))
+
+
+def weight_of(layer: nn.Module) -> Float[torch.Tensor, "d_out d_in"]:
+    """Return the weight of a Linear or Conv1D as `[d_out, d_in]` (Conv1D stores it transposed)."""
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def choose_device(name: str) -> torch.device:

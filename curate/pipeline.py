@@ -17,6 +17,7 @@ from curate.gradients.documents import DEFAULT_BATCH_TOKENS, Batching
 from curate.methods._contract import EncodedTarget, Inputs, Kept
 from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
 from curate.progress import Reporter, Silent
+from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, build, default_out
 from curate.tokens import Encoded, Encoder, TokenSettings
@@ -63,7 +64,7 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
         total = sum(estimated_rows(s) for s in pool.shards)
         work = score_parts(run, reader, scorer, inputs.batching, columns, reporter, total=total)
         _log(run, work, {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared})
-        run.finish(totals(run))
+        run.finish(count(run))
     return run
 
 
@@ -81,19 +82,6 @@ def score_columns(groups: Sequence[str]) -> list[str]:
                 hint="Rename one in the target's column (--group-by).",
             )
     return ["score", *columns.values()]
-
-
-def totals(run: Run) -> dict[str, Any]:
-    """Count a run's documents and tokens, and the rows set aside by reason."""
-    import polars as pl
-
-    counted = run.scores().select(pl.len().alias("documents"), pl.col("n_tokens").cast(pl.Int64).sum()).collect()
-    reasons = run.skipped().group_by("reason").len().sort("reason").collect()
-    return {
-        "documents": counted.item(0, "documents"),
-        "tokens": counted.item(0, "n_tokens"),
-        "skipped": dict(zip(reasons["reason"].to_list(), reasons["len"].to_list(), strict=True)),
-    }
 
 
 def _proxy_settings(settings: ScoreSettings) -> ProxySettings:

@@ -80,10 +80,6 @@ def _parsed(value: Any, setting: dataclasses.Field[Any], what: str) -> Any:
     default = setting.default
     if not isinstance(value, str) or isinstance(default, str):
         return value
-    if isinstance(default, bool):
-        if value.lower() in ("true", "yes", "1", "false", "no", "0"):
-            return value.lower() in ("true", "yes", "1")
-        raise SettingsError(f"{what} is {value!r}; expected true or false.")
     kind, expected = (int, "a whole number") if isinstance(default, int) else (float, "a number")
     try:
         return kind(value)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curate.schema import SKIPPED_SCHEMA
 from curate.scores.run import Run
-from tests.small_runs import FINGERPRINTS, SETTINGS, rows
+from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -20,10 +19,7 @@ def test_enrichment_prints_the_share_of_related_documents(tmp_path: Path, monkey
     domain = ["math", "sea", "math", "sea", *["sea"] * 6]
     table = rows("a.jsonl", 0, scores, domain=pa.array(domain))
     with Run.start(tmp_path / "x", settings=SETTINGS, fingerprints=FINGERPRINTS) as run:
-        skipped = SKIPPED_SCHEMA.empty_table()
-        run.write_part(
-            shard="a.jsonl", shard_index=0, index=0, start=0, end=10, last=True, scores=table, skipped=skipped
-        )
+        write(run, "a.jsonl", 0, table)
         run.finish({"documents": 10, "tokens": 550, "skipped": {}})
     related = tmp_path / "related.json"
     related.write_text(json.dumps({"sums": ["math"]}))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate import methods
 from curate.cli._config import config_option
 from curate.cli._fields import fields_options, make_fields
 from curate.errors import SettingsError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--target", required=True, multiple=True, help="Validation set: file, folder or address; repeatable.")
 @click.option("--pool", required=True, multiple=True, help="Candidates: folder, glob, file or address; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
-@click.option("--method", default="trackstar", help="trackstar, cosine or dot.")
+@click.option("--method", default="trackstar", help=f"{', '.join(methods.names())}.")
 @click.option("--model", default="HuggingFaceTB/SmolLM2-135M", help="Proxy: a folder or a hub id.")
 @click.option("--revision", help="Revision of a model on the hub.")
 @click.option(

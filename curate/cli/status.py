@@ -48,13 +48,10 @@ def command(run: str | None, as_json: bool) -> None:
 
 def progress(run: "Run") -> dict[str, Any]:
     """What a run has so far, counted from its parts."""
-    import polars as pl
+    from curate.scores.counts import count
 
-    parts = run.all_parts()
-    counts = (
-        run.scores().select(pl.len(), pl.col("n_tokens").cast(pl.Int64).sum()).collect().row(0) if parts else (0, 0)
-    )
-    skipped = run.skipped().group_by("reason").len().sort("len", "reason", descending=[True, False]).collect()
+    parts, counted = run.all_parts(), count(run)
+    often_first = sorted(counted["skipped"].items(), key=lambda item: -item[1])
     return {
         "run": str(run.path),
         "method": run.settings.get("method"),
@@ -64,8 +61,8 @@ def progress(run: "Run") -> dict[str, Any]:
         "finished": run.is_finished,
         "shards": sum(p.last for p in parts),
         "parts": len(parts),
-        "documents": counts[0],
-        "tokens": counts[1],
-        "skipped": dict(skipped.iter_rows()),
+        "documents": counted["documents"],
+        "tokens": counted["tokens"],
+        "skipped": dict(often_first),
         "totals": run.totals,
     }

@@ -14,7 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+
+from curate.models import weight_of
 
 # oneDNN's float32 product is up to 1.7 times MKL's on AMD processors and no slower elsewhere; torch sends only bfloat16
 # to it by itself. The operator is the one that torch.compile's CPU backend emits.
@@ -62,18 +63,6 @@ class _FrozenLinear(torch.autograd.Function):
             ctx.kept = None
         grad_input = linear(grad, ctx.weight.T) if ctx.needs_input_grad[0] else None
         return grad_input, None, None, None, None
-
-
-def weight_of(module: nn.Module) -> Float[Tensor, "d_out d_in"]:
-    """The weight of a Linear or Conv1D as `[d_out, d_in]` (Conv1D stores it transposed)."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.T if isinstance(module, Conv1D) else weight
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is exactly a Linear or Conv1D; a subclass may compute something else."""
-    return type(module) in (nn.Linear, Conv1D)
 
 
 @contextmanager

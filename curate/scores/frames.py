@@ -8,10 +8,10 @@ import pyarrow as pa
 from curate.scores.unify import File, by_schema, unify
 
 
-def scan(files: Sequence[File], *, empty: pa.Schema | None = None) -> pl.LazyFrame:
+def scan(files: Sequence[File], *, empty: pa.Schema) -> pl.LazyFrame:
     """Read Parquet files lazily as one frame in the order given; no file at all gives no row of `empty`."""
     groups = by_schema(files)
-    whole = unify(schema for schema, _ in groups) if groups else (empty or pa.schema([]))
+    whole = unify(schema for schema, _ in groups) if groups else empty
     target = _polars_schema(whole)
     if not groups:
         return pl.LazyFrame(schema=target)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from curate.atomic import atomic_write, remove_leftovers, write_text
 from curate.errors import CurateError, SettingsError
-from curate.schema import SKIPPED_SCHEMA
+from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.lock import NAME as LOCK_NAME
 from curate.scores.lock import Lock
 from curate.scores.parts import Part, metadata_of, part_name, read_part, write_table
@@ -181,7 +181,7 @@ class Run:
         """Every scored document in pool order, lazily; columns that differ between parts are unified."""
         from curate.scores.frames import scan
 
-        return scan(self.scores_files())
+        return scan(self.scores_files(), empty=pa.schema(SCORE_FIELDS))
 
     def skipped(self) -> "pl.LazyFrame":
         """Every row that was set aside, with its reason, in pool order, lazily."""
@@ -198,12 +198,6 @@ class Run:
         there = {p.name for p in (self.path / "skipped").glob("[0-9]*.parquet")}
         names = [p.path.name for p in self.all_parts() if p.path.name in there]
         return [(self.path / "skipped" / name, SKIPPED_SCHEMA) for name in names]
-
-    def subfolder(self, name: str) -> Path:
-        """A folder for what later runs reuse, such as `target` or `curvature`; made when missing."""
-        folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def close(self) -> None:
         """Let another process write the run."""
