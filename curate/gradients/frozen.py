@@ -17,14 +17,18 @@ class FrozenPass:
         self.proxy, self.head = proxy, Head.of(proxy)
         self._check_head()
 
-    def backward(self, batch: TokenBatch) -> Float[Tensor, "sequences"]:
+    def backward(
+        self, batch: TokenBatch, uniforms: Float[Tensor, "sequences tokens"] | None = None
+    ) -> Float[Tensor, "sequences"]:
         """Send the gradient of the loss, summed over scored tokens, through the decoder; return each sequence's loss.
 
+        With `uniforms` in [0, 1) the labels are drawn from the model at scored positions: what a Fisher matrix needs.
         Does nothing useful outside `tapped`: with no tap there is no graph to go back through.
         """
         batch = batch.to(self.proxy.device)
         hidden = self._hidden(batch.ids)
-        losses, gradients = self.head(hidden.detach().flatten(0, 1), batch.labels.flatten())
+        drawn = None if uniforms is None else uniforms.to(self.proxy.device).flatten()
+        losses, gradients = self.head(hidden.detach().flatten(0, 1), batch.labels.flatten(), uniforms=drawn)
         assert gradients is not None
         hidden.backward(gradients.view_as(hidden))
         return losses.view(batch.ids.shape).sum(-1)

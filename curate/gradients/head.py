@@ -52,11 +52,17 @@ class Head:
         )
 
     def __call__(
-        self, hidden: Float[Tensor, "tokens d"], labels: Int[Tensor, "tokens"], *, gradient: bool = True
+        self,
+        hidden: Float[Tensor, "tokens d"],
+        labels: Int[Tensor, "tokens"],
+        *,
+        gradient: bool = True,
+        uniforms: Float[Tensor, "tokens"] | None = None,
     ) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens d"] | None]:
         """Return each position's cross-entropy (nats, float32 or wider) and its gradient by the hidden state.
 
-        Positions labelled IGNORED get loss 0 and gradient 0, and cost nothing: they are left out of the products.
+        Positions labelled IGNORED get loss 0 and gradient 0, and cost nothing: they are left out of the products. With
+        `uniforms` in [0, 1) the other labels are replaced by draws from the model's own distribution, by its inverse.
         """
         scored = (labels != IGNORED).nonzero().squeeze(-1)
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -64,7 +70,8 @@ class Head:
         gradients = torch.zeros_like(hidden) if gradient else None
         chunk = TOKENS_CPU if hidden.device.type == "cpu" else TOKENS_GPU
         for positions in scored.split(chunk) if len(scored) else ():
-            loss, grad = self._chunk(hidden[positions], labels[positions], gradient)
+            drawn = None if uniforms is None else uniforms[positions]
+            loss, grad = self._chunk(hidden[positions], labels[positions], gradient, drawn)
             losses[positions] = loss
             if gradients is not None and grad is not None:
                 gradients[positions] = grad.to(gradients.dtype)
@@ -85,19 +92,25 @@ class Head:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
 
-    def _chunk(self, hidden: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def _chunk(
+        self, hidden: Tensor, labels: Tensor, gradient: bool, uniforms: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         hidden = hidden * self.scale if self.scale != 1.0 else hidden
         # A reference keeps exponentials in range, and any attained logit will do unless another lies 88 nats above it.
         # Where logits are near 0 anyway none is subtracted, which saves a pass over memory.
         reference: Tensor | None = self._logits(hidden, slice(0, 64)).amax(-1, keepdim=True)
         if float(reference.abs().amax()) < 30:
             reference = None
-        normaliser, pulled = self._sweep(hidden, reference, gradient)
+        sums, pulled = self._sweep(hidden, reference, gradient)
+        normaliser = sums.sum(-1)
         # The upper bound leaves room for the weights that the exponentials are multiplied by.
         if not bool(((normaliser > 1e-20) & (normaliser < 1e30)).all()):
             blocks = [self._logits(hidden, rows).amax(-1, keepdim=True) for rows in self._blocks(hidden)]
             reference = torch.cat(blocks, -1).amax(-1, keepdim=True)
-            normaliser, pulled = self._sweep(hidden, reference, gradient)
+            sums, pulled = self._sweep(hidden, reference, gradient)
+            normaliser = sums.sum(-1)
+        if uniforms is not None:
+            labels = self._draw(hidden, reference, sums, uniforms)
         label_logits = self._label_logits(hidden, labels)
         losses = normaliser.log() - label_logits
         if reference is not None:
@@ -113,16 +126,38 @@ class Head:
         return [slice(start, start + rows) for start in range(0, self.weight.shape[0], rows)]
 
     def _sweep(self, hidden: Tensor, reference: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """One pass over the vocabulary: Σ_v e_v and Σ_v e_v ∂l_v/∂h with e_v = exp(l_v - reference)."""
+        """One pass over the vocabulary: Σ_v e_v by block and Σ_v e_v ∂l_v/∂h, with e_v = exp(l_v - reference)."""
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        normaliser = torch.zeros(hidden.shape[0], dtype=wide, device=hidden.device)
+        blocks = self._blocks(hidden)
+        sums = torch.zeros(hidden.shape[0], len(blocks), dtype=wide, device=hidden.device)
         pulled = torch.zeros(hidden.shape, dtype=wide, device=hidden.device) if gradient else None
-        for rows in self._blocks(hidden):
+        for i, rows in enumerate(blocks):
             logits = self._logits(hidden, rows)
             slope = None if self.softcap is None else 1 - (logits / self.softcap) ** 2
             exponentials = (logits if reference is None else logits.sub_(reference)).exp_()
-            normaliser += exponentials.sum(-1, dtype=wide)
+            sums[:, i] = exponentials.sum(-1, dtype=wide)
             if pulled is not None:
                 weighted = exponentials if slope is None else exponentials * slope
                 pulled += linear(weighted, self.weight[rows].T)
-        return normaliser, pulled
+        return sums, pulled
+
+    def _draw(self, hidden: Tensor, reference: Tensor | None, sums: Tensor, uniforms: Tensor) -> Tensor:
+        """Return labels from the model's distribution: first the block, by the blocks' sums, then the row within it.
+
+        Each token's logits are computed again for its own block alone, one part in the number of blocks of a sweep.
+        """
+        fine = torch.float32 if hidden.device.type == "mps" else torch.float64  # MPS has no float64
+        cumulated = sums.to(fine).cumsum(-1)
+        wanted = uniforms.to(cumulated).unsqueeze(-1) * cumulated[:, -1:]
+        chosen = torch.searchsorted(cumulated, wanted, right=True).squeeze(-1).clamp_max(sums.shape[1] - 1)
+        within = wanted.squeeze(-1) - (cumulated - sums).gather(1, chosen.unsqueeze(-1)).squeeze(-1)
+        labels = torch.empty_like(chosen)
+        blocks = self._blocks(hidden)
+        for i in chosen.unique().tolist():
+            mine = (chosen == i).nonzero().squeeze(-1)
+            logits = self._logits(hidden[mine], blocks[i])
+            exponentials = (logits if reference is None else logits - reference[mine]).exp()
+            inside = exponentials.to(fine).cumsum(-1)
+            found = torch.searchsorted(inside, within[mine].unsqueeze(-1), right=True).squeeze(-1)
+            labels[mine] = blocks[i].start + found.clamp_max(logits.shape[1] - 1)
+        return labels

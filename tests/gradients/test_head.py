@@ -198,3 +198,29 @@ def test_a_model_that_does_something_unknown_to_its_logits_is_refused() -> None:
     model.lm_head.register_forward_hook(lambda _module, _inputs, output: output.abs())
     with pytest.raises(CurateError, match="LlamaForCausalLM does more between its last hidden state"):
         FrozenPass(tiny_proxy(model))
+
+
+@pytest.mark.parametrize("changes", [{}, {"bias": True, "scale": 2.0, "softcap": 4.0}])
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_labels_are_drawn_by_the_inverse_of_the_whole_cumulated_distribution(changes: dict, size: float) -> None:
+    chosen = head(**changes)
+    hidden, labels = inputs(size=size)
+    uniforms = torch.rand(TOKENS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    logits = (hidden @ chosen.weight.T + (0 if chosen.bias is None else chosen.bias)) * chosen.scale
+    if chosen.softcap is not None:
+        logits = torch.tanh(logits / chosen.softcap) * chosen.softcap
+    drawn = torch.searchsorted(logits.softmax(-1).cumsum(-1), uniforms[:, None], right=True).squeeze(-1)
+    drawn[labels == IGNORED] = IGNORED
+    assert (drawn != labels).any()
+    losses, gradients = chosen(hidden, labels, uniforms=uniforms)
+    expected_losses, expected = plain(chosen, hidden, drawn)
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_a_draw_does_not_depend_on_the_other_tokens() -> None:
+    chosen, (hidden, labels) = head(), inputs()
+    uniforms = torch.rand(TOKENS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    together, _ = chosen(hidden, labels, uniforms=uniforms)
+    alone = [chosen(hidden[i : i + 1], labels[i : i + 1], uniforms=uniforms[i : i + 1])[0] for i in range(TOKENS)]
+    torch.testing.assert_close(torch.cat(alone), together)
