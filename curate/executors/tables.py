@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.executors.reading import Chunk
-from curate.gradients.scoring import Scored
+from curate.gradients.scored import Scored
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, Skipped, is_reserved
 
 

@@ -8,23 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.documents import Batching, document_sketches
+from curate.gradients.scored import Scored
 from curate.gradients.sketches import Block, SketchEngine
 from curate.tokens import Encoded
 
 Whitening = dict[str, Float[Tensor, "_ _"]]
 """A symmetric matrix per layer, applied to that layer's columns of a sketch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Scores and diagnostics of documents, in the order they were handed in."""
-
-    scores: Float[Tensor, "documents columns"]
-    """One column per query; > 0: more weight on the document lowers the target's loss. NaN where not finite."""
-    losses: Float[Tensor, "documents"]
-    """Summed over scored tokens, in nats."""
-    norms: Float[Tensor, "documents"]
-    """Gradient norm of the summed loss, estimated without bias of its square by the sketch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curate.atomic import atomic_write
 from curate.gradients.documents import Batching
-from curate.gradients.scoring import Scored
+from curate.gradients.scored import Scored
 from curate.models import Proxy
 from curate.progress import Reporter
 from curate.tokens import Encoded
@@ -43,6 +43,10 @@ class Inputs:
     batching: Batching
     kept: "Kept"
     reporter: Reporter
+    against: EncodedTarget | None = None
+    """A control set, whose mean query is subtracted from the target's and from each group's."""
+    per_token: bool = False
+    """Whether scores are wanted by token, too."""
 
 
 @runtime_checkable

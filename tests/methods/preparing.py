@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curate import methods
 from curate.gradients.documents import Batching
-from curate.gradients.scoring import Scored
+from curate.gradients.scored import Scored
 from curate.methods._contract import EncodedTarget, Inputs, Kept, Scorer
 from curate.models import Proxy
 from curate.progress import Silent

@@ -10,7 +10,7 @@ import torch
 
 from curate import methods
 from curate.errors import SettingsError
-from curate.gradients.scoring import Scored
+from curate.gradients.scored import Scored
 from curate.methods._contract import Scorer
 from curate.models import Proxy
 from curate.tokens import Encoded
