@@ -82,8 +82,9 @@ SKIPPED_SCHEMA = pa.schema(
     ]
 )
 
-# Columns of every scores table, in this order; then `score_<group>` per group when there are several, then the pool's
-# scalar metadata columns. A metadata column whose name is taken here is renamed to `pool_<name>`.
+# Columns of every scores table, in this order; then `score_<group>` per group when there are several; then, when scores
+# per token were asked for, a list per score column and TOKEN_TEXTS, aligned; then the pool's scalar metadata columns. A
+# metadata column whose name is taken here is renamed to `pool_<name>`.
 SCORE_FIELDS = [
     pa.field("doc_id", pa.string(), nullable=False),
     pa.field("shard", pa.string(), nullable=False),
@@ -91,8 +92,8 @@ SCORE_FIELDS = [
     pa.field("content_hash", pa.string(), nullable=False),
     pa.field("n_tokens", pa.int32(), nullable=False),  # scored tokens after truncation, over all windows
     pa.field("truncated", pa.bool_(), nullable=False),
-    pa.field("loss", pa.float32(), nullable=False),  # mean nats per scored token
-    pa.field("grad_norm", pa.float32(), nullable=False),  # of the loss summed over scored tokens
+    pa.field("loss", pa.float32()),  # mean nats per scored token; null where the method computes none
+    pa.field("grad_norm", pa.float32()),  # of the loss summed over scored tokens; null without gradients
     pa.field("score", pa.float32(), nullable=False),
     pa.field("target_exact", pa.bool_(), nullable=False),  # holds a whole target row, whitespace and case aside
     pa.field("target_overlap", pa.float32(), nullable=False),  # largest share of one target row's 13-grams in it
@@ -101,9 +102,25 @@ SCORE_FIELDS = [
 SCORE_COLUMNS = tuple(f.name for f in SCORE_FIELDS)
 
 
+TOKEN_TEXTS = "token_texts"
+"""list<string>: the text of every input token of the document, special tokens written out."""
+TOKEN_SCORES = "token_scores"
+"""list<float32>: the part of `score` that entered at every token; `token_scores_<group>` for the groups' columns."""
+
+
+def token_column(score_column: str) -> str:
+    """Name the list column that holds the parts of a score column: `score_law` is the sum of `token_scores_law`."""
+    return TOKEN_SCORES + score_column.removeprefix("score")
+
+
+def is_token_column(column: str) -> bool:
+    """Whether a column of this name is one of the lists per token."""
+    return column in (TOKEN_TEXTS, TOKEN_SCORES) or column.startswith(f"{TOKEN_SCORES}_")
+
+
 def is_reserved(column: str) -> bool:
     """Whether a pool's column of this name would collide with a scores column; SQL does not tell case apart.
 
     `run` is the column that tells several runs apart in one session."""
     name = column.casefold()
-    return name in SCORE_COLUMNS or name == "run" or name.startswith("score_")
+    return name in SCORE_COLUMNS or name == "run" or name.startswith("score_") or is_token_column(name)

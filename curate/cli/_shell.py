@@ -86,15 +86,14 @@ def _guarded(action: Callable[[], None]) -> bool:
 
 
 def _dot(session: "Session", line: str, show: Callable[[str], None]) -> None:
-    from curate.scores.session import VIEWS
     from curate.scores.views import quoted
 
     word, *rest = line.split()
     if word == ".tables":
-        names = [*VIEWS, *([n for n, _ in session.runs] if len(session.runs) > 1 else [])]
+        names = [*session.views, *([n for n, _ in session.runs] if len(session.runs) > 1 else [])]
         stdout.print("  ".join(names), markup=False)
     elif word == ".schema":
-        for name in rest or [v for v in VIEWS if v != "documents"]:
+        for name in rest or [v for v in session.views if v != "documents"]:
             stdout.print(name, style="bold", markup=False)
             show(f"SELECT column_name, column_type FROM (DESCRIBE {quoted(name)})")
     else:

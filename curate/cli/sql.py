@@ -1,9 +1,10 @@
 """curate sql: read-only SQL over runs."""
 
+import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,13 +36,14 @@ def command(
     """Ask SQL of the scores of one or several runs; without a QUERY, in a shell.
 
     Arguments that are folders are runs, the remaining one is the query; without a run, the latest under runs/. Views:
-    scores, candidates, shards, skipped, runs, and documents (the pool's own rows). Nothing can be written, and no
-    other file be read, unless --allow opens its folder.
+    scores, candidates, shards, skipped, runs, documents (the pool's own rows), and tokens (one row per token, of runs
+    scored with --per-token). Nothing can be written, and no other file be read, unless --allow opens its folder.
 
     \b
     curate sql "SELECT source, count(*), avg(score) FROM scores GROUP BY source ORDER BY 3 DESC"
     curate sql runs/a runs/b "SELECT corr(a.score, b.score) FROM a JOIN b USING (shard, row)"
     curate sql "SELECT text FROM documents JOIN scores USING (shard, row) ORDER BY score DESC LIMIT 3"
+    curate sql "SELECT token, score FROM tokens WHERE doc_id = '17' ORDER BY position"
     """
     from curate.scores.session import open_session
 
@@ -92,11 +94,19 @@ def _show(session: "Session", sql: str, *, style: str | None, parquet: str | Non
     else:
         rows = result.rows(limit + 1)
         columns = result.columns
-        print_table(columns, rows[:limit])
+        print_table(columns, [_with_visible_tokens(columns, r) for r in rows[:limit]])
         if len(rows) > limit:
             count = session.count(sql)
             more = f"{count - limit:,} more rows" if count is not None else "more rows"
             stdout.print(f"… and {more}; --limit N shows more, --csv and --parquet FILE all", markup=False)
+
+
+def _with_visible_tokens(columns: list[str], row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row for a table: tokens in quotation marks, so that spaces and line ends show."""
+    return tuple(
+        json.dumps(v, ensure_ascii=False) if c == "token" and isinstance(v, str) else v
+        for c, v in zip(columns, row, strict=True)
+    )
 
 
 def _write_database(runs: list["Run"], path: str) -> None:

@@ -10,6 +10,7 @@ from curate.gradients.documents import Batching
 from curate.methods._contract import Scorer
 from curate.progress import Reporter
 from curate.scores.run import Run
+from curate.token_texts import TokenTexts
 
 
 @dataclass(kw_only=True)
@@ -35,7 +36,7 @@ def score_parts(
 
     A shard that cannot be read to its end does not stop the others; it is an error once they are done.
     """
-    work, unreadable = Work(), []
+    work, unreadable, texts = Work(), [], TokenTexts(reader.encoder.tokenizer)
     with reporter.stage("scoring", total=total) as stage:
         stage.advance(sum(p.end - p.start for p in run.all_parts()))
         for chunk in ahead(reader.missing(run)):
@@ -43,7 +44,7 @@ def score_parts(
                 unreadable.append(chunk)
                 reporter.warn(f"{chunk.shard}: {chunk.error.message}")
                 continue
-            scores, skipped = part_tables(chunk, scorer(chunk.encoded, batching), columns)
+            scores, skipped = part_tables(chunk, scorer(chunk.encoded, batching), columns, texts)
             run.write_part(
                 shard=chunk.shard,
                 shard_index=chunk.shard_index,

@@ -1,29 +1,34 @@
 """One part's scores and skipped rows as Arrow tables."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from torch import Tensor
 
 from curate.executors.reading import Chunk
 from curate.gradients.scored import Scored
-from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, Skipped, is_reserved
+from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, TOKEN_TEXTS, Skipped, is_reserved, token_column
+from curate.tokens import Encoded
+
+Texts = Callable[[Sequence[int]], Sequence[str]]
+"""From a document's ids to each token's text."""
 
 
-def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Texts) -> tuple[pa.Table, pa.Table]:
     """Return (scores, skipped). A document whose scores are not all finite is set aside with its reason.
 
-    `columns` names the score columns, `score` first.
+    `columns` names the score columns, `score` first. `texts` is asked only when there are scores per token.
     """
     scores = scored.scores.cpu().double().numpy()
-    losses, norms = scored.losses.cpu().double().numpy(), scored.norms.cpu().double().numpy()
-    # What is written is float32: a value that overflows there is no score either.
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(np.column_stack([scores, losses, norms]).astype(np.float32)).all(axis=1)
+    losses, norms = _diagnostic(scored.losses), _diagnostic(scored.norms)
+    tokens = None if scored.tokens is None else [t.cpu().double().numpy() for t in scored.tokens]
+    finite = _finite(scores, losses, norms, tokens)
     kept = np.flatnonzero(finite).tolist()
-    skipped = [*chunk.skipped, *(_not_finite(chunk, i, losses[i]) for i in np.flatnonzero(~finite).tolist())]
+    gone = np.flatnonzero(~finite).tolist()
+    skipped = [*chunk.skipped, *(_not_finite(chunk, i, None if losses is None else losses[i]) for i in gone)]
     documents = [chunk.documents[i] for i in kept]
     counts = np.asarray([chunk.encoded[i].num_scored for i in kept], np.int64)
     values: dict[str, Any] = {
@@ -33,21 +38,59 @@ def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str]) -> tuple[p
         "content_hash": [d.content_hash for d in documents],
         "n_tokens": counts,
         "truncated": [chunk.encoded[i].truncated for i in kept],
-        "loss": losses[kept] / np.maximum(counts, 1),
-        "grad_norm": norms[kept],
+        "loss": None if losses is None else losses[kept] / np.maximum(counts, 1),
+        "grad_norm": None if norms is None else norms[kept],
         "score": scores[kept, 0],
         "target_exact": [chunk.overlaps[i][0] for i in kept],
         "target_overlap": [chunk.overlaps[i][1] for i in kept],
         "preview": [d.preview for d in documents],
     }
-    arrays = {f.name: _column(values[f.name], f.type) for f in SCORE_FIELDS}
+    arrays = {f.name: _column(values[f.name], f.type, len(kept)) for f in SCORE_FIELDS}
     for j, column in enumerate(columns[1:], start=1):
         arrays[column] = pa.array(scores[kept, j].astype(np.float32))
+    if tokens is not None:
+        arrays |= _token_columns([chunk.encoded[i] for i in kept], [tokens[i] for i in kept], columns, texts)
     arrays |= _metadata(documents)
     return pa.table(arrays), _skipped_table(skipped)
 
 
-def _column(values: Any, kind: pa.DataType) -> pa.Array:
+def _diagnostic(values: Tensor | None) -> np.ndarray | None:
+    return None if values is None else values.cpu().double().numpy()
+
+
+def _finite(
+    scores: np.ndarray, losses: np.ndarray | None, norms: np.ndarray | None, tokens: list[np.ndarray] | None
+) -> np.ndarray:
+    """Which documents have nothing but finite values, of what their method computes."""
+    there = [v for v in (scores, losses, norms) if v is not None]
+    # What is written is float32: a value that overflows there is no score either.
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.column_stack(there).astype(np.float32)).all(axis=1)
+        if tokens is not None:
+            finite &= [bool(np.isfinite(t.astype(np.float32)).all()) for t in tokens]
+    return finite
+
+
+def _token_columns(
+    encoded: Sequence[Encoded], tokens: Sequence[np.ndarray], columns: Sequence[str], texts: Texts
+) -> dict[str, pa.Array]:
+    """Lists aligned with each document's ids: a score per token for every score column, and the tokens' texts."""
+    for document, rows in zip(encoded, tokens, strict=True):
+        if rows.shape != (len(document.ids), len(columns)):
+            raise AssertionError(f"scores per token of shape {rows.shape} for {len(document.ids)} tokens")
+    offsets = pa.array(np.cumsum([0, *(len(e.ids) for e in encoded)]), pa.int32())
+    flat = np.concatenate([np.zeros((0, len(columns))), *tokens]).astype(np.float32)
+    found = {
+        token_column(column): pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(flat[:, j])))
+        for j, column in enumerate(columns)
+    }
+    words = pa.array([t for e in encoded for t in texts(e.ids.tolist())], pa.string())
+    return found | {TOKEN_TEXTS: pa.ListArray.from_arrays(offsets, words)}
+
+
+def _column(values: Any, kind: pa.DataType, rows: int) -> pa.Array:
+    if values is None:
+        return pa.nulls(rows, kind)
     if pa.types.is_float32(kind):
         return pa.array(np.asarray(values, np.float64).astype(np.float32))
     return pa.array(values, kind)
@@ -77,16 +120,15 @@ def _mixed(values: list[Any]) -> pa.Array:
         return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 
-def _not_finite(chunk: Chunk, i: int, loss: float) -> Skipped:
+def _not_finite(chunk: Chunk, i: int, loss: float | None) -> Skipped:
     document = chunk.documents[i]
-    what = "non-finite gradient" if math.isfinite(loss) else "non-finite loss"
-    return Skipped(
-        shard=document.shard,
-        row=document.row,
-        doc_id=document.doc_id,
-        reason=what,
-        detail=f"loss {loss:.6g} over {chunk.encoded[i].num_scored} token(s)",
-    )
+    tokens = f"{chunk.encoded[i].num_scored} token(s)"
+    if loss is None:
+        reason, detail = "non-finite score", f"over {tokens}; the method computes no loss"
+    else:
+        reason = "non-finite gradient" if math.isfinite(loss) else "non-finite loss"
+        detail = f"loss {loss:.6g} over {tokens}"
+    return Skipped(shard=document.shard, row=document.row, doc_id=document.doc_id, reason=reason, detail=detail)
 
 
 def _skipped_table(skipped: Sequence[Skipped]) -> pa.Table:

@@ -15,7 +15,7 @@ from curate.atomic import atomic_write
 from curate.errors import CurateError
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
-from curate.scores.session import Result, Session, open_session
+from curate.scores.session import TOKEN_LISTS, Result, Session, open_session
 from curate.scores.views import literal, quoted
 
 
@@ -52,10 +52,11 @@ def write_parquet(result: Result, path: Path | str) -> int:
 
 
 def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
-    """Write `scores`, `skipped`, `runs` as tables and `shards`, `candidates` as views into a new DuckDB file.
+    """Write `scores`, `skipped`, `runs` as tables and `shards`, `candidates`, `tokens` as views into a new DuckDB file.
 
-    The scores are in the file itself, so it opens anywhere, also where the runs are not. Several runs are one table
-    with a column `run`, and a view per run. Raises CurateError when the file exists.
+    The scores are in the file itself, so it opens anywhere, also where the runs are not; scores per token as a table of
+    lists, which `tokens` unfolds. Several runs are one table with a column `run`, and a view per run. Raises
+    CurateError when the file exists.
     """
     path = Path(path)
     if path.exists():
@@ -74,11 +75,14 @@ def _copy_into(session: Session, path: Path) -> None:
 
     several = len(session.runs) > 1
     do(f"ATTACH {literal(str(path))} AS file")
-    for table in ("scores", "skipped", "runs"):
+    by_token = session.tokens_query is not None
+    for table in ("scores", "skipped", "runs", *([TOKEN_LISTS] if by_token else [])):
         do(f"CREATE TABLE file.{table} AS SELECT * FROM memory.{table}")
     do("USE file")
     do("CREATE VIEW candidates AS SELECT * FROM scores")
     do(f"CREATE VIEW shards AS {session.shards_query}")
+    if by_token:
+        do(f"CREATE VIEW tokens AS {session.tokens_query}")
     if several:
         for name, _ in session.runs:
             do(f"CREATE VIEW {quoted(name)} AS SELECT * EXCLUDE (run) FROM scores WHERE run = {literal(name)}")

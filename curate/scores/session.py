@@ -1,8 +1,9 @@
 """SQL over runs: an in-memory DuckDB that reads and cannot write, reach the network or open other files.
 
-Views: `scores`, `candidates` (what a filter reads: the scores), `shards`, `skipped`, `runs`, and
-`documents` (the pool's own rows). With several runs each has a column `run`, and each run's scores are a
-view of the run's name, too.
+Views: `scores`, `candidates` (what a filter reads: the scores), `shards`, `skipped`, `runs`, `documents` (the pool's
+own rows), and `tokens` (one row per token, of runs that were scored by token). The lists per token are in no other
+view, so that `SELECT * FROM scores` stays readable; `Run.scores()` has them. With several runs each view has a column
+`run`, and each run's scores are a view of the run's name, too.
 """
 
 import re
@@ -21,12 +22,24 @@ from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.run import Run
 from curate.scores.unify import unify
-from curate.scores.views import RUN_COLUMNS, files_sql, literal, quoted, run_row, shards_sql
+from curate.scores.views import (
+    RUN_COLUMNS,
+    files_sql,
+    literal,
+    quoted,
+    run_row,
+    shards_sql,
+    token_columns,
+    tokens_sql,
+)
 
 if TYPE_CHECKING:
     from curate.documents import Pool
 
-VIEWS = ("scores", "candidates", "shards", "skipped", "runs", "documents")
+VIEWS = ("scores", "candidates", "shards", "tokens", "skipped", "runs", "documents")
+_UNION = "\nUNION ALL BY NAME\n"
+TOKEN_LISTS = "_token_lists"
+"""What `tokens` is made from: a row per document with its lists."""
 
 
 class Result:
@@ -88,10 +101,21 @@ class Session:
         tables = check_query(self.connection, sql)
         if "documents" in tables:
             self.provide_documents()
-        with _as_curate_errors():
+        try:
             relation = self.connection.sql(sql, params=params) if params else self.connection.sql(sql)
             self._result = Result(relation.to_arrow_reader())
+        except duckdb.CatalogException as error:
+            if "tokens" in tables and self.tokens_query is None:
+                raise _not_by_token(self.runs) from error
+            raise sql_error(error) from error
+        except duckdb.Error as error:
+            raise sql_error(error) from error
         return self._result
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that there are."""
+        return tuple(v for v in VIEWS if v != "tokens" or self.tokens_query is not None)
 
     def count(self, sql: str) -> int | None:
         """How many rows a query has; None where only reading the pool would tell, or it cannot be wrapped."""
@@ -138,29 +162,44 @@ class Session:
 
     def _make_views(self) -> pa.Schema:
         con, several = self.connection, len(self.runs) > 1
-        parts, aside, schemas = [], [], []
+        parts, lists, aside, schemas = [], [], [], []
         for name, run in self.runs:
             sql, schema = files_sql(run.scores_files(), empty=pa.schema(SCORE_FIELDS))
-            schemas.append(schema)
-            gone, _ = files_sql(run.skipped_files(), empty=SKIPPED_SCHEMA)
             tag = f"{literal(name)} AS run, " if several else ""
+            if by_token := token_columns(schema):
+                listed = ", ".join(quoted(c) for c in by_token)
+                lists.append((f"SELECT {tag}doc_id, shard, row, {listed} FROM ({sql})", by_token))
+                sql = f"SELECT * EXCLUDE ({listed}) FROM ({sql})"
+            schemas.append(pa.schema([f for f in schema if f.name not in by_token]))
+            gone, _ = files_sql(run.skipped_files(), empty=SKIPPED_SCHEMA)
             parts.append(f"SELECT {tag}* FROM ({sql})")
             aside.append(f"SELECT {tag}* FROM ({gone})")
             if several:
                 con.execute(f"CREATE VIEW {quoted(name)} AS {sql}")
-        union = "\nUNION ALL BY NAME\n"
         schema = unify(schemas)
         by = ("run", "shard") if several else ("shard",)
-        con.execute(f"CREATE VIEW scores AS {union.join(parts)}")
+        con.execute(f"CREATE VIEW scores AS {_UNION.join(parts)}")
         con.execute("CREATE VIEW candidates AS SELECT * FROM scores")
-        con.execute(f"CREATE VIEW skipped AS {union.join(aside)}")
+        con.execute(f"CREATE VIEW skipped AS {_UNION.join(aside)}")
         self.shards_query = shards_sql(schema, by=by)
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")
+        self.tokens_query = self._make_tokens(lists)
         columns = ", ".join(f"{column} {kind}" for column, kind in RUN_COLUMNS.items())
         con.execute(f"CREATE TABLE runs ({columns})")
         for name, run in self.runs:
             con.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(RUN_COLUMNS))})", run_row(name, run)).fetchall()
         return schema
+
+    def _make_tokens(self, lists: Sequence[tuple[str, list[str]]]) -> str | None:
+        """Make the view of the runs that have scores per token; give back its SQL over TOKEN_LISTS."""
+        if not lists:
+            return None
+        self.connection.execute(f"CREATE VIEW {TOKEN_LISTS} AS {_UNION.join(sql for sql, _ in lists)}")
+        columns = list(dict.fromkeys(c for _, by_token in lists for c in by_token))
+        by = ("run", "doc_id", "shard", "row") if len(self.runs) > 1 else ("doc_id", "shard", "row")
+        query = tokens_sql(columns, source=TOKEN_LISTS, by=by)
+        self.connection.execute(f"CREATE VIEW tokens AS {query}")
+        return query
 
     def lock(self, allow: Sequence[Path | str]) -> None:
         """Close every door but the runs' folders and `allow`; nothing can open one again."""
@@ -229,6 +268,14 @@ def _named(runs: Sequence[Run]) -> list[tuple[str, Run]]:
         taken.add(name.lower())
         named.append((name, run))
     return named
+
+
+def _not_by_token(runs: Sequence[tuple[str, Run]]) -> CurateError:
+    names = ", ".join(name for name, _ in runs)
+    return CurateError(
+        f"no scores per token in {names}, so there is no view tokens",
+        hint="Score with --per-token into a run of its own: curate score … --per-token --out runs/NAME",
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The SQL behind the views: scores over the parts of a run, shards, skipped."""
+"""The SQL behind the views: scores over the parts of a run, shards, tokens, skipped."""
 
 import os
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate.schema import TOKEN_SCORES, TOKEN_TEXTS, is_token_column
 from curate.scores.record import canonical
 from curate.scores.run import Run
 from curate.scores.unify import File, by_schema, unify
@@ -65,7 +66,7 @@ def _group_sql(schema: pa.Schema, files: Sequence[Path], whole: pa.Schema) -> st
 
 
 def sql_type(kind: pa.DataType) -> str:
-    """DuckDB's name of an Arrow scalar type."""
+    """DuckDB's name of an Arrow type, scalar or list of scalars."""
     simple = {
         pa.bool_(): "BOOLEAN", pa.int8(): "TINYINT", pa.int16(): "SMALLINT", pa.int32(): "INTEGER",
         pa.int64(): "BIGINT", pa.uint8(): "UTINYINT", pa.uint16(): "USMALLINT", pa.uint32(): "UINTEGER",
@@ -80,6 +81,8 @@ def sql_type(kind: pa.DataType) -> str:
         return "TIME"
     if pa.types.is_decimal(kind):
         return f"DECIMAL({kind.precision}, {kind.scale})"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
     return "VARCHAR"
 
 
@@ -100,6 +103,23 @@ def shards_sql(schema: pa.Schema, *, source: str = "scores", by: Sequence[str] =
             columns.append(f"quantile_cont({column}, {q}) AS {quoted(short + suffix)}")
     keys = ", ".join(by)
     return f"SELECT {', '.join(columns)} FROM {source} GROUP BY {keys}"
+
+
+def token_columns(schema: pa.Schema) -> list[str]:
+    """The lists per token, in the order of the table; none when the run was not scored by token."""
+    return [f.name for f in schema if is_token_column(f.name) and pa.types.is_list(f.type)]
+
+
+def tokens_sql(columns: Sequence[str], *, source: str, by: Sequence[str]) -> str:
+    """One row per token: `by`, its position in the document from 0, its text as `token`, `score`, `score_<group>` …
+
+    `columns`: the lists of `source`, from `token_columns`; lists of one document are as long as each other.
+    """
+    scores = [c for c in columns if c != TOKEN_TEXTS]
+    named = [f"unnest({quoted(c)}) AS {quoted('score' + c.removeprefix(TOKEN_SCORES))}" for c in scores]
+    texts = quoted(TOKEN_TEXTS)
+    made = [f"unnest(range(len({texts})))::INTEGER AS position", f"unnest({texts}) AS token", *named]
+    return f"SELECT {', '.join([*by, *made])} FROM {source}"
 
 
 RUN_COLUMNS = {

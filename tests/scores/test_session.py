@@ -179,3 +179,65 @@ def test_room_on_disk_is_taken_only_when_needed(run):
         assert not Path(folder).exists()
         assert session.query("SELECT count(*) FROM scores").rows() == [(4,)]
     assert not Path(folder).exists()
+
+
+def by_token(shard: str, first: int, tokens: list[list[float]], **columns) -> pa.Table:
+    texts = [[f" {shard}{i}" for i in range(len(t))] for t in tokens]
+    lists = {"token_scores": pa.array(tokens, pa.list_(pa.float32())), "token_texts": pa.array(texts)}
+    return rows(shard, first, [sum(t) for t in tokens], **columns, **lists)
+
+
+@pytest.fixture
+def token_run(start):
+    run = start("by_token", method="ekfac")
+    write(run, "a", 0, by_token("a", 0, [[0.5, -1.0, 2.0], [0.25]]))
+    math = pa.array([[8.0, 9.0]], pa.list_(pa.float32()))
+    write(run, "b", 1, by_token("b", 0, [[4.0, 5.0]], source=["x"], score_math=[17.0], token_scores_math=math))
+    return run
+
+
+def test_tokens_are_a_row_each_in_order(token_run):
+    with open_session(token_run) as session:
+        assert session.query("SELECT token, score FROM tokens WHERE doc_id = 'a/0' ORDER BY position").rows() == [
+            (" a0", 0.5),
+            (" a1", -1.0),
+            (" a2", 2.0),
+        ]
+        found = session.query("SELECT * FROM tokens WHERE shard = 'b' ORDER BY position")
+        assert found.columns == ["doc_id", "shard", "row", "position", "token", "score", "score_math"]
+        assert found.rows() == [("b/0", "b", 0, 0, " b0", 4.0, 8.0), ("b/0", "b", 0, 1, " b1", 5.0, 9.0)]
+        together = "SELECT bool_and(abs(s.score - t.sum) < 1e-6) FROM scores s JOIN "
+        together += "(SELECT shard, row, sum(score) AS sum FROM tokens GROUP BY ALL) t USING (shard, row)"
+        assert session.query(together).rows() == [(True,)]
+
+
+def test_no_other_view_shows_the_lists(token_run):
+    with open_session(token_run) as session:
+        for view in ("scores", "candidates", "shards"):
+            columns = session.query(f"SELECT * FROM {view}").columns
+            assert not [c for c in columns if c.startswith("token_")]
+        assert "tokens" in session.views
+    assert "token_scores" in token_run.scores().collect_schema().names()  # Python has them
+    assert token_run.scores().collect()["token_scores"].to_list()[0] == [0.5, -1.0, 2.0]
+
+
+def test_tokens_of_several_runs_say_which(token_run, run):
+    with open_session([run, token_run]) as session:
+        found = session.query("SELECT DISTINCT run FROM tokens").rows()
+        assert found == [("by_token",)]  # the other was scored by document alone
+        assert session.query("SELECT run, count(*) FROM scores GROUP BY run ORDER BY run").rows() == [
+            ("by_token", 3),
+            ("run", 4),
+        ]
+        assert "token_texts" not in session.query("SELECT * FROM by_token").columns
+
+
+def test_without_scores_per_token_the_error_says_how_to_have_them(run):
+    with open_session(run) as session:
+        assert "tokens" not in session.views
+        with pytest.raises(CurateError, match="no scores per token in run") as error:
+            session.query("SELECT * FROM tokens")
+        assert "--per-token" in error.value.hint
+        assert session.query("WITH tokens AS (SELECT 1 AS a) SELECT a FROM tokens").rows() == [(1,)]
+        with pytest.raises(CurateError, match="nope"):
+            session.query("SELECT * FROM nope")
