@@ -80,6 +80,10 @@ def _parsed(value: Any, setting: dataclasses.Field[Any], what: str) -> Any:
     default = setting.default
     if not isinstance(value, str) or isinstance(default, str):
         return value
+    if isinstance(default, bool):
+        if value.casefold() not in ("true", "false"):
+            raise SettingsError(f"{what} is {value!r}; expected true or false.")
+        return value.casefold() == "true"
     kind, expected = (int, "a whole number") if isinstance(default, int) else (float, "a number")
     try:
         return kind(value)

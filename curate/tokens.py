@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ class Encoded:
     truncated: bool
     refused: str = ""
     """Why the chat template cannot write this document; it has no tokens then."""
+    text: str = ""
+    """All words of the document, what was cut off included: for methods that read words instead of tokens."""
+    content_hash: str = ""
+    """The document's, the same for every copy of it."""
 
     @property
     def num_scored(self) -> int:
@@ -45,6 +49,8 @@ class TokenBatch:
     """The token that each position predicts; IGNORED where it carries no loss. Shifted, so that logits never are."""
     documents: tuple[int, ...]
     """Which of the documents that were batched each sequence belongs to."""
+    starts: tuple[int, ...] = ()
+    """At which token of its document each sequence begins; empty: at the first."""
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -54,6 +60,7 @@ class TokenBatch:
             ids=self.ids.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             documents=self.documents,
+            starts=self.starts,
         )
 
 
@@ -95,7 +102,11 @@ class Encoder:
                 result[i] = self._chat(document)
             elif document.completion is not None:
                 result[i] = self._completion(document.prompt or "", document.completion)
-        return [e for e in result if e is not None]
+        return [
+            replace(e, text=d.plain_text, content_hash=d.content_hash)
+            for e, d in zip(result, documents, strict=True)
+            if e is not None
+        ]
 
     def _finish(self, ids: Sequence[int], scored: np.ndarray) -> Encoded:
         context = self.settings.context
@@ -179,11 +190,11 @@ def batches(
     the budget is a batch of its own.
     """
     items = encoded.items() if isinstance(encoded, Mapping) else enumerate(encoded)
-    sequences = [(key, ids, scored) for key, e in items for ids, scored in windows(e, settings)]
-    sequences.sort(key=lambda s: (len(s[1]), s[0]))
-    batch: list[tuple[int, np.ndarray, np.ndarray]] = []
+    sequences = [_Sequence(key, *piece) for key, e in items for piece in _placed(e, settings)]
+    sequences.sort(key=lambda s: (len(s.ids), s.document))
+    batch: list[_Sequence] = []
     for sequence in sequences:
-        if batch and len(sequence[1]) * (len(batch) + 1) > budget:
+        if batch and len(sequence.ids) * (len(batch) + 1) > budget:
             yield _collate(batch)
             batch = []
         batch.append(sequence)
@@ -191,28 +202,41 @@ def batches(
         yield _collate(batch)
 
 
+class _Sequence(NamedTuple):
+    document: int
+    start: int
+    ids: np.ndarray
+    scored: np.ndarray
+
+
 def windows(encoded: Encoded, settings: TokenSettings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (ids, scored) pieces no longer than the context, one token shared so that each token is scored once.
 
     There is always a first piece, even of a document without tokens, so that every document has a result.
     """
+    for _, ids, scored in _placed(encoded, settings):
+        yield ids, scored
+
+
+def _placed(encoded: Encoded, settings: TokenSettings) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     ids, scored, context = encoded.ids, encoded.scored, settings.context
     for start in range(0, max(1, len(ids) - 1), context - 1):
         piece = scored[start : start + context].copy()
         piece[:1] = False
         if start == 0 or piece.any():
-            yield ids[start : start + context], piece
+            yield start, ids[start : start + context], piece
 
 
-def _collate(sequences: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> TokenBatch:
-    longest = max(1, *(len(ids) for _, ids, _ in sequences))
+def _collate(sequences: Sequence[_Sequence]) -> TokenBatch:
+    longest = max(1, *(len(s.ids) for s in sequences))
     ids = np.zeros((len(sequences), longest), np.int64)
     labels = np.full((len(sequences), longest), IGNORED, np.int64)
-    for i, (_, tokens, scored) in enumerate(sequences):
+    for i, (_, _, tokens, scored) in enumerate(sequences):
         ids[i, : len(tokens)] = tokens
         labels[i, : max(0, len(tokens) - 1)] = np.where(scored[1:], tokens[1:], IGNORED)
     return TokenBatch(
         ids=torch.from_numpy(ids),
         labels=torch.from_numpy(labels),
-        documents=tuple(key for key, _, _ in sequences),
+        documents=tuple(s.document for s in sequences),
+        starts=tuple(s.start for s in sequences),
     )

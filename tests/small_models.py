@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from curate.documents import hash_content
 from curate.gradients.documents import Batching
 from curate.gradients.sketches import Block
 from curate.models import Proxy, ProxySettings, make_proxy
@@ -78,10 +79,13 @@ def document(**content: Any) -> Document:
 
 
 def encoded(ids: Sequence[int] | Tensor, prompt: int = 1) -> Encoded:
-    """Tokens as a document of which the first `prompt` carry no loss."""
+    """Tokens as a document of which the first `prompt` carry no loss; each token is a word of its text."""
     array = np.asarray(ids, np.int32)
     scored = np.arange(len(array)) >= max(1, prompt)
-    return Encoded(ids=array, scored=scored, truncated=False)
+    text = " ".join(f"w{i}" for i in array.tolist())
+    return Encoded(
+        ids=array, scored=scored, truncated=False, text=text, content_hash=hash_content({"text": f"{prompt}:{text}"})
+    )
 
 
 def random_documents(lengths: Sequence[int], *, vocabulary: int = VOCABULARY, seed: int = 0) -> list[Encoded]:

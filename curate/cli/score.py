@@ -69,12 +69,14 @@ def command(out: Path | None, as_json: bool, **options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> Any:
+    from dataclasses import fields as fields_of
     from dataclasses import replace
 
     from curate.settings import ScoreSettings
 
     method_settings = dict(_pair(s) for s in options.pop("settings"))
-    method_settings.setdefault("seed", options["seed"])
+    if "seed" in {f.name for f in fields_of(methods.get(options["method"]).Settings)}:
+        method_settings.setdefault("seed", options["seed"])
     if (dim := options.pop("dim")) is not None:
         method_settings["dim"] = dim
     fields = make_fields(options)

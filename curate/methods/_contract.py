@@ -29,6 +29,11 @@ class EncodedTarget:
     """The distinct groups, sorted."""
     fingerprint: str
 
+    @property
+    def columns(self) -> int:
+        """How many score columns there are: one for all, then one per group when there are several."""
+        return 1 if len(self.names) < 2 else 1 + len(self.names)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:

@@ -1,0 +1,165 @@
+"""BM25: how many of the target's words a document shares, rare ones above all. No model takes part.
+
+Each target row is a query, and a document's score is its mean BM25 score over the group's rows, as bm25s computes it
+(variants after Kamphuis et al. 2020). Scores add up over a query's words, so a group is one weight per word, and a
+document costs one sparse product. How rare words are and how long documents are is counted on the background sample,
+since the pool is never held; a word that the sample lacks counts as if one document of it had the word.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+import numpy as np
+import torch
+from bm25s.tokenization import Tokenizer
+from torch import Tensor
+
+from curate.errors import CurateError, SettingsError
+from curate.gradients.documents import Batching
+from curate.gradients.scored import Scored
+from curate.methods._contract import EncodedTarget, Inputs
+from curate.methods._refusing import refuse_tokens
+from curate.methods._terms import Terms
+from curate.methods._words import words
+from curate.tokens import Encoded
+
+_AT_ONCE = 1024  # documents whose words are in memory side by side while the background is counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """BM25's own parameters, and what counts as a word."""
+
+    k1: float = 1.5
+    """How much further occurrences of a word add: 0 nothing."""
+    b: float = 0.75
+    """How much long documents are held back, from 0 to 1."""
+    method: str = "lucene"
+    """'lucene', 'robertson' or 'atire'."""
+    stopwords: str = "english"
+    """A language whose stop words are left out, or 'none'. Frequent words count little anyway."""
+    stemmer: str = "none"
+    """A language whose words are reduced to their stems (Snowball, by PyStemmer), or 'none'."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.k1 < float("inf"):
+            raise SettingsError(f"k1 is {self.k1}; expected 0 or more.")
+        if not 0 <= self.b <= 1:
+            raise SettingsError(f"b is {self.b}; expected a number from 0 to 1.")
+        if self.method not in ("lucene", "robertson", "atire"):
+            raise SettingsError(f"method is {self.method!r}; expected 'lucene', 'robertson' or 'atire'.")
+        self.tokenizer()
+
+    def tokenizer(self) -> Tokenizer:
+        """Return a tokenizer without any word yet; raises SettingsError for a language that it does not know."""
+        stemmer = None
+        if self.stemmer != "none":
+            try:
+                stemmer = import_module("Stemmer").Stemmer(self.stemmer)
+            except ImportError:
+                hint = "pip install 'curate[stem]'"
+                raise SettingsError(f"stemmer is {self.stemmer!r}, which needs PyStemmer.", hint=hint) from None
+            except KeyError:
+                known = ", ".join(import_module("Stemmer").algorithms())
+                raise SettingsError(f"stemmer is {self.stemmer!r}; expected 'none' or one of {known}.") from None
+        try:
+            stopwords = None if self.stopwords == "none" else self.stopwords
+            return Tokenizer(splitter=words, stopwords=stopwords, stemmer=stemmer)  # type: ignore[arg-type]
+        except ValueError as error:
+            expected = "expected 'none' or a language"
+            raise SettingsError(f"stopwords is {self.stopwords!r}; {expected}.", hint=str(error)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bm25Scorer:
+    """Score documents against one weight per term and group."""
+
+    terms: Terms
+    weights: np.ndarray
+    """float64 `[terms, columns]`: mean occurrences in a group's rows, times the term's rarity."""
+    mean_length: float
+    """Words of a background document on average."""
+    settings: Settings
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
+        """Return every document's mean BM25 score over each group's rows, from all of its text."""
+        found, settings = self.terms.count(encoded), self.settings
+        relative = 1 - settings.b + settings.b * found.lengths[found.documents] / self.mean_length
+        frequency = found.counts / (found.counts + settings.k1 * relative)
+        if settings.method == "atire":
+            frequency *= settings.k1 + 1
+        scores = np.empty((len(encoded), self.weights.shape[1]))
+        for column, weights in enumerate(self.weights.T):
+            entries = frequency * weights[found.terms]
+            scores[:, column] = np.bincount(found.documents, entries, minlength=len(encoded))
+        return Scored(scores=torch.from_numpy(scores))
+
+
+def prepare(inputs: Inputs, settings: Settings) -> Bm25Scorer:
+    """Weigh the words of the target (less those of a control set), or take the weights from the run."""
+    refuse_tokens(inputs, "bm25")
+    control = inputs.against
+    keys = vars(settings) | {
+        "target": (inputs.target.fingerprint, tuple(inputs.target.groups)),
+        "control": control and control.fingerprint,
+        "background": inputs.background_fingerprint,
+    }
+    kept = inputs.kept.get("target/bm25", keys, lambda: _weigh(inputs, settings))
+    terms = bytes(kept["terms"].numpy()).decode("utf-8", "surrogatepass").split("\n")
+    return Bm25Scorer(
+        terms=Terms(terms, settings.tokenizer()),
+        weights=kept["weights"].numpy(),
+        mean_length=float(kept["mean_length"]),
+        settings=settings,
+    )
+
+
+def _weigh(inputs: Inputs, settings: Settings) -> dict[str, Tensor]:
+    """Return the terms, their weights, and the background's mean length, as tensors that a run keeps."""
+    controls = [] if inputs.against is None else inputs.against.encoded
+    terms = Terms.of([*inputs.target.encoded, *controls], settings.tokenizer())
+    queries = _queries(inputs.target, terms)
+    if inputs.against is not None:
+        queries = queries - _queries(inputs.against, terms)[:, :1]
+    background = inputs.background()
+    having, words_in_all = np.zeros(len(terms.terms), np.int64), 0
+    for start in range(0, len(background), _AT_ONCE):
+        found = terms.count(background[start : start + _AT_ONCE])
+        having += np.bincount(found.terms, minlength=len(having))
+        words_in_all += int(found.lengths.sum())
+    if not words_in_all:
+        raise CurateError("The background sample of the pool holds no word.", hint="Is --text-column the right one?")
+    weights = queries * _rarity(np.maximum(having, 1), len(background), settings.method)[:, None]
+    return {
+        "terms": torch.frombuffer(
+            bytearray("\n".join(terms.terms).encode("utf-8", "surrogatepass")), dtype=torch.uint8
+        ),
+        "weights": torch.from_numpy(weights),
+        "mean_length": torch.tensor(words_in_all / len(background), dtype=torch.float64),
+    }
+
+
+def _queries(target: EncodedTarget, terms: Terms) -> np.ndarray:
+    """Return float64 `[terms, columns]`: mean occurrences per row, over all rows, then over each group's."""
+    found = terms.count(target.encoded)
+    groups = np.array(target.groups)
+    chosen = [np.ones(len(groups), bool), *(groups == name for name in target.names)][: target.columns]
+    columns = []
+    for rows, whose in zip(chosen, ["", *target.names], strict=False):
+        if not found.lengths[rows].any():
+            group = f" of group {whose!r}" if whose else ""
+            raise CurateError(
+                f"No row{group} holds a word to look for.", hint="BM25 needs text; choose another --method."
+            )
+        counts = found.counts * rows[found.documents]
+        columns.append(np.bincount(found.terms, counts, minlength=len(terms.terms)) / rows.sum())
+    return np.stack(columns, 1)
+
+
+def _rarity(having: np.ndarray, documents: int, method: str) -> np.ndarray:
+    """Return each term's inverse document frequency by the method's formula, never below 0."""
+    if method == "atire":
+        return np.log(documents / having)
+    odds = (documents - having + 0.5) / (having + 0.5)
+    return np.log(1 + odds) if method == "lucene" else np.log(np.maximum(1, odds))

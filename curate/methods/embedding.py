@@ -1,0 +1,165 @@
+"""Embedding similarity: the mean of the proxy's last hidden states, compared with the target's by cosine (RDS+).
+
+A document's embedding is the mean of the last hidden states over all its positions, prompts included, weighted by
+position: in a causal model the later states have read more (Ivison et al. 2025, arXiv 2503.01807). It is brought to
+norm 1, and the score is its mean cosine with the target's documents. Forward passes alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.errors import CurateError, SettingsError
+from curate.gradients.documents import Batching
+from curate.gradients.scored import Scored
+from curate.gradients.scoring import group_means
+from curate.methods._contract import EncodedTarget, Inputs
+from curate.methods._refusing import refuse_tokens
+from curate.models import Proxy
+from curate.tokens import Encoded, batches, windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How hidden states become one vector."""
+
+    pooling: str = "weighted"
+    """'weighted': position t counts t times, from 1; 'mean': all alike."""
+    centre: bool = False
+    """Whether the mean embedding of the background is subtracted first."""
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("weighted", "mean"):
+            raise SettingsError(f"pooling is {self.pooling!r}; expected 'weighted' or 'mean'.")
+        if not isinstance(self.centre, bool):
+            raise SettingsError(f"centre is {self.centre!r}; expected true or false.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """Turn documents into vectors of norm 1."""
+
+    proxy: Proxy
+    weighted: bool
+    centre: Float[Tensor, "d"] | None = None
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Float[Tensor, "documents d"]:
+        """Return every document's embedding, on the CPU; NaN where the model's states are not finite."""
+        means = self.means(encoded, batching)
+        return _unit(means if self.centre is None else means - self.centre)
+
+    @torch.no_grad()
+    def means(self, encoded: Sequence[Encoded], batching: Batching) -> Float[Tensor, "documents d"]:
+        """Return every document's mean state before centring; its windows, wherever they are batched, add up."""
+        pieces, owners, offsets = _pieces(encoded, batching)
+        sums, totals = torch.zeros(()), torch.zeros(len(encoded), dtype=torch.float64)
+        for batch in batches(pieces, batching.tokens, budget=batching.budget):
+            ids = batch.ids.to(self.proxy.device)
+            states = self.proxy.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            weights = self._weights(
+                [len(pieces[i].ids) for i in batch.documents], [offsets[i] for i in batch.documents]
+            )
+            states = states.to(torch.promote_types(states.dtype, torch.float32))
+            found = torch.einsum("st,std->sd", weights.to(states), states).cpu()
+            if sums.ndim == 0:
+                sums = found.new_zeros(len(encoded), found.shape[1])
+            documents = torch.tensor([owners[i] for i in batch.documents])
+            sums.index_add_(0, documents, found)
+            totals.index_add_(0, documents, weights.sum(1))
+        return sums / totals.clamp_min(1).to(sums)[:, None]
+
+    def _weights(self, lengths: Sequence[int], offsets: Sequence[int]) -> Float[Tensor, "sequences tokens"]:
+        """Return what each position counts: 0 for padding and the token that a window shares with the one before."""
+        position = torch.arange(max(1, *lengths), dtype=torch.float64)[None]
+        offset = torch.tensor(offsets)[:, None]
+        counts = (position < torch.tensor(lengths)[:, None]) & ((position > 0) | (offset == 0))
+        return counts * (position + offset + 1 if self.weighted else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingScorer:
+    """Compare documents with a few queries."""
+
+    embedder: Embedder
+    queries: Float[Tensor, "columns d"]
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
+        """Return every document's mean cosine with each group's rows."""
+        found = self.embedder(encoded, batching) if encoded else self.queries[:0]
+        return Scored(scores=found @ self.queries.T)
+
+
+def prepare(inputs: Inputs, settings: Settings) -> EmbeddingScorer:
+    """Embed the target (and a control set), or take the embeddings from the run, and return the scorer."""
+    refuse_tokens(inputs, "embedding")
+    embedder = Embedder(proxy=inputs.proxy, weighted=settings.pooling == "weighted")
+    if settings.centre:
+        keys = _depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
+        kept = inputs.kept.get("background/embedding", keys, lambda: {"mean": _background_mean(embedder, inputs)})
+        embedder = replace(embedder, centre=kept["mean"])
+    queries = _queries(inputs.target, "target", embedder, inputs, settings)
+    if inputs.against is not None:
+        queries = queries - _queries(inputs.against, "control", embedder, inputs, settings)[:1]
+    return EmbeddingScorer(embedder=embedder, queries=queries)
+
+
+def _queries(
+    target: EncodedTarget, name: str, embedder: Embedder, inputs: Inputs, settings: Settings
+) -> Float[Tensor, "columns d"]:
+    """Return the mean embedding of all rows, then each group's; rows that are not finite are set aside."""
+    keys = _depends_on(inputs, settings) | {"target": target.fingerprint}
+    kept = inputs.kept.get(
+        "target/embeddings", keys, lambda: {"means": embedder.means(target.encoded, inputs.batching)}
+    )
+    means = kept["means"]
+    values = _unit(means if embedder.centre is None else means - embedder.centre)
+    finite = values.isfinite().all(1)
+    if not bool(finite.all()):
+        inputs.reporter.warn(f"{int((~finite).sum())} {name} row(s) set aside: their embedding is not finite.")
+    groups = [g for g, ok in zip(target.groups, finite.tolist(), strict=True) if ok]
+    if empty := sorted(set(target.names) - set(groups)):
+        whose = f"the {name}'s group {empty[0]!r}" if len(target.names) > 1 else f"the {name}"
+        raise CurateError(f"No row of {whose} has a finite embedding.", hint="Use --dtype float32.")
+    return group_means(values[finite], groups, target.names)
+
+
+def _background_mean(embedder: Embedder, inputs: Inputs) -> Float[Tensor, "d"]:
+    means = embedder.means(inputs.background(), inputs.batching)
+    finite = means.isfinite().all(1)
+    if not bool(finite.any()):
+        raise CurateError("No document of the background sample has a finite embedding.", hint="Use --dtype float32.")
+    return means[finite].mean(0)
+
+
+def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:
+    return {
+        "proxy": inputs.proxy_fingerprint,
+        "batching": inputs.batching,
+        "device": str(inputs.proxy.device),
+        "pooling": settings.pooling,
+    }
+
+
+def _unit(values: Float[Tensor, "documents d"]) -> Float[Tensor, "documents d"]:
+    norms = values.norm(dim=1, keepdim=True)
+    return values / norms.where(norms != 0, torch.ones_like(norms))
+
+
+def _pieces(encoded: Sequence[Encoded], batching: Batching) -> tuple[list[Encoded], list[int], list[int]]:
+    """Cut documents into windows: the pieces, whose each is, and at which position of its document it begins."""
+    pieces: list[Encoded] = []
+    owners: list[int] = []
+    offsets: list[int] = []
+    for i, document in enumerate(encoded):
+        whole = replace(
+            document, scored=np.ones(len(document.ids), bool)
+        )  # a window of nothing but prompt is read, too
+        for k, (ids, scored) in enumerate(windows(whole, batching.tokens)):
+            pieces.append(Encoded(ids=ids, scored=scored, truncated=False))
+            owners.append(i)
+            offsets.append(k * (batching.tokens.context - 1))
+    return pieces, owners, offsets

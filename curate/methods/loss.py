@@ -1,0 +1,58 @@
+"""Loss: the proxy's mean loss per scored token (the logarithm of its perplexity), by a forward pass alone.
+
+Which end is the good one is a matter of dispute: filters of web text keep what a model of good text finds likely
+(CCNet, arXiv 1911.00359), while pruning by perplexity did best in the middle or at the top (Marion et al. 2023, arXiv
+2309.04564; Ankner et al. 2024, arXiv 2405.20541). The default is the customary one, low loss → high score, so the score
+is minus the loss; `prefer=high` turns it round. Every target group has the same column.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from curate.errors import SettingsError
+from curate.gradients.documents import Batching
+from curate.gradients.frozen import FrozenPass
+from curate.gradients.scored import Scored
+from curate.methods._contract import Inputs
+from curate.methods._refusing import refuse_target_settings
+from curate.tokens import Encoded, batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Which end of the losses scores high."""
+
+    prefer: str = "low"
+    """'low' or 'high'."""
+
+    def __post_init__(self) -> None:
+        if self.prefer not in ("low", "high"):
+            raise SettingsError(f"prefer is {self.prefer!r}; expected 'low' or 'high'.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossScorer:
+    """Run the proxy forward and average."""
+
+    frozen: FrozenPass
+    sign: int
+    columns: int
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
+        """Return every document's mean loss, times the sign, and its summed loss; windows of one document add up."""
+        losses = torch.zeros(len(encoded), dtype=torch.float64)
+        for batch in batches(encoded, batching.tokens, budget=batching.budget):
+            found = self.frozen.losses(batch).sum(-1)
+            losses.index_add_(0, torch.tensor(batch.documents), found.cpu().double())
+        counts = torch.tensor([max(1, e.num_scored) for e in encoded])
+        scores = self.sign * losses / counts
+        return Scored(scores=scores[:, None].expand(-1, self.columns), losses=losses)
+
+
+def prepare(inputs: Inputs, settings: Settings) -> LossScorer:
+    """Return the scorer; the target gives nothing but the number of columns."""
+    refuse_target_settings(inputs, "loss")
+    sign = -1 if settings.prefer == "low" else 1
+    return LossScorer(frozen=FrozenPass(inputs.proxy), sign=sign, columns=inputs.target.columns)
