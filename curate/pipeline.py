@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import __version__, methods
+from curate.arithmetic import check_arithmetic
 from curate.documents import Overlap, Pool, Target, check_fields, estimated_rows, open_pool, read_target, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.local import Work, score_parts
@@ -50,6 +51,7 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     encoded = _encoded_target(encoder, target, reporter)
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
         inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, run, reporter)
+        check_arithmetic(run, method, method_settings, inputs, pool, settings, columns)
         loaded = time.time()
         scorer = method.prepare(inputs, method_settings)
         prepared = time.time()

@@ -52,7 +52,8 @@ def bm25_scores(target: str, pool: str, group_by: str | None) -> dict[str, dict[
 def lines(args: argparse.Namespace) -> Iterator[dict[str, str | float]]:
     related = json.loads(Path(args.related).read_text(encoding="utf-8"))
     lexical = bm25_scores(args.target, args.pool, args.group_by) if args.target and args.pool else {}
-    tables = {Path(r).name: Run.open(r).scores().collect() for r in args.runs}
+    needed = pl.col("shard", "row", args.column, r"^score(_.*)?$")  # lists per token and the rest stay on disk
+    tables = {Path(r).name: Run.open(r).scores().select(needed).collect() for r in args.runs}
     first = next(iter(tables.values()))
     for group, values in related.items():
         wanted = first[args.column].is_in(values).to_numpy()

@@ -26,6 +26,13 @@ def print_error(error: CurateError) -> None:
         stderr.print(f"[bold]try:[/]   {_escape(error.hint)}", soft_wrap=True)
 
 
+def print_alarm(message: str) -> None:
+    """A warning in a red box on stderr: for what makes a result worthless."""
+    from rich.panel import Panel
+
+    stderr.print(Panel(_escape(message), title="WARNING", border_style="bold red", style="bold"))
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout, for programs."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")

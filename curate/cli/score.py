@@ -55,7 +55,8 @@ def command(out: Path | None, as_json: bool, **options: Any) -> None:
     given again.
     """
     from curate import pipeline
-    from curate.cli._output import RichReporter
+    from curate.cli._output import RichReporter, print_alarm
+    from curate.scores.arithmetic import arithmetic_warning
 
     settings = _settings(options)
     with RichReporter() as reporter:
@@ -63,9 +64,13 @@ def command(out: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         from curate.cli._output import print_json
 
-        print_json({"run": str(run.path), "columns": run.details["columns"], **(run.totals or {})})
+        arithmetic = run.details.get("arithmetic")
+        found = {"run": str(run.path), "columns": run.details["columns"], "arithmetic": arithmetic}
+        print_json({**found, **(run.totals or {})})
     else:
         _print(run)
+    if warning := arithmetic_warning(run.details):
+        print_alarm(warning)
 
 
 def _settings(options: dict[str, Any]) -> Any:

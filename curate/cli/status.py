@@ -18,8 +18,9 @@ def command(run: str | None, as_json: bool) -> None:
     curate status
     curate status runs/x --json
     """
-    from curate.cli._output import print_json, print_table, stderr
+    from curate.cli._output import print_alarm, print_json, print_table, stderr
     from curate.cli._runs import ROOT
+    from curate.scores.arithmetic import arithmetic_warning
     from curate.scores.run import Run, list_runs
 
     runs = [Run.open(run)] if run else list_runs(ROOT)
@@ -44,6 +45,9 @@ def command(run: str | None, as_json: bool) -> None:
         for f in found
     ]
     print_table(("run", "method", "model", "done", "shards", "documents", "tokens", "skipped"), rows)
+    for r in runs:
+        if warning := arithmetic_warning(r.details):
+            print_alarm(f"{r.path}: {warning}")
 
 
 def progress(run: "Run") -> dict[str, Any]:
@@ -64,5 +68,6 @@ def progress(run: "Run") -> dict[str, Any]:
         "documents": counted["documents"],
         "tokens": counted["tokens"],
         "skipped": dict(often_first),
+        "arithmetic": run.details.get("arithmetic"),
         "totals": run.totals,
     }

@@ -1,0 +1,189 @@
+"""The check that a compute type narrower than float32 keeps the ranking: a sample is scored in both, and compared.
+
+Rounding can turn scores into noise without a sign of it. So the whole chain (model, curvature, target, scores) is run
+twice on a small seeded part of everything, once in the run's type and once in float32, and the two rankings of the same
+documents are compared. The figure is kept in run.json; how it is told is in `scores.arithmetic`.
+"""
+
+import gc
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from curate.documents import Pool, sample_rows
+from curate.errors import CurateError, SettingsError
+from curate.methods import Method
+from curate.methods._contract import EncodedTarget, Inputs, Kept
+from curate.models import Proxy, load_proxy
+from curate.progress import Silent
+from curate.scores.arithmetic import LEAST, arithmetic_note, arithmetic_warning
+from curate.scores.run import Run
+from curate.settings import ScoreSettings
+from curate.tokens import Encoded, Encoder
+
+REFERENCE = "float32"
+SAMPLE = 64  # documents that are scored, and as many others that curvature is fitted on
+TARGET_ROWS = 32
+
+
+def check_arithmetic(
+    run: Run,
+    method: Method,
+    method_settings: Any,
+    inputs: Inputs,
+    pool: Pool,
+    settings: ScoreSettings,
+    columns: Sequence[str],
+    *,
+    least: float = LEAST,
+) -> None:
+    """Compare a sample's scores in the run's type with float32's, keep the figure in the run, warn where it is low.
+
+    Does nothing in float32 and float64, for methods that compute nothing with the proxy, and where the run's record
+    has it already (it warns again then). A check that cannot be made is a warning, too, and no error.
+    """
+    if "arithmetic" not in run.details:
+        dtype = inputs.proxy.settings.dtype
+        if dtype in ("float32", "float64"):
+            return
+        try:
+            found = _compare(method, method_settings, inputs, pool, settings, columns)
+        except SettingsError:
+            raise  # what cannot work at all is for the user to hear
+        except (CurateError, torch.OutOfMemoryError) as error:
+            found = {"failed": str(error).splitlines()[0]}
+        if found is None:
+            return
+        run.add_details(arithmetic={"dtype": dtype, "reference": REFERENCE, "least": least, **found})
+        if note := arithmetic_note(run.details):
+            inputs.reporter.note(note)
+    if warning := arithmetic_warning(run.details):
+        inputs.reporter.warn(warning)
+
+
+def spearman(left: np.ndarray, right: np.ndarray) -> float | None:
+    """Return the rank correlation, ties at their mean rank; None where one side ranks nothing and they differ."""
+    if np.array_equal(left, right):
+        return 1.0
+    found = pl.DataFrame({"left": left, "right": right}).select(pl.corr("left", "right", method="spearman")).item()
+    return None if found is None or math.isnan(found) else round(found, 4)
+
+
+def _compare(
+    method: Method,
+    method_settings: Any,
+    inputs: Inputs,
+    pool: Pool,
+    settings: ScoreSettings,
+    columns: Sequence[str],
+) -> dict[str, Any] | None:
+    sample, background = _documents(inputs, pool, settings)
+    if not sample:
+        return None
+    with TemporaryDirectory() as scratch, inputs.reporter.stage("arithmetic", total=2 * len(sample)) as stage:
+        small = _part_of(inputs, background, Path(scratch), settings.seed)
+        with _Watched(inputs.proxy) as watched:
+            ours = _scores(method, method_settings, small, sample)
+        stage.advance(len(sample))
+        if not watched.used:
+            return None  # nothing was computed in this type
+        theirs = _reference_scores(method, method_settings, small, sample)
+        stage.advance(len(sample))
+    here, there = np.isfinite(ours).all(1), np.isfinite(theirs).all(1)
+    both = here & there
+    pairs = zip(columns, ours[both].T, theirs[both].T, strict=True)
+    return {
+        "documents": int(both.sum()),
+        "lost": int((there & ~here).sum()),
+        "background": len(background),
+        "target": len(small.target.encoded),
+        "spearman": {column: spearman(a, b) for column, a, b in pairs},
+    }
+
+
+def _documents(inputs: Inputs, pool: Pool, settings: ScoreSettings) -> tuple[list[Encoded], list[Encoded]]:
+    """Return what is scored and what curvature is fitted on; they overlap only in a pool that is small."""
+    drawn = sample_rows(pool, 2 * SAMPLE, settings.seed, settings.fields)
+    random.Random(f"{settings.seed}:arithmetic").shuffle(drawn)
+    encoded = Encoder(inputs.proxy.tokenizer, inputs.batching.tokens)(drawn)
+    usable = [e for e in encoded if e.num_scored > 0]
+    return usable[:SAMPLE], usable[-SAMPLE:]
+
+
+def _part_of(inputs: Inputs, background: Sequence[Encoded], scratch: Path, seed: int) -> Inputs:
+    """Return small inputs of the same kind, which leave no trace in the run."""
+    return replace(
+        inputs,
+        target=_rows_of(inputs.target, seed),
+        against=None if inputs.against is None else _rows_of(inputs.against, seed),
+        background=lambda: background,
+        background_fingerprint="arithmetic",
+        kept=Kept(scratch / inputs.proxy.settings.dtype),
+        reporter=_Quiet(),
+        per_token=False,
+    )
+
+
+def _rows_of(target: EncodedTarget, seed: int) -> EncodedTarget:
+    """Return at most TARGET_ROWS rows of a target, at least one of every group."""
+    order = list(range(len(target.encoded)))
+    random.Random(f"{seed}:arithmetic").shuffle(order)
+    first = set({target.groups[i]: i for i in reversed(order)}.values())
+    others = [i for i in order if i not in first]
+    rows = sorted([*first, *others[: max(0, TARGET_ROWS - len(first))]])
+    return replace(
+        target,
+        encoded=[target.encoded[i] for i in rows],
+        groups=[target.groups[i] for i in rows],
+        fingerprint=f"{target.fingerprint}:arithmetic",
+    )
+
+
+def _scores(method: Method, method_settings: Any, inputs: Inputs, sample: Sequence[Encoded]) -> np.ndarray:
+    scorer = method.prepare(inputs, method_settings)
+    return scorer(sample, inputs.batching).scores.cpu().double().numpy()
+
+
+def _reference_scores(method: Method, method_settings: Any, inputs: Inputs, sample: Sequence[Encoded]) -> np.ndarray:
+    """Load the proxy anew, so that weights that the run's type rounds are whole; give its memory back afterwards."""
+    proxy = load_proxy(replace(inputs.proxy.settings, dtype=REFERENCE))
+    kept = Kept(inputs.kept.run.with_name(REFERENCE))
+    whole = replace(inputs, proxy=proxy, proxy_fingerprint=f"{inputs.proxy_fingerprint}:{REFERENCE}", kept=kept)
+    try:
+        return _scores(method, method_settings, whole, sample)
+    finally:
+        del proxy, whole
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class _Watched:
+    """Notices whether a proxy's decoder is run."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.used, self._decoder = False, proxy.decoder
+
+    def __enter__(self) -> "_Watched":
+        self._hook = self._decoder.register_forward_pre_hook(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _note(self, *_: object) -> None:
+        self.used = True
+
+
+class _Quiet(Silent):
+    """Says nothing: what the sample meets, the run meets again and reports itself."""
+
+    def warn(self, message: str) -> None: ...
