@@ -1,0 +1,51 @@
+"""The diagonal of the Fisher: every weight's second moment of document gradients, E_documents[(GᵀA)²]."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from curate.curvature.eigenbasis import Squares, divide, mean_dampings
+from curate.gradients.directions import Directions
+from curate.gradients.documents import Batching
+from curate.gradients.passes import Passes
+from curate.gradients.shared_inputs import first_of_inputs
+from curate.models import Proxy
+from curate.progress import Reporter
+from curate.tokens import Encoded
+
+
+def fit(
+    proxy: Proxy,
+    encoded: Sequence[Encoded],
+    batching: Batching,
+    *,
+    fisher: str = "sampled",
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> dict[str, Tensor]:
+    """Fit the diagonal on a background, of which each sequence (a document, or a window of a long one) is one sample.
+
+    Returns a tensor `[d_out, d_in]` per layer. Raises CurateError when no document has a finite gradient.
+    """
+    passes = Passes(proxy, encoded, batching, fisher=fisher, seed=seed, reporter=reporter)
+    first = first_of_inputs(proxy)
+    return passes.run("factors", 1, lambda: Squares(passes, first)).mean(passes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagonal:
+    """A diagonal curvature, damped and ready to be inverted."""
+
+    moments: Mapping[str, Tensor]
+    dampings: dict[str, float]
+    """δ per layer, on the scale of its second moments."""
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], *, damping: float = 0.1) -> "Diagonal":
+        """Read what a fit gave back; δ = damping · mean second moment, per layer."""
+        return cls(moments=tensors, dampings=mean_dampings(tensors, damping))
+
+    def solve(self, directions: Directions) -> Directions:
+        """Return u / (E[D²] + δ) per layer, 0 where the denominator is."""
+        return {name: divide(u, self.moments[name].to(u) + self.dampings[name]) for name, u in directions.items()}

@@ -1,0 +1,158 @@
+"""Curvature that is diagonal in a Kronecker product of two orthogonal bases: what K-FAC, EK-FAC and Shampoo share.
+
+H = (Q_S ⊗ Q_A) diag(Λ) (Q_S ⊗ Q_A)ᵀ per layer; the three differ in where the bases and the eigenvalues come from.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.errors import CurateError, SettingsError
+from curate.gradients.covariances import Factors
+from curate.gradients.directions import Directions
+from curate.gradients.passes import Passes
+from curate.gradients.per_document import PerDocument, Rotation
+from curate.progress import Reporter
+
+Matrix = Float[Tensor, "_ _"]
+
+
+def eigenvectors(moment: Matrix, name: str) -> tuple[Float[Tensor, "n"], Matrix]:
+    """Return eigenvalues (float64, not negative) and eigenvectors (columns, as `moment`) of a symmetric matrix.
+
+    In float64 on the CPU, so that every device gets the same basis. Raises CurateError where it cannot be had.
+    """
+    wide = moment.cpu().to(torch.float64)
+    if not bool(wide.isfinite().all()):
+        raise CurateError(f"The curvature of {name} overflows {moment.dtype}.", hint="Look for documents of huge loss.")
+    try:
+        values, vectors = torch.linalg.eigh(wide)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise CurateError(f"The curvature of {name} has no eigenvectors that can be found: {error}") from error
+    return values.clamp_min(0), vectors.to(moment)
+
+
+def into_eigenvectors(moments: Factors, reporter: Reporter) -> dict[str, Float[Tensor, "n"]]:
+    """Replace each matrix by its eigenvectors, in place so that never both are held; return the eigenvalues."""
+    spectra = {}
+    with reporter.stage("eigenvectors", total=len(moments), unit="matrices") as task:
+        for name in moments:
+            spectra[name], moments[name] = eigenvectors(moments[name], name)
+            task.advance(1)
+    return spectra
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bases:
+    """Eigenvectors of both sides of every layer."""
+
+    outputs: Factors
+    inputs: Factors
+    """By the first layer that sees the inputs."""
+    first: Mapping[str, str]
+    """That layer, by layer."""
+
+    def rotations(self) -> dict[str, Rotation]:
+        """Return both bases by layer."""
+        return {n: Rotation(outputs=self.outputs[n], inputs=self.inputs[f]) for n, f in self.first.items()}
+
+
+class Squares:
+    """Add up the squares of documents' gradients, entry by entry, in the basis that they arrive in."""
+
+    def __init__(self, passes: Passes, first: Mapping[str, str], bases: Bases | None = None) -> None:
+        self.sums: Factors = {}
+        rotations = None if bases is None else bases.rotations()
+        self.taps = PerDocument(passes.frozen.proxy, first, self._add, rotations).taps
+
+    def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
+        if name not in self.sums:
+            self.sums[name] = torch.zeros_like(gradients[0])
+        for gradient in gradients:
+            self.sums[name].addcmul_(gradient, gradient)
+
+    def mean(self, passes: Passes) -> Factors:
+        """Return the mean over the samples of the pass."""
+        return {name: total.div_(len(passes.samples)) for name, total in self.sums.items()}
+
+
+def corrected_eigenvalues(passes: Passes, bases: Bases, number: int) -> Factors:
+    """Return Λ = E_documents[(Q_Sᵀ (GᵀA) Q_A)²] of one pass (EK-FAC, George et al. 2018, arXiv 1806.03884, §3)."""
+    return passes.run("eigenvalues", number, lambda: Squares(passes, bases.first, bases)).mean(passes)
+
+
+def to_tensors(bases: Bases, eigenvalues: Mapping[str, Matrix]) -> dict[str, Tensor]:
+    """Return bases and eigenvalues as tensors by name for one file; bases that layers share are there once."""
+    factors = sorted(bases.inputs)
+    tensors = {f"inputs/{name}": basis for name, basis in bases.inputs.items()}
+    for name, first in bases.first.items():
+        tensors[f"outputs/{name}"] = bases.outputs[name]
+        tensors[f"eigenvalues/{name}"] = eigenvalues[name]
+        tensors[f"inputs_of/{name}"] = torch.tensor(factors.index(first))
+    return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eigenbasis:
+    """A curvature in its eigenbasis, damped and ready to be inverted."""
+
+    bases: Bases
+    eigenvalues: Factors
+    dampings: dict[str, float]
+    """δ per layer, on the scale of its eigenvalues."""
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], *, damping: float = 0.1) -> "Eigenbasis":
+        """Read what a fit gave back; δ = damping · mean(Λ) per layer."""
+        parts = _by_kind(tensors)
+        factors = sorted(parts["inputs"])
+        first = {name: factors[int(index)] for name, index in parts["inputs_of"].items()}
+        eigenvalues = parts["eigenvalues"]
+        return cls(
+            bases=Bases(outputs=parts["outputs"], inputs=parts["inputs"], first=first),
+            eigenvalues=eigenvalues,
+            dampings=mean_dampings(eigenvalues, damping),
+        )
+
+    def solve(self, directions: Directions) -> Directions:
+        """Return Q_S [(Q_Sᵀ u Q_A) / (Λ + δ)] Q_Aᵀ per layer (Grosse et al. 2023, arXiv 2308.03296, §2.3).
+
+        Where Λ + δ is 0, no background document has a gradient, and neither has the solution anything there.
+        """
+        return self._scaled(directions, divide)
+
+    def multiply(self, directions: Directions) -> Directions:
+        """Return Q_S [(Q_Sᵀ u Q_A) · (Λ + δ)] Q_Aᵀ per layer: what `solve` undoes."""
+        return self._scaled(directions, torch.mul)
+
+    def _scaled(self, directions: Directions, scale: Callable[[Tensor, Tensor], Tensor]) -> Directions:
+        found = {}
+        for name, u in directions.items():
+            outputs, inputs = self.bases.outputs[name].to(u), self.bases.inputs[self.bases.first[name]].to(u)
+            damped = self.eigenvalues[name].to(u) + self.dampings[name]
+            found[name] = outputs @ scale(outputs.T @ u @ inputs, damped) @ inputs.T
+        return found
+
+
+def divide(numerator: Tensor, damped: Tensor) -> Tensor:
+    """Return the quotient, 0 where the denominator is."""
+    return torch.where(damped > 0, numerator / torch.where(damped > 0, damped, 1), 0)
+
+
+def mean_dampings(eigenvalues: Mapping[str, Tensor], damping: float) -> dict[str, float]:
+    """Return δ = damping · mean(Λ) per layer."""
+    if not 0 <= damping < math.inf:
+        raise SettingsError(f"damping is {damping}; expected 0 or more.")
+    return {name: damping * float(values.double().mean()) for name, values in eigenvalues.items()}
+
+
+def _by_kind(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}, "eigenvalues": {}, "inputs_of": {}}
+    for key, tensor in tensors.items():
+        kind, name = key.split("/", 1)
+        parts[kind][name] = tensor
+    return parts

@@ -1,0 +1,62 @@
+"""K-FAC: the curvature as a Kronecker product of the covariances of inputs and of output gradients.
+
+H = c · S_cov ⊗ A_cov with A_cov = E[a aᵀ], S_cov = E[g gᵀ] over scored tokens and c the mean number of scored tokens of
+a document, which puts it on the scale of a document's Fisher: of a sum over tokens, taken as independent (Martens &
+Grosse 2015, arXiv 1503.05671; for sequences Eschenhagen et al. 2023, arXiv 2311.00636, "expand").
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.curvature.eigenbasis import Bases, Eigenbasis, into_eigenvectors, to_tensors
+from curate.gradients.covariances import Covariances
+from curate.gradients.documents import Batching
+from curate.gradients.passes import Passes
+from curate.gradients.shared_inputs import first_of_inputs
+from curate.models import Proxy
+from curate.progress import Reporter
+from curate.tokens import Encoded
+
+Kfac = Eigenbasis
+"""Read a fit by `Kfac.of(tensors, damping=…)`."""
+FIRST_PASS = 1
+Spectra = tuple[dict[str, Float[Tensor, "d_out"]], dict[str, Float[Tensor, "d_in"]]]
+
+
+def fit(
+    proxy: Proxy,
+    encoded: Sequence[Encoded],
+    batching: Batching,
+    *,
+    fisher: str = "sampled",
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> dict[str, Tensor]:
+    """Fit K-FAC on a background, of which each sequence (a document, or a window of a long one) is one sample.
+
+    Returns tensors for one file, laid out as EK-FAC's. Raises CurateError when no document has a finite gradient.
+    """
+    passes = Passes(proxy, encoded, batching, fisher=fisher, seed=seed, reporter=reporter)
+    bases, (outputs, inputs) = kronecker_bases(passes)
+    scale = passes.num_scored / len(passes.samples)
+    eigenvalues = {
+        name: torch.outer(outputs[name] * scale, inputs[first]).to(bases.outputs[name])
+        for name, first in bases.first.items()
+    }
+    return to_tensors(bases, eigenvalues)
+
+
+def kronecker_bases(passes: Passes) -> tuple[Bases, Spectra]:
+    """Return the eigenvectors of S_cov and A_cov from one pass, and their eigenvalues (outputs', inputs')."""
+    proxy = passes.frozen.proxy
+    first = first_of_inputs(proxy)
+    sums = passes.run("factors", FIRST_PASS, lambda: Covariances(proxy, first))
+    for factors in (sums.outputs, sums.inputs):
+        for total in factors.values():
+            total.div_(passes.num_scored)
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, first=first)
+    outputs = into_eigenvectors(bases.outputs, passes.reporter)
+    return bases, (outputs, into_eigenvectors(bases.inputs, passes.reporter))

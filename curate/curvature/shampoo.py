@@ -1,0 +1,68 @@
+"""Eigenvalue-corrected Shampoo: EK-FAC with bases from whole document gradients instead of single tokens.
+
+With D = GᵀA of a document, L = E[D Dᵀ] and R = E[DᵀD] give the bases (Gupta et al. 2018, arXiv 1802.09568), and a
+second pass with fresh labels the eigenvalues, as for EK-FAC (SOAP's reading of it, Vyas et al. 2024, arXiv 2409.11321).
+Gradients are those of documents, never of batches, so that batching cannot change the result.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.curvature.eigenbasis import Bases, Eigenbasis, corrected_eigenvalues, into_eigenvectors, to_tensors
+from curate.curvature.kfac import FIRST_PASS
+from curate.gradients.covariances import Factors
+from curate.gradients.documents import Batching
+from curate.gradients.passes import Passes
+from curate.gradients.per_document import PerDocument
+from curate.gradients.shared_inputs import first_of_inputs
+from curate.models import Proxy
+from curate.progress import Reporter
+from curate.tokens import Encoded
+
+Shampoo = Eigenbasis
+"""Read a fit by `Shampoo.of(tensors, damping=…)`."""
+
+
+def fit(
+    proxy: Proxy,
+    encoded: Sequence[Encoded],
+    batching: Batching,
+    *,
+    fisher: str = "sampled",
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> dict[str, Tensor]:
+    """Fit Shampoo on a background, of which each sequence (a document, or a window of a long one) is one sample.
+
+    Returns tensors for one file, laid out as EK-FAC's. Raises CurateError when no document has a finite gradient.
+    """
+    passes = Passes(proxy, encoded, batching, fisher=fisher, seed=seed, reporter=reporter)
+    first = first_of_inputs(proxy)
+    sums = passes.run("factors", FIRST_PASS, lambda: _Products(proxy, first))
+    for factors in (sums.outputs, sums.inputs):
+        for total in factors.values():
+            total.div_(len(passes.samples))
+        into_eigenvectors(factors, passes.reporter)
+    # R depends on output gradients, too: layers with the same inputs do not share it.
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, first={name: name for name in proxy.tracked})
+    return to_tensors(bases, corrected_eigenvalues(passes, bases, FIRST_PASS + 1))
+
+
+class _Products:
+    """Add up D Dᵀ and DᵀD."""
+
+    def __init__(self, proxy: Proxy, first: Mapping[str, str]) -> None:
+        self.outputs: Factors = {}
+        self.inputs: Factors = {}
+        self.taps = PerDocument(proxy, first, self._add).taps
+
+    def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
+        _, d_out, d_in = gradients.shape
+        if name not in self.outputs:
+            self.outputs[name] = gradients.new_zeros(d_out, d_out)
+            self.inputs[name] = gradients.new_zeros(d_in, d_in)
+        for gradient in gradients:
+            self.outputs[name].addmm_(gradient, gradient.T)
+            self.inputs[name].addmm_(gradient.T, gradient)

@@ -1,0 +1,175 @@
+"""Whole passes over a background sample through the frozen proxy, for sums over its documents.
+
+Sums over documents (covariances, second moments of gradients) are spoilt for good by one that is not finite, and that a
+document is not finite may show only below layers that have added it up already. So a pass notes such documents as it
+goes, and is made once more without them; a clean background, the usual case, pays for the check alone.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from curate.errors import CurateError, SettingsError
+from curate.gradients.documents import Batching
+from curate.gradients.frozen import FrozenPass
+from curate.gradients.linear import Tap, tapped
+from curate.models import Proxy
+from curate.progress import Reporter, Silent
+from curate.tokens import IGNORED, Encoded, TokenBatch, batches, windows
+
+FISHERS = ("sampled", "empirical")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sequence of the background: a document, or a window of one."""
+
+    document: int
+    """Its document's position in the background."""
+    window: int
+    encoded: Encoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchView:
+    """What the taps of one batch know about it, and what they find out."""
+
+    shape: torch.Size
+    """`[sequences, tokens]`."""
+    scored: Int[Tensor, "scored"]
+    """Flat positions that carry loss."""
+    finite: Bool[Tensor, "sequences"]
+    """Taps clear a sequence's flag when its gradient is not finite in their layer."""
+    norms: dict[str, Tensor] = field(default_factory=dict)
+    """Norms of each sequence's inputs, by the layer that saw them first."""
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    """What that layer made of its inputs, for others that see the same ones."""
+
+    def by_sequence(self, x: Tensor) -> Float[Tensor, "sequences tokens width"]:
+        """View a layer's side as sequences, also where the model flattened them."""
+        if x.shape[:-1] not in (self.shape, (self.shape.numel(),)):
+            raise AssertionError(f"a layer does not see sequences: {tuple(x.shape)}, not {tuple(self.shape)}")
+        return x.reshape(*self.shape, -1)
+
+    def see_inputs(self, first: str, inputs: Tensor) -> None:
+        """Note the norms of inputs, for `check`."""
+        self.norms[first] = _norms(self.by_sequence(inputs))
+
+    def check(self, first: str, output_gradients: Tensor) -> None:
+        """Clear the flags of sequences for which ‖A‖²‖G‖², which bounds all that is summed, is not finite."""
+        self.finite.logical_and_(((self.norms[first] * _norms(self.by_sequence(output_gradients))) ** 2).isfinite())
+
+
+@runtime_checkable
+class Sums(Protocol):
+    """What a pass adds up."""
+
+    def taps(self, view: BatchView) -> Callable[[str], Tap | None]: ...
+
+
+S = TypeVar("S", bound=Sums)
+
+
+class Passes:
+    """Run passes over a background of which each sequence (a document, or each window of a long one) is one sample.
+
+    Sequences without a scored token have no gradient and are no samples. `fisher` says whose labels the gradients
+    belong to: 'sampled' from the model itself, anew in every pass, or 'empirical', the data's.
+    """
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        encoded: Sequence[Encoded],
+        batching: Batching,
+        *,
+        fisher: str = "sampled",
+        seed: int = 0,
+        reporter: Reporter | None = None,
+    ) -> None:
+        if fisher not in FISHERS:
+            raise SettingsError(f"fisher is {fisher!r}; expected {' or '.join(map(repr, FISHERS))}.")
+        self.frozen, self.batching, self.seed = FrozenPass(proxy), batching, seed
+        self.sampled, self.reporter = fisher == "sampled", reporter or Silent()
+        pieces = [
+            Sample(document=i, window=w, encoded=Encoded(ids=ids, scored=scored, truncated=False))
+            for i, document in enumerate(encoded)
+            for w, (ids, scored) in enumerate(windows(document, batching.tokens))
+        ]
+        self.samples = {i: s for i, s in enumerate(pieces) if s.encoded.scored[1:].any()}
+        if not self.samples:
+            raise CurateError(
+                f"No document of the background sample ({len(encoded)} of them) has a token that carries loss.",
+                hint="Take a larger background, or look at how the pool's prompts and turns are masked.",
+            )
+
+    @property
+    def num_scored(self) -> int:
+        """Scored tokens of all samples."""
+        return sum(s.encoded.num_scored for s in self.samples.values())
+
+    def run(self, stage: str, number: int, make: Callable[[], S]) -> S:
+        """Return the sums of one pass over the samples; those of documents that are not finite leave for good.
+
+        `number` tells passes apart: each draws labels of its own. Raises CurateError when no document is left.
+        """
+        while True:
+            sums, spoilt = make(), set[int]()
+            with self.reporter.stage(stage, total=len(self.samples)) as task:
+                parts = {i: s.encoded for i, s in self.samples.items()}
+                for batch in batches(parts, self.batching.tokens, budget=self.batching.budget):
+                    finite = self._add(sums, batch, number)
+                    spoilt |= {
+                        self.samples[i].document for i, ok in zip(batch.documents, finite, strict=True) if not ok
+                    }
+                    task.advance(len(batch))
+            if not spoilt:
+                return sums
+            del sums
+            self._leave_out(spoilt)
+
+    def uniforms(self, samples: Sequence[Sample], number: int, length: int) -> Float[Tensor, "sequences tokens"]:
+        """Return the numbers in [0, 1) that draw the labels: functions of seed, pass, document and window alone."""
+        rows = np.zeros((len(samples), length), np.float32)
+        for row, sample in zip(rows, samples, strict=True):
+            key = f"{self.seed}\0{number}\0{sample.document}\0{sample.window}".encode()
+            digest = hashlib.blake2b(key, digest_size=16).digest()
+            generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+            tokens = len(sample.encoded.ids)
+            row[:tokens] = generator.random(tokens, dtype=np.float32)
+        return torch.from_numpy(rows)
+
+    def _add(self, sums: Sums, batch: TokenBatch, number: int) -> set[int]:
+        """Add a batch up; return its documents that are not finite."""
+        proxy = self.frozen.proxy
+        labels = batch.labels.to(proxy.device)
+        view = BatchView(
+            shape=batch.ids.shape,
+            scored=(labels != IGNORED).flatten().nonzero().squeeze(-1),
+            finite=torch.ones(len(batch), dtype=torch.bool, device=proxy.device),
+        )
+        samples = [self.samples[i] for i in batch.documents]
+        uniforms = self.uniforms(samples, number, batch.ids.shape[1]) if self.sampled else None
+        with tapped(proxy.linears, sums.taps(view)):
+            losses = self.frozen.backward(batch, uniforms)
+        finite = (view.finite & losses.isfinite()).tolist()
+        return {sample.document for sample, ok in zip(samples, finite, strict=True) if not ok}
+
+    def _leave_out(self, documents: set[int]) -> None:
+        self.samples = {i: s for i, s in self.samples.items() if s.document not in documents}
+        if not self.samples:
+            raise CurateError(
+                "No document of the background sample has a finite gradient.",
+                hint="Use --dtype float32, and check that the model itself is whole.",
+            )
+        self.reporter.note(f"{len(documents)} background document(s) left out: their gradient is not finite.")
+
+
+def _norms(x: Float[Tensor, "sequences tokens width"]) -> Float[Tensor, "sequences"]:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,109 @@
+"""Every document's whole gradient GᵀA of every layer, rotated into another basis if wanted, one chunk at a time.
+
+Of size d_out × d_in, so nobody keeps it: whoever wants sums over documents (of squares, of products) is handed a few
+documents' gradients of a layer, adds them up and lets them go.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.gradients.covariances import with_ones
+from curate.gradients.linear import linear
+from curate.gradients.passes import BatchView
+from curate.models import Proxy
+
+# Entries of the gradients that exist at a time: 16 MB of float32, or one document's where that is more.
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """A layer's bases: D becomes `outputsᵀ D inputs`."""
+
+    outputs: Float[Tensor, "d_out d_out"]
+    inputs: Float[Tensor, "d_in d_in"]
+
+
+class PerDocument:
+    """Hand `add(name, gradients [documents, d_out, d_in])` every sequence's gradient of every tracked layer.
+
+    With `rotations`, D arrives as Q_Sᵀ D Q_A. Each side is rotated where that is cheaper: before the product, token by
+    token (once for all layers that share their inputs), or after it, document by document.
+    """
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        first: Mapping[str, str],
+        add: Callable[[str, Float[Tensor, "documents d_out d_in"]], None],
+        rotations: Mapping[str, Rotation] | None = None,
+    ) -> None:
+        self.first, self.add, self.rotations = first, add, rotations or {}
+        self.shapes = {name: proxy.shape(name) for name in proxy.tracked}
+        self.readers: dict[str, int] = {}
+        """Rows of D, over all layers that share a layer's inputs."""
+        self.last: dict[str, str] = {}
+        """The last layer in the forward pass that sees a layer's inputs."""
+        for name, leader in first.items():
+            self.readers[leader] = self.readers.get(leader, 0) + self.shapes[name][0]
+            self.last[leader] = name
+        self.wide = torch.promote_types(proxy.dtype, torch.float32)
+
+    def taps(self, view: BatchView) -> Callable[[str], "_GradientTap | None"]:
+        """Return what makes the taps of one batch."""
+        return lambda name: _GradientTap(self, name, view) if name in self.first else None
+
+
+class _GradientTap:
+    """Keeps the inputs themselves or, where that is cheaper, rotated ones on the way forward; multiplies on the way
+    back."""
+
+    def __init__(self, whole: PerDocument, name: str, view: BatchView) -> None:
+        self.whole, self.name, self.view = whole, name, view
+        self.first, self.rotation = whole.first[name], whole.rotations.get(name)
+        _, self.d_in, self.biased = whole.shapes[name]
+        tokens = view.shape[1]
+        self.rotate_inputs_early = self.rotation is not None and tokens < whole.readers[self.first]
+        self.rotate_outputs_early = self.rotation is not None and tokens < self.d_in
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, int]:
+        if self.first == self.name:
+            self.view.see_inputs(self.name, inputs)
+        if self.rotate_inputs_early:
+            if self.first == self.name:
+                self.view.kept[self.name] = self._rotated(self.view.by_sequence(inputs))
+            inputs = self.view.kept[self.first]
+            if self.whole.last[self.first] == self.name:
+                del self.view.kept[self.first]
+        return inputs, inputs._version
+
+    def _rotated(self, inputs: Tensor) -> Tensor:
+        assert self.rotation is not None
+        basis = self.rotation.inputs
+        return linear(inputs.to(basis.dtype), basis[: self.d_in].T, basis[self.d_in] if self.biased else None)
+
+    def backward(self, kept: tuple[Tensor, int], output_gradients: Tensor) -> None:
+        inputs, version = kept
+        if inputs._version != version:
+            raise AssertionError(f"the model writes over the inputs of {self.name}")
+        self.view.check(self.first, output_gradients)
+        a = self.view.by_sequence(inputs).to(self.whole.wide)
+        a = with_ones(a) if self.biased and not self.rotate_inputs_early else a
+        g = self.view.by_sequence(output_gradients).to(self.whole.wide)
+        if self.rotation is not None and self.rotate_outputs_early:
+            g = linear(g, self.rotation.outputs.T)
+        step = max(1, CHUNK // (a.shape[2] * g.shape[2]))
+        for ours, theirs in zip(g.split(step), a.split(step), strict=True):
+            gradients = ours.transpose(1, 2) @ theirs
+            self.whole.add(self.name, self._finish(gradients))
+
+    def _finish(self, gradients: Tensor) -> Tensor:
+        if self.rotation is not None and not self.rotate_outputs_early:
+            gradients = self.rotation.outputs.T @ gradients
+        if self.rotation is not None and not self.rotate_inputs_early:
+            gradients = gradients @ self.rotation.inputs
+        return gradients
