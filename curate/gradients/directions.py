@@ -6,15 +6,143 @@ than the frozen pass already makes, and never anything of a document's size d_ou
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import linear, tapped
+from curate.gradients.linear import Tap, linear, tapped
+from curate.gradients.sketches import SketchEngine
 from curate.models import Proxy
 from curate.tokens import TokenBatch
 
 Directions = dict[str, Float[Tensor, "directions d_out d_in"]]
 """By tracked layer; d_in counts a last column more where the layer has a bias."""
+
+
+NORM_DIM = 8
+"""Dimensions per side of the sketch that estimates norms: within a few per cent over a model's layers together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivatives:
+    """What one batch gives, by sequence."""
+
+    values: Float[Tensor, "sequences directions"]
+    """Directional derivatives of the loss summed over scored tokens; float32 (float64 for a float64 proxy)."""
+    losses: Float[Tensor, "sequences"]
+    """Loss summed over scored tokens, in nats."""
+    tokens: Float[Tensor, "sequences tokens directions"] | None
+    """The parts of `values` that entered at each position, when asked for."""
+    gradients: Float[Tensor, "sequences sketch"] | None
+    """Small sketches of the gradients, whose norms are theirs up to a few per cent; None when norms are exact."""
+    squares: Float[Tensor, "sequences"] | None
+    """Squared norms of the gradients, when asked for."""
+
+
+class DirectionEngine:
+    """Differentiate token batches along fixed directions, for one proxy."""
+
+    def __init__(self, proxy: Proxy, directions: Directions) -> None:
+        self.proxy, self.frozen = proxy, FrozenPass(proxy)
+        self.width = next(iter(directions.values())).shape[0]
+        self._sketches = SketchEngine(proxy, dim=NORM_DIM, seed=0)
+        self._layers: dict[str, _Layer] = {}
+        for name in proxy.tracked:
+            d_out, d_in, has_bias = proxy.shape(name)
+            expected = (self.width, d_out, d_in + has_bias)
+            if directions[name].shape != expected:
+                raise AssertionError(f"{name}: a direction of shape {tuple(directions[name].shape)}, not {expected}")
+            u = directions[name].to(device=proxy.device, dtype=proxy.dtype)
+            self._layers[name] = _Layer.of(u, has_bias=has_bias)
+
+    def __call__(self, batch: TokenBatch, *, per_token: bool = False, exact_norms: bool = False) -> Derivatives:
+        """Return a batch's derivatives, one row per sequence. Padding and masked tokens add nothing to them."""
+        sequences, length = batch.ids.shape
+        place = {"dtype": torch.promote_types(self.proxy.dtype, torch.float32), "device": self.proxy.device}
+        shape = (sequences, length, self.width) if per_token else (sequences, self.width)
+        sums = torch.zeros(shape, **place)
+        squares = torch.zeros(sequences, **place) if exact_norms else None
+        sketches = None if exact_norms else self._sketches.empty(sequences)
+
+        def make_tap(name: str) -> _DirectionTap | None:
+            if name not in self._layers:
+                return None
+            sketch = None if sketches is None else self._sketches.tap(name, sketches, batch.ids.shape)
+            return _DirectionTap(self._layers[name], sums, squares, sketch, batch.ids.shape)
+
+        with tapped(self.proxy.linears, make_tap):
+            losses = self.frozen.backward(batch)
+        return Derivatives(
+            values=sums.sum(1) if per_token else sums,
+            losses=losses,
+            tokens=sums if per_token else None,
+            gradients=sketches,
+            squares=squares,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """One layer's directions, laid out for the narrower of its two sides."""
+
+    weights: tuple[Tensor, ...]
+    """Per direction the weight that `linear` multiplies by: U `[d_out, d_in]`, or its transpose."""
+    bias: Float[Tensor, "directions d_out"] | None
+    by_inputs: bool
+    """Whether G U meets A, in the width of the inputs; else A Uᵀ meets G, in that of the outputs."""
+
+    @classmethod
+    def of(cls, directions: Float[Tensor, "directions d_out d_in"], *, has_bias: bool) -> "_Layer":
+        bias = directions[:, :, -1].contiguous() if has_bias else None
+        matrices = directions[:, :, :-1] if has_bias else directions
+        by_inputs = matrices.shape[2] < matrices.shape[1]
+        weights = tuple((u.T if by_inputs else u).contiguous() for u in matrices)
+        return cls(weights=weights, bias=bias, by_inputs=by_inputs)
+
+
+class _DirectionTap:
+    """Keeps the inputs (no copy) on the way forward; on the way back adds Σ_t g_tᵀ U a_t to every direction's sum."""
+
+    def __init__(
+        self, layer: _Layer, sums: Tensor, squares: Tensor | None, sketch: Tap | None, shape: torch.Size
+    ) -> None:
+        self.layer, self.sums, self.squares, self.sketch, self.shape = layer, sums, squares, sketch, shape
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, int, Any]:
+        return inputs, inputs._version, None if self.sketch is None else self.sketch.forward(inputs)
+
+    def backward(self, kept: tuple[Tensor, int, Any], output_gradients: Tensor) -> None:
+        inputs, version, sketched = kept
+        if self.sketch is not None:
+            self.sketch.backward(sketched, output_gradients)
+        if inputs._version != version:
+            raise AssertionError("the model writes over a layer's inputs")
+        wide = self.sums.dtype
+        a, g = (x.reshape(*self.shape, -1) for x in (inputs, output_gradients))
+        source, other = (g, a.to(wide)) if self.layer.by_inputs else (a, g.to(wide))
+        for q, weight in enumerate(self.layer.weights):
+            product = linear(source, weight).to(wide)
+            if self.sums.ndim == 3:
+                self.sums[:, :, q] += torch.linalg.vecdot(product, other)
+            else:
+                self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ other.flatten(1).unsqueeze(2)).flatten()
+        if self.layer.bias is not None:
+            extra = g.to(wide) @ self.layer.bias.to(wide).T
+            self.sums += extra if self.sums.ndim == 3 else extra.sum(1)
+        if self.squares is not None:
+            self.squares += _squared_norms(a.to(wide), g.to(wide), bias=self.layer.bias is not None)
+
+
+def _squared_norms(
+    a: Float[Tensor, "sequences tokens d_in"], g: Float[Tensor, "sequences tokens d_out"], *, bias: bool
+) -> Float[Tensor, "sequences"]:
+    """Return ‖GᵀA‖² of each sequence, by whichever is cheaper: the gradient itself, or ⟨AAᵀ, GGᵀ⟩."""
+    tokens, d_in, d_out = a.shape[1], a.shape[2], g.shape[2]
+    if tokens * (d_in + d_out) < d_in * d_out:
+        inner = a @ a.transpose(1, 2)
+        return ((inner + 1 if bias else inner) * (g @ g.transpose(1, 2))).sum((1, 2))
+    squares = (g.transpose(1, 2) @ a).square().sum((1, 2))
+    return squares + g.sum(1).square().sum(1) if bias else squares

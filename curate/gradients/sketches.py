@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import tapped
+from curate.gradients.linear import Tap, tapped
 from curate.gradients.projections import projection
 from curate.models import Proxy
 from curate.tokens import TokenBatch
@@ -53,6 +53,7 @@ class SketchEngine:
     def __init__(self, proxy: Proxy, *, dim: int, seed: int) -> None:
         self.proxy, self.frozen = proxy, FrozenPass(proxy)
         self.blocks: list[Block] = []
+        self._by_name: dict[str, Block] = {}
         self._inputs: dict[str, tuple[Tensor | None, Tensor | None]] = {}
         self._outputs: dict[str, Tensor | None] = {}
         place = {"device": proxy.device, "dtype": proxy.dtype}
@@ -69,22 +70,27 @@ class SketchEngine:
             rows = d_out if p_out is None else dim
             columns = d_in + has_bias if p_in is None else dim
             self.blocks.append(Block(name=name, start=start, rows=rows, columns=columns))
+            self._by_name[name] = self.blocks[-1]
             start += rows * columns
         self.width = start
 
     def __call__(self, batch: TokenBatch) -> Sketches:
         """Return the sketches of a batch, one row per sequence. Padding and masked tokens add nothing to them."""
-        wide = torch.promote_types(self.proxy.dtype, torch.float32)
-        values = torch.zeros(len(batch), self.width, dtype=wide, device=self.proxy.device)
-        blocks = {b.name: b for b in self.blocks}
-        with tapped(self.proxy.linears, lambda name: self._tap(blocks.get(name), values, batch.ids.shape)):
+        values = self.empty(len(batch))
+        with tapped(self.proxy.linears, lambda name: self.tap(name, values, batch.ids.shape)):
             losses = self.frozen.backward(batch)
         return Sketches(values=values, losses=losses)
 
-    def _tap(self, block: Block | None, values: Tensor, shape: torch.Size) -> "_SketchTap | None":
-        if block is None:
+    def empty(self, sequences: int) -> Float[Tensor, "sequences sketch"]:
+        """Return room for a batch's sketches, which taps add to."""
+        wide = torch.promote_types(self.proxy.dtype, torch.float32)
+        return torch.zeros(sequences, self.width, dtype=wide, device=self.proxy.device)
+
+    def tap(self, name: str, values: Float[Tensor, "sequences sketch"], shape: torch.Size) -> "Tap | None":
+        """Return what adds a layer's part to the sketches of a batch of this shape; None for an untracked layer."""
+        if name not in self._by_name:
             return None
-        return _SketchTap(block, self._inputs[block.name], self._outputs[block.name], values, shape)
+        return _SketchTap(self._by_name[name], self._inputs[name], self._outputs[name], values, shape)
 
 
 class _SketchTap:

@@ -1,0 +1,179 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from curate.gradients.direction_scoring import DirectionScorer
+from curate.gradients.directions import DirectionEngine, Directions
+from curate.gradients.materialised import weighted_gradients
+from curate.models import Proxy
+from curate.tokens import Encoded
+from tests.small_models import (
+    ARCHITECTURES,
+    batching,
+    random_documents,
+    tiny_model,
+    tiny_proxy,
+    whole_gradients,
+)
+
+pytestmark = pytest.mark.usefixtures("float64_throughout")
+
+
+def directions(proxy: Proxy, count: int, seed: int = 0) -> Directions:
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for name in proxy.tracked:
+        d_out, d_in, bias = proxy.shape(name)
+        found[name] = torch.randn(count, d_out, d_in + bias, generator=generator, dtype=torch.float64)
+    return found
+
+
+def truth(proxy: Proxy, chosen: Directions, documents: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+    """Products and norms, by autograd per document."""
+    products, norms = [], []
+    for document in documents:
+        _, gradients = whole_gradients(proxy, document)
+        products.append(torch.stack([(chosen[n] * g).sum((1, 2)) for n, g in gradients.items()]).sum(0))
+        norms.append(torch.cat([g.flatten() for g in gradients.values()]).norm())
+    return torch.stack(products), torch.stack(norms)
+
+
+def scorer(proxy: Proxy, chosen: Directions, **settings: object) -> DirectionScorer:
+    count = next(iter(chosen.values())).shape[0]
+    engine = DirectionEngine(proxy, chosen)
+    return DirectionScorer(engines=[engine], columns=torch.eye(count, dtype=torch.float64), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_score_is_the_product_of_the_gradient_by_autograd_with_the_direction(architecture: str) -> None:
+    proxy = tiny_proxy(tiny_model(architecture))
+    documents, chosen = random_documents([9, 4, 15, 2], seed=1), directions(proxy, 3)
+    expected, norms = truth(proxy, chosen, documents)
+    found = scorer(proxy, chosen)(documents, batching(budget=40))
+    torch.testing.assert_close(found.scores, expected, rtol=1e-8, atol=1e-8)
+    exact = scorer(proxy, chosen, normalize="unit")(documents, batching(budget=40))
+    torch.testing.assert_close(exact.norms, norms.float())
+    torch.testing.assert_close(exact.scores, expected / norms[:, None], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "OPTConfig"])
+def test_token_scores_sum_to_the_documents(architecture: str) -> None:
+    proxy = tiny_proxy(tiny_model(architecture))
+    documents, chosen = random_documents([9, 4, 15, 60], seed=1), directions(proxy, 2)
+    whole = batching(budget=40, long="windows")
+    for normalize in ("none", "length", "unit"):
+        plain = scorer(proxy, chosen, normalize=normalize)(documents, whole)
+        found = scorer(proxy, chosen, normalize=normalize, per_token=True)(documents, whole)
+        torch.testing.assert_close(found.scores, plain.scores)
+        assert found.tokens is not None
+        assert [len(t) for t in found.tokens] == [len(d.ids) for d in documents]
+        torch.testing.assert_close(torch.stack([t.sum(0) for t in found.tokens]), plain.scores)
+        assert plain.tokens is None
+
+
+def test_a_tokens_score_is_what_enters_through_the_layers_at_its_position() -> None:
+    proxy = tiny_proxy(tiny_model("LlamaConfig"))
+    (document,), chosen = random_documents([10], seed=3), directions(proxy, 1)
+    found = scorer(proxy, chosen, per_token=True)([document], batching())
+    assert found.tokens is not None
+    # Nothing that a layer does at the last position can change the loss of an earlier prediction.
+    assert found.tokens[0][-1].item() == 0
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in proxy.tracked:
+
+        def keep(_module: object, inputs: tuple[Tensor], output: Tensor, name: str = name) -> None:
+            output.register_hook(lambda grad: seen.__setitem__(name, (inputs[0].detach()[0], grad[0])))
+
+        proxy.linears[name].register_forward_hook(keep)
+    ids = torch.from_numpy(document.ids).long()[None]
+    embedded = proxy.model.get_input_embeddings()(ids).requires_grad_(True)
+    logits = proxy.model(inputs_embeds=embedded, use_cache=False).logits[0, :-1]
+    losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+    losses[torch.from_numpy(document.scored[1:])].sum().backward()
+    expected = sum((g * (a @ chosen[n][0].T)).sum(1) for n, (a, g) in seen.items())
+    torch.testing.assert_close(found.tokens[0][:, 0], expected)
+
+
+@pytest.mark.parametrize("normalize", ["none", "length", "unit"])
+def test_a_score_depends_on_no_batch_padding_or_order(normalize: str) -> None:
+    proxy = tiny_proxy(tiny_model("GPTNeoXConfig"))
+    documents, chosen = random_documents([9, 4, 15, 2, 12, 50], seed=1), directions(proxy, 2)
+    expected = scorer(proxy, chosen, normalize=normalize)(documents, batching(budget=1, long="windows"))
+    for budget in (30, 2000):
+        found = scorer(proxy, chosen, normalize=normalize)(documents[::-1], batching(budget=budget, long="windows"))
+        torch.testing.assert_close(found.scores.flip(0), expected.scores, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.norms.flip(0), expected.norms)  # type: ignore[union-attr]
+
+
+def test_a_long_documents_exact_norm_is_that_of_the_sum_over_its_windows() -> None:
+    proxy = tiny_proxy(tiny_model("LlamaConfig"))
+    long, chosen = random_documents([60], seed=4), directions(proxy, 1)
+    settings = batching(budget=40, long="windows")
+    gradients = weighted_gradients(proxy, long, torch.ones(1, 1, dtype=torch.float64), settings)
+    expected = torch.cat([g.flatten() for g in gradients.values()]).norm()
+    found = scorer(proxy, chosen, normalize="unit")(long, settings)
+    torch.testing.assert_close(found.norms, expected[None].float())
+
+
+def test_norms_are_estimated_within_a_few_per_cent() -> None:
+    proxy = tiny_proxy(tiny_model("LlamaConfig", hidden_size=64, intermediate_size=96))
+    documents, chosen = random_documents([20] * 12, seed=1), directions(proxy, 1)
+    found = scorer(proxy, chosen)(documents, batching()).norms
+    exact = scorer(proxy, chosen, normalize="unit")(documents, batching()).norms
+    assert found is not None
+    assert exact is not None
+    ratio = found / exact
+    assert 0.8 < ratio.min() < ratio.max() < 1.25
+    assert abs(float(ratio.square().mean()) - 1) < 0.15
+
+
+def test_checkpoints_add_up_and_columns_mix_directions() -> None:
+    proxies = [tiny_proxy(tiny_model(seed=s)) for s in (0, 1)]
+    documents = random_documents([9, 4, 15], seed=1)
+    chosen = [directions(p, 2, seed=i) for i, p in enumerate(proxies)]
+    engines = [DirectionEngine(p, d) for p, d in zip(proxies, chosen, strict=True)]
+    columns = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    found = DirectionScorer(engines=engines, columns=columns, per_token=True)(documents, batching())
+    expected = sum(truth(p, d, documents)[0] for p, d in zip(proxies, chosen, strict=True)) @ columns.T
+    torch.testing.assert_close(found.scores, expected, rtol=1e-8, atol=1e-8)
+    assert found.tokens is not None
+    torch.testing.assert_close(torch.stack([t.sum(0) for t in found.tokens]), expected)
+    assert found.norms is not None
+    torch.testing.assert_close(
+        found.norms, DirectionScorer(engines=engines[1:], columns=columns)(documents, batching()).norms
+    )
+
+
+@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "Qwen2Config"])
+def test_weighted_gradients_are_those_of_autograd(architecture: str) -> None:
+    proxy = tiny_proxy(tiny_model(architecture))
+    documents = random_documents([9, 4, 15], seed=1)
+    weights = torch.tensor([[0.5, 0.0], [-2.0, 1.0], [0.0, 3.0]], dtype=torch.float64)
+    found = weighted_gradients(proxy, documents, weights, batching(budget=20))
+    gradients = [whole_gradients(proxy, d)[1] for d in documents]
+    for name in proxy.tracked:
+        expected = torch.stack([sum(w[q] * g[name] for w, g in zip(weights, gradients, strict=True)) for q in (0, 1)])
+        torch.testing.assert_close(found[name], expected, rtol=1e-8, atol=1e-10)
+
+
+def test_a_model_that_writes_over_its_inputs_is_found_out() -> None:
+    proxy = tiny_proxy(tiny_model("LlamaConfig"))
+    engine = DirectionEngine(proxy, directions(proxy, 1))
+    name = proxy.tracked[0]
+    layer = proxy.linears[name]
+    parent = proxy.decoder.get_submodule(name.rpartition(".")[0])
+
+    class Spoiling(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = layer(x)
+            x.detach().mul_(2)
+            return y
+
+    setattr(parent, name.rpartition(".")[2], Spoiling())
+    from curate.tokens import batches
+
+    batch = next(batches(random_documents([9], seed=1), batching().tokens, budget=100))
+    with pytest.raises(AssertionError, match="writes over a layer's inputs"):
+        engine(batch)
