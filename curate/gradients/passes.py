@@ -124,10 +124,7 @@ class Passes:
             with self.reporter.stage(stage, total=len(self.samples)) as task:
                 parts = {i: s.encoded for i, s in self.samples.items()}
                 for batch in batches(parts, self.batching.tokens, budget=self.batching.budget):
-                    finite = self._add(sums, batch, number)
-                    spoilt |= {
-                        self.samples[i].document for i, ok in zip(batch.documents, finite, strict=True) if not ok
-                    }
+                    spoilt |= self._add(sums, batch, number)
                     task.advance(len(batch))
             if not spoilt:
                 return sums
