@@ -1,7 +1,8 @@
 """The Gauss-Newton matrix of the tracked layers times a few directions, exactly, and never formed.
 
-G = (1/N) Σ_documents Σ_{scored t} J_tᵀ (diag p_t - p_t p_tᵀ) J_t, with J_t the Jacobian of position t's logits by the
-weights: the mean over documents of the Fisher matrix of labels drawn from the model, the scale of EK-FAC's Λ (Grosse et
+G = (1/N) Σ_samples Σ_{scored t} J_tᵀ (diag p_t - p_t p_tᵀ) J_t, with J_t the Jacobian of position t's logits by the
+weights: the mean of the Fisher matrices of documents whose labels are drawn from the model. A sample is a document, or
+each window of a long one, with a scored token, as in the fits of curvature: G is on the scale of EK-FAC's Λ (Grosse et
 al. 2023, arXiv 2308.03296, §2.1).
 
 Three steps per token batch. J v: the gradient of the hidden states by the weights is linear in what is sent back, u; a
@@ -18,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -46,31 +47,46 @@ class GaussNewton:
     def __call__(self, directions: Directions, encoded: Sequence[Encoded], batching: Batching) -> Directions:
         """Return G v for every direction v, the mean over all of `encoded`, in float32 (float64 for such a proxy).
 
-        Documents without scored tokens count in the mean and add nothing. The result does not depend on the batches,
+        Samples whose hidden states are not finite are left out of the mean. The result does not depend on the batches,
         up to rounding.
         """
         place = {"device": self.proxy.device, "dtype": self.proxy.dtype}
         layers = {n: _Layer(self.proxy, n, directions[n].to(**place)) for n in self.proxy.tracked}
+        samples = 0
         for batch in batches(encoded, batching.tokens, budget=batching.budget):
-            if bool((batch.labels != IGNORED).any()):
-                self._add(layers, batch.to(self.proxy.device))
-        return {n: layer.products / max(1, len(encoded)) for n, layer in layers.items()}
+            rows = (batch.labels != IGNORED).any(1)
+            samples += self._add(layers, _rows(batch, rows).to(self.proxy.device))
+        return {n: layer.products.div_(max(1, samples)) for n, layer in layers.items()}
 
-    def _add(self, layers: Mapping[str, "_Layer"], batch: TokenBatch) -> None:
-        """Add one batch's Σ_t J_tᵀ H_t J_t v to every layer's products."""
+    def _add(self, layers: Mapping[str, "_Layer"], batch: TokenBatch) -> int:
+        """Add one batch's Σ_t J_tᵀ H_t J_t v to every layer's products; return how many of its sequences are in it."""
+        if not len(batch):
+            return 0
         scored = (batch.labels.flatten() != IGNORED).nonzero().squeeze(-1)
         with _differentiable(self.proxy.linears, layers, self.proxy.device) as leaf:
             with sdpa_kernel(SDPBackend.MATH):
                 hidden = self.proxy.decoder(input_ids=batch.ids, use_cache=False).last_hidden_state
-            tangents = torch.stack(list(_tangents(hidden, leaf, layers, scored)))
-            values = hidden.detach().flatten(0, 1)[scored]
-            pulled = softmax_curvature(self.head, values, tangents)
-            del tangents, values
-            for q, gradient in enumerate(pulled):
-                sent = torch.zeros_like(hidden)
-                sent.view(-1, hidden.shape[-1])[scored] = gradient
-                _turn(layers, q, collecting=True)
-                hidden.backward(sent, retain_graph=q + 1 < len(pulled))
+            finite = hidden.detach().isfinite().flatten(1).all(1)
+            if bool(finite.all()):
+                self._send_back(layers, hidden, leaf, scored)
+                return len(batch)
+        return self._add(layers, _rows(batch, finite))  # a sum holds what is not finite for good
+
+    def _send_back(self, layers: Mapping[str, "_Layer"], hidden: Tensor, leaf: Tensor, scored: Tensor) -> None:
+        tangents = torch.stack(list(_tangents(hidden, leaf, layers, scored)))
+        pulled = softmax_curvature(self.head, hidden.detach().flatten(0, 1)[scored], tangents)
+        for q, gradient in enumerate(pulled):
+            sent = torch.zeros_like(hidden)
+            sent.view(-1, hidden.shape[-1])[scored] = gradient
+            _turn(layers, q, collecting=True)
+            hidden.backward(sent, retain_graph=q + 1 < len(pulled))
+
+
+def _rows(batch: TokenBatch, rows: Bool[Tensor, "sequences"]) -> TokenBatch:
+    if bool(rows.all()):
+        return batch
+    documents = tuple(d for d, kept in zip(batch.documents, rows.tolist(), strict=True) if kept)
+    return TokenBatch(ids=batch.ids[rows], labels=batch.labels[rows], documents=documents)
 
 
 def _tangents(hidden: Tensor, leaf: Tensor, layers: Mapping[str, "_Layer"], scored: Tensor) -> Iterator[Tensor]:

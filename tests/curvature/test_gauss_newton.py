@@ -11,7 +11,7 @@ from curate.curvature.gauss_newton import GaussNewton
 from curate.gradients.directions import Directions
 from curate.models import Proxy
 from curate.tokens import Encoded
-from tests.small_models import batching, encoded, random_documents, tiny_model, tiny_proxy
+from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
 
 
 @pytest.fixture(autouse=True)
@@ -64,11 +64,7 @@ def dense_product(proxy: Proxy, documents: Sequence[Encoded], directions: Direct
     return sum(((v @ r.T) @ r for r in roots), torch.zeros_like(v)) / len(documents)
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    ["LlamaConfig", "GPTNeoXConfig", "GPT2Config", "Gemma2Config", "GraniteConfig", "PhiConfig", "Qwen2Config"]
-    + ["OPTConfig", "OlmoeConfig", "CohereConfig"],
-)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_product_equals_the_dense_one(architecture: str) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     documents = random_documents([5, 9, 3])

@@ -1,0 +1,243 @@
+"""Better directions: x ≈ (G + D)⁻¹ u from the exact Gauss-Newton product, started at and preconditioned by a fit.
+
+x minimises ½ xᵀ(G + D)x - xᵀu, G the Gauss-Newton matrix of background documents and D the fit's damping δ per layer.
+Two ways there from x = P⁻¹u, P the fitted preconditioner:
+
+cg: conjugate gradients on one seeded subset of the background. The fastest way down, and what it goes down to is that
+subset's minimum.
+
+astra: steps x ← x + α P⁻¹(u - (G_batch + D) x), each on other seeded background documents, so that the whole background
+has a say (EK-FAC-preconditioned stochastic Neumann series; Wang et al. 2025, arXiv 2507.14740). Unless a step is given,
+α is the one that lowers the objective most on a fixed seeded subset (one product there per round, which the log needs
+anyway): it needs no tuning, shrinks by itself as the batches' noise takes over, and never steps uphill.
+
+The objective on the subset is logged after every round and must fall.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.curvature._contract import Preconditioner
+from curate.curvature.gauss_newton import GaussNewton
+from curate.errors import CurateError, SettingsError, nearest
+from curate.gradients.directions import Directions
+from curate.gradients.documents import Batching
+from curate.models import Proxy
+from curate.progress import Reporter, Silent, Task
+from curate.tokens import Encoded
+
+KINDS = ("cg", "astra")
+# Rounding, and a given step's noise, may raise the objective a little.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineSettings:
+    """How far to refine, and on how much of the background."""
+
+    kind: str = "cg"
+    """'cg' or 'astra'."""
+    rounds: int = 10
+    documents: int = 100
+    """Background documents of the subset that the objective is measured on, and of each of astra's batches."""
+    step: float | None = None
+    """astra's α, the same in every round; None: the best one on the subset, found anew in each."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise SettingsError(
+                f"refine is {self.kind!r}; expected {' or '.join(KINDS)}.", hint=nearest(self.kind, KINDS)
+            )
+        for name in ("rounds", "documents"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"refinement's {name} is {getattr(self, name)}; expected at least 1.")
+        if self.step is not None and not 0 < self.step < float("inf"):
+            raise SettingsError(f"refinement's step is {self.step}; expected a number above 0, or none.")
+        if self.step is not None and self.kind == "cg":
+            raise SettingsError("cg finds its own steps; a step is astra's.", hint="Leave it out, or refine by astra.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refined:
+    """Where refinement ended and how it got there."""
+
+    directions: Directions
+    """The last round's x."""
+    objectives: list[list[float]]
+    """½ xᵀ(G + D)x - xᵀu on the fixed subset, by round (the start is the first), one number per direction."""
+
+
+def refine(
+    directions: Directions,
+    preconditioner: Preconditioner,
+    proxy: Proxy,
+    background: Sequence[Encoded],
+    batching: Batching,
+    settings: RefineSettings,
+    *,
+    reporter: Reporter | None = None,
+) -> Refined:
+    """Improve x = preconditioner.solve(u) for every direction u at once, each as if alone.
+
+    The same settings give the same result, whatever the batches, up to rounding. Raises CurateError when the objective
+    rises by more than 1 % of its size or is not finite: such directions are worse than unrefined ones.
+    """
+    if not background:
+        raise CurateError("There are no background documents to refine on.", hint="Take a larger background.")
+    reporter = reporter or Silent()
+    products = settings.rounds + 1 if settings.kind == "cg" else 2 * settings.rounds + 1
+    with reporter.stage(f"refine ({settings.kind})", total=products, unit="products") as task:
+        system = _System(GaussNewton(proxy), preconditioner, background, batching, task)
+        u = {n: directions[n].to(device=proxy.device, dtype=system.product.proxy.dtype) for n in proxy.tracked}
+        solve = _conjugate_gradients if settings.kind == "cg" else _stochastic
+        return solve(u, system, settings, _Log(settings.kind, reporter))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """Which background documents a round works on."""
+
+    fixed: tuple[int, ...]
+    """The subset of the objective."""
+    fresh: Iterator[tuple[int, ...]]
+    """Batches without end, disjoint from the subset where the background is large enough."""
+
+    @classmethod
+    def of(cls, count: int, settings: RefineSettings) -> "_Draw":
+        generator = np.random.Generator(np.random.Philox(settings.seed))
+        order = generator.permutation(count)
+        fixed, rest = order[: settings.documents], order[settings.documents :]
+        return cls(fixed=_sorted(fixed), fresh=cls._batches(generator, rest, order, settings.documents))
+
+    @staticmethod
+    def _batches(
+        generator: np.random.Generator, rest: np.ndarray, everything: np.ndarray, size: int
+    ) -> Iterator[tuple[int, ...]]:
+        source = rest if len(rest) >= size else everything
+        while True:
+            order = generator.permutation(source)
+            for start in range(0, max(1, len(order) - size + 1), size):
+                yield _sorted(order[start : start + size])
+
+
+def _sorted(documents: np.ndarray) -> tuple[int, ...]:
+    return tuple(sorted(documents.tolist()))
+
+
+class _System:
+    """(G + D) over chosen documents, and its approximate inverse."""
+
+    def __init__(
+        self,
+        product: GaussNewton,
+        preconditioner: Preconditioner,
+        background: Sequence[Encoded],
+        batching: Batching,
+        task: Task,
+    ) -> None:
+        self.product, self.preconditioner, self.task = product, preconditioner, task
+        self.background, self.batching = background, batching
+
+    def times(self, x: Directions, documents: Sequence[int]) -> Directions:
+        result = self.product(x, [self.background[i] for i in documents], self.batching)
+        self.task.advance(1)
+        return {n: g.add_(x[n], alpha=self.preconditioner.dampings[n]) for n, g in result.items()}
+
+    def solve(self, u: Directions) -> Directions:
+        """Return P⁻¹u in tensors of its own: they are written over."""
+        return {n: x.to(u[n], copy=True) for n, x in self.preconditioner.solve(u).items()}
+
+
+@dataclass
+class _Log:
+    """The objective round by round; refuses a rise."""
+
+    kind: str
+    reporter: Reporter
+    rows: list[list[float]] = field(default_factory=list)
+
+    def add(self, x: Directions, u: Directions, residual: Directions) -> None:
+        """Note ½ xᵀ(G + D)x - xᵀu = -½ xᵀ(u + r), r = u - (G + D)x."""
+        row = [-0.5 * value for value in (_dot(x, u) + _dot(x, residual)).tolist()]
+        number = len(self.rows)
+        shown = ", ".join(f"{value:.6g}" for value in row)
+        self.reporter.note(f"{self.kind}, {f'round {number}' if number else 'start'}: objective {shown}")
+        self.rows.append(row)
+        for q, value in enumerate(row):
+            best = min((r[q] for r in self.rows[:-1]), default=value)
+            if not value <= best + TOLERANCE * abs(best):  # true of what is not a number, too
+                raise CurateError(
+                    f"Refining by {self.kind} diverges: direction {q}'s objective is {value:.6g} after round {number}"
+                    f" ({self.rows[0][q]:.6g} at the start, {best:.6g} at best), and should fall.",
+                    hint="Raise the damping, lower the step (or give none), or refine on more background documents.",
+                )
+
+
+def _conjugate_gradients(u: Directions, system: _System, settings: RefineSettings, log: _Log) -> Refined:
+    documents = _Draw.of(len(system.background), settings).fixed
+    x, r = _start(u, system, documents)
+    log.add(x, u, r)
+    z = system.solve(r)
+    p, size = z, _dot(r, z)
+    for number in range(settings.rounds):
+        pushed = system.times(p, documents)
+        step = _ratio(size, _dot(p, pushed))
+        _add(x, step, p)
+        _add(r, -step, pushed)
+        log.add(x, u, r)
+        if number + 1 < settings.rounds:
+            z = system.solve(r)
+            size, before = _dot(r, z), size
+            p = _add(z, _ratio(size, before), p)
+    return Refined(directions=x, objectives=log.rows)
+
+
+def _stochastic(u: Directions, system: _System, settings: RefineSettings, log: _Log) -> Refined:
+    draw = _Draw.of(len(system.background), settings)
+    x, r = _start(u, system, draw.fixed)
+    log.add(x, u, r)
+    for _ in range(settings.rounds):
+        documents = next(draw.fresh)
+        residual = r if documents == draw.fixed else _difference(u, system.times(x, documents))
+        move = system.solve(residual)
+        pushed = system.times(move, draw.fixed)
+        step = _ratio(_dot(move, r), _dot(move, pushed)).clamp_min(0)
+        if settings.step is not None:
+            step = torch.full_like(step, settings.step)
+        _add(x, step, move)
+        _add(r, -step, pushed)
+        log.add(x, u, r)
+    return Refined(directions=x, objectives=log.rows)
+
+
+def _start(u: Directions, system: _System, documents: Sequence[int]) -> tuple[Directions, Directions]:
+    """Return x = P⁻¹u and its residual."""
+    x = system.solve(u)
+    return x, _difference(u, system.times(x, documents))
+
+
+def _difference(u: Directions, v: Directions) -> Directions:
+    return {n: u[n] - v[n] for n in u}
+
+
+def _dot(a: Directions, b: Directions) -> Float[Tensor, "directions"]:
+    """Return ⟨a, b⟩ over all layers, direction by direction, in float64 on the CPU."""
+    return torch.stack([torch.linalg.vecdot(a[n].flatten(1), b[n].flatten(1)).cpu().double() for n in a]).sum(0)
+
+
+def _ratio(a: Float[Tensor, "directions"], b: Float[Tensor, "directions"]) -> Float[Tensor, "directions"]:
+    """Return a / b; 0 where a direction has nothing left to gain (0 / 0)."""
+    return torch.where((a == 0) & (b == 0), 0.0, a / b)
+
+
+def _add(x: Directions, factors: Float[Tensor, "directions"], y: Directions) -> Directions:
+    """Add factor · y to x, in place, direction by direction."""
+    for name, into in x.items():
+        into.addcmul_(y[name], factors.to(into).view(-1, 1, 1))
+    return x

@@ -1,0 +1,216 @@
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from curate.curvature import ekfac
+from curate.curvature._contract import Preconditioner
+from curate.curvature.ekfac import Ekfac
+from curate.curvature.gauss_newton import GaussNewton
+from curate.curvature.refine import Refined, RefineSettings, refine
+from curate.errors import CurateError, SettingsError
+from curate.gradients.directions import Directions
+from curate.models import Proxy
+from curate.progress import Silent
+from curate.tokens import Encoded
+from tests.small_models import batching, random_documents, tiny_model, tiny_proxy
+
+
+@pytest.fixture(autouse=True)
+def _exact(float64_throughout: None) -> None: ...
+
+
+@cache
+def proxy() -> Proxy:
+    """Two layers of few weights: their whole Gauss-Newton matrix can be inverted."""
+    shape = {"hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return tiny_proxy(tiny_model("LlamaConfig", **shape), None, "*.k_proj", "*.up_proj")
+
+
+@cache
+def background(count: int = 12) -> list[Encoded]:
+    return random_documents([4 + i % 5 for i in range(count)], seed=3)
+
+
+@cache
+def fitted(damping: float = 0.1) -> Ekfac:
+    return Ekfac.of(ekfac.fit(proxy(), background(), batching(budget=32)), damping=damping)
+
+
+def targets(count: int = 2, seed: int = 0) -> Directions:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {n: proxy().shape(n) for n in proxy().tracked}
+    return {
+        n: torch.randn(count, o, i + b, generator=generator, dtype=torch.float64) for n, (o, i, b) in shapes.items()
+    }
+
+
+def flat(directions: Directions) -> Tensor:
+    return torch.cat([directions[n].flatten(1) for n in proxy().tracked], 1)
+
+
+def dense(documents: Sequence[Encoded], dampings: dict[str, float]) -> Tensor:
+    """G + D, from the product with every unit vector (which its own tests hold against whole Jacobians)."""
+    like = targets(1)
+    sizes = [like[n].numel() for n in proxy().tracked]
+    units = torch.eye(sum(sizes), dtype=torch.float64).split(sizes, 1)
+    basis = {n: u.reshape(-1, *like[n].shape[1:]) for n, u in zip(proxy().tracked, units, strict=True)}
+    matrix = flat(GaussNewton(proxy())(basis, documents, batching(budget=64)))
+    return matrix + torch.diag(torch.cat([torch.full((s,), dampings[n]) for n, s in zip(like, sizes, strict=True)]))
+
+
+def refined(u: Directions, settings: RefineSettings, damping: float = 0.1, budget: int = 32) -> Refined:
+    return refine(u, fitted(damping), proxy(), background(), batching(budget=budget), settings)
+
+
+def test_conjugate_gradients_end_at_the_dense_solve() -> None:
+    u = targets()
+    matrix = dense(background(), fitted().dampings)
+    expected = torch.linalg.solve(matrix, flat(u).T).T
+    found = refined(u, RefineSettings(rounds=60))
+    torch.testing.assert_close(flat(found.directions), expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+    objectives = -0.5 * (expected * flat(u)).sum(1)
+    torch.testing.assert_close(torch.tensor(found.objectives[-1], dtype=torch.float64), objectives)
+
+
+@pytest.mark.parametrize("kind", ["cg", "astra"])
+def test_the_logged_objective_is_that_of_the_iterates_and_falls(kind: str) -> None:
+    u, settings = targets(), RefineSettings(kind=kind, rounds=4, documents=5, seed=2)
+    kept = refined(u, settings)
+    rows = torch.tensor(kept.objectives)
+    assert rows.shape == (5, 2)
+    assert (rows.diff(dim=0) < 0).all()
+    subset = np.random.Generator(np.random.Philox(2)).permutation(12)[:5]
+    matrix = dense([background()[i] for i in subset], fitted().dampings)
+    for number, x in ((0, fitted().solve(u)), (4, kept.directions)):
+        value = 0.5 * ((flat(x) @ matrix) * flat(x)).sum(1) - (flat(x) * flat(u)).sum(1)
+        assert kept.objectives[number] == pytest.approx(value.tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize("step", [None, 0.3])
+def test_astra_on_the_whole_background_approaches_the_dense_solve_step_by_step(step: float | None) -> None:
+    u, matrix = targets(), dense(background(), fitted().dampings)
+    expected = torch.linalg.solve(matrix, flat(u).T).T
+    gaps = [flat(fitted().solve(u)) - expected]
+    for rounds in (1, 2, 4, 8, 40):
+        settings = RefineSettings(kind="astra", rounds=rounds, documents=12, step=step)
+        gaps.append(flat(refined(u, settings).directions) - expected)
+    sizes = torch.stack([((gap @ matrix) * gap).sum(1) for gap in gaps])
+    assert (sizes.diff(dim=0) < 0).all()
+    assert (sizes[-1] < 0.02 * sizes[0]).all()
+
+
+def test_astra_on_batches_ends_nearer_to_the_whole_backgrounds_solution_than_it_began() -> None:
+    u, matrix = targets(), dense(background(), fitted(1.0).dampings)
+    expected = torch.linalg.solve(matrix, flat(u).T).T
+    found = refined(u, RefineSettings(kind="astra", rounds=12, documents=4), damping=1.0)
+    gaps = [flat(fitted(1.0).solve(u)) - expected, flat(found.directions) - expected]
+    before, after = (((gap @ matrix) * gap).sum(1) for gap in gaps)
+    assert (after < before).all()
+
+
+@pytest.mark.parametrize("kind", ["cg", "astra"])
+def test_directions_are_refined_as_if_alone_and_batches_change_nothing(kind: str) -> None:
+    u, settings = targets(3), RefineSettings(kind=kind, rounds=3, documents=4, seed=1)
+    together = refined(u, settings)
+    for q in range(3):
+        alone = refined({n: v[q : q + 1] for n, v in u.items()}, settings, budget=9)
+        torch.testing.assert_close(flat(alone.directions), flat(together.directions)[q : q + 1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["cg", "astra"])
+def test_the_seed_chooses_the_documents(kind: str) -> None:
+    u, settings = targets(), RefineSettings(kind=kind, rounds=2, documents=4)
+    one, same = refined(u, settings), refined(u, settings)
+    assert one.objectives == same.objectives
+    assert flat(one.directions).equal(flat(same.directions))
+    assert refined(u, replace(settings, seed=1)).objectives != one.objectives
+
+
+def test_a_direction_of_nothing_stays_so() -> None:
+    u = {n: torch.cat([v, torch.zeros_like(v)]) for n, v in targets(1).items()}
+    for kind in ("cg", "astra"):
+        found = refined(u, RefineSettings(kind=kind, rounds=2))
+        assert not flat(found.directions)[1].any()
+        assert flat(found.directions)[0].isfinite().all()
+
+
+def test_a_step_too_long_is_an_error_with_advice() -> None:
+    with pytest.raises(CurateError, match=r"diverges.*objective(.|\n)*damping.*step"):
+        refined(targets(), RefineSettings(kind="astra", rounds=20, documents=12, step=30.0))
+
+
+@dataclass
+class Broken:
+    """A preconditioner that has lost its numbers."""
+
+    dampings: dict[str, float]
+
+    def solve(self, directions: Directions) -> Directions:
+        return {n: torch.full_like(u, torch.nan) for n, u in directions.items()}
+
+
+@dataclass
+class Plain:
+    """No preconditioning; hands its input itself back."""
+
+    dampings: dict[str, float]
+
+    def solve(self, directions: Directions) -> Directions:
+        return directions
+
+
+@pytest.mark.parametrize("kind", ["cg", "astra"])
+def test_what_is_not_finite_is_an_error(kind: str) -> None:
+    broken: Preconditioner = Broken(fitted().dampings)
+    with pytest.raises(CurateError, match="nan after round 0"):
+        refine(targets(), broken, proxy(), background(), batching(), RefineSettings(kind=kind))
+
+
+def test_a_better_preconditioner_gets_further() -> None:
+    u, settings = targets(), RefineSettings(rounds=3)
+    plain = refine(u, Plain(fitted().dampings), proxy(), background(), batching(), settings).objectives
+    assert (torch.tensor(plain).diff(dim=0) < 0).all()
+    assert all(a < b for a, b in zip(refined(u, settings).objectives[-1], plain[-1], strict=True))
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_every_round_is_told() -> None:
+    notes = Notes()
+    settings = RefineSettings(rounds=2)
+    found = refine(targets(1), fitted(), proxy(), background(), batching(), settings, reporter=notes)
+    assert notes.notes[0] == f"cg, start: objective {found.objectives[0][0]:.6g}"
+    assert notes.notes[2] == f"cg, round 2: objective {found.objectives[2][0]:.6g}"
+    assert len(notes.notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"kind": "gc"}, "'gc'.*cg or astra"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"documents": 0}, "documents is 0"),
+        ({"kind": "astra", "step": -1.0}, "step is -1"),
+        ({"kind": "astra", "step": float("nan")}, "step is nan"),
+        ({"step": 0.5}, "cg finds its own steps"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change: dict[str, object], seen: str) -> None:
+    with pytest.raises(SettingsError, match=seen):
+        RefineSettings(**change)  # type: ignore[arg-type]
+
+
+def test_no_background_is_an_error() -> None:
+    with pytest.raises(CurateError, match="no background"):
+        refine(targets(), fitted(), proxy(), [], batching(), RefineSettings())
