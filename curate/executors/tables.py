@@ -66,9 +66,8 @@ def _finite(
     # What is written is float32: a value that overflows there is no score either.
     with np.errstate(over="ignore"):
         finite = np.isfinite(np.column_stack(there).astype(np.float32)).all(axis=1)
-        if tokens is not None:
-            finite &= [bool(np.isfinite(t.astype(np.float32)).all()) for t in tokens]
-    return finite
+        by_token = [bool(np.isfinite(t.astype(np.float32)).all()) for t in tokens or ()]
+    return np.logical_and(finite, by_token) if tokens is not None else np.asarray(finite)
 
 
 def _token_columns(

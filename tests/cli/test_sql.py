@@ -119,3 +119,36 @@ def test_database_opens_without_the_runs(work, capsys, runs):
         if len(runs) > 1:
             assert client.sql("SELECT count(*) FROM y").fetchall() == [(10,)]
     assert "written to scores.duckdb" in capsys.readouterr().err
+
+
+@pytest.fixture
+def by_token(tmp_path, monkeypatch):
+    """A working folder with a run that has scores per token and no losses."""
+    monkeypatch.chdir(tmp_path)
+    make_pool(tmp_path / "pool")
+    make_run(tmp_path / "runs" / "t", tmp_path / "pool", by_token=True).close()
+    return tmp_path
+
+
+def test_tokens_are_read_in_a_table(by_token, capsys):
+    main(["sql", "runs/t", "SELECT token, score FROM tokens WHERE doc_id = 'a.jsonl/1' ORDER BY position"])
+    cells = [line.strip("│ ").split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [[c.strip() for c in row] for row in cells] == [['" the"', "3"], ['"\\n"', "-1"]]
+    main(["sql", "runs/t", "SELECT token FROM tokens WHERE doc_id = 'a.jsonl/1' ORDER BY position", "--json"])
+    assert [r["token"] for r in json.loads(capsys.readouterr().out)] == [" the", "\n"]
+    main(["sql", "runs/t", "SELECT * FROM scores LIMIT 1", "--csv"])
+    assert "token_" not in capsys.readouterr().out
+
+
+def test_database_has_the_tokens(by_token):
+    main(["sql", "runs/t", "--db", "scores.duckdb"])
+    shutil.rmtree(by_token / "runs")
+    with duckdb.connect(str(by_token / "scores.duckdb"), read_only=True) as client:
+        assert client.sql("SELECT count(*), min(token) FROM tokens").fetchall() == [(20, "\n")]
+        assert "token_texts" not in client.sql("SELECT * FROM scores").columns
+
+
+def test_shell_names_the_view_of_tokens_where_there_is_one(by_token, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(".tables\n.schema\n"))
+    main(["sql", "runs/t"])
+    assert "shards  tokens  skipped" in capsys.readouterr().out

@@ -35,7 +35,18 @@ def make_pool(folder: Path) -> None:
     (folder / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def make_run(path: Path, pool: Path) -> Run:
+def _by_token(scores: list[float]) -> dict[str, pa.Array]:
+    """Two tokens a document, the second a line end of -1."""
+    return {
+        "token_scores": pa.array([[s + 1, -1.0] for s in scores], pa.list_(pa.float32())),
+        "token_texts": pa.array([[" the", "\n"] for _ in scores]),
+        "loss": pa.nulls(len(scores), pa.float32()),
+        "grad_norm": pa.nulls(len(scores), pa.float32()),
+    }
+
+
+def make_run(path: Path, pool: Path, *, by_token: bool = False) -> Run:
+    """A finished run; `by_token` of a method that gives scores per token, and neither losses nor gradients."""
     address = [str(pool)]
     prints = {**FINGERPRINTS, "pool": open_pool(address).fingerprint()}
     run = Run.start(path, settings={**SETTINGS, "pool": address}, fingerprints=prints)
@@ -49,6 +60,7 @@ def make_run(path: Path, pool: Path) -> Run:
             score_math=pa.array([float("nan") if s < 0 else -s for s in score], pa.float32()),
             score_code=pa.array([None if s == 1.5 else s for s in score], pa.float32()),
             source=[v[2] for v in values],
+            **(_by_token(score) if by_token else {}),
         )
         aside = skipped((shard, 5, "empty text")) if number == 0 else None
         write(run, shard, number, table, aside, end=len(values) + (number == 0))

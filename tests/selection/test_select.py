@@ -12,6 +12,7 @@ import pytest
 from curate.errors import CurateError, SettingsError
 from curate.scores.run import Run
 from curate.selection.select import select
+from tests.selection.conftest import make_run
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
 
 KINDS = ["arrow", "parquet", "jsonl.zst"]
@@ -136,6 +137,24 @@ def test_whole_shards_are_chosen_by_their_mean(run, tmp_path):
         ],
     )
     assert same.stages[-1].kept == 2
+
+
+@pytest.mark.parametrize("unit", ["document", "shard"])
+def test_runs_by_token_and_without_losses_are_selected_from(tmp_path, pool, unit):
+    run = make_run(tmp_path / "tokens", pool, by_token=True)
+    other = make_run(tmp_path / "run", pool)
+    dumps = {}
+    for name, chosen in (("tokens", run), ("plain", other)):
+        out = tmp_path / f"selected-{name}"
+        select(chosen, unit=unit, top=1, filters=["dedup"], out=out, kind="parquet")
+        dumps[name] = pq.read_table(out / "train")
+    assert dumps["tokens"].equals(dumps["plain"])  # the lists stay in the run
+
+
+def test_filters_see_missing_losses_as_null(tmp_path, pool):
+    run = make_run(tmp_path / "tokens", pool, by_token=True)
+    (tmp_path / "calm.sql").write_text("SELECT * FROM candidates WHERE loss IS NULL AND grad_norm IS NULL")
+    assert select(run, filters=[tmp_path / "calm.sql"], unit="shard").documents == 10
 
 
 def test_a_folder_that_is_no_selection_is_never_replaced(run, tmp_path):
