@@ -78,12 +78,12 @@ def build(kind: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:
 
 def _parsed(value: Any, setting: dataclasses.Field[Any], what: str) -> Any:
     default = setting.default
+    if isinstance(default, bool):
+        if str(value).casefold() not in ("true", "false"):
+            raise SettingsError(f"{what} is {value!r}; expected true or false.")
+        return str(value).casefold() == "true"
     if not isinstance(value, str) or isinstance(default, str):
         return value
-    if isinstance(default, bool):
-        if value.casefold() not in ("true", "false"):
-            raise SettingsError(f"{what} is {value!r}; expected true or false.")
-        return value.casefold() == "true"
     kind, expected = (int, "a whole number") if isinstance(default, int) else (float, "a number")
     try:
         return kind(value)

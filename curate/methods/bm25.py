@@ -35,7 +35,7 @@ class Settings:
     """How much further occurrences of a word add: 0 nothing."""
     b: float = 0.75
     """How much long documents are held back, from 0 to 1."""
-    method: str = "lucene"
+    variant: str = "lucene"
     """'lucene', 'robertson' or 'atire'."""
     stopwords: str = "english"
     """A language whose stop words are left out, or 'none'. Frequent words count little anyway."""
@@ -47,8 +47,8 @@ class Settings:
             raise SettingsError(f"k1 is {self.k1}; expected 0 or more.")
         if not 0 <= self.b <= 1:
             raise SettingsError(f"b is {self.b}; expected a number from 0 to 1.")
-        if self.method not in ("lucene", "robertson", "atire"):
-            raise SettingsError(f"method is {self.method!r}; expected 'lucene', 'robertson' or 'atire'.")
+        if self.variant not in ("lucene", "robertson", "atire"):
+            raise SettingsError(f"variant is {self.variant!r}; expected 'lucene', 'robertson' or 'atire'.")
         self.tokenizer()
 
     def tokenizer(self) -> Tokenizer:
@@ -87,7 +87,7 @@ class Bm25Scorer:
         found, settings = self.terms.count(encoded), self.settings
         relative = 1 - settings.b + settings.b * found.lengths[found.documents] / self.mean_length
         frequency = found.counts / (found.counts + settings.k1 * relative)
-        if settings.method == "atire":
+        if settings.variant == "atire":
             frequency *= settings.k1 + 1
         scores = np.empty((len(encoded), self.weights.shape[1]))
         for column, weights in enumerate(self.weights.T):
@@ -130,7 +130,7 @@ def _weigh(inputs: Inputs, settings: Settings) -> dict[str, Tensor]:
         words_in_all += int(found.lengths.sum())
     if not words_in_all:
         raise CurateError("The background sample of the pool holds no word.", hint="Is --text-column the right one?")
-    weights = queries * _rarity(np.maximum(having, 1), len(background), settings.method)[:, None]
+    weights = queries * _rarity(np.maximum(having, 1), len(background), settings.variant)[:, None]
     return {
         "terms": torch.frombuffer(
             bytearray("\n".join(terms.terms).encode("utf-8", "surrogatepass")), dtype=torch.uint8
@@ -157,9 +157,9 @@ def _queries(target: EncodedTarget, terms: Terms) -> np.ndarray:
     return np.stack(columns, 1)
 
 
-def _rarity(having: np.ndarray, documents: int, method: str) -> np.ndarray:
-    """Return each term's inverse document frequency by the method's formula, never below 0."""
-    if method == "atire":
+def _rarity(having: np.ndarray, documents: int, variant: str) -> np.ndarray:
+    """Return each term's inverse document frequency by the variant's formula, never below 0."""
+    if variant == "atire":
         return np.log(documents / having)
     odds = (documents - having + 0.5) / (having + 0.5)
-    return np.log(1 + odds) if method == "lucene" else np.log(np.maximum(1, odds))
+    return np.log(1 + odds) if variant == "lucene" else np.log(np.maximum(1, odds))

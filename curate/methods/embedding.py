@@ -20,7 +20,7 @@ from curate.gradients.scoring import group_means
 from curate.methods._contract import EncodedTarget, Inputs
 from curate.methods._refusing import refuse_tokens
 from curate.models import Proxy
-from curate.tokens import Encoded, batches, windows
+from curate.tokens import Encoded, batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,6 @@ class Settings:
     def __post_init__(self) -> None:
         if self.pooling not in ("weighted", "mean"):
             raise SettingsError(f"pooling is {self.pooling!r}; expected 'weighted' or 'mean'.")
-        if not isinstance(self.centre, bool):
-            raise SettingsError(f"centre is {self.centre!r}; expected true or false.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,29 +53,29 @@ class Embedder:
     @torch.no_grad()
     def means(self, encoded: Sequence[Encoded], batching: Batching) -> Float[Tensor, "documents d"]:
         """Return every document's mean state before centring; its windows, wherever they are batched, add up."""
-        pieces, owners, offsets = _pieces(encoded, batching)
+        # All positions count, so that windows of nothing but prompt are read, too.
+        whole = [replace(e, scored=np.ones(len(e.ids), bool)) for e in encoded]
         sums, totals = torch.zeros(()), torch.zeros(len(encoded), dtype=torch.float64)
-        for batch in batches(pieces, batching.tokens, budget=batching.budget):
-            ids = batch.ids.to(self.proxy.device)
+        for batch in batches(whole, batching.tokens, budget=batching.budget):
+            ids, documents = batch.ids.to(self.proxy.device), torch.tensor(batch.documents)
             states = self.proxy.decoder(input_ids=ids, use_cache=False).last_hidden_state
-            weights = self._weights(
-                [len(pieces[i].ids) for i in batch.documents], [offsets[i] for i in batch.documents]
-            )
             states = states.to(torch.promote_types(states.dtype, torch.float32))
+            left = [len(whole[i].ids) - start for i, start in zip(batch.documents, batch.starts, strict=True)]
+            weights = self._weights(ids.shape[1], left, batch.starts)
             found = torch.einsum("st,std->sd", weights.to(states), states).cpu()
             if sums.ndim == 0:
                 sums = found.new_zeros(len(encoded), found.shape[1])
-            documents = torch.tensor([owners[i] for i in batch.documents])
             sums.index_add_(0, documents, found)
             totals.index_add_(0, documents, weights.sum(1))
         return sums / totals.clamp_min(1).to(sums)[:, None]
 
-    def _weights(self, lengths: Sequence[int], offsets: Sequence[int]) -> Float[Tensor, "sequences tokens"]:
-        """Return what each position counts: 0 for padding and the token that a window shares with the one before."""
-        position = torch.arange(max(1, *lengths), dtype=torch.float64)[None]
-        offset = torch.tensor(offsets)[:, None]
-        counts = (position < torch.tensor(lengths)[:, None]) & ((position > 0) | (offset == 0))
-        return counts * (position + offset + 1 if self.weighted else 1.0)
+    def _weights(self, width: int, left: Sequence[int], starts: Sequence[int]) -> Float[Tensor, "sequences tokens"]:
+        """Return what each position counts: 0 for padding and the token that a window shares with the one before.
+
+        `left` are the document's tokens from the sequence's start on."""
+        position, start = torch.arange(width, dtype=torch.float64)[None], torch.tensor(starts)[:, None]
+        counts = (position < torch.tensor(left)[:, None]) & ((position > 0) | (start == 0))
+        return counts.double() * (position + start + 1 if self.weighted else 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,19 +145,3 @@ def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:
 def _unit(values: Float[Tensor, "documents d"]) -> Float[Tensor, "documents d"]:
     norms = values.norm(dim=1, keepdim=True)
     return values / norms.where(norms != 0, torch.ones_like(norms))
-
-
-def _pieces(encoded: Sequence[Encoded], batching: Batching) -> tuple[list[Encoded], list[int], list[int]]:
-    """Cut documents into windows: the pieces, whose each is, and at which position of its document it begins."""
-    pieces: list[Encoded] = []
-    owners: list[int] = []
-    offsets: list[int] = []
-    for i, document in enumerate(encoded):
-        whole = replace(
-            document, scored=np.ones(len(document.ids), bool)
-        )  # a window of nothing but prompt is read, too
-        for k, (ids, scored) in enumerate(windows(whole, batching.tokens)):
-            pieces.append(Encoded(ids=ids, scored=scored, truncated=False))
-            owners.append(i)
-            offsets.append(k * (batching.tokens.context - 1))
-    return pieces, owners, offsets

@@ -141,6 +141,24 @@ def test_groups_have_a_column_each_after_the_one_for_all(
         torch.testing.assert_close(found[:, column : column + 1], alone)
 
 
+@each(set(methods.names()) - WITHOUT_TARGET)
+def test_a_control_set_is_refused_by_a_method_that_does_not_look_at_the_target(
+    method: str, tmp_path: Path, proxy: Proxy, target: list[Encoded]
+) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, [])
+    with pytest.raises(SettingsError, match=f"'{method}' does not look at the target"):
+        prepare(method, dataclasses.replace(inputs, against=inputs.target))
+
+
+@each(set(methods.names()) - WITHOUT_GRADIENTS)
+def test_scores_by_token_are_refused_by_a_method_of_whole_documents(
+    method: str, tmp_path: Path, proxy: Proxy, target: list[Encoded]
+) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, [])
+    with pytest.raises(SettingsError, match=f"'{method}' scores whole documents"):
+        prepare(method, dataclasses.replace(inputs, per_token=True))
+
+
 UNKNOWN = 50
 
 

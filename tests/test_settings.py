@@ -1,0 +1,23 @@
+from dataclasses import dataclass
+
+import pytest
+
+from curate.errors import SettingsError
+from curate.settings import build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Some:
+    centre: bool = False
+    dim: int = 16
+
+
+@pytest.mark.parametrize(("given", "found"), [("true", True), ("False", False), (True, True)])
+def test_true_and_false_are_read_as_such(given: object, found: bool) -> None:
+    assert build(Some, {"centre": given}, owner="Method 'x'") == Some(centre=found)
+
+
+@pytest.mark.parametrize("given", ["1", "", 1, None])
+def test_anything_else_is_neither(given: object) -> None:
+    with pytest.raises(SettingsError, match=f"Method 'x': centre is {given!r}; expected true or false"):
+        build(Some, {"centre": given}, owner="Method 'x'")
