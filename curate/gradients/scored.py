@@ -17,4 +17,4 @@ class Scored:
     norms: Float[Tensor, "documents"] | None = None
     """Gradient norm of the summed loss, exact or estimated without bias of its square; None without gradients."""
     tokens: list[Float[Tensor, "_ columns"]] | None = None
-    """Per document the part of its scores that entered at each of its tokens, when asked for: rows sum to the scores."""
+    """Per document the part of its scores that entered at each token, when asked for: rows sum to the scores."""

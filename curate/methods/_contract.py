@@ -1,5 +1,7 @@
 """What a method is given, what it gives back, and where it may keep what was expensive."""
 
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +81,25 @@ class Kept:
         where = Path(name).with_name(f"{Path(name).name}-{key}.safetensors")
         if (own := _load(self.run / where)) is not None:
             return own
-        found = (_load(run / where) for run in self.neighbours)
-        tensors = next((t for t in found if t is not None), None) or make()
         (self.run / where).parent.mkdir(parents=True, exist_ok=True)
+        for run in self.neighbours:
+            if (theirs := _load(run / where)) is not None:
+                with atomic_write(self.run / where) as temporary:
+                    _same_file(run / where, temporary)
+                return theirs
+        tensors = make()
         with atomic_write(self.run / where) as temporary:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
         return tensors
+
+
+def _same_file(source: Path, copy: Path) -> None:
+    """Give a file a second name where the file system can (curvature takes gigabytes), else copy it."""
+    copy.unlink(missing_ok=True)
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copyfile(source, copy)
 
 
 def _load(path: Path) -> dict[str, Tensor] | None:

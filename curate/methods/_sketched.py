@@ -1,15 +1,21 @@
 """What the sketch methods do alike: sketch the target once, keep it in the run."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.errors import CurateError, SettingsError
+from curate.errors import SettingsError
 from curate.gradients.documents import document_sketches
+from curate.gradients.scoring import group_means
 from curate.gradients.sketches import SketchEngine
-from curate.methods._contract import Inputs
+from curate.methods._contract import EncodedTarget, Inputs
+from curate.methods._target import usable_rows
+from curate.tokens import Encoded
+
+OFFERS = frozenset({"against"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,29 +44,39 @@ class TargetSketches:
 
 def target_sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings) -> TargetSketches:
     """Sketch every target document, or take the sketches from the run; set those aside that are not finite."""
-    kept = inputs.kept.get("target/sketches", depends_on(inputs, settings), lambda: _sketch(engine, inputs))
+    return _sketches(engine, inputs, settings, inputs.target)
+
+
+def queries(
+    engine: SketchEngine,
+    inputs: Inputs,
+    settings: SketchSettings,
+    target: TargetSketches,
+    ready: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "columns sketch"]:
+    """Return the means of the target's prepared sketches, for all and by group, less the control set's mean."""
+    means = group_means(ready(target.values), target.groups, inputs.target.names)
+    if inputs.against is None:
+        return means
+    control = replace(inputs.against, groups=[""] * len(inputs.against.encoded), names=[""])
+    return means - ready(_sketches(engine, inputs, settings, control).values).mean(0)
+
+
+def _sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings, target: EncodedTarget) -> TargetSketches:
+    keys = depends_on(inputs, settings) | {"target": target.fingerprint}
+    kept = inputs.kept.get("target/sketches", keys, lambda: _sketch(engine, inputs, target.encoded))
     values = kept["values"].to(inputs.proxy.device)
-    finite = torch.isfinite(values).all(1)
-    if not bool(finite.any()):
-        raise CurateError(
-            "No target row has a finite gradient.",
-            hint="Use --dtype float32, and check that the model itself is whole.",
-        )
-    if not bool(finite.all()):
-        inputs.reporter.warn(f"{int((~finite).sum())} target row(s) set aside: their gradient is not finite.")
-    groups = [g for g, ok in zip(inputs.target.groups, finite.tolist(), strict=True) if ok]
-    if empty := sorted(set(inputs.target.names) - set(groups)):
-        raise CurateError(f"The target's group {empty[0]!r} has no row with a finite gradient.")
-    num_scored = torch.tensor([e.num_scored for e in inputs.target.encoded]).to(values)
-    return TargetSketches(values=values[finite], num_scored=num_scored[finite], groups=groups)
+    rows = usable_rows(target, torch.isfinite(values).all(1).tolist(), inputs.reporter)
+    num_scored = torch.tensor([e.num_scored for e in target.encoded]).to(values)
+    groups = [target.groups[i] for i in rows]
+    return TargetSketches(values=values[rows], num_scored=num_scored[rows], groups=groups)
 
 
 def depends_on(inputs: Inputs, settings: SketchSettings) -> dict[str, object]:
-    """Return all that the target's sketches depend on, for `Kept`."""
+    """Return all that sketches depend on beside whose they are, for `Kept`."""
     return {
         "proxy": inputs.proxy_fingerprint,
         "tracked": inputs.proxy.tracked,
-        "target": inputs.target.fingerprint,
         "batching": inputs.batching,
         "device": str(inputs.proxy.device),
         "dim": settings.dim,
@@ -68,8 +84,7 @@ def depends_on(inputs: Inputs, settings: SketchSettings) -> dict[str, object]:
     }
 
 
-def _sketch(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:
-    encoded = inputs.target.encoded
+def _sketch(engine: SketchEngine, inputs: Inputs, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
     rows: dict[int, Tensor] = {}
     with inputs.reporter.stage("target", total=len(encoded)) as stage:
         for found in document_sketches(engine, encoded, inputs.batching):

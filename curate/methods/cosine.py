@@ -1,11 +1,13 @@
 """Gradient cosine: the dot product of gradients brought to norm 1, averaged over the target's documents."""
 
 from dataclasses import dataclass
+from functools import partial
 
-from curate.gradients.scoring import SketchScorer, group_means, prepare_sketches
+from curate.gradients.scoring import SketchScorer, prepare_sketches
 from curate.gradients.sketches import SketchEngine
 from curate.methods._contract import Inputs
-from curate.methods._sketched import SketchSettings, target_sketches
+from curate.methods._sketched import OFFERS as OFFERS
+from curate.methods._sketched import SketchSettings, queries, target_sketches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,6 @@ def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
     """Return a scorer whose queries are means of the target documents' gradient directions."""
     engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
     target = target_sketches(engine, inputs, settings)
-    ready = prepare_sketches(target.values, engine.blocks, None, unit=True)
-    queries = group_means(ready, target.groups, inputs.target.names)
-    return SketchScorer(engine=engine, queries=queries, whitening=None, unit=True)
+    ready = partial(prepare_sketches, blocks=engine.blocks, whitening=None, unit=True)
+    means = queries(engine, inputs, settings, target, ready)
+    return SketchScorer(engine=engine, queries=means, whitening=None, unit=True)

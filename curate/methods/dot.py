@@ -1,24 +1,22 @@
 """Gradient dot product: ⟨∇φ, ∇ℓ_z⟩, one step of plain gradient descent (TracIn at one checkpoint).
 
-The document's loss is summed over its tokens, so long documents have large scores of either sign.
+Exact: nothing is projected. The document's loss is summed over its tokens, so long documents have large scores of
+either sign unless `normalize` says otherwise.
 """
 
 from dataclasses import dataclass
 
-from curate.gradients.scoring import SketchScorer, group_means
-from curate.gradients.sketches import SketchEngine
+from curate.gradients.direction_scoring import DirectionScorer
 from curate.methods._contract import Inputs
-from curate.methods._sketched import SketchSettings, target_sketches
+from curate.methods._directional import OFFERS as OFFERS
+from curate.methods._directional import DirectionSettings, direction_scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(SketchSettings):
-    """Gradient dot product needs nothing but its projection."""
+class Settings(DirectionSettings):
+    """Gradient dot product has no curvature to set."""
 
 
-def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
-    """Return a scorer whose queries are the target groups' mean gradients."""
-    engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
-    target = target_sketches(engine, inputs, settings)
-    queries = group_means(target.values, target.groups, inputs.target.names)
-    return SketchScorer(engine=engine, queries=queries, whitening=None, unit=False)
+def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
+    """Return a scorer along the target groups' mean gradients."""
+    return direction_scorer(inputs, settings, depends_on={})

@@ -8,16 +8,18 @@ the signal, so the default is none.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from curate.curvature.second_moment import Moments, SecondMoment, inverse_roots, mix, mixing_share, spectrum
 from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import document_sketches
-from curate.gradients.scoring import SketchScorer, group_means, prepare_sketches
+from curate.gradients.scoring import SketchScorer, prepare_sketches
 from curate.gradients.sketches import SketchEngine
 from curate.methods._contract import Inputs
-from curate.methods._sketched import SketchSettings, TargetSketches, depends_on, target_sketches
+from curate.methods._sketched import OFFERS as OFFERS
+from curate.methods._sketched import SketchSettings, TargetSketches, depends_on, queries, target_sketches
 
 # The paper takes the 1000th of 65 536 eigenvalues; smaller sketches take the same fraction.
 PAPER_FRACTION = 1000 / 65536
@@ -45,13 +47,13 @@ def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
     """Fit R on the background, whiten the target's sketches, and return the scorer."""
     engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
     target = target_sketches(engine, inputs, settings)
-    keys = depends_on(inputs, settings) | {"background": inputs.background_fingerprint, "target": None}
+    keys = depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
     moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs))
     moments = {name: moment.to(inputs.proxy.device) for name, moment in moments.items()}
     whitening = inverse_roots(_mixed(moments, engine, target, settings), damping=settings.damping)
-    ready = prepare_sketches(target.values, engine.blocks, whitening, unit=True)
-    queries = group_means(ready, target.groups, inputs.target.names)
-    return SketchScorer(engine=engine, queries=queries, whitening=whitening, unit=True)
+    ready = partial(prepare_sketches, blocks=engine.blocks, whitening=whitening, unit=True)
+    means = queries(engine, inputs, settings, target, ready)
+    return SketchScorer(engine=engine, queries=means, whitening=whitening, unit=True)
 
 
 def _fit(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:

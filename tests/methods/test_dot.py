@@ -5,14 +5,12 @@ import pytest
 from tests.methods.preparing import loss_after_a_step, make_inputs, scores
 from tests.small_models import random_documents, tiny_model, tiny_proxy
 
-WHOLE = 10_000
-
 
 @pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config"])
 def test_unprojected_scores_are_the_rates_at_which_the_targets_loss_falls(architecture: str, tmp_path: Path) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     target, pool = random_documents([9, 6], seed=1), random_documents([7, 12, 4, 9], seed=2)
-    found = scores("dot", make_inputs(proxy, tmp_path, target, []), pool, dim=WHOLE).scores[:, 0]
+    found = scores("dot", make_inputs(proxy, tmp_path, target, []), pool).scores[:, 0]
     rate = 1e-6
     for score, document in zip(found.tolist(), pool, strict=True):
         ahead, behind = (loss_after_a_step(proxy, [document], target, sign * rate) for sign in (1, -1))

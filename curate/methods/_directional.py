@@ -1,0 +1,186 @@
+"""What linear methods do alike: average the target's gradients, solve with a curvature once, score along the result.
+
+An inverse curvature is linear, so a group of target documents needs one direction however many they are; and the whole
+target's column is a mixture of its groups' (methods of influence on a mean loss, Grosse et al. 2023, §2.2).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.curvature._contract import Preconditioner
+from curate.errors import CurateError, SettingsError, nearest
+from curate.gradients.direction_scoring import NORMALIZATIONS, DirectionScorer
+from curate.gradients.directions import DirectionEngine, Directions
+from curate.gradients.materialised import weighted_gradients
+from curate.gradients.passes import FISHERS
+from curate.methods._contract import EncodedTarget, Inputs
+from curate.methods._target import usable_rows
+
+OFFERS = frozenset({"against", "per_token"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionSettings:
+    """What a score along a direction is divided by."""
+
+    normalize: str = "none"
+    """'none': influence of the whole document; 'length': per scored token; 'unit': per unit of gradient norm."""
+
+    def __post_init__(self) -> None:
+        if self.normalize not in NORMALIZATIONS:
+            raise SettingsError(
+                f"normalize is {self.normalize!r}; expected one of {', '.join(NORMALIZATIONS)}.",
+                hint=nearest(str(self.normalize), NORMALIZATIONS),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureSettings(DirectionSettings):
+    """How the curvature is fitted on the background, and how far it is trusted."""
+
+    damping: float = 0.1
+    """Share of a layer's mean eigenvalue that is added to each of them."""
+    fisher: str = "sampled"
+    """'sampled': gradients of labels drawn from the model; 'empirical': of the data's own."""
+    seed: int = 0
+    """Of the drawn labels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.damping < float("inf"):
+            raise SettingsError(f"damping is {self.damping}; expected 0 or more.")
+        if self.fisher not in FISHERS:
+            raise SettingsError(
+                f"fisher is {self.fisher!r}; expected {' or '.join(map(repr, FISHERS))}.",
+                hint=nearest(str(self.fisher), FISHERS),
+            )
+
+
+def fitted(inputs: Inputs, name: str, settings: CurvatureSettings, fit: Callable[..., dict[str, Tensor]]) -> dict:
+    """Return a curvature's tensors: kept ones of the same background, model and labels, or fitted now."""
+    keys = _proxy_keys(inputs) | {"background": inputs.background_fingerprint, "fisher": settings.fisher}
+    if settings.fisher == "sampled":
+        keys["seed"] = settings.seed
+    return inputs.kept.get(
+        f"curvature/{name}",
+        keys,
+        lambda: fit(
+            inputs.proxy,
+            inputs.background(),
+            inputs.batching,
+            fisher=settings.fisher,
+            seed=settings.seed,
+            reporter=inputs.reporter,
+        ),
+    )
+
+
+def direction_scorer(
+    inputs: Inputs,
+    settings: DirectionSettings,
+    *,
+    depends_on: Mapping[str, object],
+    solve: Callable[[Directions], Directions] | None = None,
+) -> DirectionScorer:
+    """Return a scorer along the solved mean gradients of the target's groups, which are kept in the run.
+
+    `depends_on` names all that `solve` depends on beside model, target and control set.
+    """
+
+    def make() -> dict[str, Tensor]:
+        gradients, rows = _target_gradients(inputs)
+        shares = torch.tensor([sum(inputs.target.groups[i] == n for i in rows) for n in inputs.target.names])
+        return (gradients if solve is None else solve(gradients)) | {"shares": shares / shares.sum()}
+
+    keys = _proxy_keys(inputs) | {
+        "target": inputs.target.fingerprint,
+        "against": None if inputs.against is None else inputs.against.fingerprint,
+        **depends_on,
+    }
+    kept = inputs.kept.get("target/directions", keys, make)
+    directions = {n: kept[n] for n in inputs.proxy.tracked}
+    if not all(bool(u.isfinite().all()) for u in directions.values()):
+        raise CurateError(
+            "The target's direction is not finite after solving with the curvature.",
+            hint="Raise --damping, or use --dtype float32.",
+        )
+    wide = next(iter(directions.values())).dtype
+    shares = kept["shares"].to(wide)[None]
+    columns = shares if shares.shape[1] == 1 else torch.cat([shares, torch.eye(shares.shape[1], dtype=wide)])
+    return DirectionScorer(
+        engines=[DirectionEngine(inputs.proxy, directions)],
+        columns=columns,
+        normalize=settings.normalize,
+        per_token=inputs.per_token,
+    )
+
+
+def curved(inputs: Inputs, name: str, settings: CurvatureSettings, preconditioner: Preconditioner) -> DirectionScorer:
+    """Return the scorer of a fitted curvature without further refinement."""
+    return direction_scorer(
+        inputs, settings, depends_on=curvature_keys(inputs, name, settings), solve=preconditioner.solve
+    )
+
+
+def curvature_keys(inputs: Inputs, name: str, settings: CurvatureSettings) -> dict[str, object]:
+    """Return all that a solve with a fitted curvature depends on beside model and target."""
+    return {
+        "curvature": name,
+        "background": inputs.background_fingerprint,
+        "fisher": settings.fisher,
+        "seed": settings.seed,
+        "damping": settings.damping,
+    }
+
+
+def _proxy_keys(inputs: Inputs) -> dict[str, object]:
+    return {
+        "proxy": inputs.proxy_fingerprint,
+        "tracked": inputs.proxy.tracked,
+        "batching": inputs.batching,
+        "device": str(inputs.proxy.device),
+    }
+
+
+def _target_gradients(inputs: Inputs) -> tuple[Directions, list[int]]:
+    """Return each group's mean gradient of the mean loss per token, less the control set's, and the rows used."""
+    gradients, rows = _mean_gradients(inputs, inputs.target)
+    if inputs.against is not None:
+        control = EncodedTarget(
+            encoded=inputs.against.encoded,
+            groups=[""] * len(inputs.against.encoded),
+            names=[""],
+            fingerprint=inputs.against.fingerprint,
+        )
+        theirs, _ = _mean_gradients(inputs, control)
+        gradients = {n: g - theirs[n] for n, g in gradients.items()}
+    return gradients, rows
+
+
+def _mean_gradients(inputs: Inputs, target: EncodedTarget) -> tuple[Directions, list[int]]:
+    rows = list(range(len(target.encoded)))
+    found = _weighted(inputs, target, rows)
+    if all(bool(g.isfinite().all()) for g in found.values()):
+        return found, rows
+    finite = [all(bool(g.isfinite().all()) for g in _weighted(inputs, target, [i]).values()) for i in rows]
+    rows = usable_rows(target, finite, inputs.reporter)
+    return _weighted(inputs, target, rows), rows
+
+
+def _weighted(inputs: Inputs, target: EncodedTarget, rows: list[int]) -> Directions:
+    weights = mean_weights(target, rows)
+    return weighted_gradients(inputs.proxy, target.encoded, weights, inputs.batching, reporter=inputs.reporter)
+
+
+def mean_weights(target: EncodedTarget, rows: list[int]) -> Float[Tensor, "documents groups"]:
+    """Return the weights that make sums of gradients into groups' means of mean losses per scored token."""
+    weights = torch.zeros(len(target.encoded), len(target.names), dtype=torch.float64)
+    for column, name in enumerate(target.names):
+        mine = [i for i in rows if target.groups[i] == name]
+        for i in mine:
+            weights[i, column] = 1 / (len(mine) * target.encoded[i].num_scored)
+    return weights

@@ -1,0 +1,23 @@
+"""Diagonal curvature: every weight's gradient divided by its own damped second moment over documents.
+
+The crudest curvature, and the yardstick for what Kronecker factors add.
+"""
+
+from dataclasses import dataclass
+
+from curate.curvature.diagonal import Diagonal, fit
+from curate.gradients.direction_scoring import DirectionScorer
+from curate.methods._contract import Inputs
+from curate.methods._directional import OFFERS as OFFERS
+from curate.methods._directional import CurvatureSettings, curved, fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CurvatureSettings):
+    """Damping and labels."""
+
+
+def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
+    """Fit on the background, solve with the target's gradients, return the scorer along them."""
+    tensors = fitted(inputs, "diagonal", settings, fit)
+    return curved(inputs, "diagonal", settings, Diagonal.of(tensors, damping=settings.damping))

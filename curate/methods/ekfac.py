@@ -1,0 +1,75 @@
+"""EK-FAC: exact gradients along the target's, solved once with an eigenvalue-corrected Kronecker curvature.
+
+Grosse et al. 2023, arXiv 2308.03296. With `refine` the direction is improved against the exact damped Gauss-Newton
+product, EK-FAC as preconditioner ('cg', or 'astra' after Wang et al. 2025, arXiv 2507.14740); scoring costs the same.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from curate.curvature.ekfac import Ekfac, fit
+from curate.curvature.refine import KINDS, RefineSettings, refine
+from curate.errors import SettingsError, nearest
+from curate.gradients.direction_scoring import DirectionScorer
+from curate.gradients.directions import Directions
+from curate.methods._contract import Inputs
+from curate.methods._directional import OFFERS as OFFERS
+from curate.methods._directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CurvatureSettings):
+    """Damping, labels, and whether and how far the direction is refined."""
+
+    refine: str = "none"
+    """'none', 'cg' or 'astra'."""
+    rounds: int = 10
+    """Rounds of refinement."""
+    refine_documents: int = 100
+    """Background documents of the refinement's subset, and of each of astra's batches."""
+    step: float = 0.0
+    """astra's step; 0: the best one on the subset, found anew in each round."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.refine not in ("none", *KINDS):
+            raise SettingsError(
+                f"refine is {self.refine!r}; expected none, {' or '.join(KINDS)}.",
+                hint=nearest(str(self.refine), ("none", *KINDS)),
+            )
+        self.refinement()
+
+    def refinement(self) -> RefineSettings | None:
+        """Return the refinement's own settings, checked."""
+        if self.refine == "none":
+            return None
+        return RefineSettings(
+            kind=self.refine,
+            rounds=self.rounds,
+            documents=self.refine_documents,
+            step=self.step or None,
+            seed=self.seed,
+        )
+
+
+def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
+    """Fit on the background, solve with the target's gradients, refine if asked; return the scorer along them."""
+    ekfac = Ekfac.of(fitted(inputs, "ekfac", settings, fit), damping=settings.damping)
+    refinement = settings.refinement()
+    if refinement is None:
+        return curved(inputs, "ekfac", settings, ekfac)
+    keys = curvature_keys(inputs, "ekfac", settings) | {"refinement": refinement}
+    return direction_scorer(inputs, settings, depends_on=keys, solve=partial(_refined, inputs, ekfac, refinement))
+
+
+def _refined(inputs: Inputs, ekfac: Ekfac, refinement: RefineSettings, gradients: Directions) -> Directions:
+    found = refine(
+        gradients,
+        ekfac,
+        inputs.proxy,
+        inputs.background(),
+        inputs.batching,
+        refinement,
+        reporter=inputs.reporter,
+    )
+    return found.directions

@@ -1,0 +1,24 @@
+"""K-FAC: gradients solved with a Kronecker product of the covariances of each layer's two sides.
+
+Cheaper to fit than EK-FAC by one pass, and coarser: its eigenvalues assume that inputs and output gradients are
+independent (Martens & Grosse 2015, arXiv 1503.05671).
+"""
+
+from dataclasses import dataclass
+
+from curate.curvature.kfac import Kfac, fit
+from curate.gradients.direction_scoring import DirectionScorer
+from curate.methods._contract import Inputs
+from curate.methods._directional import OFFERS as OFFERS
+from curate.methods._directional import CurvatureSettings, curved, fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CurvatureSettings):
+    """Damping and labels."""
+
+
+def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
+    """Fit on the background, solve with the target's gradients, return the scorer along them."""
+    tensors = fitted(inputs, "kfac", settings, fit)
+    return curved(inputs, "kfac", settings, Kfac.of(tensors, damping=settings.damping))

@@ -1,0 +1,24 @@
+"""Eigenvalue-corrected Shampoo: bases from whole documents' gradients, then eigenvalues as in EK-FAC.
+
+L = E[D Dᵀ] and R = E[Dᵀ D] over per-document gradients D, so that batching cannot change them (Gupta et al. 2018, arXiv
+1802.09568; corrected as by George et al. 2018, arXiv 1806.03884).
+"""
+
+from dataclasses import dataclass
+
+from curate.curvature.shampoo import Shampoo, fit
+from curate.gradients.direction_scoring import DirectionScorer
+from curate.methods._contract import Inputs
+from curate.methods._directional import OFFERS as OFFERS
+from curate.methods._directional import CurvatureSettings, curved, fitted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CurvatureSettings):
+    """Damping and labels."""
+
+
+def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
+    """Fit on the background, solve with the target's gradients, return the scorer along them."""
+    tensors = fitted(inputs, "shampoo", settings, fit)
+    return curved(inputs, "shampoo", settings, Shampoo.of(tensors, damping=settings.damping))
