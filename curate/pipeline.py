@@ -5,6 +5,7 @@ import platform
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     """
     reporter, started = reporter or Silent(), time.time()
     method = methods.get(settings.method)
+    settings = replace(settings, background=settings.background or methods.background_of(settings.method))
+    methods.refuse_unoffered(settings.method, against=bool(settings.against), per_token=settings.per_token)
     method_settings = build(method.Settings, settings.method_settings, owner=f"Method {settings.method!r}")
     proxy_settings = _proxy_settings(settings)
     path = Path(out) if out is not None else default_out(settings)
@@ -39,7 +42,10 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     columns = score_columns(target.group_names)
     device = choose_device(settings.device).type
     record = settings.as_dict() | {"method_settings": vars(method_settings), "device": device}
+    against = _read_against(settings, reporter)
     fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
+    if against is not None:
+        fingerprints["against"] = against.fingerprint()
     _refuse_early(path, record, fingerprints)
 
     keep_freed_memory()
@@ -49,8 +55,9 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     details = {"versions": _versions(), "coverage": vars(proxy.coverage), "columns": columns}
     encoder = _encoder(settings, proxy)
     encoded = _encoded_target(encoder, target, reporter)
+    control = None if against is None else _encoded_target(encoder, against, reporter, what="control set")
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
-        inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, run, reporter)
+        inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, control, run, reporter)
         check_arithmetic(run, method, method_settings, inputs, pool, settings, columns)
         loaded = time.time()
         scorer = method.prepare(inputs, method_settings)
@@ -100,10 +107,22 @@ def _read(settings: ScoreSettings, reporter: Reporter) -> tuple[Pool, Target]:
     pool = open_pool(settings.pool)
     check_fields(pool, settings.fields)
     target = read_target(settings.target, settings.target_fields or settings.fields, group_by=settings.group_by)
+    _report_skipped(target, "target", reporter)
+    return pool, target
+
+
+def _read_against(settings: ScoreSettings, reporter: Reporter) -> Target | None:
+    if not settings.against:
+        return None
+    against = read_target(settings.against, settings.target_fields or settings.fields)
+    _report_skipped(against, "control set", reporter)
+    return against
+
+
+def _report_skipped(target: Target, what: str, reporter: Reporter) -> None:
     for reason in sorted({s.reason for s in target.skipped}):
         rows = [s.row for s in target.skipped if s.reason == reason]
-        reporter.warn(f"{len(rows)} target row(s) set aside: {reason} (the first is row {rows[0]}).")
-    return pool, target
+        reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0]}).")
 
 
 def _refuse_early(path: Path, record: dict[str, Any], fingerprints: dict[str, str]) -> None:
@@ -129,6 +148,7 @@ def _inputs(
     pool: Pool,
     encoder: Encoder,
     target: EncodedTarget,
+    against: EncodedTarget | None,
     run: Run,
     reporter: Reporter,
 ) -> Inputs:
@@ -136,7 +156,7 @@ def _inputs(
     neighbours = [p for p in sorted(run.path.parent.glob("*/")) if (p / "run.json").exists() and p != run.path]
 
     def background() -> list[Encoded]:
-        sample = sample_rows(pool, settings.background, settings.seed, settings.fields)
+        sample = sample_rows(pool, settings.background or 0, settings.seed, settings.fields)
         return [e for e in encoder(sample) if e.num_scored > 0]
 
     return Inputs(
@@ -148,19 +168,21 @@ def _inputs(
         batching=Batching(tokens=encoder.settings, budget=budget),
         kept=Kept(run.path, neighbours),
         reporter=reporter,
+        against=against,
+        per_token=settings.per_token,
     )
 
 
-def _encoded_target(encoder: Encoder, target: Target, reporter: Reporter) -> EncodedTarget:
+def _encoded_target(encoder: Encoder, target: Target, reporter: Reporter, what: str = "target") -> EncodedTarget:
     encoded = encoder(target.documents)
     kept = [i for i, e in enumerate(encoded) if e.num_scored > 0]
     refused = next((e.refused for e in encoded if e.refused), None)
     if len(kept) < len(encoded):
         why = f" (the chat template: {refused})" if refused else ""
-        reporter.warn(f"{len(encoded) - len(kept)} target row(s) set aside: no scored token{why}.")
+        reporter.warn(f"{len(encoded) - len(kept)} {what} row(s) set aside: no scored token{why}.")
     groups = [target.groups[i] for i in kept]
     if lost := sorted(set(target.groups) - set(groups)):
-        where = f"The target's group {lost[0]!r}" if len(target.group_names) > 1 else "The target"
+        where = f"The {what}'s group {lost[0]!r}" if len(target.group_names) > 1 else f"The {what}"
         raise CurateError(f"{where} has no row with a scored token.")
     return EncodedTarget(
         encoded=[encoded[i] for i in kept], groups=groups, names=target.group_names, fingerprint=target.fingerprint()

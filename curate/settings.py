@@ -22,6 +22,8 @@ class ScoreSettings:
     """Addresses of the validation set."""
     pool: tuple[str, ...]
     """Addresses of the candidates."""
+    against: tuple[str, ...] = ()
+    """Addresses of a control set, whose mean gradient is subtracted from the target's."""
     method: str = DEFAULT_METHOD
     method_settings: Mapping[str, Any] = field(default_factory=dict)
     """The method's own settings by name; those that are not given have the method's defaults."""
@@ -34,13 +36,15 @@ class ScoreSettings:
     target_fields: Fields | None = None
     """Columns of the target where they differ from the pool's."""
     group_by: str | None = None
+    per_token: bool = False
+    """Whether every token's part of the score is written, too."""
     context: int | None = None
     """Tokens per sequence; None: the model's own, at most 2 048."""
     long: str = "truncate"
     batch_tokens: int | None = None
     """Tokens per batch; None: by device."""
-    background: int = 2048
-    """Documents of the pool that curvature is fitted on."""
+    background: int | None = None
+    """Documents of the pool that curvature is fitted on; None: the method's own number."""
     seed: int = 0
     """Seeds the background sample; projections have their own."""
     part_documents: int = 1024
@@ -94,6 +98,7 @@ def _parsed(value: Any, setting: dataclasses.Field[Any], what: str) -> Any:
 
 
 def default_out(settings: ScoreSettings) -> Path:
-    """Return where a run goes when no folder is given: `runs/<target>-<method>`."""
+    """Return where a run goes when no folder is given: `runs/<target>-<method>`, with `-<refine>` where refined."""
     stem = Path(settings.target[0].rstrip("/")).name.split(".")[0] or "target"
-    return Path("runs") / f"{stem}-{settings.method}"
+    refined = settings.method_settings.get("refine", "none")
+    return Path("runs") / f"{stem}-{settings.method}{'' if refined == 'none' else f'-{refined}'}"

@@ -27,11 +27,17 @@ if TYPE_CHECKING:
 @click.option("--dtype", default="float32", help="float32, bfloat16 or float64.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
 @click.option("--group-by", help="Column of the target: each of its values gets a score column of its own.")
+@click.option("--against", multiple=True, help="Control set, whose mean gradient is subtracted; repeatable.")
+@click.option("--per-token", is_flag=True, help="Write every token's part of the score, too (SQL view `tokens`).")
+@click.option("--normalize", show_default="the method's", help="Divide scores by: none, length (tokens), unit (norm).")
+@click.option("--damping", type=float, show_default="the method's", help="Share of the curvature's mean eigenvalue.")
+@click.option("--fisher", show_default="sampled", help="Curvature's labels: 'sampled' from the model, or 'empirical'.")
+@click.option("--refine", show_default="none", help="Improve the direction of ekfac: none, cg or astra.")
 @click.option("--dim", type=int, show_default="the method's", help="Projection dimensions per side and layer.")
 @click.option(
     "--set", "-s", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeatable."
 )
-@click.option("--background", type=int, default=2048, help="Documents of the pool to fit curvature on.")
+@click.option("--background", type=int, show_default="the method's", help="Documents of the pool to fit curvature on.")
 @click.option("--context", type=int, show_default="the model's, at most 2048", help="Tokens of a sequence.")
 @click.option("--long", default="truncate", help="Longer documents: 'truncate', or 'windows' whose scores add up.")
 @click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one batch.")
@@ -47,7 +53,10 @@ def command(out: Path | None, as_json: bool, **options: Any) -> None:
     \b
     curate score --target val.jsonl --pool pile/
     curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
-    curate score --target tasks.jsonl --group-by task --pool pile/ --method cosine
+    curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
+    curate score --target tasks.jsonl --group-by task --pool pile/ --method ekfac --normalize unit
+    curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
+    curate score --target val.jsonl --pool pile/ --method bm25
     curate score --config score.yaml
 
     score > 0: more weight on the document lowers the target's loss. The run's folder holds one Parquet row per
@@ -82,8 +91,9 @@ def _settings(options: dict[str, Any]) -> Any:
     method_settings = dict(_pair(s) for s in options.pop("settings"))
     if "seed" in {f.name for f in fields_of(methods.get(options["method"]).Settings)}:
         method_settings.setdefault("seed", options["seed"])
-    if (dim := options.pop("dim")) is not None:
-        method_settings["dim"] = dim
+    for name in ("dim", "normalize", "damping", "fisher", "refine"):
+        if (value := options.pop(name)) is not None:
+            method_settings[name] = value
     fields = make_fields(options)
     column = options.pop("target_text_column")
     target_fields = replace(fields, text=column) if column else None

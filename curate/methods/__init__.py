@@ -1,7 +1,9 @@
 """One method per file; the folder is the registry.
 
-A method's module holds `Settings` (a frozen dataclass), `prepare(inputs, settings) -> Scorer`, and a docstring whose
-first line says what it is. Adding a method touches one file and its test.
+A method's module holds `Settings` (a frozen dataclass), `prepare(inputs, settings) -> Scorer`, a docstring whose first
+line says what it is, and `OFFERS`, which of "against" (a control set) and "per_token" (scores by token) have a meaning
+for it; `BACKGROUND` where another number of background documents than the usual suits it. Adding a method touches one
+file and its test.
 """
 
 from importlib import import_module
@@ -16,8 +18,12 @@ class Method(Protocol):
     """What the pipeline asks of a method's module."""
 
     Settings: type[Any]
+    OFFERS: frozenset[str]
 
     def prepare(self, inputs: Any, settings: Any) -> Any: ...
+
+
+USUAL_BACKGROUND = 2048
 
 
 def names() -> tuple[str, ...]:
@@ -30,3 +36,23 @@ def get(name: str) -> Method:
     if name not in names():
         raise SettingsError(f"There is no method {name!r}.", hint=nearest(name, names()))
     return import_module(f"curate.methods.{name}")  # type: ignore[return-value]
+
+
+def background_of(name: str) -> int:
+    """Return how many documents of the pool a method is fitted on unless told otherwise."""
+    return getattr(get(name), "BACKGROUND", USUAL_BACKGROUND)
+
+
+def refuse_unoffered(name: str, *, against: bool, per_token: bool) -> None:
+    """Raise SettingsError where something is asked of a method that has no meaning for it.
+
+    Ignoring it would give a run whose record says that a control set was subtracted.
+    """
+    offers = get(name).OFFERS
+    for asked, offer, flag, what in (
+        (against, "against", "--against", "has no gradient or query to subtract a control set's from"),
+        (per_token, "per_token", "--per-token", "scores whole documents, not their tokens"),
+    ):
+        if asked and offer not in offers:
+            others = ", ".join(n for n in names() if offer in get(n).OFFERS)
+            raise SettingsError(f"Method {name!r} {what}.", hint=f"Leave out {flag}, or choose one of {others}.")

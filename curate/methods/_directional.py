@@ -21,6 +21,7 @@ from curate.methods._contract import EncodedTarget, Inputs
 from curate.methods._target import usable_rows
 
 OFFERS = frozenset({"against", "per_token"})
+BACKGROUND = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def direction_scorer(
     def make() -> dict[str, Tensor]:
         gradients, rows = _target_gradients(inputs)
         shares = torch.tensor([sum(inputs.target.groups[i] == n for i in rows) for n in inputs.target.names])
-        return (gradients if solve is None else solve(gradients)) | {"shares": shares / shares.sum()}
+        return (gradients if solve is None else solve(gradients)) | {"shares": shares.double() / shares.sum()}
 
     keys = _proxy_keys(inputs) | {
         "target": inputs.target.fingerprint,

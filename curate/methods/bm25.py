@@ -19,12 +19,13 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.methods._contract import EncodedTarget, Inputs
-from curate.methods._refusing import refuse_tokens
 from curate.methods._terms import Terms
 from curate.methods._words import words
 from curate.tokens import Encoded
 
 _AT_ONCE = 1024  # documents whose words are in memory side by side while the background is counted
+
+OFFERS = frozenset({"against"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,6 @@ class Bm25Scorer:
 
 def prepare(inputs: Inputs, settings: Settings) -> Bm25Scorer:
     """Weigh the words of the target (less those of a control set), or take the weights from the run."""
-    refuse_tokens(inputs, "bm25")
     control = inputs.against
     keys = vars(settings) | {
         "target": (inputs.target.fingerprint, tuple(inputs.target.groups)),

@@ -13,6 +13,7 @@ from curate.errors import SettingsError, nearest
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import Directions
 from curate.methods._contract import Inputs
+from curate.methods._directional import BACKGROUND as BACKGROUND
 from curate.methods._directional import OFFERS as OFFERS
 from curate.methods._directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
 

@@ -18,9 +18,10 @@ from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.gradients.scoring import group_means
 from curate.methods._contract import EncodedTarget, Inputs
-from curate.methods._refusing import refuse_tokens
 from curate.models import Proxy
 from curate.tokens import Encoded, batches
+
+OFFERS = frozenset({"against"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,6 @@ class EmbeddingScorer:
 
 def prepare(inputs: Inputs, settings: Settings) -> EmbeddingScorer:
     """Embed the target (and a control set), or take the embeddings from the run, and return the scorer."""
-    refuse_tokens(inputs, "embedding")
     embedder = Embedder(proxy=inputs.proxy, weighted=settings.pooling == "weighted")
     if settings.centre:
         keys = _depends_on(inputs, settings) | {"background": inputs.background_fingerprint}

@@ -12,8 +12,9 @@ from curate.errors import SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.methods._contract import Inputs
-from curate.methods._refusing import refuse_target_settings
 from curate.tokens import Encoded
+
+OFFERS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,5 +44,4 @@ class LengthScorer:
 
 def prepare(inputs: Inputs, settings: Settings) -> LengthScorer:
     """Return the scorer; the target gives nothing but the number of columns."""
-    refuse_target_settings(inputs, "length")
     return LengthScorer(sign=1 if settings.prefer == "long" else -1, columns=inputs.target.columns)

@@ -16,8 +16,9 @@ from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.scored import Scored
 from curate.methods._contract import Inputs
-from curate.methods._refusing import refuse_target_settings
 from curate.tokens import Encoded, batches
+
+OFFERS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,5 @@ class LossScorer:
 
 def prepare(inputs: Inputs, settings: Settings) -> LossScorer:
     """Return the scorer; the target gives nothing but the number of columns."""
-    refuse_target_settings(inputs, "loss")
     sign = -1 if settings.prefer == "low" else 1
     return LossScorer(frozen=FrozenPass(inputs.proxy), sign=sign, columns=inputs.target.columns)

@@ -141,22 +141,45 @@ def test_groups_have_a_column_each_after_the_one_for_all(
         torch.testing.assert_close(found[:, column : column + 1], alone)
 
 
-@each(set(methods.names()) - WITHOUT_TARGET)
-def test_a_control_set_is_refused_by_a_method_that_does_not_look_at_the_target(
-    method: str, tmp_path: Path, proxy: Proxy, target: list[Encoded]
-) -> None:
-    inputs = make_inputs(proxy, tmp_path, target, [])
-    with pytest.raises(SettingsError, match=f"'{method}' does not look at the target"):
-        prepare(method, dataclasses.replace(inputs, against=inputs.target))
+AGAINST = {name for name in methods.names() if "against" in methods.get(name).OFFERS}
+BY_TOKEN = {name for name in methods.names() if "per_token" in methods.get(name).OFFERS}
 
 
-@each(set(methods.names()) - WITHOUT_GRADIENTS)
-def test_scores_by_token_are_refused_by_a_method_of_whole_documents(
-    method: str, tmp_path: Path, proxy: Proxy, target: list[Encoded]
+@each(set(methods.names()) - AGAINST)
+def test_a_control_set_counts_as_a_target_whose_scores_are_subtracted(
+    method: str, tmp_path: Path, proxy: Proxy, pool: list[Encoded], target: list[Encoded], background: list[Encoded]
 ) -> None:
-    inputs = make_inputs(proxy, tmp_path, target, [])
-    with pytest.raises(SettingsError, match=f"'{method}' scores whole documents"):
-        prepare(method, dataclasses.replace(inputs, per_token=True))
+    control = random_documents([6, 10], seed=4)
+    groups = ["law", "code", "law"]
+    plain = scores(method, make_inputs(proxy, tmp_path / "target", target, background, groups=groups), pool)
+    other = make_inputs(proxy, tmp_path / "control", control, background)
+    inputs = make_inputs(proxy, tmp_path / "both", target, background, groups=groups)
+    found = scores(method, dataclasses.replace(inputs, against=other.target), pool)
+    expected = plain.scores - scores(method, other, pool).scores
+    torch.testing.assert_close(found.scores, expected, rtol=1e-7, atol=1e-9)
+
+
+@each(set(methods.names()) - BY_TOKEN)
+def test_token_scores_sum_to_the_documents(
+    method: str, tmp_path: Path, proxy: Proxy, pool: list[Encoded], target: list[Encoded], background: list[Encoded]
+) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, background, groups=["law", "code", "law"])
+    found = prepare(method, dataclasses.replace(inputs, per_token=True))(pool, inputs.batching)
+    assert found.tokens is not None
+    assert [len(t) for t in found.tokens] == [len(d.ids) for d in pool]
+    torch.testing.assert_close(torch.stack([t.sum(0) for t in found.tokens]), found.scores)
+
+
+@every_method
+def test_what_a_method_does_not_offer_is_refused_with_those_that_do(method: str) -> None:
+    methods.refuse_unoffered(method, against=method in AGAINST, per_token=method in BY_TOKEN)
+    if method not in AGAINST:
+        with pytest.raises(SettingsError, match=f"'{method}' has no gradient or query") as error:
+            methods.refuse_unoffered(method, against=True, per_token=False)
+        assert "choose one of bm25, cosine" in str(error.value)
+    if method not in BY_TOKEN:
+        with pytest.raises(SettingsError, match=f"'{method}' scores whole documents"):
+            methods.refuse_unoffered(method, against=False, per_token=True)
 
 
 UNKNOWN = 50
