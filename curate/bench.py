@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from curate.errors import SettingsError, nearest
+from curate.gradients.directions import DirectionEngine
 from curate.gradients.linear import tapped
 from curate.gradients.sketches import SketchEngine
 from curate.models import DTYPES, Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy, make_proxy
@@ -29,7 +30,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "pythia-1b": {"kind": "gpt_neox", "width": 2048, "layers": 16, "heads": 8, "inner": 8192, "vocabulary": 50304},
     "smollm2-135m": {"kind": "llama", "width": 576, "layers": 30, "heads": 9, "inner": 1536, "vocabulary": 49152},
 }
-TRAIN, TUNED, FROZEN, SKETCH = "training step", "training step, tuned allocator", "frozen pass", "sketches"
+TRAIN, TUNED, FROZEN = "training step", "training step, tuned allocator", "frozen pass"
+SKETCH, DIRECTION = "sketches", "exact direction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def bench(settings: BenchSettings, *, reporter: Reporter | None = None) -> Bench
         stage.advance(1)
         if proxy.device.type == "cpu":
             keep_freed_memory()
-        steps = {FROZEN: _frozen(proxy.model, ids), SKETCH: _sketch(proxy, ids, settings.dim)}
+        steps = {what: _step_of(what, proxy, ids, settings) for what in (FROZEN, SKETCH, DIRECTION)}
         if proxy.device.type == "cpu":
             steps = {TUNED: _train(proxy.model, ids), **steps}
         _fastest(fastest, steps, settings)
@@ -191,9 +193,17 @@ def _frozen(model: nn.Module, ids: Tensor) -> Step:
 
 
 def _sketch(proxy: Proxy, ids: Tensor, dim: int) -> Step:
-    proxy.model.eval().requires_grad_(False)
-    engine = SketchEngine(proxy, dim=dim, seed=0)
+    return _scoring(proxy, ids, SketchEngine(proxy, dim=dim, seed=0))
 
+
+def _direction(proxy: Proxy, ids: Tensor) -> Step:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {name: proxy.shape(name) for name in proxy.tracked}
+    directions = {n: torch.randn(1, o, i + bias, generator=generator) for n, (o, i, bias) in shapes.items()}
+    return _scoring(proxy, ids, DirectionEngine(proxy, directions))
+
+
+def _scoring(proxy: Proxy, ids: Tensor, engine: SketchEngine | DirectionEngine) -> Step:
     def at(sequences: int) -> Callable[[], None]:
         parts = _batches(ids, sequences)
 
@@ -295,6 +305,8 @@ def _peak_of(settings: dict[str, Any], what: str, sequences: int) -> tuple[float
 def _step_of(what: str, proxy: Proxy, ids: Tensor, settings: BenchSettings) -> Step:
     if what == SKETCH:
         return _sketch(proxy, ids, settings.dim)
+    if what == DIRECTION:
+        return _direction(proxy, ids)
     return _frozen(proxy.model, ids) if what == FROZEN else _train(proxy.model, ids)
 
 
@@ -307,6 +319,6 @@ def _resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
-def seconds_for(pool_tokens: float, rows: Sequence[Row]) -> float:
-    """Return how long one scoring pass over a pool takes at the measured speed."""
-    return pool_tokens / next(r.tokens_per_second for r in rows if r.what == SKETCH)
+def seconds_for(pool_tokens: float, rows: Sequence[Row], what: str) -> float:
+    """Return how long one pass over a pool takes at a row's measured speed."""
+    return pool_tokens / next(r.tokens_per_second for r in rows if r.what == what)

@@ -30,13 +30,13 @@ def command(pool_tokens: float | None, as_json: bool, **options: Any) -> None:
     """
     from dataclasses import asdict
 
-    from curate.bench import BenchSettings, bench, seconds_for
+    from curate.bench import DIRECTION, SKETCH, BenchSettings, bench, seconds_for
     from curate.cli._output import RichReporter, print_json, print_table, stdout
 
     settings = BenchSettings(**options)
     with RichReporter() as reporter:
         result = bench(settings, reporter=reporter)
-    eta = seconds_for(pool_tokens, result.rows) if pool_tokens else None
+    eta = {w: seconds_for(pool_tokens, result.rows, w) for w in (SKETCH, DIRECTION)} if pool_tokens else None
     if as_json:
         print_json({**asdict(result), "settings": asdict(settings), "pool_seconds": eta})
         return
@@ -52,7 +52,8 @@ def command(pool_tokens: float | None, as_json: bool, **options: Any) -> None:
         [(k, v or "within noise", f"{v / total:.0%}") for k, v in result.seconds.items()],
     )
     if eta is not None:
-        stdout.print(f"One scoring pass over {pool_tokens:,.0f} tokens: {_duration(eta)}", soft_wrap=True)
+        by = "; ".join(f"{what} {_duration(seconds)}" for what, seconds in eta.items())
+        stdout.print(f"One scoring pass over {pool_tokens:,.0f} tokens: {by}.", soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:
