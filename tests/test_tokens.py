@@ -66,6 +66,7 @@ def test_documents_of_all_kinds_come_back_in_their_order(tokenizer: PreTrainedTo
         (alone,) = encoder(tokenizer)([one])
         assert alone.ids.tolist() == tokens.ids.tolist()
         assert alone.scored.tolist() == tokens.scored.tolist()
+        assert (tokens.text, tokens.content_hash) == (one.plain_text, one.content_hash)
 
 
 @pytest.mark.parametrize(
