@@ -4,7 +4,7 @@ H = (Q_S ⊗ Q_A) diag(Λ) (Q_S ⊗ Q_A)ᵀ per layer; the three differ in where
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,7 @@ def eigenvectors(moment: Matrix, name: str) -> tuple[Float[Tensor, "n"], Matrix]
         values, vectors = torch.linalg.eigh(wide)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CurateError(f"The curvature of {name} has no eigenvectors that can be found: {error}") from error
-    return values.clamp_min(0), vectors.to(moment)
+    return values.clamp_min(0), vectors.to(moment).contiguous()  # eigh gives columns
 
 
 def into_eigenvectors(moments: Factors, reporter: Reporter) -> dict[str, Float[Tensor, "n"]]:
@@ -123,18 +123,11 @@ class Eigenbasis:
 
         Where Λ + δ is 0, no background document has a gradient, and neither has the solution anything there.
         """
-        return self._scaled(directions, divide)
-
-    def multiply(self, directions: Directions) -> Directions:
-        """Return Q_S [(Q_Sᵀ u Q_A) · (Λ + δ)] Q_Aᵀ per layer: what `solve` undoes."""
-        return self._scaled(directions, torch.mul)
-
-    def _scaled(self, directions: Directions, scale: Callable[[Tensor, Tensor], Tensor]) -> Directions:
         found = {}
         for name, u in directions.items():
             outputs, inputs = self.bases.outputs[name].to(u), self.bases.inputs[self.bases.first[name]].to(u)
             damped = self.eigenvalues[name].to(u) + self.dampings[name]
-            found[name] = outputs @ scale(outputs.T @ u @ inputs, damped) @ inputs.T
+            found[name] = outputs @ divide(outputs.T @ u @ inputs, damped) @ inputs.T
         return found
 
 

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torch import Tensor
+
+from curate.curvature import ekfac, kfac
+from curate.curvature.eigenbasis import Bases, Squares, into_eigenvectors, to_tensors
+from curate.gradients.covariances import Covariances
+from curate.gradients.linear import tapped
+from curate.gradients.passes import BatchView, Passes, Sums
+from curate.gradients.shared_inputs import first_of_inputs
+from curate.models import Proxy
+from curate.progress import Silent
+from tests.curvature.truth import mean, truths
+from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
+
+LENGTHS = [12, 3, 9, 2, 24, 12, 17]
+
+
+def show(sums: Sums, proxy: Proxy, name: str, a: Tensor, g: Tensor) -> None:
+    """Let a layer's taps see one-token documents with these inputs and output gradients."""
+    documents = len(a)
+    view = BatchView(
+        shape=torch.Size((documents, 1)), scored=torch.arange(documents), finite=torch.ones(documents).bool()
+    )
+    with tapped(proxy.linears, sums.taps(view)):
+        proxy.linears[name](a[:, None]).backward(g[:, None])
+    assert view.finite.all()
+
+
+@pytest.mark.parametrize("damping", [0.01, 0.1, 2.0])
+@pytest.mark.parametrize("module", ["layers.0.self_attn.k_proj", "layers.0.mlp.up_proj"])  # with a bias, and without
+def test_where_gradients_are_independent_of_inputs_the_solve_is_the_dense_damped_kronecker_one(
+    module: str, damping: float
+) -> None:
+    proxy = tiny_proxy(tiny_model("Qwen2Config"), None, module)
+    d_out, d_in, biased = proxy.shape(module)
+    torch.manual_seed(1)
+    ours, theirs = torch.randn(30, d_in).double(), torch.randn(40, d_out).double()
+    a, g = ours.repeat_interleave(40, 0), theirs.repeat(30, 1)  # every pair: exactly independent
+    first = first_of_inputs(proxy)
+    factors = Covariances(proxy, first)
+    show(factors, proxy, module, a, g)
+    for total in (factors.inputs[module], factors.outputs[module]):
+        total.div_(len(a))
+    wide = torch.cat([a, torch.ones(len(a), 1).double()], 1) if biased else a
+    dense = torch.kron(g.T @ g / len(g), wide.T @ wide / len(a))
+    into_eigenvectors(factors.inputs, Silent())
+    into_eigenvectors(factors.outputs, Silent())
+    bases = Bases(outputs=factors.outputs, inputs=factors.inputs, first=first)
+    passes = Passes(proxy, random_documents([4]), batching())
+    squares = Squares(passes, first, bases)
+    show(squares, proxy, module, a, g)
+    eigenvalues = {module: squares.sums[module] / len(a)}
+    found = ekfac.Ekfac.of(to_tensors(bases, eigenvalues), damping=damping)
+    delta = damping * dense.diagonal().mean()
+    assert found.dampings[module] == pytest.approx(delta.item())
+    u = torch.randn(2, d_out, d_in + biased).double()
+    expected = torch.linalg.solve(dense + delta * torch.eye(len(dense)).double(), u.flatten(1).T).T.view_as(u)
+    torch.testing.assert_close(found.solve({module: u})[module], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fisher"), [(a, "sampled") for a in ARCHITECTURES] + [("GPT2Config", "empirical")]
+)
+def test_bases_diagonalise_the_covariances_and_eigenvalues_are_the_mean_over_documents(
+    architecture: str, fisher: str
+) -> None:
+    proxy, documents = tiny_proxy(tiny_model(architecture)), random_documents(LENGTHS)
+    tensors = ekfac.fit(proxy, documents, batching(budget=30), fisher=fisher, seed=4)
+    passes = Passes(proxy, documents, batching(), fisher=fisher, seed=4)
+    one, two = truths(proxy, passes, 1), truths(proxy, passes, 2)
+    factors = sorted(key.removeprefix("inputs/") for key in tensors if key.startswith("inputs/"))
+    for name in proxy.tracked:
+        q_s, q_a = tensors[f"outputs/{name}"], tensors[f"inputs/{factors[int(tensors[f'inputs_of/{name}'])]}"]
+        for basis, rows in ((q_s, [t.outputs[name] for t in one]), (q_a, [t.inputs[name] for t in one])):
+            together = torch.cat(rows)
+            diagonal = basis.T @ (together.T @ together / len(together)) @ basis
+            torch.testing.assert_close(diagonal, diagonal.diagonal().diag(), rtol=0, atol=1e-9 * diagonal.max().item())
+            torch.testing.assert_close(basis.T @ basis, torch.eye(len(basis)).double())
+        expected = mean([(q_s.T @ t.gradients[name] @ q_a) ** 2 for t in two])
+        torch.testing.assert_close(tensors[f"eigenvalues/{name}"], expected, rtol=1e-7, atol=1e-9)
+
+
+def test_the_basis_of_shared_inputs_is_kept_once() -> None:
+    tensors = ekfac.fit(tiny_proxy(), random_documents(LENGTHS), batching())
+    inputs = [key for key in tensors if key.startswith("inputs/") and ".0." in key]
+    names = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
+    assert inputs == [f"inputs/layers.0.{name}" for name in names]
+    assert sum(key.startswith("outputs/layers.0.") for key in tensors) == 7
+
+
+def test_kfac_is_the_dense_damped_solve_with_both_covariances_on_the_scale_of_a_document() -> None:
+    proxy, documents = tiny_proxy(tiny_model("Qwen2Config")), random_documents(LENGTHS)
+    found = kfac.Kfac.of(kfac.fit(proxy, documents, batching(budget=30), seed=4), damping=0.2)
+    passes = Passes(proxy, documents, batching(), seed=4)
+    truth = truths(proxy, passes, 1)
+    scored = sum(e.num_scored for e in documents)
+    for name in ("layers.0.self_attn.k_proj", "layers.1.mlp.down_proj"):
+        a, g = torch.cat([t.inputs[name] for t in truth]), torch.cat([t.outputs[name] for t in truth])
+        assert len(a) == scored
+        dense = torch.kron(g.T @ g / scored, a.T @ a / scored) * scored / len(documents)
+        delta = 0.2 * dense.diagonal().mean()
+        u = torch.randn(3, g.shape[1], a.shape[1]).double()
+        expected = torch.linalg.solve(dense + delta * torch.eye(len(dense)).double(), u.flatten(1).T).T.view_as(u)
+        torch.testing.assert_close(found.solve({name: u})[name], expected, rtol=1e-6, atol=1e-9)

@@ -1,0 +1,96 @@
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from curate.gradients import per_document as module
+from curate.gradients.linear import Tap
+from curate.gradients.passes import BatchView, Passes
+from curate.gradients.per_document import PerDocument, Rotation
+from curate.gradients.shared_inputs import first_of_inputs
+from curate.models import Proxy
+from tests.curvature.truth import truths
+from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
+
+LENGTHS = [9, 12, 5, 23, 2]  # shorter and longer than layers are wide
+
+
+class Collected:
+    """Keeps every document's gradients."""
+
+    def __init__(self, proxy: Proxy, rotations: Mapping[str, Rotation] | None = None) -> None:
+        self.found: dict[str, list[Tensor]] = {}
+        self.taps = PerDocument(proxy, first_of_inputs(proxy), self.add, rotations).taps
+
+    def add(self, name: str, gradients: Tensor) -> None:
+        self.found.setdefault(name, []).extend(gradients)
+
+
+def bases(proxy: Proxy) -> dict[str, Rotation]:
+    """Random orthogonal matrices, the same for layers that see the same inputs."""
+    torch.manual_seed(0)
+    first, inputs = first_of_inputs(proxy), {}
+    result = {}
+    for name in first:  # in the order of the forward pass
+        d_out, d_in, biased = proxy.shape(name)
+        if first[name] == name:
+            inputs[name] = torch.linalg.qr(torch.randn(d_in + biased, d_in + biased, dtype=torch.float64))[0]
+        outputs = torch.linalg.qr(torch.randn(d_out, d_out, dtype=torch.float64))[0]
+        result[name] = Rotation(outputs=outputs, inputs=inputs[first[name]])
+    return result
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_documents_gradient_arrives_whole_whichever_side_is_rotated_first(
+    architecture: str, rotated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 600)  # one or two documents at a time
+    proxy = tiny_proxy(tiny_model(architecture))
+    rotations = bases(proxy) if rotated else None
+    passes = Passes(proxy, random_documents(LENGTHS), batching(budget=24), fisher="empirical")
+    found = passes.run("factors", 1, lambda: Collected(proxy, rotations)).found
+    expected = truths(proxy, passes, 1)
+    order = sorted(range(len(LENGTHS)), key=lambda i: LENGTHS[i])  # batches come shortest first
+    for name in proxy.tracked:
+        wanted = torch.stack([expected[i].gradients[name] for i in order])
+        if rotations is not None:
+            wanted = rotations[name].outputs.T @ wanted @ rotations[name].inputs
+        torch.testing.assert_close(torch.stack(found[name]), wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_rotations_happen_on_both_sides_of_the_product() -> None:
+    """Otherwise the test above would not see all four ways."""
+    proxy = tiny_proxy()
+    whole = PerDocument(proxy, first_of_inputs(proxy), lambda _name, _gradients: None, bases(proxy))
+    ways = set()
+    for tokens in LENGTHS:
+        view = BatchView(
+            shape=torch.Size((1, tokens)), scored=torch.zeros(0, dtype=torch.long), finite=torch.ones(1).bool()
+        )
+        for name in proxy.tracked:
+            tap = whole.taps(view)(name)
+            assert isinstance(tap, Tap)
+            ways.add((tap.rotate_inputs_early, tap.rotate_outputs_early))  # type: ignore[attr-defined]
+    assert ways == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_inputs_rotated_for_several_layers_are_let_go_when_the_last_has_them() -> None:
+    proxy, views = tiny_proxy(), list[BatchView]()
+
+    class Watching(Collected):
+        def __init__(self) -> None:
+            super().__init__(proxy, bases(proxy))
+            make, self.taps = self.taps, self.watch
+            self.make = make
+
+        def watch(self, view: BatchView) -> object:
+            views.append(view)
+            return self.make(view)
+
+        def add(self, name: str, gradients: Tensor) -> None:
+            assert not views[-1].kept
+
+    Passes(proxy, random_documents([5]), batching()).run("factors", 1, Watching)
+    assert len(views) == 1
