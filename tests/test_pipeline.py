@@ -84,6 +84,26 @@ def test_scores_do_not_depend_on_parts_batches_or_order(place: Path, tmp_path: P
     np.testing.assert_allclose(one["loss"].to_numpy(), other["loss"].to_numpy(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["bm25", "embedding", "length", "loss", "random"])
+def test_baselines_go_the_same_road(place: Path, tmp_path: Path, run, method: str) -> None:
+    asked = {"method": method, "method_settings": {}, "group_by": "task"}
+    found, other = (
+        pipeline.score(settings(place, **asked, part_documents=n), tmp_path / f"{n}" / "x", reporter=Heard())
+        .scores()
+        .sort("shard", "row")
+        .collect()
+        for n in (7, 1000)
+    )
+    for column in ("score", "score_a", "score_b"):
+        np.testing.assert_allclose(found[column], other[column], rtol=2e-5, atol=2e-6)
+    assert found["n_tokens"].to_list() == run.scores().sort("shard", "row").collect()["n_tokens"].to_list()
+    assert found["grad_norm"].null_count() == found.height
+    assert found["loss"].null_count() == (0 if method == "loss" else found.height)
+    if method in ("bm25", "embedding"):
+        means = dict(found.group_by("source").agg(pl.col("score").mean()).iter_rows())
+        assert means["sums"] > max(means["law"], means["sea"])
+
+
 def test_windows_read_all_of_a_long_document(place: Path, tmp_path: Path, run) -> None:
     whole = pipeline.score(settings(place, long="windows"), tmp_path / "w" / "x", reporter=Heard()).scores().collect()
     cut = run.scores().collect()
