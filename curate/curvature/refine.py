@@ -3,15 +3,16 @@
 x minimises ½ xᵀ(G + D)x - xᵀu, G the Gauss-Newton matrix of background documents and D the fit's damping δ per layer.
 Two ways there from x = P⁻¹u, P the fitted preconditioner:
 
-cg: conjugate gradients on one seeded subset of the background. The fastest way down, and what it goes down to is that
-subset's minimum.
+cg: conjugate gradients on one seeded subset of the background, the fastest way down. What it goes down to is that
+subset's minimum, which can lie far from the background's: so the objective is watched on other documents, held out, and
+a direction stops where the next step would raise it there.
 
 astra: steps x ← x + α P⁻¹(u - (G_batch + D) x), each on other seeded background documents, so that the whole background
 has a say (EK-FAC-preconditioned stochastic Neumann series; Wang et al. 2025, arXiv 2507.14740). Unless a step is given,
-α is the one that lowers the objective most on a fixed seeded subset (one product there per round, which the log needs
-anyway): it needs no tuning, shrinks by itself as the batches' noise takes over, and never steps uphill.
+α is the one that lowers the objective most on the held-out documents (the log needs that product anyway): it needs no
+tuning, shrinks by itself as the batches' noise takes over, and never steps uphill.
 
-The objective on the subset is logged after every round and must fall.
+The objective on held-out documents is logged after every round and must fall.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,9 +43,13 @@ class RefineSettings:
 
     kind: str = "cg"
     """'cg' or 'astra'."""
-    rounds: int = 10
-    documents: int = 100
-    """Background documents of the subset that the objective is measured on, and of each of astra's batches."""
+    rounds: int = 6
+    """At most."""
+    documents: int = 200
+    """Background documents that a round works on: cg's subset, the same in every round, or one of astra's batches."""
+    evaluation: int = 100
+    """Other background documents, on which the objective is measured; at most a quarter of the background. With 0 it is
+    measured on cg's subset, or on as many documents for astra."""
     step: float | None = None
     """astra's α, the same in every round; None: the best one on the subset, found anew in each."""
     seed: int = 0
@@ -54,9 +59,9 @@ class RefineSettings:
             raise SettingsError(
                 f"refine is {self.kind!r}; expected {' or '.join(KINDS)}.", hint=nearest(self.kind, KINDS)
             )
-        for name in ("rounds", "documents"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"refinement's {name} is {getattr(self, name)}; expected at least 1.")
+        for name, least in (("rounds", 1), ("documents", 1), ("evaluation", 0)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"refinement's {name} is {getattr(self, name)}; expected at least {least}.")
         if self.step is not None and not 0 < self.step < float("inf"):
             raise SettingsError(f"refinement's step is {self.step}; expected a number above 0, or none.")
         if self.step is not None and self.kind == "cg":
@@ -70,7 +75,7 @@ class Refined:
     directions: Directions
     """The last round's x."""
     objectives: list[list[float]]
-    """½ xᵀ(G + D)x - xᵀu on the fixed subset, by round (the start is the first), one number per direction."""
+    """½ xᵀ(G + D)x - xᵀu where it is measured, by round (the start is the first), one number per direction."""
 
 
 def refine(
@@ -85,45 +90,51 @@ def refine(
 ) -> Refined:
     """Improve x = preconditioner.solve(u) for every direction u at once, each as if alone.
 
-    The same settings give the same result, whatever the batches, up to rounding. Raises CurateError when the objective
-    rises by more than 1 % of its size or is not finite: such directions are worse than unrefined ones.
+    The same settings give the same result, whatever the batches, up to rounding. Warns of directions that could not be
+    improved. Raises CurateError when the objective rises by more than 1 % of its size or is not finite: such directions
+    would be worse than unrefined ones.
     """
     if not background:
         raise CurateError("There are no background documents to refine on.", hint="Take a larger background.")
     reporter = reporter or Silent()
-    products = settings.rounds + 1 if settings.kind == "cg" else 2 * settings.rounds + 1
-    with reporter.stage(f"refine ({settings.kind})", total=products, unit="products") as task:
+    draw = _Draw.of(len(background), settings)
+    with reporter.stage(f"refine ({settings.kind})", total=2 * settings.rounds + 2, unit="products") as task:
         system = _System(GaussNewton(proxy), preconditioner, background, batching, task)
         u = {n: directions[n].to(device=proxy.device, dtype=system.product.proxy.dtype) for n in proxy.tracked}
+        log = _Log(settings.kind, reporter)
         solve = _conjugate_gradients if settings.kind == "cg" else _stochastic
-        return solve(u, system, settings, _Log(settings.kind, reporter))
+        x = solve(u, system, draw, settings, log)
+    log.close(u)
+    return Refined(directions=x, objectives=log.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Draw:
-    """Which background documents a round works on."""
+    """Which background documents the rounds work on, and which measure the objective."""
 
     fixed: tuple[int, ...]
-    """The subset of the objective."""
+    """Those of the objective."""
+    subset: tuple[int, ...]
+    """cg's."""
     fresh: Iterator[tuple[int, ...]]
-    """Batches without end, disjoint from the subset where the background is large enough."""
+    """astra's batches, without end."""
 
     @classmethod
     def of(cls, count: int, settings: RefineSettings) -> "_Draw":
         generator = np.random.Generator(np.random.Philox(settings.seed))
         order = generator.permutation(count)
-        fixed, rest = order[: settings.documents], order[settings.documents :]
-        return cls(fixed=_sorted(fixed), fresh=cls._batches(generator, rest, order, settings.documents))
+        held_out, rest = np.split(order, [min(settings.evaluation, count // 4)])
+        subset = _sorted(rest[: settings.documents])
+        fresh = _fresh(generator, rest, settings.documents)
+        return cls(fixed=_sorted(held_out) or subset, subset=subset, fresh=fresh)
 
-    @staticmethod
-    def _batches(
-        generator: np.random.Generator, rest: np.ndarray, everything: np.ndarray, size: int
-    ) -> Iterator[tuple[int, ...]]:
-        source = rest if len(rest) >= size else everything
-        while True:
-            order = generator.permutation(source)
-            for start in range(0, max(1, len(order) - size + 1), size):
-                yield _sorted(order[start : start + size])
+
+def _fresh(generator: np.random.Generator, documents: np.ndarray, size: int) -> Iterator[tuple[int, ...]]:
+    """Yield batches: all documents in a random order, those that fill no batch aside; then in another."""
+    while True:
+        order = generator.permutation(documents)
+        for start in range(0, max(1, len(order) - size + 1), size):
+            yield _sorted(order[start : start + size])
 
 
 def _sorted(documents: np.ndarray) -> tuple[int, ...]:
@@ -178,48 +189,62 @@ class _Log:
                     hint="Raise the damping, lower the step (or give none), or refine on more background documents.",
                 )
 
+    def close(self, u: Directions) -> None:
+        """Warn of directions that are where they were."""
+        nonzero = (_dot(u, u) > 0).tolist()
+        same = [q for q, last in enumerate(self.rows[-1]) if nonzero[q] and last >= self.rows[0][q]]
+        if same:
+            self.reporter.warn(
+                f"Refining by {self.kind} could not improve {len(same)} of {len(nonzero)} directions on documents held"
+                " out; they stay as the fit gave them. More background documents, or more damping, may help."
+            )
 
-def _conjugate_gradients(u: Directions, system: _System, settings: RefineSettings, log: _Log) -> Refined:
-    documents = _Draw.of(len(system.background), settings).fixed
-    x, r = _start(u, system, documents)
-    log.add(x, u, r)
+
+def _conjugate_gradients(
+    u: Directions, system: _System, draw: _Draw, settings: RefineSettings, log: _Log
+) -> Directions:
+    held_out = draw.fixed != draw.subset
+    x = system.solve(u)
+    r = _difference(u, system.times(x, draw.subset))
+    e = _difference(u, system.times(x, draw.fixed)) if held_out else r
+    log.add(x, u, e)
     z = system.solve(r)
     p, size = z, _dot(r, z)
-    for number in range(settings.rounds):
-        pushed = system.times(p, documents)
+    stopped = torch.zeros(size.shape, dtype=torch.bool)
+    for _ in range(settings.rounds):
+        pushed = system.times(p, draw.subset)
         step = _ratio(size, _dot(p, pushed))
+        if held_out:
+            seen = system.times(p, draw.fixed)
+            stopped |= step * (0.5 * step * _dot(p, seen) - _dot(p, e)) > 0
+            step = torch.where(stopped, 0.0, step)
+            _add(e, -step, seen)
         _add(x, step, p)
         _add(r, -step, pushed)
-        log.add(x, u, r)
-        if number + 1 < settings.rounds:
-            z = system.solve(r)
-            size, before = _dot(r, z), size
-            p = _add(z, _ratio(size, before), p)
-    return Refined(directions=x, objectives=log.rows)
+        log.add(x, u, e)
+        if bool(stopped.all()):
+            break
+        z = system.solve(r)
+        size, before = _dot(r, z), size
+        p = _add(z, _ratio(size, before), p)
+    return x
 
 
-def _stochastic(u: Directions, system: _System, settings: RefineSettings, log: _Log) -> Refined:
-    draw = _Draw.of(len(system.background), settings)
-    x, r = _start(u, system, draw.fixed)
-    log.add(x, u, r)
+def _stochastic(u: Directions, system: _System, draw: _Draw, settings: RefineSettings, log: _Log) -> Directions:
+    x = system.solve(u)
+    e = _difference(u, system.times(x, draw.fixed))
+    log.add(x, u, e)
     for _ in range(settings.rounds):
         documents = next(draw.fresh)
-        residual = r if documents == draw.fixed else _difference(u, system.times(x, documents))
-        move = system.solve(residual)
-        pushed = system.times(move, draw.fixed)
-        step = _ratio(_dot(move, r), _dot(move, pushed)).clamp_min(0)
+        move = system.solve(e if documents == draw.fixed else _difference(u, system.times(x, documents)))
+        seen = system.times(move, draw.fixed)
+        step = _ratio(_dot(move, e), _dot(move, seen)).clamp_min(0)
         if settings.step is not None:
             step = torch.full_like(step, settings.step)
         _add(x, step, move)
-        _add(r, -step, pushed)
-        log.add(x, u, r)
-    return Refined(directions=x, objectives=log.rows)
-
-
-def _start(u: Directions, system: _System, documents: Sequence[int]) -> tuple[Directions, Directions]:
-    """Return x = P⁻¹u and its residual."""
-    x = system.solve(u)
-    return x, _difference(u, system.times(x, documents))
+        _add(e, -step, seen)
+        log.add(x, u, e)
+    return x
 
 
 def _difference(u: Directions, v: Directions) -> Directions:
