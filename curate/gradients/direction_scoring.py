@@ -96,7 +96,7 @@ def _one_document(found: Derivatives, batch: TokenBatch, tokens: int) -> Derivat
     """Return the sum of a batch whose sequences are all windows of one document of so many tokens."""
     placed = None
     if found.tokens is not None:
-        room = max(start + found.tokens.shape[1] for start in batch.starts)
+        room = max(tokens, *(start + found.tokens.shape[1] for start in batch.starts))
         placed = found.tokens.new_zeros(1, room, found.tokens.shape[2])
         for start, part in zip(batch.starts, found.tokens, strict=True):
             placed[0, start : start + len(part)] += part

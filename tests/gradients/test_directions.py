@@ -1,5 +1,7 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -71,6 +73,19 @@ def test_token_scores_sum_to_the_documents(architecture: str) -> None:
         assert [len(t) for t in found.tokens] == [len(d.ids) for d in documents]
         torch.testing.assert_close(torch.stack([t.sum(0) for t in found.tokens]), plain.scores)
         assert plain.tokens is None
+
+
+def test_windows_without_a_scored_token_have_token_scores_of_zero() -> None:
+    proxy = tiny_proxy(tiny_model("LlamaConfig"))
+    (document,), chosen = random_documents([60], seed=1), directions(proxy, 1)
+    scored = np.zeros(60, bool)
+    scored[1:10] = True
+    document = replace(document, scored=scored)
+    found = scorer(proxy, chosen, per_token=True)([document], batching(budget=40, long="windows"))
+    assert found.tokens is not None
+    assert len(found.tokens[0]) == 60
+    assert found.tokens[0][24:].eq(0).all()
+    torch.testing.assert_close(found.tokens[0].sum(0), found.scores[0])
 
 
 def test_a_tokens_score_is_what_enters_through_the_layers_at_its_position() -> None:
