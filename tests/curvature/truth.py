@@ -63,10 +63,13 @@ def truth_of(proxy: Proxy, tokens: Encoded, labels: Tensor) -> Truth:
     positions = scored.nonzero().squeeze(-1)
     gradients, a, g = {}, {}, {}
     for name in proxy.tracked:
-        layer = copy.base_model.get_submodule(name)
-        gradients[name] = layer.weight.grad.T if isinstance(layer, Conv1D) else layer.weight.grad
+        layer: Any = copy.base_model.get_submodule(name)
+        transposed = type(layer) is Conv1D  # not isinstance, which would narrow Any
+        gradients[name] = layer.weight.grad.T if transposed else layer.weight.grad
         a[name] = inputs[name].flatten(0, -2)[positions]
-        g[name] = outputs[name].grad.flatten(0, -2)[positions]
+        slope = outputs[name].grad
+        assert slope is not None
+        g[name] = slope.flatten(0, -2)[positions]
         if layer.bias is not None:
             gradients[name] = torch.cat([gradients[name], layer.bias.grad[:, None]], 1)
             a[name] = torch.cat([a[name], torch.ones(len(positions), 1, dtype=torch.float64)], 1)

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -79,17 +79,15 @@ def test_rotations_happen_on_both_sides_of_the_product() -> None:
 def test_inputs_rotated_for_several_layers_are_let_go_when_the_last_has_them() -> None:
     proxy, views = tiny_proxy(), list[BatchView]()
 
-    class Watching(Collected):
+    class Watching:
         def __init__(self) -> None:
-            super().__init__(proxy, bases(proxy))
-            make, self.taps = self.taps, self.watch
-            self.make = make
+            self.whole = PerDocument(proxy, first_of_inputs(proxy), self.add, bases(proxy))
 
-        def watch(self, view: BatchView) -> object:
+        def taps(self, view: BatchView) -> Callable[[str], Tap | None]:
             views.append(view)
-            return self.make(view)
+            return self.whole.taps(view)
 
-        def add(self, name: str, gradients: Tensor) -> None:
+        def add(self, _name: str, _gradients: Tensor) -> None:
             assert not views[-1].kept
 
     Passes(proxy, random_documents([5]), batching()).run("factors", 1, Watching)
