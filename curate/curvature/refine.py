@@ -5,7 +5,7 @@ Two ways there from x = P⁻¹u, P the fitted preconditioner:
 
 cg: conjugate gradients on one seeded subset of the background, the fastest way down. What it goes down to is that
 subset's minimum, which can lie far from the background's: so the objective is watched on other documents, held out, and
-a direction stops where the next step would raise it there.
+where a step would raise it there, the direction goes only as far as it falls, and stops.
 
 astra: steps x ← x + α P⁻¹(u - (G_batch + D) x), each on other seeded background documents, so that the whole background
 has a say (EK-FAC-preconditioned stochastic Neumann series; Wang et al. 2025, arXiv 2507.14740). Unless a step is given,
@@ -216,8 +216,10 @@ def _conjugate_gradients(
         step = _ratio(size, _dot(p, pushed))
         if held_out:
             seen = system.times(p, draw.fixed)
-            stopped |= step * (0.5 * step * _dot(p, seen) - _dot(p, e)) > 0
-            step = torch.where(stopped, 0.0, step)
+            slope, bend = _dot(p, e), _dot(p, seen)
+            rises = step * (0.5 * step * bend - slope) > 0
+            step = torch.where(rises, _ratio(slope, bend).clamp_min(0), step).where(~stopped, 0.0)
+            stopped |= rises
             _add(e, -step, seen)
         _add(x, step, p)
         _add(r, -step, pushed)

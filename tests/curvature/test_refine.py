@@ -26,19 +26,20 @@ def _exact(float64_throughout: None) -> None: ...
 
 @cache
 def proxy() -> Proxy:
-    """Two layers of few weights: their whole Gauss-Newton matrix can be inverted."""
+    """Two tracked layers of few weights: their whole Gauss-Newton matrix can be inverted."""
     shape = {"hidden_size": 8, "intermediate_size": 6, "num_attention_heads": 2, "num_key_value_heads": 1}
-    return tiny_proxy(tiny_model("LlamaConfig", **shape), None, "*.k_proj")
+    model = tiny_model("LlamaConfig", num_hidden_layers=1, vocab_size=23, **shape)
+    return tiny_proxy(model, None, "*.k_proj", "*.v_proj")
 
 
 @cache
 def background() -> list[Encoded]:
-    return random_documents([12 + i % 5 for i in range(24)], seed=3)
+    return random_documents([6 + i % 5 for i in range(40)], vocabulary=23, seed=3)
 
 
 @cache
-def fitted(damping: float = 1.0) -> Ekfac:
-    return Ekfac.of(ekfac.fit(proxy(), background(), batching(budget=128)), damping=damping)
+def fitted(damping: float = 0.3) -> Ekfac:
+    return Ekfac.of(ekfac.fit(proxy(), background(), batching(budget=512)), damping=damping)
 
 
 def targets(count: int = 2, seed: int = 0) -> Directions:
@@ -53,22 +54,22 @@ def flat(directions: Directions) -> Tensor:
     return torch.cat([directions[n].flatten(1) for n in proxy().tracked], 1)
 
 
-EVERYTHING = tuple(range(24))
+EVERYTHING = tuple(range(40))
 
 
 @cache
-def dense(documents: Sequence[int] = EVERYTHING, damping: float = 1.0) -> Tensor:
+def dense(documents: Sequence[int] = EVERYTHING, damping: float = 0.3) -> Tensor:
     """G + D, from the product with every unit vector (which its own tests hold against whole Jacobians)."""
     like = targets(1)
     sizes = [like[n].numel() for n in proxy().tracked]
     units = torch.eye(sum(sizes), dtype=torch.float64).split(sizes, 1)
     basis = {n: u.reshape(-1, *like[n].shape[1:]) for n, u in zip(proxy().tracked, units, strict=True)}
-    matrix = flat(GaussNewton(proxy())(basis, [background()[i] for i in documents], batching(budget=128)))
+    matrix = flat(GaussNewton(proxy())(basis, [background()[i] for i in documents], batching(budget=512)))
     deltas = fitted(damping).dampings
     return matrix + torch.diag(torch.cat([torch.full_like(v[:1].flatten(), deltas[n]) for n, v in like.items()]))
 
 
-def refined(u: Directions, settings: RefineSettings, damping: float = 1.0, budget: int = 64) -> Refined:
+def refined(u: Directions, settings: RefineSettings, damping: float = 0.3, budget: int = 64) -> Refined:
     return refine(u, fitted(damping), proxy(), background(), batching(budget=budget), settings)
 
 
@@ -81,21 +82,33 @@ def gaps(x: Directions, u: Directions, matrix: Tensor) -> Tensor:
 def test_conjugate_gradients_end_at_the_dense_solve() -> None:
     u = targets()
     expected = torch.linalg.solve(dense(), flat(u).T).T
-    found = refined(u, RefineSettings(rounds=60, evaluation=0))
+    found = refined(u, RefineSettings(rounds=45, evaluation=0))
     torch.testing.assert_close(flat(found.directions), expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
     objectives = -0.5 * (expected * flat(u)).sum(1)
     torch.testing.assert_close(torch.tensor(found.objectives[-1], dtype=torch.float64), objectives)
 
 
+def test_directions_that_cannot_be_improved_stay_and_are_told_of() -> None:
+    """Held out: the few documents whose solution is the start."""
+    settings = RefineSettings(rounds=5, documents=20, evaluation=10)
+    held_out = np.random.Generator(np.random.Philox(settings.seed)).permutation(40)[:10]
+    solution = Solution(fitted().dampings, torch.linalg.inv(dense(tuple(sorted(held_out.tolist())))))
+    u = targets()
+    with pytest.warns(UserWarning, match="could not improve 2 of 2"):
+        found = refine(u, solution, proxy(), background(), batching(budget=512), settings)
+    assert len(found.objectives) == 2
+    torch.testing.assert_close(flat(found.directions), flat(solution.solve(u)))
+
+
 @pytest.mark.parametrize("kind", ["cg", "astra"])
-@pytest.mark.parametrize("evaluation", [0, 6])
+@pytest.mark.parametrize("evaluation", [0, 10])
 def test_the_logged_objective_is_that_of_the_iterates_and_falls(kind: str, evaluation: int) -> None:
-    u, settings = targets(), RefineSettings(kind=kind, rounds=4, documents=18, evaluation=evaluation, seed=2)
+    u, settings = targets(), RefineSettings(kind=kind, rounds=4, documents=28, evaluation=evaluation, seed=2)
     found = refined(u, settings)
     rows = torch.tensor(found.objectives)
     assert (rows.diff(dim=0) <= 0).all()
     assert (rows[-1] < rows[0]).all()
-    measured = np.random.Generator(np.random.Philox(2)).permutation(24)[: evaluation or 18]
+    measured = np.random.Generator(np.random.Philox(2)).permutation(40)[: evaluation or 28]
     matrix = dense(tuple(sorted(measured.tolist())))
     for number, x in ((0, fitted().solve(u)), (-1, found.directions)):
         value = 0.5 * ((flat(x) @ matrix) * flat(x)).sum(1) - (flat(x) * flat(u)).sum(1)
@@ -106,20 +119,21 @@ def test_the_logged_objective_is_that_of_the_iterates_and_falls(kind: str, evalu
 def test_astra_on_the_whole_background_approaches_the_dense_solve_step_by_step(step: float | None) -> None:
     u = targets()
     sizes = [gaps(fitted().solve(u), u, dense())]
-    for rounds in (1, 2, 4, 16):
+    for rounds in (1, 3, 9):
         settings = RefineSettings(kind="astra", rounds=rounds, evaluation=0, step=step)
         sizes.append(gaps(refined(u, settings).directions, u, dense()))
     assert (torch.stack(sizes).diff(dim=0) < 0).all()
-    assert (sizes[-1] < 0.5 * sizes[0]).all()
+    assert (sizes[-1] < 0.6 * sizes[0]).all()
 
 
 def test_astra_on_batches_ends_nearer_to_the_whole_backgrounds_solution_than_it_began() -> None:
     u = targets()
-    found = refined(u, RefineSettings(kind="astra", rounds=8, documents=9, evaluation=6))
+    found = refined(u, RefineSettings(kind="astra", rounds=8, documents=15, evaluation=10))
     matrix = dense()
     assert (gaps(found.directions, u, matrix) < gaps(fitted().solve(u), u, matrix)).all()
 
 
+@pytest.mark.filterwarnings("ignore:Refining by")  # few documents: not every direction gains
 def test_a_direction_stops_where_conjugate_gradients_would_only_fit_their_own_documents() -> None:
     u = targets(4)
     stopping = refined(u, RefineSettings(rounds=30, documents=6, evaluation=6))
@@ -128,18 +142,20 @@ def test_a_direction_stops_where_conjugate_gradients_would_only_fit_their_own_do
     assert gaps(stopping.directions, u, dense()).sum() < gaps(going_on.directions, u, dense()).sum()
 
 
+@pytest.mark.filterwarnings("ignore:Refining by")  # few documents: not every direction gains
 @pytest.mark.parametrize("kind", ["cg", "astra"])
 def test_directions_are_refined_as_if_alone_and_batches_change_nothing(kind: str) -> None:
-    u, settings = targets(3), RefineSettings(kind=kind, rounds=3, documents=9, seed=1)
+    u, settings = targets(3), RefineSettings(kind=kind, rounds=3, documents=20, seed=1)
     together = refined(u, settings)
     for q in range(3):
-        alone = refined({n: v[q : q + 1] for n, v in u.items()}, settings, budget=9)
+        alone = refined({n: v[q : q + 1] for n, v in u.items()}, settings, budget=60)
         torch.testing.assert_close(flat(alone.directions), flat(together.directions)[q : q + 1], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:Refining by")  # few documents: not every direction gains
 @pytest.mark.parametrize("kind", ["cg", "astra"])
 def test_the_seed_chooses_the_documents(kind: str) -> None:
-    u, settings = targets(), RefineSettings(kind=kind, rounds=2, documents=9)
+    u, settings = targets(), RefineSettings(kind=kind, rounds=2, documents=20)
     one, same = refined(u, settings), refined(u, settings)
     assert one.objectives == same.objectives
     assert flat(one.directions).equal(flat(same.directions))
@@ -156,7 +172,20 @@ def test_a_direction_of_nothing_stays_so() -> None:
 
 def test_a_step_too_long_is_an_error_with_advice() -> None:
     with pytest.raises(CurateError, match=r"diverges.*objective(.|\n)*damping.*step"):
-        refined(targets(), RefineSettings(kind="astra", rounds=20, documents=24, step=30.0))
+        refined(targets(), RefineSettings(kind="astra", rounds=20, documents=40, step=30.0))
+
+
+@dataclass
+class Solution:
+    """A preconditioner that is exact for some documents."""
+
+    dampings: dict[str, float]
+    inverse: Tensor
+
+    def solve(self, directions: Directions) -> Directions:
+        sizes = [directions[n][0].numel() for n in proxy().tracked]
+        parts = (flat(directions) @ self.inverse).split(sizes, 1)
+        return {n: part.view_as(directions[n]) for n, part in zip(proxy().tracked, parts, strict=True)}
 
 
 @dataclass
@@ -203,7 +232,7 @@ class Notes(Silent):
 
 def test_every_round_is_told() -> None:
     notes = Notes()
-    settings = RefineSettings(rounds=2)
+    settings = RefineSettings(rounds=2, evaluation=0)
     found = refine(targets(1), fitted(), proxy(), background(), batching(), settings, reporter=notes)
     assert notes.notes[0] == f"cg, start: objective {found.objectives[0][0]:.6g}"
     assert notes.notes[2] == f"cg, round 2: objective {found.objectives[2][0]:.6g}"
