@@ -64,8 +64,8 @@ def truth_of(proxy: Proxy, tokens: Encoded, labels: Tensor) -> Truth:
     gradients, a, g = {}, {}, {}
     for name in proxy.tracked:
         layer: Any = copy.base_model.get_submodule(name)
-        transposed = type(layer) is Conv1D  # not isinstance, which would narrow Any
-        gradients[name] = layer.weight.grad.T if transposed else layer.weight.grad
+        by_weights: Any = layer.weight.grad
+        gradients[name] = by_weights.T if isinstance(layer, Conv1D) else by_weights
         a[name] = inputs[name].flatten(0, -2)[positions]
         slope = outputs[name].grad
         assert slope is not None
