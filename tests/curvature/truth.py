@@ -71,7 +71,8 @@ def truth_of(proxy: Proxy, tokens: Encoded, labels: Tensor) -> Truth:
         assert slope is not None
         g[name] = slope.flatten(0, -2)[positions]
         if layer.bias is not None:
-            gradients[name] = torch.cat([gradients[name], layer.bias.grad[:, None]], 1)
+            by_bias: Any = layer.bias.grad
+            gradients[name] = torch.cat([gradients[name], by_bias[:, None]], 1)
             a[name] = torch.cat([a[name], torch.ones(len(positions), 1, dtype=torch.float64)], 1)
     return Truth(inputs=a, outputs=g, gradients=gradients)
 
