@@ -31,7 +31,8 @@ class Settings:
     pooling: str = "weighted"
     """'weighted': position t counts t times, from 1; 'mean': all alike."""
     centre: bool = False
-    """Whether the mean embedding of the background is subtracted first."""
+    """Whether the mean embedding of the background is subtracted first. It reorders documents, but made the best 5 % of
+    a mixed pool no purer, and costs a pass over the background: as published, it is not."""
 
     def __post_init__(self) -> None:
         if self.pooling not in ("weighted", "mean"):
