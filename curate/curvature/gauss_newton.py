@@ -115,7 +115,8 @@ class _Layer:
             expected = (len(values), d_out, d_in + has_bias)
             raise AssertionError(f"{name}: directions of shape {tuple(values.shape)}, not {expected}")
         self.weights = [v[:, :d_in].contiguous() for v in values]
-        self.biases = values[:, :, d_in] if has_bias else None
+        # oneDNN's product takes a bias that is not contiguous for one that is.
+        self.biases = values[:, :, d_in].contiguous() if has_bias else None
         self.products = torch.zeros_like(values)
         self.direction, self.collecting = 0, False
 

@@ -10,8 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from curate.curvature.gauss_newton import GaussNewton
 from curate.gradients.directions import Directions
 from curate.models import Proxy
-from curate.tokens import Encoded
-from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
+from curate.tokens import Encoded, windows
+from tests.small_models import ARCHITECTURES, batching, encoded, random_documents, tiny_model, tiny_proxy
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +72,52 @@ def test_the_product_equals_the_dense_one(architecture: str) -> None:
     found = GaussNewton(proxy)(directions, documents, batching(budget=18))
     expected = dense_product(proxy, documents, directions)
     torch.testing.assert_close(flat(proxy, found), expected, rtol=1e-8, atol=1e-8 * float(expected.abs().max()))
+
+
+def test_directions_alone_other_batches_and_documents_without_scored_tokens_change_nothing() -> None:
+    proxy = tiny_proxy(tiny_model("GPT2Config"))
+    documents = random_documents([4, 9, 2, 7])
+    directions, product = random_directions(proxy, 3), GaussNewton(proxy)
+    together = product(directions, documents, batching(budget=100))
+    silent = [encoded([5, 6, 7], prompt=3), encoded([])]
+    for q in range(3):
+        alone = {n: v[q : q + 1] for n, v in directions.items()}
+        found = product(alone, [*documents, *silent], batching(budget=9))
+        torch.testing.assert_close(flat(proxy, found), flat(proxy, together)[q : q + 1])
+
+
+def test_the_windows_of_a_long_document_are_samples_of_their_own() -> None:
+    proxy = tiny_proxy()
+    (long,) = random_documents([12])
+    pieces = [Encoded(ids=i, scored=s, truncated=False) for i, s in windows(long, batching(context=5).tokens)]
+    directions, product = random_directions(proxy, 1), GaussNewton(proxy)
+    whole = product(directions, [long], batching(context=5, long="windows"))
+    torch.testing.assert_close(flat(proxy, whole), flat(proxy, product(directions, pieces, batching())))
+
+
+def test_documents_that_are_not_finite_leave_the_mean() -> None:
+    proxy = tiny_proxy()
+    clean = random_documents([5, 8, 6], vocabulary=60)
+    with torch.no_grad():
+        proxy.model.get_input_embeddings().weight[66] = torch.nan  # type: ignore[index]
+    directions, product = random_directions(proxy, 1), GaussNewton(proxy)
+    expected = product(directions, clean, batching())
+    found = product(directions, [*clean, encoded([3, 66, 4, 5])], batching(budget=100))
+    torch.testing.assert_close(flat(proxy, found), flat(proxy, expected))
+    assert flat(proxy, found).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_proxies_are_multiplied_in_float32_and_stay_as_they_were(dtype: torch.dtype) -> None:
+    model = tiny_model("Qwen2Config").to(dtype)
+    narrow, wide = tiny_proxy(model), tiny_proxy(deepcopy(model).double())
+    documents = random_documents([5, 9])
+    directions = random_directions(wide, 2)
+    found = GaussNewton(narrow)(directions, documents, batching())
+    expected = flat(wide, GaussNewton(wide)(directions, documents, batching()))
+    assert {v.dtype for v in found.values()} == {torch.float32}
+    torch.testing.assert_close(
+        flat(narrow, found).double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
+    )
+    assert narrow.model.dtype == dtype
+    assert all("forward" not in vars(m) for p in (narrow, wide) for m in p.linears.values())
