@@ -33,7 +33,8 @@ def linear(
 ) -> Float[Tensor, "*batch d_out"]:
     """Return `x weightᵀ + bias` by the fastest product of this device, outside any graph."""
     if _ONEDNN_LINEAR is not None and x.dtype == torch.float32 and x.device.type == "cpu":
-        return _ONEDNN_LINEAR(x, weight, bias, "none", [], None)
+        # The operator reads a bias as if its entries lay side by side, whatever its stride.
+        return _ONEDNN_LINEAR(x, weight, None if bias is None else bias.contiguous(), "none", [], None)
     return nn.functional.linear(x, weight, bias)
 
 

@@ -24,10 +24,12 @@ class Settings(CurvatureSettings):
 
     refine: str = "none"
     """'none', 'cg' or 'astra'."""
-    rounds: int = 10
+    rounds: int = 6
     """Rounds of refinement."""
-    refine_documents: int = 100
-    """Background documents of the refinement's subset, and of each of astra's batches."""
+    refine_documents: int = 200
+    """Background documents of cg's subset, and of each of astra's batches."""
+    evaluation_documents: int = 100
+    """Other background documents, on which the objective is measured and must fall."""
     step: float = 0.0
     """astra's step; 0: the best one on the subset, found anew in each round."""
 
@@ -48,6 +50,7 @@ class Settings(CurvatureSettings):
             kind=self.refine,
             rounds=self.rounds,
             documents=self.refine_documents,
+            evaluation=self.evaluation_documents,
             step=self.step or None,
             seed=self.seed,
         )

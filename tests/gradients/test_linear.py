@@ -102,3 +102,13 @@ def test_products_equal_torchs_own(dtype: torch.dtype) -> None:
 def test_weights_are_rows_of_outputs_for_both_kinds_of_layer() -> None:
     assert weight_of(nn.Linear(5, 7)).shape == (7, 5)
     assert weight_of(Conv1D(7, 5)).shape == (7, 5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_product_is_right_whatever_the_strides(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((6, 5), (7, 5), (7, 3)))
+    expected = x @ weight.T + bias[:, 1]
+    tolerance = 5e-2 if dtype == torch.bfloat16 else 1e-5
+    strided = x.to(dtype).T.contiguous().T, weight.to(dtype).T.contiguous().T, bias.to(dtype)[:, 1]
+    torch.testing.assert_close(linear(*strided).double(), expected, rtol=tolerance, atol=tolerance)
