@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.atomic import atomic_write
@@ -90,7 +90,11 @@ class Kept:
         tensors = make()
         with atomic_write(self.run / where) as temporary:
             save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
-        return tensors
+        del tensors
+        # Read back, so that the first use and every later one see the same memory layout and give the same bits.
+        made = _load(self.run / where)
+        assert made is not None
+        return made
 
 
 def _same_file(source: Path, copy: Path) -> None:
@@ -107,6 +111,8 @@ def _load(path: Path) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
     try:
-        return load_file(path)
+        # Copies, since a file's tensors lie wherever they fell, and BLAS rounds differently by alignment.
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
