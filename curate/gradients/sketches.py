@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import Tap, tapped
+from curate.gradients.linear import Tap, linear, tapped
 from curate.gradients.projections import projection
 from curate.models import Proxy
 from curate.tokens import TokenBatch
@@ -65,8 +65,8 @@ class SketchEngine:
             if p_in is None:
                 self._inputs[name] = (None, torch.ones(1, **place) if has_bias else None)
             else:
-                self._inputs[name] = (p_in[:d_in].to(**place), p_in[d_in].to(**place) if has_bias else None)
-            self._outputs[name] = None if p_out is None else p_out.to(**place)
+                self._inputs[name] = (_rows(p_in[:d_in]).to(**place), p_in[d_in].to(**place) if has_bias else None)
+            self._outputs[name] = None if p_out is None else _rows(p_out).to(**place)
             rows = d_out if p_out is None else dim
             columns = d_in + has_bias if p_in is None else dim
             self.blocks.append(Block(name=name, start=start, rows=rows, columns=columns))
@@ -93,6 +93,11 @@ class SketchEngine:
         return _SketchTap(self._by_name[name], self._inputs[name], self._outputs[name], values, shape)
 
 
+def _rows(projection: Float[Tensor, "width dim"]) -> Float[Tensor, "dim width"]:
+    """Lay a projection out as a layer's weight is: for so few columns `linear` is several times a plain product."""
+    return projection.T.contiguous()
+
+
 class _SketchTap:
     """Keeps A P_a on the way forward, adds (G P_g)ᵀ(A P_a) to its columns on the way back."""
 
@@ -110,15 +115,14 @@ class _SketchTap:
     def forward(self, inputs: Tensor) -> Tensor:
         inputs = self._by_sequence(inputs)
         if self.project_inputs is not None:
-            kept = inputs @ self.project_inputs
-            return kept if self.bias_row is None else kept + self.bias_row
+            return linear(inputs, self.project_inputs, self.bias_row)
         if self.bias_row is None:
             return inputs
         return torch.cat([inputs, self.bias_row.expand(*inputs.shape[:-1], 1)], -1)
 
     def backward(self, kept: Tensor, output_gradients: Tensor) -> None:
         output_gradients = self._by_sequence(output_gradients)
-        gradients = output_gradients if self.outputs is None else output_gradients @ self.outputs
+        gradients = output_gradients if self.outputs is None else linear(output_gradients, self.outputs)
         wide = self.values.dtype
         product = gradients.to(wide).transpose(1, 2) @ kept.to(wide)
         self.values[:, self.block.start : self.block.stop] += product.flatten(1)
