@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -222,7 +223,8 @@ def test_batches_hold_every_document_once_within_their_budget(budget: int) -> No
     for batch in found:
         assert batch.ids.shape == batch.labels.shape
         assert len(batch) == 1 or batch.ids.numel() <= budget
-        assert batch.ids.shape[1] == max(1, *(len(documents[d].ids) for d in batch.documents))
+        longest = max(1, *(len(documents[d].ids) for d in batch.documents))
+        assert longest <= batch.ids.shape[1] <= min(longest + 7, 30)
     lengths = [len(documents[d].ids) for b in found for d in b.documents]
     assert lengths == sorted(lengths)
 
@@ -232,8 +234,18 @@ def test_labels_are_the_scored_tokens_one_position_earlier() -> None:
     (batch,) = batches(documents, TokenSettings(context=8), budget=100)
     assert batch.documents == (1, 0)
     assert batch.ids.dtype == batch.labels.dtype == torch.int64
-    assert batch.ids[1].tolist() == [4, 5, 6, 7, 8]
-    assert batch.labels.tolist() == [[3] + [IGNORED] * 4, [IGNORED, IGNORED, 7, 8, IGNORED]]
+    assert batch.ids[1].tolist() == [4, 5, 6, 7, 8, 0, 0, 0]
+    assert batch.labels.tolist() == [[3] + [IGNORED] * 7, [IGNORED, IGNORED, 7, 8] + [IGNORED] * 4]
+
+
+@pytest.mark.parametrize("context", [30, 512, 1000, 2048])
+def test_batches_come_in_few_lengths_with_little_padding(context: int) -> None:
+    found = [
+        b for n in range(1, context + 1) for b in batches([encoded([1] * n)], TokenSettings(context=context), budget=1)
+    ]
+    lengths = [b.ids.shape[1] for b in found]
+    assert all(n <= length <= min(context, max(n + 7, n * 17 / 16)) for n, length in enumerate(lengths, start=1))
+    assert len(set(lengths)) <= 16 * math.log2(context)
 
 
 def test_batches_are_the_same_every_time_and_may_name_documents_freely() -> None:

@@ -35,6 +35,8 @@ from curate.tokens import Encoded
 KINDS = ("cg", "astra")
 # Rounding, and a given step's noise, may raise the objective a little.
 TOLERANCE = 0.01
+# A relative gain below this is rounding.
+GAIN = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,8 @@ class _Log:
     def close(self, u: Directions) -> None:
         """Warn of directions that are where they were."""
         nonzero = (_dot(u, u) > 0).tolist()
-        same = [q for q, last in enumerate(self.rows[-1]) if nonzero[q] and last >= self.rows[0][q]]
+        ends = zip(self.rows[0], self.rows[-1], strict=True)
+        same = [q for q, (first, last) in enumerate(ends) if nonzero[q] and last >= first - GAIN * abs(first)]
         if same:
             self.reporter.warn(
                 f"Refining by {self.kind} could not improve {len(same)} of {len(nonzero)} directions on documents held"

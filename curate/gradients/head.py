@@ -70,11 +70,12 @@ class Head:
         gradients = torch.zeros_like(hidden) if gradient else None
         chunk = TOKENS_CPU if hidden.device.type == "cpu" else TOKENS_GPU
         for positions in scored.split(chunk) if len(scored) else ():
-            drawn = None if uniforms is None else uniforms[positions]
-            loss, grad = self._chunk(hidden[positions], labels[positions], gradient, drawn)
-            losses[positions] = loss
+            count, rows = len(positions), _filled(positions)
+            drawn = None if uniforms is None else uniforms[rows]
+            loss, grad = self._chunk(hidden[rows], labels[rows], gradient, drawn)
+            losses[positions] = loss[:count]
             if gradients is not None and grad is not None:
-                gradients[positions] = grad.to(gradients.dtype)
+                gradients[positions] = grad[:count].to(gradients.dtype)
         return losses, gradients
 
     def _logits(self, hidden: Tensor, rows: slice) -> Tensor:
@@ -155,9 +156,16 @@ class Head:
         blocks = self._blocks(hidden)
         for i in chosen.unique().tolist():
             mine = (chosen == i).nonzero().squeeze(-1)
-            logits = self._logits(hidden[mine], blocks[i])
-            exponentials = (logits if reference is None else logits - reference[mine]).exp()
-            inside = exponentials.to(fine).cumsum(-1)
+            rows = _filled(mine)
+            logits = self._logits(hidden[rows], blocks[i])
+            exponentials = (logits if reference is None else logits - reference[rows]).exp()
+            inside = exponentials[: len(mine)].to(fine).cumsum(-1)
             found = torch.searchsorted(inside, within[mine].unsqueeze(-1), right=True).squeeze(-1)
             labels[mine] = blocks[i].start + found.clamp_max(logits.shape[1] - 1)
         return labels
+
+
+def _filled(positions: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
+    """Repeat the last position up to a multiple of 64: oneDNN keeps half a megabyte for every number of rows it saw."""
+    missing = -len(positions) % 64
+    return torch.cat([positions, positions[-1:].expand(missing)]) if missing else positions
