@@ -1,9 +1,9 @@
 """MAGIC's way back: how the target's loss after training depends on every weight during it.
 
-Ilyas & Engstrom 2025 (arXiv 2504.16430), with the replay of Engstrom et al. 2025 (arXiv 2503.13751). Each step takes two
-moves, and none builds a graph of second order: φ's derivatives by the state after the step are pulled back through the
-optimiser alone, which gives u_k = ∂φ/∂g_k; then one forward-over-reverse product per micro-batch gives H_k u_k, which
-goes to the parameters, and along with it ⟨u_k, ∇ℓ_t⟩ of every token t, which is D_k times φ's derivative by its weight.
+Ilyas & Engstrom 2025 (arXiv 2504.16430), with the replay of Engstrom et al. 2025 (arXiv 2503.13751). Each step takes
+two moves, and none builds a graph of second order: φ's derivatives by the state after the step are pulled back through
+the optimiser alone, which gives u_k = ∂φ/∂g_k; then one forward-over-reverse product per micro-batch gives H_k u_k,
+which goes to the parameters, and along with it ⟨u_k, ∇ℓ_t⟩ of every token t: D_k times φ's derivative by its weight.
 
 A document that was not trained on has such a derivative too: were it given weight at step k, φ would change by
 ⟨u_k, ∇ℓ_z(θ_k)⟩ / D_k. Snapshots keep what that takes.
@@ -96,10 +96,8 @@ def snapshot(replay: Replay, name: str, step: int) -> Snapshot:
     folder, device = _folder(replay, name), torch.device("cpu")
     path = folder / f"{step:06d}.safetensors"
     if not path.exists():
-        known = sorted(int(p.stem) for p in folder.glob("0*.safetensors"))
-        raise CurateError(
-            f"{folder} keeps no snapshot of step {step}; it keeps {', '.join(map(str, known)) or 'none'}."
-        )
+        known = ", ".join(str(int(p.stem)) for p in sorted(folder.glob("0*.safetensors"))) or "none"
+        raise CurateError(f"{folder} keeps no snapshot of step {step}; it keeps {known}.")
     return Snapshot(
         step=step,
         parameters=load(_parameters_file(replay, step), device),

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -171,7 +172,6 @@ def _silu(input: Tensor, inplace: bool = False) -> Tensor:
 
 _COMPOSED: dict[Any, Any] = {
     functional.silu: _silu,
-    torch._C._nn.silu: _silu,
     functional.softmax: _softmax,
     functional.scaled_dot_product_attention: _attention,
 }
@@ -182,4 +182,4 @@ def _registered() -> None:
     """Import what torch takes some second derivatives from (layer norm's), without its warning about its own code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        import torch._decomp.decompositions_for_jvp
+        import_module("torch._decomp.decompositions_for_jvp")

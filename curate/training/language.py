@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
 from curate.models import DTYPES
@@ -44,7 +45,7 @@ class LanguageModel:
                 module.padding_idx = None
         self.model = model
         self._names = [n for n, p in model.named_parameters() if p.requires_grad]
-        inner = {id(m.weight) for m in model.base_model.modules() if type(m) is nn.Linear}
+        inner = {id(m.weight) for m in model.base_model.modules() if type(m) in (nn.Linear, Conv1D)}
         apart = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         self._linear = frozenset(self._weights_of_linears())
         self.matrices = frozenset(n for n, p in model.named_parameters() if id(p) in inner - apart) & set(self._names)
@@ -122,9 +123,8 @@ def _loss(logits: Tensor, labels: Int[Tensor, "s t"], coefficients: Float[Tensor
         weight = coefficients.flatten()[rows][:, None]
         total = own.logsumexp(-1, keepdim=True)
         losses.view(-1)[rows] = (total - own.gather(1, wanted)).squeeze(1)
-        pull.view(-1, pull.shape[-1])[rows] = (own - total).exp_().scatter_add_(
-            1, wanted, -torch.ones_like(total)
-        ) * weight
+        surplus = (own - total).exp_().scatter_add_(1, wanted, -torch.ones_like(total))
+        torch.mul(surplus, weight, out=pull.view(-1, pull.shape[-1])[rows])
     return losses.masked_fill_(labels < 0, 0), pull
 
 

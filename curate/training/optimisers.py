@@ -168,11 +168,10 @@ class Optimiser:
         with torch.enable_grad():
             scale = clip_scale(leaf, self.recipe.clip)
             (slope,) = torch.autograd.grad(scale, leaf)
-        return float(scale), float(slope)
+        return float(scale.detach()), float(slope)
 
 
 def _norm(gradients: Tensors) -> float:
     """The Euclidean norm of all gradients together, summed in float64 in an order that no file changes."""
-    return math.sqrt(
-        sum(float(torch.linalg.vector_norm(gradients[n], dtype=torch.float64)) ** 2 for n in sorted(gradients))
-    )
+    norms = (torch.linalg.vector_norm(gradients[n], dtype=torch.float64) for n in sorted(gradients))
+    return math.sqrt(sum(float(norm) ** 2 for norm in norms))

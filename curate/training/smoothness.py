@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ class Smoothness:
     """How a run answers two steps in the same direction of weights."""
 
     agreement: float
-    """In [-1, 1]: 1 when every parameter moves the second time as it moved the first time, near 0 in chaos."""
+    """In [-1, 1]: 1 when every parameter moves the second time as it moved the first time.
+
+    In chaos 0 or below: of three unrelated ends the middle one's two differences point apart."""
     movement: float
     """The norm of the first answer over that of the whole training: how much the weights mattered."""
 
@@ -33,8 +36,8 @@ def smoothness(
     """Train at weights w, w + hv and w + 2hv, v random signs per document, and compare the two answers.
 
     With Δ₁, Δ₂ the successive differences of the parameters: Σ |Δ₁| sign(Δ₁) sign(Δ₂) / Σ |Δ₁|, the empirical
-    metasmoothness of Engstrom et al. 2025 (arXiv 2503.13751, §4). `start` and `until` limit it to a part of the run, such
-    as from a checkpoint on; `end`, the run's own end there, saves one of the three trainings.
+    metasmoothness of Engstrom et al. 2025 (arXiv 2503.13751, §4). `start` and `until` limit it to a part of the run,
+    such as from a checkpoint on; `end`, the run's own end there, saves one of the three trainings.
     """
     corpus = training.corpus
     start = start or training.start()
@@ -44,7 +47,7 @@ def smoothness(
         weights = (torch.ones_like(signs) if training.weights is None else training.weights) + distance * signs
         moved = Training(training.model, corpus, training.recipe, weights=weights)
         ends.append(moved.run(start, until=until))
-    first, second = (_minus(b, a) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    first, second = (_minus(b, a) for a, b in pairwise(ends))
     whole = _minus(ends[0], start)
     return Smoothness(agreement=_agreement(first, second), movement=_norm(first) / max(_norm(whole), 1e-300))
 
