@@ -3,7 +3,8 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -16,7 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
 from curate.models import DTYPES
-from curate.training.dual import dual, parts
+from curate.training.dual import dual
+from curate.training.dual_layers import parts
 from curate.training.microbatches import MicroBatch
 from curate.training.optimisers import Tensors
 from curate.training.recipe import Recipe
@@ -28,7 +30,8 @@ LOGIT_ROWS = 256
 class LanguageModel:
     """A transformers model with the parameters that a recipe trains; see `Differentiable`.
 
-    Dropout is off. Attention takes torch's plain path, the only one with a forward derivative.
+    Dropout is off. Where tangents are carried along, attention takes a plain path: the fused ones have no forward
+    derivative.
     """
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
@@ -65,7 +68,7 @@ class LanguageModel:
     def gradients(
         self, parameters: Tensors, batch: MicroBatch, coefficients: Float[Tensor, "sequences tokens"]
     ) -> tuple[Float[Tensor, "sequences tokens"], Tensors]:
-        with _exactly(self.device), torch.enable_grad():
+        with _exactly(self.device, fused=True), torch.enable_grad():
             batch, coefficients = batch.to(self.device), coefficients.to(self.device)
             leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
             logits = self._logits(leaves, batch)
@@ -164,9 +167,10 @@ def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
 
 
 @contextmanager
-def _exactly(device: torch.device) -> Iterator[None]:
-    """Compute in full single precision, in a fixed order, on torch's plain attention."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+def _exactly(device: torch.device, *, fused: bool = False) -> Iterator[None]:
+    """Compute in full single precision, in a fixed order; on torch's plain attention unless `fused` is allowed."""
+    matmul: Any = torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
     strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     matmul.allow_tf32 = convolution.allow_tf32 = False
@@ -174,7 +178,8 @@ def _exactly(device: torch.device) -> Iterator[None]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
         torch.use_deterministic_algorithms(True)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        # On a GPU the way back through a fused kernel adds up in any order; a CPU's is the same every time.
+        with nullcontext() if fused and device.type == "cpu" else sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         matmul.allow_tf32, convolution.allow_tf32 = before

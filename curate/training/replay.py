@@ -96,10 +96,10 @@ class Training:
         """Return a hash of all that decides the run: recipe, documents, weights and first parameters."""
         digest = xxhash.xxh3_128(json.dumps(self.recipe.as_dict(), sort_keys=True).encode())
         digest.update(self.corpus.fingerprint().encode())
-        digest.update(b"1" if self.weights is None else bytes(self.weights.double().numpy().tobytes()))
+        digest.update(b"1" if self.weights is None else self.weights.double().numpy().tobytes())
         for name, parameter in self.model.parameters().items():
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-            digest.update(parameter.cpu().contiguous().flatten().view(torch.uint8).numpy())
+            digest.update(parameter.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
