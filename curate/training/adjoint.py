@@ -81,7 +81,7 @@ def differentiate(
     if task is not None:
         task.advance(steps - way.cotangent.step)
     while way.cotangent.step > 0:
-        way = _step_back(replay, way, folder, snapshots)
+        _step_back(replay, way, folder, snapshots)
         if way.cotangent.step % replay.block == 0 or way.cotangent.step == 0:
             _save(way, folder)
         if task is not None:
@@ -139,9 +139,9 @@ def target_loss(model: Differentiable, parameters: Tensors, target: Corpus) -> t
     return loss, total
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Way:
-    """How far a way back has come."""
+    """How far a way back has come; changed in place, so that what was is not held beside what is."""
 
     cotangent: State
     """φ's derivatives by parameters and moments before step `cotangent.step`."""
@@ -161,35 +161,35 @@ def _begin(replay: Replay, target: Corpus) -> _Way:
     return _Way(cotangent=cotangent, slopes=torch.zeros(training.corpus.num_tokens, dtype=torch.float64), loss=loss)
 
 
-def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[int]) -> _Way:
+def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[int]) -> None:
     training, step = replay.training, way.cotangent.step - 1
     state = replay.state_at(step)
-    before, pulled = training.optimiser.pull_back(state, replay.gradient(state), way.cotangent)
+    way.cotangent, pulled = training.optimiser.pull_back(state, replay.gradient(state), way.cotangent)
+    parameters = state.parameters
+    del state  # its moments have done their part
     if step in snapshots:
-        _keep(replay, folder, state, pulled)
-    slopes = way.slopes.clone()
-    dtype = next(iter(state.parameters.values())).dtype
+        _keep(replay, folder, step, parameters, pulled)
+    dtype = next(iter(parameters.values())).dtype
     for batch, coefficients in training.weighted(step):
-        along, products = training.model.products(state.parameters, pulled, batch, coefficients.to(dtype))
+        along, products = training.model.products(parameters, pulled, batch, coefficients.to(dtype))
         for name, product in products.items():
-            before.parameters[name].add_(product)
+            way.cotangent.parameters[name].add_(product)
         found = along.double().cpu()[batch.scored] / training.denominator(step)
-        slopes.index_add_(0, batch.places[batch.scored], found)
-    if not bool(torch.isfinite(slopes).all()):
+        way.slopes.index_add_(0, batch.places[batch.scored], found)
+    if not bool(torch.isfinite(way.slopes).all()):
         raise CurateError(
             f"The derivatives grew beyond all numbers at step {step + 1} of {training.steps}: the run is not smooth.",
             hint="Lower the recipe's learning_rate, give it a longer warmup, or a larger epsilon.",
         )
-    return _Way(cotangent=before, slopes=slopes, loss=way.loss)
 
 
-def _keep(replay: Replay, folder: Path, state: State, pulled: Tensors) -> None:
-    parameters = _parameters_file(replay, state.step)
-    if not parameters.exists():  # groups share it
-        parameters.parent.mkdir(exist_ok=True)
-        save(state.parameters, parameters)
-    denominator = replay.training.denominator(state.step)
-    save({n: -u / denominator for n, u in pulled.items()}, folder / f"{state.step:06d}.safetensors")
+def _keep(replay: Replay, folder: Path, step: int, parameters: Tensors, pulled: Tensors) -> None:
+    path = _parameters_file(replay, step)
+    if not path.exists():  # groups share it
+        path.parent.mkdir(exist_ok=True)
+        save(parameters, path)
+    denominator = replay.training.denominator(step)
+    save({n: -u / denominator for n, u in pulled.items()}, folder / f"{step:06d}.safetensors")
 
 
 def _save(way: _Way, folder: Path) -> None:

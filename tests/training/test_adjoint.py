@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,9 +37,9 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("changes", RECIPES.values(), ids=RECIPES.keys())
-def test_scores_are_the_slopes_of_whole_retrainings(changes: dict[str, object], tmp_path: Path) -> None:
-    run = training(**changes)
+@pytest.mark.parametrize("name", ["sgd with momentum", "adamw, clipped", "muon", "lora"])
+def test_scores_are_the_slopes_of_whole_retrainings(name: str, tmp_path: Path) -> None:
+    run = training(**RECIPES[name])
     found = adjoint(run, tmp_path)
     direction = torch.randn(run.corpus.num_tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     assert float(direction @ found.token_scores) == pytest.approx(slope(run, direction), rel=1e-6)
@@ -182,6 +185,42 @@ def test_a_killed_run_goes_on_to_the_same_bytes(keep: bool, tmp_path: Path) -> N
         assert path.read_bytes() == (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes(), path
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from curate.training.adjoint import differentiate
+from curate.training.replay import Replay
+from tests.training.small_training import target, training
+
+class Killer:
+    left = int(sys.argv[2])
+    def advance(self, amount):
+        self.left -= amount
+        if self.left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def set_total(self, total): ...
+
+killer = Killer()
+replay = Replay(training(steps=7), Path(sys.argv[1]))
+replay.run(killer)
+differentiate(replay, target(), task=killer)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_really_killed_leaves_what_another_finishes(tmp_path: Path) -> None:
+    for after in (3, 9, 12, 1000):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "cut"), str(after)]
+        done = subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
+        assert done.returncode == (0 if after == 1000 else -signal.SIGKILL)
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "whole"), "1000"]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    kept = sorted((tmp_path / "whole").rglob("*.safetensors"))
+    assert kept
+    for path in kept:
+        assert path.read_bytes() == (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes(), path
+
+
 def test_targets_share_a_run_and_stay_apart(tmp_path: Path) -> None:
     run = training()
     replay = Replay(run, tmp_path / "both")
@@ -207,10 +246,10 @@ def test_ridge_regression_trained_to_convergence_gives_its_exact_influence(tmp_p
         momentum=0.0,
         schedule="constant",
         warmup=0,
-        learning_rate=0.3,
+        learning_rate=0.5,
         weight_decay=decay,
         batch_size=24,
-        steps=300,
+        steps=150,
     )
     run = Training(model, Regression.corpus(rows), chosen)
     found = adjoint(run, tmp_path, aim=Regression.corpus(aim))
