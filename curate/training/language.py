@@ -126,8 +126,7 @@ def _loss(logits: Tensor, labels: Int[Tensor, "s t"], coefficients: Float[Tensor
         weight = coefficients.flatten()[rows][:, None]
         total = own.logsumexp(-1, keepdim=True)
         losses.view(-1)[rows] = (total - own.gather(1, wanted)).squeeze(1)
-        surplus = (own - total).exp_().scatter_add_(1, wanted, -torch.ones_like(total))
-        torch.mul(surplus, weight, out=pull.view(-1, pull.shape[-1])[rows])
+        torch.mul(_less_wanted((own - total).exp_(), wanted), weight, out=pull.view(-1, pull.shape[-1])[rows])
     return losses.masked_fill_(labels < 0, 0), pull
 
 
@@ -151,11 +150,17 @@ def _dual_loss(
         if coefficients is not None:
             weight = coefficients.flatten()[rows][:, None]
             torch.mul((moved[rows] - mean).mul_(chances), weight, out=turned[rows])
-            torch.mul(chances.scatter_add_(1, wanted, -torch.ones_like(mean)), weight, out=pull[rows])
+            torch.mul(_less_wanted(chances, wanted), weight, out=pull[rows])
     slopes.masked_fill_(labels < 0, 0)
     if coefficients is None:
         return slopes, slopes
     return slopes, forward_ad.make_dual(pull.view_as(values), turned.view_as(values))
+
+
+def _less_wanted(chances: Tensor, wanted: Tensor) -> Tensor:
+    """Subtract 1 at every row's label, in place (scatter_add_ is refused on a GPU where order matters)."""
+    chances[torch.arange(len(chances), device=chances.device), wanted.squeeze(1)] -= 1
+    return chances
 
 
 def _rows(labels: Tensor) -> Iterator[slice]:
