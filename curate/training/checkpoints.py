@@ -1,0 +1,83 @@
+"""States of a training run in files, and which of them are kept."""
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from curate.atomic import atomic_write
+from curate.training.optimisers import State, Tensors
+
+POLICIES = ("sqrt", "all", "log")
+
+
+def positions(policy: str, steps: int) -> frozenset[int]:
+    """Return after how many steps a forward run saves its state; the start and the end always are among them."""
+    if policy == "all":
+        return frozenset(range(steps + 1))
+    if policy == "sqrt":
+        return frozenset(range(0, steps, math.isqrt(max(1, steps - 1)) + 1)) | {steps}
+    return frozenset({0, steps}) | on_the_way("log", 0, steps)
+
+
+def on_the_way(policy: str, start: int, stop: int) -> frozenset[int]:
+    """Return which states between two steps are kept while a walk back replays from one to the other.
+
+    'sqrt' and 'all' keep every one. 'log' keeps the midpoint of what is left, again and again: of T steps log₂ T states
+    are there at a time, for log₂ T / 2 replays of each step.
+    """
+    if policy != "log":
+        return frozenset(range(start + 1, stop + 1))
+    kept, at = set(), start
+    while (at := (at + stop + 1) // 2) < stop:
+        kept.add(at)
+    return frozenset(kept)
+
+
+def save(tensors: Tensors, path: Path, *, durable: bool = True) -> None:
+    """Write tensors so that the file is there whole or not at all; `durable` also forces them to the disk."""
+    plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+    if durable:
+        with atomic_write(path) as temporary:
+            save_file(plain, temporary)
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(plain, temporary)
+    temporary.replace(path)
+
+
+def load(path: Path, device: torch.device, *, only: str | None = None) -> Tensors:
+    """Read what `save` wrote, into memory of torch's own.
+
+    A tensor that lies in a mapped file may be aligned otherwise, and sums may then come out otherwise, too.
+    """
+    with safe_open(path, "pt") as file:
+        return {n: file.get_tensor(n).to(device, copy=True) for n in file.keys() if only in (None, n)}  # noqa: SIM118
+
+
+def save_state(state: State, path: Path, *, durable: bool = True) -> None:
+    save(flat(state), path, durable=durable)
+
+
+def load_state(path: Path, step: int, device: torch.device) -> State:
+    return unflat(load(path, device), step)
+
+
+def flat(state: State) -> Tensors:
+    """Return a state as one dictionary of tensors."""
+    named = {f"parameters.{n}": p for n, p in state.parameters.items()}
+    return named | {f"moments.{i}.{n}": m for n, ms in state.moments.items() for i, m in enumerate(ms)}
+
+
+def unflat(tensors: Tensors, step: int) -> State:
+    """Undo `flat`, leaving out what is no part of a state."""
+    names = sorted(n for n in tensors if n.startswith("parameters."))
+    parameters = {n.removeprefix("parameters."): tensors[n] for n in names}
+    moments: dict[str, tuple[Tensor, ...]] = {}
+    for name in parameters:
+        found = (tensors.get(f"moments.{i}.{name}") for i in range(2))
+        moments[name] = tuple(m for m in found if m is not None)
+    return State(step=step, parameters=parameters, moments=moments)

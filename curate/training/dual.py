@@ -1,0 +1,72 @@
+"""Forward-over-reverse: an ordinary backward pass over dual numbers, which never builds a graph of second order.
+
+Every parameter carries a tangent; so do then the activations, and, because the backward pass computes with them, the
+gradients: the tangent of the gradient by the parameters is the Hessian times their tangents. Memory is a training
+step's, twice.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from curate.training import dual_layers
+
+
+class _Dual(TorchFunctionMode):
+    """Replace what has no derivative of the wanted kind, or a slow one, while the model runs forward."""
+
+    def __init__(self, totals: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self.totals = totals
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _COMPOSED:
+            return _COMPOSED[func](*args, **kwargs)
+        if func is functional.linear:
+            inputs, weight, bias = _arguments(*args, **kwargs)
+            if (total := self.totals.get(id(weight))) is not None:
+                return dual_layers.linear(inputs, weight, bias, total)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def dual(
+    parameters: Mapping[str, Tensor], directions: Mapping[str, Tensor], totals: Mapping[str, Tensor]
+) -> Iterator[tuple[dict[str, Tensor], TorchFunctionMode]]:
+    """Yield leaves whose tangents are `directions`, and the mode under which a model is to run forward.
+
+    What linear layers contribute to the Hessian product is added into `totals` during the backward pass; the rest comes
+    as the tangents of the leaves' gradients.
+    """
+    _registered()
+    with forward_ad.dual_level():
+        leaves = {n: forward_ad.make_dual(p.detach().requires_grad_(), directions[n]) for n, p in parameters.items()}
+        yield leaves, _Dual({id(leaf): totals[n] for n, leaf in leaves.items() if n in totals})
+
+
+def _arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    return input, weight, bias
+
+
+_COMPOSED: dict[Any, Any] = {
+    functional.silu: dual_layers.silu,
+    functional.softmax: dual_layers.softmax,
+    functional.scaled_dot_product_attention: dual_layers.attention,
+}
+
+
+@cache
+def _registered() -> None:
+    """Import what torch takes some second derivatives from (layer norm's), without its warning about its own code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import_module("torch._decomp.decompositions_for_jvp")

@@ -1,0 +1,213 @@
+"""Layers with a backward pass for dual numbers by hand: where torch's has no forward derivative, or wastes time.
+
+Each computes with values and tangents apart: the dual of a·b is (a·b, a′·b + a·b′).
+"""
+
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+from torch.nn import functional
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
+    """torch's linear; the Hessian product's part for `weight` is added into `total` on the way back."""
+    return _Linear.apply(inputs, weight, bias, total)
+
+
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    values = input if dtype is None else input.to(dtype)
+    dim = -1 if dim is None else dim
+    if dim in (-1, values.ndim - 1):
+        return _Softmax.apply(values)
+    return _Softmax.apply(values.transpose(dim, -1)).transpose(dim, -1)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention in its plain form, without dropout; see torch's documentation of it."""
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    mask = attn_mask
+    if is_causal:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill_(~mask, -torch.inf)
+    return _Attention.apply(query, key, value, mask)[0]
+
+
+def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    return _Silu.apply(input)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer whose weight's second derivative goes straight to where it is summed.
+
+    Autograd would form the weight's gradient beside that gradient's tangent, and add up copies of both. The gradient is
+    not wanted here, so a ninth of the products is saved, and memory.
+    """
+
+    @staticmethod
+    def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
+        return functional.linear(inputs, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+        ctx.total = inputs[3]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        inputs, weight = ctx.saved_tensors
+        moved, turned, shifted = tangents[:3]
+        output = functional.linear(inputs, turned, shifted) if turned is not None else None
+        if moved is None:
+            assert output is not None
+            return output
+        carried = functional.linear(moved, weight)
+        return carried if output is None else output.add_(carried)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+        (gradient,), (inputs, weight) = outputs, ctx.saved_tensors
+        value, slope = _rows(gradient)
+        seen, moved = _rows(inputs)
+        if slope is not None:
+            ctx.total.addmm_(slope.T, seen)
+        if moved is not None:
+            ctx.total.addmm_(value.T, moved)
+        back = gradient @ weight if ctx.needs_input_grad[0] else None
+        return back, None, gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax over the last dimension with a backward of plain products; torch's own has no forward derivative."""
+
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:
+        return torch.softmax(values, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        moved = output * tangents[0]
+        return moved.addcmul_(output, moved.sum(-1, keepdim=True), value=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Tensor:
+        (output,) = ctx.saved_tensors
+        moved = output * outputs[0]
+        return moved - output * moved.sum(-1, keepdim=True)
+
+
+class _Silu(torch.autograd.Function):
+    """x·σ(x), whose derivatives are σ(1 + x(1 - σ)) and σ(1 - σ)(2 + x(1 - 2σ))."""
+
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:
+        return functional.silu(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        return _slope(values, torch.sigmoid(values)).mul_(tangents[0])
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Tensor:
+        (saved,) = ctx.saved_tensors
+        (values, moved), (gradient, turned) = parts(saved), parts(outputs[0])
+        gate = torch.sigmoid(values)
+        slope = _slope(values, gate)
+        bend = (1 - 2 * gate).mul_(values).add_(2).mul_(gate).mul_(1 - gate).mul_(moved).mul_(gradient)
+        return forward_ad.make_dual(gradient * slope, bend.addcmul_(turned, slope))
+
+
+def _slope(values: Tensor, gate: Tensor) -> Tensor:
+    return (1 - gate).mul_(values).add_(1).mul_(gate)
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q kᵀ + mask) v. The probabilities are an output, too, so that their tangent is there on the way back."""
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        scores = query @ key.mT
+        chances = torch.softmax(scores if mask is None else scores + mask, -1)
+        return chances @ value, chances
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:3], output[1])
+        ctx.save_for_forward(*inputs[:3], output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
+        query, key, value, chances = (forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors)
+        turned = [torch.zeros_like(t) if d is None else d for t, d in zip((query, key, value), tangents, strict=False)]
+        moved = torch.cat([turned[0], query], -1) @ torch.cat([key, turned[1]], -1).mT
+        moved = _through_softmax(chances, moved)
+        return torch.cat([moved, chances], -1) @ torch.cat([value, turned[2]], -2), moved
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
+        assert outputs[0] is not None
+        (query, query_t), (key, key_t), (value, value_t), (chances, chances_t) = map(parts, ctx.saved_tensors)
+        gradient, gradient_t = parts(outputs[0])
+        both = torch.cat([gradient_t, gradient], -1)
+        along = gradient @ value.mT
+        along_t = both @ torch.cat([value, value_t], -1).mT
+        centred = along - (chances * along).sum(-1, keepdim=True)
+        scores = chances * centred
+        scores_t = _through_softmax(chances, along_t, shift=(chances_t * along).sum(-1, keepdim=True))
+        scores_t.addcmul_(chances_t, centred)
+        wide = torch.cat([scores_t, scores], -1)
+        tall = torch.cat([scores_t, scores], -2)
+        return (
+            forward_ad.make_dual(scores @ key, wide @ torch.cat([key, key_t], -2)),
+            forward_ad.make_dual(scores.mT @ query, tall.mT @ torch.cat([query, query_t], -2)),
+            forward_ad.make_dual(
+                chances.mT @ gradient,
+                torch.cat([chances_t, chances], -2).mT @ torch.cat([gradient, gradient_t], -2),
+            ),
+            None,
+        )
+
+
+def _through_softmax(chances: Tensor, moved: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+    """Return p ⊙ (x - ⟨p, x⟩ - shift): softmax's derivative along x, which is also its transpose."""
+    moved = chances * moved
+    return moved.addcmul_(chances, moved.sum(-1, keepdim=True) + shift, value=-1)
+
+
+def parts(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a dual tensor's value and its tangent, zeros if it has none."""
+    primal, tangent = forward_ad.unpack_dual(value)
+    return primal, torch.zeros_like(primal) if tangent is None else tangent
+
+
+def _rows(value: Tensor) -> tuple[Tensor, Tensor | None]:
+    primal, tangent = forward_ad.unpack_dual(value)
+    return primal.flatten(0, -2), None if tangent is None else tangent.flatten(0, -2)

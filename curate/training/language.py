@@ -1,0 +1,216 @@
+"""A causal language model as a pure function of its parameters."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from curate.errors import CurateError, SettingsError
+from curate.models import DTYPES
+from curate.training.dual import dual
+from curate.training.dual_layers import parts
+from curate.training.microbatches import MicroBatch
+from curate.training.optimisers import Tensors
+from curate.training.recipe import Recipe
+
+# Rows of logits that are turned into probabilities at a time: temporaries stay small beside the logits.
+LOGIT_ROWS = 256
+
+
+class LanguageModel:
+    """A transformers model with the parameters that a recipe trains; see `Differentiable`.
+
+    Dropout is off. Where tangents are carried along, attention takes a plain path: the fused ones have no forward
+    derivative.
+    """
+
+    def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        """Take over `model`: it is converted to the recipe's precision, and given adapters if the recipe has them."""
+        model.to(DTYPES[recipe.precision]).eval().requires_grad_(not recipe.lora_rank)  # type: ignore[arg-type]
+        if recipe.lora_rank:
+            model = _with_adapters(model, recipe)
+        if model.config._attn_implementation not in ("sdpa", "eager"):
+            model.set_attn_implementation("sdpa")
+        for module in model.modules():
+            # Padding carries no loss, so its embedding needs no exception; the same token inside a document, which
+            # is what a chat template's end of turn may be, must have its gradient.
+            if isinstance(module, nn.Embedding):
+                module.padding_idx = None
+        self.model = model
+        self._names = [n for n, p in model.named_parameters() if p.requires_grad]
+        inner = {id(m.weight) for m in model.base_model.modules() if type(m) in (nn.Linear, Conv1D)}
+        apart = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        self._linear = frozenset(self._weights_of_linears())
+        self.matrices = frozenset(n for n, p in model.named_parameters() if id(p) in inner - apart) & set(self._names)
+
+    def _weights_of_linears(self) -> Iterator[str]:
+        known = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Linear)}
+        return (n for n, p in self.model.named_parameters() if p.requires_grad and id(p) in known)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def parameters(self) -> Tensors:
+        known = dict(self.model.named_parameters())
+        return {n: known[n].detach() for n in self._names}
+
+    def gradients(
+        self, parameters: Tensors, batch: MicroBatch, coefficients: Float[Tensor, "sequences tokens"]
+    ) -> tuple[Float[Tensor, "sequences tokens"], Tensors]:
+        with _exactly(self.device, fused=True), torch.enable_grad():
+            batch, coefficients = batch.to(self.device), coefficients.to(self.device)
+            leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
+            logits = self._logits(leaves, batch)
+            losses, pull = _loss(logits.detach(), batch.batch.labels, coefficients)
+            found = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
+        return losses, {n: _or_zeros(g, p) for (n, p), g in zip(parameters.items(), found, strict=True)}
+
+    def products(
+        self,
+        parameters: Tensors,
+        directions: Tensors,
+        batch: MicroBatch,
+        coefficients: Float[Tensor, "sequences tokens"],
+    ) -> tuple[Float[Tensor, "sequences tokens"], Tensors]:
+        totals = {n: torch.zeros_like(p) for n, p in parameters.items()}
+        linear = {n: totals[n] for n in totals if n in self._linear}
+        with _exactly(self.device), torch.enable_grad(), dual(parameters, directions, linear) as (leaves, mode):
+            batch, coefficients = batch.to(self.device), coefficients.to(self.device)
+            with mode:
+                logits = self._logits(leaves, batch)
+            with torch.no_grad():
+                slopes, pull = _dual_loss(logits, batch.batch.labels, coefficients)
+            try:
+                found = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
+            except NotImplementedError as error:
+                raise CurateError(
+                    f"{type(self.model).__name__} cannot be differentiated twice: {str(error).splitlines()[0]}",
+                    hint="MAGIC needs another proxy; every other method works with this one.",
+                ) from error
+            for name, gradient in zip(parameters, found, strict=True):
+                if gradient is not None:
+                    totals[name] += parts(gradient)[1]
+        return slopes, totals
+
+    @torch.no_grad()
+    def slopes(self, parameters: Tensors, directions: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens"]:
+        with _exactly(self.device), forward_ad.dual_level():
+            batch = batch.to(self.device)
+            leaves = {n: forward_ad.make_dual(p.detach(), directions[n]) for n, p in parameters.items()}
+            logits = self._logits(leaves, batch)
+            return _dual_loss(logits, batch.batch.labels, None)[0]
+
+    def _logits(self, parameters: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens vocabulary"]:
+        arguments = {"input_ids": batch.batch.ids, "use_cache": False}
+        return functional_call(self.model, parameters, (), arguments).logits
+
+
+def _loss(logits: Tensor, labels: Int[Tensor, "s t"], coefficients: Float[Tensor, "s t"]) -> tuple[Tensor, Tensor]:
+    """Return every token's cross-entropy, and the weighted sum's gradient by the logits."""
+    pull = torch.empty_like(logits)
+    losses = torch.zeros_like(coefficients)
+    for rows in _rows(labels):
+        own = logits.flatten(0, 1)[rows]
+        wanted = labels.flatten()[rows].clamp_min(0)[:, None]
+        weight = coefficients.flatten()[rows][:, None]
+        total = own.logsumexp(-1, keepdim=True)
+        losses.view(-1)[rows] = (total - own.gather(1, wanted)).squeeze(1)
+        torch.mul(_less_wanted((own - total).exp_(), wanted), weight, out=pull.view(-1, pull.shape[-1])[rows])
+    return losses.masked_fill_(labels < 0, 0), pull
+
+
+def _dual_loss(
+    logits: Tensor, labels: Int[Tensor, "s t"], coefficients: Float[Tensor, "s t"] | None
+) -> tuple[Tensor, Tensor]:
+    """Return every token's slope, and (given coefficients) the dual gradient by the logits: `_loss` for dual numbers.
+
+    With p the probabilities and l′ the logits' tangent: the slope is ⟨p, l′⟩ - l′_y, the gradient p - 1_y, and the
+    gradient's tangent p ⊙ (l′ - ⟨p, l′⟩).
+    """
+    values, tangents = (t.detach() for t in parts(logits))
+    flat, moved = values.flatten(0, 1), tangents.flatten(0, 1)
+    pull, turned = (torch.empty_like(flat), torch.empty_like(flat)) if coefficients is not None else (flat, flat)
+    slopes = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
+    for rows in _rows(labels):
+        wanted = labels.flatten()[rows].clamp_min(0)[:, None]
+        chances = torch.softmax(flat[rows], -1)
+        mean = (chances * moved[rows]).sum(-1, keepdim=True)
+        slopes.view(-1)[rows] = (mean - moved[rows].gather(1, wanted)).squeeze(1)
+        if coefficients is not None:
+            weight = coefficients.flatten()[rows][:, None]
+            torch.mul((moved[rows] - mean).mul_(chances), weight, out=turned[rows])
+            torch.mul(_less_wanted(chances, wanted), weight, out=pull[rows])
+    slopes.masked_fill_(labels < 0, 0)
+    if coefficients is None:
+        return slopes, slopes
+    return slopes, forward_ad.make_dual(pull.view_as(values), turned.view_as(values))
+
+
+def _less_wanted(chances: Tensor, wanted: Tensor) -> Tensor:
+    """Subtract 1 at every row's label, in place (scatter_add_ is refused on a GPU where order matters)."""
+    chances[torch.arange(len(chances), device=chances.device), wanted.squeeze(1)] -= 1
+    return chances
+
+
+def _rows(labels: Tensor) -> Iterator[slice]:
+    return (slice(start, start + LOGIT_ROWS) for start in range(0, labels.numel(), LOGIT_ROWS))
+
+
+def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if gradient is None else gradient
+
+
+@contextmanager
+def _exactly(device: torch.device, *, fused: bool = False) -> Iterator[None]:
+    """Compute in full single precision, in a fixed order; on torch's plain attention unless `fused` is allowed."""
+    matmul: Any = torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    matmul.allow_tf32 = convolution.allow_tf32 = False
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
+        torch.use_deterministic_algorithms(True)
+    try:
+        # On a GPU the way back through a fused kernel adds up in any order; a CPU's is the same every time.
+        with nullcontext() if fused and device.type == "cpu" else sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = before
+        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+
+
+def _with_adapters(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+    """Add LoRA adapters, the only parameters that train then, under the names that a proxy's folder has for them."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha or 2 * recipe.lora_rank,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=list(recipe.lora_targets) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks transformers by a name that transformers means to drop; nothing that a user could change.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        torch.manual_seed(recipe.seed)
+        try:
+            adapted = get_peft_model(model, config, autocast_adapter_dtype=False).get_base_model()  # type: ignore[operator]
+        except ValueError as error:
+            raise SettingsError(
+                f"No layer's name ends with {' or '.join(recipe.lora_targets)}.",
+                hint="lora_targets names linear layers: q_proj, v_proj, down_proj, ….",
+            ) from error
+    return adapted.eval()  # type: ignore[return-value]

@@ -1,0 +1,110 @@
+"""The documents of a training run: their tokens, weights, order, and the batches that fit into memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from curate.errors import CurateError
+from curate.tokens import IGNORED, Encoded, TokenBatch, TokenSettings, batches
+from curate.training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Sequences that go through the model together, and whose tokens they predict."""
+
+    batch: TokenBatch
+    places: Int[Tensor, "sequences tokens"]
+    """Where the predicted token lies in `Corpus`'s row of all tokens; 0 where nothing is scored, as token 0 never is.
+    """
+
+    @property
+    def scored(self) -> Tensor:
+        return self.batch.labels != IGNORED
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        return MicroBatch(batch=self.batch.to(device), places=self.places.to(device, non_blocking=True))
+
+
+class Corpus:
+    """Encoded documents in a fixed order, every token of which has a place in one row of all tokens."""
+
+    def __init__(self, documents: Sequence[Encoded], settings: TokenSettings, *, budget: int) -> None:
+        """`budget` is the tokens of one micro-batch, padding included."""
+        self.documents, self.settings, self.budget = tuple(documents), settings, budget
+        self.starts = np.concatenate([[0], np.cumsum([len(d.ids) for d in documents])]).astype(np.int64)
+        self.scored = np.array([d.num_scored for d in documents], np.int64)
+        if not self.scored.any():
+            raise CurateError(
+                f"None of {len(documents)} documents has a token that counts as loss.",
+                hint="Documents need at least two tokens, and chat or prompt/completion rows an answer.",
+            )
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.starts[-1])
+
+    def spread(self, values: Float[Tensor, "documents"]) -> Float[Tensor, "all_tokens"]:
+        """Give every token its document's value."""
+        return values.repeat_interleave(torch.from_numpy(np.diff(self.starts)))
+
+    def gather(self, values: Float[Tensor, "all_tokens"]) -> Float[Tensor, "documents"]:
+        """Add up every document's tokens."""
+        owner = torch.arange(len(self)).repeat_interleave(torch.from_numpy(np.diff(self.starts)))
+        return torch.zeros(len(self), dtype=values.dtype).index_add_(0, owner, values)
+
+    def split(self, values: Float[Tensor, "all_tokens"]) -> list[Tensor]:
+        """Cut a value per token into a tensor per document."""
+        return list(values.split(np.diff(self.starts).tolist()))
+
+    def microbatches(self, documents: Sequence[int]) -> Iterator[MicroBatch]:
+        """Yield these documents' sequences, shortest first; the grouping follows from their lengths alone."""
+        pieces = [(i, start, piece) for i in documents for start, piece in self._windows(self.documents[i])]
+        sequences = {n: piece for n, (_, _, piece) in enumerate(pieces)}
+        for batch in batches(sequences, self.settings, budget=self.budget):
+            places = torch.zeros_like(batch.labels)
+            for row, n in enumerate(batch.documents):
+                document, start, piece = pieces[n]
+                first = int(self.starts[document]) + start + 1  # what position 0 predicts
+                places[row, : len(piece.ids) - 1] = torch.arange(first, first + len(piece.ids) - 1)
+            owners = tuple(pieces[n][0] for n in batch.documents)
+            places.masked_fill_(batch.labels == IGNORED, 0)
+            yield MicroBatch(batch=TokenBatch(ids=batch.ids, labels=batch.labels, documents=owners), places=places)
+
+    def _windows(self, document: Encoded) -> Iterator[tuple[int, Encoded]]:
+        """Yield (start, window) of every window that carries loss, one token shared between neighbours."""
+        ids, context = document.ids, self.settings.context
+        for start in range(0, max(1, len(ids) - 1), context - 1):
+            scored = document.scored[start : start + context].copy()
+            scored[:1] = False
+            if scored.any():
+                yield start, Encoded(ids=ids[start : start + context], scored=scored, truncated=False)
+
+    def fingerprint(self) -> str:
+        """Return a hash of all tokens and of which of them count, in order."""
+        digest = xxhash.xxh3_128(repr((self.settings, self.budget, len(self))).encode())
+        for document in self.documents:
+            digest.update(np.int64(len(document.ids)).tobytes())
+            digest.update(np.ascontiguousarray(document.ids, np.int32).tobytes())
+            digest.update(np.ascontiguousarray(document.scored, bool).tobytes())
+        return digest.hexdigest()
+
+
+def order(recipe: Recipe, documents: int) -> list[tuple[int, ...]]:
+    """Return the documents of every step: one seeded permutation after the other, cut into batches of equal size.
+
+    A batch may reach over the end of an epoch, so that none is smaller than the others.
+    """
+    steps, size = recipe.num_steps(documents), recipe.batch_size
+    epochs = -(-steps * size // documents)
+    permutations = [np.random.default_rng([recipe.seed, e]).permutation(documents) for e in range(epochs)]
+    stream = np.concatenate(permutations)
+    return [tuple(int(i) for i in stream[k * size : (k + 1) * size]) for k in range(steps)]

@@ -1,0 +1,177 @@
+"""One step of an optimiser as a pure function, and its pull-back.
+
+A step maps parameters, gradients and moments to parameters and moments. Everything but clipping acts on each parameter
+by itself, so that its pull-back is taken one parameter at a time, by autograd through the very function that trains.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from curate.errors import CurateError
+from curate.training.recipe import Recipe
+
+Tensors = dict[str, Tensor]
+"""By parameter name."""
+Moments = tuple[Tensor, ...]
+"""What an optimiser remembers of one parameter: (momentum,) or (first, second)."""
+
+# Quintic Newton-Schulz of Jordan et al. 2024 (Muon), as torch.optim.Muon has it.
+NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, NEWTON_SCHULZ_FLOOR = (3.4445, -4.7750, 2.0315), 5, 1e-7
+# torch.nn.utils.clip_grad_norm_ adds this to the norm.
+CLIP_FLOOR = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Parameters and moments before a step; or, on the way back, φ's derivatives by them."""
+
+    step: int
+    """Steps taken so far."""
+    parameters: Tensors
+    moments: dict[str, Moments]
+
+
+def sgd(
+    parameter: Tensor, gradient: Tensor, moments: Moments, *, rate: float, decay: float, momentum: float
+) -> tuple[Tensor, Moments]:
+    """Heavy-ball SGD with decoupled weight decay: b ← μb + g, θ ← (1 - ηλ)θ - ηb."""
+    (buffer,) = moments
+    buffer = momentum * buffer + gradient
+    return parameter * (1 - rate * decay) - rate * buffer, (buffer,)
+
+
+def adamw(
+    parameter: Tensor, gradient: Tensor, moments: Moments, *, rate: float, decay: float, step: int, recipe: Recipe
+) -> tuple[Tensor, Moments]:
+    """AdamW with bias correction; `step` counts from 0. Divides by √(v̂ + ε), or by √v̂ + ε.
+
+    √v̂ has no derivative where no gradient has ever been, and the parameter does not move there: it is taken as 0.
+    """
+    first, second = moments
+    first = recipe.beta1 * first + (1 - recipe.beta1) * gradient
+    second = recipe.beta2 * second + (1 - recipe.beta2) * gradient.square()
+    mean = first / (1 - recipe.beta1 ** (step + 1))
+    spread = second / (1 - recipe.beta2 ** (step + 1))
+    if recipe.epsilon_inside:
+        scale = (spread + recipe.epsilon).sqrt()
+    else:
+        moved = spread > 0
+        scale = torch.where(moved, torch.where(moved, spread, 1).sqrt(), 0) + recipe.epsilon
+    return parameter * (1 - rate * decay) - rate * mean / scale, (first, second)
+
+
+def muon(
+    parameter: Tensor, gradient: Tensor, moments: Moments, *, rate: float, decay: float, momentum: float
+) -> tuple[Tensor, Moments]:
+    """Muon for one matrix (Jordan et al. 2024): Nesterov momentum, orthogonalised by Newton-Schulz.
+
+    The step is scaled by 0.2·√max(rows, columns), which gives its entries the size of AdamW's (Liu et al. 2025,
+    arXiv 2502.16982, §2.2; `match_rms_adamw` of torch.optim.Muon).
+    """
+    (buffer,) = moments
+    buffer = momentum * buffer + gradient
+    direction = orthogonalised(gradient + momentum * buffer)
+    reach = rate * 0.2 * math.sqrt(max(parameter.shape))
+    return parameter * (1 - rate * decay) - reach * direction, (buffer,)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Push a matrix's singular values towards 1 by Newton-Schulz, in the matrix's own precision."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.square().sum() + NEWTON_SCHULZ_FLOOR**2).sqrt()  # a norm that has a derivative at 0, too
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def clip_scale(norm: Tensor, limit: float) -> Tensor:
+    """Return what gradients are multiplied by, so that their common norm is at most `limit`."""
+    return (limit / (norm + CLIP_FLOOR)).clamp(max=1.0)
+
+
+class Optimiser:
+    """A recipe's optimiser for given parameters: which rule each follows, and the steps there and back."""
+
+    def __init__(self, recipe: Recipe, *, steps: int, matrices: frozenset[str] = frozenset()) -> None:
+        """`matrices` names the parameters that Muon orthogonalises: weights of linear layers, no embedding or head."""
+        self.recipe, self.steps, self.matrices = recipe, steps, matrices
+        if recipe.optimiser == "muon" and not matrices:
+            raise CurateError("Muon has nothing to orthogonalise: no linear layer of the decoder is trained.")
+
+    def start(self, parameters: Mapping[str, Tensor]) -> State:
+        """Return the state before the first step: copies of the parameters, by sorted names, and moments of zero."""
+        named = {n: parameters[n].detach().clone() for n in sorted(parameters)}
+        moments = {n: tuple(torch.zeros_like(p) for _ in range(self._count(n))) for n, p in named.items()}
+        return State(step=0, parameters=named, moments=moments)
+
+    @torch.no_grad()
+    def update(self, state: State, gradients: Tensors) -> State:
+        """Take one step."""
+        scale = self._scale(_norm(gradients))[0]
+        parameters, moments = {}, {}
+        for name, parameter in state.parameters.items():
+            gradient = gradients[name] if scale == 1.0 else gradients[name] * scale
+            parameters[name], moments[name] = self._rule(name, state.step, parameter, gradient, state.moments[name])
+        return State(step=state.step + 1, parameters=parameters, moments=moments)
+
+    def pull_back(self, state: State, gradients: Tensors, after: State) -> tuple[State, Tensors]:
+        """Turn φ's derivatives by what comes `after` a step into those by what goes in: (state, gradients).
+
+        The gradients count as inputs of their own here: how they follow from the parameters is not part of the step.
+        """
+        norm = _norm(gradients)
+        scale, slope = self._scale(norm)
+        parameters, moments, pulled = {}, {}, {}
+        inner = 0.0
+        for name, parameter in state.parameters.items():
+            gradient = gradients[name] if scale == 1.0 else gradients[name] * scale
+            leaves = [t.detach().requires_grad_() for t in (parameter, gradient, *state.moments[name])]
+            with torch.enable_grad():
+                moved, kept = self._rule(name, state.step, leaves[0], leaves[1], tuple(leaves[2:]))
+                found = torch.autograd.grad((moved, *kept), leaves, (after.parameters[name], *after.moments[name]))
+            parameters[name], pulled[name], moments[name] = found[0], found[1], tuple(found[2:])
+            if slope:
+                inner += float(torch.dot(found[1].flatten().double(), gradients[name].flatten().double()))
+        if scale != 1.0 or slope:
+            # Clipped: s(‖g‖)·g pulls back to s·q + s′·⟨g, q⟩·g/‖g‖, which ties all parameters together.
+            along = slope * inner / norm if norm else 0.0
+            pulled = {n: q * scale + gradients[n] * along for n, q in pulled.items()}
+        return State(step=state.step, parameters=parameters, moments=moments), pulled
+
+    def _rule(
+        self, name: str, step: int, parameter: Tensor, gradient: Tensor, moments: Moments
+    ) -> tuple[Tensor, Moments]:
+        recipe, rate = self.recipe, self.recipe.rate(step, self.steps)
+        decay = recipe.weight_decay if parameter.ndim >= 2 else 0.0
+        if recipe.optimiser == "sgd":
+            return sgd(parameter, gradient, moments, rate=rate, decay=decay, momentum=recipe.inertia)
+        if recipe.optimiser == "muon" and name in self.matrices:
+            return muon(parameter, gradient, moments, rate=rate, decay=decay, momentum=recipe.inertia)
+        return adamw(parameter, gradient, moments, rate=rate, decay=decay, step=step, recipe=recipe)
+
+    def _count(self, name: str) -> int:
+        one = self.recipe.optimiser == "sgd" or (self.recipe.optimiser == "muon" and name in self.matrices)
+        return 1 if one else 2
+
+    def _scale(self, norm: float) -> tuple[float, float]:
+        """Return the factor of clipping and its derivative by the norm."""
+        if self.recipe.clip is None:
+            return 1.0, 0.0
+        leaf = torch.tensor(norm, dtype=torch.float64, requires_grad=True)
+        with torch.enable_grad():
+            scale = clip_scale(leaf, self.recipe.clip)
+            (slope,) = torch.autograd.grad(scale, leaf)
+        return float(scale.detach()), float(slope)
+
+
+def _norm(gradients: Tensors) -> float:
+    """The Euclidean norm of all gradients together, summed in float64 in an order that no file changes."""
+    norms = (torch.linalg.vector_norm(gradients[n], dtype=torch.float64) for n in sorted(gradients))
+    return math.sqrt(sum(float(norm) ** 2 for norm in norms))

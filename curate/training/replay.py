@@ -1,0 +1,262 @@
+"""A training run that can be walked through again, forwards and backwards, and comes out the same to the last bit.
+
+The loss of step k is Σ_i w_i ℓ_i / D_k with ℓ_i summed over a document's scored tokens and D_k the number of scored
+tokens among the step's documents, which stays when weights change: MAGIC (Ilyas & Engstrom 2025, arXiv 2504.16430).
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.atomic import remove_leftovers, write_text
+from curate.errors import CurateError, SettingsError
+from curate.progress import Task
+from curate.training.checkpoints import POLICIES, load, load_state, on_the_way, positions, save, save_state
+from curate.training.differentiable import Differentiable
+from curate.training.microbatches import Corpus, order
+from curate.training.optimisers import Optimiser, State, Tensors
+from curate.training.recipe import Recipe
+
+
+class Training:
+    """A deterministic training run: given a state, the gradient of the next step and the state after it."""
+
+    def __init__(
+        self,
+        model: Differentiable,
+        corpus: Corpus,
+        recipe: Recipe,
+        *,
+        weights: Float[Tensor, "all_tokens"] | None = None,
+    ) -> None:
+        """`weights` is one per token of the corpus (`Corpus.spread` gives a document's to its tokens); None: 1."""
+        self.model, self.corpus, self.recipe = model, corpus, recipe
+        if weights is not None and len(weights) != corpus.num_tokens:
+            raise SettingsError(f"{len(weights)} weights were given for {corpus.num_tokens} tokens of training data.")
+        self.weights = weights
+        self.batches = order(recipe, len(corpus))
+        self.optimiser = Optimiser(recipe, steps=self.steps, matrices=model.matrices)
+
+    @property
+    def steps(self) -> int:
+        return len(self.batches)
+
+    def denominator(self, step: int) -> int:
+        """Return D: the scored tokens of the step's documents, whatever their weights."""
+        return max(1, int(self.corpus.scored[list(self.batches[step])].sum()))
+
+    def start(self) -> State:
+        return self.optimiser.start(self.model.parameters())
+
+    def gradient(self, state: State) -> tuple[float, Tensors]:
+        """Return the loss of the step that comes after `state`, and its gradient, over micro-batches.
+
+        Raises CurateError when the loss is not a number.
+        """
+        total = {n: torch.zeros_like(p) for n, p in state.parameters.items()}
+        loss = 0.0
+        for batch, coefficients in self.weighted(state.step):
+            losses, gradients = self.model.gradients(state.parameters, batch, coefficients.to(_dtype(state)))
+            loss += float((losses.double().cpu() * coefficients).sum())
+            for name, gradient in gradients.items():
+                total[name] += gradient
+        if not math.isfinite(loss):
+            raise CurateError(
+                f"The loss of step {state.step + 1} of {self.steps} is {loss}: the training diverged.",
+                hint="Lower the recipe's learning_rate, or give it a longer warmup.",
+            )
+        return loss, total
+
+    def weighted(self, step: int) -> Iterator[tuple[Any, Float[Tensor, "sequences tokens"]]]:
+        """Yield a step's micro-batches with the coefficient w / D of every token's loss, in float64."""
+        denominator = self.denominator(step)
+        for batch in self.corpus.microbatches(self.batches[step]):
+            coefficients = batch.scored.double() / denominator
+            if self.weights is not None:
+                coefficients = coefficients * self.weights[batch.places]
+            yield batch, coefficients
+
+    def run(self, state: State | None = None, *, until: int | None = None) -> State:
+        """Train on from `state` (None: the start) and keep nothing on the way."""
+        state = state or self.start()
+        while state.step < (self.steps if until is None else until):
+            state = self.optimiser.update(state, self.gradient(state)[1])
+        return state
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides the run: recipe, documents, weights and first parameters."""
+        digest = xxhash.xxh3_128(json.dumps(self.recipe.as_dict(), sort_keys=True).encode())
+        digest.update(self.corpus.fingerprint().encode())
+        digest.update(b"1" if self.weights is None else self.weights.double().numpy().tobytes())
+        for name, parameter in self.model.parameters().items():
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+            digest.update(parameter.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a replay will take, known before it starts."""
+
+    steps: int
+    tokens: int
+    """Of all steps together, padding aside."""
+    parameters: int
+    disk_bytes: int
+    """At most, on the way back, apart from snapshots."""
+    state_bytes: int
+    """Memory for parameters, moments and their cotangents, without activations."""
+
+
+class Replay:
+    """A training run kept in a folder, to be continued after a kill and walked back step by step.
+
+    The folder: `checkpoints/` by the policy; `gradients/`, one file per step, with which the way back needs no forward
+    or backward pass to get from a checkpoint to a step (a quarter of the whole cost); `passing/`, states between two
+    checkpoints while the way back goes through them. There is no random state: nothing in a run is drawn but the
+    documents' order, which follows from the recipe's seed.
+    """
+
+    def __init__(
+        self, training: Training, folder: Path, *, checkpoints: str = "sqrt", keep_gradients: bool = True
+    ) -> None:
+        """Open or make the folder.
+
+        Raises CurateError when it holds another run, SettingsError for an unknown policy.
+        """
+        if checkpoints not in POLICIES:
+            raise SettingsError(f"checkpoints is {checkpoints!r}; expected one of {', '.join(POLICIES)}.")
+        self.training, self.folder = training, folder
+        self.checkpoints, self.keep_gradients = checkpoints, keep_gradients
+        self._positions = positions(checkpoints, training.steps)
+        for name in ("checkpoints", "gradients", "passing"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        self._check()
+
+    def _check(self) -> None:
+        record = {
+            "fingerprint": self.training.fingerprint(),
+            "recipe": self.training.recipe.as_dict(),
+            "steps": self.training.steps,
+            "documents": len(self.training.corpus),
+        }
+        path = self.folder / "replay.json"
+        if not path.exists():
+            write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        elif (found := json.loads(path.read_text(encoding="utf-8"))) != record:
+            changed = [k for k in record if found.get(k) != record[k]]
+            raise CurateError(
+                f"{self.folder} holds another training run: {', '.join(changed)} differ.",
+                hint="Give another folder, or the same model, documents, weights and recipe.",
+            )
+
+    @property
+    def block(self) -> int:
+        """How many steps of the way back lie between two savings of it."""
+        return math.isqrt(max(1, self.training.steps - 1)) + 1
+
+    def plan(self) -> Plan:
+        """Say what the run and one way back will take."""
+        training = self.training
+        state = training.start()
+        size = sum(p.numel() * p.element_size() for p in state.parameters.values())
+        whole = size + sum(m.numel() * m.element_size() for ms in state.moments.values() for m in ms)
+        passing = {"all": 0, "sqrt": self.block, "log": training.steps.bit_length()}[self.checkpoints]
+        logged = training.steps * size if self.keep_gradients else 0
+        lengths = np.diff(training.corpus.starts)
+        return Plan(
+            steps=training.steps,
+            tokens=int(sum(lengths[list(b)].sum() for b in training.batches)),
+            parameters=sum(p.numel() for p in state.parameters.values()),
+            disk_bytes=(len(self._positions) + passing + 1) * whole + logged,
+            state_bytes=2 * whole + 3 * size,
+        )
+
+    def run(self, task: Task | None = None) -> State:
+        """Train to the end, from the last checkpoint that is there; `task` advances by steps."""
+        state = self._latest(self.training.steps)
+        if state is None:
+            state = self.training.start()
+            self._save(state)
+        if task is not None and state.step:
+            task.advance(state.step)
+        while state.step < self.training.steps:
+            state = self.training.optimiser.update(state, self.gradient(state, keep=self.keep_gradients))
+            if state.step in self._positions:
+                self._save(state)
+            if task is not None:
+                task.advance(1)
+        return state
+
+    def gradient(self, state: State, *, keep: bool = False) -> Tensors:
+        """Return the gradient of the step after `state`, from the folder if it is there; `keep` puts it there."""
+        path = self._gradient_file(state.step)
+        if path.exists():
+            return {n: t for n, t in load(path, self._device).items() if n != "loss"}
+        loss, gradients = self.training.gradient(state)
+        if keep:
+            save(gradients | {"loss": torch.tensor(loss, dtype=torch.float64)}, path)
+        return gradients
+
+    def losses(self) -> list[float]:
+        """Return the loss of every step whose gradient was kept, in order (nats per token at w = 1)."""
+        files = [self._gradient_file(k) for k in range(self.training.steps)]
+        return [float(load(f, torch.device("cpu"), only="loss")["loss"]) for f in files if f.exists()]
+
+    def state_at(self, step: int) -> State:
+        """Return the state before a step, replaying from the nearest one that is kept.
+
+        On the way it keeps states that the steps before will need, so that a walk back costs one more run at most
+        ('sqrt'), or few states at a time ('log').
+        """
+        self._drop_after(step)
+        state = self._latest(step)
+        if state is None:
+            raise CurateError(f"{self.folder} has no checkpoint before step {step}.", hint="Run the training first.")
+        wanted = on_the_way(self.checkpoints, state.step, step)
+        keep = self.keep_gradients or self.checkpoints != "log"  # else the way back would compute them once more
+        while state.step < step:
+            state = self.training.optimiser.update(state, self.gradient(state, keep=keep))
+            if state.step in wanted:
+                save_state(state, self.folder / "passing" / f"{state.step:06d}.safetensors", durable=False)
+        return state
+
+    def forget_passing(self) -> None:
+        """Remove what a walk back left between checkpoints."""
+        self._drop_after(-1)
+
+    def _latest(self, step: int) -> State | None:
+        folders = (self.folder / "checkpoints", self.folder / "passing")
+        found = {int(p.stem): p for folder in folders for p in folder.glob("*.safetensors")}
+        known = [k for k in found if k <= step]
+        return load_state(found[max(known)], max(known), self._device) if known else None
+
+    def _drop_after(self, step: int) -> None:
+        for name in ("passing",) if self.keep_gradients else ("passing", "gradients"):
+            for path in (self.folder / name).glob("*.safetensors"):
+                if int(path.stem) > step:
+                    path.unlink()
+
+    def _save(self, state: State) -> None:
+        save_state(state, self.folder / "checkpoints" / f"{state.step:06d}.safetensors")
+
+    def _gradient_file(self, step: int) -> Path:
+        return self.folder / "gradients" / f"{step:06d}.safetensors"
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self.training.model.parameters().values())).device
+
+
+def _dtype(state: State) -> torch.dtype:
+    return next(iter(state.parameters.values())).dtype

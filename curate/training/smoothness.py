@@ -1,0 +1,71 @@
+"""Whether a training run is smooth enough in its documents' weights for its derivatives to mean anything."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from curate.training.microbatches import Corpus
+from curate.training.optimisers import State, Tensors
+from curate.training.replay import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothness:
+    """How a run answers two steps in the same direction of weights."""
+
+    agreement: float
+    """In [-1, 1]: 1 when every parameter moves the second time as it moved the first time.
+
+    In chaos 0 or below: of three unrelated ends the middle one's two differences point apart."""
+    movement: float
+    """The norm of the first answer over that of the whole training: how much the weights mattered."""
+
+
+def smoothness(
+    training: Training,
+    *,
+    size: float = 0.1,
+    seed: int = 0,
+    start: State | None = None,
+    until: int | None = None,
+    end: State | None = None,
+) -> Smoothness:
+    """Train at weights w, w + hv and w + 2hv, v random signs per document, and compare the two answers.
+
+    With Δ₁, Δ₂ the successive differences of the parameters: Σ |Δ₁| sign(Δ₁) sign(Δ₂) / Σ |Δ₁|, the empirical
+    metasmoothness of Engstrom et al. 2025 (arXiv 2503.13751, §4). `start` and `until` limit it to a part of the run,
+    such as from a checkpoint on; `end`, the run's own end there, saves one of the three trainings.
+    """
+    corpus = training.corpus
+    start = start or training.start()
+    signs = corpus.spread(_signs(corpus, seed))
+    ends = [end or training.run(start, until=until)]
+    for distance in (size, 2 * size):
+        weights = (torch.ones_like(signs) if training.weights is None else training.weights) + distance * signs
+        moved = Training(training.model, corpus, training.recipe, weights=weights)
+        ends.append(moved.run(start, until=until))
+    first, second = (_minus(b, a) for a, b in pairwise(ends))
+    whole = _minus(ends[0], start)
+    return Smoothness(agreement=_agreement(first, second), movement=_norm(first) / max(_norm(whole), 1e-300))
+
+
+def _signs(corpus: Corpus, seed: int) -> torch.Tensor:
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], len(corpus))
+    return torch.from_numpy(signs)
+
+
+def _minus(after: State, before: State) -> Tensors:
+    return {n: p - before.parameters[n] for n, p in after.parameters.items()}
+
+
+def _agreement(first: Tensors, second: Tensors) -> float:
+    total = sum(float(d.abs().sum(dtype=torch.float64)) for d in first.values())
+    same = sum(float((d * second[n].sign()).sum(dtype=torch.float64)) for n, d in first.items())
+    return same / total if total else 1.0
+
+
+def _norm(difference: Tensors) -> float:
+    return math.sqrt(sum(float(torch.linalg.vector_norm(d, dtype=torch.float64)) ** 2 for d in difference.values()))
