@@ -14,6 +14,7 @@ from curate.curvature.gauss_newton import GaussNewton
 from curate.curvature.refine import Refined, RefineSettings, refine
 from curate.errors import CurateError, SettingsError
 from curate.gradients.directions import Directions
+from curate.gradients.passes import Passes
 from curate.models import Proxy
 from curate.progress import Silent
 from curate.tokens import Encoded
@@ -39,7 +40,7 @@ def background() -> list[Encoded]:
 
 @cache
 def fitted(damping: float = 0.3) -> Ekfac:
-    return Ekfac.of(ekfac.fit(proxy(), background(), batching(budget=512)), damping=damping)
+    return Ekfac.of(ekfac.fit(Passes(proxy(), background(), batching(budget=512))), damping=damping)
 
 
 def targets(count: int = 2, seed: int = 0) -> Directions:
