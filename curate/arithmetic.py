@@ -50,7 +50,7 @@ def check_arithmetic(
     Does nothing in float32 and float64, for methods that compute nothing with the proxy, and where the run's record
     has it already (it warns again then). A check that cannot be made is a warning, too, and no error.
     """
-    if "arithmetic" not in run.details:
+    if "failed" in run.details.get("arithmetic", {"failed": ""}):
         dtype = inputs.proxy.settings.dtype
         if dtype in ("float32", "float64"):
             return

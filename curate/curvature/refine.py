@@ -200,7 +200,7 @@ class _Log:
         if same:
             self.reporter.warn(
                 f"Refining by {self.kind} could not improve {len(same)} of {len(nonzero)} directions on documents held"
-                " out; they stay as the fit gave them. More background documents, or more damping, may help."
+                " out; they stay the fit's. More background documents, or more damping, may help."
             )
 
 
@@ -214,13 +214,15 @@ def _conjugate_gradients(
     stopped = torch.zeros(size.shape, dtype=torch.bool)
     for _ in range(settings.rounds + 1):  # the first goes along P⁻¹u: to the start, at its best length
         pushed = system.times(p, draw.subset)
-        step = _ratio(size, _dot(p, pushed))
+        step = _ratio(_dot(r, p), _dot(p, pushed))
+        shortened = torch.zeros_like(stopped)
         if held_out:
             seen = system.times(p, draw.fixed)
             slope, bend = _dot(p, e), _dot(p, seen)
             rises = step * (0.5 * step * bend - slope) > 0
             step = torch.where(rises, _ratio(slope, bend).clamp_min(0), step).where(~stopped, 0.0)
             stopped |= rises & bool(log.rows)
+            shortened = rises
             _add(e, -step, seen)
         _add(x, step, p)
         _add(r, -step, pushed)
@@ -229,7 +231,7 @@ def _conjugate_gradients(
             break
         z = system.solve(r)
         size, before = _dot(r, z), size
-        p = _add(z, _ratio(size, before), p)
+        p = _add(z, _ratio(size, before).where(~shortened, 0.0), p)  # conjugacy needs whole steps: start anew
     return x
 
 

@@ -19,6 +19,9 @@ from curate.models import Proxy
 from curate.progress import Reporter
 from curate.tokens import Encoded
 
+# Raised whenever a fit or a solve comes to mean something else, so that no older run's tensors are taken for it.
+ALGORITHMS = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedTarget:
@@ -77,7 +80,7 @@ class Kept:
         self, name: str, depends_on: Mapping[str, object], make: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Return the tensors kept under `name` for exactly these dependencies, making and keeping them if need be."""
-        key = xxhash.xxh3_64_hexdigest(repr(sorted(depends_on.items())).encode())
+        key = xxhash.xxh3_64_hexdigest(repr([ALGORITHMS, *sorted(depends_on.items())]).encode())
         where = Path(name).with_name(f"{Path(name).name}-{key}.safetensors")
         if (own := _load(self.run / where)) is not None:
             return own

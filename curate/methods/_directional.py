@@ -1,7 +1,8 @@
 """What linear methods do alike: average the target's gradients, solve with a curvature once, score along the result.
 
 An inverse curvature is linear, so a group of target documents needs one direction however many they are; and the whole
-target's column is a mixture of its groups' (methods of influence on a mean loss, Grosse et al. 2023, §2.2).
+target's column is a mixture of its groups' (methods of influence on a mean loss, Grosse et al. 2023, §2.2). Refinement
+is not linear: there the mixture is of directions refined group by group.
 """
 
 from collections.abc import Callable, Mapping
@@ -123,11 +124,19 @@ def direction_scorer(
     )
 
 
-def curved(inputs: Inputs, name: str, settings: CurvatureSettings, preconditioner: Preconditioner) -> DirectionScorer:
-    """Return the scorer of a fitted curvature without further refinement."""
-    return direction_scorer(
-        inputs, settings, depends_on=curvature_keys(inputs, name, settings), solve=preconditioner.solve
-    )
+def curved(
+    inputs: Inputs,
+    name: str,
+    settings: CurvatureSettings,
+    fit: Callable[[Passes], dict[str, Tensor]],
+    read: Callable[..., Preconditioner],
+) -> DirectionScorer:
+    """Return the scorer along a curvature's solutions, which is fitted only where the run has no directions yet."""
+
+    def solve(gradients: Directions) -> Directions:
+        return read(fitted(inputs, name, settings, fit), damping=settings.damping).solve(gradients)
+
+    return direction_scorer(inputs, settings, depends_on=curvature_keys(inputs, name, settings), solve=solve)
 
 
 def curvature_keys(inputs: Inputs, name: str, settings: CurvatureSettings) -> dict[str, object]:

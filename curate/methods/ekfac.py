@@ -4,7 +4,7 @@ Grosse et al. 2023, arXiv 2308.03296. With `refine` the direction is improved ag
 product, EK-FAC as preconditioner ('cg', or 'astra' after Wang et al. 2025, arXiv 2507.14740); scoring costs the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 from curate.curvature.ekfac import Ekfac, fit
@@ -16,6 +16,8 @@ from curate.methods._contract import Inputs
 from curate.methods._directional import BACKGROUND as BACKGROUND
 from curate.methods._directional import OFFERS as OFFERS
 from curate.methods._directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
+
+REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,11 @@ class Settings(CurvatureSettings):
                 hint=nearest(str(self.refine), ("none", *KINDS)),
             )
         self.refinement()
+        mine = {f.name: f.default for f in fields(self) if f.name in REFINEMENT}
+        if self.refine == "none" and (changed := [n for n, d in mine.items() if getattr(self, n) != d]):
+            raise SettingsError(
+                f"{changed[0]} is refinement's, and nothing is refined.", hint="Add --refine cg or astra."
+            )
 
     def refinement(self) -> RefineSettings | None:
         """Return the refinement's own settings, checked."""
@@ -58,18 +65,17 @@ class Settings(CurvatureSettings):
 
 def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
     """Fit on the background, solve with the target's gradients, refine if asked; return the scorer along them."""
-    ekfac = Ekfac.of(fitted(inputs, "ekfac", settings, fit), damping=settings.damping)
     refinement = settings.refinement()
     if refinement is None:
-        return curved(inputs, "ekfac", settings, ekfac)
+        return curved(inputs, "ekfac", settings, fit, Ekfac.of)
     keys = curvature_keys(inputs, "ekfac", settings) | {"refinement": refinement}
-    return direction_scorer(inputs, settings, depends_on=keys, solve=partial(_refined, inputs, ekfac, refinement))
+    return direction_scorer(inputs, settings, depends_on=keys, solve=partial(_refined, inputs, settings, refinement))
 
 
-def _refined(inputs: Inputs, ekfac: Ekfac, refinement: RefineSettings, gradients: Directions) -> Directions:
+def _refined(inputs: Inputs, settings: Settings, refinement: RefineSettings, gradients: Directions) -> Directions:
     found = refine(
         gradients,
-        ekfac,
+        Ekfac.of(fitted(inputs, "ekfac", settings, fit), damping=settings.damping),
         inputs.proxy,
         inputs.background(),
         inputs.batching,

@@ -11,7 +11,7 @@ from curate.gradients.direction_scoring import DirectionScorer
 from curate.methods._contract import Inputs
 from curate.methods._directional import BACKGROUND as BACKGROUND
 from curate.methods._directional import OFFERS as OFFERS
-from curate.methods._directional import CurvatureSettings, curved, fitted
+from curate.methods._directional import CurvatureSettings, curved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,5 +21,4 @@ class Settings(CurvatureSettings):
 
 def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
     """Fit on the background, solve with the target's gradients, return the scorer along them."""
-    tensors = fitted(inputs, "shampoo", settings, fit)
-    return curved(inputs, "shampoo", settings, Shampoo.of(tensors, damping=settings.damping))
+    return curved(inputs, "shampoo", settings, fit, Shampoo.of)
