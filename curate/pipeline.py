@@ -5,7 +5,7 @@ import platform
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     pool, target = _read(settings, reporter)
     columns = score_columns(target.group_names)
     device = choose_device(settings.device).type
-    record = settings.as_dict() | {"method_settings": vars(method_settings), "device": device}
+    record = settings.as_dict() | {"method_settings": asdict(method_settings), "device": device}
     against = _read_against(settings, reporter)
     fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
     if against is not None:
@@ -170,6 +170,7 @@ def _inputs(
         reporter=reporter,
         against=against,
         per_token=settings.per_token,
+        record=lambda found: run.add_details(**found),
     )
 
 

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 @click.option("--damping", type=float, show_default="the method's", help="Share of the curvature's mean eigenvalue.")
 @click.option("--fisher", show_default="sampled", help="Curvature's labels: 'sampled' from the model, or 'empirical'.")
 @click.option("--refine", show_default="none", help="Improve the direction of ekfac: none, cg or astra.")
+@click.option("--recipe", type=click.Path(exists=True, dir_okay=False), help="Of magic: YAML file of its training run.")
+@click.option(
+    "--runs", type=int, show_default="the method's", help="Of magic: training runs whose scores are averaged."
+)
+@click.option("--accept-rough", is_flag=True, help="Of magic: go on though its training run is not smooth.")
 @click.option("--dim", type=int, show_default="the method's", help="Projection dimensions per side and layer.")
 @click.option(
     "--set", "-s", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeatable."
@@ -56,6 +61,7 @@ def command(out: Path | None, as_json: bool, **options: Any) -> None:
     curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
     curate score --target tasks.jsonl --group-by task --pool pile/ --method ekfac --normalize unit
     curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
+    curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --pool pile/ --method bm25
     curate score --config score.yaml
 
@@ -91,8 +97,8 @@ def _settings(options: dict[str, Any]) -> Any:
     method_settings = dict(_pair(s) for s in options.pop("settings"))
     if "seed" in {f.name for f in fields_of(methods.get(options["method"]).Settings)}:
         method_settings.setdefault("seed", options["seed"])
-    for name in ("dim", "normalize", "damping", "fisher", "refine"):
-        if (value := options.pop(name)) is not None:
+    for name in ("dim", "normalize", "damping", "fisher", "refine", "recipe", "runs", "accept_rough"):
+        if (value := options.pop(name)) not in (None, False):
             method_settings[name] = value
     fields = make_fields(options)
     column = options.pop("target_text_column")
