@@ -98,7 +98,7 @@ class BackgroundRuns:
         found = [self._kept(part) for part in range(self.parts)]
         engines = [self._engine(kept) for kept in found]
         self._report(found, engines[0].proxy)
-        columns = _columns(found[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
+        columns = group_columns(found[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
         usual = engines[: self.settings.runs]
         # What only the spare run trained on is scored as usual.
         others = [[e for e in usual if e is not own] or engines[len(usual) :] for own in usual]
@@ -179,7 +179,7 @@ class BackgroundRuns:
     def _dealt(self) -> list[list[Encoded]]:
         """The background's documents in as many parts as there are runs, no content in two of them."""
         drawn = list(self.inputs.background())
-        finite = _finite(self.inputs.proxy, drawn, self.inputs.batching)
+        finite = finite_losses(self.inputs.proxy, drawn, self.inputs.batching)
         usable = [d for d, ok in zip(drawn, finite, strict=True) if ok]
         if len(usable) < len(drawn):
             self.inputs.reporter.note(f"{len(drawn) - len(usable)} background document(s) left out: loss not finite.")
@@ -196,7 +196,7 @@ class BackgroundRuns:
     def _rows(self) -> list[int]:
         target = self.inputs.target
         return usable_rows(
-            target, _finite(self.inputs.proxy, target.encoded, self.inputs.batching), self.inputs.reporter
+            target, finite_losses(self.inputs.proxy, target.encoded, self.inputs.batching), self.inputs.reporter
         )
 
     @cached_property
@@ -249,7 +249,7 @@ class BackgroundRuns:
             refuse_rough(min(agreement))
 
 
-def _columns(shares: Float[Tensor, "groups"]) -> Float[Tensor, "columns groups"]:
+def group_columns(shares: Float[Tensor, "groups"]) -> Float[Tensor, "columns groups"]:
     """Return the whole target as a mixture of its groups, then each group where there are several."""
     one = shares[None]
     return one if len(shares) == 1 else torch.cat([one, torch.eye(len(shares), dtype=shares.dtype)])
@@ -264,12 +264,12 @@ def _hashes(kept: dict[str, Tensor]) -> frozenset[str]:
 
 
 def _usable(target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter) -> list[Encoded]:
-    finite = _finite(proxy, target.encoded, batching)
+    finite = finite_losses(proxy, target.encoded, batching)
     whole = replace(target, groups=[""] * len(target.encoded), names=[""])
     return [target.encoded[i] for i in usable_rows(whole, finite, reporter)]
 
 
-def _finite(proxy: Proxy, encoded: Sequence[Encoded], batching: Batching) -> list[bool]:
+def finite_losses(proxy: Proxy, encoded: Sequence[Encoded], batching: Batching) -> list[bool]:
     """Return which documents the proxy has a finite loss for."""
     losses, frozen = torch.zeros(len(encoded), dtype=torch.float64), FrozenPass(proxy)
     for batch in batches(encoded, batching.tokens, budget=batching.budget):

@@ -154,6 +154,9 @@ class Recipe:
         return int(self.warmup) if self.warmup >= 1 else round(self.warmup * steps)
 
 
+NAMES = frozenset(f.name for f in dataclasses.fields(Recipe))
+
+
 def _names_and_values(path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
