@@ -40,12 +40,18 @@ CONTROL = "control"
 class RunSettings(Protocol):
     """What background runs are asked for; see methods/magic.py."""
 
-    recipe: Recipe
-    runs: int
-    snapshot: float
-    accept_rough: bool
-    checkpoints: str
-    normalize: str
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def runs(self) -> int: ...
+    @property
+    def snapshot(self) -> float: ...
+    @property
+    def accept_rough(self) -> bool: ...
+    @property
+    def checkpoints(self) -> str: ...
+    @property
+    def normalize(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
