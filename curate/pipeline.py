@@ -15,7 +15,7 @@ from curate.documents import Overlap, Pool, Target, check_fields, estimated_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.local import Work, score_parts
 from curate.executors.reading import Reader
-from curate.gradients.documents import DEFAULT_BATCH_TOKENS, Batching
+from curate.gradients.documents import Batching, default_budget
 from curate.methods._contract import EncodedTarget, Inputs, Kept
 from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
 from curate.progress import Reporter, Silent
@@ -236,7 +236,7 @@ def _inputs(
     run: Run,
     reporter: Reporter,
 ) -> Inputs:
-    budget = settings.batch_tokens or DEFAULT_BATCH_TOKENS[proxy.device.type]
+    budget = settings.batch_tokens or default_budget(proxy)
     neighbours = [p for p in sorted(run.path.parent.glob("*/")) if (p / "run.json").exists() and p != run.path]
 
     def background() -> list[Encoded]:

@@ -1,35 +1,22 @@
 """The diagonal of the Fisher: every weight's second moment of document gradients, E_documents[(GᵀA)²]."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from curate.curvature.eigenbasis import Squares, divide, mean_dampings
 from curate.gradients.directions import Directions
-from curate.gradients.documents import Batching
 from curate.gradients.passes import Passes
 from curate.gradients.shared_inputs import first_of_inputs
-from curate.models import Proxy
-from curate.progress import Reporter
-from curate.tokens import Encoded
 
 
-def fit(
-    proxy: Proxy,
-    encoded: Sequence[Encoded],
-    batching: Batching,
-    *,
-    fisher: str = "sampled",
-    seed: int = 0,
-    reporter: Reporter | None = None,
-) -> dict[str, Tensor]:
-    """Fit the diagonal on a background, of which each sequence (a document, or a window of a long one) is one sample.
+def fit(passes: Passes) -> dict[str, Tensor]:
+    """Fit the diagonal by passes over a background.
 
     Returns a tensor `[d_out, d_in]` per layer. Raises CurateError when no document has a finite gradient.
     """
-    passes = Passes(proxy, encoded, batching, fisher=fisher, seed=seed, reporter=reporter)
-    first = first_of_inputs(proxy)
+    first = first_of_inputs(passes.frozen.proxy)
     return passes.run("factors", 1, lambda: Squares(passes, first)).mean(passes)
 
 

@@ -5,35 +5,20 @@ bases, then Λ = E_documents[(Q_Sᵀ (GᵀA) Q_A)²] the eigenvalues (Grosse et 
 2018, arXiv 1806.03884).
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from curate.curvature.eigenbasis import Eigenbasis, corrected_eigenvalues, to_tensors
 from curate.curvature.kfac import FIRST_PASS, kronecker_bases
-from curate.gradients.documents import Batching
 from curate.gradients.passes import Passes
-from curate.models import Proxy
-from curate.progress import Reporter
-from curate.tokens import Encoded
 
 Ekfac = Eigenbasis
 """Read a fit by `Ekfac.of(tensors, damping=…)`."""
 
 
-def fit(
-    proxy: Proxy,
-    encoded: Sequence[Encoded],
-    batching: Batching,
-    *,
-    fisher: str = "sampled",
-    seed: int = 0,
-    reporter: Reporter | None = None,
-) -> dict[str, Tensor]:
-    """Fit EK-FAC on a background, of which each sequence (a document, or a window of a long one) is one sample.
+def fit(passes: Passes) -> dict[str, Tensor]:
+    """Fit EK-FAC by passes over a background.
 
     Returns tensors for one file. Raises CurateError when no document has a finite gradient.
     """
-    passes = Passes(proxy, encoded, batching, fisher=fisher, seed=seed, reporter=reporter)
     bases, _ = kronecker_bases(passes)
     return to_tensors(bases, corrected_eigenvalues(passes, bases, FIRST_PASS + 1))

@@ -5,20 +5,14 @@ a document, which puts it on the scale of a document's Fisher: of a sum over tok
 Grosse 2015, arXiv 1503.05671; for sequences Eschenhagen et al. 2023, arXiv 2311.00636, "expand").
 """
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from curate.curvature.eigenbasis import Bases, Eigenbasis, into_eigenvectors, to_tensors
 from curate.gradients.covariances import Covariances
-from curate.gradients.documents import Batching
 from curate.gradients.passes import Passes
 from curate.gradients.shared_inputs import first_of_inputs
-from curate.models import Proxy
-from curate.progress import Reporter
-from curate.tokens import Encoded
 
 Kfac = Eigenbasis
 """Read a fit by `Kfac.of(tensors, damping=…)`."""
@@ -26,20 +20,11 @@ FIRST_PASS = 1
 Spectra = tuple[dict[str, Float[Tensor, "d_out"]], dict[str, Float[Tensor, "d_in"]]]
 
 
-def fit(
-    proxy: Proxy,
-    encoded: Sequence[Encoded],
-    batching: Batching,
-    *,
-    fisher: str = "sampled",
-    seed: int = 0,
-    reporter: Reporter | None = None,
-) -> dict[str, Tensor]:
-    """Fit K-FAC on a background, of which each sequence (a document, or a window of a long one) is one sample.
+def fit(passes: Passes) -> dict[str, Tensor]:
+    """Fit K-FAC by passes over a background.
 
     Returns tensors for one file, laid out as EK-FAC's. Raises CurateError when no document has a finite gradient.
     """
-    passes = Passes(proxy, encoded, batching, fisher=fisher, seed=seed, reporter=reporter)
     bases, (outputs, inputs) = kronecker_bases(passes)
     scale = passes.num_scored / len(passes.samples)
     eigenvalues = {

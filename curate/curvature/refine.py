@@ -1,7 +1,8 @@
 """Better directions: x ≈ (G + D)⁻¹ u from the exact Gauss-Newton product, started at and preconditioned by a fit.
 
 x minimises ½ xᵀ(G + D)x - xᵀu, G the Gauss-Newton matrix of background documents and D the fit's damping δ per layer.
-Two ways there from x = P⁻¹u, P the fitted preconditioner:
+Two ways there from x = P⁻¹u at its best length, P the fitted preconditioner. (A fit on few documents can be far too
+small in the directions that matter: unscaled, its objective was above that of x = 0.)
 
 cg: conjugate gradients on one seeded subset of the background, the fastest way down. What it goes down to is that
 subset's minimum, which can lie far from the background's: so the objective is watched on other documents, held out, and
@@ -207,14 +208,11 @@ def _conjugate_gradients(
     u: Directions, system: _System, draw: _Draw, settings: RefineSettings, log: _Log
 ) -> Directions:
     held_out = draw.fixed != draw.subset
-    x = system.solve(u)
-    r = _difference(u, system.times(x, draw.subset))
-    e = _difference(u, system.times(x, draw.fixed)) if held_out else r
-    log.add(x, u, e)
-    z = system.solve(r)
+    x, r, e = _scaled(u, 0.0), _scaled(u, 1.0), _scaled(u, 1.0)
+    z = system.solve(u)
     p, size = z, _dot(r, z)
     stopped = torch.zeros(size.shape, dtype=torch.bool)
-    for _ in range(settings.rounds):
+    for _ in range(settings.rounds + 1):  # the first goes along P⁻¹u: to the start, at its best length
         pushed = system.times(p, draw.subset)
         step = _ratio(size, _dot(p, pushed))
         if held_out:
@@ -222,11 +220,11 @@ def _conjugate_gradients(
             slope, bend = _dot(p, e), _dot(p, seen)
             rises = step * (0.5 * step * bend - slope) > 0
             step = torch.where(rises, _ratio(slope, bend).clamp_min(0), step).where(~stopped, 0.0)
-            stopped |= rises
+            stopped |= rises & bool(log.rows)
             _add(e, -step, seen)
         _add(x, step, p)
         _add(r, -step, pushed)
-        log.add(x, u, e)
+        log.add(x, u, e if held_out else r)
         if bool(stopped.all()):
             break
         z = system.solve(r)
@@ -237,7 +235,10 @@ def _conjugate_gradients(
 
 def _stochastic(u: Directions, system: _System, draw: _Draw, settings: RefineSettings, log: _Log) -> Directions:
     x = system.solve(u)
-    e = _difference(u, system.times(x, draw.fixed))
+    seen = system.times(x, draw.fixed)
+    length = _ratio(_dot(x, u), _dot(x, seen))
+    e = _add(_scaled(u, 1.0), -length, seen)
+    x = _add(_scaled(x, 0.0), length, x)
     log.add(x, u, e)
     for _ in range(settings.rounds):
         documents = next(draw.fresh)
@@ -250,6 +251,10 @@ def _stochastic(u: Directions, system: _System, draw: _Draw, settings: RefineSet
         _add(e, -step, seen)
         log.add(x, u, e)
     return x
+
+
+def _scaled(u: Directions, factor: float) -> Directions:
+    return {n: v * factor for n, v in u.items()}
 
 
 def _difference(u: Directions, v: Directions) -> Directions:

@@ -5,7 +5,7 @@ second pass with fresh labels the eigenvalues, as for EK-FAC (SOAP's reading of 
 Gradients are those of documents, never of batches, so that batching cannot change the result.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,32 +13,21 @@ from torch import Tensor
 from curate.curvature.eigenbasis import Bases, Eigenbasis, corrected_eigenvalues, into_eigenvectors, to_tensors
 from curate.curvature.kfac import FIRST_PASS
 from curate.gradients.covariances import Factors
-from curate.gradients.documents import Batching
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument
 from curate.gradients.shared_inputs import first_of_inputs
 from curate.models import Proxy
-from curate.progress import Reporter
-from curate.tokens import Encoded
 
 Shampoo = Eigenbasis
 """Read a fit by `Shampoo.of(tensors, damping=…)`."""
 
 
-def fit(
-    proxy: Proxy,
-    encoded: Sequence[Encoded],
-    batching: Batching,
-    *,
-    fisher: str = "sampled",
-    seed: int = 0,
-    reporter: Reporter | None = None,
-) -> dict[str, Tensor]:
-    """Fit Shampoo on a background, of which each sequence (a document, or a window of a long one) is one sample.
+def fit(passes: Passes) -> dict[str, Tensor]:
+    """Fit Shampoo by passes over a background.
 
     Returns tensors for one file, laid out as EK-FAC's. Raises CurateError when no document has a finite gradient.
     """
-    passes = Passes(proxy, encoded, batching, fisher=fisher, seed=seed, reporter=reporter)
+    proxy = passes.frozen.proxy
     first = first_of_inputs(proxy)
     sums = passes.run("factors", FIRST_PASS, lambda: _Products(proxy, first))
     for factors in (sums.outputs, sums.inputs):

@@ -8,9 +8,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.sketches import SketchEngine
+from curate.models import Proxy
 from curate.tokens import Encoded, TokenSettings, batches
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
+# On a CPU a larger model's products are as fast with few tokens, in a third of the memory; a small one's are not.
+LARGE, LARGE_BATCH_TOKENS = 50_000_000, 512
+
+
+def default_budget(proxy: Proxy) -> int:
+    """Return how many tokens a batch has unless told otherwise, by device and size of the model."""
+    if proxy.device.type == "cpu" and proxy.coverage.total > LARGE:
+        return LARGE_BATCH_TOKENS
+    return DEFAULT_BATCH_TOKENS[proxy.device.type]
 
 
 @dataclass(frozen=True, kw_only=True)

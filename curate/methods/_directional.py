@@ -16,7 +16,7 @@ from curate.errors import CurateError, SettingsError, nearest
 from curate.gradients.direction_scoring import NORMALIZATIONS, DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
-from curate.gradients.passes import FISHERS
+from curate.gradients.passes import FISHERS, Passes
 from curate.methods._contract import EncodedTarget, Inputs
 from curate.methods._target import usable_rows
 
@@ -61,23 +61,26 @@ class CurvatureSettings(DirectionSettings):
             )
 
 
-def fitted(inputs: Inputs, name: str, settings: CurvatureSettings, fit: Callable[..., dict[str, Tensor]]) -> dict:
+def fitted(
+    inputs: Inputs, name: str, settings: CurvatureSettings, fit: Callable[[Passes], dict[str, Tensor]]
+) -> dict[str, Tensor]:
     """Return a curvature's tensors: kept ones of the same background, model and labels, or fitted now."""
     keys = proxy_keys(inputs) | {"background": inputs.background_fingerprint, "fisher": settings.fisher}
     if settings.fisher == "sampled":
         keys["seed"] = settings.seed
-    return inputs.kept.get(
-        f"curvature/{name}",
-        keys,
-        lambda: fit(
+
+    def make() -> dict[str, Tensor]:
+        passes = Passes(
             inputs.proxy,
             inputs.background(),
             inputs.batching,
             fisher=settings.fisher,
             seed=settings.seed,
             reporter=inputs.reporter,
-        ),
-    )
+        )
+        return fit(passes)
+
+    return inputs.kept.get(f"curvature/{name}", keys, make)
 
 
 def direction_scorer(

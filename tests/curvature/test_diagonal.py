@@ -11,7 +11,7 @@ from tests.small_models import batching, random_documents, tiny_model, tiny_prox
 @pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "Qwen2Config", "OPTConfig"])
 def test_moments_are_the_mean_of_squared_document_gradients(architecture: str, fisher: str) -> None:
     proxy, documents = tiny_proxy(tiny_model(architecture)), random_documents([12, 3, 9, 2, 24])
-    tensors = diagonal.fit(proxy, documents, batching(budget=30), fisher=fisher, seed=4)
+    tensors = diagonal.fit(Passes(proxy, documents, batching(budget=30), fisher=fisher, seed=4))
     truth = truths(proxy, Passes(proxy, documents, batching(), fisher=fisher, seed=4), 1)
     found = diagonal.Diagonal.of(tensors, damping=0.3)
     for name in proxy.tracked:

@@ -66,7 +66,7 @@ def test_bases_diagonalise_the_covariances_and_eigenvalues_are_the_mean_over_doc
     architecture: str, fisher: str
 ) -> None:
     proxy, documents = tiny_proxy(tiny_model(architecture)), random_documents(LENGTHS)
-    tensors = ekfac.fit(proxy, documents, batching(budget=30), fisher=fisher, seed=4)
+    tensors = ekfac.fit(Passes(proxy, documents, batching(budget=30), fisher=fisher, seed=4))
     passes = Passes(proxy, documents, batching(), fisher=fisher, seed=4)
     one, two = truths(proxy, passes, 1), truths(proxy, passes, 2)
     factors = sorted(key.removeprefix("inputs/") for key in tensors if key.startswith("inputs/"))
@@ -82,7 +82,7 @@ def test_bases_diagonalise_the_covariances_and_eigenvalues_are_the_mean_over_doc
 
 
 def test_the_basis_of_shared_inputs_is_kept_once() -> None:
-    tensors = ekfac.fit(tiny_proxy(), random_documents(LENGTHS), batching())
+    tensors = ekfac.fit(Passes(tiny_proxy(), random_documents(LENGTHS), batching()))
     inputs = [key for key in tensors if key.startswith("inputs/") and ".0." in key]
     names = ["self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
     assert inputs == [f"inputs/layers.0.{name}" for name in names]
@@ -91,7 +91,7 @@ def test_the_basis_of_shared_inputs_is_kept_once() -> None:
 
 def test_kfac_is_the_dense_damped_solve_with_both_covariances_on_the_scale_of_a_document() -> None:
     proxy, documents = tiny_proxy(tiny_model("Qwen2Config")), random_documents(LENGTHS)
-    found = kfac.Kfac.of(kfac.fit(proxy, documents, batching(budget=30), seed=4), damping=0.2)
+    found = kfac.Kfac.of(kfac.fit(Passes(proxy, documents, batching(budget=30), seed=4)), damping=0.2)
     passes = Passes(proxy, documents, batching(), seed=4)
     truth = truths(proxy, passes, 1)
     scored = sum(e.num_scored for e in documents)

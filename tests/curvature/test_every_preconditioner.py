@@ -12,6 +12,7 @@ from curate.curvature import diagonal, ekfac, kfac, shampoo
 from curate.curvature._contract import Preconditioner
 from curate.errors import SettingsError
 from curate.gradients.directions import Directions
+from curate.gradients.passes import Passes
 from curate.models import Proxy, ProxySettings, make_proxy
 from curate.tokens import Encoded
 from tests.small_models import batching, random_documents, tiny_model, tiny_proxy, tiny_tokenizer
@@ -48,9 +49,9 @@ def test_a_fit_does_not_depend_on_batches_or_padding(kind: str) -> None:
     fit, of = KINDS[kind]
     # Tokens enough for every basis to be determined: eigenvectors of a repeated eigenvalue are anyone's choice.
     proxy, documents = tiny_proxy(tiny_model("GPT2Config")), random_documents([*LENGTHS, 20, 8, 22, 24])
-    alone = of(fit(proxy, documents, batching(budget=1))).solve(directions(proxy))
+    alone = of(fit(Passes(proxy, documents, batching(budget=1)))).solve(directions(proxy))
     for budget in (40, 1000):
-        assert_same(of(fit(proxy, documents, batching(budget=budget))).solve(directions(proxy)), alone)
+        assert_same(of(fit(Passes(proxy, documents, batching(budget=budget)))).solve(directions(proxy)), alone)
 
 
 @every
@@ -58,7 +59,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_samples(kind:
     fit, _ = KINDS[kind]
     proxy, documents = tiny_proxy(), random_documents(LENGTHS)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        save_file(fit(proxy, documents, batching(), seed=seed), tmp_path / name)
+        save_file(fit(Passes(proxy, documents, batching(), seed=seed)), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
@@ -67,7 +68,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_samples(kind:
 def test_the_empirical_fisher_does_not_depend_on_the_seed(kind: str) -> None:
     fit, _ = KINDS[kind]
     proxy, documents = tiny_proxy(), random_documents(LENGTHS)
-    one, other = (fit(proxy, documents, batching(), fisher="empirical", seed=seed) for seed in (1, 2))
+    one, other = (fit(Passes(proxy, documents, batching(), fisher="empirical", seed=seed)) for seed in (1, 2))
     assert all(one[name].equal(other[name]) for name in one)
 
 
@@ -75,7 +76,7 @@ def test_the_empirical_fisher_does_not_depend_on_the_seed(kind: str) -> None:
 def test_huge_damping_leaves_the_direction_as_it_is(kind: str) -> None:
     fit, of = KINDS[kind]
     proxy, u = tiny_proxy(), directions(tiny_proxy())
-    found = of(fit(proxy, random_documents(LENGTHS), batching()), damping=1e9)
+    found = of(fit(Passes(proxy, random_documents(LENGTHS), batching())), damping=1e9)
     scaled = {name: solved * found.dampings[name] for name, solved in found.solve(u).items()}
     assert_same(scaled, u)
 
@@ -84,12 +85,12 @@ def test_huge_damping_leaves_the_direction_as_it_is(kind: str) -> None:
 def test_solving_is_linear_symmetric_and_positive(kind: str) -> None:
     fit, of = KINDS[kind]
     proxy, u = tiny_proxy(tiny_model("Qwen2Config")), directions(tiny_proxy(tiny_model("Qwen2Config")))
-    solved = of(fit(proxy, random_documents(LENGTHS), batching())).solve(u)
+    solved = of(fit(Passes(proxy, random_documents(LENGTHS), batching()))).solve(u)
     for name, v in solved.items():
         products = u[name].flatten(1) @ v.flatten(1).T
         assert products[0, 1].item() == pytest.approx(products[1, 0].item(), rel=1e-6, abs=1e-9)
         assert (products.diagonal() > 0).all()
-    halved = of(fit(proxy, random_documents(LENGTHS), batching())).solve({n: x / 2 for n, x in u.items()})
+    halved = of(fit(Passes(proxy, random_documents(LENGTHS), batching()))).solve({n: x / 2 for n, x in u.items()})
     assert_same(halved, {n: x / 2 for n, x in solved.items()})
 
 
@@ -100,7 +101,7 @@ def test_a_layer_without_any_gradient_gives_no_direction_and_no_nan(kind: str) -
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight.zero_()  # no gradient reaches the layers before it
     proxy = tiny_proxy(model)
-    found = of(fit(proxy, random_documents(LENGTHS), batching()))
+    found = of(fit(Passes(proxy, random_documents(LENGTHS), batching())))
     solved = found.solve(directions(proxy))
     assert found.dampings["layers.1.mlp.up_proj"] == 0
     assert solved["layers.1.mlp.up_proj"].eq(0).all()
@@ -118,7 +119,7 @@ def test_one_document_that_is_not_finite_changes_nothing(kind: str) -> None:
     spoilt = random_documents(LENGTHS, vocabulary=66)
     spoilt[4].ids[3] = 66
     rest = [*documents[:4], no_loss(documents[4]), *documents[5:]]
-    found, expected = (of(fit(proxy, d, batching())).solve(directions(proxy)) for d in (spoilt, rest))
+    found, expected = (of(fit(Passes(proxy, d, batching()))).solve(directions(proxy)) for d in (spoilt, rest))
     assert_same(found, expected)
 
 
@@ -130,7 +131,7 @@ def no_loss(tokens: Encoded) -> Encoded:
 def test_tensors_survive_a_file_and_a_reading_in_any_order(kind: str, tmp_path: Path) -> None:
     fit, of = KINDS[kind]
     proxy = tiny_proxy(tiny_model("OPTConfig"))
-    tensors = fit(proxy, random_documents(LENGTHS), batching())
+    tensors = fit(Passes(proxy, random_documents(LENGTHS), batching()))
     save_file(tensors, tmp_path / "kept")
     kept = dict(reversed(load_file(tmp_path / "kept").items()))
     u = directions(proxy)
@@ -145,9 +146,9 @@ def test_narrow_proxies_give_float32_tensors_near_the_exact_ones(kind: str, dtyp
     settings = ProxySettings(model="tiny", dtype=dtype, device="cpu")
     model: Any = tiny_model().to(getattr(torch, dtype))
     narrow = make_proxy(model, tiny_tokenizer(), settings)
-    tensors = fit(narrow, documents, batching(), fisher="empirical")
+    tensors = fit(Passes(narrow, documents, batching(), fisher="empirical"))
     assert {t.dtype for t in tensors.values()} - {torch.int64} == {torch.float32}
-    exact = of(fit(tiny_proxy(), documents, batching(), fisher="empirical")).solve(directions(narrow))
+    exact = of(fit(Passes(tiny_proxy(), documents, batching(), fisher="empirical"))).solve(directions(narrow))
     u = {name: x.float() for name, x in directions(narrow).items()}
     for name, solved in of(tensors).solve(u).items():
         cosine = torch.cosine_similarity(solved.double().flatten(), exact[name].flatten(), 0)
@@ -158,6 +159,6 @@ def test_narrow_proxies_give_float32_tensors_near_the_exact_ones(kind: str, dtyp
 @pytest.mark.parametrize("damping", [-0.1, math.inf, math.nan])
 def test_a_damping_that_cannot_be_is_named(kind: str, damping: float) -> None:
     fit, of = KINDS[kind]
-    tensors = fit(tiny_proxy(), random_documents([5]), batching())
+    tensors = fit(Passes(tiny_proxy(), random_documents([5]), batching()))
     with pytest.raises(SettingsError, match="damping is"):
         of(tensors, damping=damping)

@@ -14,6 +14,7 @@ from curate.curvature.gauss_newton import GaussNewton
 from curate.curvature.refine import Refined, RefineSettings, refine
 from curate.errors import CurateError, SettingsError
 from curate.gradients.directions import Directions
+from curate.gradients.passes import Passes
 from curate.models import Proxy
 from curate.progress import Silent
 from curate.tokens import Encoded
@@ -39,7 +40,7 @@ def background() -> list[Encoded]:
 
 @cache
 def fitted(damping: float = 0.3) -> Ekfac:
-    return Ekfac.of(ekfac.fit(proxy(), background(), batching(budget=512)), damping=damping)
+    return Ekfac.of(ekfac.fit(Passes(proxy(), background(), batching(budget=512))), damping=damping)
 
 
 def targets(count: int = 2, seed: int = 0) -> Directions:
@@ -90,13 +91,12 @@ def test_conjugate_gradients_end_at_the_dense_solve() -> None:
 
 def test_directions_that_cannot_be_improved_stay_and_are_told_of() -> None:
     """Held out: the few documents whose solution is the start."""
-    settings = RefineSettings(rounds=5, documents=20, evaluation=10)
+    settings = RefineSettings(kind="astra", rounds=2, documents=20, evaluation=10)
     held_out = np.random.Generator(np.random.Philox(settings.seed)).permutation(40)[:10]
     solution = Solution(fitted().dampings, torch.linalg.inv(dense(tuple(sorted(held_out.tolist())))))
     u = targets()
     with pytest.warns(UserWarning, match="could not improve 2 of 2"):
         found = refine(u, solution, proxy(), background(), batching(budget=512), settings)
-    assert len(found.objectives) == 2
     torch.testing.assert_close(flat(found.directions), flat(solution.solve(u)))
 
 
@@ -110,9 +110,13 @@ def test_the_logged_objective_is_that_of_the_iterates_and_falls(kind: str, evalu
     assert (rows[-1] < rows[0]).all()
     measured = np.random.Generator(np.random.Philox(2)).permutation(40)[: evaluation or 28]
     matrix = dense(tuple(sorted(measured.tolist())))
-    for number, x in ((0, fitted().solve(u)), (-1, found.directions)):
-        value = 0.5 * ((flat(x) @ matrix) * flat(x)).sum(1) - (flat(x) * flat(u)).sum(1)
-        assert found.objectives[number] == pytest.approx(value.tolist(), rel=1e-9)
+
+    def objective(x: Directions) -> list[float]:
+        return (0.5 * ((flat(x) @ matrix) * flat(x)).sum(1) - (flat(x) * flat(u)).sum(1)).tolist()
+
+    assert found.objectives[-1] == pytest.approx(objective(found.directions), rel=1e-9)
+    if kind == "astra" or not evaluation:  # the start has its best length on the documents that are measured
+        assert all(a <= b for a, b in zip(found.objectives[0], objective(fitted().solve(u)), strict=True))
 
 
 @pytest.mark.parametrize("step", [None, 0.05])

@@ -12,7 +12,7 @@ LENGTHS = [12, 3, 9, 2, 24, 12, 17]
 @pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "Qwen2Config", "OPTConfig"])
 def test_bases_come_from_document_gradients_and_eigenvalues_are_the_mean_over_documents(architecture: str) -> None:
     proxy, documents = tiny_proxy(tiny_model(architecture)), random_documents(LENGTHS)
-    tensors = shampoo.fit(proxy, documents, batching(budget=30), seed=4)
+    tensors = shampoo.fit(Passes(proxy, documents, batching(budget=30), seed=4))
     passes = Passes(proxy, documents, batching(), seed=4)
     one, two = truths(proxy, passes, 1), truths(proxy, passes, 2)
     names = sorted(proxy.tracked)
