@@ -152,9 +152,7 @@ def _rescoring(
         target=_encoded_target(encoder, target, reporter),
         chunks=chunks,
         others=[e for e in encoder(others) if e.num_scored > 0],
-        batching=Batching(
-            tokens=encoder.settings, budget=asked.batch_tokens or DEFAULT_BATCH_TOKENS[proxy.device.type]
-        ),
+        batching=Batching(tokens=encoder.settings, budget=asked.batch_tokens or default_budget(proxy)),
         columns=score_columns(target.group_names),
         reporter=reporter,
     )

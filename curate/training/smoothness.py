@@ -59,11 +59,12 @@ def smoothness(
 def short_smoothness(replay: Replay, *, seed: int = 0) -> Smoothness:
     """Measure a finished run over a quarter of its steps, from the peak of its learning rate on, where it is roughest.
 
+    But not before its second quarter: AdamW's first steps are mere signs of gradients, which answer to no small change.
     Costs half as much as training once: the steps as they were are in the folder.
     """
     training = replay.training
     length = min(training.steps, max(2, math.ceil(SHARE * training.steps)))
-    first = min(training.recipe.warmup_steps(training.steps), training.steps - length)
+    first = min(max(length, training.recipe.warmup_steps(training.steps)), training.steps - length)
     end = replay.state_at(first + length)
     return smoothness(training, seed=seed, start=replay.state_at(first), until=first + length, end=end)
 
