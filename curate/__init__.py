@@ -9,20 +9,33 @@ curate.select(run, top="5%", out="selected")
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["CurateError", "Run", "ScoreSettings", "latest_run", "score", "select", "warmup"]
+__all__ = [
+    "CurateError",
+    "RescoreSettings",
+    "Run",
+    "ScoreSettings",
+    "latest_run",
+    "rescore",
+    "score",
+    "select",
+    "warmup",
+]
 
 if TYPE_CHECKING:
     from curate.errors import CurateError
-    from curate.pipeline import ScoreSettings, score
+    from curate.pipeline import ScoreSettings, rescore, score
+    from curate.rescoring.settings import RescoreSettings
     from curate.scores.run import Run, latest_run
     from curate.selection.select import select
     from curate.training.warmup import warmup
 
 _HOMES = {
     "CurateError": "curate.errors",
+    "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
     "ScoreSettings": "curate.settings",
     "latest_run": "curate.scores.run",
+    "rescore": "curate.pipeline",
     "score": "curate.pipeline",
     "select": "curate.selection.select",
     "warmup": "curate.training.warmup",

@@ -129,6 +129,7 @@ def _part_of(inputs: Inputs, background: Sequence[Encoded], scratch: Path, seed:
         kept=Kept(scratch / inputs.proxy.settings.dtype),
         reporter=_Quiet(),
         per_token=False,
+        record=lambda _: None,
     )
 
 

@@ -5,7 +5,7 @@ import platform
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,14 @@ from curate.gradients.documents import Batching, default_budget
 from curate.methods._contract import EncodedTarget, Inputs, Kept
 from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
 from curate.progress import Reporter, Silent
+from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
+from curate.rescoring.plan import RescorePlan, plan
+from curate.rescoring.settings import RescoreSettings, default_rescore_out, parents_of, scored_like
+from curate.rescoring.shortlist import background as draw_background
+from curate.rescoring.shortlist import best_places, fingerprint, movement, read_places
 from curate.scores.counts import count
 from curate.scores.run import Run
+from curate.scores.session import pool_of
 from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, build, default_out
 from curate.tokens import Encoded, Encoder, TokenSettings
 
@@ -41,7 +47,7 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     pool, target = _read(settings, reporter)
     columns = score_columns(target.group_names)
     device = choose_device(settings.device).type
-    record = settings.as_dict() | {"method_settings": vars(method_settings), "device": device}
+    record = settings.as_dict() | {"method_settings": asdict(method_settings), "device": device}
     against = _read_against(settings, reporter)
     fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
     if against is not None:
@@ -75,6 +81,82 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
         _log(run, work, {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared})
         run.finish(count(run))
     return run
+
+
+def rescore(settings: RescoreSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Run:
+    """Rescore runs' best documents by differentiating through a training run on them, or go on where it was stopped.
+
+    The result is a run of the shortlist. Raises CurateError, also where the training is too rough to be differentiated.
+    """
+    reporter, started = reporter or Silent(), time.time()
+    parents = parents_of(settings)
+    path = Path(out) if out is not None else default_rescore_out(parents[0], settings)
+    asked, rescoring, fingerprints = _rescoring(settings, parents, reporter)
+    device = rescoring.proxy.device.type
+    record = asked.as_dict() | {"device": device, "parent_run": [str(run.path) for run in parents]}
+    details = {
+        "versions": _versions(),
+        "coverage": vars(rescoring.proxy.coverage),
+        "columns": [*rescoring.columns, ADJOINT, *([SPREAD] if settings.repeats > 1 else [])],
+    }
+    with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
+        if not run.is_finished:
+            loaded = time.time()
+            rescoring.attribute(run)
+            moved = {str(parent.path): movement(parent, run.scores().collect()) for parent in parents}
+            run.add_details(moved=moved)
+            _log(
+                run, Work(documents=len(rescoring.usable)), {"load": loaded - started, "rescore": time.time() - loaded}
+            )
+            run.finish(count(run))
+    return run
+
+
+def plan_rescore(settings: RescoreSettings, *, reporter: Reporter | None = None) -> RescorePlan:
+    """Say what a rescoring will take, from one step that is measured; nothing is written."""
+    return plan(_rescoring(settings, parents_of(settings), reporter or Silent())[1])
+
+
+def _rescoring(
+    settings: RescoreSettings, parents: Sequence[Run], reporter: Reporter
+) -> tuple[ScoreSettings, Rescoring, dict[str, str]]:
+    """Read, load and encode what a rescoring needs."""
+    asked = scored_like(parents[0], settings)
+    pool, target = pool_of(parents[0], asked.pool), _read(asked, reporter)[1]
+    fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
+    if fingerprints["target"] != parents[0].fingerprints["target"]:
+        raise CurateError(
+            f"The target's content has changed since {parents[0].path} was scored.",
+            hint="Score the changed target into another run first.",
+        )
+    keep_freed_memory()
+    proxy = load_proxy(_proxy_settings(asked))
+    encoder = _encoder(asked, proxy)
+    reader = Reader(
+        pool=pool,
+        fields=asked.fields,
+        encoder=encoder,
+        overlap=Overlap(d.plain_text for d in target.documents),
+        part_documents=asked.part_documents,
+    )
+    places = best_places(parents, settings.shortlist)
+    chunks = read_places(reader, places)
+    shortlist = [d for chunk in chunks for d in chunk.documents]
+    wanted = settings.background or len(shortlist)
+    others = draw_background(pool, reader, shortlist, wanted, settings.seed)
+    if len(others) < wanted:
+        reporter.note(f"{len(others):,} documents of the pool beside the shortlist; {wanted:,} were asked for.")
+    rescoring = Rescoring(
+        settings=settings,
+        proxy=proxy,
+        target=_encoded_target(encoder, target, reporter),
+        chunks=chunks,
+        others=[e for e in encoder(others) if e.num_scored > 0],
+        batching=Batching(tokens=encoder.settings, budget=asked.batch_tokens or default_budget(proxy)),
+        columns=score_columns(target.group_names),
+        reporter=reporter,
+    )
+    return asked, rescoring, fingerprints | {"model": proxy.fingerprint(), "shortlist": fingerprint(places)}
 
 
 def score_columns(groups: Sequence[str]) -> list[str]:
@@ -170,6 +252,7 @@ def _inputs(
         reporter=reporter,
         against=against,
         per_token=settings.per_token,
+        record=lambda found: run.add_details(**found),
     )
 
 

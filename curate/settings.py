@@ -68,8 +68,11 @@ class ScoreSettings:
 def build(kind: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:
     """Build a settings dataclass from names and values, turning strings into the types of its defaults.
 
-    Raises SettingsError for a name that it does not have, or a value of the wrong type.
+    A class that holds settings of another kind (a recipe's) gathers them from what is given, by a class method
+    `gathered`. Raises SettingsError for a name that it does not have, or a value of the wrong type.
     """
+    if hasattr(kind, "gathered"):
+        given = kind.gathered(given)
     known = {f.name: f for f in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
     for name, value in given.items():

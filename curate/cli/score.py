@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate import methods
-from curate.cli._config import config_option
+from curate.cli._config import config_option_beside, settings_beside
 from curate.cli._fields import fields_options, make_fields
 from curate.errors import SettingsError
+from curate.training.recipe import NAMES
 
 if TYPE_CHECKING:
     from curate.scores.run import Run
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 @click.option("--damping", type=float, show_default="the method's", help="Share of the curvature's mean eigenvalue.")
 @click.option("--fisher", show_default="sampled", help="Curvature's labels: 'sampled' from the model, or 'empirical'.")
 @click.option("--refine", show_default="none", help="Improve the direction of ekfac: none, cg or astra.")
+@click.option("--recipe", type=click.Path(exists=True, dir_okay=False), help="Of magic: YAML file of its training run.")
+@click.option(
+    "--runs", type=int, show_default="the method's", help="Of magic: training runs whose scores are averaged."
+)
+@click.option("--accept-rough", is_flag=True, help="Of magic: go on though its training run is not smooth.")
 @click.option("--dim", type=int, show_default="the method's", help="Projection dimensions per side and layer.")
 @click.option(
     "--set", "-s", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeatable."
@@ -45,9 +51,10 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, help="Of the background sample and the projections.")
 @fields_options
 @click.option("--target-text-column", help="Column of the target's text, where it differs from the pool's.")
-@config_option
+@config_option_beside(NAMES)
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
-def command(out: Path | None, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: Any) -> None:
     """Score every document of a pool by its influence on a target.
 
     \b
@@ -56,6 +63,7 @@ def command(out: Path | None, as_json: bool, **options: Any) -> None:
     curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
     curate score --target tasks.jsonl --group-by task --pool pile/ --method ekfac --normalize unit
     curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
+    curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --pool pile/ --method bm25
     curate score --config score.yaml
 
@@ -67,7 +75,7 @@ def command(out: Path | None, as_json: bool, **options: Any) -> None:
     from curate.cli._output import RichReporter, print_alarm
     from curate.scores.arithmetic import arithmetic_warning
 
-    settings = _settings(options)
+    settings = _settings(options, settings_beside(ctx))
     with RichReporter() as reporter:
         run = pipeline.score(settings, out, reporter=reporter)
     if as_json:
@@ -82,17 +90,17 @@ def command(out: Path | None, as_json: bool, **options: Any) -> None:
         print_alarm(warning)
 
 
-def _settings(options: dict[str, Any]) -> Any:
+def _settings(options: dict[str, Any], beside: dict[str, Any]) -> Any:
     from dataclasses import fields as fields_of
     from dataclasses import replace
 
     from curate.settings import ScoreSettings
 
-    method_settings = dict(_pair(s) for s in options.pop("settings"))
+    method_settings: dict[str, Any] = beside | dict(_pair(s) for s in options.pop("settings"))
     if "seed" in {f.name for f in fields_of(methods.get(options["method"]).Settings)}:
         method_settings.setdefault("seed", options["seed"])
-    for name in ("dim", "normalize", "damping", "fisher", "refine"):
-        if (value := options.pop(name)) is not None:
+    for name in ("dim", "normalize", "damping", "fisher", "refine", "recipe", "runs", "accept_rough"):
+        if (value := options.pop(name)) not in (None, False):
             method_settings[name] = value
     fields = make_fields(options)
     column = options.pop("target_text_column")

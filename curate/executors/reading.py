@@ -71,15 +71,16 @@ class Reader:
         for row in documents(shard, self.fields, start=start):
             if len(rows) >= self.part_documents or characters >= PART_CHARACTERS:
                 # Only now is it known that the part before this row was not the shard's last.
-                yield self._chunk(shard, shard_index, index, start, rows, last=False)
+                yield self.chunk_of(shard, shard_index, index, start, rows, last=False)
                 start, index, rows, characters = rows[-1].row + 1, index + 1, [], 0
             rows.append(row)
             characters += len(row.plain_text) if isinstance(row, Document) else 0
-        yield self._chunk(shard, shard_index, index, start, rows, last=True)
+        yield self.chunk_of(shard, shard_index, index, start, rows, last=True)
 
-    def _chunk(
+    def chunk_of(
         self, shard: Shard, shard_index: int, index: int, start: int, rows: list[Document | Skipped], *, last: bool
     ) -> Chunk:
+        """Make a part of rows that were read: encode documents, measure overlaps, set aside what carries no loss."""
         found = [r for r in rows if isinstance(r, Document)]
         skipped = [r for r in rows if isinstance(r, Skipped)]
         encoded = self.encoder(found)

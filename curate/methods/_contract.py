@@ -57,6 +57,8 @@ class Inputs:
     """A control set, whose mean query is subtracted from the target's and from each group's."""
     per_token: bool = False
     """Whether scores are wanted by token, too."""
+    record: Callable[[Mapping[str, object]], None] = lambda _: None
+    """Takes what was measured on the way into the run's record, under names of the method's own."""
 
 
 @runtime_checkable

@@ -66,7 +66,7 @@ def fitted(
     inputs: Inputs, name: str, settings: CurvatureSettings, fit: Callable[[Passes], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Return a curvature's tensors: kept ones of the same background, model and labels, or fitted now."""
-    keys = _proxy_keys(inputs) | {"background": inputs.background_fingerprint, "fisher": settings.fisher}
+    keys = proxy_keys(inputs) | {"background": inputs.background_fingerprint, "fisher": settings.fisher}
     if settings.fisher == "sampled":
         keys["seed"] = settings.seed
 
@@ -101,7 +101,7 @@ def direction_scorer(
         shares = torch.tensor([sum(inputs.target.groups[i] == n for i in rows) for n in inputs.target.names])
         return (gradients if solve is None else solve(gradients)) | {"shares": shares.double() / shares.sum()}
 
-    keys = _proxy_keys(inputs) | {
+    keys = proxy_keys(inputs) | {
         "target": inputs.target.fingerprint,
         "against": None if inputs.against is None else inputs.against.fingerprint,
         **depends_on,
@@ -150,7 +150,8 @@ def curvature_keys(inputs: Inputs, name: str, settings: CurvatureSettings) -> di
     }
 
 
-def _proxy_keys(inputs: Inputs) -> dict[str, object]:
+def proxy_keys(inputs: Inputs) -> dict[str, object]:
+    """Return all that a proxy's gradients depend on, for `Kept`."""
     return {
         "proxy": inputs.proxy_fingerprint,
         "tracked": inputs.proxy.tracked,

@@ -64,13 +64,15 @@ def differentiate(
     name: str = "target",
     *,
     snapshots: Collection[int] = (),
+    until: int = 0,
     task: Task | None = None,
 ) -> Adjoint:
     """Walk back through a finished training run and return every weight's score for one target.
 
     Several targets share the run, one call each with a name of its own. Steps in `snapshots` (counted from 0) are kept
-    for `snapshot`. Saved every √T steps: a killed call goes on where it was, and ends with the same bytes. `task`
-    advances by steps.
+    for `snapshot`. Saved every √T steps: a killed call goes on where it was, and ends with the same bytes. With `until`
+    the walk ends before that step (counted from 0), which is all that a snapshot there needs: the scores then lack the
+    steps before it. `task` advances by steps.
     """
     steps = replay.training.steps
     if wrong := [k for k in snapshots if not 0 <= k < steps]:
@@ -80,9 +82,11 @@ def differentiate(
     way = _resume(replay, folder) or _begin(replay, target)
     if task is not None:
         task.advance(steps - way.cotangent.step)
-    while way.cotangent.step > 0:
+    if lost := [k for k in snapshots if k < until]:
+        raise SettingsError(f"A walk back that ends at step {until} passes no step {lost[0]} to keep a snapshot of.")
+    while way.cotangent.step > until:
         _step_back(replay, way, folder, snapshots)
-        if way.cotangent.step % replay.block == 0 or way.cotangent.step == 0:
+        if way.cotangent.step % replay.block == 0 or way.cotangent.step == until:
             _save(way, folder)
         if task is not None:
             task.advance(1)

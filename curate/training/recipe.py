@@ -111,13 +111,24 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> "Recipe":
         """Read a recipe from a YAML file of names and values."""
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise SettingsError(f"{path} cannot be read as YAML: {error}") from error
-        if not isinstance(found or {}, dict):
-            raise SettingsError(f"{path} holds {type(found).__name__}; expected names and values of a recipe.")
-        return cls.of(found or {})
+        return cls.of(_names_and_values(path))
+
+    @classmethod
+    def gathered(cls, given: Mapping[str, Any], *, steps: int | None = None) -> "Recipe":
+        """Build a recipe from a file named under `recipe`, and names and values, which win over it.
+
+        `steps` counts where neither steps nor epochs are given.
+        """
+        rest = dict(given)
+        named = rest.pop("recipe", None) or {}
+        if isinstance(named, cls):
+            named = named.as_dict()
+        elif isinstance(named, str | Path):
+            named = _names_and_values(Path(named))
+        whole = {str(n).replace("-", "_"): v for n, v in (dict(named) | rest).items()}
+        if steps is not None and not {"steps", "epochs"} & whole.keys():
+            whole["steps"] = steps
+        return cls.of(whole)
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"lora_targets": list(self.lora_targets)}
@@ -141,6 +152,19 @@ class Recipe:
 
     def warmup_steps(self, steps: int) -> int:
         return int(self.warmup) if self.warmup >= 1 else round(self.warmup * steps)
+
+
+NAMES = frozenset(f.name for f in dataclasses.fields(Recipe))
+
+
+def _names_and_values(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{path} holds {type(found).__name__}; expected names and values of a recipe.")
+    return found
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:

@@ -9,7 +9,11 @@ import torch
 
 from curate.training.microbatches import Corpus
 from curate.training.optimisers import State, Tensors
-from curate.training.replay import Training
+from curate.training.replay import Replay, Training
+
+LEAST_AGREEMENT = 0.5
+"""Below it a run's derivatives are not to be trusted: a smooth run has nearly 1, chaos 0 or less."""
+SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,22 @@ def smoothness(
         weights = (torch.ones_like(signs) if training.weights is None else training.weights) + distance * signs
         moved = Training(training.model, corpus, training.recipe, weights=weights)
         ends.append(moved.run(start, until=until))
-    first, second = (_minus(b, a) for a, b in pairwise(ends))
-    whole = _minus(ends[0], start)
+    first, second = (_minus(b, a, start) for a, b in pairwise(ends))
+    whole = _minus(ends[0], start, start)
     return Smoothness(agreement=_agreement(first, second), movement=_norm(first) / max(_norm(whole), 1e-300))
+
+
+def short_smoothness(replay: Replay, *, seed: int = 0) -> Smoothness:
+    """Measure a finished run over a quarter of its steps, from the peak of its learning rate on, where it is roughest.
+
+    But not before its second quarter: AdamW's first steps are mere signs of gradients, which answer to no small change.
+    Costs half as much as training once: the steps as they were are in the folder.
+    """
+    training = replay.training
+    length = min(training.steps, max(2, math.ceil(SHARE * training.steps)))
+    first = min(max(length, training.recipe.warmup_steps(training.steps)), training.steps - length)
+    end = replay.state_at(first + length)
+    return smoothness(training, seed=seed, start=replay.state_at(first), until=first + length, end=end)
 
 
 def _signs(corpus: Corpus, seed: int) -> torch.Tensor:
@@ -57,8 +74,10 @@ def _signs(corpus: Corpus, seed: int) -> torch.Tensor:
     return torch.from_numpy(signs)
 
 
-def _minus(after: State, before: State) -> Tensors:
-    return {n: p - before.parameters[n] for n, p in after.parameters.items()}
+def _minus(after: State, before: State, start: State) -> Tensors:
+    """Return how parameters differ; those that were no number from the start on (an unused token's) do not."""
+    holes = {n: p.isnan() for n, p in start.parameters.items()}
+    return {n: (p - before.parameters[n]).masked_fill(holes[n], 0) for n, p in after.parameters.items()}
 
 
 def _agreement(first: Tensors, second: Tensors) -> float:

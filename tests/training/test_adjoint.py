@@ -236,6 +236,21 @@ def test_targets_share_a_run_and_stay_apart(tmp_path: Path) -> None:
         differentiate(replay, target(), "late", snapshots=[5])
 
 
+def test_a_walk_back_may_end_at_its_snapshot_and_be_taken_up_again(tmp_path: Path) -> None:
+    run = training()
+    whole, part = Replay(run, tmp_path / "whole"), Replay(run, tmp_path / "part")
+    for replay in (whole, part):
+        replay.run()
+    found = differentiate(whole, target(), snapshots=[3])
+    late = differentiate(part, target(), snapshots=[3], until=3)
+    kept, early = (snapshot(replay, "target", 3) for replay in (whole, part))
+    assert all(torch.equal(u, early.directions[n]) for n, u in kept.directions.items())
+    assert not torch.equal(late.scores, found.scores)
+    assert torch.equal(differentiate(part, target(), snapshots=[3]).scores, found.scores)
+    with pytest.raises(SettingsError, match="passes no step 1"):
+        differentiate(whole, target(), "other", snapshots=[1], until=2)
+
+
 def test_ridge_regression_trained_to_convergence_gives_its_exact_influence(tmp_path: Path) -> None:
     torch.manual_seed(0)
     inputs, decay = torch.randn(30, 4, dtype=torch.float64), 0.1

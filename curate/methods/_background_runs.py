@@ -1,0 +1,283 @@
+"""Training runs on parts of the background, and scorers along what walking back through them found."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.errors import CurateError
+from curate.gradients.direction_scoring import DirectionScorer
+from curate.gradients.directions import DirectionEngine
+from curate.gradients.documents import Batching
+from curate.gradients.frozen import FrozenPass
+from curate.gradients.scored import Scored
+from curate.methods._contract import EncodedTarget, Inputs
+from curate.methods._directional import proxy_keys
+from curate.methods._snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
+from curate.methods._target import usable_rows
+from curate.models import Proxy
+from curate.progress import Reporter
+from curate.tokens import Encoded, batches
+from curate.training.adjoint import snapshot
+from curate.training.microbatches import Corpus
+from curate.training.recipe import Recipe
+from curate.training.replay import Replay, Training
+from curate.training.smoothness import LEAST_AGREEMENT
+from curate.training.walk import refuse_rough, walk
+
+CONTROL = "control"
+
+
+@runtime_checkable
+class RunSettings(Protocol):
+    """What background runs are asked for; see methods/magic.py."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    @property
+    def runs(self) -> int: ...
+    @property
+    def snapshot(self) -> float: ...
+    @property
+    def accept_rough(self) -> bool: ...
+    @property
+    def checkpoints(self) -> str: ...
+    @property
+    def normalize(self) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsScorer:
+    """Scores every document by the runs that did not train on it."""
+
+    usual: DirectionScorer
+    """For documents that no run trained on."""
+    apart: Sequence[tuple[frozenset[str], DirectionScorer]]
+    """Content hashes of a run's documents, and the scorer of the other runs."""
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
+        """Return every document's scores; documents of the background are told by their content's hash."""
+        whose = [next((i for i, (hashes, _) in enumerate(self.apart) if e.content_hash in hashes), -1) for e in encoded]
+        parts: list[tuple[list[int], Scored]] = []
+        for owner in sorted(set(whose)) or [-1]:
+            rows = [i for i, w in enumerate(whose) if w == owner]
+            scorer = self.usual if owner < 0 else self.apart[owner][1]
+            parts.append((rows, scorer([encoded[i] for i in rows], batching)))
+        return parts[0][1] if len(parts) == 1 else _in_order(parts)
+
+
+def _in_order(parts: Sequence[tuple[list[int], Scored]]) -> Scored:
+    """Put documents that were scored apart back into their order."""
+    order = torch.tensor([i for rows, _ in parts for i in rows]).argsort()
+
+    def joined(pieces: Sequence[Tensor | None]) -> Tensor | None:
+        there = [p for p in pieces if p is not None]
+        return torch.cat(there)[order] if len(there) == len(pieces) else None
+
+    tokens = [t for _, found in parts for t in found.tokens or ()]
+    return Scored(
+        scores=torch.cat([found.scores for _, found in parts])[order],
+        losses=joined([found.losses for _, found in parts]),
+        norms=joined([found.norms for _, found in parts]),
+        tokens=[tokens[i] for i in order.tolist()] if tokens else None,
+    )
+
+
+class BackgroundRuns:
+    """Trains on each part of the background and walks back from every group of the target."""
+
+    def __init__(self, inputs: Inputs, settings: RunSettings) -> None:
+        self.inputs, self.settings = inputs, settings
+        self.recipe = in_proxys_precision(settings.recipe, inputs.proxy)
+        self.parts = max(2, settings.runs)
+
+    def scorer(self) -> RunsScorer:
+        """Return the scorer along all runs' directions, made now or taken from the run."""
+        found = [self._kept(part) for part in range(self.parts)]
+        engines = [self._engine(kept) for kept in found]
+        self._report(found, engines[0].proxy)
+        columns = group_columns(found[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
+        usual = engines[: self.settings.runs]
+        # What only the spare run trained on is scored as usual.
+        others = [[e for e in usual if e is not own] or engines[len(usual) :] for own in usual]
+        apart = [(_hashes(kept), self._along(e, columns)) for kept, e in zip(found, others, strict=False)]
+        return RunsScorer(usual=self._along(usual, columns), apart=apart)
+
+    def _engine(self, kept: dict[str, Tensor]) -> DirectionEngine:
+        proxy = scoring_proxy(self.inputs.proxy, self.recipe, _under("parameters.", kept))
+        return DirectionEngine(proxy, _under("directions.", kept))
+
+    def _along(self, engines: Sequence[DirectionEngine], columns: Float[Tensor, "columns groups"]) -> DirectionScorer:
+        return DirectionScorer(
+            engines=engines,
+            columns=columns / len(engines),
+            normalize=self.settings.normalize,
+            per_token=self.inputs.per_token,
+        )
+
+    def _kept(self, part: int) -> dict[str, Tensor]:
+        inputs = self.inputs
+        keys = proxy_keys(inputs) | {
+            "target": inputs.target.fingerprint,
+            "groups": tuple(inputs.target.groups),
+            "against": None if inputs.against is None else inputs.against.fingerprint,
+            "background": inputs.background_fingerprint,
+            "recipe": sorted(self.recipe.as_dict().items()),
+            "parts": self.parts,
+            "part": part,
+            "snapshot": self.settings.snapshot,
+        }
+        key = xxhash.xxh3_64_hexdigest(repr(sorted(keys.items())).encode())
+        folder = inputs.kept.run / "training" / key
+        kept = inputs.kept.get("target/magic", keys, lambda: self._made(part, folder))
+        shutil.rmtree(folder.parent, ignore_errors=True)  # gigabytes, and nobody walks that way again
+        return kept
+
+    def _made(self, part: int, folder: Path) -> dict[str, Tensor]:
+        """Train on a part, walk back from all targets to the snapshot, and return what scoring takes."""
+        documents = self._dealt[part]
+        recipe = replace(self.recipe, batch_size=min(self.recipe.batch_size, len(documents)))
+        training = Training(trainable(self.inputs.proxy, recipe), self._corpus(documents), recipe)
+        replay = Replay(training, folder, checkpoints=self.settings.checkpoints)
+        plan, steps = replay.plan(), training.steps
+        self.inputs.reporter.note(
+            f"run {part + 1} of {self.parts}: {steps} steps on {len(documents):,} documents, {plan.tokens:,} tokens;"
+            f" up to {plan.disk_bytes / 1e9:.2g} GB on disk until it is done, {plan.state_bytes / 1e9:.2g} GB of memory"
+            " for parameters and moments."
+        )
+        step = min(int(self.settings.snapshot * steps), steps - 1)
+        targets = {name: self._corpus(rows) for name, rows in self._targets.items()}
+        accepted = self.settings.accept_rough
+        walked = walk(replay, targets, self.inputs.reporter, snapshot=step, until=step, accept_rough=accepted)
+        found = {name: snapshot(replay, name, step) for name in targets}
+        control = found.pop(CONTROL, None)
+        parameters = next(iter(found.values())).parameters
+        proxy = scoring_proxy(self.inputs.proxy, self.recipe, parameters)
+        directions = directions_of(proxy, [kept.directions for kept in found.values()])
+        if control is not None:
+            theirs = directions_of(proxy, [control.directions])
+            directions = {n: u - theirs[n] for n, u in directions.items()}
+        if not all(bool(u.isfinite().all()) for u in directions.values()):
+            raise CurateError(
+                f"The adjoint at step {step} is not finite.", hint="Lower learning_rate, or give a later snapshot."
+            )
+        losses = torch.tensor([walked.adjoints[name].loss for name in found], dtype=torch.float64)
+        hashes = [bytes.fromhex(d.content_hash) for d in documents if d.content_hash]
+        return {
+            **{f"parameters.{n}": p for n, p in parameters.items()},
+            **{f"directions.{n}": u for n, u in directions.items()},
+            "shares": self._shares,
+            "losses": losses,
+            "smoothness": torch.tensor(walked.smoothness.agreement, dtype=torch.float64),
+            "step": torch.tensor([step, steps, len(documents)]),
+            "hashes": torch.from_numpy(np.frombuffer(b"".join(hashes), np.uint8).copy()).view(len(hashes), -1),
+        }
+
+    @cached_property
+    def _dealt(self) -> list[list[Encoded]]:
+        """The background's documents in as many parts as there are runs, no content in two of them."""
+        drawn = list(self.inputs.background())
+        finite = finite_losses(self.inputs.proxy, drawn, self.inputs.batching)
+        usable = [d for d, ok in zip(drawn, finite, strict=True) if ok]
+        if len(usable) < len(drawn):
+            self.inputs.reporter.note(f"{len(drawn) - len(usable)} background document(s) left out: loss not finite.")
+        distinct = list({d.content_hash or str(i): d for i, d in enumerate(usable)}.values())
+        if len(distinct) < self.parts:
+            raise CurateError(
+                f"{len(distinct)} usable background document(s) for {self.parts} training runs.",
+                hint="Raise --background, or lower the method's setting `runs`.",
+            )
+        order = np.random.default_rng([self.recipe.seed, 1]).permutation(len(distinct))
+        return [[distinct[i] for i in sorted(order[part :: self.parts])] for part in range(self.parts)]
+
+    @cached_property
+    def _rows(self) -> list[int]:
+        target = self.inputs.target
+        return usable_rows(
+            target, finite_losses(self.inputs.proxy, target.encoded, self.inputs.batching), self.inputs.reporter
+        )
+
+    @cached_property
+    def _targets(self) -> dict[str, list[Encoded]]:
+        """Every group's usable documents, and the control set's."""
+        target, against = self.inputs.target, self.inputs.against
+        found = {
+            f"group-{i}": [target.encoded[r] for r in self._rows if target.groups[r] == name]
+            for i, name in enumerate(target.names)
+        }
+        if against is not None:
+            found[CONTROL] = _usable(against, self.inputs.proxy, self.inputs.batching, self.inputs.reporter)
+        return found
+
+    @property
+    def _shares(self) -> Float[Tensor, "groups"]:
+        """The part of the whole target that each group is: its loss is that mixture of theirs."""
+        groups = [self.inputs.target.groups[r] for r in self._rows]
+        return torch.tensor([groups.count(n) / len(groups) for n in self.inputs.target.names], dtype=torch.float64)
+
+    def _corpus(self, documents: Sequence[Encoded]) -> Corpus:
+        batching = self.inputs.batching
+        return Corpus(documents, batching.tokens, budget=batching.budget)
+
+    def _report(self, found: Sequence[dict[str, Tensor]], proxy: Proxy) -> None:
+        """Say and record how smooth the runs were; raise CurateError where they were not."""
+        agreement = [round(float(kept["smoothness"]), 4) for kept in found]
+        step, steps, _ = found[0]["step"].tolist()
+        parameters = _under("parameters.", found[0])
+        tracked, trained = covered(proxy, parameters)
+        self.inputs.reporter.note(
+            f"training runs' smoothness {', '.join(f'{a:.2f}' for a in agreement)} (1: smooth, below {LEAST_AGREEMENT}:"
+            f" not to be trusted); documents are scored at step {step} of {steps}, by linear layers alone:"
+            f" {tracked:,} of {trained:,} trained parameters."
+        )
+        self.inputs.record(
+            {
+                "magic": {
+                    "smoothness": agreement,
+                    "step": step,
+                    "steps": steps,
+                    "documents": [int(kept["step"][2]) for kept in found],
+                    "target_loss": [kept["losses"].tolist() for kept in found],
+                    "trained_parameters": trained,
+                    "tracked_parameters": tracked,
+                }
+            }
+        )
+        if not self.settings.accept_rough:
+            refuse_rough(min(agreement))
+
+
+def group_columns(shares: Float[Tensor, "groups"]) -> Float[Tensor, "columns groups"]:
+    """Return the whole target as a mixture of its groups, then each group where there are several."""
+    one = shares[None]
+    return one if len(shares) == 1 else torch.cat([one, torch.eye(len(shares), dtype=shares.dtype)])
+
+
+def _under(prefix: str, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in kept.items() if n.startswith(prefix)}
+
+
+def _hashes(kept: dict[str, Tensor]) -> frozenset[str]:
+    return frozenset(bytes(row.tolist()).hex() for row in kept["hashes"])
+
+
+def _usable(target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter) -> list[Encoded]:
+    finite = finite_losses(proxy, target.encoded, batching)
+    whole = replace(target, groups=[""] * len(target.encoded), names=[""])
+    return [target.encoded[i] for i in usable_rows(whole, finite, reporter)]
+
+
+def finite_losses(proxy: Proxy, encoded: Sequence[Encoded], batching: Batching) -> list[bool]:
+    """Return which documents the proxy has a finite loss for."""
+    losses, frozen = torch.zeros(len(encoded), dtype=torch.float64), FrozenPass(proxy)
+    for batch in batches(encoded, batching.tokens, budget=batching.budget):
+        losses.index_add_(0, torch.tensor(batch.documents), frozen.losses(batch).sum(-1).cpu().double())
+    return losses.isfinite().tolist()

@@ -1,0 +1,74 @@
+"""From a proxy to the model that trains, and from a step of its training to a proxy and directions that score."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from curate.errors import SettingsError
+from curate.gradients.directions import Directions
+from curate.models import Proxy, make_proxy
+from curate.training.language import LanguageModel
+from curate.training.optimisers import Tensors
+from curate.training.recipe import Recipe
+
+
+def in_proxys_precision(recipe: Recipe, proxy: Proxy) -> Recipe:
+    """Return the recipe in a precision no coarser than the proxy's own."""
+    return replace(recipe, precision="float64") if proxy.dtype == torch.float64 else recipe
+
+
+def trainable(proxy: Proxy, recipe: Recipe) -> LanguageModel:
+    """Return a copy of the proxy's model that a recipe trains.
+
+    Raises SettingsError for layers chosen by glob where adapters are trained instead.
+    """
+    if recipe.lora_rank and proxy.settings.modules:
+        raise SettingsError(
+            "--modules chooses layers of the proxy, and with lora_rank only adapters are trained.",
+            hint="Name the layers that get adapters with lora_targets instead.",
+        )
+    return LanguageModel(deepcopy(proxy.model), recipe)
+
+
+def scoring_proxy(proxy: Proxy, recipe: Recipe, parameters: Tensors) -> Proxy:
+    """Return a proxy as it was during the training, in its own precision; tracked are layers that were trained.
+
+    Where adapters were trained, those are its tracked layers.
+    """
+    model = trainable(proxy, recipe).model
+    model.load_state_dict(parameters, strict=False)
+    made = make_proxy(model.to(proxy.dtype), proxy.tokenizer, proxy.settings)  # type: ignore[arg-type]
+    names = _parameter_names(made)
+    return replace(made, tracked=tuple(n for n in made.tracked if names[n][0] in parameters))
+
+
+def directions_of(proxy: Proxy, targets: Sequence[Tensors]) -> Directions:
+    """Return the parts of full directions (one set of tensors per target) that belong to tracked layers."""
+    found: dict[str, Tensor] = {}
+    for layer, (weight, bias) in _parameter_names(proxy).items():
+        matrices = []
+        for named in targets:
+            matrix = named[weight].T if isinstance(proxy.linears[layer], Conv1D) else named[weight]
+            matrices.append(matrix if bias is None else torch.cat([matrix, named[bias][:, None]], 1))
+        found[layer] = torch.stack(matrices)
+    return found
+
+
+def covered(proxy: Proxy, parameters: Tensors) -> tuple[int, int]:
+    """Return how many of the trained parameters are in tracked layers, and how many there are."""
+    named = {name for pair in _parameter_names(proxy).values() for name in pair if name}
+    return sum(p.numel() for n, p in parameters.items() if n in named), sum(p.numel() for p in parameters.values())
+
+
+def _parameter_names(proxy: Proxy) -> dict[str, tuple[str, str | None]]:
+    """Return each tracked layer's weight and bias by the model's names for them."""
+    names = {id(p): n for n, p in proxy.model.named_parameters()}
+    layers = {name: proxy.linears[name] for name in proxy.tracked}
+    return {
+        name: (names[id(layer.weight)], None if getattr(layer, "bias", None) is None else names[id(layer.bias)])
+        for name, layer in layers.items()
+    }

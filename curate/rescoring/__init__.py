@@ -1,0 +1,1 @@
+"""Rescoring a shortlist by differentiating through a training run on it."""

@@ -1,0 +1,225 @@
+"""The scores of a shortlist by the trainings on it: in-run, by the adjoint, and their spread over orders."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from curate.errors import SettingsError
+from curate.executors.reading import Chunk
+from curate.executors.tables import part_tables
+from curate.gradients.direction_scoring import DirectionScorer
+from curate.gradients.directions import DirectionEngine
+from curate.gradients.documents import Batching
+from curate.gradients.scored import Scored
+from curate.methods._background_runs import finite_losses, group_columns
+from curate.methods._contract import EncodedTarget, Kept
+from curate.methods._snapshots import directions_of, in_proxys_precision, scoring_proxy, trainable
+from curate.methods._target import usable_rows
+from curate.models import Proxy
+from curate.progress import Reporter
+from curate.rescoring.settings import RescoreSettings
+from curate.scores.run import Run
+from curate.token_texts import TokenTexts
+from curate.tokens import Encoded
+from curate.training.adjoint import snapshot
+from curate.training.microbatches import Corpus
+from curate.training.recipe import Recipe
+from curate.training.replay import Replay, Training
+from curate.training.walk import refuse_rough, walk
+
+ADJOINT, SPREAD = "score_adjoint", "score_spread"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescoring:
+    """All that the trainings on a shortlist need, read and encoded."""
+
+    settings: RescoreSettings
+    proxy: Proxy
+    target: EncodedTarget
+    chunks: Sequence[Chunk]
+    """The shortlist, by shard."""
+    others: Sequence[Encoded]
+    """What is trained on beside it."""
+    batching: Batching
+    columns: Sequence[str]
+    reporter: Reporter
+
+    def __post_init__(self) -> None:
+        if taken := {ADJOINT, SPREAD} & set(self.columns):
+            raise SettingsError(
+                f"A group's scores would have the column {taken.pop()}, which means something else here.",
+                hint="Rename that group in the target's column (--group-by).",
+            )
+
+    @cached_property
+    def shortlist(self) -> list[Encoded]:
+        """Every document of the chunks, in their order."""
+        return [e for chunk in self.chunks for e in chunk.encoded]
+
+    @cached_property
+    def usable(self) -> list[int]:
+        """Which of them have a finite loss."""
+        return [i for i, ok in enumerate(finite_losses(self.proxy, self.shortlist, self.batching)) if ok]
+
+    @cached_property
+    def trained(self) -> list[Encoded]:
+        """What is trained on: the usable part of the shortlist, then the others."""
+        finite = finite_losses(self.proxy, self.others, self.batching)
+        others = [d for d, ok in zip(self.others, finite, strict=True) if ok]
+        return [*(self.shortlist[i] for i in self.usable), *others]
+
+    @cached_property
+    def groups(self) -> dict[str, list[Encoded]]:
+        """The usable target documents of each group, under names for folders."""
+        rows = usable_rows(self.target, finite_losses(self.proxy, self.target.encoded, self.batching), self.reporter)
+        return {
+            f"group-{i}": [self.target.encoded[r] for r in rows if self.target.groups[r] == name]
+            for i, name in enumerate(self.target.names)
+        }
+
+    def recipe(self, repeat: int = 0) -> Recipe:
+        """Return the recipe of one repeat, which has an order of its own."""
+        recipe = in_proxys_precision(self.settings.recipe, self.proxy)
+        return replace(recipe, seed=recipe.seed + repeat, batch_size=min(recipe.batch_size, len(self.trained)))
+
+    def training(self, repeat: int = 0) -> Training:
+        """Return one repeat's training."""
+        recipe = self.recipe(repeat)
+        # Adapters start alike in every repeat: what differs is the order.
+        start = replace(recipe, seed=self.settings.recipe.seed)
+        return Training(trainable(self.proxy, start), self.corpus(self.trained), recipe)
+
+    def corpus(self, documents: Sequence[Encoded]) -> Corpus:
+        return Corpus(documents, self.batching.tokens, budget=self.batching.budget)
+
+    def attribute(self, run: Run) -> None:
+        """Train and walk back as often as asked, write the parts, and record what was measured."""
+        repeats = [self._kept(run, repeat) for repeat in range(self.settings.repeats)]
+        agreement = [round(float(kept["smoothness"]), 4) for kept in repeats]
+        if not self.settings.accept_rough:
+            refuse_rough(min(agreement))
+        shares = torch.tensor([len(rows) for rows in self.groups.values()], dtype=torch.float64)
+        columns = group_columns(shares / shares.sum())
+        self._write(run, repeats, columns)
+        steps = int(repeats[0]["steps"])
+        losses = [float(k["target_losses"] @ columns[0]) for k in repeats]
+        measured = {"smoothness": agreement, "steps": steps, "documents": len(self.trained), "target_loss": losses}
+        run.add_details(magic=measured)
+
+    def _kept(self, run: Run, repeat: int) -> dict[str, Tensor]:
+        training = self.training(repeat)
+        keys: dict[str, object] = {
+            "training": training.fingerprint(),
+            "target": [self.corpus(rows).fingerprint() for rows in self.groups.values()],
+            "snapshot": self.settings.snapshot,
+            "shortlist": len(self.usable),
+        }
+        folder = run.path / "training" / keys["training"]  # type: ignore[operator]
+        kept = Kept(run.path).get("attribution/magic", keys, lambda: self._made(training, folder, repeat))
+        shutil.rmtree(folder.parent, ignore_errors=True)  # gigabytes, and nobody walks that way again
+        return kept
+
+    def _made(self, training: Training, folder: Path, repeat: int) -> dict[str, Tensor]:
+        """Train once, walk back from every group, and score the shortlist both ways."""
+        settings, steps = self.settings, training.steps
+        replay = Replay(training, folder, checkpoints=settings.checkpoints, keep_gradients=settings.keep_gradients)
+        needs = replay.plan()
+        self.reporter.note(
+            f"training {repeat + 1} of {settings.repeats}: {steps} steps on {len(self.trained):,} documents,"
+            f" {needs.tokens:,} tokens; up to {needs.disk_bytes / 1e9:.2g} GB on disk until it is done,"
+            f" {needs.state_bytes / 1e9:.2g} GB of memory for parameters and moments."
+        )
+        step = min(int(settings.snapshot * steps), steps - 1)
+        targets = {name: self.corpus(rows) for name, rows in self.groups.items()}
+        found = walk(replay, targets, self.reporter, snapshot=step, accept_rough=settings.accept_rough)
+        snapshots = [snapshot(replay, name, step) for name in targets]
+        proxy = scoring_proxy(self.proxy, replace(training.recipe, seed=settings.recipe.seed), snapshots[0].parameters)
+        directions = directions_of(proxy, [s.directions for s in snapshots])
+        wide = torch.promote_types(proxy.dtype, torch.float32)
+        scorer = DirectionScorer(
+            engines=[DirectionEngine(proxy, directions)], columns=torch.eye(len(snapshots), dtype=wide)
+        )
+        shortlist = [self.shortlist[i] for i in self.usable]
+        adjoint = scorer(shortlist, self.batching)
+        assert adjoint.losses is not None
+        assert adjoint.norms is not None
+        tokens = sum(len(d.ids) for d in shortlist)
+        return {
+            "scores": torch.stack([a.scores[: len(shortlist)] for a in found.adjoints.values()], 1),
+            "token_scores": torch.stack([a.token_scores[:tokens] for a in found.adjoints.values()], 1),
+            "adjoint": adjoint.scores,
+            "losses": adjoint.losses,
+            "norms": adjoint.norms,
+            "target_losses": torch.tensor([a.loss for a in found.adjoints.values()], dtype=torch.float64),
+            "smoothness": torch.tensor(found.smoothness.agreement, dtype=torch.float64),
+            "steps": torch.tensor(steps),
+        }
+
+    def _write(self, run: Run, repeats: Sequence[dict[str, Tensor]], columns: Tensor) -> None:
+        by_repeat = torch.stack([kept["scores"] for kept in repeats]) @ columns.T
+        values = {"scores": by_repeat.mean(0)}
+        for name in ("adjoint", "losses", "norms"):
+            values[name] = torch.stack([kept[name].double() for kept in repeats]).mean(0)
+        extra = {ADJOINT: values["adjoint"] @ columns[0]}
+        if len(repeats) > 1:
+            extra[SPREAD] = by_repeat[:, :, 0].std(0)
+        tokens = None
+        if self.settings.per_token:
+            mean = torch.stack([kept["token_scores"] for kept in repeats]).mean(0) @ columns.T
+            tokens = list(mean.split([len(self.shortlist[i].ids) for i in self.usable]))
+        texts, place, first = TokenTexts(self.proxy.tokenizer), {i: n for n, i in enumerate(self.usable)}, 0
+        for chunk in self.chunks:
+            own = [place.get(first + i) for i in range(len(chunk.encoded))]
+            first += len(chunk.encoded)
+            table, skipped = part_tables(chunk, _scored(own, values, tokens, chunk), self.columns, texts)
+            row = {d.row: n for d, n in zip(chunk.documents, own, strict=True)}
+            kept_rows = [row[r] for r in table.column("row").to_pylist()]
+            table = _with(table, {k: v[kept_rows].numpy() for k, v in extra.items()}, after=self.columns[-1])
+            run.write_part(
+                shard=chunk.shard,
+                shard_index=chunk.shard_index,
+                index=chunk.index,
+                start=chunk.start,
+                end=chunk.end,
+                last=chunk.last,
+                scores=table,
+                skipped=skipped,
+            )
+
+
+def _scored(
+    own: Sequence[int | None], values: dict[str, Tensor], tokens: Sequence[Tensor] | None, chunk: Chunk
+) -> Scored:
+    """Return the scores of one chunk's documents; those that could not be trained on have none."""
+    rows = torch.tensor([-1 if n is None else n for n in own])
+
+    def of(name: str) -> Tensor:
+        found = values[name][rows]
+        found[rows < 0] = torch.nan
+        return found
+
+    by_token = None
+    if tokens is not None:
+        width = values["scores"].shape[1]
+        by_token = [
+            torch.full((len(e.ids), width), torch.nan, dtype=torch.float64) if n is None else tokens[n]
+            for n, e in zip(own, chunk.encoded, strict=True)
+        ]
+    return Scored(scores=of("scores"), losses=of("losses"), norms=of("norms"), tokens=by_token)
+
+
+def _with(table: pa.Table, columns: dict[str, Any], *, after: str) -> pa.Table:
+    """Put columns behind one that is there; a pool's own of the same name is renamed on reading already."""
+    for name, values in reversed(columns.items()):
+        array = pa.array(np.asarray(values, np.float32))
+        table = table.add_column(table.column_names.index(after) + 1, name, array)
+    return table

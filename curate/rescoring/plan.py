@@ -1,0 +1,92 @@
+"""What a rescoring will take, from one step that is measured."""
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from curate.rescoring.attribution import Rescoring
+from curate.training.optimisers import State
+from curate.training.replay import Replay, Training
+from curate.training.smoothness import SHARE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescorePlan:
+    """The cost of a rescoring, known before it starts."""
+
+    shortlist: int
+    background: int
+    steps: int
+    """Of one training."""
+    tokens: int
+    """Of one training, padding aside."""
+    repeats: int
+    groups: int
+    """Ways back per training."""
+    step_seconds: float
+    """One step forward, measured."""
+    step_back_seconds: float
+    """One step back, measured."""
+    seconds: float
+    """Estimated, of all trainings and ways back, the measurement of smoothness included."""
+    disk_bytes: int
+    """At most, until it is done."""
+    memory_bytes: int
+    """The most that the measured step held: on the GPU where it ran there, else of this process."""
+
+
+def plan(rescoring: Rescoring) -> RescorePlan:
+    """Measure one step forward and back, and reckon what all will take."""
+    training, settings = rescoring.training(), rescoring.settings
+    with TemporaryDirectory() as folder:
+        replay = Replay(
+            training, Path(folder), checkpoints=settings.checkpoints, keep_gradients=settings.keep_gradients
+        )
+        needs = replay.plan()
+    forward, back = _one_step(training)
+    groups = len(rescoring.groups)
+    once = needs.steps * (forward * (1 + 2 * SHARE) + groups * back)
+    return RescorePlan(
+        shortlist=len(rescoring.usable),
+        background=len(rescoring.trained) - len(rescoring.usable),
+        steps=needs.steps,
+        tokens=needs.tokens,
+        repeats=settings.repeats,
+        groups=groups,
+        step_seconds=forward,
+        step_back_seconds=back,
+        seconds=settings.repeats * once,
+        disk_bytes=needs.disk_bytes,
+        memory_bytes=_peak(rescoring.proxy.device),
+    )
+
+
+def _one_step(training: Training) -> tuple[float, float]:
+    """Return the seconds of the first step's forward part and of its way back."""
+    state = training.start()
+    begun = time.perf_counter()
+    _, gradients = training.gradient(state)
+    after = training.optimiser.update(state, gradients)
+    _wait(state)
+    middle = time.perf_counter()
+    cotangent = State(step=after.step, parameters=gradients, moments=after.moments)
+    _, pulled = training.optimiser.pull_back(state, gradients, cotangent)
+    for batch, coefficients in training.weighted(0):
+        training.model.products(state.parameters, pulled, batch, coefficients.to(next(iter(pulled.values())).dtype))
+    _wait(state)
+    return middle - begun, time.perf_counter() - middle
+
+
+def _wait(state: State) -> None:
+    if next(iter(state.parameters.values())).is_cuda:
+        torch.cuda.synchronize()
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

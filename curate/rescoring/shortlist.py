@@ -1,0 +1,76 @@
+"""Which documents are rescored, and which are trained on beside them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import xxhash
+
+from curate.documents import Pool, documents, sample_rows
+from curate.errors import CurateError
+from curate.executors.reading import Chunk, Reader
+from curate.schema import Document
+from curate.scores.run import Run
+
+Place = tuple[str, int]
+"""A document's shard and row."""
+
+
+def best_places(runs: Sequence[Run], count: int) -> set[Place]:
+    """Return where the best documents of each run lie; equal scores go by place."""
+    found: set[Place] = set()
+    for run in runs:
+        ranked = (
+            run.scores().select("shard", "row", "score").sort("score", "shard", "row", descending=[True, False, False])
+        )
+        found |= set(ranked.head(count).select("shard", "row").collect().iter_rows())
+    return found
+
+
+def fingerprint(places: set[Place]) -> str:
+    """Hash a shortlist."""
+    return xxhash.xxh3_128_hexdigest(repr(sorted(places)).encode())
+
+
+def read_places(reader: Reader, places: set[Place]) -> list[Chunk]:
+    """Read a shortlist's documents, a part per shard that has some.
+
+    Raises CurateError where the pool has fewer of them than the shortlist.
+    """
+    chunks = []
+    for index, shard in enumerate(reader.pool.shards):
+        wanted = sorted(row for name, row in places if name == shard.name)
+        rows = list(documents(shard, reader.fields, only=wanted)) if wanted else []
+        if len(rows) < len(wanted):
+            raise CurateError(f"{shard.name} has {len(rows)} of the {len(wanted)} rows that its scores name.")
+        if rows:
+            chunks.append(reader.chunk_of(shard, index, 0, 0, rows, last=True))
+    return chunks
+
+
+def background(pool: Pool, reader: Reader, shortlist: Sequence[Document], count: int, seed: int) -> list[Document]:
+    """Draw documents of the pool that are not in the shortlist, nor copies of what is; all there are if fewer."""
+    places = {(d.shard, d.row) for d in shortlist}
+    contents = {d.content_hash for d in shortlist}
+    drawn = sample_rows(pool, count + len(shortlist), seed, reader.fields)
+    others = [d for d in drawn if (d.shard, d.row) not in places and d.content_hash not in contents]
+    if len(others) <= count:
+        return others
+    kept = np.random.default_rng([seed, 2]).permutation(len(others))[:count]
+    return [others[i] for i in sorted(kept)]
+
+
+def movement(parent: Run, rescored: pl.DataFrame) -> dict[str, float | int | None]:
+    """Say how a run's ranking of the rescored documents moved: rank correlation, and who stayed in the top tenth."""
+    from curate.arithmetic import spearman
+
+    before = parent.scores().select("shard", "row", pl.col("score").alias("before")).collect()
+    both = rescored.select("shard", "row", "score").join(before, on=["shard", "row"]).sort("shard", "row")
+    tenth = max(1, len(both) // 10)
+    top = [set(both.with_row_index().top_k(tenth, by=column)["index"]) for column in ("before", "score")]
+    return {
+        "documents": len(both),
+        "spearman": spearman(both["before"].to_numpy(), both["score"].to_numpy()) if len(both) > 1 else None,
+        "top_tenth": tenth,
+        "stayed": len(top[0] & top[1]),
+    }

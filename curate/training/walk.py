@@ -1,0 +1,60 @@
+"""One training run, how smooth it is, and the way back from every target: what MAGIC does, whatever it is for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from curate.errors import CurateError
+from curate.progress import Reporter
+from curate.training.adjoint import Adjoint, differentiate
+from curate.training.microbatches import Corpus
+from curate.training.replay import Replay
+from curate.training.smoothness import LEAST_AGREEMENT, Smoothness, short_smoothness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """What a run and its ways back gave."""
+
+    smoothness: Smoothness
+    adjoints: dict[str, Adjoint]
+    """By target."""
+
+
+def walk(
+    replay: Replay,
+    targets: Mapping[str, Corpus],
+    reporter: Reporter,
+    *,
+    snapshot: int,
+    until: int = 0,
+    accept_rough: bool = True,
+) -> Walk:
+    """Train, measure the smoothness, and walk back once per target, keeping what step `snapshot` needs.
+
+    What was done before a kill is not done again. Raises CurateError where the run is too rough, unless that is
+    accepted, before it walks back; see `differentiate` for `until`.
+    """
+    steps = replay.training.steps
+    with reporter.stage("training", total=steps, unit="steps") as task:
+        replay.run(task)
+    measured = short_smoothness(replay)
+    if not accept_rough:
+        refuse_rough(measured.agreement)
+    with reporter.stage("walking back", total=len(targets) * (steps - until), unit="steps") as task:
+        adjoints = {
+            name: differentiate(replay, corpus, name, snapshots=[snapshot], until=until, task=task)
+            for name, corpus in targets.items()
+        }
+    return Walk(smoothness=measured, adjoints=adjoints)
+
+
+def refuse_rough(agreement: float) -> None:
+    """Raise CurateError where a run is too rough in its documents' weights for its derivatives to mean anything."""
+    if agreement >= LEAST_AGREEMENT:
+        return
+    raise CurateError(
+        f"The training run is rough: its smoothness in the documents' weights is {agreement:.2f}, where 1 is smooth and"
+        f" at least {LEAST_AGREEMENT} is expected. Scores made of its derivatives are not to be trusted.",
+        hint="What usually helps: a lower learning_rate, a longer warmup, a larger batch_size or epsilon, a proxy that"
+        " was trained longer on the pool (`curate warmup`). --accept-rough goes on with these scores.",
+    )

@@ -1,0 +1,181 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from curate.errors import CurateError, SettingsError
+from curate.methods import magic
+from curate.models import Proxy
+from curate.progress import Silent
+from curate.settings import build
+from curate.training import smoothness
+from curate.training.adjoint import score_unseen
+from curate.training.adjoint import snapshot as read_snapshot
+from curate.training.language import LanguageModel
+from curate.training.microbatches import Corpus
+from curate.training.recipe import Recipe
+from curate.training.replay import Replay, Training
+from curate.training.walk import walk
+from tests.methods.preparing import make_inputs, prepare, scores
+from tests.small_models import batching, random_documents, tiny_model, tiny_proxy
+
+RECIPE = Recipe(steps=6, batch_size=3, precision="float64", learning_rate=1e-3, epsilon=1e-6)
+POOL = random_documents([12, 3, 9, 2], seed=1)
+TARGET = random_documents([8, 11, 5], seed=2)
+BACKGROUND = random_documents([7, 9, 12, 5, 10, 6, 8, 11], seed=3)
+
+
+def whole_adjoint(proxy: Proxy, folder: Path, step: int, hidden: set[str]) -> torch.Tensor:
+    """The adjoint by forward differentiation, over all trained parameters that are not hidden, summed over parts."""
+    scorer = prepare("magic", make_inputs(proxy, folder / "dealt", TARGET, BACKGROUND), recipe=RECIPE)
+    trained = [d for d in BACKGROUND if d.content_hash in scorer.apart[0][0]]  # type: ignore[attr-defined]
+    place = batching().tokens
+    model = LanguageModel(tiny_model("GPT2Config"), RECIPE)
+    replay = Replay(Training(model, Corpus(trained, place, budget=64), RECIPE), folder / "replay")
+    walk(replay, {"all": Corpus(TARGET, place, budget=64)}, Silent(), snapshot=step, until=step)
+    kept = read_snapshot(replay, "all", step)
+    directions = {n: torch.zeros_like(u) if n in hidden else u for n, u in kept.directions.items()}
+    pool = Corpus(POOL, place, budget=64)
+    return pool.gather(score_unseen(model, dataclasses.replace(kept, directions=directions), pool))
+
+
+def test_scores_are_the_adjoints_over_all_linear_layers(tmp_path: Path) -> None:
+    proxy = tiny_proxy(tiny_model("GPT2Config"))  # transposed weights, biases everywhere
+    inputs = make_inputs(proxy, tmp_path / "run", TARGET, BACKGROUND)
+    found = scores("magic", inputs, POOL, recipe=RECIPE, snapshot=0.5)
+    names = {n for n, _ in proxy.model.named_parameters()}
+    hidden = {n for n in names if "ln_" in n or "wte" in n or "wpe" in n or "lm_head" in n}
+    assert hidden < names
+    expected = whole_adjoint(proxy, tmp_path, 3, hidden)
+    torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-8, atol=1e-14)
+    assert not torch.allclose(expected, whole_adjoint(proxy, tmp_path / "whole", 3, set()), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_a_document_of_the_background_is_scored_by_runs_that_did_not_train_on_it(runs: int, tmp_path: Path) -> None:
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    scorer: Any = prepare("magic", inputs, recipe=RECIPE, runs=runs)
+    hashes = [h for h, _ in scorer.apart]
+    assert len(hashes) == runs
+    assert sum(map(len, hashes)) == (len(BACKGROUND) if runs > 1 else len(BACKGROUND) // 2)
+    found = scorer([*BACKGROUND, *POOL], inputs.batching)
+    usual = scorer.usual([*BACKGROUND, *POOL], inputs.batching)
+    for i, document in enumerate(BACKGROUND):
+        own = [n for n, h in enumerate(hashes) if document.content_hash in h]
+        if own:
+            others = scorer.apart[own[0]][1]
+            assert len(others.engines) == max(1, runs - 1)
+            expected = others([document], inputs.batching)
+            torch.testing.assert_close(found.scores[i : i + 1], expected.scores, rtol=1e-9, atol=1e-12)
+            assert not torch.allclose(found.scores[i], usual.scores[i], rtol=1e-3, atol=0)
+        else:
+            torch.testing.assert_close(found.scores[i], usual.scores[i], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.scores[len(BACKGROUND) :], usual.scores[len(BACKGROUND) :])
+
+
+def test_several_runs_are_averaged(tmp_path: Path) -> None:
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    scorer: Any = prepare("magic", inputs, recipe=RECIPE, runs=2)
+    (_, by_second), (_, by_first) = scorer.apart
+    mean = (by_first(POOL, inputs.batching).scores + by_second(POOL, inputs.batching).scores) / 2
+    torch.testing.assert_close(scorer(POOL, inputs.batching).scores, mean)
+
+
+def test_copies_of_a_background_document_fall_into_one_run(tmp_path: Path) -> None:
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, [*BACKGROUND, *BACKGROUND])
+    scorer: Any = prepare("magic", inputs, recipe=RECIPE, runs=2)
+    (one, _), (other, _) = scorer.apart
+    assert not one & other
+    assert len(one | other) == len(BACKGROUND)
+
+
+def test_adapters_are_what_counts_where_they_are_trained(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, lora_rank=2, learning_rate=1e-2)
+    found: Any = prepare("magic", make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND), recipe=recipe)
+    tracked = found.usual.engines[0].proxy.tracked
+    assert tracked
+    assert all(".lora_" in name for name in tracked)
+    chosen = tiny_proxy(None, None, "*.mlp.*")
+    with pytest.raises(SettingsError, match="only adapters are trained"):
+        prepare("magic", make_inputs(chosen, tmp_path / "chosen", TARGET, BACKGROUND), recipe=recipe)
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_what_was_measured_is_said_and_recorded_and_the_folder_of_the_training_is_gone(tmp_path: Path) -> None:
+    told, recorded = Told(), {}
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    prepare("magic", dataclasses.replace(inputs, reporter=told, record=recorded.update), recipe=RECIPE)
+    assert recorded["magic"]["step"] == 3
+    assert recorded["magic"]["documents"] == [4, 4]
+    assert all(0.5 < a <= 1 for a in recorded["magic"]["smoothness"])
+    assert 0 < recorded["magic"]["tracked_parameters"] < recorded["magic"]["trained_parameters"]
+    assert any("by linear layers alone" in n for n in told.notes)
+    assert any("6 steps on 4 documents" in n and "GB on disk" in n for n in told.notes)
+    assert not (tmp_path / "training").exists()
+    again, inputs = Told(), dataclasses.replace(inputs, background=lambda: pytest.fail("read the background again"))
+    prepare("magic", dataclasses.replace(inputs, reporter=again), recipe=RECIPE)
+    assert not any("steps on" in n for n in again.notes)
+
+
+def test_a_rough_run_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
+    rough = dataclasses.replace(RECIPE, learning_rate=1.0, steps=24, warmup=0, schedule="constant", epsilon=1e-17)
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    with pytest.raises(CurateError, match="The training run is rough") as error:
+        prepare("magic", inputs, recipe=rough)
+    assert "--accept-rough" in str(error.value)
+    assert "learning_rate" in str(error.value)
+    assert prepare("magic", inputs, recipe=rough, accept_rough=True)(POOL, inputs.batching).scores.isfinite().all()
+
+
+def test_a_killed_training_goes_on_to_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = scores("magic", make_inputs(tiny_proxy(), tmp_path / "whole", TARGET, BACKGROUND), POOL, recipe=RECIPE)
+    inputs = make_inputs(tiny_proxy(), tmp_path / "cut", TARGET, BACKGROUND)
+    with monkeypatch.context() as killer:
+        killer.setattr(smoothness.Training, "run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare("magic", inputs, recipe=RECIPE)
+    computed, gradient = [], Training.gradient
+    monkeypatch.setattr(Training, "gradient", lambda self, state: computed.append(1) or gradient(self, state))
+    assert scores("magic", inputs, POOL, recipe=RECIPE).scores.equal(whole.scores)
+    assert len(computed) == 6 + 2 * 4  # the second run's steps, and both runs' two short replays of two steps
+
+
+def test_the_recipe_comes_from_a_file_and_from_single_settings_that_win(tmp_path: Path) -> None:
+    path = tmp_path / "finetune.yaml"
+    path.write_text("learning_rate: 1e-3\nsteps: 12\nlora-rank: 4\n")
+    given = {"recipe": str(path), "steps": "20", "runs": "2", "accept-rough": "true", "normalize": "length"}
+    found = build(magic.Settings, given, owner="Method 'magic'")
+    assert found.recipe == Recipe(learning_rate=1e-3, steps=20, lora_rank=4)
+    assert (found.runs, found.accept_rough, found.normalize) == (2, True, "length")
+    assert build(magic.Settings, {}, owner="").recipe.steps == magic.STEPS
+    assert build(magic.Settings, {"epochs": 2}, owner="").recipe.steps is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rat": 1}, "Did you mean 'learning_rate'"),
+        ({"runs": 0}, "runs is 0"),
+        ({"runs": "two"}, "runs is 'two'; expected a whole number"),
+        ({"snapshot": 1.0}, "snapshot is 1.0"),
+        ({"checkpoints": "some"}, "checkpoints is 'some'"),
+        ({"recipe": "nowhere.yaml"}, "nowhere.yaml cannot be read"),
+    ],
+)
+def test_wrong_settings_say_what_is_expected(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        build(magic.Settings, given, owner="Method 'magic'")
+
+
+def test_a_background_too_small_to_deal_out_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CurateError, match=r"1 usable background document\(s\) for 2 training runs"):
+        prepare("magic", make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND[:1]), recipe=RECIPE)
