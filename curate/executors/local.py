@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from curate.errors import CurateError
 from curate.executors.reading import Reader, Unreadable, ahead
-from curate.executors.tables import part_tables
+from curate.executors.tables import part_tables, write_chunk
 from curate.gradients.documents import Batching
 from curate.methods._contract import Scorer
 from curate.progress import Reporter
@@ -45,16 +45,7 @@ def score_parts(
                 reporter.warn(f"{chunk.shard}: {chunk.error.message}")
                 continue
             scores, skipped = part_tables(chunk, scorer(chunk.encoded, batching), columns, texts)
-            run.write_part(
-                shard=chunk.shard,
-                shard_index=chunk.shard_index,
-                index=chunk.index,
-                start=chunk.start,
-                end=chunk.end,
-                last=chunk.last,
-                scores=scores,
-                skipped=skipped,
-            )
+            write_chunk(run, chunk, scores, skipped)
             work.documents += scores.num_rows
             work.tokens += sum(e.num_scored for e in chunk.encoded)
             work.parts += 1

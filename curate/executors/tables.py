@@ -11,6 +11,7 @@ from torch import Tensor
 from curate.executors.reading import Chunk
 from curate.gradients.scored import Scored
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, TOKEN_TEXTS, Skipped, is_reserved, token_column
+from curate.scores.run import Run
 from curate.tokens import Encoded
 
 Texts = Callable[[Sequence[int]], Sequence[str]]
@@ -85,6 +86,20 @@ def _token_columns(
     }
     words = pa.array([t for e in encoded for t in texts(e.ids.tolist())], pa.string())
     return found | {TOKEN_TEXTS: pa.ListArray.from_arrays(offsets, words)}
+
+
+def write_chunk(run: Run, chunk: Chunk, scores: pa.Table, skipped: pa.Table) -> None:
+    """Write a chunk's tables as the part of the run that it is."""
+    run.write_part(
+        shard=chunk.shard,
+        shard_index=chunk.shard_index,
+        index=chunk.index,
+        start=chunk.start,
+        end=chunk.end,
+        last=chunk.last,
+        scores=scores,
+        skipped=skipped,
+    )
 
 
 def _column(values: Any, kind: pa.DataType, rows: int) -> pa.Array:

@@ -111,11 +111,7 @@ def _one_document(found: Derivatives, batch: TokenBatch, tokens: int) -> Derivat
 
 
 def _added(one: Derivatives, other: Derivatives) -> Derivatives:
-    tokens = None
-    if one.tokens is not None and other.tokens is not None:
-        longest, shortest = sorted((one.tokens, other.tokens), key=lambda t: -t.shape[1])
-        tokens = longest.clone()
-        tokens[:, : shortest.shape[1]] += shortest
+    tokens = None if one.tokens is None or other.tokens is None else one.tokens + other.tokens
     gradients = None if one.gradients is None or other.gradients is None else one.gradients + other.gradients
     return Derivatives(
         values=one.values + other.values,

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.gradients.frozen import FrozenPass
 from curate.gradients.sketches import SketchEngine
 from curate.models import Proxy
 from curate.tokens import Encoded, TokenSettings, batches
@@ -63,3 +64,11 @@ def document_sketches(
             found = engine(batch)  # added up at once: a whole book's windows side by side would be gigabytes
             values, losses = found.values.sum(0) + values.to(found.values), found.losses.sum() + losses.to(found.losses)
         yield DocumentSketches(documents=(i,), values=values[None], losses=losses[None])
+
+
+def document_losses(frozen: FrozenPass, encoded: Sequence[Encoded], batching: Batching) -> Float[Tensor, "documents"]:
+    """Return every document's loss summed over scored tokens and windows, in nats and float64, without a gradient."""
+    losses = torch.zeros(len(encoded), dtype=torch.float64)
+    for batch in batches(encoded, batching.tokens, budget=batching.budget):
+        losses.index_add_(0, torch.tensor(batch.documents), frozen.losses(batch).sum(-1).cpu().double())
+    return losses

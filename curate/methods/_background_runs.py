@@ -16,16 +16,16 @@ from torch import Tensor
 from curate.errors import CurateError
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine
-from curate.gradients.documents import Batching
+from curate.gradients.documents import Batching, document_losses
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.scored import Scored
 from curate.methods._contract import EncodedTarget, Inputs
 from curate.methods._directional import proxy_keys
 from curate.methods._snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
-from curate.methods._target import usable_rows
+from curate.methods._target import group_columns, group_shares, usable_rows
 from curate.models import Proxy
 from curate.progress import Reporter
-from curate.tokens import Encoded, batches
+from curate.tokens import Encoded
 from curate.training.adjoint import snapshot
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
@@ -174,7 +174,7 @@ class BackgroundRuns:
         return {
             **{f"parameters.{n}": p for n, p in parameters.items()},
             **{f"directions.{n}": u for n, u in directions.items()},
-            "shares": self._shares,
+            "shares": group_shares(self.inputs.target, self._usable[0]),
             "losses": losses,
             "smoothness": torch.tensor(walked.smoothness.agreement, dtype=torch.float64),
             "step": torch.tensor([step, steps, len(documents)]),
@@ -199,29 +199,19 @@ class BackgroundRuns:
         return [[distinct[i] for i in sorted(order[part :: self.parts])] for part in range(self.parts)]
 
     @cached_property
-    def _rows(self) -> list[int]:
-        target = self.inputs.target
-        return usable_rows(
-            target, finite_losses(self.inputs.proxy, target.encoded, self.inputs.batching), self.inputs.reporter
-        )
+    def _usable(self) -> tuple[list[int], dict[str, list[Encoded]]]:
+        return self._groups_of(self.inputs.target)
 
     @cached_property
     def _targets(self) -> dict[str, list[Encoded]]:
         """Every group's usable documents, and the control set's."""
-        target, against = self.inputs.target, self.inputs.against
-        found = {
-            f"group-{i}": [target.encoded[r] for r in self._rows if target.groups[r] == name]
-            for i, name in enumerate(target.names)
-        }
+        found, against = dict(self._usable[1]), self.inputs.against
         if against is not None:
-            found[CONTROL] = _usable(against, self.inputs.proxy, self.inputs.batching, self.inputs.reporter)
+            (found[CONTROL],) = self._groups_of(against.ungrouped())[1].values()
         return found
 
-    @property
-    def _shares(self) -> Float[Tensor, "groups"]:
-        """The part of the whole target that each group is: its loss is that mixture of theirs."""
-        groups = [self.inputs.target.groups[r] for r in self._rows]
-        return torch.tensor([groups.count(n) / len(groups) for n in self.inputs.target.names], dtype=torch.float64)
+    def _groups_of(self, target: EncodedTarget) -> tuple[list[int], dict[str, list[Encoded]]]:
+        return usable_groups(target, self.inputs.proxy, self.inputs.batching, self.inputs.reporter)
 
     def _corpus(self, documents: Sequence[Encoded]) -> Corpus:
         batching = self.inputs.batching
@@ -255,12 +245,6 @@ class BackgroundRuns:
             refuse_rough(min(agreement))
 
 
-def group_columns(shares: Float[Tensor, "groups"]) -> Float[Tensor, "columns groups"]:
-    """Return the whole target as a mixture of its groups, then each group where there are several."""
-    one = shares[None]
-    return one if len(shares) == 1 else torch.cat([one, torch.eye(len(shares), dtype=shares.dtype)])
-
-
 def _under(prefix: str, kept: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in kept.items() if n.startswith(prefix)}
 
@@ -269,15 +253,15 @@ def _hashes(kept: dict[str, Tensor]) -> frozenset[str]:
     return frozenset(bytes(row.tolist()).hex() for row in kept["hashes"])
 
 
-def _usable(target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter) -> list[Encoded]:
-    finite = finite_losses(proxy, target.encoded, batching)
-    whole = replace(target, groups=[""] * len(target.encoded), names=[""])
-    return [target.encoded[i] for i in usable_rows(whole, finite, reporter)]
+def usable_groups(
+    target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter
+) -> tuple[list[int], dict[str, list[Encoded]]]:
+    """Return the rows that have a finite loss, and their documents by group, under names for folders."""
+    rows = usable_rows(target, finite_losses(proxy, target.encoded, batching), reporter)
+    groups = target.by_group(rows).values()
+    return rows, {f"group-{i}": [target.encoded[r] for r in mine] for i, mine in enumerate(groups)}
 
 
 def finite_losses(proxy: Proxy, encoded: Sequence[Encoded], batching: Batching) -> list[bool]:
     """Return which documents the proxy has a finite loss for."""
-    losses, frozen = torch.zeros(len(encoded), dtype=torch.float64), FrozenPass(proxy)
-    for batch in batches(encoded, batching.tokens, budget=batching.budget):
-        losses.index_add_(0, torch.tensor(batch.documents), frozen.losses(batch).sum(-1).cpu().double())
-    return losses.isfinite().tolist()
+    return document_losses(FrozenPass(proxy), encoded, batching).isfinite().tolist()

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -38,6 +38,14 @@ class EncodedTarget:
     def columns(self) -> int:
         """How many score columns there are: one for all, then one per group when there are several."""
         return 1 if len(self.names) < 2 else 1 + len(self.names)
+
+    def by_group(self, rows: Sequence[int]) -> dict[str, list[int]]:
+        """Return which of some rows belong to each group."""
+        return {name: [i for i in rows if self.groups[i] == name] for name in self.names}
+
+    def ungrouped(self) -> "EncodedTarget":
+        """Return the same rows as one group: what a control set is."""
+        return replace(self, groups=[""] * len(self.encoded), names=[""])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
 from curate.gradients.passes import FISHERS, Passes
 from curate.methods._contract import EncodedTarget, Inputs
-from curate.methods._target import usable_rows
+from curate.methods._target import group_columns, group_shares, usable_rows
 
 OFFERS = frozenset({"against", "per_token"})
 BACKGROUND = 1000
@@ -98,8 +98,8 @@ def direction_scorer(
 
     def make() -> dict[str, Tensor]:
         gradients, rows = _target_gradients(inputs)
-        shares = torch.tensor([sum(inputs.target.groups[i] == n for i in rows) for n in inputs.target.names])
-        return (gradients if solve is None else solve(gradients)) | {"shares": shares.double() / shares.sum()}
+        shares = group_shares(inputs.target, rows)
+        return (gradients if solve is None else solve(gradients)) | {"shares": shares}
 
     keys = proxy_keys(inputs) | {
         "target": inputs.target.fingerprint,
@@ -114,11 +114,9 @@ def direction_scorer(
             hint="Raise --damping, or use --dtype float32.",
         )
     wide = next(iter(directions.values())).dtype
-    shares = kept["shares"].to(wide)[None]
-    columns = shares if shares.shape[1] == 1 else torch.cat([shares, torch.eye(shares.shape[1], dtype=wide)])
     return DirectionScorer(
         engines=[DirectionEngine(inputs.proxy, directions)],
-        columns=columns,
+        columns=group_columns(kept["shares"].to(wide)),
         normalize=settings.normalize,
         per_token=inputs.per_token,
     )
@@ -164,13 +162,7 @@ def _target_gradients(inputs: Inputs) -> tuple[Directions, list[int]]:
     """Return each group's mean gradient of the mean loss per token, less the control set's, and the rows used."""
     gradients, rows = _mean_gradients(inputs, inputs.target)
     if inputs.against is not None:
-        control = EncodedTarget(
-            encoded=inputs.against.encoded,
-            groups=[""] * len(inputs.against.encoded),
-            names=[""],
-            fingerprint=inputs.against.fingerprint,
-        )
-        theirs, _ = _mean_gradients(inputs, control)
+        theirs, _ = _mean_gradients(inputs, inputs.against.ungrouped())
         gradients = {n: g - theirs[n] for n, g in gradients.items()}
     return gradients, rows
 
@@ -193,8 +185,7 @@ def _weighted(inputs: Inputs, target: EncodedTarget, rows: list[int]) -> Directi
 def mean_weights(target: EncodedTarget, rows: list[int]) -> Float[Tensor, "documents groups"]:
     """Return the weights that make sums of gradients into groups' means of mean losses per scored token."""
     weights = torch.zeros(len(target.encoded), len(target.names), dtype=torch.float64)
-    for column, name in enumerate(target.names):
-        mine = [i for i in rows if target.groups[i] == name]
+    for column, mine in enumerate(target.by_group(rows).values()):
         for i in mine:
             weights[i, column] = 1 / (len(mine) * target.encoded[i].num_scored)
     return weights

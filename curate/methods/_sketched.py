@@ -1,7 +1,7 @@
 """What the sketch methods do alike: sketch the target once, keep it in the run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -58,8 +58,8 @@ def queries(
     means = group_means(ready(target.values), target.groups, inputs.target.names)
     if inputs.against is None:
         return means
-    control = replace(inputs.against, groups=[""] * len(inputs.against.encoded), names=[""])
-    return means - ready(_sketches(engine, inputs, settings, control).values).mean(0)
+    control = _sketches(engine, inputs, settings, inputs.against.ungrouped())
+    return means - ready(control.values).mean(0)
 
 
 def _sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings, target: EncodedTarget) -> TargetSketches:

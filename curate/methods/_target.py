@@ -1,10 +1,25 @@
-"""Setting aside target rows that no method can use."""
+"""What methods ask of a target: its usable rows, and its groups as columns of scores."""
 
 from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from curate.errors import CurateError
 from curate.methods._contract import EncodedTarget
 from curate.progress import Reporter
+
+
+def group_shares(target: EncodedTarget, rows: Sequence[int]) -> Float[Tensor, "groups"]:
+    """Return the part of the rows that each group is, in float64: the whole's mean loss is that mixture of theirs."""
+    return torch.tensor([len(mine) / len(rows) for mine in target.by_group(rows).values()], dtype=torch.float64)
+
+
+def group_columns(shares: Float[Tensor, "groups"]) -> Float[Tensor, "columns groups"]:
+    """Return the whole target as a mixture of its groups, then each group where there are several."""
+    one = shares[None]
+    return one if len(shares) == 1 else torch.cat([one, torch.eye(len(shares), dtype=shares.dtype)])
 
 
 def usable_rows(target: EncodedTarget, finite: Sequence[bool], reporter: Reporter) -> list[int]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 
 from curate.errors import SettingsError
-from curate.gradients.documents import Batching
+from curate.gradients.documents import Batching, document_losses
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.scored import Scored
 from curate.methods._contract import Inputs
-from curate.tokens import Encoded, batches
+from curate.tokens import Encoded
 
 OFFERS: frozenset[str] = frozenset()
 
@@ -43,10 +43,7 @@ class LossScorer:
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's mean loss, times the sign, and its summed loss; windows of one document add up."""
-        losses = torch.zeros(len(encoded), dtype=torch.float64)
-        for batch in batches(encoded, batching.tokens, budget=batching.budget):
-            found = self.frozen.losses(batch).sum(-1)
-            losses.index_add_(0, torch.tensor(batch.documents), found.cpu().double())
+        losses = document_losses(self.frozen, encoded, batching)
         counts = torch.tensor([max(1, e.num_scored) for e in encoded])
         scores = self.sign * losses / counts
         return Scored(scores=scores[:, None].expand(-1, self.columns), losses=losses)

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from curate.errors import SettingsError
 from curate.executors.reading import Chunk
-from curate.executors.tables import part_tables
+from curate.executors.tables import part_tables, write_chunk
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
-from curate.methods._background_runs import finite_losses, group_columns
+from curate.methods._background_runs import finite_losses, usable_groups
 from curate.methods._contract import EncodedTarget, Kept
 from curate.methods._snapshots import directions_of, in_proxys_precision, scoring_proxy, trainable
-from curate.methods._target import usable_rows
+from curate.methods._target import group_columns, group_shares
 from curate.models import Proxy
 from curate.progress import Reporter
 from curate.rescoring.settings import RescoreSettings
@@ -78,13 +78,13 @@ class Rescoring:
         return [*(self.shortlist[i] for i in self.usable), *others]
 
     @cached_property
+    def _usable_target(self) -> tuple[list[int], dict[str, list[Encoded]]]:
+        return usable_groups(self.target, self.proxy, self.batching, self.reporter)
+
+    @property
     def groups(self) -> dict[str, list[Encoded]]:
         """The usable target documents of each group, under names for folders."""
-        rows = usable_rows(self.target, finite_losses(self.proxy, self.target.encoded, self.batching), self.reporter)
-        return {
-            f"group-{i}": [self.target.encoded[r] for r in rows if self.target.groups[r] == name]
-            for i, name in enumerate(self.target.names)
-        }
+        return self._usable_target[1]
 
     def recipe(self, repeat: int = 0) -> Recipe:
         """Return the recipe of one repeat, which has an order of its own."""
@@ -107,8 +107,7 @@ class Rescoring:
         agreement = [round(float(kept["smoothness"]), 4) for kept in repeats]
         if not self.settings.accept_rough:
             refuse_rough(min(agreement))
-        shares = torch.tensor([len(rows) for rows in self.groups.values()], dtype=torch.float64)
-        columns = group_columns(shares / shares.sum())
+        columns = group_columns(group_shares(self.target, self._usable_target[0]))
         self._write(run, repeats, columns)
         steps = int(repeats[0]["steps"])
         losses = [float(k["target_losses"] @ columns[0]) for k in repeats]
@@ -184,16 +183,7 @@ class Rescoring:
             row = {d.row: n for d, n in zip(chunk.documents, own, strict=True)}
             kept_rows = [row[r] for r in table.column("row").to_pylist()]
             table = _with(table, {k: v[kept_rows].numpy() for k, v in extra.items()}, after=self.columns[-1])
-            run.write_part(
-                shard=chunk.shard,
-                shard_index=chunk.shard_index,
-                index=chunk.index,
-                start=chunk.start,
-                end=chunk.end,
-                last=chunk.last,
-                scores=table,
-                skipped=skipped,
-            )
+            write_chunk(run, chunk, table, skipped)
 
 
 def _scored(
