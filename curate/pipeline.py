@@ -16,6 +16,7 @@ from curate.errors import CurateError, SettingsError
 from curate.executors.local import Work, score_parts
 from curate.executors.reading import Reader
 from curate.gradients.documents import Batching, default_budget
+from curate.inheritance import Origin, background_fingerprint, remember_shards
 from curate.methods._contract import EncodedTarget, Inputs, Kept
 from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
 from curate.progress import Reporter, Silent
@@ -52,22 +53,30 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
     if against is not None:
         fingerprints["against"] = against.fingerprint()
+    origin = Origin.open(settings.fit_from, record) if settings.fit_from else None
+    if origin is not None:
+        fingerprints["fit"] = origin.background
     _refuse_early(path, record, fingerprints)
 
     keep_freed_memory()
     proxy = load_proxy(proxy_settings)
     _report_coverage(proxy, reporter)
     fingerprints["model"] = proxy.fingerprint()
+    if origin is not None:
+        origin.refuse_other_model(fingerprints["model"])
     details = {"versions": _versions(), "coverage": vars(proxy.coverage), "columns": columns}
     encoder = _encoder(settings, proxy)
     encoded = _encoded_target(encoder, target, reporter)
     control = None if against is None else _encoded_target(encoder, against, reporter, what="control set")
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
-        inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, control, run, reporter)
+        remember_shards(run, pool)
+        inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, control, run, origin, reporter)
         check_arithmetic(run, method, method_settings, inputs, pool, settings, columns)
         loaded = time.time()
         scorer = method.prepare(inputs, method_settings)
         prepared = time.time()
+        if origin is not None:
+            origin.give_parts(run, pool, reporter)
         overlap = Overlap(d.plain_text for d in target.documents)
         reader = Reader(
             pool=pool,
@@ -232,10 +241,14 @@ def _inputs(
     target: EncodedTarget,
     against: EncodedTarget | None,
     run: Run,
+    origin: Origin | None,
     reporter: Reporter,
 ) -> Inputs:
     budget = settings.batch_tokens or default_budget(proxy)
     neighbours = [p for p in sorted(run.path.parent.glob("*/")) if (p / "run.json").exists() and p != run.path]
+
+    if origin is not None:
+        neighbours = [origin.run.path, *neighbours]
 
     def background() -> list[Encoded]:
         sample = sample_rows(pool, settings.background or 0, settings.seed, settings.fields)
@@ -245,8 +258,10 @@ def _inputs(
         proxy=proxy,
         proxy_fingerprint=fingerprints["model"],
         target=target,
-        background=background,
-        background_fingerprint=f"{fingerprints['pool']}:{settings.background}:{settings.seed}:{settings.fields}",
+        background=background if origin is None else origin.no_background,
+        background_fingerprint=background_fingerprint(fingerprints["pool"], settings)
+        if origin is None
+        else origin.background,
         batching=Batching(tokens=encoder.settings, budget=budget),
         kept=Kept(run.path, neighbours),
         reporter=reporter,

@@ -49,6 +49,8 @@ class ScoreSettings:
     """Seeds the background sample; projections have their own."""
     part_documents: int = 1024
     """Documents of one part: what a killed process loses at most."""
+    fit_from: str | None = None
+    """Folder of a run whose curvature, directions and scores of unchanged shards are taken; nothing is fitted anew."""
 
     def __post_init__(self) -> None:
         for name, least in (("background", 1), ("part_documents", 1), ("batch_tokens", 2), ("context", 2)):
@@ -63,6 +65,16 @@ class ScoreSettings:
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for run.json."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "ScoreSettings":
+        """Return the settings that a run.json holds under `settings`."""
+        given = {f.name: record[f.name] for f in dataclasses.fields(cls) if f.name in record}
+        for name in ("target", "pool", "against", "modules"):
+            given[name] = tuple(given.get(name) or ())
+        for name in ("fields", "target_fields"):
+            given[name] = Fields(**given[name]) if isinstance(given.get(name), Mapping) else given.get(name)
+        return cls(**given)
 
 
 def build(kind: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:

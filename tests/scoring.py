@@ -24,11 +24,11 @@ def sentence(topic: str, words: int, rng: random.Random) -> str:
     return " ".join(rng.choice(TOPICS[topic]) for _ in range(words))
 
 
-def make_proxy_folder(folder: Path) -> Path:
+def make_proxy_folder(folder: Path, *, seed: int = 0) -> Path:
     """Save a random two-layer Llama and a small real tokenizer."""
     rng = random.Random(0)
     tokenizer = train_tokenizer((sentence(t, 30, rng) for t in TOPICS for _ in range(40)), vocab_size=300, context=64)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

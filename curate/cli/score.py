@@ -1,5 +1,7 @@
 """`curate score`: the influence of every document of a pool on a target."""
 
+from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,14 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--target", required=True, multiple=True, help="Validation set: file, folder or address; repeatable.")
+@click.option("--target", multiple=True, help="Validation set: file, folder or address; repeatable.")
 @click.option("--pool", required=True, multiple=True, help="Candidates: folder, glob, file or address; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
+@click.option(
+    "--fit-from",
+    metavar="RUN",
+    help="Fit nothing: take a run's settings, curvature, directions, and its scores of unchanged shards.",
+)
 @click.option("--method", default="trackstar", help=f"{', '.join(methods.names())}.")
 @click.option("--model", default="HuggingFaceTB/SmolLM2-135M", help="Proxy: a folder or a hub id.")
 @click.option("--revision", help="Revision of a model on the hub.")
@@ -66,6 +73,7 @@ def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: A
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --pool pile/ --method bm25
     curate score --config score.yaml
+    curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown
 
     score > 0: more weight on the document lowers the target's loss. The run's folder holds one Parquet row per
     document (`curate sql`), goes into `curate select`, and continues where it stopped when the same command is
@@ -75,7 +83,7 @@ def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: A
     from curate.cli._output import RichReporter, print_alarm
     from curate.scores.arithmetic import arithmetic_warning
 
-    settings = _settings(options, settings_beside(ctx))
+    settings = _settings(ctx, options)
     with RichReporter() as reporter:
         run = pipeline.score(settings, out, reporter=reporter)
     if as_json:
@@ -90,22 +98,33 @@ def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: A
         print_alarm(warning)
 
 
-def _settings(options: dict[str, Any], beside: dict[str, Any]) -> Any:
-    from dataclasses import fields as fields_of
-    from dataclasses import replace
-
+def _settings(ctx: click.Context, options: dict[str, Any]) -> Any:
+    from curate.scores.run import Run
     from curate.settings import ScoreSettings
 
-    method_settings: dict[str, Any] = beside | dict(_pair(s) for s in options.pop("settings"))
-    if "seed" in {f.name for f in fields_of(methods.get(options["method"]).Settings)}:
-        method_settings.setdefault("seed", options["seed"])
-    for name in ("dim", "normalize", "damping", "fisher", "refine", "recipe", "runs", "accept_rough"):
-        if (value := options.pop(name)) not in (None, False):
-            method_settings[name] = value
+    given = {n for n in options if ctx.get_parameter_source(n) is not click.core.ParameterSource.DEFAULT}
+    method_settings = settings_beside(ctx) | _method_settings(options)
     fields = make_fields(options)
     column = options.pop("target_text_column")
     target_fields = replace(fields, text=column) if column else None
-    return ScoreSettings(fields=fields, target_fields=target_fields, method_settings=method_settings, **options)
+    if not options["fit_from"]:
+        if "seed" in {f.name for f in fields_of(methods.get(options["method"]).Settings)}:
+            method_settings.setdefault("seed", options["seed"])
+        return ScoreSettings(fields=fields, target_fields=target_fields, method_settings=method_settings, **options)
+    theirs = ScoreSettings.from_record(Run.open(options["fit_from"]).settings)
+    changed = {n: options[n] for n in given & options.keys()}
+    if any(n.endswith("_column") for n in given):
+        changed |= {"fields": fields, "target_fields": target_fields or theirs.target_fields or theirs.fields}
+    return replace(theirs, **changed, method_settings={**theirs.method_settings, **method_settings})
+
+
+def _method_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the method's own settings out of the options: those set by name, and those with a flag."""
+    found: dict[str, Any] = dict(_pair(s) for s in options.pop("settings"))
+    for name in ("dim", "normalize", "damping", "fisher", "refine", "recipe", "runs", "accept_rough"):
+        if (value := options.pop(name)) not in (None, False):
+            found[name] = value
+    return found
 
 
 def _pair(text: str) -> tuple[str, str]:

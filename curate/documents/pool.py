@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import orjson
@@ -17,7 +18,7 @@ _BLOCK = 1 << 16
 _PROBES = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Pool:
     """The candidates: shards sorted by name."""
 
@@ -33,8 +34,16 @@ class Pool:
         Local files give their first and last 64 KiB and eight blocks between; stored objects the digest their
         store told when listed. Times and absolute paths take no part, so a moved pool is the same pool.
         """
-        parts = [(s.name, s.size, _digest(s)) for s in self.shards]
+        parts = [(s.name, s.size, self._digests[s.name]) for s in self.shards]
         return xxhash.xxh3_128_hexdigest(orjson.dumps(parts))
+
+    def shard_fingerprints(self) -> dict[str, str]:
+        """Return size and digest of every shard by name; those whose store tells no digest are left out."""
+        return {s.name: f"{s.size}-{digest}" for s in self.shards if (digest := self._digests[s.name])}
+
+    @cached_property
+    def _digests(self) -> dict[str, str | None]:
+        return {s.name: _digest(s) for s in self.shards}
 
 
 def open_pool(address: str | Path | Sequence[str | Path]) -> Pool:

@@ -1,11 +1,9 @@
 """What a rescoring is asked for, and the runs that it starts from."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from curate.documents import Fields
 from curate.errors import CurateError, SettingsError
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
@@ -83,12 +81,7 @@ def parents_of(settings: RescoreSettings) -> list[Run]:
 
 def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
     """Return the settings of a run as they were given, changed to what the rescoring asks."""
-    given = {f.name: run.settings[f.name] for f in fields(ScoreSettings) if f.name in run.settings}
-    for name in ("target", "pool", "against", "modules"):
-        given[name] = tuple(given.get(name) or ())
-    for name in ("fields", "target_fields"):
-        given[name] = Fields(**given[name]) if isinstance(given.get(name), Mapping) else given.get(name)
-    found = ScoreSettings(**given)
+    found = ScoreSettings.from_record(run.settings)
     return replace(
         found,
         method=settings.method,
@@ -101,6 +94,7 @@ def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
         per_token=settings.per_token,
         modules=() if settings.recipe.lora_rank else found.modules,
         seed=settings.seed,
+        fit_from=None,
     )
 
 

@@ -4,6 +4,7 @@ run.json            settings and fingerprints (both must match to continue), and
 scores/S-P.parquet  part P of shard S; its footer says which rows it covers
 skipped/S-P.parquet rows of the same stretch that were set aside; absent when there are none
 finished.json       totals; there once every shard has reached its end
+shards.json         the pool's shards as they were, for a later run that takes over parts of unchanged ones
 target/ …           whatever later runs reuse
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curate.atomic import atomic_write, remove_leftovers, write_text
 from curate.errors import CurateError, SettingsError
@@ -161,6 +163,20 @@ class Run:
             self._parts[shard] = sorted([*others, part], key=lambda p: p.order)
         return part
 
+    def adopt(self, part: Part, shard_index: int) -> Part:
+        """Write another run's part as one of this run, whose pool has the same shard in another place, maybe."""
+        aside = part.path.parent.parent / "skipped" / part.path.name
+        return self.write_part(
+            shard=part.shard,
+            shard_index=shard_index,
+            index=part.index,
+            start=part.start,
+            end=part.end,
+            last=part.last,
+            scores=pq.read_table(part.path),
+            skipped=pq.read_table(aside) if aside.exists() else SKIPPED_SCHEMA.empty_table(),
+        )
+
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Mark that every shard has reached its end, with totals (documents, tokens, skipped by reason).
 
@@ -229,9 +245,11 @@ class Run:
         lines = self._differences(settings, fingerprints)
         if lines and _has_parts(self.path):
             self.close()
+            grown = all(line.startswith("pool") for line in lines)
             raise SettingsError(
                 f"{self.path} was started differently:\n  " + "\n  ".join(lines),
-                hint="Give another folder with --out, or the same settings to continue this run.",
+                hint="Give another folder with --out, or the same settings to continue this run."
+                + (f" If the pool has grown, --fit-from {self.path} scores its new shards alone." if grown else ""),
             )
 
     def _differences(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:

@@ -1,0 +1,100 @@
+"""What a run takes over from another: its fits, so that new shards are scored along directions that exist already.
+
+A pool that grows is another pool, and whatever was fitted on a sample of it would be fitted anew; scores before and
+after would compare by rank only. With `fit_from` a run takes curvature, directions and training runs from an older one,
+and the older one's scores of every shard that has not changed: only new shards are computed, and all scores compare.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.atomic import write_text
+from curate.documents import Pool
+from curate.errors import CurateError, SettingsError
+from curate.progress import Reporter
+from curate.scores.record import canonical, differences
+from curate.scores.run import Run
+from curate.settings import ScoreSettings
+from curate.tokens import Encoded
+
+SHARDS = "shards.json"
+
+# What fits depend on beside the contents of model, target and background.
+DECISIVE = ("method", "modules", "dtype", "device", "context", "long", "batch_tokens", "background", "seed")
+
+
+def background_fingerprint(pool: str, settings: ScoreSettings) -> str:
+    """Name the background sample that settings draw from a pool of this fingerprint."""
+    return f"{pool}:{settings.background}:{settings.seed}:{settings.fields}"
+
+
+def remember_shards(run: Run, pool: Pool) -> None:
+    """Write down what the shards of a run's pool were, for runs that take over its scores."""
+    write_text(run.path / SHARDS, canonical(pool.shard_fingerprints()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The run that fits come from."""
+
+    run: Run
+    background: str
+    """Fingerprint of the sample that its fits were made on, wherever it was drawn."""
+
+    @classmethod
+    def open(cls, path: Path | str, asked: Mapping[str, Any]) -> "Origin":
+        """Open the run; raise SettingsError where settings that its fits depend on differ from those asked for."""
+        run = Run.open(path)
+        mine, theirs = ({k: s.get(k) for k in DECISIVE} for s in (run.settings, asked))
+        if lines := differences(mine, theirs):
+            raise SettingsError(
+                f"Nothing can be taken from {run.path}:\n  " + "\n  ".join(lines),
+                hint="Leave these settings out (they come from that run), or score without --fit-from.",
+            )
+        background = run.fingerprints.get("fit") or background_fingerprint(
+            run.fingerprints["pool"], ScoreSettings.from_record(run.settings)
+        )
+        return cls(run=run, background=background)
+
+    def refuse_other_model(self, model: str) -> None:
+        """Raise SettingsError unless the run was scored with a model of this fingerprint."""
+        if self.run.fingerprints.get("model") != model:
+            raise SettingsError(
+                f"Nothing can be taken from {self.run.path}: it was scored with another model.",
+                hint="Give the model that it was scored with, or score without --fit-from.",
+            )
+
+    def no_background(self) -> Sequence[Encoded]:
+        """Raise CurateError: something is to be fitted that the run does not keep."""
+        raise CurateError(
+            f"{self.run.path} does not keep all that these settings need, and with --fit-from nothing is fitted anew.",
+            hint="Give the target, control set and method settings that it was prepared with, or leave --fit-from out.",
+        )
+
+    def give_parts(self, run: Run, pool: Pool, reporter: Reporter) -> None:
+        """Write into a run all parts of shards that are as they were, unless the two runs score differently."""
+        if lines := self._differences(run):
+            reporter.note(f"every shard is scored, since {self.run.path} scores differently: {'; '.join(lines)}.")
+            return
+        known = json.loads((self.run.path / SHARDS).read_text()) if (self.run.path / SHARDS).exists() else {}
+        now, taken = pool.shard_fingerprints(), 0
+        for index, shard in enumerate(pool.shards):
+            if shard.name not in now or known.get(shard.name) != now[shard.name]:
+                continue
+            for part in self.run.parts(shard.name)[len(run.parts(shard.name)) :]:
+                run.adopt(part, index)
+            taken += 1
+        reporter.note(
+            f"{taken} of {len(pool.shards)} shards are as {self.run.path} scored them: their scores are taken."
+        )
+
+    def _differences(self, run: Run) -> list[str]:
+        ours, theirs = (
+            {k: v for k, v in r.settings.items() if k not in ("pool", "fit_from")}
+            | {f"content of {k}": v for k, v in r.fingerprints.items() if k not in ("pool", "fit")}
+            for r in (run, self.run)
+        )
+        return differences(theirs, ours, asked="now")
