@@ -1,24 +1,29 @@
 """The tool on one page: each verb takes settings and gives back what it made."""
 
 import json
-import platform
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from curate import __version__, methods
 from curate.arithmetic import check_arithmetic
-from curate.documents import Overlap, Pool, Target, check_fields, estimated_rows, open_pool, read_target, sample_rows
-from curate.errors import CurateError, SettingsError
+from curate.documents import estimated_rows
+from curate.errors import CurateError
 from curate.executors.local import Work, score_parts
-from curate.executors.reading import Reader
 from curate.gradients.documents import Batching, default_budget
-from curate.inheritance import Origin, background_fingerprint, remember_shards
-from curate.methods._contract import EncodedTarget, Inputs, Kept
-from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
+from curate.inheritance import remember_shards
+from curate.models import keep_freed_memory, load_proxy
+from curate.preparation import (
+    ask,
+    encode_target,
+    load,
+    make_encoder,
+    make_reader,
+    proxy_settings_of,
+    read,
+    refuse_early,
+    score_columns,
+    versions,
+)
 from curate.progress import Reporter, Silent
 from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
 from curate.rescoring.plan import RescorePlan, plan
@@ -28,8 +33,7 @@ from curate.rescoring.shortlist import best_places, fingerprint, movement, read_
 from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.scores.session import pool_of
-from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, build, default_out
-from curate.tokens import Encoded, Encoder, TokenSettings
+from curate.settings import ScoreSettings, default_out
 
 
 def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Run:
@@ -39,54 +43,21 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     Raises CurateError; parts that were finished stay.
     """
     reporter, started = reporter or Silent(), time.time()
-    method = methods.get(settings.method)
-    settings = replace(settings, background=settings.background or methods.background_of(settings.method))
-    methods.refuse_unoffered(settings.method, against=bool(settings.against), per_token=settings.per_token)
-    method_settings = build(method.Settings, settings.method_settings, owner=f"Method {settings.method!r}")
-    proxy_settings = _proxy_settings(settings)
+    asked = ask(settings, reporter)
     path = Path(out) if out is not None else default_out(settings)
-    pool, target = _read(settings, reporter)
-    columns = score_columns(target.group_names)
-    device = choose_device(settings.device).type
-    record = settings.as_dict() | {"method_settings": asdict(method_settings), "device": device}
-    against = _read_against(settings, reporter)
-    fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
-    if against is not None:
-        fingerprints["against"] = against.fingerprint()
-    origin = Origin.open(settings.fit_from, record) if settings.fit_from else None
-    if origin is not None:
-        fingerprints["fit"] = origin.background
-    _refuse_early(path, record, fingerprints)
-
-    keep_freed_memory()
-    proxy = load_proxy(proxy_settings)
-    _report_coverage(proxy, reporter)
-    fingerprints["model"] = proxy.fingerprint()
-    if origin is not None:
-        origin.refuse_other_model(fingerprints["model"])
-    details = {"versions": _versions(), "coverage": vars(proxy.coverage), "columns": columns}
-    encoder = _encoder(settings, proxy)
-    encoded = _encoded_target(encoder, target, reporter)
-    control = None if against is None else _encoded_target(encoder, against, reporter, what="control set")
-    with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
-        remember_shards(run, pool)
-        inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, control, run, origin, reporter)
-        check_arithmetic(run, method, method_settings, inputs, pool, settings, columns)
+    refuse_early(path, asked.record, asked.fingerprints)
+    made = load(asked, reporter)
+    with Run.start(path, settings=asked.record, fingerprints=made.fingerprints, details=made.details) as run:
+        remember_shards(run, asked.pool)
+        inputs = made.inputs(path, reporter, lambda found: run.add_details(**found))
+        check_arithmetic(run, asked.method, asked.method_settings, inputs, asked.pool, asked.settings, asked.columns)
         loaded = time.time()
-        scorer = method.prepare(inputs, method_settings)
+        scorer = asked.method.prepare(inputs, asked.method_settings)
         prepared = time.time()
-        if origin is not None:
-            origin.give_parts(run, pool, reporter)
-        overlap = Overlap(d.plain_text for d in target.documents)
-        reader = Reader(
-            pool=pool,
-            fields=settings.fields,
-            encoder=encoder,
-            overlap=overlap,
-            part_documents=settings.part_documents,
-        )
-        total = sum(estimated_rows(s) for s in pool.shards)
-        work = score_parts(run, reader, scorer, inputs.batching, columns, reporter, total=total)
+        if asked.origin is not None:
+            asked.origin.give_parts(run, asked.pool, reporter)
+        total = sum(estimated_rows(s) for s in asked.pool.shards)
+        work = score_parts(run, made.reader(), scorer, inputs.batching, asked.columns, reporter, total=total)
         _log(run, work, {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared})
         run.finish(count(run))
     return run
@@ -104,7 +75,7 @@ def rescore(settings: RescoreSettings, out: Path | str | None = None, *, reporte
     device = rescoring.proxy.device.type
     record = asked.as_dict() | {"device": device, "parent_run": [str(run.path) for run in parents]}
     details = {
-        "versions": _versions(),
+        "versions": versions(),
         "coverage": vars(rescoring.proxy.coverage),
         "columns": [*rescoring.columns, ADJOINT, *([SPREAD] if settings.repeats > 1 else [])],
     }
@@ -131,7 +102,7 @@ def _rescoring(
 ) -> tuple[ScoreSettings, Rescoring, dict[str, str]]:
     """Read, load and encode what a rescoring needs."""
     asked = scored_like(parents[0], settings)
-    pool, target = pool_of(parents[0], asked.pool), _read(asked, reporter)[1]
+    pool, target = pool_of(parents[0], asked.pool), read(asked, reporter)[1]
     fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
     if fingerprints["target"] != parents[0].fingerprints["target"]:
         raise CurateError(
@@ -139,15 +110,9 @@ def _rescoring(
             hint="Score the changed target into another run first.",
         )
     keep_freed_memory()
-    proxy = load_proxy(_proxy_settings(asked))
-    encoder = _encoder(asked, proxy)
-    reader = Reader(
-        pool=pool,
-        fields=asked.fields,
-        encoder=encoder,
-        overlap=Overlap(d.plain_text for d in target.documents),
-        part_documents=asked.part_documents,
-    )
+    proxy = load_proxy(proxy_settings_of(asked))
+    encoder = make_encoder(asked, proxy)
+    reader = make_reader(asked, pool, target, encoder)
     places = best_places(parents, settings.shortlist)
     chunks = read_places(reader, places)
     shortlist = [d for chunk in chunks for d in chunk.documents]
@@ -158,7 +123,7 @@ def _rescoring(
     rescoring = Rescoring(
         settings=settings,
         proxy=proxy,
-        target=_encoded_target(encoder, target, reporter),
+        target=encode_target(encoder, target, reporter),
         chunks=chunks,
         others=[e for e in encoder(others) if e.num_scored > 0],
         batching=Batching(tokens=encoder.settings, budget=asked.batch_tokens or default_budget(proxy)),
@@ -166,143 +131,6 @@ def _rescoring(
         reporter=reporter,
     )
     return asked, rescoring, fingerprints | {"model": proxy.fingerprint(), "shortlist": fingerprint(places)}
-
-
-def score_columns(groups: Sequence[str]) -> list[str]:
-    """Name the score columns: `score`, then one per group when there are several."""
-    if len(groups) < 2:
-        return ["score"]
-    columns = {group: "score_" + re.sub(r"\W+", "_", group) for group in groups}
-    known: dict[str, str] = {}
-    for group, column in columns.items():
-        other = known.setdefault(column.casefold(), group)  # SQL does not tell names apart by case
-        if other != group:
-            raise SettingsError(
-                f"Groups {other!r} and {group!r} would both have the column {column}.",
-                hint="Rename one in the target's column (--group-by).",
-            )
-    return ["score", *columns.values()]
-
-
-def _proxy_settings(settings: ScoreSettings) -> ProxySettings:
-    return ProxySettings(
-        model=settings.model,
-        revision=settings.revision,
-        modules=settings.modules,
-        dtype=settings.dtype,
-        device=settings.device,
-    )
-
-
-def _read(settings: ScoreSettings, reporter: Reporter) -> tuple[Pool, Target]:
-    pool = open_pool(settings.pool)
-    check_fields(pool, settings.fields)
-    target = read_target(settings.target, settings.target_fields or settings.fields, group_by=settings.group_by)
-    _report_skipped(target, "target", reporter)
-    return pool, target
-
-
-def _read_against(settings: ScoreSettings, reporter: Reporter) -> Target | None:
-    if not settings.against:
-        return None
-    against = read_target(settings.against, settings.target_fields or settings.fields)
-    _report_skipped(against, "control set", reporter)
-    return against
-
-
-def _report_skipped(target: Target, what: str, reporter: Reporter) -> None:
-    for reason in sorted({s.reason for s in target.skipped}):
-        rows = [s.row for s in target.skipped if s.reason == reason]
-        reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0]}).")
-
-
-def _refuse_early(path: Path, record: dict[str, Any], fingerprints: dict[str, str]) -> None:
-    """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
-    if (path / "run.json").exists():
-        Run.open(path).refuse_other(record, fingerprints)
-
-
-def _encoder(settings: ScoreSettings, proxy: Proxy) -> Encoder:
-    limit = min(proxy.context or MAX_DEFAULT_CONTEXT, MAX_DEFAULT_CONTEXT)
-    if settings.context and proxy.context and settings.context > proxy.context:
-        raise SettingsError(
-            f"context is {settings.context}; {settings.model} has {proxy.context} positions.",
-            hint=f"Give --context {proxy.context} or less; --long windows reads longer documents whole.",
-        )
-    return Encoder(proxy.tokenizer, TokenSettings(context=settings.context or limit, long=settings.long))
-
-
-def _inputs(
-    settings: ScoreSettings,
-    proxy: Proxy,
-    fingerprints: dict[str, str],
-    pool: Pool,
-    encoder: Encoder,
-    target: EncodedTarget,
-    against: EncodedTarget | None,
-    run: Run,
-    origin: Origin | None,
-    reporter: Reporter,
-) -> Inputs:
-    budget = settings.batch_tokens or default_budget(proxy)
-    neighbours = [p for p in sorted(run.path.parent.glob("*/")) if (p / "run.json").exists() and p != run.path]
-
-    if origin is not None:
-        neighbours = [origin.run.path, *neighbours]
-
-    def background() -> list[Encoded]:
-        sample = sample_rows(pool, settings.background or 0, settings.seed, settings.fields)
-        return [e for e in encoder(sample) if e.num_scored > 0]
-
-    return Inputs(
-        proxy=proxy,
-        proxy_fingerprint=fingerprints["model"],
-        target=target,
-        background=background if origin is None else origin.no_background,
-        background_fingerprint=background_fingerprint(fingerprints["pool"], settings)
-        if origin is None
-        else origin.background,
-        batching=Batching(tokens=encoder.settings, budget=budget),
-        kept=Kept(run.path, neighbours),
-        reporter=reporter,
-        against=against,
-        per_token=settings.per_token,
-        record=lambda found: run.add_details(**found),
-    )
-
-
-def _encoded_target(encoder: Encoder, target: Target, reporter: Reporter, what: str = "target") -> EncodedTarget:
-    encoded = encoder(target.documents)
-    kept = [i for i, e in enumerate(encoded) if e.num_scored > 0]
-    refused = next((e.refused for e in encoded if e.refused), None)
-    if len(kept) < len(encoded):
-        why = f" (the chat template: {refused})" if refused else ""
-        reporter.warn(f"{len(encoded) - len(kept)} {what} row(s) set aside: no scored token{why}.")
-    groups = [target.groups[i] for i in kept]
-    if lost := sorted(set(target.groups) - set(groups)):
-        where = f"The {what}'s group {lost[0]!r}" if len(target.group_names) > 1 else f"The {what}"
-        raise CurateError(f"{where} has no row with a scored token.")
-    return EncodedTarget(
-        encoded=[encoded[i] for i in kept], groups=groups, names=target.group_names, fingerprint=target.fingerprint()
-    )
-
-
-def _report_coverage(proxy: Proxy, reporter: Reporter) -> None:
-    coverage = proxy.coverage
-    reporter.note(
-        f"{proxy.settings.model}: {len(proxy.tracked)} layers tracked, {coverage.tracked:,} of {coverage.total:,}"
-        f" parameters ({coverage.share:.0%}), {proxy.settings.dtype} on {proxy.device}."
-    )
-    if coverage.uncovered:
-        names = ", ".join(f"{n} ({c:,})" for n, c in coverage.uncovered.items())
-        reporter.warn(f"weights of the decoder that no tracked layer covers take no part in scores: {names}.")
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    packages = ("torch", "transformers", "tokenizers", "pyarrow")
-    return {"curate": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}
 
 
 def _log(run: Run, work: Work, seconds: dict[str, float]) -> None:
