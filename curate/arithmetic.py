@@ -7,7 +7,6 @@ documents are compared. The figure is kept in run.json; how it is told is in `sc
 
 import gc
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +17,18 @@ import numpy as np
 import polars as pl
 import torch
 
-from curate.documents import Pool, sample_rows
+from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
 from curate.methods import Method
-from curate.methods._contract import EncodedTarget, Inputs, Kept
+from curate.methods._contract import Inputs, Kept
 from curate.models import Proxy, load_proxy
-from curate.progress import Silent
+from curate.samples import Quiet, draw, part_of
 from curate.scores.arithmetic import LEAST, arithmetic_note, arithmetic_warning
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
-from curate.tokens import Encoded, Encoder
+from curate.tokens import Encoded
 
 REFERENCE = "float32"
-SAMPLE = 64  # documents that are scored, and as many others that curvature is fitted on
-TARGET_ROWS = 32
 
 
 def check_arithmetic(
@@ -85,11 +82,11 @@ def _compare(
     settings: ScoreSettings,
     columns: Sequence[str],
 ) -> dict[str, Any] | None:
-    sample, background = _documents(inputs, pool, settings)
+    sample, background = draw(inputs, pool, settings)
     if not sample:
         return None
     with TemporaryDirectory() as scratch, inputs.reporter.stage("arithmetic", total=2 * len(sample)) as stage:
-        small = _part_of(inputs, background, Path(scratch), settings.seed)
+        small = part_of(inputs, background, Path(scratch) / inputs.proxy.settings.dtype, settings.seed, Quiet())
         with _Watched(inputs.proxy) as watched:
             ours = _scores(method, method_settings, small, sample)
         stage.advance(len(sample))
@@ -107,45 +104,6 @@ def _compare(
         "target": len(small.target.encoded),
         "spearman": {column: spearman(a, b) for column, a, b in pairs},
     }
-
-
-def _documents(inputs: Inputs, pool: Pool, settings: ScoreSettings) -> tuple[list[Encoded], list[Encoded]]:
-    """Return what is scored and what curvature is fitted on; they overlap only in a pool that is small."""
-    drawn = sample_rows(pool, 2 * SAMPLE, settings.seed, settings.fields)
-    random.Random(f"{settings.seed}:arithmetic").shuffle(drawn)
-    encoded = Encoder(inputs.proxy.tokenizer, inputs.batching.tokens)(drawn)
-    usable = [e for e in encoded if e.num_scored > 0]
-    return usable[:SAMPLE], usable[-SAMPLE:]
-
-
-def _part_of(inputs: Inputs, background: Sequence[Encoded], scratch: Path, seed: int) -> Inputs:
-    """Return small inputs of the same kind, which leave no trace in the run."""
-    return replace(
-        inputs,
-        target=_rows_of(inputs.target, seed),
-        against=None if inputs.against is None else _rows_of(inputs.against, seed),
-        background=lambda: background,
-        background_fingerprint="arithmetic",
-        kept=Kept(scratch / inputs.proxy.settings.dtype),
-        reporter=_Quiet(),
-        per_token=False,
-        record=lambda _: None,
-    )
-
-
-def _rows_of(target: EncodedTarget, seed: int) -> EncodedTarget:
-    """Return at most TARGET_ROWS rows of a target, at least one of every group."""
-    order = list(range(len(target.encoded)))
-    random.Random(f"{seed}:arithmetic").shuffle(order)
-    first = set({target.groups[i]: i for i in reversed(order)}.values())
-    others = [i for i in order if i not in first]
-    rows = sorted([*first, *others[: max(0, TARGET_ROWS - len(first))]])
-    return replace(
-        target,
-        encoded=[target.encoded[i] for i in rows],
-        groups=[target.groups[i] for i in rows],
-        fingerprint=f"{target.fingerprint}:arithmetic",
-    )
 
 
 def _scores(method: Method, method_settings: Any, inputs: Inputs, sample: Sequence[Encoded]) -> np.ndarray:
@@ -182,9 +140,3 @@ class _Watched:
 
     def _note(self, *_: object) -> None:
         self.used = True
-
-
-class _Quiet(Silent):
-    """Says nothing: what the sample meets, the run meets again and reports itself."""
-
-    def warn(self, message: str) -> None: ...

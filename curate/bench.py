@@ -5,8 +5,6 @@ else the machine does falls on all rows alike; the fastest round counts. Peak me
 """
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +18,7 @@ from curate.errors import SettingsError, nearest
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.linear import tapped
 from curate.gradients.sketches import SketchEngine
+from curate.memory import peak_resident
 from curate.models import DTYPES, Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy, make_proxy
 from curate.progress import Reporter, Silent
 from curate.tokens import IGNORED, TokenBatch
@@ -297,9 +296,10 @@ def _peak_of(settings: dict[str, Any], what: str, sequences: int) -> tuple[float
     ids = random_tokens(replace(chosen, sequences=2 * sequences), proxy)
     if what != TRAIN:
         keep_freed_memory()
-    before = _resident()
+    before = peak_resident()
     _step_of(what, proxy, ids, chosen)(sequences)()
-    return _resident(), max(0.0, _resident() - before)
+    peak = peak_resident()
+    return peak / 1e9, max(0, peak - before) / 1e9
 
 
 def _step_of(what: str, proxy: Proxy, ids: Tensor, settings: BenchSettings) -> Step:
@@ -308,15 +308,6 @@ def _step_of(what: str, proxy: Proxy, ids: Tensor, settings: BenchSettings) -> S
     if what == DIRECTION:
         return _direction(proxy, ids)
     return _frozen(proxy.model, ids) if what == FROZEN else _train(proxy.model, ids)
-
-
-def _resident() -> float:
-    """Return this process's peak resident memory. Linux inherits the peak from the parent; VmHWM is ours."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
 def seconds_for(pool_tokens: float, rows: Sequence[Row], what: str) -> float:

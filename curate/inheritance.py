@@ -36,6 +36,13 @@ def remember_shards(run: Run, pool: Pool) -> None:
     write_text(run.path / SHARDS, canonical(pool.shard_fingerprints()))
 
 
+def unchanged(run: Run, pool: Pool) -> list[str]:
+    """Return the names of a pool's shards that are as the run scored them, as far as their content's digest tells."""
+    known = json.loads((run.path / SHARDS).read_text()) if (run.path / SHARDS).exists() else {}
+    now = pool.shard_fingerprints()
+    return [s.name for s in pool.shards if s.name in now and known.get(s.name) == now[s.name] and run.parts(s.name)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """The run that fits come from."""
@@ -79,16 +86,13 @@ class Origin:
         if lines := self._differences(run):
             reporter.note(f"every shard is scored, since {self.run.path} scores differently: {'; '.join(lines)}.")
             return
-        known = json.loads((self.run.path / SHARDS).read_text()) if (self.run.path / SHARDS).exists() else {}
-        now, taken = pool.shard_fingerprints(), 0
+        same = set(unchanged(self.run, pool))
         for index, shard in enumerate(pool.shards):
-            if shard.name not in now or known.get(shard.name) != now[shard.name]:
-                continue
-            for part in self.run.parts(shard.name)[len(run.parts(shard.name)) :]:
-                run.adopt(part, index)
-            taken += 1
+            if shard.name in same:
+                for part in self.run.parts(shard.name)[len(run.parts(shard.name)) :]:
+                    run.adopt(part, index)
         reporter.note(
-            f"{taken} of {len(pool.shards)} shards are as {self.run.path} scored them: their scores are taken."
+            f"{len(same)} of {len(pool.shards)} shards are as {self.run.path} scored them: their scores are taken."
         )
 
     def _differences(self, run: Run) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from curate.arithmetic import check_arithmetic
 from curate.documents import estimated_rows
 from curate.errors import CurateError
+from curate.estimate import ScorePlan
+from curate.estimate import plan_score as estimate
 from curate.executors.local import Work, score_parts
 from curate.gradients.documents import Batching, default_budget
 from curate.inheritance import remember_shards
@@ -61,6 +63,12 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
         _log(run, work, {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared})
         run.finish(count(run))
     return run
+
+
+def plan_score(settings: ScoreSettings, *, reporter: Reporter | None = None) -> ScorePlan:
+    """Say what a scoring will take, from a small part of it that is done; nothing is written."""
+    reporter = reporter or Silent()
+    return estimate(load(ask(settings, reporter), reporter))
 
 
 def rescore(settings: RescoreSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Run:

@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curate import arithmetic, pipeline
-from curate.arithmetic import TARGET_ROWS, _rows_of, spearman
+from curate.arithmetic import spearman
 from curate.cli import main
 from curate.errors import CurateError
 from curate.methods._contract import EncodedTarget
 from curate.progress import Silent
+from curate.samples import TARGET_ROWS, rows_of
 from curate.scores.arithmetic import arithmetic_note, arithmetic_warning
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
@@ -155,12 +156,12 @@ def test_a_part_of_the_target_keeps_every_group() -> None:
     whole = EncodedTarget(
         encoded=random_documents([5] * 100), groups=groups, names=sorted(set(groups)), fingerprint="f"
     )
-    part = _rows_of(whole, 0)
+    part = rows_of(whole, 0)
     assert len(part.encoded) == len(part.groups) == TARGET_ROWS
     assert sorted(set(part.groups)) == part.names
-    assert part.groups == _rows_of(whole, 0).groups
+    assert part.groups == rows_of(whole, 0).groups
     many = replace(whole, groups=[f"g{i}" for i in range(100)], names=[f"g{i}" for i in range(100)])
-    assert len(_rows_of(many, 0).groups) == 100
+    assert len(rows_of(many, 0).groups) == 100
 
 
 def test_rank_correlation() -> None:

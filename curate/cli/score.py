@@ -14,6 +14,7 @@ from curate.errors import SettingsError
 from curate.training.recipe import NAMES
 
 if TYPE_CHECKING:
+    from curate.estimate import ScorePlan
     from curate.scores.run import Run
 
 
@@ -56,12 +57,13 @@ if TYPE_CHECKING:
 @click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one batch.")
 @click.option("--part-documents", type=int, default=1024, help="Documents of one part, the most that a kill can lose.")
 @click.option("--seed", type=int, default=0, help="Of the background sample and the projections.")
+@click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
 @fields_options
 @click.option("--target-text-column", help="Column of the target's text, where it differs from the pool's.")
 @config_option_beside(NAMES)
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: Any) -> None:
+def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Score every document of a pool by its influence on a target.
 
     \b
@@ -71,6 +73,7 @@ def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: A
     curate score --target tasks.jsonl --group-by task --pool pile/ --method ekfac --normalize unit
     curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
+    curate score --target val.jsonl --pool pile/ --method magic --dry-run
     curate score --target val.jsonl --pool pile/ --method bm25
     curate score --config score.yaml
     curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown
@@ -85,6 +88,9 @@ def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: A
 
     settings = _settings(ctx, options)
     with RichReporter() as reporter:
+        if dry_run:
+            _print_plan(pipeline.plan_score(settings, reporter=reporter), as_json)
+            return
         run = pipeline.score(settings, out, reporter=reporter)
     if as_json:
         from curate.cli._output import print_json
@@ -132,6 +138,35 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise SettingsError(f"--set {text}: expected NAME=VALUE.")
     return name.strip(), value.strip()
+
+
+def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from curate.cli._output import print_json, print_table
+
+    if as_json:
+        print_json(asdict(plan))
+        return
+    rows: list[tuple[str, Any]] = [
+        ("documents to score", plan.documents),
+        ("their tokens, about", plan.tokens),
+        ("documents a second, measured", plan.documents_per_second),
+        ("seconds to prepare, about", plan.prepare_seconds),
+        ("seconds to score, about", plan.scoring_seconds),
+        ("GB kept for later runs", plan.kept_bytes / 1e9),
+        ("GB of memory, measured on the small part", plan.memory_bytes / 1e9),
+    ]
+    if (training := plan.training) is not None:
+        rows += [
+            ("training runs", training.runs),
+            ("steps of each", training.steps),
+            ("tokens of each, about", training.tokens),
+            ("seconds of a step, measured", training.step_seconds),
+            ("seconds of a step back, measured", training.step_back_seconds),
+            ("GB on disk at most, until then", training.disk_bytes / 1e9),
+        ]
+    print_table(["scoring", ""], rows)
 
 
 def _print(run: "Run") -> None:

@@ -31,7 +31,7 @@ from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Replay, Training
 from curate.training.smoothness import LEAST_AGREEMENT
-from curate.training.walk import refuse_rough, walk
+from curate.training.walk import refuse_rough, step_at, walk
 
 CONTROL = "control"
 
@@ -153,7 +153,7 @@ class BackgroundRuns:
             f" up to {plan.disk_bytes / 1e9:.2g} GB on disk until it is done, {plan.state_bytes / 1e9:.2g} GB of memory"
             " for parameters and moments."
         )
-        step = min(int(self.settings.snapshot * steps), steps - 1)
+        step = step_at(self.settings.snapshot, steps)
         targets = {name: self._corpus(rows) for name, rows in self._targets.items()}
         accepted = self.settings.accept_rough
         walked = walk(replay, targets, self.inputs.reporter, snapshot=step, until=step, accept_rough=accepted)

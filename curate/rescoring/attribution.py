@@ -33,7 +33,7 @@ from curate.training.adjoint import snapshot
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Replay, Training
-from curate.training.walk import refuse_rough, walk
+from curate.training.walk import refuse_rough, step_at, walk
 
 ADJOINT, SPREAD = "score_adjoint", "score_spread"
 
@@ -137,7 +137,7 @@ class Rescoring:
             f" {needs.tokens:,} tokens; up to {needs.disk_bytes / 1e9:.2g} GB on disk until it is done,"
             f" {needs.state_bytes / 1e9:.2g} GB of memory for parameters and moments."
         )
-        step = min(int(settings.snapshot * steps), steps - 1)
+        step = step_at(settings.snapshot, steps)
         targets = {name: self.corpus(rows) for name, rows in self.groups.items()}
         found = walk(replay, targets, self.reporter, snapshot=step, accept_rough=settings.accept_rough)
         snapshots = [snapshot(replay, name, step) for name in targets]

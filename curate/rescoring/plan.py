@@ -1,6 +1,5 @@
 """What a rescoring will take, from one step that is measured."""
 
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from curate.memory import peak_memory
 from curate.rescoring.attribution import Rescoring
 from curate.training.optimisers import State
 from curate.training.replay import Replay, Training
@@ -61,7 +61,7 @@ def plan(rescoring: Rescoring) -> RescorePlan:
         step_back_seconds=back,
         seconds=settings.repeats * once,
         disk_bytes=needs.disk_bytes,
-        memory_bytes=_peak(rescoring.proxy.device),
+        memory_bytes=peak_memory(rescoring.proxy.device),
     )
 
 
@@ -84,9 +84,3 @@ def _one_step(training: Training) -> tuple[float, float]:
 def _wait(state: State) -> None:
     if next(iter(state.parameters.values())).is_cuda:
         torch.cuda.synchronize()
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

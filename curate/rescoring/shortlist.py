@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import xxhash
 
+from curate.arithmetic import spearman
 from curate.documents import Pool, documents, sample_rows
 from curate.errors import CurateError
 from curate.executors.reading import Chunk, Reader
@@ -62,8 +63,6 @@ def background(pool: Pool, reader: Reader, shortlist: Sequence[Document], count:
 
 def movement(parent: Run, rescored: pl.DataFrame) -> dict[str, float | int | None]:
     """Say how a run's ranking of the rescored documents moved: rank correlation, and who stayed in the top tenth."""
-    from curate.arithmetic import spearman
-
     before = parent.scores().select("shard", "row", pl.col("score").alias("before")).collect()
     both = rescored.select("shard", "row", "score").join(before, on=["shard", "row"]).sort("shard", "row")
     tenth = max(1, len(both) // 10)

@@ -48,6 +48,11 @@ def walk(
     return Walk(smoothness=measured, adjoints=adjoints)
 
 
+def step_at(share: float, steps: int) -> int:
+    """Return the step, counted from 0, that lies at a share of a run."""
+    return min(int(share * steps), steps - 1)
+
+
 def refuse_rough(agreement: float) -> None:
     """Raise CurateError where a run is too rough in its documents' weights for its derivatives to mean anything."""
     if agreement >= LEAST_AGREEMENT:
