@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from curate.attention import use_block_attention, use_plain_attention
 from curate.errors import SettingsError, nearest
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.linear import tapped
@@ -168,11 +169,12 @@ Step = Callable[[int], Callable[[], None]]
 """From sequences per batch to one pass over all tokens."""
 
 
-def _train(model: nn.Module, ids: Tensor, *, weights: bool = True) -> Step:
+def _train(model: PreTrainedModel, ids: Tensor, *, weights: bool = True) -> Step:
     """Forward and backward as transformers does them, on weights that take gradients (or only their activations)."""
 
     def at(sequences: int) -> Callable[[], None]:
         def step() -> None:
+            use_plain_attention(model)
             model.train().requires_grad_(weights)
             for part in ids.split(sequences):
                 if weights:
@@ -187,7 +189,7 @@ def _train(model: nn.Module, ids: Tensor, *, weights: bool = True) -> Step:
     return at
 
 
-def _frozen(model: nn.Module, ids: Tensor) -> Step:
+def _frozen(model: PreTrainedModel, ids: Tensor) -> Step:
     return _train(model, ids, weights=False)
 
 
@@ -207,6 +209,7 @@ def _scoring(proxy: Proxy, ids: Tensor, engine: SketchEngine | DirectionEngine) 
         parts = _batches(ids, sequences)
 
         def step() -> None:
+            use_block_attention(proxy.model)
             proxy.model.eval().requires_grad_(False)
             for part in parts:
                 engine(part)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from curate.attention import use_block_attention
 from curate.errors import CurateError, SettingsError
 
 # One of several experts by number, where each is a module of its own.
@@ -124,6 +125,7 @@ def load_proxy(settings: ProxySettings) -> Proxy:
 def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ProxySettings) -> Proxy:
     """Freeze a model that is in memory already and name its layers."""
     model.eval().requires_grad_(False)
+    use_block_attention(model)
     decoder: nn.Module = model.base_model
     linears = {n: m for n, m in decoder.named_modules() if type(m) in (nn.Linear, Conv1D)}
     whole = _see_sequences(decoder, linears, model.device)
