@@ -11,7 +11,18 @@ from typing import Any
 
 from curate import __version__, methods
 from curate.arithmetic import check_arithmetic
-from curate.documents import Overlap, Pool, Target, check_fields, estimated_rows, open_pool, read_target, sample_rows
+from curate.documents import (
+    Overlap,
+    Pool,
+    Split,
+    Target,
+    check_fields,
+    estimated_rows,
+    hold_out,
+    open_pool,
+    read_target,
+    sample_rows,
+)
 from curate.errors import CurateError, SettingsError
 from curate.executors.local import Work, score_parts
 from curate.executors.reading import Reader
@@ -45,11 +56,12 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     proxy_settings = _proxy_settings(settings)
     path = Path(out) if out is not None else default_out(settings)
     pool, target = _read(settings, reporter)
+    split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     columns = score_columns(target.group_names)
     device = choose_device(settings.device).type
     record = settings.as_dict() | {"method_settings": asdict(method_settings), "device": device}
     against = _read_against(settings, reporter)
-    fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
+    fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
     if against is not None:
         fingerprints["against"] = against.fingerprint()
     _refuse_early(path, record, fingerprints)
@@ -58,17 +70,18 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     proxy = load_proxy(proxy_settings)
     _report_coverage(proxy, reporter)
     fingerprints["model"] = proxy.fingerprint()
-    details = {"versions": _versions(), "coverage": vars(proxy.coverage), "columns": columns}
+    details = {"versions": _versions(), "coverage": vars(proxy.coverage), "columns": columns, **split.details()}
     encoder = _encoder(settings, proxy)
-    encoded = _encoded_target(encoder, target, reporter)
+    encoded = _encoded_target(encoder, split.used, reporter)
     control = None if against is None else _encoded_target(encoder, against, reporter, what="control set")
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
+        split.write(run.path)
         inputs = _inputs(settings, proxy, fingerprints, pool, encoder, encoded, control, run, reporter)
         check_arithmetic(run, method, method_settings, inputs, pool, settings, columns)
         loaded = time.time()
         scorer = method.prepare(inputs, method_settings)
         prepared = time.time()
-        overlap = Overlap(d.plain_text for d in target.documents)
+        overlap = Overlap(d.plain_text for d in target.documents)  # rows kept aside may not be in the pool either
         reader = Reader(
             pool=pool,
             fields=settings.fields,
@@ -91,15 +104,17 @@ def rescore(settings: RescoreSettings, out: Path | str | None = None, *, reporte
     reporter, started = reporter or Silent(), time.time()
     parents = parents_of(settings)
     path = Path(out) if out is not None else default_rescore_out(parents[0], settings)
-    asked, rescoring, fingerprints = _rescoring(settings, parents, reporter)
+    asked, rescoring, fingerprints, split = _rescoring(settings, parents, reporter)
     device = rescoring.proxy.device.type
     record = asked.as_dict() | {"device": device, "parent_run": [str(run.path) for run in parents]}
     details = {
         "versions": _versions(),
         "coverage": vars(rescoring.proxy.coverage),
         "columns": [*rescoring.columns, ADJOINT, *([SPREAD] if settings.repeats > 1 else [])],
+        **split.details(),
     }
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
+        split.write(run.path)
         if not run.is_finished:
             loaded = time.time()
             rescoring.attribute(run)
@@ -119,12 +134,14 @@ def plan_rescore(settings: RescoreSettings, *, reporter: Reporter | None = None)
 
 def _rescoring(
     settings: RescoreSettings, parents: Sequence[Run], reporter: Reporter
-) -> tuple[ScoreSettings, Rescoring, dict[str, str]]:
+) -> tuple[ScoreSettings, Rescoring, dict[str, str], Split]:
     """Read, load and encode what a rescoring needs."""
     asked = scored_like(parents[0], settings)
     pool, target = pool_of(parents[0], asked.pool), _read(asked, reporter)[1]
-    fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
-    if fingerprints["target"] != parents[0].fingerprints["target"]:
+    seed = parents[0].details.get("holdout", {}).get("seed", asked.seed)  # the rescoring's own is for its background
+    split = hold_out(target, asked.holdout, seed, address=asked.target)
+    fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
+    if any(parents[0].fingerprints.get(part) != found for part, found in split.fingerprints().items()):
         raise CurateError(
             f"The target's content has changed since {parents[0].path} was scored.",
             hint="Score the changed target into another run first.",
@@ -149,14 +166,15 @@ def _rescoring(
     rescoring = Rescoring(
         settings=settings,
         proxy=proxy,
-        target=_encoded_target(encoder, target, reporter),
+        target=_encoded_target(encoder, split.used, reporter),
         chunks=chunks,
         others=[e for e in encoder(others) if e.num_scored > 0],
         batching=Batching(tokens=encoder.settings, budget=asked.batch_tokens or default_budget(proxy)),
         columns=score_columns(target.group_names),
         reporter=reporter,
     )
-    return asked, rescoring, fingerprints | {"model": proxy.fingerprint(), "shortlist": fingerprint(places)}
+    fingerprints |= {"model": proxy.fingerprint(), "shortlist": fingerprint(places)}
+    return asked, rescoring, fingerprints, split
 
 
 def score_columns(groups: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--dtype", default="float32", help="float32, bfloat16 or float64.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
 @click.option("--group-by", help="Column of the target: each of its values gets a score column of its own.")
+@click.option("--holdout", default="0", metavar="SHARE", help="Rows of every group that scoring never sees: 30%, 0.3.")
 @click.option("--against", multiple=True, help="Control set, whose mean gradient is subtracted; repeatable.")
 @click.option("--per-token", is_flag=True, help="Write every token's part of the score, too (SQL view `tokens`).")
 @click.option("--normalize", show_default="the method's", help="Divide scores by: none, length (tokens), unit (norm).")
@@ -62,6 +63,7 @@ def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: A
     curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
     curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
     curate score --target tasks.jsonl --group-by task --pool pile/ --method ekfac --normalize unit
+    curate score --target val.jsonl --holdout 30% --pool pile/
     curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --pool pile/ --method bm25
