@@ -1,0 +1,120 @@
+"""Judgements of what a run holds: its documents, what was left out of it, and what of the proxy was looked at."""
+
+from collections.abc import Iterator
+
+from curate.reports.figures import OVERLAP, Figures
+from curate.reports.finding import FINE, NOTE, WARNING, Finding
+from curate.reports.writing import percent
+
+MANY_COPIES = 0.05
+"""Share of documents, or of the best 5 %, that are copies of another."""
+MANY_SKIPPED, MANY_CUT = 0.05, 0.25
+LITTLE_COVERED = 0.3
+
+
+def unfinished(f: Figures) -> Iterator[Finding]:
+    if not f.finished:
+        yield Finding(
+            about="progress",
+            level=WARNING,
+            figure=f"{f.documents:,} documents so far",
+            says="The run is not finished: every figure here is of the parts that there are, in the pool's order.",
+            do="Give the same `curate score` command again; it goes on where it stopped.",
+            threshold="a finished run",
+        )
+
+
+def duplicates(f: Figures) -> Iterator[Finding]:
+    d = f.duplicates
+    top = max(1, round(0.05 * (f.sampled or f.documents)))
+    share, in_best = d.copies / f.documents, d.copies_in_best / top
+    many = share >= MANY_COPIES or in_best >= MANY_COPIES
+    if not d.copies:
+        says = "No two documents have the same content."
+    else:
+        says = f"{d.copies:,} documents repeat another's content"
+        says += (
+            f" (the commonest is there {d.largest:,} times); {d.copies_in_best:,} of the best {top:,} are such copies."
+        )
+    yield Finding(
+        about="duplicates",
+        level=WARNING if many else FINE,
+        figure=f"{d.copies:,} ({percent(share)})",
+        says=says,
+        do="`--filter dedup` keeps one of each." if d.copies else None,
+        threshold=f"a warning from {percent(MANY_COPIES)} of all documents, or of the best 5 %, on",
+    )
+
+
+def contamination(f: Figures) -> Iterator[Finding]:
+    c = f.contamination
+    if not c.overlapping:
+        says = "No document holds a target row or half of one."
+    else:
+        says = (
+            f"{c.exact:,} documents hold a whole target row, {c.overlapping - c.exact:,} more at least"
+            f" {percent(OVERLAP)} of one's 13-grams; {c.in_best:,} of them are among the best 1 %."
+        )
+    yield Finding(
+        about="contamination",
+        level=WARNING if c.overlapping else FINE,
+        figure=f"{c.overlapping:,}",
+        says=says,
+        do="`curate select` drops them unless told not to; ask where they come from before you trust the target."
+        if c.overlapping
+        else None,
+        threshold=f"any document that holds a target row, or {percent(OVERLAP)} of one's 13-grams",
+    )
+
+
+def coverage(f: Figures) -> Iterator[Finding]:
+    if not f.coverage:
+        return
+    share, uncovered = f.coverage["tracked"] / f.coverage["total"], f.coverage.get("uncovered") or {}
+    level = WARNING if uncovered else NOTE if share < LITTLE_COVERED else FINE
+    says = f"Gradients are of {f.coverage['tracked']:,} of {f.coverage['total']:,} parameters ({percent(share)});"
+    do = None
+    if uncovered:
+        names = ", ".join(f"{n} ({c:,})" for n, c in uncovered.items())
+        says += f" weight matrices of the decoder that take no part: {names}."
+        do = "If those layers matter for the target, take a proxy whose layers are linear modules."
+    elif share < LITTLE_COVERED:
+        says += (
+            " the rest is embeddings, norms, head and what --modules leaves out. The model sees more than the score."
+        )
+        do = "A proxy with a smaller vocabulary has less of itself in embeddings (`curate warmup`)."
+    else:
+        says += " the rest is embeddings, norms, head and what --modules leaves out."
+    yield Finding(
+        about="coverage",
+        level=level,
+        figure=percent(share),
+        says=says,
+        do=do,
+        threshold=f"a note below {percent(LITTLE_COVERED)}; a warning where weight matrices of the decoder are missed",
+    )
+
+
+def left_out(f: Figures) -> Iterator[Finding]:
+    skipped, cut = sum(f.skipped.values()), f.truncated / f.documents
+    rows = f.documents + skipped
+    if skipped:
+        listed = ", ".join(f"{n:,} {reason}" for reason, n in list(f.skipped.items())[:5])
+        many = skipped / rows >= MANY_SKIPPED
+        yield Finding(
+            about="rows set aside",
+            level=WARNING if many else FINE,
+            figure=f"{skipped:,} ({percent(skipped / rows)})",
+            says=f"{skipped:,} of {rows:,} rows have no score: {listed}.",
+            do='`curate sql "SELECT * FROM skipped"` says which and why.' if many else None,
+            threshold=f"a warning from {percent(MANY_SKIPPED)} on",
+        )
+    if f.truncated:
+        yield Finding(
+            about="cut documents",
+            level=NOTE if cut >= MANY_CUT else FINE,
+            figure=percent(cut),
+            says=f"{f.truncated:,} documents are longer than the context: their scores are of their beginning.",
+            do="`--long windows` reads all of them." if cut >= MANY_CUT else None,
+            threshold=f"a note from {percent(MANY_CUT)} on",
+        )
