@@ -12,7 +12,7 @@ from curate.reports import plots
 from curate.reports.figures import OVERLAP, VARIABLES, Figures, Pair
 from curate.reports.finding import FINE, LEVELS, Finding
 from curate.reports.ranking_verdicts import FOLLOWS, HEAVY
-from curate.reports.writing import number, percent, rho, visible, with_code
+from curate.reports.writing import number, percent, rho, unbroken, visible, with_code
 
 MADE_HERE = "<!-- made by `curate report` -->"
 """Stands in the page, so that no other file is ever replaced by one."""
@@ -52,7 +52,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    environment.filters |= {"number": number, "percent": percent, "rho": rho, "code": with_code}
+    environment.filters |= {"number": number, "percent": percent, "rho": rho, "code": with_code, "unbroken": unbroken}
     environment.globals |= {
         "bands": plots.bands,
         "box": plots.box,
@@ -89,7 +89,8 @@ def _view(figures: Figures, found: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _range(figures: Figures) -> tuple[float, float]:
-    """The scores that the sources' boxes span."""
-    lows = [s.quantiles["q05"] or 0.0 for s in figures.sources]
-    highs = [s.quantiles["q95"] or 0.0 for s in figures.sources]
-    return min(lows), max(highs)
+    """The scores that the sources' boxes span: their own, but no more than nearly all of the run's."""
+    whole = figures.scores[0].quantiles
+    low = min(s.quantiles["q05"] or 0.0 for s in figures.sources)
+    high = max(s.quantiles["q95"] or 0.0 for s in figures.sources)
+    return max(low, whole["q01"] or 0.0), min(high, whole["q99"] or 0.0)

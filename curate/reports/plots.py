@@ -13,7 +13,7 @@ from curate.reports.figures import Band, Histogram, Scores, Source
 from curate.reports.writing import number, percent
 
 WIDTH, HEIGHT = 380, 210
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 44, 22, 22, 34
 Scale = Callable[[float], float]
 
 
@@ -42,9 +42,8 @@ def distribution(scores: Scores) -> Markup:
     y = linear(0, max(h.counts), HEIGHT - BOTTOM, TOP)
     shapes = [_bars(h, x, y, edge), _x_axis(x, ticks(h.low, h.high), "score"), _y_axis(y, ticks(0, max(h.counts), 3))]
     middle = scores.quantiles["q50"] or 0.0
-    for value, name in ((middle, "median"), (edge, "best 5 %")):
-        if h.low <= value <= h.high:
-            shapes.append(_upright(x(value), name))
+    sides = (("median", middle, "end"), ("best 5 %", edge, "start"))
+    shapes += [_upright(x(value), name, side) for name, value, side in sides if h.low <= value <= h.high]
     label = f"Histogram of {scores.label}: median {number(middle)}, the best 5 % above {number(edge)}."
     return _picture(shapes, label)
 
@@ -71,7 +70,7 @@ def concentration(scores: Scores) -> Markup:
         Markup('<path class="line" d="{}"/><path class="dashed" d="{}"/>').format(_path(points), _path(equal)),
         _x_axis(lambda share: x(math.log(share)), shares, "documents of largest |score|", percent),
         _y_axis(y, (0, 0.5, 1), percent),
-        _upright(x(math.log(0.01)), f"1 %: {percent(scores.mass)}"),
+        _upright(x(math.log(0.01)), f"1 %: {percent(scores.mass)}", "start"),
     ]
     return _picture(shapes, f"The 1 % of documents with the largest |score| hold {percent(scores.mass)} of its sum.")
 
@@ -150,12 +149,16 @@ def _y_axis(y: Scale, marks: Sequence[float], write: Callable[[float], str] = nu
     )
 
 
-def _upright(x: float, name: str) -> Markup:
-    """A line from top to bottom with its name, on the side that has room."""
-    side, place = ("end", x - 4) if x > WIDTH * 0.6 else ("start", x + 4)
+def _upright(x: float, name: str, side: str) -> Markup:
+    """A line from top to bottom with its name, which ends or starts at it, on the other side where there is no room."""
+    if x > WIDTH - RIGHT - 50:
+        side = "end"
+    elif x < LEFT + 50:
+        side = "start"
+    place = x - 4 if side == "end" else x + 4
     return Markup(
         '<path class="mark" d="M{:.1f} {}V{}"/><text x="{:.1f}" y="{}" class="{} strong">{}</text>'
-    ).format(x, TOP, HEIGHT - BOTTOM, place, TOP + 8, side, name)  # fmt: skip
+    ).format(x, TOP - 17, HEIGHT - BOTTOM, place, TOP - 9, side, name)  # fmt: skip
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -114,25 +114,27 @@ def _advice(f: Figures, variable: str) -> str:
 
 
 def mass(f: Figures) -> Iterator[Finding]:
-    for s in f.scores:
-        if s.mass is None or (s.mass < HEAVY and s is not f.scores[0]):
-            continue
-        level = ALARM if s.mass >= OVERWHELMING else WARNING if s.mass >= HEAVY else FINE
-        says = (
-            "A few documents outweigh the rest: means and sums of scores (by source, by shard) are theirs."
-            if level != FINE
-            else "No handful of documents outweighs the rest."
-        )
-        do = None if level == FINE else "Read them below; compare sources by medians, and choose by rank."
-        yield Finding(
-            about=_of("mass of the top 1 %", s),
-            level=level,
-            figure=percent(s.mass),
-            says=says,
-            do=do,
-            threshold=f"share of Σ|score|: a warning from {percent(HEAVY)}, alarming from {percent(OVERWHELMING)};"
-            " a normal distribution has 3.6 %",
-        )
+    """A few outliers dominate every sum of scores."""
+    held = {s.label: s.mass or 0.0 for s in f.scores}
+    total, most = f.scores[0].mass or 0.0, max(held.values())
+    level = ALARM if most >= OVERWHELMING else WARNING if most >= HEAVY else FINE
+    heavy = [f"{label} {percent(m)}" for label, m in list(held.items())[1:] if m >= HEAVY]
+    if level == FINE:
+        says, do = "No handful of documents outweighs the rest.", None
+    else:
+        whose = f" of a group ({', '.join(heavy)})" if total < HEAVY else ""
+        says = f"A few documents outweigh the rest: means and sums{whose} by source or shard are theirs."
+        do = "Read them below; compare sources by medians, and choose by rank."
+        says += f" Groups: {', '.join(heavy)}." if heavy and not whose else ""
+    yield Finding(
+        about="mass of the top 1 %",
+        level=level,
+        figure=percent(total),
+        says=says,
+        do=do,
+        threshold=f"share of Σ|score|: a warning from {percent(HEAVY)}, alarming from {percent(OVERWHELMING)};"
+        " a normal distribution has 3.6 %",
+    )
 
 
 def sources(f: Figures) -> Iterator[Finding]:
@@ -167,7 +169,8 @@ def groups(f: Figures) -> Iterator[Finding]:
         about="groups",
         level=NOTE if owned else FINE,
         figure=f"ρ of the total: {lead[0]} {rho(lead[1])} … {least[0]} {rho(least[1])}",
-        says=f"The total ranks as {lead[0]} does (ρ = {rho(lead[1])}), and hardly as {least[0]} (ρ = {rho(least[1])})."
+        says=f"The total's ranking has little of {least[0]}'s (ρ = {rho(least[1])}); {lead[0]}'s is nearest to it"
+        f" (ρ = {rho(lead[1])})."
         if owned
         else "The total says something of every group.",
         do="`--filter round_robin` lets every group choose in turn." if owned else None,

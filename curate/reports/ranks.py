@@ -68,11 +68,15 @@ def mass(scores: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def histogram(values: np.ndarray, bins: int) -> tuple[float, float, list[int]]:
-    """Return (low, high, counts) over the middle 99 % of values; the first and last count hold what lies outside, too.
+    """Return (low, high, counts) over the bulk of values; the first and last count hold what lies outside, too.
 
-    One bin where all values are the same.
+    The bulk is the middle 99 %, less of it where tails are so long that it would be one bar; the 95th percentile is in
+    it. One bin where all values are the same.
     """
-    low, high = (float(q) for q in np.quantile(values, [0.005, 0.995]))
+    low, q25, q50, q75, q95, high = (float(q) for q in np.quantile(values, [0.005, 0.25, 0.5, 0.75, 0.95, 0.995]))
+    if q25 < q75:
+        reach = 5 * (q75 - q25)
+        low, high = max(low, q25 - reach), min(high, max(q75 + reach, q95 + (q95 - q50) / 2))
     if low == high:
         low, high = float(values.min()), float(values.max())
     if low == high:

@@ -38,7 +38,7 @@ def judge_pair(pair: Pair) -> Finding:
     threshold = f"alike from {percent(SAME_CHOICE)} of the best 5 % in common, apart below {percent(OTHER_CHOICE)}"
     if shared is None:
         return Finding(
-            about="two runs",
+            about=f"{pair.left} · {pair.right}",
             level=NOTE,
             figure="no document in common",
             says="The runs scored different documents and cannot be compared.",
@@ -55,4 +55,6 @@ def judge_pair(pair: Pair) -> Finding:
         says = "The two choose largely different documents, so at least one of them does not find what you look for."
         do = "Read their best documents side by side, and let a short training decide before you rely on either."
     figure = f"{percent(shared)} of the best 5 % (chance: 5 %), ρ = {rho(pair.spearman)}"
-    return Finding(about="two runs", level=level, figure=figure, says=says, do=do, threshold=threshold)
+    return Finding(
+        about=f"{pair.left} · {pair.right}", level=level, figure=figure, says=says, do=do, threshold=threshold
+    )

@@ -47,7 +47,12 @@ def rho(value: float | None) -> str:
     return sign + (shown[1:] if shown.startswith("0") else shown)
 
 
+def unbroken(text: str) -> str:
+    """Return visible text whose figures no line end tears from their signs."""
+    return visible(text).replace(" %", "\u00a0%").replace("ρ = ", "ρ\u00a0=\u00a0").replace(" × ", "\u00a0×\u00a0")
+
+
 def with_code(text: str) -> Markup:
     """Escape a sentence, with what stands in backticks as code."""
-    pieces = [escape(visible(p)) for p in text.split("`")]
+    pieces = [escape(unbroken(p)) for p in text.split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(pieces))
