@@ -247,7 +247,7 @@ def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: 
         assert scores[0][column].to_list() == scores[1][column].to_list()
     assert scores[1]["target_overlap"].max() > scores[0]["target_overlap"].max()
     assert made.fingerprints["target"] == other.fingerprints["target"]
-    with pytest.raises(SettingsError, match="heldout.*content has changed"):
+    with pytest.raises(SettingsError, match=r"heldout.*content has changed"):
         pipeline.score(asked, made.path, reporter=Heard())
     with pytest.raises(SettingsError, match=r"holdout: the run has 0\.3, you asked for 0\.0"):
         pipeline.score(

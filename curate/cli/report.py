@@ -30,7 +30,7 @@ def command(
     curate report runs/x runs/bm25 runs/random --out compared.html
     curate report runs/x --json
     """
-    from curate.cli._output import RichReporter, print_json, stdout
+    from curate.cli._output import RichReporter, print_alarm, print_json, stdout
     from curate.cli._runs import chosen_run
     from curate.cli._trust import print_pairs, print_trust
     from curate.reports.report import report
@@ -44,5 +44,7 @@ def command(
         return
     for judged in made.runs:
         print_trust(judged, title=judged.figures.path)
+        if warning := judged.figures.arithmetic_warning:
+            print_alarm(warning)
     print_pairs(made.pairs)
     stdout.print(f"written to {made.out}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from curate.errors import SettingsError
 from curate.training.recipe import NAMES
 
 if TYPE_CHECKING:
+    from curate.reports.report import Judged
     from curate.scores.run import Run
 
 
@@ -71,23 +72,25 @@ def command(ctx: click.Context, /, out: Path | None, as_json: bool, **options: A
 
     score > 0: more weight on the document lowers the target's loss. The run's folder holds one Parquet row per
     document (`curate sql`), goes into `curate select`, and continues where it stopped when the same command is
-    given again.
+    given again. What its figures say of the ranking is printed at the end, and at length by `curate report`.
     """
     from curate import pipeline
     from curate.cli._output import RichReporter, print_alarm
+    from curate.cli._trust import judged, short
     from curate.scores.arithmetic import arithmetic_warning
 
     settings = _settings(options, settings_beside(ctx))
     with RichReporter() as reporter:
         run = pipeline.score(settings, out, reporter=reporter)
+        trust = judged(run, reporter)
     if as_json:
         from curate.cli._output import print_json
 
         arithmetic = run.details.get("arithmetic")
         found = {"run": str(run.path), "columns": run.details["columns"], "arithmetic": arithmetic}
-        print_json({**found, **(run.totals or {})})
+        print_json({**found, **(run.totals or {}), "trust": short(trust)})
     else:
-        _print(run)
+        _print(run, trust)
     if warning := arithmetic_warning(run.details):
         print_alarm(warning)
 
@@ -117,10 +120,11 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _print(run: "Run") -> None:
+def _print(run: "Run", trust: "Judged | None") -> None:
     import polars as pl
 
     from curate.cli._output import print_table, stderr, stdout
+    from curate.cli._trust import print_trust
 
     totals = run.totals or {}
     shown = run.scores().select("score", "n_tokens", "shard", "row", "preview")
@@ -130,4 +134,7 @@ def _print(run: "Run") -> None:
     stdout.print(f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.path}", soft_wrap=True)
     for reason, count in totals["skipped"].items():
         stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
-    stderr.print(f"next: curate select {run.path} --top 5%   or   curate sql {run.path}", soft_wrap=True, style="dim")
+    if trust:
+        print_trust(trust)
+    next_ = f"next: curate report {run.path}   or   curate select {run.path} --top 5%   or   curate sql {run.path}"
+    stderr.print(next_, soft_wrap=True, style="dim")

@@ -52,7 +52,13 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    environment.filters |= {"number": number, "percent": percent, "rho": rho, "code": with_code, "unbroken": unbroken}
+    environment.filters |= {
+        "code": with_code,
+        "number": number,
+        "percent": lambda share: unbroken(percent(share)),
+        "rho": rho,
+        "unbroken": unbroken,
+    }
     environment.globals |= {
         "bands": plots.bands,
         "box": plots.box,

@@ -42,8 +42,11 @@ def share_of(count: int, share: float) -> int:
 
 
 def best(scores: np.ndarray, share: float) -> np.ndarray:
-    """Return the places of the best share of documents, best first; equal scores in their order."""
-    return np.argsort(-scores, kind="stable")[: share_of(len(scores), share)]
+    """Return the places of the best share of documents, in no order; of scores that tie at its edge, the first ones."""
+    count = share_of(len(scores), share)
+    edge = np.partition(scores, len(scores) - count)[len(scores) - count]
+    above = np.flatnonzero(scores > edge)
+    return np.concatenate([above, np.flatnonzero(scores == edge)[: count - len(above)]])
 
 
 def membership(scores: np.ndarray, share: float) -> np.ndarray:
