@@ -93,7 +93,7 @@ def bands(found: Sequence[Band], name: str) -> Markup:
     shapes = [
         Markup('<path class="pale" d="{}"/><path class="area" d="{}"/>').format(area(0, 4), area(1, 3)),
         Markup('<path class="line" d="{}"/>').format(middle),
-        _x_axis(x, list(marks), f"{name} ({len(found)} parts of equal size)", lambda m: number(marks[m], 2)),
+        _x_axis(x, list(marks), f"{name} ({len(found)} parts of like size)", lambda m: number(marks[m], 2)),
         _y_axis(y, ticks(low, high, 3)),
         Markup('<path class="zero" d="M{} {:.1f}H{}"/>').format(LEFT, y(0), WIDTH - RIGHT) if low < 0 < high else "",
     ]

@@ -32,9 +32,9 @@ def duplicates(f: Figures) -> Iterator[Finding]:
     if not d.copies:
         says = "No two documents have the same content."
     else:
-        says = f"{d.copies:,} documents repeat another's content"
-        says += (
-            f" (the commonest is there {d.largest:,} times); {d.copies_in_best:,} of the best {top:,} are such copies."
+        says = (
+            f"Documents that repeat another's content: {d.copies:,} (the commonest is there {d.largest:,} times);"
+            f" among the best {top:,}: {d.copies_in_best:,}."
         )
     yield Finding(
         about="duplicates",
@@ -52,8 +52,8 @@ def contamination(f: Figures) -> Iterator[Finding]:
         says = "No document holds a target row or half of one."
     else:
         says = (
-            f"{c.exact:,} documents hold a whole target row, {c.overlapping - c.exact:,} more at least"
-            f" {percent(OVERLAP)} of one's 13-grams; {c.in_best:,} of them are among the best 1 %."
+            f"Documents that hold a whole target row: {c.exact:,}; at least {percent(OVERLAP)} of one's 13-grams:"
+            f" {c.overlapping - c.exact:,} more; of all these among the best 1 %: {c.in_best:,}."
         )
     yield Finding(
         about="contamination",
@@ -80,11 +80,11 @@ def coverage(f: Figures) -> Iterator[Finding]:
         do = "If those layers matter for the target, take a proxy whose layers are linear modules."
     elif share < LITTLE_COVERED:
         says += (
-            " the rest is embeddings, norms, head and what --modules leaves out. The model sees more than the score."
+            " the rest is embeddings, norms, head and what `--modules` leaves out. The model sees more than the score."
         )
         do = "A proxy with a smaller vocabulary has less of itself in embeddings (`curate warmup`)."
     else:
-        says += " the rest is embeddings, norms, head and what --modules leaves out."
+        says += " the rest is embeddings, norms, head and what `--modules` leaves out."
     yield Finding(
         about="coverage",
         level=level,

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 from curate.reports.figures import VARIABLES, Figures, Scores
 from curate.reports.finding import ALARM, FINE, NOTE, WARNING, Finding
-from curate.reports.writing import percent, rho, visible
+from curate.reports.writing import number, percent, rho, visible
 from curate.scores.arithmetic import LEAST
 
 FOLLOWS, IS_NEARLY = 0.5, 0.8
 """|Spearman| from which a ranking follows a variable, and from which it is nearly that variable's ranking."""
+TIMES = 2.0
+"""How far the median of the best 5 % lies from the run's before it is worth a note."""
 HEAVY, OVERWHELMING = 0.2, 0.5
 """Share of Σ|score| in the top 1 % (a normal distribution: 3.6 %)."""
 ONE_SIDED = 0.8
@@ -66,35 +68,42 @@ def ranks_nothing(f: Figures) -> Iterator[Finding]:
 
 
 def variables(f: Figures) -> Iterator[Finding]:
+    """Length, loss and gradient norm: does the ranking follow one of them, or do its ends?"""
     for variable, name in VARIABLES.items():
         if variable not in f.bands or f.method == name:  # the baselines `length` and `loss` are what they are called
             continue
-        follows, size = f.scores[0].spearman.get(variable), f.scores[0].spearman_of_size.get(variable)
-        strongest = max((abs(r) for r in (follows, size) if r is not None), default=0.0)
-        threshold = f"|ρ| from {FOLLOWS} on is a warning, from {IS_NEARLY} on the ranking is nearly that of {name}"
-        level = FINE if strongest < FOLLOWS else WARNING
-        figure = f"ρ = {rho(follows)} with the score, {rho(size)} with its size"
-        says, do = _follows(f, variable, follows, size)
-        yield Finding(about=name, level=level, figure=figure, says=says, do=do, threshold=threshold)
+        score, size = f.scores[0].spearman.get(variable), f.scores[0].spearman_of_size.get(variable)
+        level, says = _follows(f, variable, score, size)
+        yield Finding(
+            about=name,
+            level=level,
+            figure=f"ρ = {rho(score)} with the score, {rho(size)} with |score|",
+            says=says,
+            do=None if level == FINE else _advice(f, variable),
+            threshold=f"|ρ| from {FOLLOWS} on is a warning, from {IS_NEARLY} on the ranking is nearly that of {name};"
+            f" a note where the medians of the best 5 % and of the run differ by {TIMES:.0f} times",
+        )
 
 
-def _follows(f: Figures, variable: str, along: float | None, size: float | None) -> tuple[str, str | None]:
+def _follows(f: Figures, variable: str, score: float | None, size: float | None) -> tuple[str, str]:
+    """Return the level and the sentence."""
     name = VARIABLES[variable]
-    more = {"n_tokens": ("long", "short"), "loss": ("badly predicted", "well predicted")}
-    high, low = more.get(variable, ("steep", "flat"))
-    if along is None and size is None:
-        return f"Scores or {name} do not vary.", None
-    if along is not None and abs(along) >= FOLLOWS:
-        nearly = " nearly" if abs(along) >= IS_NEARLY else ""
-        first = high if along > 0 else low
-        return f"Scores{nearly} follow {name} (ρ = {rho(along)}): {first} documents come first.", _advice(f, variable)
-    if size is not None and size >= FOLLOWS:
-        says = f"The size of scores follows {name} (ρ = {rho(size)}): both ends of the ranking are {high} documents."
-        return says, _advice(f, variable)
-    if size is not None and size <= -FOLLOWS:
-        says = f"The size of scores falls with {name} (ρ = {rho(size)}): both ends of the ranking are {low} documents."
-        return says, _advice(f, variable)
-    return f"The ranking is not one of {name}.", None
+    words = {"n_tokens": ("long", "short"), "loss": ("badly predicted", "well predicted")}
+    high, low = words.get(variable, ("steep", "flat"))
+    if score is None and size is None:
+        return FINE, f"Scores or {name} do not vary."
+    if score is not None and abs(score) >= FOLLOWS:
+        nearly = " nearly" if abs(score) >= IS_NEARLY else ""
+        first = high if score > 0 else low
+        return WARNING, f"Scores{nearly} follow {name} (ρ = {rho(score)}): {first} documents come first."
+    if size is not None and abs(size) >= FOLLOWS:
+        verb, ends = ("follows", high) if size > 0 else ("falls with", low)
+        return WARNING, f"|score| {verb} {name} (ρ = {rho(size)}): both ends of the ranking are {ends} documents."
+    of_all, of_best = f.typical[variable].median, f.typical[variable].median_of_best
+    if of_all and of_best and not 1 / TIMES < of_best / of_all < TIMES:
+        seen = f"median {name} {number(of_best)} against {number(of_all)} of the run"
+        return NOTE, f"The best 5 % are {high if of_best > of_all else low} documents: {seen}."
+    return FINE, f"The ranking is not one of {name}."
 
 
 def _advice(f: Figures, variable: str) -> str:

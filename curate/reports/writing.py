@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 _CONTROLS = {c: chr(0x2400 + c) for c in range(32) if chr(c) not in "\t\n"} | {0x7F: "\u2421"}
 _CONTROLS |= {c: f"\\x{c:02x}" for c in range(0x80, 0xA0)}
 _CONTROLS |= {c: f"\\u{c:04x}" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFFFE, 0xFFFF)}
+_ONE_LINE = 34  # characters of code that also a narrow screen holds
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -55,4 +56,5 @@ def unbroken(text: str) -> str:
 def with_code(text: str) -> Markup:
     """Escape a sentence, with what stands in backticks as code."""
     pieces = [escape(unbroken(p)) for p in text.split("`")]
-    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(pieces))
+    codes = [Markup("<code>{}</code>" if len(p) <= _ONE_LINE else '<code class="long">{}</code>') for p in pieces]
+    return Markup("").join(codes[i].format(p) if i % 2 else p for i, p in enumerate(pieces))

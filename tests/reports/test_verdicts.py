@@ -25,7 +25,9 @@ def noise() -> np.ndarray:
 def test_a_ranking_by_length_is_called_one_and_normalising_advised(small: Callable[..., Run]) -> None:
     tokens = RNG.permutation(N) + 1
     scores = tokens + 100 * noise()
-    run = small("x", scores.tolist(), n_tokens=tokens.tolist(), loss=noise().tolist(), grad_norm=noise().tolist())
+    run = small(
+        "x", scores.tolist(), n_tokens=tokens.tolist(), loss=(5 + noise()).tolist(), grad_norm=(9 + noise()).tolist()
+    )
     run.record["settings"]["method_settings"] = {"normalize": "none"}
     length = found(run)["length"]
     assert length.level == "warning"
@@ -45,6 +47,14 @@ def test_long_documents_at_both_ends_are_seen_though_the_ranking_has_no_correlat
     assert "both ends of the ranking are long documents" in length.says
 
 
+def test_a_best_part_of_unlike_length_is_a_note(small: Callable[..., Run]) -> None:
+    scores = noise()
+    tokens = np.where(scores > np.quantile(scores, 0.95), 300, RNG.integers(50, 150, N))
+    length = found(small("x", scores.tolist(), n_tokens=tokens.tolist()))["length"]
+    assert length.level == "note"
+    assert "The best 5 % are long documents: median length 300" in length.says
+
+
 def test_a_baseline_is_not_accused_of_being_itself(small: Callable[..., Run]) -> None:
     tokens = RNG.permutation(N) + 1
     assert "length" not in found(small("x", tokens.astype(float).tolist(), method="length", n_tokens=tokens.tolist()))
@@ -62,9 +72,9 @@ def test_copies_contamination_and_skipped_rows(small: Callable[..., Run]) -> Non
     exact = [i == 7 for i in range(N)]
     findings = found(small("x", noise().tolist(), content_hash=hashes, target_exact=exact))
     assert findings["duplicates"].level == "warning"
-    assert "1,000 documents repeat" in findings["duplicates"].says
+    assert "repeat another's content: 1,000" in findings["duplicates"].says
     assert findings["contamination"].level == "warning"
-    assert "1 documents hold a whole target row" in findings["contamination"].says
+    assert "hold a whole target row: 1;" in findings["contamination"].says
     clean = found(small("y", noise().tolist()))
     assert (clean["duplicates"].level, clean["contamination"].level) == ("fine", "fine")
 
