@@ -8,7 +8,6 @@ from curate.documents import Fields, Pool, documents
 from curate.errors import CurateError
 from curate.progress import Reporter
 from curate.reports.figures import Excerpt
-from curate.reports.frame import score_columns
 from curate.reports.ranks import rounded
 from curate.schema import Document
 from curate.scores.run import Run
@@ -25,14 +24,15 @@ Place = tuple[str, int]
 
 
 def excerpts(
-    run: Run, *, by: str, pool: Sequence[str] | None, texts: bool, reporter: Reporter
+    run: Run, columns: Sequence[str], *, by: str, pool: Sequence[str] | None, texts: bool, reporter: Reporter
 ) -> tuple[tuple[Excerpt, ...], str | None]:
-    """Find the best and worst documents of every score column, and read them; say why where that is impossible.
+    """Find the best documents of every score column and the worst of the first, and read their texts.
 
-    Only shards that hold one of them are opened. Ties go by place.
+    The second value says why there are previews only, where the pool cannot be read. Only shards that hold one of the
+    documents are opened. Ties go by place.
     """
     with open_session(run) as session:
-        ends = _ends(session, score_columns(run)[: GROUPS + 1])
+        ends = _ends(session, columns[: GROUPS + 1])
         rows = _rows(session, {place for _, _, places in ends for place in places}, by)
     read, note = _texts(run, rows, pool, reporter) if texts else ({}, "Previews only, as asked.")
     found = [_excerpt(column, best, rows[place], read.get(place)) for column, best, places in ends for place in places]

@@ -49,19 +49,19 @@ class Frame:
         return best(self.numbers(column), share)
 
 
-def score_columns(run: Run) -> tuple[str, ...]:
-    """Name a run's scores: `score`, then its groups' in the order of the table."""
-    known = run.scores().collect_schema().names()
+def score_columns(run: Run, known: Sequence[str]) -> tuple[str, ...]:
+    """Name a run's scores among its columns: `score`, then its groups' in the order of the table."""
     found = [c for c in known if c == "score" or c.startswith("score_")]
     return tuple(c for c in found if c != SPREAD or "parent_run" not in run.settings)
 
 
 def read_frame(run: Run, documents: int, *, by: str | None = None) -> Frame:
     """Read what a report needs of a run that has so many documents; `by` defaults to `source`, else `shard`."""
-    columns = score_columns(run)
-    by = _by(run, by, columns)
-    every = -(-documents * (len(columns) + 6) // VALUES)
     rows = run.scores()
+    known = rows.collect_schema().names()
+    columns = score_columns(run, known)
+    by = _by(known, by, columns)
+    every = -(-documents * (len(columns) + 6) // VALUES)
     if every > 1:
         rows = rows.filter(pl.struct("shard", "row").hash(0) % every == 0)
     table = rows.select(
@@ -74,9 +74,9 @@ def read_frame(run: Run, documents: int, *, by: str | None = None) -> Frame:
     return Frame(table=table, columns=columns, by=by, sampled=table.height if every > 1 else None)
 
 
-def _by(run: Run, asked: str | None, scores: Sequence[str]) -> str:
+def _by(columns: Sequence[str], asked: str | None, scores: Sequence[str]) -> str:
     own = {"doc_id", "content_hash", "preview", "row", *VARIABLES, *scores}
-    known = [c for c in run.scores().collect_schema().names() if c not in own and not is_token_column(c)]
+    known = [c for c in columns if c not in own and not is_token_column(c)]
     if asked is None:
         return "source" if "source" in known else "shard"
     if asked not in known:

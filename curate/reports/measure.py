@@ -49,7 +49,7 @@ def measure(run: Run, *, by: str | None = None) -> Figures:
     top = frame.table["hit"].to_numpy()[frame.best("score", BEST_OF_ALL)]
     sources, others = _sources(frame)
     return Figures(
-        **_record(run),
+        **_record(run, gradients="grad_norm" in frame.variables),
         documents=counted["documents"],
         tokens=counted["tokens"],
         truncated=counted["truncated"],
@@ -67,11 +67,10 @@ def measure(run: Run, *, by: str | None = None) -> Figures:
     )
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
     """What run.json says."""
     settings, details = run.settings, run.details
     rows, aside = details.get("target_rows"), details.get("holdout")
-    computes = any(run.scores().select(pl.col("grad_norm").is_not_null().any()).collect()["grad_norm"])
     return {
         "name": run.name,
         "path": str(run.path),
@@ -83,7 +82,7 @@ def _record(run: Run) -> dict[str, Any]:
         "finished": run.is_finished,
         "target_rows": None if rows is None else len(rows),
         "heldout_rows": None if aside is None else sum(map(len, aside["rows"].values())),
-        "coverage": details.get("coverage") if computes else None,  # without gradients no layer is tracked
+        "coverage": details.get("coverage") if gradients else None,  # without gradients no layer is tracked
         "arithmetic": arithmetic_note(details),
         "arithmetic_warning": arithmetic_warning(details),
         "smoothness": tuple((details.get("magic") or {}).get("smoothness") or ()),

@@ -13,6 +13,7 @@ LITTLE_COVERED = 0.3
 
 
 def unfinished(f: Figures) -> Iterator[Finding]:
+    """Say that a run has only begun."""
     if not f.finished:
         yield Finding(
             about="progress",
@@ -25,6 +26,7 @@ def unfinished(f: Figures) -> Iterator[Finding]:
 
 
 def duplicates(f: Figures) -> Iterator[Finding]:
+    """Judge how many documents are copies of another."""
     d = f.duplicates
     top = max(1, round(0.05 * (f.sampled or f.documents)))
     share, in_best = d.copies / f.documents, d.copies_in_best / top
@@ -47,6 +49,7 @@ def duplicates(f: Figures) -> Iterator[Finding]:
 
 
 def contamination(f: Figures) -> Iterator[Finding]:
+    """Judge whether the pool holds the target."""
     c = f.contamination
     if not c.overlapping:
         says = "No document holds a target row or half of one."
@@ -68,6 +71,7 @@ def contamination(f: Figures) -> Iterator[Finding]:
 
 
 def coverage(f: Figures) -> Iterator[Finding]:
+    """Judge which part of the proxy the gradients are of."""
     if not f.coverage:
         return
     share, uncovered = f.coverage["tracked"] / f.coverage["total"], f.coverage.get("uncovered") or {}
@@ -78,13 +82,12 @@ def coverage(f: Figures) -> Iterator[Finding]:
         names = ", ".join(f"{n} ({c:,})" for n, c in uncovered.items())
         says += f" weight matrices of the decoder that take no part: {names}."
         do = "If those layers matter for the target, take a proxy whose layers are linear modules."
-    elif share < LITTLE_COVERED:
-        says += (
-            " the rest is embeddings, norms, head and what `--modules` leaves out. The model sees more than the score."
-        )
-        do = "A proxy with a smaller vocabulary has less of itself in embeddings (`curate warmup`)."
     else:
-        says += " the rest is embeddings, norms, head and what `--modules` leaves out."
+        says += (
+            " the rest (embeddings, norms, head, weights under adapters, what `--modules` leaves out) takes no part."
+        )
+        if share < LITTLE_COVERED:
+            do = "Where it is embeddings, a proxy of a smaller vocabulary has less in them (`curate warmup`)."
     yield Finding(
         about="coverage",
         level=level,
@@ -96,6 +99,7 @@ def coverage(f: Figures) -> Iterator[Finding]:
 
 
 def left_out(f: Figures) -> Iterator[Finding]:
+    """Judge which rows have no score, and which documents were cut."""
     skipped, cut = sum(f.skipped.values()), f.truncated / f.documents
     rows = f.documents + skipped
     if skipped:

@@ -22,6 +22,7 @@ LEAST_SMOOTHNESS = 0.5
 
 
 def arithmetic(f: Figures) -> Iterator[Finding]:
+    """Pass on the check of a narrow compute type against float32."""
     threshold = f"Spearman with float32 of at least {LEAST}"
     if f.arithmetic_warning:
         yield Finding(
@@ -39,6 +40,7 @@ def arithmetic(f: Figures) -> Iterator[Finding]:
 
 
 def smoothness(f: Figures) -> Iterator[Finding]:
+    """Judge whether derivatives through training mean anything (Engstrom et al. 2025, arXiv 2503.13751)."""
     if not f.smoothness:
         return
     rough = min(f.smoothness) < LEAST_SMOOTHNESS
@@ -55,6 +57,7 @@ def smoothness(f: Figures) -> Iterator[Finding]:
 
 
 def ranks_nothing(f: Figures) -> Iterator[Finding]:
+    """Name score columns in which all documents are equal."""
     for s in f.scores:
         if s.quantiles["q00"] == s.quantiles["q100"]:
             yield Finding(
@@ -68,7 +71,7 @@ def ranks_nothing(f: Figures) -> Iterator[Finding]:
 
 
 def variables(f: Figures) -> Iterator[Finding]:
-    """Length, loss and gradient norm: does the ranking follow one of them, or do its ends?"""
+    """Judge whether the ranking, or its ends, follow length, loss or gradient norm."""
     for variable, name in VARIABLES.items():
         if variable not in f.bands or f.method == name:  # the baselines `length` and `loss` are what they are called
             continue
@@ -119,11 +122,13 @@ def _advice(f: Figures, variable: str) -> str:
             "Bound the lengths when you select (`--filter min_tokens -p tokens=…`, `max_tokens`), choose by"
             " `--budget` of tokens instead of documents, and compare with `--method length`."
         )
+    if f.method in ("cosine", "trackstar") or normalize == "unit":
+        return "Gradients are normalised already: read the best documents, and compare with `--method loss`."
     return "Compare with a method that normalises: `cosine`, `trackstar`, or `--normalize unit`."
 
 
 def mass(f: Figures) -> Iterator[Finding]:
-    """A few outliers dominate every sum of scores."""
+    """Judge whether a few outliers dominate every sum of scores."""
     held = {s.label: s.mass or 0.0 for s in f.scores}
     total, most = f.scores[0].mass or 0.0, max(held.values())
     level = ALARM if most >= OVERWHELMING else WARNING if most >= HEAVY else FINE
@@ -147,6 +152,7 @@ def mass(f: Figures) -> Iterator[Finding]:
 
 
 def sources(f: Figures) -> Iterator[Finding]:
+    """Say who has most of the best 5 %, and whether that is nearly all."""
     if not f.sources or (len(f.sources) == 1 and not f.other_sources):
         return
     s = max(f.sources, key=lambda s: s.share_of_best["score"])
@@ -168,6 +174,7 @@ def sources(f: Figures) -> Iterator[Finding]:
 
 
 def groups(f: Figures) -> Iterator[Finding]:
+    """Judge whether one target group owns the total."""
     groups = [(s, f.between_groups[0][i]) for i, s in enumerate(f.scores) if i and s.column != "score_adjoint"]
     known = [(visible(s.label), r) for s, r in groups if r is not None]
     if len(known) < 2:

@@ -84,13 +84,14 @@ def report(
         for run in opened:
             found = judge(run, by=by)
             if path is not None:
-                ends, note = excerpts(run, by=found.figures.by, pool=pool, texts=texts, reporter=reporter)
+                columns, by_column = [s.column for s in found.figures.scores], found.figures.by
+                ends, note = excerpts(run, columns, by=by_column, pool=pool, texts=texts, reporter=reporter)
                 found = replace(found, figures=replace(found.figures, excerpts=ends, texts_note=note))
             judged.append(found)
             stage.advance(1)
     pairs = tuple((pair, judge_pair(pair)) for pair in compare(opened)) if len(opened) > 1 else ()
     if path is not None:
-        html = page([(j.figures, j.findings) for j in judged], pairs, compared_on=sampled_by(opened))
+        html = page([(j.figures, j.findings) for j in judged], pairs, compared_on=sampled_by(opened) if pairs else 1)
         write_text(path, html)
     return Report(runs=tuple(judged), pairs=pairs, out=path)
 
