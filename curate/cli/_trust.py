@@ -14,14 +14,22 @@ if TYPE_CHECKING:
 
 
 def judged(run: "Run", reporter: "Reporter") -> "Judged | None":
-    """Measure and judge a run; None where it has no document to judge."""
+    """Measure and judge a run; None where it has no document to judge.
+
+    What keeps a run from being read back (such as its folder's name) is a warning: its scores are there.
+    """
+    from curate.errors import CurateError
     from curate.reports.report import judge
 
     if not (run.totals or {}).get("documents"):
         return None
-    with reporter.stage("trust report", total=1, unit="runs") as stage:
-        found = judge(run)
-        stage.advance(1)
+    try:
+        with reporter.stage("trust report", total=1, unit="runs") as stage:
+            found = judge(run)
+            stage.advance(1)
+    except CurateError as error:
+        reporter.warn(f"no trust report: {error}")
+        return None
     return found
 
 
@@ -33,7 +41,7 @@ def print_trust(judged: "Judged", *, title: str | None = None) -> None:
     from curate.reports.finding import FINE, LEVELS
 
     rows = [(f.about, f.figure, f.level) for f in judged.findings]
-    print_table(("trust", "", "verdict"), rows, title=title)
+    print_table(("trust", "figure", "verdict"), rows, title=title)
     for finding in sorted(judged.findings, key=lambda f: LEVELS.index(f.level)):
         if finding.level != FINE and finding.about != "arithmetic":
             _print(finding)

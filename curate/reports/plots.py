@@ -83,6 +83,7 @@ def bands(found: Sequence[Band], name: str) -> Markup:
     x = linear(0, len(found), LEFT, WIDTH - RIGHT)
 
     def area(lower: int, upper: int) -> str:
+        # There along the upper quantile, and back along the lower one.
         there = [(x(i + 0.5), y(b.quantiles[upper])) for i, b in enumerate(found)]
         back = [(x(i + 0.5), y(b.quantiles[lower])) for i, b in reversed(list(enumerate(found)))]
         return _path([*there, *back]) + "Z"

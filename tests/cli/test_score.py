@@ -31,3 +31,15 @@ def test_a_trust_report_ends_a_run_and_stands_inside_its_json(tmp_path: Path) ->
     assert found["trust"]["contamination"]["level"] == "fine"
     assert {"duplicates", "source", "length"} <= found["trust"].keys()
     assert len((tmp_path / "x" / "target" / "heldout.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_folder_that_sql_cannot_name_costs_the_trust_report_and_not_the_run(tmp_path: Path) -> None:
+    make_proxy_folder(tmp_path / "proxy")
+    make_pool(tmp_path / "pool", 5)
+    make_target(tmp_path / "val.jsonl")
+    asked = ["score", "--target", str(tmp_path / "val.jsonl"), "--pool", str(tmp_path / "pool"), "--method", "length"]
+    asked += ["--model", str(tmp_path / "proxy"), "--device", "cpu", "--out", str(tmp_path / "x[1]")]
+    made = CliRunner().invoke(group, asked, catch_exceptions=False)
+    assert made.exit_code == 0
+    assert "no trust report" in made.stderr
+    assert "documents, " in made.stdout
