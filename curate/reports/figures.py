@@ -50,7 +50,7 @@ class Scores:
     spearman: Mapping[str, float | None]
     """Rank correlation with every variable that the method computes."""
     spearman_of_size: Mapping[str, float | None]
-    """The same of |score|."""
+    """The same of |score|; of `score` alone, empty for groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,7 +126,6 @@ def _scores(frame: Frame, column: str) -> Scores:
     values = frame.numbers(column)
     low, high, counts = histogram(values, BINS)
     held = mass(values, np.array([BEST_OF_ALL, *CURVE]))
-    size = ranks(np.abs(values))
     return Scores(
         column=column,
         label=visible(column.removeprefix("score_")),
@@ -138,8 +137,14 @@ def _scores(frame: Frame, column: str) -> Scores:
         mass=rounded(float(held[0])),
         concentration=_pairs(CURVE, held[1:]),
         spearman={v: _against(frame, frame.ranks[column], values, v) for v in frame.variables},
-        spearman_of_size={v: _against(frame, size, np.abs(values), v) for v in frame.variables},
+        spearman_of_size=_sizes(frame, values) if column == frame.columns[0] else {},
     )
+
+
+def _sizes(frame: Frame, values: np.ndarray) -> dict[str, float | None]:
+    size = np.abs(values)
+    ranked = ranks(size)
+    return {v: _against(frame, ranked, size, v) for v in frame.variables}
 
 
 def _pairs(left: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float], ...]:
