@@ -24,13 +24,13 @@ def linear(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Return round numbers within [low, high], about as many as asked."""
+def ticks(low: float, high: float, count: int = 3) -> list[float]:
+    """Return round numbers within [low, high], as many as asked or up to twice as many and one."""
     if not high > low:
         return [low]
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    step = max(m * power for m in (1, 2, 5) if m * power <= rough)
     first = math.ceil(low / step - 1e-9)
     return [float(f"{i * step:.6g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -40,7 +40,7 @@ def distribution(scores: Scores) -> Markup:
     h, edge = scores.histogram, scores.quantiles["q95"] or 0.0
     x = linear(h.low, h.high, LEFT, WIDTH - RIGHT)
     y = linear(0, max(h.counts), HEIGHT - BOTTOM, TOP)
-    shapes = [_bars(h, x, y, edge), _x_axis(x, ticks(h.low, h.high), "score"), _y_axis(y, ticks(0, max(h.counts), 3))]
+    shapes = [_bars(h, x, y, edge), _x_axis(x, ticks(h.low, h.high), "score"), _y_axis(y, ticks(0, max(h.counts)))]
     middle = scores.quantiles["q50"] or 0.0
     sides = (("median", middle, "end"), ("best 5 %", edge, "start"))
     shapes += [_upright(x(value), name, side) for name, value, side in sides if h.low <= value <= h.high]
@@ -95,7 +95,7 @@ def bands(found: Sequence[Band], name: str) -> Markup:
         Markup('<path class="pale" d="{}"/><path class="area" d="{}"/>').format(area(0, 4), area(1, 3)),
         Markup('<path class="line" d="{}"/>').format(middle),
         _x_axis(x, list(marks), f"{name} ({len(found)} parts of like size)", lambda m: number(marks[m], 2)),
-        _y_axis(y, ticks(low, high, 3)),
+        _y_axis(y, ticks(low, high)),
         Markup('<path class="zero" d="M{} {:.1f}H{}"/>').format(LEFT, y(0), WIDTH - RIGHT) if low < 0 < high else "",
     ]
     return _picture(shapes, f"The score along {name}: median, middle half and middle 80 % of {len(found)} parts.")

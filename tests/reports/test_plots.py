@@ -9,7 +9,12 @@ from curate.scores.run import Run
 
 @pytest.mark.parametrize(
     ("low", "high", "found"),
-    [(0, 10, [0, 5, 10]), (-0.31, 1.7, [0, 1]), (0, 0.0042, [0, 0.002, 0.004]), (3, 3, [3])],
+    [
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (-0.31, 1.7, [0, 0.5, 1, 1.5]),
+        (0, 0.0042, [0, 0.001, 0.002, 0.003, 0.004]),
+        (3, 3, [3]),
+    ],
 )
 def test_ticks_are_round_numbers_within(low: float, high: float, found: list[float]) -> None:
     assert plots.ticks(low, high, 3) == found
