@@ -15,6 +15,7 @@ __all__ = [
     "Run",
     "ScoreSettings",
     "latest_run",
+    "report",
     "rescore",
     "score",
     "select",
@@ -24,6 +25,7 @@ __all__ = [
 if TYPE_CHECKING:
     from curate.errors import CurateError
     from curate.pipeline import ScoreSettings, rescore, score
+    from curate.reports.report import report
     from curate.rescoring.settings import RescoreSettings
     from curate.scores.run import Run, latest_run
     from curate.selection.select import select
@@ -35,6 +37,7 @@ _HOMES = {
     "Run": "curate.scores.run",
     "ScoreSettings": "curate.settings",
     "latest_run": "curate.scores.run",
+    "report": "curate.reports.report",
     "rescore": "curate.pipeline",
     "score": "curate.pipeline",
     "select": "curate.selection.select",

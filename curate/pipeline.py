@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curate.arithmetic import check_arithmetic
-from curate.documents import estimated_rows
+from curate.documents import Split, estimated_rows, hold_out
 from curate.errors import CurateError
 from curate.estimate import ScorePlan
 from curate.estimate import plan_score as estimate
@@ -51,6 +51,7 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     made = load(asked, reporter)
     with Run.start(path, settings=asked.record, fingerprints=made.fingerprints, details=made.details) as run:
         remember_shards(run, asked.pool)
+        asked.split.write(run.path)
         inputs = made.inputs(path, reporter, lambda found: run.add_details(**found))
         check_arithmetic(run, asked.method, asked.method_settings, inputs, asked.pool, asked.settings, asked.columns)
         loaded = time.time()
@@ -79,15 +80,17 @@ def rescore(settings: RescoreSettings, out: Path | str | None = None, *, reporte
     reporter, started = reporter or Silent(), time.time()
     parents = parents_of(settings)
     path = Path(out) if out is not None else default_rescore_out(parents[0], settings)
-    asked, rescoring, fingerprints = _rescoring(settings, parents, reporter)
+    asked, rescoring, fingerprints, split = _rescoring(settings, parents, reporter)
     device = rescoring.proxy.device.type
     record = asked.as_dict() | {"device": device, "parent_run": [str(run.path) for run in parents]}
     details = {
         "versions": versions(),
         "coverage": vars(rescoring.proxy.coverage),
         "columns": [*rescoring.columns, ADJOINT, *([SPREAD] if settings.repeats > 1 else [])],
+        **split.details(),
     }
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
+        split.write(run.path)
         if not run.is_finished:
             loaded = time.time()
             rescoring.attribute(run)
@@ -107,12 +110,14 @@ def plan_rescore(settings: RescoreSettings, *, reporter: Reporter | None = None)
 
 def _rescoring(
     settings: RescoreSettings, parents: Sequence[Run], reporter: Reporter
-) -> tuple[ScoreSettings, Rescoring, dict[str, str]]:
+) -> tuple[ScoreSettings, Rescoring, dict[str, str], Split]:
     """Read, load and encode what a rescoring needs."""
     asked = scored_like(parents[0], settings)
     pool, target = pool_of(parents[0], asked.pool), read(asked, reporter)[1]
-    fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
-    if fingerprints["target"] != parents[0].fingerprints["target"]:
+    seed = parents[0].details.get("holdout", {}).get("seed", asked.seed)  # the rescoring's own is for its background
+    split = hold_out(target, asked.holdout, seed, address=asked.target)
+    fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
+    if any(parents[0].fingerprints.get(part) != found for part, found in split.fingerprints().items()):
         raise CurateError(
             f"The target's content has changed since {parents[0].path} was scored.",
             hint="Score the changed target into another run first.",
@@ -131,14 +136,15 @@ def _rescoring(
     rescoring = Rescoring(
         settings=settings,
         proxy=proxy,
-        target=encode_target(encoder, target, reporter),
+        target=encode_target(encoder, split.used, reporter),
         chunks=chunks,
         others=[e for e in encoder(others) if e.num_scored > 0],
         batching=Batching(tokens=encoder.settings, budget=asked.batch_tokens or default_budget(proxy)),
         columns=score_columns(target.group_names),
         reporter=reporter,
     )
-    return asked, rescoring, fingerprints | {"model": proxy.fingerprint(), "shortlist": fingerprint(places)}
+    fingerprints |= {"model": proxy.fingerprint(), "shortlist": fingerprint(places)}
+    return asked, rescoring, fingerprints, split
 
 
 def _log(run: Run, work: Work, seconds: dict[str, float]) -> None:

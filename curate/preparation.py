@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import __version__, methods
-from curate.documents import Overlap, Pool, Target, check_fields, open_pool, read_target, sample_rows
+from curate.documents import Overlap, Pool, Split, Target, check_fields, hold_out, open_pool, read_target, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import Reader
 from curate.gradients.documents import Batching, default_budget
@@ -32,6 +32,9 @@ class Asked:
     method_settings: Any
     pool: Pool
     target: Target
+    """All rows: those kept aside may not be in the pool either."""
+    split: Split
+    """Which rows scoring uses."""
     against: Target | None
     origin: Origin | None
     columns: list[str]
@@ -49,10 +52,11 @@ def ask(settings: ScoreSettings, reporter: Reporter) -> Asked:
     method_settings = build(method.Settings, settings.method_settings, owner=f"Method {settings.method!r}")
     proxy_settings_of(settings)
     pool, target = read(settings, reporter)
+    split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     device = choose_device(settings.device).type
     record = settings.as_dict() | {"method_settings": asdict(method_settings), "device": device}
     against = _read_against(settings, reporter)
-    fingerprints = {"pool": pool.fingerprint(), "target": target.fingerprint()}
+    fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
     if against is not None:
         fingerprints["against"] = against.fingerprint()
     origin = Origin.open(settings.fit_from, record) if settings.fit_from else None
@@ -64,6 +68,7 @@ def ask(settings: ScoreSettings, reporter: Reporter) -> Asked:
         method_settings=method_settings,
         pool=pool,
         target=target,
+        split=split,
         against=against,
         origin=origin,
         columns=score_columns(target.group_names),
@@ -87,7 +92,8 @@ class Loaded:
     @property
     def details(self) -> dict[str, Any]:
         """What run.json tells beside settings and fingerprints."""
-        return {"versions": versions(), "coverage": vars(self.proxy.coverage), "columns": self.asked.columns}
+        found = {"versions": versions(), "coverage": vars(self.proxy.coverage), "columns": self.asked.columns}
+        return found | self.asked.split.details()
 
     @property
     def batching(self) -> Batching:
@@ -139,7 +145,7 @@ def load(asked: Asked, reporter: Reporter) -> Loaded:
         asked=asked,
         proxy=proxy,
         encoder=encoder,
-        target=encode_target(encoder, asked.target, reporter),
+        target=encode_target(encoder, asked.split.used, reporter),
         against=None if control is None else encode_target(encoder, control, reporter, what="control set"),
         fingerprints=fingerprints,
     )

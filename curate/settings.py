@@ -8,6 +8,7 @@ from typing import Any
 
 from curate.documents import Fields
 from curate.errors import SettingsError, nearest
+from curate.selection.values import parse_share
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M"
 DEFAULT_METHOD = "trackstar"
@@ -36,6 +37,8 @@ class ScoreSettings:
     target_fields: Fields | None = None
     """Columns of the target where they differ from the pool's."""
     group_by: str | None = None
+    holdout: float = 0.0
+    """Share of the target's rows, of every group, that takes no part in scoring; '30%' is read as 0.3."""
     per_token: bool = False
     """Whether every token's part of the score is written, too."""
     context: int | None = None
@@ -46,7 +49,7 @@ class ScoreSettings:
     background: int | None = None
     """Documents of the pool that curvature is fitted on; None: the method's own number."""
     seed: int = 0
-    """Seeds the background sample; projections have their own."""
+    """Seeds the background sample and which target rows are kept aside; projections have their own."""
     part_documents: int = 1024
     """Documents of one part: what a killed process loses at most."""
     fit_from: str | None = None
@@ -59,6 +62,12 @@ class ScoreSettings:
                 raise SettingsError(f"{name} is {value}; expected at least {least}.")
         if self.long not in ("truncate", "windows"):
             raise SettingsError(f"long is {self.long!r}; expected 'truncate' or 'windows'.")
+        try:
+            object.__setattr__(self, "holdout", parse_share(self.holdout))
+        except ValueError as error:
+            raise SettingsError(f"holdout: {error}.") from None
+        if self.holdout == 1:
+            raise SettingsError("holdout is the whole target; scoring needs rows, too.", hint="Hold out 30%, say.")
         if not self.target or not self.pool:
             raise SettingsError("A run needs a target and a pool.", hint="curate score --target FILE --pool FOLDER")
 

@@ -225,6 +225,42 @@ def test_target_rows_in_the_pool_are_seen(place: Path, tmp_path: Path) -> None:
     assert found["target_overlap"].to_list() == [1.0, 0.0]
 
 
+def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: Path) -> None:
+    target = make_target(tmp_path / "val.jsonl")
+    asked = settings(place, target=(str(target),), group_by="task", holdout=0.3, method="dot", method_settings={})
+    made = pipeline.score(asked, tmp_path / "one" / "x", reporter=Heard())
+    (aside,) = made.details["holdout"]["rows"].values()
+    assert made.details["holdout"]["rows"].keys() == {"val.jsonl"}
+    assert (made.details["holdout"]["share"], made.details["holdout"]["seed"]) == (0.3, 0)
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    kept = [json.loads(line) for line in (made.path / "target" / "heldout.jsonl").read_text().splitlines()]
+    assert kept == [rows[i] for i in aside]
+    assert len(made.details["target_rows"]) == len(rows) - len(aside)
+
+    found = pl.scan_parquet(place / "pool" / "d.parquet").collect()["text"][0]
+    for i in aside:
+        rows[i]["text"] = f"{found} number {i}"
+    target.write_bytes(lines(rows))
+    other = pipeline.score(asked, tmp_path / "two" / "x", reporter=Heard())
+    scores = [r.scores().sort("shard", "row").collect() for r in (made, other)]
+    for column in ("score", "score_a", "score_b"):
+        assert scores[0][column].to_list() == scores[1][column].to_list()
+    assert scores[1]["target_overlap"].max() > scores[0]["target_overlap"].max()
+    assert made.fingerprints["target"] == other.fingerprints["target"]
+    with pytest.raises(SettingsError, match=r"heldout.*content has changed"):
+        pipeline.score(asked, made.path, reporter=Heard())
+    with pytest.raises(SettingsError, match=r"holdout: the run has 0\.3, you asked for 0\.0"):
+        pipeline.score(
+            settings(place, target=(str(target),), group_by="task", method="dot", method_settings={}), made.path
+        )
+
+
+def test_every_run_says_which_target_rows_it_used(run) -> None:
+    assert len(run.details["target_rows"]) == 12
+    assert "holdout" not in run.details
+    assert not (run.path / "target" / "heldout.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -237,6 +273,7 @@ def test_target_rows_in_the_pool_are_seen(place: Path, tmp_path: Path) -> None:
         ({"device": "tpu"}, "device"),
         ({"target": ("nowhere.jsonl",)}, "nowhere"),
         ({"group_by": "subject"}, "subject"),
+        ({"group_by": "text", "holdout": 0.3}, "has one row"),
     ],
 )
 def test_wrong_settings_are_errors_before_the_model_loads(place, tmp_path, monkeypatch, changes, message) -> None:

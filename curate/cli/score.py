@@ -15,6 +15,7 @@ from curate.training.recipe import NAMES
 
 if TYPE_CHECKING:
     from curate.estimate import ScorePlan
+    from curate.reports.report import Judged
     from curate.scores.run import Run
 
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--dtype", default="float32", help="float32, bfloat16 or float64.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
 @click.option("--group-by", help="Column of the target: each of its values gets a score column of its own.")
+@click.option("--holdout", default="0", metavar="SHARE", help="Rows of every group that scoring never sees: 30%, 0.3.")
 @click.option("--against", multiple=True, help="Control set, whose mean gradient is subtracted; repeatable.")
 @click.option("--per-token", is_flag=True, help="Write every token's part of the score, too (SQL view `tokens`).")
 @click.option("--normalize", show_default="the method's", help="Divide scores by: none, length (tokens), unit (norm).")
@@ -71,6 +73,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
     curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
     curate score --target tasks.jsonl --group-by task --pool pile/ --method ekfac --normalize unit
+    curate score --target val.jsonl --holdout 30% --pool pile/
     curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --pool pile/ --method magic --dry-run
@@ -80,10 +83,11 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
 
     score > 0: more weight on the document lowers the target's loss. The run's folder holds one Parquet row per
     document (`curate sql`), goes into `curate select`, and continues where it stopped when the same command is
-    given again.
+    given again. What its figures say of the ranking is printed at the end, and at length by `curate report`.
     """
     from curate import pipeline
     from curate.cli._output import RichReporter, print_alarm
+    from curate.cli._trust import judged, short
     from curate.scores.arithmetic import arithmetic_warning
 
     settings = _settings(ctx, options)
@@ -92,14 +96,15 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
             _print_plan(pipeline.plan_score(settings, reporter=reporter), as_json)
             return
         run = pipeline.score(settings, out, reporter=reporter)
+        trust = judged(run, reporter)
     if as_json:
         from curate.cli._output import print_json
 
         arithmetic = run.details.get("arithmetic")
         found = {"run": str(run.path), "columns": run.details["columns"], "arithmetic": arithmetic}
-        print_json({**found, **(run.totals or {})})
+        print_json({**found, **(run.totals or {}), "trust": short(trust)})
     else:
-        _print(run)
+        _print(run, trust)
     if warning := arithmetic_warning(run.details):
         print_alarm(warning)
 
@@ -169,10 +174,11 @@ def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
     print_table(["scoring", ""], rows)
 
 
-def _print(run: "Run") -> None:
+def _print(run: "Run", trust: "Judged | None") -> None:
     import polars as pl
 
     from curate.cli._output import print_table, stderr, stdout
+    from curate.cli._trust import print_trust
 
     totals = run.totals or {}
     shown = run.scores().select("score", "n_tokens", "shard", "row", "preview")
@@ -182,4 +188,7 @@ def _print(run: "Run") -> None:
     stdout.print(f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.path}", soft_wrap=True)
     for reason, count in totals["skipped"].items():
         stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
-    stderr.print(f"next: curate select {run.path} --top 5%   or   curate sql {run.path}", soft_wrap=True, style="dim")
+    if trust:
+        print_trust(trust)
+    next_ = f"next: curate report {run.path}   or   curate select {run.path} --top 5%   or   curate sql {run.path}"
+    stderr.print(next_, soft_wrap=True, style="dim")

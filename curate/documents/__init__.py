@@ -2,6 +2,7 @@
 
 from curate.documents.check import check_fields
 from curate.documents.fields import Fields
+from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
 from curate.documents.pool import Pool, open_pool
 from curate.documents.records import documents, hash_content
@@ -11,16 +12,19 @@ from curate.documents.shards import BadRow, Shard
 from curate.documents.target import Target, read_target
 
 __all__ = [
+    "HELDOUT",
     "BadRow",
     "Fields",
     "Overlap",
     "Pool",
     "Shard",
+    "Split",
     "Target",
     "check_fields",
     "documents",
     "estimated_rows",
     "hash_content",
+    "hold_out",
     "open_pool",
     "raw_tables",
     "read_target",

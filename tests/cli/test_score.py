@@ -1,9 +1,13 @@
+import json
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
 from curate import methods
 from curate.cli import group
 from curate.errors import CurateError
+from tests.scoring import make_pool, make_proxy_folder, make_target
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -12,3 +16,30 @@ def test_every_method_takes_the_options_that_all_have(method: str) -> None:
     made = CliRunner().invoke(group, ["score", "--target", "nowhere", "--pool", "nowhere/", "--method", method])
     assert isinstance(made.exception, CurateError)
     assert "nowhere" in str(made.exception)
+
+
+def test_a_trust_report_ends_a_run_and_stands_inside_its_json(tmp_path: Path) -> None:
+    make_proxy_folder(tmp_path / "proxy")
+    make_pool(tmp_path / "pool", 20)
+    make_target(tmp_path / "val.jsonl")
+    asked = ["score", "--target", str(tmp_path / "val.jsonl"), "--pool", str(tmp_path / "pool"), "--holdout", "25%"]
+    asked += ["--model", str(tmp_path / "proxy"), "--method", "bm25", "--device", "cpu", "--out", str(tmp_path / "x")]
+    shown = CliRunner().invoke(group, asked, catch_exceptions=False).stdout
+    assert "contamination" in shown
+    assert "mass of the top 1 %" in shown
+    found = json.loads(CliRunner().invoke(group, [*asked, "--json"], catch_exceptions=False).stdout)
+    assert found["trust"]["contamination"]["level"] == "fine"
+    assert {"duplicates", "source", "length"} <= found["trust"].keys()
+    assert len((tmp_path / "x" / "target" / "heldout.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_folder_that_sql_cannot_name_costs_the_trust_report_and_not_the_run(tmp_path: Path) -> None:
+    make_proxy_folder(tmp_path / "proxy")
+    make_pool(tmp_path / "pool", 5)
+    make_target(tmp_path / "val.jsonl")
+    asked = ["score", "--target", str(tmp_path / "val.jsonl"), "--pool", str(tmp_path / "pool"), "--method", "length"]
+    asked += ["--model", str(tmp_path / "proxy"), "--device", "cpu", "--out", str(tmp_path / "x[1]")]
+    made = CliRunner().invoke(group, asked, catch_exceptions=False)
+    assert made.exit_code == 0
+    assert "no trust report" in made.stderr
+    assert "documents, " in made.stdout

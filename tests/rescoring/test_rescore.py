@@ -212,3 +212,22 @@ def test_an_unfinished_run_is_refused(place: Path, tmp_path: Path) -> None:
         pass
     with pytest.raises(CurateError, match="is not finished"):
         pipeline.rescore(settings(place, str(tmp_path / "half")), tmp_path / "x")
+
+
+def test_rows_that_scoring_kept_aside_stay_aside_whatever_the_seed(place: Path, tmp_path: Path) -> None:
+    asked = ScoreSettings(
+        target=(str(place / "val.jsonl"),),
+        pool=(str(place / "pool"),),
+        model=str(place / "proxy"),
+        method="bm25",
+        holdout=0.5,
+        seed=3,
+        device="cpu",
+    )
+    parent = pipeline.score(asked, tmp_path / "parent", reporter=Heard())
+    made = pipeline.rescore(settings(tmp_path, "parent", seed=1), tmp_path / "again", reporter=Heard())
+    for what in ("holdout", "target_rows"):
+        assert made.details[what] == parent.details[what]
+    assert made.fingerprints["target"] == parent.fingerprints["target"]
+    kept = [(run.path / "target" / "heldout.jsonl").read_bytes() for run in (parent, made)]
+    assert kept[0] == kept[1]

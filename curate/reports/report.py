@@ -1,0 +1,108 @@
+"""Report: what can be said of a run before its scores are trusted.
+
+from curate.reports.report import report
+
+made = report(["runs/x", "runs/y"], out="report.html")
+[f.says for f in made.runs[0].findings if f.level != "fine"]
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from curate.atomic import write_text
+from curate.errors import CurateError
+from curate.progress import Reporter, Silent
+from curate.reports.between import compare, sampled_by
+from curate.reports.excerpts import excerpts
+from curate.reports.figures import Figures, Pair
+from curate.reports.finding import Finding
+from curate.reports.measure import measure
+from curate.reports.page import MADE_HERE, page
+from curate.reports.verdicts import findings, judge_pair
+from curate.scores.record import as_json
+from curate.scores.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One run's figures, and what they mean."""
+
+    figures: Figures
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Runs, one by one and against each other."""
+
+    runs: tuple[Judged, ...]
+    pairs: tuple[tuple[Pair, Finding], ...]
+    out: Path | None
+
+    def record(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return as_json(
+            {
+                "out": None if self.out is None else str(self.out),
+                "runs": [asdict(r) for r in self.runs],
+                "between": [{**asdict(pair), "finding": asdict(finding)} for pair, finding in self.pairs],
+            }
+        )
+
+
+def judge(run: Run, *, by: str | None = None) -> Judged:
+    """Measure one run and say what its figures mean, without reading the pool."""
+    figures = measure(run, by=by)
+    return Judged(figures=figures, findings=findings(figures))
+
+
+def report(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    *,
+    out: Path | str | None = None,
+    by: str | None = None,
+    pool: Sequence[str] | None = None,
+    texts: bool = True,
+    reporter: Reporter | None = None,
+) -> Report:
+    """Measure runs, judge them, and write the page to `out`, if given.
+
+    `by`: the column whose values are compared, by default `source`, else the shard. `pool`: where the pool is now, if
+    it has moved; its documents at both ends of the ranking are read unless `texts` is false. Raises CurateError for a
+    run without scores, and where `out` is a file that no report wrote.
+    """
+    reporter = reporter or Silent()
+    asked = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    opened = [run if isinstance(run, Run) else Run.open(run) for run in asked]
+    if not opened:
+        raise CurateError("A report needs at least one run.")
+    path = None if out is None else _free(Path(out))
+    judged = []
+    with reporter.stage("report", total=len(opened), unit="runs") as stage:
+        for run in opened:
+            found = judge(run, by=by)
+            if path is not None:
+                columns, by_column = [s.column for s in found.figures.scores], found.figures.by
+                ends, note = excerpts(run, columns, by=by_column, pool=pool, texts=texts, reporter=reporter)
+                found = replace(found, figures=replace(found.figures, excerpts=ends, texts_note=note))
+            judged.append(found)
+            stage.advance(1)
+    pairs = tuple((pair, judge_pair(pair)) for pair in compare(opened)) if len(opened) > 1 else ()
+    if path is not None:
+        html = page([(j.figures, j.findings) for j in judged], pairs, compared_on=sampled_by(opened) if pairs else 1)
+        write_text(path, html)
+    return Report(runs=tuple(judged), pairs=pairs, out=path)
+
+
+def _free(path: Path) -> Path:
+    """A path that may be written: nothing is there, or an older report."""
+    if path.is_dir():
+        raise CurateError(f"{path} is a folder; expected a file for the report.", hint=f"--out {path / 'report.html'}")
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            if MADE_HERE not in stream.read(400):
+                raise CurateError(f"{path} exists, and no report wrote it.", hint="Give another name with --out.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
