@@ -64,6 +64,16 @@ class ScoreSettings:
         """Return the settings for run.json."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def of_record(cls, recorded: Mapping[str, Any]) -> "ScoreSettings":
+        """Build the settings that a run.json holds; what else a run was asked for is left out."""
+        given = {f.name: recorded[f.name] for f in dataclasses.fields(cls) if f.name in recorded}
+        for name in ("target", "pool", "against", "modules"):
+            given[name] = tuple(given.get(name) or ())
+        for name in ("fields", "target_fields"):
+            given[name] = Fields(**given[name]) if isinstance(given.get(name), Mapping) else given.get(name)
+        return cls(**given)
+
 
 def build(kind: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:
     """Build a settings dataclass from names and values, turning strings into the types of its defaults.

@@ -1,11 +1,10 @@
 """What a rescoring is asked for, and the runs that it starts from."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from curate.documents import Fields
 from curate.errors import CurateError, SettingsError
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
@@ -67,8 +66,13 @@ class RescoreSettings:
 
 
 def parents_of(settings: RescoreSettings) -> list[Run]:
+    """Open the runs that a rescoring starts from; see `runs_of_one_pool`."""
+    return runs_of_one_pool(settings.runs)
+
+
+def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
     """Open the runs; raise where one is unfinished, or two are not of one pool and target."""
-    runs = [Run.open(path) for path in dict.fromkeys(settings.runs)]
+    runs = [Run.open(path) for path in dict.fromkeys(paths)]
     for run in runs:
         if not run.is_finished:
             raise CurateError(f"{run.path} is not finished.", hint="Run `curate score` with its settings to its end.")
@@ -76,19 +80,14 @@ def parents_of(settings: RescoreSettings) -> list[Run]:
             if run.fingerprints.get(what) != runs[0].fingerprints.get(what):
                 raise SettingsError(
                     f"{run.path} and {runs[0].path} have different contents of their {what}.",
-                    hint="Runs that give one shortlist together score one pool by one target.",
+                    hint="Runs that are taken together score one pool by one target.",
                 )
     return runs
 
 
 def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
     """Return the settings of a run as they were given, changed to what the rescoring asks."""
-    given = {f.name: run.settings[f.name] for f in fields(ScoreSettings) if f.name in run.settings}
-    for name in ("target", "pool", "against", "modules"):
-        given[name] = tuple(given.get(name) or ())
-    for name in ("fields", "target_fields"):
-        given[name] = Fields(**given[name]) if isinstance(given.get(name), Mapping) else given.get(name)
-    found = ScoreSettings(**given)
+    found = ScoreSettings.of_record(run.settings)
     return replace(
         found,
         method=settings.method,

@@ -1,0 +1,283 @@
+"""LDS and QLD of runs' methods, measured on one bank of retrainings."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curate import methods
+from curate.atomic import remove_leftovers, write_text
+from curate.errors import CurateError, SettingsError
+from curate.models import ProxySettings
+from curate.progress import Reporter
+from curate.proof.bank import Bank, Job, Laboratory
+from curate.proof.in_run import in_run
+from curate.proof.lds import Lds, lds
+from curate.proof.plots import predicted_against_measured
+from curate.proof.predictions import Subject
+from curate.proof.qld import Qld, best, qld
+from curate.proof.subsets import indicator, left_out, num_dropped
+from curate.proof.workers import Workers
+from curate.schema import Document
+from curate.scores.lock import Lock
+from curate.scores.run import Run
+from curate.settings import ScoreSettings
+from curate.training.recipe import Recipe
+
+IN_RUN = "MAGIC in the bank's own training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateSettings:
+    """The runs whose methods are judged, and the retrainings that judge them."""
+
+    runs: tuple[str, ...]
+    """Folders of finished runs over one pool and target."""
+    documents: int = 1024
+    """Documents that the bank trains on: a seeded sample of those that all runs scored."""
+    queries: int = 50
+    """Rows of the target, each a query of its own; all where there are fewer."""
+    subsets: int = 100
+    """Retrainings, each without a random share of the documents."""
+    drop: float = 0.01
+    """That share; for claims about algorithms rather than about one training: 0.5, with several repeats."""
+    removals: int = 10
+    """Queries for which, per method, a retraining leaves out their best documents (QLD); 0: none."""
+    repeats: int = 1
+    """Orders of the documents over which every change of loss is averaged."""
+    recipe: Recipe = field(default_factory=Recipe)
+    magic: bool = False
+    """Judge MAGIC in the bank's own training, too: a walk back per query."""
+    model: str | None = None
+    """Proxy that is retrained; None: that of the first run."""
+    pool: tuple[str, ...] = ()
+    """Where the pool is now, if it has moved."""
+    banks: str | None = None
+    """Folder of all banks; None: `banks/` beside the first run."""
+    devices: tuple[str, ...] = ()
+    """Where to retrain, a process each; empty: all GPUs, else the run's device."""
+    batch_tokens: int | None = None
+    """Tokens of a micro-batch; None: by device."""
+    resamples: int = 1000
+    """Of the bootstrap."""
+    seed: int = 0
+    """Seeds the sample, the queries, the subsets and the bootstrap; the order of training has the recipe's."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise SettingsError("There is no run to validate.")
+        least = {"documents": 2, "queries": 1, "subsets": 3, "removals": 0, "repeats": 1, "resamples": 100}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected at least {smallest}.")
+        if not 0 < self.drop < 1:
+            raise SettingsError(f"drop is {self.drop:g}; expected a share above 0 and below 1: 1% or 0.01.")
+        num_dropped(self.documents, self.drop)
+
+    def scored_like(self, run: Run) -> ScoreSettings:
+        """Return the settings that a run was scored by, with the pool where it is now."""
+        found = ScoreSettings.of_record(run.settings)
+        background = methods.background_of(found.method) if "parent_run" in run.settings else found.background
+        return replace(found, pool=self.pool or found.pool, background=background)
+
+    def proxy_like(self, asked: ScoreSettings) -> ProxySettings:
+        """Return the proxy that is retrained: all of its weights, in no coarser type than single precision."""
+        dtype = "float64" if asked.dtype == "float64" else "float32"
+        same = self.model is None
+        return ProxySettings(
+            model=self.model or asked.model,
+            revision=asked.revision if same else None,
+            dtype=dtype,
+            device=self.devices[0] if self.devices else asked.device,
+        )
+
+
+def default_validate_out(settings: ValidateSettings) -> Path:
+    """Return where the figures go when no folder is given: `<first run>-validation`."""
+    first = Path(settings.runs[0])
+    return first.with_name(f"{first.resolve().name}-validation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One method's figures."""
+
+    run: str
+    method: str
+    lds: Lds
+    qld: Qld | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidatePlan:
+    """The cost of a validation, known before it starts."""
+
+    documents: int
+    queries: int
+    steps: int
+    """Of one retraining."""
+    retrainings: int
+    there: int
+    """Of these, in the bank already."""
+    seconds_each: float
+    """From one step that is measured."""
+    seconds: float
+    """Of what is missing, on as many devices as there are; scoring the sample by the methods comes on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """All methods on one bank."""
+
+    bank: str
+    documents: int
+    queries: int
+    subsets: int
+    dropped: int
+    """Documents that each retraining leaves out."""
+    repeats: int
+    judged: tuple[Judged, ...]
+    predicted: dict[str, np.ndarray]
+    """Summed scores of what was left out, by run, `[subsets, queries]`."""
+    measured: np.ndarray
+    """Changes of loss in nats per token, `[subsets, queries]`."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        names = ("bank", "documents", "queries", "subsets", "dropped", "repeats")
+        return {n: getattr(self, n) for n in names} | {"methods": [asdict(j) for j in self.judged]}
+
+    def write(self, folder: Path, plot: Path | None = None) -> None:
+        """Leave validation.json in a folder, and predicted.png there or wherever `plot` says."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "validation.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
+        titles = {j.run: f"{Path(j.run).name}: LDS {j.lds.mean:.3f}" for j in self.judged}
+        predicted_against_measured(self.predicted, self.measured, titles, plot or folder / "predicted.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validating:
+    """A laboratory, the subjects that are judged in it, and where its bank lies."""
+
+    settings: ValidateSettings
+    laboratory: Laboratory
+    documents: Sequence[Document]
+    """The same as the laboratory's, unencoded: every method has tokens of its own."""
+    queries: Sequence[Document]
+    subjects: Sequence[Subject]
+    root: Path
+    devices: tuple[str, ...]
+    reporter: Reporter
+
+    @cached_property
+    def bank(self) -> Bank:
+        return Bank(self.laboratory, self.root)
+
+    @property
+    def dropped(self) -> int:
+        return num_dropped(len(self.documents), self.settings.drop)
+
+    def subset(self, number: int) -> tuple[int, ...]:
+        return left_out(len(self.documents), self.settings.drop, number, self.settings.seed)
+
+    def repeated(self, left: Sequence[tuple[int, ...]]) -> list[Job]:
+        """Return the retrainings without each of these, in every order of the documents."""
+        return [Job(repeat, one) for one in left for repeat in range(self.settings.repeats)]
+
+    def plan(self) -> ValidatePlan:
+        """Measure one step and say what all will take."""
+        wanted = self.repeated([(), *map(self.subset, range(self.settings.subsets))])
+        removals = min(self.settings.removals, len(self.queries)) * self.settings.repeats * self._methods
+        missing = len(self.bank.missing(wanted)) + removals
+        each = self.laboratory.job_seconds()
+        return ValidatePlan(
+            documents=len(self.documents),
+            queries=len(self.queries),
+            steps=self.laboratory.training(Job(0)).steps,
+            retrainings=len(wanted) + removals,
+            there=len(wanted) + removals - missing,
+            seconds_each=each,
+            seconds=missing * each / len(self.devices),
+        )
+
+    def run(self) -> Validation:
+        """Fill the bank, score the sample by every method, and compare."""
+        settings, bank = self.settings, self.bank
+        lock = Lock(bank.folder)
+        try:
+            remove_leftovers(bank.folder)
+            self._say(self.plan())
+            subsets = [self.subset(i) for i in range(settings.subsets)]
+            whole = self._losses([()])[0]
+            measured = self._losses(subsets) - whole
+            scores = {str(s.run.path): self._predictions(s) for s in self.subjects}
+            if settings.magic:
+                scores[IN_RUN] = in_run(bank, self.reporter)
+            masks = np.stack([indicator(left, len(self.documents)) for left in subsets])
+            predicted = {name: masks @ values for name, values in scores.items()}
+            judged = tuple(self._judged(n, scores[n], predicted[n], measured, whole) for n in scores)
+        finally:
+            lock.release()
+        return Validation(
+            bank=str(bank.folder),
+            documents=len(self.documents),
+            queries=len(self.queries),
+            subsets=settings.subsets,
+            dropped=self.dropped,
+            repeats=settings.repeats,
+            judged=judged,
+            predicted=predicted,
+            measured=measured,
+        )
+
+    @property
+    def _methods(self) -> int:
+        return len(self.subjects) + self.settings.magic
+
+    def _say(self, plan: ValidatePlan) -> None:
+        if plan.retrainings > plan.there:
+            self.reporter.note(
+                f"{plan.retrainings - plan.there} of {plan.retrainings} retrainings to make, of {plan.steps} steps on"
+                f" {plan.documents:,} documents: about {plan.seconds / 60:.1f} minutes"
+                f" ({plan.seconds_each:.2g} s each, {'one after another' if len(self.devices) == 1 else 'on '}"
+                f"{'' if len(self.devices) == 1 else ', '.join(self.devices)})."
+            )
+
+    def _losses(self, left: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """Return every query's loss without each of these, `[left, queries]`, averaged over the repeats."""
+        elsewhere = Workers(self.devices) if len(self.devices) > 1 else None
+        found = self.bank.fetch(self.repeated(left), self.reporter, elsewhere=elsewhere)
+        return found.reshape(len(left), self.settings.repeats, -1).mean(1)
+
+    def _predictions(self, subject: Subject) -> np.ndarray:
+        if subject.adjoint:
+            self.reporter.note(
+                f"{subject.run.path} was rescored in a training of its own, which a walk back per query would have to"
+                " repeat: judged is the adjoint of its recipe on background documents. --magic judges in-run scores."
+            )
+        found = subject.predictions(self.documents, self.queries, self.bank.folder / "predictions")
+        if not np.isfinite(found).all():
+            raise CurateError(f"The scores that are kept for {subject.run.path} in {self.bank.folder} are damaged.")
+        return found
+
+    def _judged(
+        self, name: str, scores: np.ndarray, predicted: np.ndarray, measured: np.ndarray, whole: np.ndarray
+    ) -> Judged:
+        settings = self.settings
+        method = next((s.method for s in self.subjects if str(s.run.path) == name), "magic")
+        count = min(settings.removals, len(self.queries))
+        deletion = None
+        if count:
+            chosen = [best(scores[:, q], self.dropped) for q in range(count)]
+            rises = (self._losses(chosen) - whole)[np.arange(count), np.arange(count)]
+            deletion = qld(rises, measured[:, :count], resamples=settings.resamples, seed=settings.seed)
+        return Judged(
+            run=name,
+            method=method,
+            lds=lds(predicted, measured, resamples=settings.resamples, seed=settings.seed),
+            qld=deletion,
+        )
