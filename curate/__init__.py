@@ -14,16 +14,22 @@ __all__ = [
     "RescoreSettings",
     "Run",
     "ScoreSettings",
+    "ValidateSettings",
+    "VerifySettings",
     "latest_run",
     "rescore",
     "score",
     "select",
+    "validate",
+    "verify",
     "warmup",
 ]
 
 if TYPE_CHECKING:
     from curate.errors import CurateError
-    from curate.pipeline import ScoreSettings, rescore, score
+    from curate.pipeline import ScoreSettings, rescore, score, validate, verify
+    from curate.proof.validate import ValidateSettings
+    from curate.proof.verify import VerifySettings
     from curate.rescoring.settings import RescoreSettings
     from curate.scores.run import Run, latest_run
     from curate.selection.select import select
@@ -34,10 +40,14 @@ _HOMES = {
     "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
     "ScoreSettings": "curate.settings",
+    "ValidateSettings": "curate.proof.validate",
+    "VerifySettings": "curate.proof.verify",
     "latest_run": "curate.scores.run",
     "rescore": "curate.pipeline",
     "score": "curate.pipeline",
     "select": "curate.selection.select",
+    "validate": "curate.pipeline",
+    "verify": "curate.pipeline",
     "warmup": "curate.training.warmup",
 }
 

@@ -24,6 +24,8 @@ from curate.proof.places import draw
 from curate.proof.predictions import Subject
 from curate.proof.reading import drawn, scored_rows, usable
 from curate.proof.validate import ValidatePlan, ValidateSettings, Validating, Validation, default_validate_out
+from curate.proof.verdict import Verification
+from curate.proof.verify import Verifying, VerifySettings, default_verify_out
 from curate.proof.workers import devices_of
 from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
 from curate.rescoring.plan import RescorePlan, plan
@@ -182,6 +184,21 @@ def validate(
 def plan_validate(settings: ValidateSettings, *, reporter: Reporter | None = None) -> ValidatePlan:
     """Say what a validation will take, from one step that is measured; nothing is retrained."""
     return _validating(settings, reporter or Silent()).plan()
+
+
+def verify(
+    settings: VerifySettings,
+    out: Path | str | None = None,
+    *,
+    plot: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Verification:
+    """Train the proxy on a selection, on random documents and on others' choices, and compare the target's loss."""
+    reporter = reporter or Silent()
+    found = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings))
+    keep_freed_memory()
+    proxy = load_proxy(replace(_proxy_settings(found.asked), modules=()))
+    return found.run(proxy, _encoder(found.asked, proxy), score=score, reporter=reporter, plot=plot)
 
 
 def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
