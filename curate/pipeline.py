@@ -210,7 +210,9 @@ def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
     proxy = load_proxy(settings.proxy_like(first))
     encoder = _encoder(first, proxy)
     batching = Batching(tokens=encoder.settings, budget=settings.batch_tokens or default_budget(proxy))
-    documents, sample = usable(draw(runs, settings.seed, documents=settings.documents).read(pool, first.fields), encoder)
+    documents, sample = usable(
+        draw(runs, settings.seed, documents=settings.documents).read(pool, first.fields), encoder
+    )
     queries, rows = usable(drawn(target.documents, settings.queries, settings.seed), encoder)
     subjects = [_subject(run, one, pool, queries, reporter) for run, one in zip(runs, asked, strict=True)]
     return Validating(

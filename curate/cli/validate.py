@@ -100,8 +100,8 @@ def _print(found: "Validation") -> None:
         rows.append([*row, *[""] * (7 - len(row))])
     print_table(["run", "method", "LDS", "95 %", "QLD", "random", "QLD - random, 95 %"], rows)
     stdout.print(
-        f"{found.subsets} retrainings without {found.dropped:,} of {found.documents:,} documents, {found.queries} queries;"
-        f" QLD in nats per token. Bank: {found.bank}",
+        f"{found.subsets} retrainings without {found.dropped:,} of {found.documents:,} documents,"
+        f" {found.queries} queries; QLD in nats per token. Bank: {found.bank}",
         soft_wrap=True,
         markup=False,
     )

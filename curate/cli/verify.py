@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one micro-batch.")
 @click.option("--allow-seen-target", is_flag=True, help="Go on though rows of the target took part in scoring.")
 @click.option("--seed", type=int, default=0, help="Of the sample and of random draws; the recipe has its own.")
-@click.option("--out", type=click.Path(path_type=Path), show_default="SELECTION-verified", help="Folder of the figures.")
+@click.option("--out", type=click.Path(path_type=Path), show_default="SELECTION-verified", help="Folder of figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/curves.png", help="File of the curves.")
 @config_option_beside(NAMES)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

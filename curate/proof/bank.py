@@ -122,7 +122,11 @@ class Bank:
         return [j for j in dict.fromkeys(jobs) if not self.path(j).exists()]
 
     def fetch(
-        self, jobs: Sequence[Job], reporter: Reporter, *, elsewhere: Callable[["Bank", Sequence[Job]], Any] | None = None
+        self,
+        jobs: Sequence[Job],
+        reporter: Reporter,
+        *,
+        elsewhere: Callable[["Bank", Sequence[Job]], Any] | None = None,
     ) -> np.ndarray:
         """Return losses `[jobs, queries]`, retraining where they are missing.
 

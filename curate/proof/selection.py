@@ -30,10 +30,13 @@ class Selected:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CurateError(
-                f"{folder} holds no selection ({path.name}: {error})", hint="Give the folder that `curate select` wrote."
+                f"{folder} holds no selection ({path.name}: {error})",
+                hint="Give the folder that `curate select` wrote.",
             ) from error
         if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-            raise CurateError(f"{path} is no manifest of a selection.", hint="Give the folder that `curate select` wrote.")
+            raise CurateError(
+                f"{path} is no manifest of a selection.", hint="Give the folder that `curate select` wrote."
+            )
         record = {k: v for k, v in manifest["run"].items() if k != "path"}
         return cls(folder=folder, manifest=manifest, run=Run(Path(manifest["run"]["path"]), record))
 

@@ -126,7 +126,9 @@ class Verification:
         """Say so where training made it worse."""
         if min(losses) <= self.untrained["target"]:
             return ""
-        return f" Both end above the untrained model's {self.untrained['target']:.4f}: train longer, or at a lower rate."
+        return (
+            f" Both end above the untrained model's {self.untrained['target']:.4f}: train longer, or at a lower rate."
+        )
 
     def best_share(self) -> str | None:
         """Return which share of a sweep has the lowest loss; None without a sweep."""
