@@ -63,7 +63,7 @@ def command(ctx: click.Context, /, out: Path | None, plot: Path | None, as_json:
     settings = VerifySettings(recipe=recipe, sweep=sweep, **options)
     with RichReporter() as reporter:
         found = pipeline.verify(settings, out, plot=plot, reporter=reporter)
-    print_json(found.record()) if as_json else _print(found)
+    print_json(found.record()) if as_json else _print(found, plot)
 
 
 def _tokens(text: str | int | None) -> int | None:
@@ -75,7 +75,7 @@ def _tokens(text: str | int | None) -> int | None:
         raise SettingsError(f"--tokens: {error}") from None
 
 
-def _print(found: "Verification") -> None:
+def _print(found: "Verification", plot: Path | None) -> None:
     from curate.cli._output import print_table, stdout
 
     def shown(value: float, spread: float | None) -> str:
@@ -91,5 +91,6 @@ def _print(found: "Verification") -> None:
     stdout.print("Losses in nats per token, ± the standard deviation over seeds.", soft_wrap=True)
     stdout.print(found.sentence, soft_wrap=True, markup=False, style="bold")
     if (share := found.best_share()) is not None:
-        stdout.print(f"Of the sweep, {share} ends lowest.", soft_wrap=True, markup=False)
-    stdout.print(f"Learning curves: {found.out}/curves.png", soft_wrap=True, markup=False)
+        alike = f"; no clear difference to {', '.join(share['alike'])}" if share["alike"] else ""
+        stdout.print(f"Of the sweep, {share['best']} ends lowest{alike}.", soft_wrap=True, markup=False)
+    stdout.print(f"Learning curves: {plot or Path(found.out) / 'curves.png'}", soft_wrap=True, markup=False)

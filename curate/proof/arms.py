@@ -14,7 +14,7 @@ from curate.selection.dump import MANIFEST
 from curate.selection.formats import SPLIT
 from curate.selection.select import select
 
-SELECTION, RANDOM, ALL = "selection", "random", "all"
+SELECTION, RANDOM, ALL, SWEPT = "selection", "random", "all", "top "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def chosen(
     share: float | None = None,
     filters: Sequence[tuple[str, dict[str, Any]]] = (),
 ) -> str:
-    """Select a run's best by a column into a folder, by a budget of tokens or a share; return what tells it from others.
+    """Select a run's best by a column into a folder, by a budget of tokens or a share; return a key of the request.
 
     What is there by the same request is taken as it is.
     """

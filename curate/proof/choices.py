@@ -9,7 +9,7 @@ from curate import methods
 from curate.documents import Pool
 from curate.errors import CurateError
 from curate.progress import Reporter
-from curate.proof.arms import ALL, RANDOM, SELECTION, Arm, chosen, dumped
+from curate.proof.arms import ALL, RANDOM, SELECTION, SWEPT, Arm, chosen, dumped
 from curate.proof.places import draw
 from curate.proof.selection import Selected
 from curate.proof.spool import key_of
@@ -56,7 +56,7 @@ class Choices:
             key = chosen(self.scored(method), folder, column=column, tokens=budget, pool=pool)
             found.append(self._dump(method, folder, key))
         for share in self.sweep:
-            name = f"top {100 * share:g}%"
+            name = f"{SWEPT}{100 * share:g}%"
             folder = self.out / "choices" / name.replace(" ", "-").replace("%", "")
             key = chosen(
                 self._own_run(),
@@ -107,7 +107,7 @@ class Choices:
         except CurateError as error:
             raise CurateError(
                 f"The selection's run is needed, and is not at {self.selected.run.path}.",
-                hint="Start this where the selection was made; without --sweep and with --baseline bm25 it is not needed.",
+                hint="Start this where the selection was made; only --sweep and runs without baselines need it.",
             ) from error
         run.refuse_other(self.selected.run.settings, self.selected.run.fingerprints)
         return run

@@ -68,8 +68,8 @@ def correlations(left: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.
     for start in range(0, len(counts), step):
         some = counts[start : start + step]
         for query in range(left.shape[1]):
-            ranks = (_ranks(values[:, query], some) for values in (left, right))
-            found[start : start + step, query] = _pearson(*ranks, some)
+            ours, theirs = _ranks(left[:, query], some), _ranks(right[:, query], some)
+            found[start : start + step, query] = _pearson(ours, theirs, some)
     return found
 
 

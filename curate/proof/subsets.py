@@ -10,7 +10,7 @@ def num_dropped(documents: int, drop: float) -> int:
     count = round(drop * documents)
     if not 1 <= count < documents:
         raise SettingsError(
-            f"drop is {drop:g} of {documents} documents, which is {count}; a retraining leaves out some and keeps some.",
+            f"drop is {drop:g} of {documents} documents, which is {count}; a retraining leaves out some, not all.",
             hint="Raise --drop or --documents.",
         )
     return count

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from curate.atomic import write_text
-from curate.proof.arms import ALL, RANDOM, SELECTION
+from curate.proof.arms import ALL, RANDOM, SELECTION, SWEPT
 from curate.proof.fitting import Curve
 from curate.proof.plots import learning_curves
 
@@ -91,14 +91,10 @@ class Verification:
         means = {name: float(values.mean()) for name, values in final.items()}
         best = min(means, key=lambda name: means[name])
         gap, difference = means[RANDOM] - means[best], means[RANDOM] - means[SELECTION]
-        error = None
-        if len(ours) > 1:
-            error = float(np.sqrt(ours.var(ddof=1) / len(ours) + random.var(ddof=1) / len(random)))
-        clear = difference != 0 if error is None else abs(difference) > _CLEAR * error
         return Verdict(
-            beats_random=difference > 0 if clear else None,
+            beats_random=difference > 0 if _differ(ours, random) else None,
             difference=difference,
-            error=error,
+            error=_error(ours, random),
             share=difference / gap if gap > 0 else None,
             best=best,
         )
@@ -130,10 +126,14 @@ class Verification:
             f" Both end above the untrained model's {self.untrained['target']:.4f}: train longer, or at a lower rate."
         )
 
-    def best_share(self) -> str | None:
-        """Return which share of a sweep has the lowest loss; None without a sweep."""
-        swept = {o.name: float(o.final("target").mean()) for o in self.outcomes if o.name.startswith("top ")}
-        return min(swept, key=lambda name: swept[name]).removeprefix("top ") if swept else None
+    def best_share(self) -> dict[str, Any] | None:
+        """Return which share of a sweep ends lowest, and which others are within two standard errors of it."""
+        swept = {o.name: o.final("target") for o in self.outcomes if o.name.startswith(SWEPT)}
+        if not swept:
+            return None
+        best = min(swept, key=lambda name: float(swept[name].mean()))
+        alike = [n for n, values in swept.items() if n != best and not _differ(values, swept[best])]
+        return {"best": best.removeprefix(SWEPT), "alike": [n.removeprefix(SWEPT) for n in alike]}
 
     def rows(self) -> list[dict[str, Any]]:
         return [o.row() for o in self.outcomes]
@@ -155,6 +155,18 @@ class Verification:
         write_text(folder / "verify.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
         lines = [_line(o.name, o.curves) for o in self.outcomes]
         learning_curves(lines, self.untrained, plot or folder / "curves.png")
+
+
+def _error(left: np.ndarray, right: np.ndarray) -> float | None:
+    """Return the standard error of a difference of means; None with one seed."""
+    if len(left) < 2 or len(right) < 2:
+        return None
+    return float(np.sqrt(left.var(ddof=1) / len(left) + right.var(ddof=1) / len(right)))
+
+
+def _differ(left: np.ndarray, right: np.ndarray) -> bool:
+    """Whether two means are apart by more than the seeds' spread explains; with one seed, at all."""
+    return bool(abs(left.mean() - right.mean()) > _CLEAR * (_error(left, right) or 0.0))
 
 
 def spread(values: np.ndarray) -> float | None:

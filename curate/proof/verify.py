@@ -1,4 +1,4 @@
-"""Does training on a selection help? The same proxy, recipe and budget of tokens on it, on random, on others' choices."""
+"""Does training on a selection help? The same proxy, recipe and tokens on it, on random, on others' choices."""
 
 import json
 import shutil
@@ -52,8 +52,7 @@ class VerifySettings:
     seeds: int = 3
     """Orders of the documents, and draws of the random arms."""
     recipe: Recipe = field(default_factory=Recipe)
-    """Its steps follow from the tokens, and so does the size of a batch: as many tokens as it has documents in the mean.
-    """
+    """Its steps follow from the tokens; a batch has the tokens that its number of documents has on average."""
     tokens: int | None = None
     """Tokens that every arm trains on; None: as many as the selection has."""
     sweep: tuple[float, ...] = ()
@@ -219,10 +218,11 @@ class _Comparison:
         wanted = [(arm, seed) for arm in arms for seed in range(self.settings.seeds)]
         curves: dict[str, list[Curve]] = {arm.name: [] for arm in arms}
         counts: dict[str, dict[str, int]] = {}
-        total = sum(self.steps(arm.times) for arm, _ in wanted)
+        total, last = sum(self.steps(arm.times) for arm, _ in wanted), arms[-1]
+        longer = f"; {ALL}: {last.times:.3g} times as many" if last.name == ALL else ""
         self.reporter.note(
             f"{len(wanted)} trainings ({len(arms)} arms, {self.settings.seeds} seeds) of {self.tokens:,} tokens in"
-            f" {self.steps(1)} steps each{f'; {ALL}: {arms[-1].times:.3g} times as many' if arms[-1].name == ALL else ''}."
+            f" {self.steps(1)} steps each{longer}."
         )
         with self.reporter.stage("training", total=total, unit="steps") as task:
             for arm, seed in wanted:

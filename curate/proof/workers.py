@@ -53,7 +53,7 @@ class Workers:
             raise SettingsError("No device was given to retrain on.")
 
     def __call__(self, bank: Bank, jobs: Sequence[Job]) -> Iterator[None]:
-        """Yield once per retraining that is done. Raises CurateError when a process ends with some of its own missing."""
+        """Yield once per retraining that is done. Raises CurateError when a process fails."""
         context = multiprocessing.get_context("spawn")
         count = min(len(self.devices), len(jobs))
         orders = [_order(bank, device, jobs[i::count]) for i, device in enumerate(self.devices[:count])]
