@@ -1,7 +1,7 @@
 """Seeded draws among the documents that runs scored, read off their parts: any number of them, in bounded memory.
 
 Every document has a key, a hash of its shard, row and the seed; a draw is those of the lowest keys. So a draw depends
-on no order of reading, one of fewer documents is part of one of more, and several runs have the draw of what they share.
+on no order of reading, one of fewer documents is part of one of more, and several runs have a draw of what they share.
 """
 
 from collections.abc import Iterator, Sequence

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from curate import methods
 from curate.atomic import remove_leftovers, write_text
 from curate.documents import Overlap, read_target
 from curate.errors import CurateError, SettingsError
@@ -32,7 +33,6 @@ from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 
 _OTHER_SEED = 7919  # keeps the sample of other text apart from the random arms' draws
-BASELINES = ("bm25", "embedding", "cosine", "loss", "length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,8 @@ class VerifySettings:
             )
         if wrong := [s for s in self.sweep if not 0 < s <= 1]:
             raise SettingsError(f"sweep has {wrong[0]:g}; expected shares above 0 and at most 1: 1%,5%,20%.")
-        if unknown := sorted(set(self.baselines) - set(BASELINES)):
-            raise SettingsError(f"There is no baseline {unknown[0]!r}; expected some of {', '.join(BASELINES)}.")
+        for name in self.baselines:
+            methods.get(name)
         if self.all_times < 0:
             raise SettingsError(f"all_times is {self.all_times:g}; expected 0 or more.")
 
