@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=int, default=3, help="Orders of the documents, and draws of random ones.")
 @click.option("--tokens", show_default="as many as the selection has", help="Tokens every arm trains on: 2M.")
 @click.option("--sweep", help="Shares of the run's ranking to train on, too: 1%,5%,20%.")
-@click.option(
-    "--baseline", "baselines", multiple=True, default=("bm25", "embedding"), help="Methods whose choice to train on."
-)
+@click.option("--baseline", "baselines", multiple=True, default=("bm25", "embedding"), help="Methods to compare with.")
 @click.option("--all-times", type=float, default=4.0, help="Budgets of the arm on all of the pool; 0: none.")
 @click.option("--points", type=int, default=6, help="Of every learning curve.")
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False), help="YAML file of the training run.")

@@ -50,7 +50,7 @@ class Choices:
         pool = self.pool
         found = [self._dump(SELECTION, self.selected.folder, self.selected.manifest["fingerprint"])]
         found.append(self._drawn(RANDOM, tokens, 1.0))
-        for method in self.baselines:
+        for method in dict.fromkeys(self.baselines):
             folder = self.out / "choices" / method
             budget, column = self.selected.tokens, self.selected.column
             key = chosen(self.scored(method), folder, column=column, tokens=budget, pool=pool)

@@ -16,7 +16,7 @@ from curate.gradients.documents import Batching, default_budget
 from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.models import Proxy
 from curate.progress import Reporter, Task
-from curate.proof.arms import ALL, Arm
+from curate.proof.arms import ALL, RANDOM, Arm
 from curate.proof.choices import Choices
 from curate.proof.fitting import Curve, Measure, fit
 from curate.proof.places import draw
@@ -87,6 +87,8 @@ class VerifySettings:
             raise SettingsError(f"sweep has {wrong[0]:g}; expected shares above 0 and at most 1: 1%,5%,20%.")
         for name in self.baselines:
             methods.get(name)
+        if RANDOM in self.baselines:
+            raise SettingsError("random is an arm of its own already.", hint="Leave --baseline random out.")
         if self.all_times < 0:
             raise SettingsError(f"all_times is {self.all_times:g}; expected 0 or more.")
 
