@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -32,7 +31,7 @@ from curate.rescoring.plan import RescorePlan, plan
 from curate.rescoring.settings import RescoreSettings, default_rescore_out, parents_of, runs_of_one_pool, scored_like
 from curate.rescoring.shortlist import background as draw_background
 from curate.rescoring.shortlist import best_places, fingerprint, movement, read_places
-from curate.schema import Document
+from curate.schema import Document, group_column
 from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.scores.session import pool_of
@@ -252,7 +251,7 @@ def score_columns(groups: Sequence[str]) -> list[str]:
     """Name the score columns: `score`, then one per group when there are several."""
     if len(groups) < 2:
         return ["score"]
-    columns = {group: "score_" + re.sub(r"\W+", "_", group) for group in groups}
+    columns = {group: group_column(group) for group in groups}
     known: dict[str, str] = {}
     for group, column in columns.items():
         other = known.setdefault(column.casefold(), group)  # SQL does not tell names apart by case

@@ -59,15 +59,21 @@ class Subject:
         record = {"run": self.run.settings, "fingerprints": self.run.fingerprints, "hashes": hashes, "version": 1}
         return xxhash.xxh3_64_hexdigest(canonical(record).encode())
 
+    def known(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray | None:
+        """Return the scores that are kept; None where there are none yet."""
+        path = folder / f"{self.key(documents, queries)}.npy"
+        return np.load(path) if path.exists() else None
+
     def predictions(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray:
         """Return scores `[documents, queries]`, kept in `folder`; a document that has no finite score has 0."""
-        path = folder / f"{self.key(documents, queries)}.npy"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+        found = self.known(documents, queries, folder)
+        if found is None:
+            folder.mkdir(parents=True, exist_ok=True)
             found = self._scored(documents, queries, folder)
+            path = folder / f"{self.key(documents, queries)}.npy"
             with atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, found)
-        return np.load(path)
+        return found
 
     def _scored(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray:
         encode = Encoder(self.inputs.proxy.tokenizer, self.inputs.batching.tokens)

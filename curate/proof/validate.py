@@ -15,7 +15,7 @@ from curate.errors import CurateError, SettingsError
 from curate.models import ProxySettings
 from curate.progress import Reporter
 from curate.proof.bank import Bank, Job, Laboratory
-from curate.proof.in_run import in_run
+from curate.proof.in_run import in_run, in_run_known
 from curate.proof.lds import Lds, lds
 from curate.proof.plots import predicted_against_measured
 from curate.proof.predictions import Subject
@@ -191,8 +191,13 @@ class Validating:
     def plan(self) -> ValidatePlan:
         """Measure one step and say what all will take."""
         wanted = self.repeated([(), *map(self.subset, range(self.settings.subsets))])
-        removals = min(self.settings.removals, len(self.queries)) * self.settings.repeats * self._methods
-        missing = len(self.bank.missing(wanted)) + removals
+        kept = self.bank.folder / "predictions"
+        known = [s.known(self.documents, self.queries, kept) for s in self.subjects]
+        known += [in_run_known(self.bank)] if self.settings.magic else []
+        removals = min(self.settings.removals, len(self.queries)) * self.settings.repeats * len(known)
+        again = [job for scores in known if scores is not None for job in self.repeated(self._best(scores))]
+        unknown = removals - len(again)  # their scores have not been made yet
+        missing = len(self.bank.missing([*wanted, *again])) + unknown
         each = self.laboratory.job_seconds()
         return ValidatePlan(
             documents=len(self.documents),
@@ -234,10 +239,6 @@ class Validating:
             measured=measured,
         )
 
-    @property
-    def _methods(self) -> int:
-        return len(self.subjects) + self.settings.magic
-
     def _say(self, plan: ValidatePlan) -> None:
         if plan.retrainings > plan.there:
             self.reporter.note(
@@ -264,15 +265,18 @@ class Validating:
             raise CurateError(f"The scores that are kept for {subject.run.path} in {self.bank.folder} are damaged.")
         return found
 
+    def _best(self, scores: np.ndarray) -> list[tuple[int, ...]]:
+        """Return the best documents of each query that QLD is measured on."""
+        count = min(self.settings.removals, len(self.queries))
+        return [best(scores[:, q], self.dropped) for q in range(count)]
+
     def _judged(
         self, name: str, scores: np.ndarray, predicted: np.ndarray, measured: np.ndarray, whole: np.ndarray
     ) -> Judged:
         settings = self.settings
         method = next((s.method for s in self.subjects if str(s.run.path) == name), "magic")
-        count = min(settings.removals, len(self.queries))
-        deletion = None
-        if count:
-            chosen = [best(scores[:, q], self.dropped) for q in range(count)]
+        chosen, deletion = self._best(scores), None
+        if count := len(chosen):
             rises = (self._losses(chosen) - whole)[np.arange(count), np.arange(count)]
             deletion = qld(rises, measured[:, :count], resamples=settings.resamples, seed=settings.seed)
         return Judged(

@@ -24,7 +24,7 @@ from curate.proof.reading import HELDOUT, scored_hashes, usable
 from curate.proof.selection import Selected
 from curate.proof.spool import Excluded, SpooledCorpus, key_of, spooled, token_batches
 from curate.proof.verdict import Outcome, Verification
-from curate.schema import Document
+from curate.schema import Document, group_column
 from curate.scores.lock import Lock
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
@@ -119,8 +119,7 @@ class Verifying:
             device=settings.device or found.device,
             dtype=dtype,
         )
-        target = settings.target or (_kept_aside(selected.run),)
-        held_out = read_target(target, found.target_fields or found.fields).documents
+        held_out = _held_out(settings, selected, found)
         if not settings.allow_seen_target:
             _refuse_seen(held_out, selected.run)
         return cls(settings=settings, selected=selected, asked=asked, held_out=held_out, out=out)
@@ -296,6 +295,18 @@ def default_verify_out(settings: VerifySettings) -> Path:
     """Return where a verification goes when no folder is given: `<selection>-verified`."""
     path = Path(settings.selection)
     return path.with_name(f"{path.resolve().name}-verified")
+
+
+def _held_out(settings: VerifySettings, selected: Selected, asked: ScoreSettings) -> list[Document]:
+    """Read the rows to report on: those given, else what the run kept aside of the group that was selected for."""
+    fields = asked.target_fields or asked.fields
+    if settings.target:
+        return read_target(settings.target, fields).documents
+    aside = _kept_aside(selected.run)
+    if selected.column == "score":
+        return read_target(aside, fields).documents
+    kept = read_target(aside, fields, group_by=asked.group_by)
+    return [d for d, g in zip(kept.documents, kept.groups, strict=True) if group_column(g) == selected.column]
 
 
 def _kept_aside(run: Run) -> str:

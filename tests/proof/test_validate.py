@@ -152,6 +152,8 @@ def test_a_plan_says_what_is_missing_and_retrains_nothing(place: Path, found: Va
     plan = pipeline.plan_validate(settings(place, "bm25", removals=0, subsets=20), reporter=Heard())
     assert (plan.retrainings, plan.there, plan.steps) == (21, 9, 4)
     assert plan.seconds == pytest.approx(12 * plan.seconds_each)
+    done = pipeline.plan_validate(settings(place, magic=True), reporter=Heard())
+    assert done.retrainings == done.there == 9 + 4 * 2
     fresh = pipeline.plan_validate(settings(place, "bm25", banks=str(tmp_path)), reporter=Heard())
     assert (fresh.retrainings, fresh.there) == (11, 0)
 

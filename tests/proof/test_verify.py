@@ -202,6 +202,12 @@ def test_without_a_target_the_rows_that_the_run_kept_aside_are_taken(place: Path
     kept.write_bytes((place / "heldout.jsonl").read_bytes())
     try:
         assert len(Verifying.open(settings(place, target=()), tmp_path / "out").held_out) == 10
+        rows = [json.loads(r) | {"task": "ab"[i % 5 == 0]} for i, r in enumerate(kept.read_text().splitlines())]
+        kept.write_bytes(lines(rows))
+        by_group = [("top", {"share": 0.2, "score": "score_b"})]
+        select(Run.open(place / "runs" / "dot"), filters=by_group, out=tmp_path / "b")
+        asked = settings(place, selection=str(tmp_path / "b"), target=())
+        assert len(Verifying.open(asked, tmp_path / "out").held_out) == 2
     finally:
         kept.unlink()
 
