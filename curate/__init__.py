@@ -28,8 +28,7 @@ __all__ = [
 if TYPE_CHECKING:
     from curate.errors import CurateError
     from curate.pipeline import ScoreSettings, rescore, score, validate, verify
-    from curate.proof.validate import ValidateSettings
-    from curate.proof.verify import VerifySettings
+    from curate.proof.settings import ValidateSettings, VerifySettings
     from curate.rescoring.settings import RescoreSettings
     from curate.scores.run import Run, latest_run
     from curate.selection.select import select
@@ -40,8 +39,8 @@ _HOMES = {
     "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
     "ScoreSettings": "curate.settings",
-    "ValidateSettings": "curate.proof.validate",
-    "VerifySettings": "curate.proof.verify",
+    "ValidateSettings": "curate.proof.settings",
+    "VerifySettings": "curate.proof.settings",
     "latest_run": "curate.scores.run",
     "rescore": "curate.pipeline",
     "score": "curate.pipeline",

@@ -22,9 +22,10 @@ from curate.proof.bank import Laboratory
 from curate.proof.places import draw
 from curate.proof.predictions import Subject
 from curate.proof.reading import drawn, scored_rows, usable
-from curate.proof.validate import ValidatePlan, ValidateSettings, Validating, Validation, default_validate_out
+from curate.proof.settings import ValidateSettings, VerifySettings, default_validate_out, default_verify_out
+from curate.proof.validate import ValidatePlan, Validating, Validation
 from curate.proof.verdict import Verification
-from curate.proof.verify import Verifying, VerifySettings, default_verify_out
+from curate.proof.verify import Verifying
 from curate.proof.workers import devices_of
 from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
 from curate.rescoring.plan import RescorePlan, plan

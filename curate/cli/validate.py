@@ -55,7 +55,7 @@ def command(ctx: click.Context, /, out: Path | None, plot: Path | None, dry_run:
     from curate import pipeline
     from curate.cli._output import RichReporter, print_json
     from curate.cli._runs import chosen_run
-    from curate.proof.validate import ValidateSettings
+    from curate.proof.settings import ValidateSettings
 
     recipe = make_recipe(options, settings_beside(ctx))
     options["drop"] = parse_share(options["drop"], "--drop")

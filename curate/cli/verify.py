@@ -55,7 +55,7 @@ def command(ctx: click.Context, /, out: Path | None, plot: Path | None, as_json:
     """
     from curate import pipeline
     from curate.cli._output import RichReporter, print_json
-    from curate.proof.verify import VerifySettings
+    from curate.proof.settings import VerifySettings
 
     recipe = make_recipe(options, settings_beside(ctx))
     options["tokens"] = _tokens(options["tokens"])

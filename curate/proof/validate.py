@@ -2,17 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from curate import methods
 from curate.atomic import remove_leftovers, write_text
-from curate.errors import CurateError, SettingsError
-from curate.models import ProxySettings
+from curate.errors import CurateError
 from curate.progress import Reporter
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.in_run import in_run, in_run_known
@@ -20,86 +18,13 @@ from curate.proof.lds import Lds, lds
 from curate.proof.plots import predicted_against_measured
 from curate.proof.predictions import Subject
 from curate.proof.qld import Qld, best, qld
+from curate.proof.settings import ValidateSettings
 from curate.proof.subsets import indicator, left_out, num_dropped
 from curate.proof.workers import Workers
 from curate.schema import Document
 from curate.scores.lock import Lock
-from curate.scores.run import Run
-from curate.settings import ScoreSettings
-from curate.training.recipe import Recipe
 
 IN_RUN = "MAGIC in the bank's own training"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateSettings:
-    """The runs whose methods are judged, and the retrainings that judge them."""
-
-    runs: tuple[str, ...]
-    """Folders of finished runs over one pool and target."""
-    documents: int = 1024
-    """Documents that the bank trains on: a seeded sample of those that all runs scored."""
-    queries: int = 50
-    """Rows of the target, each a query of its own; all where there are fewer."""
-    subsets: int = 100
-    """Retrainings, each without a random share of the documents."""
-    drop: float = 0.01
-    """That share; for claims about algorithms rather than about one training: 0.5, with several repeats."""
-    removals: int = 10
-    """Queries for which, per method, a retraining leaves out their best documents (QLD); 0: none."""
-    repeats: int = 1
-    """Orders of the documents over which every change of loss is averaged."""
-    recipe: Recipe = field(default_factory=Recipe)
-    magic: bool = False
-    """Judge MAGIC in the bank's own training, too: a walk back per query."""
-    model: str | None = None
-    """Proxy that is retrained; None: that of the first run."""
-    pool: tuple[str, ...] = ()
-    """Where the pool is now, if it has moved."""
-    banks: str | None = None
-    """Folder of all banks; None: `banks/` beside the first run."""
-    devices: tuple[str, ...] = ()
-    """Where to retrain, a process each; empty: all GPUs, else the run's device."""
-    batch_tokens: int | None = None
-    """Tokens of a micro-batch; None: by device."""
-    resamples: int = 1000
-    """Of the bootstrap."""
-    seed: int = 0
-    """Seeds the sample, the queries, the subsets and the bootstrap; the order of training has the recipe's."""
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise SettingsError("There is no run to validate.")
-        least = {"documents": 2, "queries": 1, "subsets": 3, "removals": 0, "repeats": 1, "resamples": 100}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise SettingsError(f"{name} is {getattr(self, name)}; expected at least {smallest}.")
-        if not 0 < self.drop < 1:
-            raise SettingsError(f"drop is {self.drop:g}; expected a share above 0 and below 1: 1% or 0.01.")
-        num_dropped(self.documents, self.drop)
-
-    def scored_like(self, run: Run) -> ScoreSettings:
-        """Return the settings that a run was scored by, with the pool where it is now."""
-        found = ScoreSettings.of_record(run.settings)
-        background = methods.background_of(found.method) if "parent_run" in run.settings else found.background
-        return replace(found, pool=self.pool or found.pool, background=background)
-
-    def proxy_like(self, asked: ScoreSettings) -> ProxySettings:
-        """Return the proxy that is retrained: all of its weights, in no coarser type than single precision."""
-        dtype = "float64" if asked.dtype == "float64" else "float32"
-        same = self.model is None
-        return ProxySettings(
-            model=self.model or asked.model,
-            revision=asked.revision if same else None,
-            dtype=dtype,
-            device=self.devices[0] if self.devices else asked.device,
-        )
-
-
-def default_validate_out(settings: ValidateSettings) -> Path:
-    """Return where the figures go when no folder is given: `<first run>-validation`."""
-    first = Path(settings.runs[0])
-    return first.with_name(f"{first.resolve().name}-validation")
 
 
 @dataclass(frozen=True, kw_only=True)

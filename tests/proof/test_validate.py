@@ -16,7 +16,8 @@ from curate import pipeline
 from curate.errors import CurateError, SettingsError
 from curate.progress import Silent
 from curate.proof.bank import Laboratory
-from curate.proof.validate import IN_RUN, ValidateSettings, Validation
+from curate.proof.settings import ValidateSettings
+from curate.proof.validate import IN_RUN, Validation
 from curate.rescoring.settings import RescoreSettings
 from curate.scores.run import Run
 from curate.settings import ScoreSettings

@@ -14,8 +14,8 @@ from curate import pipeline
 from curate.errors import CurateError, SettingsError
 from curate.progress import Silent
 from curate.proof import fitting
+from curate.proof.settings import VerifySettings
 from curate.proof.verdict import Verification
-from curate.proof.verify import VerifySettings
 from curate.scores.run import Run
 from curate.selection.select import select
 from curate.settings import ScoreSettings
