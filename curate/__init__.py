@@ -14,17 +14,22 @@ __all__ = [
     "RescoreSettings",
     "Run",
     "ScoreSettings",
+    "ValidateSettings",
+    "VerifySettings",
     "latest_run",
     "report",
     "rescore",
     "score",
     "select",
+    "validate",
+    "verify",
     "warmup",
 ]
 
 if TYPE_CHECKING:
     from curate.errors import CurateError
-    from curate.pipeline import ScoreSettings, rescore, score
+    from curate.pipeline import ScoreSettings, rescore, score, validate, verify
+    from curate.proof.settings import ValidateSettings, VerifySettings
     from curate.reports.report import report
     from curate.rescoring.settings import RescoreSettings
     from curate.scores.run import Run, latest_run
@@ -36,11 +41,15 @@ _HOMES = {
     "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
     "ScoreSettings": "curate.settings",
+    "ValidateSettings": "curate.proof.settings",
+    "VerifySettings": "curate.proof.settings",
     "latest_run": "curate.scores.run",
     "report": "curate.reports.report",
     "rescore": "curate.pipeline",
     "score": "curate.pipeline",
     "select": "curate.selection.select",
+    "validate": "curate.pipeline",
+    "verify": "curate.pipeline",
     "warmup": "curate.training.warmup",
 }
 

@@ -3,35 +3,50 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from curate.arithmetic import check_arithmetic
-from curate.documents import Split, estimated_rows, hold_out
+from curate.documents import Pool, Split, estimated_rows, hold_out
 from curate.errors import CurateError
 from curate.estimate import ScorePlan
 from curate.estimate import plan_score as estimate
 from curate.executors.local import Work, score_parts
 from curate.gradients.documents import Batching, default_budget
-from curate.inheritance import remember_shards
+from curate.inheritance import Origin, remember_shards
+from curate.methods._contract import EncodedTarget
 from curate.models import keep_freed_memory, load_proxy
 from curate.preparation import (
     ask,
     encode_target,
     load,
+    make_batching,
     make_encoder,
+    make_inputs,
     make_reader,
     proxy_settings_of,
     read,
+    read_against,
     refuse_early,
     score_columns,
     versions,
 )
 from curate.progress import Reporter, Silent
+from curate.proof.bank import Laboratory
+from curate.proof.places import draw
+from curate.proof.predictions import Subject
+from curate.proof.reading import drawn, scored_rows, usable
+from curate.proof.settings import ValidateSettings, VerifySettings, default_validate_out, default_verify_out
+from curate.proof.validate import ValidatePlan, Validating, Validation
+from curate.proof.verdict import Verification
+from curate.proof.verify import Verifying
+from curate.proof.workers import devices_of
 from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
 from curate.rescoring.plan import RescorePlan, plan
-from curate.rescoring.settings import RescoreSettings, default_rescore_out, parents_of, scored_like
+from curate.rescoring.settings import RescoreSettings, default_rescore_out, parents_of, runs_of_one_pool, scored_like
 from curate.rescoring.shortlist import background as draw_background
 from curate.rescoring.shortlist import best_places, fingerprint, movement, read_places
+from curate.schema import Document
 from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.scores.session import pool_of
@@ -145,6 +160,89 @@ def _rescoring(
     )
     fingerprints |= {"model": proxy.fingerprint(), "shortlist": fingerprint(places)}
     return asked, rescoring, fingerprints, split
+
+
+def validate(
+    settings: ValidateSettings,
+    out: Path | str | None = None,
+    *,
+    plot: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Validation:
+    """Measure by real retraining how well runs' methods predict it: LDS and QLD, on a bank that is kept and goes on."""
+    found = _validating(settings, reporter or Silent()).run()
+    found.write(Path(out) if out is not None else default_validate_out(settings), plot)
+    return found
+
+
+def plan_validate(settings: ValidateSettings, *, reporter: Reporter | None = None) -> ValidatePlan:
+    """Say what a validation will take, from one step that is measured; nothing is retrained."""
+    return _validating(settings, reporter or Silent()).plan()
+
+
+def verify(
+    settings: VerifySettings,
+    out: Path | str | None = None,
+    *,
+    plot: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Verification:
+    """Train the proxy on a selection, on random documents and on others' choices, and compare the target's loss."""
+    reporter = reporter or Silent()
+    found = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings))
+    keep_freed_memory()
+    proxy = load_proxy(replace(proxy_settings_of(found.asked), modules=()))
+    return found.run(proxy, make_encoder(found.asked, proxy), score=score, reporter=reporter, plot=plot)
+
+
+def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
+    """Read, load and encode what a bank of retrainings and the methods that it judges need."""
+    runs = runs_of_one_pool(settings.runs)
+    asked = [settings.scored_like(run) for run in runs]
+    first, pool, target = asked[0], pool_of(runs[0], settings.pool or None), scored_rows(runs[0])
+    keep_freed_memory()
+    proxy = load_proxy(settings.proxy_like(first))
+    encoder = make_encoder(first, proxy)
+    batching = make_batching(replace(first, batch_tokens=settings.batch_tokens), proxy, encoder)
+    documents, sample = usable(
+        draw(runs, settings.seed, documents=settings.documents).read(pool, first.fields), encoder
+    )
+    queries, rows = usable(drawn(target.documents, settings.queries, settings.seed), encoder)
+    subjects = [_subject(run, one, pool, queries, reporter) for run, one in zip(runs, asked, strict=True)]
+    return Validating(
+        settings=settings,
+        laboratory=Laboratory(
+            proxy=proxy,
+            recipe=settings.recipe,
+            documents=sample,
+            queries=rows,
+            tokens=batching.tokens,
+            budget=batching.budget,
+        ),
+        documents=documents,
+        queries=queries,
+        subjects=subjects,
+        root=Path(settings.banks) if settings.banks else runs[0].path.parent / "banks",
+        devices=devices_of(settings.devices, proxy.device),
+        reporter=reporter,
+    )
+
+
+def _subject(run: Run, asked: ScoreSettings, pool: Pool, queries: Sequence[Document], reporter: Reporter) -> Subject:
+    """Return a run's method as it was prepared, but for its target, which the single queries replace."""
+    proxy = load_proxy(proxy_settings_of(asked))
+    fingerprints = {"pool": pool.fingerprint(), "model": proxy.fingerprint()}
+    if fingerprints["model"] != run.fingerprints["model"]:
+        raise CurateError(f"The model {asked.model} has changed since {run.path} was scored.")
+    encoder = make_encoder(asked, proxy)
+    target = EncodedTarget(encoded=encoder(queries), groups=[""] * len(queries), names=[""], fingerprint="")
+    against = read_against(asked, reporter)
+    control = None if against is None else encode_target(encoder, against, reporter, what="control set")
+    origin = Origin.open(asked.fit_from, run.settings) if asked.fit_from else None
+    inputs = make_inputs(
+        asked, proxy, fingerprints, pool, encoder, target, control, run=run.path, origin=origin, reporter=reporter
+    )
+    return Subject(run=run, inputs=inputs)
 
 
 def _log(run: Run, work: Work, seconds: dict[str, float]) -> None:

@@ -1,8 +1,7 @@
 """From settings to all that a method prepares on: what was asked, checked without a model, then what was loaded."""
 
 import platform
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +17,12 @@ from curate.methods import Method
 from curate.methods._contract import EncodedTarget, Inputs, Kept
 from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
 from curate.progress import Reporter
+from curate.schema import group_column
 from curate.scores.run import Run
 from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, build
 from curate.tokens import Encoded, Encoder, TokenSettings
+
+Record = Callable[[Mapping[str, object]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ def ask(settings: ScoreSettings, reporter: Reporter) -> Asked:
     split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     device = choose_device(settings.device).type
     record = settings.as_dict() | {"method_settings": asdict(method_settings), "device": device}
-    against = _read_against(settings, reporter)
+    against = read_against(settings, reporter)
     fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
     if against is not None:
         fingerprints["against"] = against.fingerprint()
@@ -97,34 +99,23 @@ class Loaded:
 
     @property
     def batching(self) -> Batching:
-        budget = self.asked.settings.batch_tokens or default_budget(self.proxy)
-        return Batching(tokens=self.encoder.settings, budget=budget)
+        return make_batching(self.asked.settings, self.proxy, self.encoder)
 
-    def inputs(self, run: Path, reporter: Reporter, record: Any = None) -> Inputs:
-        """Return what the method prepares on; what is expensive goes into the folder `run`, or comes from beside it."""
-        asked, origin = self.asked, self.asked.origin
-        neighbours = [p for p in sorted(run.parent.glob("*/")) if (p / "run.json").exists() and p != run]
-        if origin is not None:
-            neighbours = [origin.run.path, *neighbours]
-        sample = background_fingerprint(self.fingerprints["pool"], asked.settings)
-        return Inputs(
-            proxy=self.proxy,
-            proxy_fingerprint=self.fingerprints["model"],
-            target=self.target,
-            background=self._background if origin is None else origin.no_background,
-            background_fingerprint=sample if origin is None else origin.background,
-            batching=self.batching,
-            kept=Kept(run, neighbours),
+    def inputs(self, run: Path, reporter: Reporter, record: Record | None = None) -> Inputs:
+        """Return what the method prepares on; see `make_inputs`."""
+        return make_inputs(
+            self.asked.settings,
+            self.proxy,
+            self.fingerprints,
+            self.asked.pool,
+            self.encoder,
+            self.target,
+            self.against,
+            run=run,
+            origin=self.asked.origin,
             reporter=reporter,
-            against=self.against,
-            per_token=asked.settings.per_token,
-            record=record or (lambda _: None),
+            record=record,
         )
-
-    def _background(self) -> list[Encoded]:
-        settings = self.asked.settings
-        sample = sample_rows(self.asked.pool, settings.background or 0, settings.seed, settings.fields)
-        return [e for e in self.encoder(sample) if e.num_scored > 0]
 
     def reader(self) -> Reader:
         """Return what cuts the pool into parts."""
@@ -151,6 +142,50 @@ def load(asked: Asked, reporter: Reporter) -> Loaded:
     )
 
 
+def make_inputs(
+    settings: ScoreSettings,
+    proxy: Proxy,
+    fingerprints: Mapping[str, str],
+    pool: Pool,
+    encoder: Encoder,
+    target: EncodedTarget,
+    against: EncodedTarget | None,
+    *,
+    run: Path,
+    origin: Origin | None,
+    reporter: Reporter,
+    record: Record | None = None,
+) -> Inputs:
+    """Return what a method prepares on; what is expensive goes into the folder `run`, or comes from beside it."""
+
+    def background() -> list[Encoded]:
+        sample = sample_rows(pool, settings.background or 0, settings.seed, settings.fields)
+        return [e for e in encoder(sample) if e.num_scored > 0]
+
+    neighbours = [p for p in sorted(run.parent.glob("*/")) if (p / "run.json").exists() and p != run]
+    if origin is not None:
+        neighbours = [origin.run.path, *neighbours]
+    sample = background_fingerprint(fingerprints["pool"], settings) if origin is None else origin.background
+    return Inputs(
+        proxy=proxy,
+        proxy_fingerprint=fingerprints["model"],
+        target=target,
+        background=background if origin is None else origin.no_background,
+        background_fingerprint=sample,
+        batching=make_batching(settings, proxy, encoder),
+        kept=Kept(run, neighbours),
+        reporter=reporter,
+        against=against,
+        per_token=settings.per_token,
+        record=record or (lambda _: None),
+    )
+
+
+def make_batching(settings: ScoreSettings, proxy: Proxy, encoder: Encoder) -> Batching:
+    """Return how documents go through the proxy together."""
+    return Batching(tokens=encoder.settings, budget=settings.batch_tokens or default_budget(proxy))
+
+
 def refuse_early(path: Path, record: dict[str, Any], fingerprints: dict[str, str]) -> None:
     """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
     if (path / "run.json").exists():
@@ -172,7 +207,7 @@ def score_columns(groups: Sequence[str]) -> list[str]:
     """Name the score columns: `score`, then one per group when there are several."""
     if len(groups) < 2:
         return ["score"]
-    columns = {group: "score_" + re.sub(r"\W+", "_", group) for group in groups}
+    columns = {group: group_column(group) for group in groups}
     known: dict[str, str] = {}
     for group, column in columns.items():
         other = known.setdefault(column.casefold(), group)  # SQL does not tell names apart by case
@@ -204,7 +239,8 @@ def read(settings: ScoreSettings, reporter: Reporter) -> tuple[Pool, Target]:
     return pool, target
 
 
-def _read_against(settings: ScoreSettings, reporter: Reporter) -> Target | None:
+def read_against(settings: ScoreSettings, reporter: Reporter) -> Target | None:
+    """Read the control set, where there is one."""
     if not settings.against:
         return None
     against = read_target(settings.against, settings.target_fields or settings.fields)

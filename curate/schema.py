@@ -5,6 +5,7 @@ target's loss. With φ the target's loss and ℓ_z the document's, a first-order
 positive semi-definite P. No other file defines a sign; every method is tested against this one.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,11 @@ SCORE_FIELDS = [
     pa.field("preview", pa.string(), nullable=False),
 ]
 SCORE_COLUMNS = tuple(f.name for f in SCORE_FIELDS)
+
+
+def group_column(group: str) -> str:
+    """Name the score column of a target's group."""
+    return "score_" + re.sub(r"\W+", "_", group)
 
 
 TOKEN_TEXTS = "token_texts"

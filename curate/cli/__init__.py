@@ -15,7 +15,9 @@ from curate import __version__
 from curate.errors import CurateError, nearest
 
 # The first lines of help follow the way of the work; a command that is not listed here comes after, by name.
-ORDER = ("quickstart", "warmup", "score", "rescore", "report", "select", "sql", "status", "bench")
+ORDER = (
+    *("quickstart", "warmup", "score", "rescore", "report", "select", "validate", "verify", "sql", "status", "bench"),
+)
 
 
 class Commands(click.Group):

@@ -1,5 +1,6 @@
 """What a rescoring is asked for, and the runs that it starts from."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,13 @@ class RescoreSettings:
 
 
 def parents_of(settings: RescoreSettings) -> list[Run]:
+    """Open the runs that a rescoring starts from; see `runs_of_one_pool`."""
+    return runs_of_one_pool(settings.runs)
+
+
+def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
     """Open the runs; raise where one is unfinished, or two are not of one pool and target."""
-    runs = [Run.open(path) for path in dict.fromkeys(settings.runs)]
+    runs = [Run.open(path) for path in dict.fromkeys(paths)]
     for run in runs:
         if not run.is_finished:
             raise CurateError(f"{run.path} is not finished.", hint="Run `curate score` with its settings to its end.")
@@ -74,7 +80,7 @@ def parents_of(settings: RescoreSettings) -> list[Run]:
             if run.fingerprints.get(what) != runs[0].fingerprints.get(what):
                 raise SettingsError(
                     f"{run.path} and {runs[0].path} have different contents of their {what}.",
-                    hint="Runs that give one shortlist together score one pool by one target.",
+                    hint="Runs that are taken together score one pool by one target.",
                 )
     return runs
 

@@ -76,6 +76,18 @@ class LanguageModel:
             found = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
         return losses, {n: _or_zeros(g, p) for (n, p), g in zip(parameters.items(), found, strict=True)}
 
+    @torch.no_grad()
+    def losses(self, parameters: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens"]:
+        with _exactly(self.device, fused=True):
+            batch = batch.to(self.device)
+            logits = self._logits(parameters, batch)
+            labels = batch.batch.labels
+            found = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
+            for rows in _rows(labels):
+                own, wanted = logits.flatten(0, 1)[rows], labels.flatten()[rows].clamp_min(0)[:, None]
+                found.view(-1)[rows] = own.logsumexp(-1) - own.gather(1, wanted).squeeze(1)
+            return found.masked_fill_(labels < 0, 0)
+
     def products(
         self,
         parameters: Tensors,

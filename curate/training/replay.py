@@ -6,7 +6,7 @@ tokens among the step's documents, which stays when weights change: MAGIC (Ilyas
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,18 @@ class Training:
         recipe: Recipe,
         *,
         weights: Float[Tensor, "all_tokens"] | None = None,
+        batches: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
-        """`weights` is one per token of the corpus (`Corpus.spread` gives a document's to its tokens); None: 1."""
+        """`weights` is one per token of the corpus (`Corpus.spread` gives a document's to its tokens); None: 1.
+
+        `batches` are every step's documents where the recipe does not deal them out.
+        """
         self.model, self.corpus, self.recipe = model, corpus, recipe
         if weights is not None and len(weights) != corpus.num_tokens:
             raise SettingsError(f"{len(weights)} weights were given for {corpus.num_tokens} tokens of training data.")
         self.weights = weights
-        self.batches = order(recipe, len(corpus))
+        self._dealt = batches is None
+        self.batches = order(recipe, len(corpus)) if batches is None else list(batches)
         self.optimiser = Optimiser(recipe, steps=self.steps, matrices=model.matrices)
 
     @property
@@ -97,6 +102,8 @@ class Training:
         digest = xxhash.xxh3_128(json.dumps(self.recipe.as_dict(), sort_keys=True).encode())
         digest.update(self.corpus.fingerprint().encode())
         digest.update(b"1" if self.weights is None else self.weights.double().numpy().tobytes())
+        if not self._dealt:
+            digest.update(repr(self.batches).encode())
         for name, parameter in self.model.parameters().items():
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
             digest.update(parameter.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

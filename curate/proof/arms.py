@@ -1,0 +1,71 @@
+"""The arms of a comparison: which documents each trains on, and where they come from."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.atomic import write_text
+from curate.documents import Fields, Pool, documents, open_pool
+from curate.proof.spool import key_of
+from curate.schema import Document
+from curate.scores.run import Run
+from curate.selection.dump import MANIFEST
+from curate.selection.formats import SPLIT
+from curate.selection.select import select
+
+SELECTION, RANDOM, ALL, SWEPT = "selection", "random", "all", "top "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way of choosing documents."""
+
+    name: str
+    key: str
+    """Of all that decides which documents they are."""
+    times: float = 1.0
+    """Its budget of tokens as a multiple of the others'."""
+    per_seed: bool = False
+    """Whether every seed has documents of its own, not only an order."""
+    documents: Callable[[int], Iterable[Document]]
+    """By seed."""
+
+
+def dumped(folder: Path, fields: Fields) -> Iterator[Document]:
+    """Yield the documents of a selection on disk."""
+    for shard in open_pool(folder / SPLIT).shards:
+        for row in documents(shard, fields):
+            if isinstance(row, Document):
+                yield row
+
+
+def chosen(
+    run: Run,
+    folder: Path,
+    *,
+    column: str,
+    pool: Pool,
+    tokens: int | None = None,
+    share: float | None = None,
+    filters: Sequence[tuple[str, dict[str, Any]]] = (),
+) -> str:
+    """Select a run's best by a column into a folder, by a budget of tokens or a share; return a key of the request.
+
+    What is there by the same request is taken as it is.
+    """
+    name, size = ("token_budget", {"tokens": tokens}) if share is None else ("top", {"share": share})
+    asked = [*filters, (name, {**size, "score": column})]
+    key = key_of(run.record, asked)
+    mark = folder.with_name(f"{folder.name}.key")
+    if not ((folder / MANIFEST).exists() and mark.exists() and mark.read_text(encoding="utf-8") == key):
+        mark.unlink(missing_ok=True)
+        select(run, filters=asked, out=folder, pool=pool.address, overwrite=True)
+        write_text(mark, key)
+    return key
+
+
+def ranking_column(manifest: dict, columns: Sequence[str]) -> str:
+    """Return the score column that a selection was ranked by: that of its last filter that has one."""
+    ranked = [s["values"]["score"] for s in manifest["filters"] if s["values"].get("score") in columns]
+    return ranked[-1] if ranked else "score"

@@ -1,0 +1,149 @@
+"""A bank of retrainings: one run on all documents, others without some of them, and every query's loss after each.
+
+bank.json            what the bank is made of, for people
+losses/K-S.npy       float64 [queries]: after the retraining of order K that left the documents of hash S out
+
+A retraining is a file, which is there whole or not at all: a killed bank goes on with the next one, a larger one keeps
+what a smaller one has, and all methods are judged by the same files.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+from curate.atomic import atomic_write, write_text
+from curate.methods._snapshots import in_proxys_precision, trainable
+from curate.models import Proxy
+from curate.progress import Reporter
+from curate.proof.subsets import indicator
+from curate.scores.record import canonical
+from curate.tokens import Encoded, TokenSettings
+from curate.training.losses import mean_losses
+from curate.training.microbatches import Corpus
+from curate.training.recipe import Recipe
+from curate.training.replay import Training
+
+
+@dataclass(frozen=True, order=True)
+class Job:
+    """One retraining."""
+
+    repeat: int
+    """Which order of the documents."""
+    left: tuple[int, ...] = ()
+    """Positions of the documents that it leaves out."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.repeat:02d}-{xxhash.xxh3_64_hexdigest(np.array(self.left, np.int64).tobytes())}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laboratory:
+    """All that a retraining takes: a model, documents, a recipe, and queries to measure."""
+
+    proxy: Proxy
+    recipe: Recipe
+    documents: Sequence[Encoded]
+    queries: Sequence[Encoded]
+    tokens: TokenSettings
+    budget: int
+    """Tokens of a micro-batch, padding included."""
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus(self.documents, self.tokens, budget=self.budget)
+
+    @cached_property
+    def aims(self) -> Corpus:
+        return Corpus(self.queries, self.tokens, budget=self.budget)
+
+    @cached_property
+    def model(self) -> Any:
+        return trainable(self.proxy, self.chosen)
+
+    @cached_property
+    def chosen(self) -> Recipe:
+        """The recipe in the proxy's precision, its batches no larger than the documents are many."""
+        recipe = in_proxys_precision(self.recipe, self.proxy)
+        return replace(recipe, batch_size=min(recipe.batch_size, len(self.documents)))
+
+    def training(self, job: Job) -> Training:
+        """Return a retraining, whose steps stay as they are but for the weights of what is left out."""
+        recipe = replace(self.chosen, seed=self.chosen.seed + job.repeat)
+        keep = torch.from_numpy(1 - indicator(job.left, len(self.corpus)))
+        return Training(self.model, self.corpus, recipe, weights=self.corpus.spread(keep))
+
+    def losses(self, job: Job) -> np.ndarray:
+        """Retrain and return every query's mean loss per token afterwards."""
+        return mean_losses(self.model, self.training(job).run().parameters, self.aims).numpy()
+
+    def fingerprint(self) -> str:
+        """Hash all that decides the losses."""
+        parts = ["1", self.proxy.device.type, self.training(Job(0)).fingerprint(), self.aims.fingerprint()]
+        return xxhash.xxh3_128_hexdigest(" ".join(parts).encode())
+
+    def job_seconds(self) -> float:
+        """Return what a retraining takes, from one step and one look at the queries that are measured."""
+        training = self.training(Job(0))
+        state = training.start()
+        begun = time.perf_counter()
+        state = training.optimiser.update(state, training.gradient(state)[1])
+        middle = time.perf_counter()
+        mean_losses(self.model, state.parameters, self.aims)
+        return training.steps * (middle - begun) + time.perf_counter() - middle
+
+
+class Bank:
+    """The retrainings of one laboratory in a folder; `fetch` makes those that are missing."""
+
+    def __init__(self, laboratory: Laboratory, root: Path) -> None:
+        """Open or make the bank under `root`, in a folder named by all that decides it."""
+        self.laboratory = laboratory
+        self.folder = root / laboratory.fingerprint()
+        (self.folder / "losses").mkdir(parents=True, exist_ok=True)
+        record = {
+            "model": laboratory.proxy.settings.model,
+            "recipe": laboratory.chosen.as_dict(),
+            "documents": [d.content_hash for d in laboratory.documents],
+            "queries": [d.content_hash for d in laboratory.queries],
+        }
+        write_text(self.folder / "bank.json", canonical(record))
+
+    def missing(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return which retrainings are not there yet, each once."""
+        return [j for j in dict.fromkeys(jobs) if not self.path(j).exists()]
+
+    def fetch(
+        self,
+        jobs: Sequence[Job],
+        reporter: Reporter,
+        *,
+        elsewhere: Callable[["Bank", Sequence[Job]], Any] | None = None,
+    ) -> np.ndarray:
+        """Return losses `[jobs, queries]`, retraining where they are missing.
+
+        `elsewhere` makes missing ones in other processes and yields once for each; see `workers`.
+        """
+        missing = self.missing(jobs)
+        if missing:
+            with reporter.stage("retraining", total=len(missing), unit="models") as task:
+                for _ in map(self.make, missing) if elsewhere is None else elsewhere(self, missing):
+                    task.advance(1)
+        return np.stack([np.load(self.path(job)) for job in jobs])
+
+    def make(self, job: Job) -> None:
+        """Retrain once and keep the losses."""
+        losses = self.laboratory.losses(job)
+        with atomic_write(self.path(job)) as temporary, temporary.open("wb") as file:
+            np.save(file, losses)
+
+    def path(self, job: Job) -> Path:
+        return self.folder / "losses" / f"{job.name}.npy"

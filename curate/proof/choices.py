@@ -1,0 +1,126 @@
+"""Where every arm's documents come from: the selection, other methods' runs and choices, draws from the pool."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from curate import methods
+from curate.documents import Pool
+from curate.errors import CurateError
+from curate.progress import Reporter
+from curate.proof.arms import ALL, RANDOM, SELECTION, SWEPT, Arm, chosen, dumped
+from curate.proof.places import draw
+from curate.proof.selection import Selected
+from curate.proof.spool import key_of
+from curate.schema import Document
+from curate.scores.run import Run, list_runs
+from curate.scores.session import pool_of
+from curate.settings import ScoreSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """Makes the arms; runs and selections that this takes are kept in the comparison's folder and found again."""
+
+    selected: Selected
+    settings: ScoreSettings
+    """As the selection's run was scored, with pool and model as they are now."""
+    baselines: Sequence[str]
+    sweep: Sequence[float]
+    out: Path
+    seed: int
+    score: Callable[..., Run]
+    """Scores a pool: (settings, out, reporter=…)."""
+    reporter: Reporter
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The pool that was scored; raises CurateError where it has changed."""
+        return pool_of(self.selected.run, self.settings.pool)
+
+    @cached_property
+    def index(self) -> Run:
+        """The run that random documents are drawn from: one that has scored the whole pool."""
+        whole = [m for m in self.baselines if m == "bm25"] or list(self.baselines)[:1]
+        return self.scored(whole[0]) if whole else self._own_run()
+
+    def arms(self, tokens: int, all_times: float) -> list[Arm]:
+        """Return all arms; `tokens` is the budget that each trains on."""
+        pool = self.pool
+        found = [self._dump(SELECTION, self.selected.folder, self.selected.manifest["fingerprint"])]
+        found.append(self._drawn(RANDOM, tokens, 1.0))
+        for method in dict.fromkeys(self.baselines):
+            folder = self.out / "choices" / method
+            budget, column = self.selected.tokens, self.selected.column
+            key = chosen(self.scored(method), folder, column=column, tokens=budget, pool=pool)
+            found.append(self._dump(method, folder, key))
+        for share in self.sweep:
+            name = f"{SWEPT}{100 * share:g}%"
+            folder = self.out / "choices" / name.replace(" ", "-").replace("%", "")
+            key = chosen(
+                self._own_run(),
+                folder,
+                column=self.selected.column,
+                share=share,
+                filters=self.selected.filters,
+                pool=pool,
+            )
+            found.append(self._dump(name, folder, key))
+        if all_times:
+            there = (self.index.totals or {})["tokens"] / tokens
+            found.append(self._drawn(ALL, tokens, min(all_times, there)))
+        return found
+
+    def scored(self, method: str) -> Run:
+        """Return a run of the same pool and target by another method: one beside the selection's run, or made now."""
+        own = self.selected.run
+        beside = list_runs(own.path.parent) if own.path.parent.is_dir() else []
+        for run in beside:
+            same = all(run.fingerprints.get(k) == own.fingerprints.get(k) for k in self._needs(method))
+            defaults = run.settings.get("method") == method and self._is_default(run, method)
+            if run.is_finished and same and defaults and self.selected.column in run.details.get("columns", ()):
+                self.reporter.note(f"{method}: scored in {run.path} already.")
+                return run
+        offered = methods.get(method).OFFERS
+        asked = replace(
+            self.settings,
+            method=method,
+            method_settings={},
+            background=None,
+            per_token=False,
+            against=self.settings.against if "against" in offered else (),
+        )
+        return self.score(asked, self.out / "baselines" / method, reporter=self.reporter)
+
+    def _needs(self, method: str) -> tuple[str, ...]:
+        """Which contents must be the same: words are counted without any model."""
+        return ("pool", "target") if method in ("bm25", "length") else ("pool", "target", "model")
+
+    def _is_default(self, run: Run, method: str) -> bool:
+        usual = vars(methods.get(method).Settings())
+        return {k: v for k, v in run.settings["method_settings"].items() if k in usual} == usual
+
+    def _own_run(self) -> Run:
+        try:
+            run = Run.open(self.selected.run.path)
+        except CurateError as error:
+            raise CurateError(
+                f"The selection's run is needed, and is not at {self.selected.run.path}.",
+                hint="Start this where the selection was made; only --sweep and runs without baselines need it.",
+            ) from error
+        run.refuse_other(self.selected.run.settings, self.selected.run.fingerprints)
+        return run
+
+    def _dump(self, name: str, folder: Path, key: str) -> Arm:
+        return Arm(name=name, key=key, documents=lambda _: dumped(folder, self.settings.fields))
+
+    def _drawn(self, name: str, tokens: int, times: float) -> Arm:
+        wanted = round(times * tokens)
+
+        def documents(seed: int) -> Iterator[Document]:
+            places = draw([self.index], 1000 * (self.seed + 1) + seed, tokens=round(1.02 * wanted))
+            return places.read(self.pool, self.settings.fields)
+
+        key = key_of(self.pool.fingerprint(), self.seed, wanted)
+        return Arm(name=name, key=key, times=times, per_seed=True, documents=documents)

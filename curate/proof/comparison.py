@@ -1,0 +1,161 @@
+"""All arms of a comparison on one proxy: what each trains on, what all are measured on, and what is there already."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from curate.atomic import write_text
+from curate.documents import Fields, Overlap, read_target
+from curate.gradients.documents import Batching
+from curate.methods._snapshots import in_proxys_precision, trainable
+from curate.models import Proxy
+from curate.progress import Reporter, Task
+from curate.proof.arms import ALL, Arm
+from curate.proof.choices import Choices
+from curate.proof.fitting import Curve, Measure, fit
+from curate.proof.places import draw
+from curate.proof.reading import usable
+from curate.proof.selection import Selected
+from curate.proof.settings import VerifySettings
+from curate.proof.spool import Excluded, SpooledCorpus, key_of, spooled, token_batches
+from curate.proof.verdict import Outcome, Verification
+from curate.schema import Document
+from curate.tokens import Encoder
+from curate.training.microbatches import Corpus
+from curate.training.recipe import Recipe
+
+_OTHER_SEED = 7919  # keeps the sample of other text apart from the random arms' draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All arms on one proxy."""
+
+    settings: VerifySettings
+    selected: Selected
+    fields: Fields
+    """Of the pool's documents."""
+    held_out: Sequence[Document]
+    out: Path
+    proxy: Proxy
+    encoder: Encoder
+    batching: Batching
+    choices: Choices
+    reporter: Reporter
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return in_proxys_precision(self.settings.recipe, self.proxy)
+
+    @cached_property
+    def other(self) -> list[Document]:
+        settings, fields = self.settings, self.fields
+        if settings.other:
+            return read_target(settings.other, fields).documents
+        places = draw([self.choices.index], settings.seed + _OTHER_SEED, documents=settings.other_documents)
+        return list(places.read(self.choices.pool, fields))
+
+    @cached_property
+    def excluded(self) -> Excluded:
+        hashes = frozenset(d.content_hash for d in [*self.held_out, *self.other])
+        return Excluded(hashes=hashes, overlap=Overlap(d.plain_text for d in self.held_out))
+
+    @cached_property
+    def measure(self) -> Measure:
+        model = trainable(self.proxy, self.recipe)
+        target, other = (self._corpus(usable(documents, self.encoder)[1]) for documents in (self.held_out, self.other))
+        return Measure(model=model, target=target, other=other)
+
+    @property
+    def tokens(self) -> int:
+        return self.settings.tokens or self.selected.tokens
+
+    @property
+    def step_tokens(self) -> float:
+        """Tokens of a batch: those of as many documents as the recipe says, of the run's mean length."""
+        return self.recipe.batch_size * self.selected.mean_tokens
+
+    def steps(self, times: float) -> int:
+        return max(1, round(times * self.tokens / self.step_tokens))
+
+    def compare(self) -> Verification:
+        arms = self.choices.arms(self.tokens, self.settings.all_times)
+        shared = self._shared_key()
+        untrained = self._kept("untrained", key_of(shared), self._untrained)
+        wanted = [(arm, seed) for arm in arms for seed in range(self.settings.seeds)]
+        curves: dict[str, list[Curve]] = {arm.name: [] for arm in arms}
+        counts: dict[str, dict[str, int]] = {}
+        total, last = sum(self.steps(arm.times) for arm, _ in wanted), arms[-1]
+        longer = f"; {ALL}: {last.times:.3g} times as many" if last.name == ALL else ""
+        self.reporter.note(
+            f"{len(wanted)} trainings ({len(arms)} arms, {self.settings.seeds} seeds) of {self.tokens:,} tokens in"
+            f" {self.steps(1)} steps each{longer}."
+        )
+        with self.reporter.stage("training", total=total, unit="steps") as task:
+            for arm, seed in wanted:
+                key = key_of(shared, arm.key, arm.times, self.tokens, self.steps(arm.times), seed)
+                make = partial(self._trained, arm, seed, untrained, task)
+                made = self._kept(f"{arm.name}-{seed}", key, make)
+                curves[arm.name].append(Curve(**made["curve"]))
+                counts.setdefault(arm.name, made["counts"])
+        shutil.rmtree(self.out / "spools", ignore_errors=True)
+        outcomes = tuple(
+            Outcome(name=a.name, times=a.times, counts=counts[a.name], curves=tuple(curves[a.name])) for a in arms
+        )
+        return Verification(
+            selection=str(self.settings.selection),
+            tokens=self.tokens,
+            steps=self.steps(1),
+            held_out=len(self.measure.target),
+            others=len(self.measure.other),
+            outcomes=outcomes,
+            untrained=untrained,
+            out=str(self.out),
+        )
+
+    def _trained(self, arm: Arm, seed: int, untrained: dict[str, float], task: Task) -> dict[str, Any]:
+        """Train one arm from one seed."""
+        which = f"{arm.name}-{seed}" if arm.per_seed else arm.name
+        folder = self.out / "spools" / f"{which}-{key_of(self._shared_key(), arm.key, arm.per_seed and seed)}"
+        counts = spooled(
+            folder, lambda: arm.documents(seed), self.encoder, self.excluded, what=which, reporter=self.reporter
+        )
+        corpus = SpooledCorpus(folder, self.batching.tokens, budget=self.batching.budget)
+        recipe = replace(self.recipe, seed=self.recipe.seed + seed)
+        steps = self.steps(arm.times)
+        batches = token_batches(corpus.scored, tokens=round(arm.times * self.tokens), steps=steps, seed=recipe.seed)
+        curve = fit(self.measure, corpus, recipe, batches, points=self.settings.points, untrained=untrained, task=task)
+        if arm.per_seed:
+            shutil.rmtree(folder)
+        return {"curve": curve.as_dict(), "counts": counts}
+
+    def _untrained(self) -> dict[str, float]:
+        target, other = self.measure(self.measure.model.parameters())
+        return {"target": target, "other": other}
+
+    def _kept(self, name: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what a file of these dependencies holds, making it if need be."""
+        path = self.out / "arms" / f"{name.replace(' ', '-').replace('%', '')}-{key}.json"
+        if not path.exists():
+            write_text(path, json.dumps(make(), sort_keys=True) + "\n")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _shared_key(self) -> str:
+        recipe: Mapping[str, Any] = self.recipe.as_dict()
+        return key_of(
+            1,
+            self.proxy.fingerprint(),
+            sorted(recipe.items()),
+            self.batching,
+            self.proxy.device.type,
+            self.settings.points,
+            self.measure.target.fingerprint(),
+            self.measure.other.fingerprint(),
+        )
+
+    def _corpus(self, documents: Sequence[Any]) -> Corpus:
+        return Corpus(documents, self.batching.tokens, budget=self.batching.budget)

@@ -1,0 +1,111 @@
+"""What a run's method predicts for single queries: its own preparation and scorer, on a sample, a column per query.
+
+A run keeps one column per group of its target, and a group is an average; retrainings are told apart by single queries.
+So the method is prepared once more with every query as a group of its own. What was expensive and does not depend on
+the target (curvature, second moments) is found in the run.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from curate import methods
+from curate.atomic import atomic_write
+from curate.methods._contract import EncodedTarget, Inputs, Kept
+from curate.progress import Silent
+from curate.rescoring.settings import METHODS as RESCORED
+from curate.schema import Document
+from curate.scores.record import canonical
+from curate.scores.run import Run
+from curate.settings import build
+from curate.tokens import Encoder
+
+_DIRECTION_BYTES = 2e9  # of the directions of the queries that are prepared together
+_UNKNOWN_TO_METHODS = ("shortlist", "repeats")  # a rescoring's own settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One run whose method is judged."""
+
+    run: Run
+    inputs: Inputs
+    """As the run itself was prepared; `kept` finds what the run has."""
+
+    @property
+    def method(self) -> str:
+        return self.run.settings["method"]
+
+    @property
+    def adjoint(self) -> bool:
+        """Whether this is a rescoring, whose in-run scores belong to another training: its adjoint is judged."""
+        return self.method in RESCORED and "parent_run" in self.run.settings
+
+    def settings(self) -> Any:
+        """Return the method's settings, as the run recorded them."""
+        given = {n: v for n, v in self.run.settings["method_settings"].items() if v is not None}
+        if self.adjoint:
+            given = {n: v for n, v in given.items() if n not in _UNKNOWN_TO_METHODS}
+        return build(methods.get(self.method).Settings, given, owner=f"Method {self.method!r} of {self.run.path}")
+
+    def key(self, documents: Sequence[Document], queries: Sequence[Document]) -> str:
+        """Hash all that decides the scores."""
+        hashes = [[d.content_hash for d in some] for some in (documents, queries)]
+        record = {"run": self.run.settings, "fingerprints": self.run.fingerprints, "hashes": hashes, "version": 1}
+        return xxhash.xxh3_64_hexdigest(canonical(record).encode())
+
+    def known(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray | None:
+        """Return the scores that are kept; None where there are none yet."""
+        path = folder / f"{self.key(documents, queries)}.npy"
+        return np.load(path) if path.exists() else None
+
+    def predictions(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray:
+        """Return scores `[documents, queries]`, kept in `folder`; a document that has no finite score has 0."""
+        found = self.known(documents, queries, folder)
+        if found is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            found = self._scored(documents, queries, folder)
+            path = folder / f"{self.key(documents, queries)}.npy"
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
+                np.save(file, found)
+        return found
+
+    def _scored(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray:
+        encode = Encoder(self.inputs.proxy.tokenizer, self.inputs.batching.tokens)
+        sample, rows = encode(documents), encode(queries)
+        usable = [i for i, e in enumerate(sample) if e.num_scored > 0]
+        found, settings = np.zeros((len(documents), len(queries))), self.settings()
+        step = self._together(len(queries))
+        with self.inputs.reporter.stage(f"scoring by {self.method}", total=len(queries), unit="queries") as task:
+            for start in range(0, len(queries), step):
+                some = rows[start : start + step]
+                target = EncodedTarget(
+                    encoded=some,
+                    groups=[f"{i:06d}" for i in range(len(some))],
+                    names=[f"{i:06d}" for i in range(len(some))],
+                    fingerprint="queries:" + ",".join(e.content_hash for e in some),
+                )
+                with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
+                    kept = Kept(Path(scratch), [self.run.path, *self.inputs.kept.neighbours])
+                    inputs = replace(self.inputs, target=target, kept=kept, per_token=False, reporter=_Quiet())
+                    scorer = methods.get(self.method).prepare(replace(inputs, record=lambda _: None), settings)
+                    scores = scorer([sample[i] for i in usable], inputs.batching).scores.cpu().double().numpy()
+                found[usable, start : start + len(some)] = scores[:, 1:] if len(some) > 1 else scores
+                task.advance(len(some))
+        return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _together(self, queries: int) -> int:
+        if self.method in RESCORED:  # every preparation is a training run
+            return queries
+        return int(min(queries, max(1, _DIRECTION_BYTES // (4 * self.inputs.proxy.coverage.tracked))))
+
+
+class _Quiet(Silent):
+    """Says nothing of what the run itself said when it was made."""
+
+    def warn(self, message: str) -> None: ...

@@ -1,0 +1,66 @@
+"""The rows of a target that a run was scored by, and those that it kept aside."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curate.documents import Target, read_target
+from curate.errors import CurateError
+from curate.schema import Document
+from curate.scores.run import Run
+from curate.settings import ScoreSettings
+from curate.tokens import Encoded, Encoder
+
+HELDOUT = Path("target") / "heldout.jsonl"
+"""Where a run keeps the rows of its target that it was not scored by."""
+
+
+def scored_rows(run: Run) -> Target:
+    """Read again the target's rows that a run was scored by. Raises CurateError where they have changed."""
+    asked = ScoreSettings.from_record(run.settings)
+    whole = read_target(asked.target, asked.target_fields or asked.fields, group_by=asked.group_by)
+    used = _without(whole, run.details)
+    if run.fingerprints.get("target") not in (whole.fingerprint(), used.fingerprint()):
+        raise CurateError(
+            f"The target's content has changed since {run.path} was scored.",
+            hint="Score the changed target into another run first.",
+        )
+    return used
+
+
+def scored_hashes(run: Run) -> frozenset[str]:
+    """Return the content hashes of the target's rows that a run was scored by, from its record where it has them."""
+    known = run.details.get("target_rows")
+    return frozenset(known) if known else frozenset(d.content_hash for d in scored_rows(run).documents)
+
+
+def drawn(documents: Sequence[Document], count: int, seed: int) -> list[Document]:
+    """Return a seeded sample in the order of the rows; all where there are fewer."""
+    order = np.random.default_rng([seed, 5]).permutation(len(documents))[:count]
+    return [documents[i] for i in sorted(order)]
+
+
+def usable(documents: Iterable[Document], encoder: Encoder) -> tuple[list[Document], list[Encoded]]:
+    """Return the documents that have a scored token, and their tokens. Raises CurateError where none has."""
+    found = list(documents)
+    pairs = [(d, e) for d, e in zip(found, encoder(found), strict=True) if e.num_scored > 0]
+    if not pairs:
+        raise CurateError(f"None of {len(found)} documents has a token that counts as loss.")
+    return [d for d, _ in pairs], [e for _, e in pairs]
+
+
+def _without(target: Target, details: Mapping[str, Any]) -> Target:
+    """Leave out the rows that a run kept aside."""
+    aside = (details.get("holdout") or {}).get("rows") or {}
+    kept = [i for i, d in enumerate(target.documents) if d.row not in _rows_of(aside, d.shard)]
+    return Target(
+        documents=[target.documents[i] for i in kept],
+        groups=[target.groups[i] for i in kept],
+        skipped=target.skipped,
+    )
+
+
+def _rows_of(aside: Mapping[str, Sequence[int]], shard: str) -> Sequence[int]:
+    return aside.get(shard) or aside.get(Path(shard).name) or ()

@@ -1,0 +1,61 @@
+"""A selection on disk and the run that it came from, as its manifest tells."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.errors import CurateError
+from curate.proof.arms import ranking_column
+from curate.scores.run import Run
+from curate.selection.dump import KIND, MANIFEST
+
+_SIZES = ("top", "token_budget", "decontaminate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What was selected, from which run and how."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    run: Run
+    """By the manifest's record of it; its folder may be gone."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Selected":
+        """Read a selection's manifest. Raises CurateError for a folder that is none."""
+        path = folder / MANIFEST
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CurateError(
+                f"{folder} holds no selection ({path.name}: {error})",
+                hint="Give the folder that `curate select` wrote.",
+            ) from error
+        if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+            raise CurateError(
+                f"{path} is no manifest of a selection.", hint="Give the folder that `curate select` wrote."
+            )
+        record = {k: v for k, v in manifest["run"].items() if k != "path"}
+        return cls(folder=folder, manifest=manifest, run=Run(Path(manifest["run"]["path"]), record))
+
+    @property
+    def tokens(self) -> int:
+        return self.manifest["after"]["tokens"]
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of one of the run's documents on average."""
+        before = self.manifest["before"]
+        return before["tokens"] / before["documents"]
+
+    @property
+    def column(self) -> str:
+        """The score column that it was ranked by."""
+        return ranking_column(self.manifest, self.run.details.get("columns", ["score"]))
+
+    @property
+    def filters(self) -> list[tuple[str, dict[str, Any]]]:
+        """Its filters but for those of size, and decontamination, which every selection has."""
+        return [(s["name"], s["asked"]) for s in self.manifest["filters"] if s["name"] not in _SIZES]

@@ -1,0 +1,150 @@
+"""Documents as tokens on disk, to train on in any order without holding them.
+
+ids.bin      int32, all documents one after the other
+scored.bin   bool, aligned
+lengths.npy  int64 [documents]
+spool.json   what was left out on the way
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import xxhash
+
+from curate.atomic import fsync_tree
+from curate.documents import Overlap
+from curate.errors import CurateError
+from curate.progress import Reporter
+from curate.schema import Document
+from curate.tokens import Encoded, Encoder, TokenSettings
+from curate.training.microbatches import Corpus
+
+_AT_ONCE = 512  # documents that are encoded together
+_RECORD = "spool.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excluded:
+    """What no arm may train on: rows that losses are reported on, and documents that hold one whole."""
+
+    hashes: frozenset[str]
+    overlap: Overlap
+
+    def holds(self, document: Document) -> bool:
+        return document.content_hash in self.hashes or self.overlap.measure(document.plain_text)[0]
+
+
+class SpooledCorpus(Corpus):
+    """A corpus whose documents lie in a spool: in memory are their lengths alone."""
+
+    def __init__(self, folder: Path, settings: TokenSettings, *, budget: int) -> None:
+        lengths = np.load(folder / "lengths.npy")
+        self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self.documents = _Spooled(folder, self.starts)  # type: ignore[assignment]
+        self.settings, self.budget = settings, budget
+        marks = np.memmap(folder / "scored.bin", bool, "r")
+        self.scored = np.add.reduceat(marks, self.starts[:-1], dtype=np.int64)
+
+
+class _Spooled(Sequence[Encoded]):
+    def __init__(self, folder: Path, starts: np.ndarray) -> None:
+        self._ids = np.memmap(folder / "ids.bin", np.int32, "r")
+        self._scored = np.memmap(folder / "scored.bin", bool, "r")
+        self._starts = starts
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | Sequence[Encoded]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = slice(self._starts[index], self._starts[index + 1])
+        return Encoded(ids=np.array(self._ids[place]), scored=np.array(self._scored[place]), truncated=False)
+
+
+def spooled(
+    folder: Path,
+    documents: Callable[[], Iterable[Document]],
+    encoder: Encoder,
+    excluded: Excluded,
+    *,
+    what: str,
+    reporter: Reporter,
+) -> dict[str, int]:
+    """Encode documents into a folder, which appears whole or not at all, unless it is there; return what was left out.
+
+    Raises CurateError where no document is left.
+    """
+    if not (folder / _RECORD).exists():
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with reporter.stage(f"reading {what}") as task:
+            counts = _write(partial, documents(), encoder, excluded, task.advance)
+        if not counts["documents"]:
+            raise CurateError(f"{what}: no document is left to train on.")
+        (partial / _RECORD).write_text(json.dumps(counts, sort_keys=True) + "\n", encoding="utf-8")
+        fsync_tree(partial)
+        partial.rename(folder)
+    return json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+
+
+def _write(
+    folder: Path, documents: Iterable[Document], encoder: Encoder, excluded: Excluded, advance: Callable[[float], None]
+) -> dict[str, int]:
+    lengths: list[int] = []
+    counts = {"documents": 0, "tokens": 0, "held_out": 0, "nothing_scored": 0}
+    stream = iter(documents)
+    with (folder / "ids.bin").open("wb") as ids, (folder / "scored.bin").open("wb") as scored:
+        while some := list(islice(stream, _AT_ONCE)):
+            kept = [d for d in some if not excluded.holds(d)]
+            counts["held_out"] += len(some) - len(kept)
+            for document in encoder(kept):
+                if not document.num_scored:
+                    counts["nothing_scored"] += 1
+                    continue
+                ids.write(np.ascontiguousarray(document.ids, np.int32).tobytes())
+                scored.write(np.ascontiguousarray(document.scored, bool).tobytes())
+                lengths.append(len(document.ids))
+                counts["tokens"] += document.num_scored
+            advance(len(some))
+    counts["documents"] = len(lengths)
+    np.save(folder / "lengths.npy", np.array(lengths, np.int64))
+    return counts
+
+
+def token_batches(scored: np.ndarray, *, tokens: int, steps: int, seed: int) -> list[tuple[int, ...]]:
+    """Deal documents out to steps of equal tokens, to a document: one seeded permutation after the other.
+
+    `scored` `[documents]` are their tokens; after step k, (k + 1) · tokens / steps have been dealt out.
+    """
+    stream, dealt, batches = _permutations(len(scored), seed), 0, []
+    for step in range(steps):
+        batch: list[int] = []
+        while not batch or dealt * steps < (step + 1) * tokens:
+            batch.append(next(stream))
+            dealt += int(scored[batch[-1]])
+        batches.append(tuple(batch))
+    return batches
+
+
+def _permutations(documents: int, seed: int) -> Iterator[int]:
+    epoch = 0
+    while True:
+        yield from np.random.default_rng([seed, epoch]).permutation(documents).tolist()
+        epoch += 1
+
+
+def key_of(*parts: object) -> str:
+    """Hash what decides something, for a file's name."""
+    return xxhash.xxh3_64_hexdigest(repr(parts).encode())

@@ -1,0 +1,29 @@
+"""Which documents each retraining leaves out."""
+
+import numpy as np
+
+from curate.errors import SettingsError
+
+
+def num_dropped(documents: int, drop: float) -> int:
+    """Return how many documents a share is. Raises SettingsError where that is none, or all of them."""
+    count = round(drop * documents)
+    if not 1 <= count < documents:
+        raise SettingsError(
+            f"drop is {drop:g} of {documents} documents, which is {count}; a retraining leaves out some, not all.",
+            hint="Raise --drop or --documents.",
+        )
+    return count
+
+
+def left_out(documents: int, drop: float, subset: int, seed: int) -> tuple[int, ...]:
+    """Return the positions that one retraining leaves out, in order; each subset is a draw of its own."""
+    drawn = np.random.default_rng([seed, 1, subset]).permutation(documents)[: num_dropped(documents, drop)]
+    return tuple(sorted(int(i) for i in drawn))
+
+
+def indicator(left: tuple[int, ...], documents: int) -> np.ndarray:
+    """Return float64 `[documents]`: 1 for what is left out."""
+    mask = np.zeros(documents)
+    mask[list(left)] = 1
+    return mask

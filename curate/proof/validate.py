@@ -1,0 +1,212 @@
+"""LDS and QLD of runs' methods, measured on one bank of retrainings."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curate.atomic import remove_leftovers, write_text
+from curate.errors import CurateError
+from curate.progress import Reporter
+from curate.proof.bank import Bank, Job, Laboratory
+from curate.proof.in_run import in_run, in_run_known
+from curate.proof.lds import Lds, lds
+from curate.proof.plots import predicted_against_measured
+from curate.proof.predictions import Subject
+from curate.proof.qld import Qld, best, qld
+from curate.proof.settings import ValidateSettings
+from curate.proof.subsets import indicator, left_out, num_dropped
+from curate.proof.workers import Workers
+from curate.schema import Document
+from curate.scores.lock import Lock
+
+IN_RUN = "MAGIC in the bank's own training"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One method's figures."""
+
+    run: str
+    method: str
+    lds: Lds
+    qld: Qld | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidatePlan:
+    """The cost of a validation, known before it starts."""
+
+    documents: int
+    queries: int
+    steps: int
+    """Of one retraining."""
+    retrainings: int
+    there: int
+    """Of these, in the bank already."""
+    seconds_each: float
+    """From one step that is measured."""
+    seconds: float
+    """Of what is missing, on as many devices as there are; scoring the sample by the methods comes on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """All methods on one bank."""
+
+    bank: str
+    documents: int
+    queries: int
+    subsets: int
+    dropped: int
+    """Documents that each retraining leaves out."""
+    repeats: int
+    judged: tuple[Judged, ...]
+    predicted: dict[str, np.ndarray]
+    """Summed scores of what was left out, by run, `[subsets, queries]`."""
+    measured: np.ndarray
+    """Changes of loss in nats per token, `[subsets, queries]`."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        names = ("bank", "documents", "queries", "subsets", "dropped", "repeats")
+        return {n: getattr(self, n) for n in names} | {"methods": [asdict(j) for j in self.judged]}
+
+    def write(self, folder: Path, plot: Path | None = None) -> None:
+        """Leave validation.json in a folder, and predicted.png there or wherever `plot` says."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "validation.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
+        titles = {j.run: f"{Path(j.run).name}: LDS {j.lds.mean:.3f}" for j in self.judged}
+        predicted_against_measured(self.predicted, self.measured, titles, plot or folder / "predicted.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validating:
+    """A laboratory, the subjects that are judged in it, and where its bank lies."""
+
+    settings: ValidateSettings
+    laboratory: Laboratory
+    documents: Sequence[Document]
+    """The same as the laboratory's, unencoded: every method has tokens of its own."""
+    queries: Sequence[Document]
+    subjects: Sequence[Subject]
+    root: Path
+    devices: tuple[str, ...]
+    reporter: Reporter
+
+    @cached_property
+    def bank(self) -> Bank:
+        return Bank(self.laboratory, self.root)
+
+    @property
+    def dropped(self) -> int:
+        return num_dropped(len(self.documents), self.settings.drop)
+
+    def subset(self, number: int) -> tuple[int, ...]:
+        return left_out(len(self.documents), self.settings.drop, number, self.settings.seed)
+
+    def repeated(self, left: Sequence[tuple[int, ...]]) -> list[Job]:
+        """Return the retrainings without each of these, in every order of the documents."""
+        return [Job(repeat, one) for one in left for repeat in range(self.settings.repeats)]
+
+    def plan(self) -> ValidatePlan:
+        """Measure one step and say what all will take."""
+        wanted = self.repeated([(), *map(self.subset, range(self.settings.subsets))])
+        kept = self.bank.folder / "predictions"
+        known = [s.known(self.documents, self.queries, kept) for s in self.subjects]
+        known += [in_run_known(self.bank)] if self.settings.magic else []
+        removals = min(self.settings.removals, len(self.queries)) * self.settings.repeats * len(known)
+        again = [job for scores in known if scores is not None for job in self.repeated(self._best(scores))]
+        unknown = removals - len(again)  # their scores have not been made yet
+        missing = len(self.bank.missing([*wanted, *again])) + unknown
+        each = self.laboratory.job_seconds()
+        return ValidatePlan(
+            documents=len(self.documents),
+            queries=len(self.queries),
+            steps=self.laboratory.training(Job(0)).steps,
+            retrainings=len(wanted) + removals,
+            there=len(wanted) + removals - missing,
+            seconds_each=each,
+            seconds=missing * each / len(self.devices),
+        )
+
+    def run(self) -> Validation:
+        """Fill the bank, score the sample by every method, and compare."""
+        settings, bank = self.settings, self.bank
+        lock = Lock(bank.folder)
+        try:
+            remove_leftovers(bank.folder)
+            self._say(self.plan())
+            subsets = [self.subset(i) for i in range(settings.subsets)]
+            whole = self._losses([()])[0]
+            measured = self._losses(subsets) - whole
+            scores = {str(s.run.path): self._predictions(s) for s in self.subjects}
+            if settings.magic:
+                scores[IN_RUN] = in_run(bank, self.reporter)
+            masks = np.stack([indicator(left, len(self.documents)) for left in subsets])
+            predicted = {name: masks @ values for name, values in scores.items()}
+            judged = tuple(self._judged(n, scores[n], predicted[n], measured, whole) for n in scores)
+        finally:
+            lock.release()
+        return Validation(
+            bank=str(bank.folder),
+            documents=len(self.documents),
+            queries=len(self.queries),
+            subsets=settings.subsets,
+            dropped=self.dropped,
+            repeats=settings.repeats,
+            judged=judged,
+            predicted=predicted,
+            measured=measured,
+        )
+
+    def _say(self, plan: ValidatePlan) -> None:
+        if plan.retrainings > plan.there:
+            self.reporter.note(
+                f"{plan.retrainings - plan.there} of {plan.retrainings} retrainings to make, of {plan.steps} steps on"
+                f" {plan.documents:,} documents: about {plan.seconds / 60:.1f} minutes"
+                f" ({plan.seconds_each:.2g} s each, {'one after another' if len(self.devices) == 1 else 'on '}"
+                f"{'' if len(self.devices) == 1 else ', '.join(self.devices)})."
+            )
+
+    def _losses(self, left: Sequence[tuple[int, ...]]) -> np.ndarray:
+        """Return every query's loss without each of these, `[left, queries]`, averaged over the repeats."""
+        elsewhere = Workers(self.devices) if len(self.devices) > 1 else None
+        found = self.bank.fetch(self.repeated(left), self.reporter, elsewhere=elsewhere)
+        return found.reshape(len(left), self.settings.repeats, -1).mean(1)
+
+    def _predictions(self, subject: Subject) -> np.ndarray:
+        if subject.adjoint:
+            self.reporter.note(
+                f"{subject.run.path} was rescored in a training of its own, which a walk back per query would have to"
+                " repeat: judged is the adjoint of its recipe on background documents. --magic judges in-run scores."
+            )
+        found = subject.predictions(self.documents, self.queries, self.bank.folder / "predictions")
+        if not np.isfinite(found).all():
+            raise CurateError(f"The scores that are kept for {subject.run.path} in {self.bank.folder} are damaged.")
+        return found
+
+    def _best(self, scores: np.ndarray) -> list[tuple[int, ...]]:
+        """Return the best documents of each query that QLD is measured on."""
+        count = min(self.settings.removals, len(self.queries))
+        return [best(scores[:, q], self.dropped) for q in range(count)]
+
+    def _judged(
+        self, name: str, scores: np.ndarray, predicted: np.ndarray, measured: np.ndarray, whole: np.ndarray
+    ) -> Judged:
+        settings = self.settings
+        method = next((s.method for s in self.subjects if str(s.run.path) == name), "magic")
+        chosen, deletion = self._best(scores), None
+        if count := len(chosen):
+            rises = (self._losses(chosen) - whole)[np.arange(count), np.arange(count)]
+            deletion = qld(rises, measured[:, :count], resamples=settings.resamples, seed=settings.seed)
+        return Judged(
+            run=name,
+            method=method,
+            lds=lds(predicted, measured, resamples=settings.resamples, seed=settings.seed),
+            qld=deletion,
+        )

@@ -1,0 +1,230 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from curate import pipeline
+from curate.errors import CurateError, SettingsError
+from curate.progress import Silent
+from curate.proof.bank import Laboratory
+from curate.proof.settings import ValidateSettings
+from curate.proof.validate import IN_RUN, Validation
+from curate.rescoring.settings import RescoreSettings
+from curate.scores.run import Run
+from curate.settings import ScoreSettings
+from curate.training.recipe import Recipe
+from tests.scoring import make_pool, make_proxy_folder, make_target
+
+RECIPE = Recipe(batch_size=8, learning_rate=3e-3, epsilon=1e-8)
+SMALL: dict[str, Any] = {"documents": 32, "queries": 3, "subsets": 8, "drop": 0.1, "removals": 2, "resamples": 200}
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def warn(self, message: str) -> None: ...
+
+
+def score(place: Path, method: str, **changes: Any) -> Run:
+    asked = ScoreSettings(
+        target=(str(place / "val.jsonl"),),
+        pool=(str(place / "pool"),),
+        model=str(place / "proxy"),
+        method=method,
+        group_by="task",
+        device="cpu",
+        **({"background": 40} | changes),
+    )
+    return pipeline.score(asked, place / "runs" / method, reporter=Heard())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("validating")
+    make_proxy_folder(folder / "proxy")
+    make_pool(folder / "pool", 20)
+    make_target(folder / "val.jsonl")
+    for method in ("ekfac", "bm25", "random"):
+        score(folder, method)
+    return folder
+
+
+def settings(place: Path, *runs: str, **changes: Any) -> ValidateSettings:
+    given = SMALL | {"recipe": RECIPE} | changes
+    return ValidateSettings(runs=tuple(str(place / "runs" / r) for r in runs or ("ekfac", "bm25", "random")), **given)
+
+
+@pytest.fixture(scope="module")
+def found(place: Path) -> Validation:
+    return pipeline.validate(settings(place, magic=True), reporter=Heard())
+
+
+def test_every_method_is_judged_on_one_bank(place: Path, found: Validation) -> None:
+    assert [j.method for j in found.judged] == ["ekfac", "bm25", "random", "magic"]
+    assert (found.documents, found.queries, found.subsets, found.dropped) == (32, 3, 8, 3)
+    by_name = {j.run: j for j in found.judged}
+    assert by_name[IN_RUN].lds.mean > max(0.7, *(j.lds.mean for j in found.judged[:-1]))
+    for judged in found.judged:
+        assert judged.qld is not None
+        assert judged.lds.low <= judged.lds.mean <= judged.lds.high
+        assert len(judged.lds.queries) == 3
+        assert len(judged.qld.queries) == 2
+    assert by_name[IN_RUN].qld.mean > by_name[IN_RUN].qld.control
+    retrained = len(list((Path(found.bank) / "losses").glob("*.npy")))
+    assert 1 + 8 < retrained <= 1 + 8 + 4 * 2
+
+
+def test_a_methods_predictions_are_its_scores_for_a_run_of_the_single_query(place: Path, tmp_path: Path) -> None:
+    row = json.loads((place / "val.jsonl").read_text().splitlines()[0])
+    laboratory = pipeline._validating(settings(place, "ekfac", queries=12), Heard())
+    query = next(i for i, d in enumerate(laboratory.queries) if d.text == row["text"])
+    (tmp_path / "val.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "runs").mkdir()
+    for name in ("pool", "proxy"):
+        (tmp_path / name).symlink_to(place / name)
+    scored = score(tmp_path, "ekfac").scores().select("shard", "row", "score").collect()
+    predictions = laboratory._predictions(laboratory.subjects[0])[:, query]
+    by_place = {(s, r): v for s, r, v in scored.iter_rows()}
+    expected = [by_place[d.shard, d.row] for d in laboratory.documents]
+    np.testing.assert_allclose(predictions, expected, rtol=1e-3, atol=1e-6 * np.abs(expected).max())
+
+
+def test_curvature_is_found_in_the_run_and_not_fitted_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.methods._directional.Passes", None)
+    laboratory = pipeline._validating(settings(place, "ekfac", seed=5), Heard())
+    assert laboratory._predictions(laboratory.subjects[0]).shape == (32, 3)
+
+
+def test_the_measured_changes_are_the_banks(place: Path, found: Validation) -> None:
+    laboratory = pipeline._validating(settings(place), Heard())
+    whole, first = (laboratory.laboratory.losses(j) for j in laboratory.repeated([(), laboratory.subset(0)]))
+    np.testing.assert_allclose(found.measured[0], first - whole, atol=1e-9)
+
+
+def test_the_same_command_retrains_nothing_and_says_the_same(
+    place: Path, found: Validation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Laboratory, "losses", None)
+    again = pipeline.validate(settings(place, magic=True), tmp_path / "again", reporter=Heard())
+    assert again.record() == found.record()
+    default = place / "runs" / "ekfac-validation"
+    for name in ("validation.json", "predicted.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (default / name).read_bytes()
+
+
+def test_repeats_average_the_changes(place: Path, tmp_path: Path) -> None:
+    asked = settings(place, "bm25", repeats=2, removals=0, banks=str(tmp_path), subsets=3)
+    twice = pipeline.validate(asked, tmp_path / "out", reporter=Heard())
+    once = pipeline.validate(replace(asked, repeats=1), tmp_path / "out", reporter=Heard())
+    assert twice.bank == once.bank
+    assert twice.judged[0].qld is None
+    assert len(list((Path(twice.bank) / "losses").glob("01-*.npy"))) == 4
+    assert not np.allclose(twice.measured, once.measured)
+
+
+def test_a_rescored_runs_adjoint_is_judged_and_said_to_be(place: Path, tmp_path: Path) -> None:
+    recipe = Recipe(batch_size=8, learning_rate=1e-3, epsilon=1e-8)
+    rescore = RescoreSettings(runs=(str(place / "runs" / "ekfac"),), shortlist=30, background=20, recipe=recipe)
+    made = pipeline.rescore(rescore, place / "runs" / "rescored", reporter=Heard())
+    heard = Heard()
+    asked = settings(place, "rescored", documents=24, subsets=3, removals=0, banks=str(tmp_path))
+    judged = pipeline.validate(replace(asked, drop=0.1), tmp_path / "out", reporter=heard).judged
+    assert judged[0].method == "magic"
+    assert any("judged is the adjoint of its recipe" in note for note in heard.notes)
+    shortlist = set(made.scores().select("shard", "row").collect().iter_rows())
+    documents = pipeline._validating(asked, Heard()).documents
+    assert {(d.shard, d.row) for d in documents} <= shortlist
+
+
+def test_a_plan_says_what_is_missing_and_retrains_nothing(place: Path, found: Validation, tmp_path: Path) -> None:
+    plan = pipeline.plan_validate(settings(place, "bm25", removals=0, subsets=20), reporter=Heard())
+    assert (plan.retrainings, plan.there, plan.steps) == (21, 9, 4)
+    assert plan.seconds == pytest.approx(12 * plan.seconds_each)
+    done = pipeline.plan_validate(settings(place, magic=True), reporter=Heard())
+    assert done.retrainings == done.there == 9 + 4 * 2
+    fresh = pipeline.plan_validate(settings(place, "bm25", banks=str(tmp_path)), reporter=Heard())
+    assert (fresh.retrainings, fresh.there) == (11, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subsets": 2}, "subsets is 2"),
+        ({"drop": 1.0}, "drop is 1"),
+        ({"drop": 0.001}, "leaves out some, not all"),
+        ({"repeats": 0}, "repeats is 0"),
+    ],
+)
+def test_wrong_settings_say_what_is_expected(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        settings(tmp_path, **changes)
+
+
+def test_a_target_that_has_changed_is_refused(place: Path, tmp_path: Path) -> None:
+    for name in ("pool", "proxy"):
+        (tmp_path / name).symlink_to(place / name)
+    make_target(tmp_path / "val.jsonl")
+    score(tmp_path, "bm25")
+    make_target(tmp_path / "val.jsonl", 8)
+    with pytest.raises(CurateError, match="target's content has changed"):
+        pipeline.validate(settings(tmp_path, "bm25"), reporter=Heard())
+
+
+def command(place: Path, out: Path) -> list[str]:
+    runs = [str(place / "runs" / r) for r in ("ekfac", "bm25")]
+    sizes = ["--documents", "32", "--queries", "3", "--subsets", "30", "--drop", "10%", "--removals", "2"]
+    where = ["--banks", str(out / "banks"), "--out", str(out / "figures"), "--set", "batch_size=4"]
+    return [sys.executable, "-m", "curate", "validate", *runs, *sizes, *where, "--set", "epochs=2"]
+
+
+@pytest.mark.slow
+def test_killed_retrainings_go_on_and_end_with_the_same_bytes(place: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run(command(place, one), check=True, capture_output=True)
+
+    def losses(folder: Path) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in folder.glob("banks/*/losses/*.npy")}
+
+    for wanted in (1, 6, 20):
+        process = subprocess.Popen(
+            command(place, two), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while process.poll() is None and len(losses(two)) < wanted:
+            time.sleep(0.002)
+        assert process.poll() is None, "it ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kept = losses(two)
+        assert wanted <= len(kept) < 31
+    subprocess.run(command(place, two), check=True, capture_output=True)
+    assert losses(two) == losses(one)
+    for name in ("validation.json", "predicted.png"):
+        made = (two / "figures" / name).read_bytes()
+        assert made == (one / "figures" / name).read_bytes().replace(str(one).encode(), str(two).encode())
+
+
+def test_scores_of_common_documents_alone_are_compared(place: Path, tmp_path: Path) -> None:
+    whole = Run.open(place / "runs" / "bm25")
+    part = Run.start(tmp_path / "part", settings=whole.settings, fingerprints=whole.fingerprints)
+    first = whole.all_parts()[0]
+    table = pl.read_parquet(first.path).head(12).to_arrow()
+    empty = pl.DataFrame(schema={"shard": pl.String, "row": pl.Int64}).to_arrow()
+    part.write_part(shard=first.shard, shard_index=0, index=0, start=0, end=12, last=True, scores=table, skipped=empty)
+    part.finish({"documents": 12, "tokens": 1, "skipped": {}})
+    asked = replace(settings(place, "bm25"), runs=(str(place / "runs" / "bm25"), str(tmp_path / "part")), documents=500)
+    documents = pipeline._validating(asked, Heard()).documents
+    assert {d.shard for d in documents} == {first.shard}
+    assert len(documents) <= 12
