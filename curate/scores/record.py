@@ -19,12 +19,15 @@ def as_json(value: Any) -> Any:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, asked: str = "you asked for") -> list[str]:
-    """One line for each leaf that differs: `dim: the run has 16, you asked for 32`."""
+    """One line for each leaf that differs: `dim: the run has 16, you asked for 32`.
+
+    A setting that an older run does not know, and that asks for nothing now, is no difference.
+    """
     before, after = _leaves(old), _leaves(as_json(new))
     lines = []
     for key in sorted({*before, *after}):
         was, now = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if was != now:
+        if was != now and not (was is _ABSENT and not now):
             lines.append(f"{key}: the run has {_show(was)}, {asked} {_show(now)}")
     return lines
 

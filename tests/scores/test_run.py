@@ -53,6 +53,12 @@ def test_other_settings_are_refused_by_name(start, tmp_path):
     start(dim=16, fields={"text": "body"}).close()  # a refusal leaves no lock behind
 
 
+def test_a_setting_that_an_older_run_does_not_know_may_ask_for_nothing(start):
+    with start(dim=16) as run:
+        write(run, "a", 0, rows("a", 0, [1.0]))
+    start(dim=16, holdout=0.0, fit_from=None).close()
+
+
 def test_a_run_without_parts_gives_way_to_other_settings(start):
     start(dim=16).close()
     with start(dim=32) as run:
