@@ -1,0 +1,69 @@
+"""Which background runs a study tries, and which averages of their scores."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from adjoints import Background, step_of
+
+OWN = (0.25, 0.5, 0.75)
+EVERYWHERE = (0.03, 0.12, 0.25, 0.4, 0.5, 0.6, 0.75, 0.95)
+WIDER = (0.25, 0.4, 0.5, 0.6, 0.75)
+AROUND = (0.4, 0.5, 0.6)
+SETS: Mapping[str, list[Background]] = {
+    "runs": [
+        Background(name="run 1", positions=EVERYWHERE),
+        *(Background(name=f"run {i + 1}", part=i, positions=AROUND) for i in range(1, 4)),
+    ],
+    "sizes": [
+        Background(name="half the documents", share=0.5),
+        Background(name="twice the documents", share=2),
+        Background(name="half the steps", recipe={"steps": 0.5}),
+        Background(name="twice the steps", recipe={"steps": 2}),
+    ],
+    "recipes": [
+        Background(name="a third of the learning rate", recipe={"learning_rate": 1 / 3}),
+        Background(name="three times the learning rate", recipe={"learning_rate": 3}),
+        Background(name="epsilon 1e-8", recipe={"epsilon": 1e-8}),
+        Background(name="a tenth of warm-up", recipe={"warmup": 0.1}),
+    ],
+}
+RUNS = [background.name for background in SETS["runs"]]
+COVERED = ("linear layers", "all parameters")
+
+
+def middle(steps: int) -> str:
+    """Name the scores that others are compared with: one run, the step in its middle, what the tool tracks."""
+    return title(RUNS[0], step_of(0.5, steps), COVERED[0])
+
+
+def title(run: str, step: int, covered: str) -> str:
+    """Name a snapshot's scores."""
+    return f"{run}, step {step}, {covered}"
+
+
+def averages(scores: Mapping[str, np.ndarray], steps: int) -> dict[str, np.ndarray]:
+    """Return means over runs at one step, and over neighbouring steps of one run, where all of them are there.
+
+    Raw, and with every snapshot's scores of a query divided by their spread, so that none drowns the others.
+    """
+    around = [step_of(position, steps) for position in AROUND]
+    members: dict[str, list[tuple[str, int]]] = {}
+    for count in (2, len(RUNS)):
+        members |= {f"mean of {count} runs, step {s}": [(run, s) for run in RUNS[:count]] for s in around}
+    wider = [step_of(position, steps) for position in WIDER]
+    for those in (around, wider):
+        members[f"{RUNS[0]}, mean of steps {' '.join(map(str, those))}"] = [(RUNS[0], s) for s in those]
+    members[f"mean of {len(RUNS)} runs and {len(around)} steps"] = [(run, s) for run in RUNS for s in around]
+    found = {}
+    for name, snapshots in members.items():
+        for covered in COVERED:
+            names = [title(run, step, covered) for run, step in snapshots]
+            if all(n in scores for n in names):
+                found[f"{name}, {covered}"] = sum(scores[n] for n in names) / len(names)
+                found[f"{name}, weighed, {covered}"] = sum(_unit(scores[n]) for n in names) / len(names)
+    return found
+
+
+def _unit(scores: np.ndarray) -> np.ndarray:
+    spread = scores.std(1, keepdims=True)
+    return scores / np.where(spread > 0, spread, 1)
