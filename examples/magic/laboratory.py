@@ -46,6 +46,8 @@ class Setup:
     """Share of the documents that each retraining goes without."""
     learning_rate: float = 0.0
     """0: the one of `RATES` with the lowest loss on held-out documents."""
+    epsilon: float = 1e-8
+    """Inside AdamW's root. Much smaller, and single documents' derivatives hold for tiny weights only: STUDY.md."""
     lora: int = 0
     seed: int = 0
 
@@ -101,7 +103,13 @@ class Laboratory:
     @property
     def _recipe(self) -> Recipe:
         setup = self.setup
-        return Recipe(steps=setup.steps, batch_size=setup.batch, lora_rank=setup.lora, seed=setup.seed)
+        return Recipe(
+            steps=setup.steps,
+            batch_size=setup.batch,
+            epsilon=setup.epsilon,
+            lora_rank=setup.lora,
+            seed=setup.seed,
+        )
 
     @cached_property
     def recipe(self) -> Recipe:

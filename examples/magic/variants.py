@@ -7,12 +7,11 @@ from adjoints import Background, step_of
 
 OWN = (0.25, 0.5, 0.75)
 EVERYWHERE = (0.03, 0.12, 0.25, 0.4, 0.5, 0.6, 0.75, 0.95)
-WIDER = (0.25, 0.4, 0.5, 0.6, 0.75)
-AROUND = (0.4, 0.5, 0.6)
+AROUND = ((0.4, 0.5, 0.6), (0.25, 0.4, 0.5, 0.6, 0.75))
 SETS: Mapping[str, list[Background]] = {
     "runs": [
         Background(name="run 1", positions=EVERYWHERE),
-        *(Background(name=f"run {i + 1}", part=i, positions=AROUND) for i in range(1, 4)),
+        *(Background(name=f"run {i + 1}", part=i) for i in range(1, 4)),
     ],
     "sizes": [
         Background(name="half the documents", share=0.5),
@@ -21,9 +20,10 @@ SETS: Mapping[str, list[Background]] = {
         Background(name="twice the steps", recipe={"steps": 2}),
     ],
     "recipes": [
-        Background(name="a third of the learning rate", recipe={"learning_rate": 1 / 3}),
+        Background(name="epsilon 1e-17", recipe={"epsilon": 1e-17}),
+        Background(name="epsilon 1e-10", recipe={"epsilon": 1e-10}),
         Background(name="three times the learning rate", recipe={"learning_rate": 3}),
-        Background(name="epsilon 1e-8", recipe={"epsilon": 1e-8}),
+        Background(name="a third of the learning rate", recipe={"learning_rate": 1 / 3}),
         Background(name="a tenth of warm-up", recipe={"warmup": 0.1}),
     ],
 }
@@ -46,14 +46,12 @@ def averages(scores: Mapping[str, np.ndarray], steps: int) -> dict[str, np.ndarr
 
     Raw, and with every snapshot's scores of a query divided by their spread, so that none drowns the others.
     """
-    around = [step_of(position, steps) for position in AROUND]
-    members: dict[str, list[tuple[str, int]]] = {}
+    half, members = step_of(0.5, steps), dict[str, list[tuple[str, int]]]()
     for count in (2, len(RUNS)):
-        members |= {f"mean of {count} runs, step {s}": [(run, s) for run in RUNS[:count]] for s in around}
-    wider = [step_of(position, steps) for position in WIDER]
-    for those in (around, wider):
+        members[f"mean of {count} runs, step {half}"] = [(run, half) for run in RUNS[:count]]
+    for positions in AROUND:
+        those = [step_of(position, steps) for position in positions]
         members[f"{RUNS[0]}, mean of steps {' '.join(map(str, those))}"] = [(RUNS[0], s) for s in those]
-    members[f"mean of {len(RUNS)} runs and {len(around)} steps"] = [(run, s) for run in RUNS for s in around]
     found = {}
     for name, snapshots in members.items():
         for covered in COVERED:

@@ -3,6 +3,8 @@
 import importlib
 import json
 import random
+import re
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +25,7 @@ FILES = (
     "peers.py",
     "variants.py",
 )
-WORDS = "the cat sat on a mat and saw old dogs run home while two birds sang over green hills by the sea".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "old", "dogs", "run", "home", "over", "green", "hills"]
 TINY = ["--layers=1", "--width=16", "--heads=2", "--vocab-size=300", "--context=12", "--batch-tokens=96"]
 SMALL = ["--documents=16", "--background-runs=2", "--queries=3", "--tokens=12", "--steps=4", "--batch=8"]
 
@@ -68,8 +70,22 @@ def test_the_study_measures_every_part_and_goes_on_where_it_was(
     kept = {p: p.stat().st_mtime_ns for p in (place / "study").rglob("*.npz")}
     again = run(study, place, monkeypatch, *few, "--parts=own,peers")
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
-    assert [r["same order"] for r in again["rows"] if r["scores"] in rows][0] == rows["MAGIC, its own run"]["same order"]
-    assert {"BM25", "EK-FAC, after the run", "cosine, before the run"} <= {r["scores"] for r in again["rows"]}
+    repeated = {row["scores"]: row["same order"] for row in again["rows"]}
+    assert repeated["MAGIC, its own run"] == rows["MAGIC, its own run"]["same order"]
+    assert {"BM25", "EK-FAC, after the run", "cosine, before the run"} <= repeated.keys()
+
+
+@pytest.mark.slow
+def test_the_cost_is_told_as_a_multiple_of_plain_training(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = str(STUDY / "cost.py")
+    small = ["--steps=2", "--documents=4", "--tokens=12", "--micro=64"]
+    monkeypatch.setattr(sys, "argv", [command, str(place / "proxy"), str(place / "pool.jsonl"), *small])
+    runpy.run_path(command, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert re.search(r"time \d+\.\d+ x plain, forward \d+\.\d+ x", printed)
+    assert re.search(r"peak memory \d+\.\d+ x plain", printed)
 
 
 def test_warmed_up_documents_take_no_part(study: ModuleType, place: Path) -> None:
