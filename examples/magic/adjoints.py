@@ -1,7 +1,7 @@
 """Scores by walking back through training: MAGIC in the attributed run, and adjoints of runs on other documents."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -35,14 +35,14 @@ class Background:
     """What differs from the attributed run's recipe; `steps` and `learning_rate` as multiples of it."""
     positions: tuple[float, ...] = (0.5,)
     """Steps of the snapshots, as shares of the run."""
+    fewer: bool = False
+    """Whether the setup's fewer queries do."""
 
 
 def in_run(lab: Laboratory, positions: tuple[float, ...]) -> Arrays:
     """Return the scores of the attributed run itself, and of its own adjoint at some steps."""
-    return lab.kept(
-        "adjoints/own run",
-        lambda: _walked(lab, "own run", Training(lab.model, lab.own, lab.recipe), positions, whole=True),
-    )
+    training = Training(lab.model, lab.own, lab.recipe)
+    return lab.kept("adjoints/own run", lambda: _walked(lab, "own run", training, positions, lab.queries, whole=True))
 
 
 def elsewhere(lab: Laboratory, background: Background) -> Arrays:
@@ -54,7 +54,8 @@ def elsewhere(lab: Laboratory, background: Background) -> Arrays:
         changes["learning_rate"] = changes["learning_rate"] * lab.recipe.learning_rate
     documents = lab.corpus(lab.background(background.part, background.share))
     training = Training(lab.model, documents, replace(lab.recipe, **changes))
-    walk = partial(_walked, lab, background.name, training, background.positions, whole=False)
+    queries = lab.queries[: lab.setup.fewer_queries] if background.fewer else lab.queries
+    walk = partial(_walked, lab, background.name, training, background.positions, queries)
     return lab.kept(f"adjoints/{background.name}", walk)
 
 
@@ -63,7 +64,15 @@ def step_of(position: float, steps: int) -> int:
     return min(int(position * steps), steps - 1)
 
 
-def _walked(lab: Laboratory, name: str, training: Training, positions: tuple[float, ...], *, whole: bool) -> Arrays:
+def _walked(
+    lab: Laboratory,
+    name: str,
+    training: Training,
+    positions: tuple[float, ...],
+    queries: Sequence[Corpus],
+    *,
+    whole: bool = False,
+) -> Arrays:
     """Train, and walk back from every query: to the start for the run's own scores, else to the first snapshot.
 
     A killed walk goes on where it was; the folder, which holds a gradient per step, is removed at the end.
@@ -74,28 +83,28 @@ def _walked(lab: Laboratory, name: str, training: Training, positions: tuple[flo
     steps = sorted({step_of(p, training.steps) for p in positions})
     found: Arrays = {"smoothness": np.array(short_smoothness(replay).agreement)}
     scores, losses = [], []
-    for i, query in enumerate(lab.queries):
+    for i, query in enumerate(queries):
         adjoint = differentiate(replay, query, f"query-{i}", snapshots=steps, until=0 if whole else steps[0])
         scores.append(adjoint.scores.numpy())
         losses.append(adjoint.loss)
-        print(f"{name}: query {i + 1} of {len(lab.queries)}", flush=True)
+        print(f"{name}: query {i + 1} of {len(queries)}", flush=True)
     found["losses"] = np.array(losses)
     if whole:
         found["scores"] = np.stack(scores)
     for step in steps:
-        found[f"step {step}"] = _products(lab, replay, step)
+        found[f"step {step}"] = _products(lab, replay, step, len(queries))
     shutil.rmtree(folder)
     return found
 
 
-def _products(lab: Laboratory, replay: Replay, step: int) -> np.ndarray:
+def _products(lab: Laboratory, replay: Replay, step: int, queries: int) -> np.ndarray:
     """Return ⟨directions, ∇ℓ_z⟩ `[kinds, queries, documents]`: every kind of parameter's part of the adjoint score."""
-    kept = [snapshot(replay, f"query-{i}", step) for i in range(len(lab.queries))]
+    kept = [snapshot(replay, f"query-{i}", step) for i in range(queries)]
     parameters, model = kept[0].parameters, lab.model
     kinds = kinds_of(model, parameters)
     rows = {name: torch.stack([k.directions[name].flatten() for k in kept]) for name in parameters}
     del kept
-    found = torch.zeros(len(KINDS), len(lab.queries), len(lab.own), dtype=torch.float64)
+    found = torch.zeros(len(KINDS), queries, len(lab.own), dtype=torch.float64)
     for document in range(len(lab.own)):
         for name, gradient in document_gradient(model, parameters, lab.own, document).items():
             found[kinds[name], :, document] += (rows[name] @ gradient.flatten()).double()

@@ -38,6 +38,8 @@ class Setup:
     background_runs: int = 4
     """Sets of background documents; the first two together are the doubled background."""
     queries: int = 20
+    fewer_queries: int = 10
+    """The first of them, on which background runs of other sizes and recipes are compared."""
     tokens: int = 64
     """Of every document: longer ones are cut, shorter ones left out."""
     steps: int = 36
@@ -52,7 +54,7 @@ class Setup:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("documents", "queries", "steps", "batch", "background_runs"):
+        for name in ("documents", "queries", "fewer_queries", "steps", "batch", "background_runs"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if not 0 < self.drop < 1 or round(self.drop * self.documents) < 1:

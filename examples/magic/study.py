@@ -31,7 +31,8 @@ from curate.atomic import write_text
 from curate.errors import CurateError
 from curate.models import keep_freed_memory
 
-PARTS = ("own", "peers", "runs", "sizes", "orders", "recipes")
+PARTS = ("own", "runs", "peers", "sizes", "recipes", "more-runs", "orders")
+LESS = "less the base"
 Scores = dict[str, np.ndarray]
 
 
@@ -59,43 +60,49 @@ def _named(name: str, found: Scores) -> Scores:
 
 
 def report(scores: Scores, banks: dict[str, bank.Bank], base: str) -> list[dict[str, Any]]:
-    """Return every method's figures: its LDS by bank, and how far it is from that of `base`."""
-    rows: list[dict[str, Any]] = [{"scores": name} for name in scores]
-    for kind, truth in banks.items():
-        for row in rows:
-            row[kind] = _figures(lds(scores[row["scores"]], truth.out, truth.changes))
-    if base in scores:
-        _compare(rows, scores, next(iter(banks.values())), base)
+    """Return every method's figures: its LDS by bank, and how far it is from that of `base`, on its own queries."""
+    rows: list[dict[str, Any]] = []
+    for name, values in scores.items():
+        row: dict[str, Any] = {"scores": name, "queries": len(values)}
+        for kind, truth in banks.items():
+            changes = truth.changes[:, : len(values)]
+            row[kind] = _figures(lds(values, truth.out, changes))
+            if base in scores:
+                row[kind][LESS] = _less(values, scores[base][: len(values)], truth.out, changes)
+        rows.append(row)
     return rows
 
 
-def _figures(found: Lds) -> dict[str, float]:
+def _figures(found: Lds) -> dict[str, Any]:
     values = {"mean": found.mean, "error": found.error, "low": found.low, "high": found.high}
     return {k: round(v, 4) for k, v in values.items()}
 
 
-def _compare(rows: list[dict[str, Any]], scores: Scores, truth: bank.Bank, base: str) -> None:
-    """Add the 95 % interval of a method's LDS less the base's, both in the same bootstrap draws."""
-    drawn = bootstrap(truth.out @ scores[base].T, truth.changes)
-    for row in rows:
-        other = bootstrap(truth.out @ scores[row["scores"]].T, truth.changes)
-        row[f"less {base}"] = [round(float(q), 4) for q in np.quantile(other - drawn, [0.025, 0.975])]
+def _less(values: np.ndarray, base: np.ndarray, out: np.ndarray, changes: np.ndarray) -> list[float]:
+    """Return the 95 % interval of one method's LDS less another's, both in the same bootstrap draws."""
+    drawn = bootstrap(out @ values.T, changes) - bootstrap(out @ base.T, changes)
+    return [round(float(q), 4) for q in np.quantile(drawn, [0.025, 0.975])]
 
 
-def show(lab: Laboratory, rows: list[dict[str, Any]], banks: dict[str, bank.Bank]) -> None:
+def show(lab: Laboratory, rows: list[dict[str, Any]], banks: dict[str, bank.Bank], base: str) -> None:
     """Write results.json and print the table."""
     rate = lab.recipe.learning_rate
     smooth = {p.stem: float(np.load(p)["smoothness"]) for p in sorted((lab.folder / "adjoints").glob("*.npz"))}
     changes = {name: round(float(b.changes.std()), 6) for name, b in banks.items()}
-    record = {"learning_rate": rate, "smoothness": smooth, "spread of the changes": changes, "rows": rows}
+    record = {"learning_rate": rate, "smoothness": smooth, "spread of the changes": changes, "base": base, "rows": rows}
     write_text(lab.folder / "results.json", json.dumps(record, indent=1) + "\n")
     print(f"\nlearning rate {rate:g}; smoothness {', '.join(f'{n} {s:.2f}' for n, s in smooth.items())}")
-    print(f"{'LDS ± standard error over queries [95 % bootstrap]':58}" + "".join(f"{name:>31}" for name in banks))
+    print(f"LDS ± standard error over queries [95 % bootstrap] (95 % bootstrap of the difference from {base})")
+    print(" " * 68 + "".join(f"{name:<46}" for name in banks))
     for row in rows:
-        cells = (row[name] for name in banks)
-        line = "".join(f"{c['mean']:12.3f} ± {c['error']:.3f} [{c['low']:.2f} {c['high']:.2f}]" for c in cells)
-        print(f"{row['scores']:58}{line}")
+        line = "".join(f"{_cell(row[name]):<46}" for name in banks)
+        print(f"{row['scores']:<64}{row['queries']:>3} {line}")
     sys.stdout.flush()
+
+
+def _cell(figures: dict[str, Any]) -> str:
+    text = f"{figures['mean']:.3f} ± {figures['error']:.3f} [{figures['low']:.2f} {figures['high']:.2f}]"
+    return text + (f" ({figures[LESS][0]:+.3f} {figures[LESS][1]:+.3f})" if LESS in figures else "")
 
 
 def run(lab: Laboratory, arguments: argparse.Namespace) -> None:
@@ -109,7 +116,7 @@ def run(lab: Laboratory, arguments: argparse.Namespace) -> None:
         for made in measure(lab, part):
             scores |= made
         averaged = averages(scores, lab.setup.steps)
-        show(lab, report(scores | averaged, banks, base), banks)
+        show(lab, report(scores | averaged, banks, base), banks, base)
 
 
 def main() -> None:

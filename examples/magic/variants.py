@@ -11,23 +11,27 @@ AROUND = ((0.4, 0.5, 0.6), (0.25, 0.4, 0.5, 0.6, 0.75))
 SETS: Mapping[str, list[Background]] = {
     "runs": [
         Background(name="run 1", positions=EVERYWHERE),
-        *(Background(name=f"run {i + 1}", part=i) for i in range(1, 4)),
+        Background(name="run 2", part=1),
+    ],
+    "more-runs": [
+        Background(name="run 3", part=2),
+        Background(name="run 4", part=3),
     ],
     "sizes": [
-        Background(name="half the documents", share=0.5),
-        Background(name="twice the documents", share=2),
-        Background(name="half the steps", recipe={"steps": 0.5}),
-        Background(name="twice the steps", recipe={"steps": 2}),
+        Background(name="half the documents", share=0.5, fewer=True),
+        Background(name="twice the documents", share=2, fewer=True),
+        Background(name="half the steps", recipe={"steps": 0.5}, fewer=True),
+        Background(name="twice the steps", recipe={"steps": 2}, fewer=True),
     ],
     "recipes": [
-        Background(name="epsilon 1e-17", recipe={"epsilon": 1e-17}),
-        Background(name="epsilon 1e-10", recipe={"epsilon": 1e-10}),
-        Background(name="three times the learning rate", recipe={"learning_rate": 3}),
-        Background(name="a third of the learning rate", recipe={"learning_rate": 1 / 3}),
-        Background(name="a tenth of warm-up", recipe={"warmup": 0.1}),
+        Background(name="epsilon 1e-17", recipe={"epsilon": 1e-17}, fewer=True),
+        Background(name="epsilon 1e-10", recipe={"epsilon": 1e-10}, fewer=True),
+        Background(name="three times the learning rate", recipe={"learning_rate": 3}, fewer=True),
+        Background(name="a third of the learning rate", recipe={"learning_rate": 1 / 3}, fewer=True),
+        Background(name="a tenth of warm-up", recipe={"warmup": 0.1}, fewer=True),
     ],
 }
-RUNS = [background.name for background in SETS["runs"]]
+RUNS = [background.name for background in (*SETS["runs"], *SETS["more-runs"])]
 COVERED = ("linear layers", "all parameters")
 
 
@@ -57,8 +61,8 @@ def averages(scores: Mapping[str, np.ndarray], steps: int) -> dict[str, np.ndarr
         for covered in COVERED:
             names = [title(run, step, covered) for run, step in snapshots]
             if all(n in scores for n in names):
-                found[f"{name}, {covered}"] = sum(scores[n] for n in names) / len(names)
-                found[f"{name}, weighed, {covered}"] = sum(_unit(scores[n]) for n in names) / len(names)
+                found[f"{name}, {covered}"] = np.mean([scores[n] for n in names], axis=0)
+                found[f"{name}, weighed, {covered}"] = np.mean([_unit(scores[n]) for n in names], axis=0)
     return found
 
 

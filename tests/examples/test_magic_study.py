@@ -27,7 +27,15 @@ FILES = (
 )
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "old", "dogs", "run", "home", "over", "green", "hills"]
 TINY = ["--layers=1", "--width=16", "--heads=2", "--vocab-size=300", "--context=12", "--batch-tokens=96"]
-SMALL = ["--documents=16", "--background-runs=2", "--queries=3", "--tokens=12", "--steps=4", "--batch=8"]
+SMALL = [
+    "--documents=16",
+    "--background-runs=2",
+    "--queries=3",
+    "--fewer-queries=2",
+    "--tokens=12",
+    "--steps=4",
+    "--batch=8",
+]
 
 
 @pytest.fixture
@@ -61,17 +69,18 @@ def test_the_study_measures_every_part_and_goes_on_where_it_was(
     study: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ["--retrainings=12", "--whole-runs=2", "--learning-rate=3e-4", "--drop=0.1"]
-    found = run(study, place, monkeypatch, *few, "--parts=own,runs,orders")
+    found = run(study, place, monkeypatch, *few, "--parts=own,runs,recipes,orders")
     assert "MAGIC, its own run" in capsys.readouterr().out
     rows = {row["scores"]: row for row in found["rows"]}
     assert rows["MAGIC, its own run"]["same order"]["mean"] > 0.8  # derivatives of that very run
     assert {"run 1, step 2, linear layers", "run 2, step 2, all parameters"} <= rows.keys()
+    assert rows["epsilon 1e-17, step 2, linear layers"]["queries"] == 2
     assert "orders of their own" in rows["MAGIC, its own run"]
     kept = {p: p.stat().st_mtime_ns for p in (place / "study").rglob("*.npz")}
     again = run(study, place, monkeypatch, *few, "--parts=own,peers")
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     repeated = {row["scores"]: row["same order"] for row in again["rows"]}
-    assert repeated["MAGIC, its own run"] == rows["MAGIC, its own run"]["same order"]
+    assert repeated["MAGIC, its own run"]["mean"] == rows["MAGIC, its own run"]["same order"]["mean"]
     assert {"BM25", "EK-FAC, after the run", "cosine, before the run"} <= repeated.keys()
 
 
