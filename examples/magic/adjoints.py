@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from laboratory import Arrays, Laboratory
 
+from curate.methods.magic import SNAPSHOTS
 from curate.training.adjoint import differentiate, snapshot
 from curate.training.language import LanguageModel
 from curate.training.microbatches import Corpus
@@ -33,7 +34,7 @@ class Background:
     """How much of the set: 0.5 half, 2 this one and the next."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the attributed run's recipe; `steps` and `learning_rate` as multiples of it."""
-    positions: tuple[float, ...] = (0.5,)
+    positions: tuple[float, ...] = SNAPSHOTS
     """Steps of the snapshots, as shares of the run."""
     fewer: bool = False
     """Whether the setup's fewer queries do."""

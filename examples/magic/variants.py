@@ -1,43 +1,52 @@
 """Which background runs a study tries, and which averages of their scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from adjoints import Background, step_of
 
+from curate.methods.magic import SNAPSHOTS
+
 OWN = (0.25, 0.5, 0.75)
 EVERYWHERE = (0.03, 0.12, 0.25, 0.4, 0.5, 0.6, 0.75, 0.95)
-AROUND = ((0.4, 0.5, 0.6), (0.25, 0.4, 0.5, 0.6, 0.75))
+MIDDLE = (0.5,)
+TOGETHER = ((0.25, 0.5), (0.12, 0.5), (0.25, 0.4, 0.5), (0.12, 0.25, 0.4, 0.5, 0.6), EVERYWHERE)
+"""Positions of one run whose scores are averaged."""
 SETS: Mapping[str, list[Background]] = {
     "runs": [
         Background(name="run 1", positions=EVERYWHERE),
-        Background(name="run 2", part=1),
-    ],
-    "more-runs": [
-        Background(name="run 3", part=2),
-        Background(name="run 4", part=3),
-    ],
-    "sizes": [
-        Background(name="half the documents", share=0.5, fewer=True),
-        Background(name="twice the documents", share=2, fewer=True),
-        Background(name="half the steps", recipe={"steps": 0.5}, fewer=True),
-        Background(name="twice the steps", recipe={"steps": 2}, fewer=True),
+        Background(name="run 2", part=1, positions=MIDDLE),
     ],
     "recipes": [
-        Background(name="epsilon 1e-17", recipe={"epsilon": 1e-17}, fewer=True),
         Background(name="epsilon 1e-10", recipe={"epsilon": 1e-10}, fewer=True),
+        Background(name="epsilon 1e-17", recipe={"epsilon": 1e-17}, fewer=True),
         Background(name="three times the learning rate", recipe={"learning_rate": 3}, fewer=True),
         Background(name="a third of the learning rate", recipe={"learning_rate": 1 / 3}, fewer=True),
         Background(name="a tenth of warm-up", recipe={"warmup": 0.1}, fewer=True),
+    ],
+    "sizes": [
+        Background(name="half the documents", share=0.5, fewer=True),
+        Background(name="half the steps", recipe={"steps": 0.5}, fewer=True),
+        Background(name="twice the documents", share=2, fewer=True),
+        Background(name="twice the steps", recipe={"steps": 2}, fewer=True),
+    ],
+    "more-runs": [
+        Background(name="run 3", part=2, positions=MIDDLE),
+        Background(name="run 4", part=3, positions=MIDDLE),
     ],
 }
 RUNS = [background.name for background in (*SETS["runs"], *SETS["more-runs"])]
 COVERED = ("linear layers", "all parameters")
 
 
-def middle(steps: int) -> str:
-    """Name the scores that others are compared with: one run, the step in its middle, what the tool tracks."""
-    return title(RUNS[0], step_of(0.5, steps), COVERED[0])
+def base_of(steps: int) -> str:
+    """Name the scores that others are compared with: what `score --method magic` does unless told otherwise."""
+    return f"{together(RUNS[0], SNAPSHOTS, steps)}, {COVERED[0]}"
+
+
+def together(run: str, positions: Sequence[float], steps: int) -> str:
+    """Name the mean over some snapshots of one run."""
+    return f"{run}, mean of steps {' '.join(str(step_of(p, steps)) for p in positions)}"
 
 
 def title(run: str, step: int, covered: str) -> str:
@@ -53,9 +62,11 @@ def averages(scores: Mapping[str, np.ndarray], steps: int) -> dict[str, np.ndarr
     half, members = step_of(0.5, steps), dict[str, list[tuple[str, int]]]()
     for count in (2, len(RUNS)):
         members[f"mean of {count} runs, step {half}"] = [(run, half) for run in RUNS[:count]]
-    for positions in AROUND:
-        those = [step_of(position, steps) for position in positions]
-        members[f"{RUNS[0]}, mean of steps {' '.join(map(str, those))}"] = [(RUNS[0], s) for s in those]
+    for background in (b for several in SETS.values() for b in several):
+        own = round(background.recipe.get("steps", 1) * steps)
+        for positions in TOGETHER:
+            name = together(background.name, positions, own)
+            members[name] = [(background.name, step_of(p, own)) for p in positions]
     found = {}
     for name, snapshots in members.items():
         for covered in COVERED:
