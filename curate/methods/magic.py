@@ -18,8 +18,9 @@ from curate.training.recipe import Recipe
 
 OFFERS = frozenset({"against", "per_token"})
 # Measured in examples/magic/STUDY.md by how well scores rank 60 retrainings: one run with two snapshots, where the rate
-# is highest and in the middle, gives .866, within noise of eight snapshots (.875); one gives .83 at best, and the mean of
-# two runs adds .01 to a single snapshot. The background is dealt out to two runs: one scores, the other its documents.
+# is highest and in the middle, gives .866, within noise of eight snapshots (.875); one gives .83 at best, and the mean
+# of two runs adds .01 to a single snapshot. The background is dealt out to two runs: one scores, the other scores the
+# first one's documents.
 BACKGROUND = 1536
 STEPS = 36
 SNAPSHOTS = (0.25, 0.5)
