@@ -185,7 +185,7 @@ def _training(loaded: Loaded, background: list[Encoded], timed: _Timed, scratch:
     return TrainingPlan(
         runs=runs,
         steps=steps,
-        step_back=steps - step_at(settings.snapshot, steps),
+        step_back=steps - step_at(min(settings.snapshots), steps),
         tokens=needs.tokens,
         step_seconds=forward.seconds / max(1.0, forward.total),
         step_back_seconds=back.seconds / max(1.0, back.total),

@@ -50,7 +50,7 @@ def test_a_larger_background_takes_longer_to_prepare(place: Path) -> None:
 
 
 def test_training_runs_are_planned_by_a_step_that_is_measured(place: Path) -> None:
-    own = {"steps": 10, "batch_size": 8, "snapshot": 0.3, "runs": 3}
+    own = {"steps": 10, "batch_size": 8, "snapshots": (0.3, 0.5), "runs": 3}
     training = pipeline.plan_score(settings(place, method="magic", method_settings=own)).training
     assert training is not None
     assert (training.runs, training.steps, training.step_back) == (3, 10, 7)

@@ -32,7 +32,8 @@ def test_enrichment_prints_the_share_of_related_documents(tmp_path: Path, monkey
 
 
 def test_every_example_is_tested() -> None:
-    tested = Path(__file__).read_text(encoding="utf-8")
-    for example in EXAMPLES.iterdir():
-        if example.is_file() and example.name not in tested:
-            pytest.fail(f"{example.name} has no test")
+    tests = Path(__file__).parent
+    tested = "".join(p.read_text(encoding="utf-8") for p in tests.rglob("test_*.py"))
+    untested = [p.name for p in EXAMPLES.rglob("*.py") if f'"{p.name}"' not in tested]
+    if untested:
+        pytest.fail(f"{', '.join(untested)} have no test")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curate.errors import CurateError
 from curate.gradients.direction_scoring import DirectionScorer
-from curate.gradients.directions import DirectionEngine
+from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.documents import Batching, document_losses
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.scored import Scored
@@ -45,7 +45,7 @@ class RunSettings(Protocol):
     @property
     def runs(self) -> int: ...
     @property
-    def snapshot(self) -> float: ...
+    def snapshots(self) -> tuple[float, ...]: ...
     @property
     def accept_rough(self) -> bool: ...
     @property
@@ -102,8 +102,8 @@ class BackgroundRuns:
     def scorer(self) -> RunsScorer:
         """Return the scorer along all runs' directions, made now or taken from the run."""
         found = [self._kept(part) for part in range(self.parts)]
-        engines = [self._engine(kept) for kept in found]
-        self._report(found, engines[0].proxy)
+        engines = [self._engines(kept) for kept in found]
+        self._report(found, engines[0][0].proxy)
         columns = group_columns(found[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
         usual = engines[: self.settings.runs]
         # What only the spare run trained on is scored as usual.
@@ -111,11 +111,19 @@ class BackgroundRuns:
         apart = [(_hashes(kept), self._along(e, columns)) for kept, e in zip(found, others, strict=False)]
         return RunsScorer(usual=self._along(usual, columns), apart=apart)
 
-    def _engine(self, kept: dict[str, Tensor]) -> DirectionEngine:
-        proxy = scoring_proxy(self.inputs.proxy, self.recipe, _under("parameters.", kept))
-        return DirectionEngine(proxy, _under("directions.", kept))
+    def _engines(self, kept: dict[str, Tensor]) -> list[DirectionEngine]:
+        """Return a run's engines, one per snapshot."""
+        found = []
+        for step in kept["snapshots"].tolist():
+            proxy = scoring_proxy(self.inputs.proxy, self.recipe, _under(f"{step}.parameters.", kept))
+            found.append(DirectionEngine(proxy, _under(f"{step}.directions.", kept)))
+        return found
 
-    def _along(self, engines: Sequence[DirectionEngine], columns: Float[Tensor, "columns groups"]) -> DirectionScorer:
+    def _along(
+        self, runs: Sequence[Sequence[DirectionEngine]], columns: Float[Tensor, "columns groups"]
+    ) -> DirectionScorer:
+        """Return the scorer by the mean over some runs' snapshots."""
+        engines = [engine for run in runs for engine in run]
         return DirectionScorer(
             engines=engines,
             columns=columns / len(engines),
@@ -133,7 +141,7 @@ class BackgroundRuns:
             "recipe": sorted(self.recipe.as_dict().items()),
             "parts": self.parts,
             "part": part,
-            "snapshot": self.settings.snapshot,
+            "snapshots": self.settings.snapshots,
         }
         key = xxhash.xxh3_64_hexdigest(repr(sorted(keys.items())).encode())
         folder = inputs.kept.run / "training" / key
@@ -153,10 +161,34 @@ class BackgroundRuns:
             f" up to {plan.disk_bytes / 1e9:.2g} GB on disk until it is done, {plan.state_bytes / 1e9:.2g} GB of memory"
             " for parameters and moments."
         )
-        step = step_at(self.settings.snapshot, steps)
+        wanted = sorted({step_at(share, steps) for share in self.settings.snapshots})
         targets = {name: self._corpus(rows) for name, rows in self._targets.items()}
-        accepted = self.settings.accept_rough
-        walked = walk(replay, targets, self.inputs.reporter, snapshot=step, until=step, accept_rough=accepted)
+        walked = walk(
+            replay,
+            targets,
+            self.inputs.reporter,
+            snapshots=wanted,
+            until=wanted[0],
+            accept_rough=self.settings.accept_rough,
+        )
+        losses = [walked.adjoints[name].loss for name in targets if name != CONTROL]
+        hashes = [bytes.fromhex(d.content_hash) for d in documents if d.content_hash]
+        found = {
+            "shares": group_shares(self.inputs.target, self._usable[0]),
+            "losses": torch.tensor(losses, dtype=torch.float64),
+            "smoothness": torch.tensor(walked.smoothness.agreement, dtype=torch.float64),
+            "snapshots": torch.tensor(wanted),
+            "size": torch.tensor([steps, len(documents)]),
+            "hashes": torch.from_numpy(np.frombuffer(b"".join(hashes), np.uint8).copy()).view(len(hashes), -1),
+        }
+        for step in wanted:
+            parameters, directions = self._at(replay, step, list(targets))
+            found |= {f"{step}.parameters.{n}": p for n, p in parameters.items()}
+            found |= {f"{step}.directions.{n}": u for n, u in directions.items()}
+        return found
+
+    def _at(self, replay: Replay, step: int, targets: Sequence[str]) -> tuple[dict[str, Tensor], Directions]:
+        """Return the parameters before a step, and the groups' directions there, less the control set's."""
         found = {name: snapshot(replay, name, step) for name in targets}
         control = found.pop(CONTROL, None)
         parameters = next(iter(found.values())).parameters
@@ -167,19 +199,9 @@ class BackgroundRuns:
             directions = {n: u - theirs[n] for n, u in directions.items()}
         if not all(bool(u.isfinite().all()) for u in directions.values()):
             raise CurateError(
-                f"The adjoint at step {step} is not finite.", hint="Lower learning_rate, or give a later snapshot."
+                f"The adjoint at step {step} is not finite.", hint="Lower learning_rate, or give later snapshots."
             )
-        losses = torch.tensor([walked.adjoints[name].loss for name in found], dtype=torch.float64)
-        hashes = [bytes.fromhex(d.content_hash) for d in documents if d.content_hash]
-        return {
-            **{f"parameters.{n}": p for n, p in parameters.items()},
-            **{f"directions.{n}": u for n, u in directions.items()},
-            "shares": group_shares(self.inputs.target, self._usable[0]),
-            "losses": losses,
-            "smoothness": torch.tensor(walked.smoothness.agreement, dtype=torch.float64),
-            "step": torch.tensor([step, steps, len(documents)]),
-            "hashes": torch.from_numpy(np.frombuffer(b"".join(hashes), np.uint8).copy()).view(len(hashes), -1),
-        }
+        return parameters, directions
 
     @cached_property
     def _dealt(self) -> list[list[Encoded]]:
@@ -220,21 +242,22 @@ class BackgroundRuns:
     def _report(self, found: Sequence[dict[str, Tensor]], proxy: Proxy) -> None:
         """Say and record how smooth the runs were; raise CurateError where they were not."""
         agreement = [round(float(kept["smoothness"]), 4) for kept in found]
-        step, steps, _ = found[0]["step"].tolist()
-        parameters = _under("parameters.", found[0])
+        snapshots, steps = found[0]["snapshots"].tolist(), int(found[0]["size"][0])
+        parameters = _under(f"{snapshots[0]}.parameters.", found[0])
         tracked, trained = covered(proxy, parameters)
+        listed = " and ".join(map(str, snapshots))
         self.inputs.reporter.note(
             f"training runs' smoothness {', '.join(f'{a:.2f}' for a in agreement)} (1: smooth, below {LEAST_AGREEMENT}:"
-            f" not to be trusted); documents are scored at step {step} of {steps}, by linear layers alone:"
+            f" not to be trusted); documents are scored at step {listed} of {steps}, by linear layers alone:"
             f" {tracked:,} of {trained:,} trained parameters."
         )
         self.inputs.record(
             {
                 "magic": {
                     "smoothness": agreement,
-                    "step": step,
+                    "snapshots": snapshots,
                     "steps": steps,
-                    "documents": [int(kept["step"][2]) for kept in found],
+                    "documents": [int(kept["size"][1]) for kept in found],
                     "target_loss": [kept["losses"].tolist() for kept in found],
                     "trained_parameters": trained,
                     "tracked_parameters": tracked,

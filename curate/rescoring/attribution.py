@@ -139,7 +139,7 @@ class Rescoring:
         )
         step = step_at(settings.snapshot, steps)
         targets = {name: self.corpus(rows) for name, rows in self.groups.items()}
-        found = walk(replay, targets, self.reporter, snapshot=step, accept_rough=settings.accept_rough)
+        found = walk(replay, targets, self.reporter, snapshots=[step], accept_rough=settings.accept_rough)
         snapshots = [snapshot(replay, name, step) for name in targets]
         proxy = scoring_proxy(self.proxy, replace(training.recipe, seed=settings.recipe.seed), snapshots[0].parameters)
         directions = directions_of(proxy, [s.directions for s in snapshots])

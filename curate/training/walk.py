@@ -1,6 +1,6 @@
 """One training run, how smooth it is, and the way back from every target: what MAGIC does, whatever it is for."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from curate.errors import CurateError
@@ -25,11 +25,11 @@ def walk(
     targets: Mapping[str, Corpus],
     reporter: Reporter,
     *,
-    snapshot: int,
+    snapshots: Collection[int],
     until: int = 0,
     accept_rough: bool = True,
 ) -> Walk:
-    """Train, measure the smoothness, and walk back once per target, keeping what step `snapshot` needs.
+    """Train, measure the smoothness, and walk back once per target, keeping what the steps in `snapshots` need.
 
     What was done before a kill is not done again. Raises CurateError where the run is too rough, unless that is
     accepted, before it walks back; see `differentiate` for `until`.
@@ -42,7 +42,7 @@ def walk(
         refuse_rough(measured.agreement)
     with reporter.stage("walking back", total=len(targets) * (steps - until), unit="steps") as task:
         adjoints = {
-            name: differentiate(replay, corpus, name, snapshots=[snapshot], until=until, task=task)
+            name: differentiate(replay, corpus, name, snapshots=snapshots, until=until, task=task)
             for name, corpus in targets.items()
         }
     return Walk(smoothness=measured, adjoints=adjoints)

@@ -1,128 +1,163 @@
-"""Does MAGIC predict retraining, and does a run on other documents predict it nearly as well? One bank, two answers.
+"""Does MAGIC predict retraining, and does a run on other documents predict it nearly as well? One bank, many answers.
 
-    python examples/magic/study.py MODEL POOL.jsonl [--documents 768 --queries 20 --retrainings 60 --learning-rate 1e-3]
+    curate warmup --pool pile/ --vocab-size 1024 --layers 3 --width 64 --heads 2 --context 64 --documents 8000 \\
+        --steps 1500 --out proxy
+    python examples/magic/study.py proxy pile/ --out study
 
-A warm-started model is fine-tuned on real documents, then again without a random share of them, many times. For every
-query, the Spearman correlation of the summed scores of what was left out with the change of the query's loss: the
-linear datamodelling score (methods of Park et al. 2023, §2). Scores: MAGIC in the run itself; the adjoint of a run on
-entirely other documents, one snapshot; the gradient product at the start, for scale.
+A warm-started model is fine-tuned on real documents that its warm-up has not seen, then again without a random share
+of them, many times. For every query, the rank correlation of the summed scores of what was left out with the change of
+the query's loss (lds.py). Scored by MAGIC in the run itself, by adjoints of runs on entirely other documents, and by
+the other methods. Everything is kept in --out, so that a study that was stopped goes on, and one command repeats it;
+STUDY.md has the figures and what follows from them.
 """
 
 import argparse
-import itertools
 import json
-import tempfile
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import adjoints
+import bank
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import peers
+from laboratory import Laboratory, Setup
+from lds import Lds, bootstrap, lds, rank_correlations
+from variants import COVERED, OWN, SETS, averages, base_of, title
 
-from curate.arithmetic import spearman
+from curate.atomic import write_text
+from curate.errors import CurateError
 from curate.models import keep_freed_memory
-from curate.schema import Document
-from curate.tokens import Encoded, Encoder, TokenSettings
-from curate.training.adjoint import Snapshot, differentiate, score_unseen, snapshot, target_loss
-from curate.training.language import LanguageModel
-from curate.training.microbatches import Corpus
-from curate.training.recipe import Recipe
-from curate.training.replay import Replay, Training
-from curate.training.smoothness import smoothness
+
+PARTS = ("own", "runs", "peers", "recipes", "sizes", "more-runs", "orders")
+LESS = "less the base"
+Scores = dict[str, np.ndarray]
 
 
-def read(arguments: argparse.Namespace) -> list[Encoded]:
-    """Return enough documents for two runs and the queries, in seeded order, each cut to the context."""
-    encode = Encoder(AutoTokenizer.from_pretrained(arguments.model), TokenSettings(context=arguments.tokens))
-    with open(arguments.pool, encoding="utf-8") as file:
-        texts = [json.loads(line)["text"][: 8 * arguments.tokens] for line in itertools.islice(file, 4000)]
-    documents = [
-        Document(doc_id=str(i), shard="", row=i, content_hash="", text=t) for i, t in enumerate(texts) if len(t) > 64
-    ]
-    encoded = [e for e in encode(documents) if e.num_scored >= arguments.tokens // 2]
-    order = np.random.default_rng(arguments.seed).permutation(len(encoded))
-    wanted = 2 * arguments.documents + arguments.queries
-    if len(encoded) < wanted:
-        raise SystemExit(f"{arguments.pool} has {len(encoded)} usable documents; {wanted} are needed.")
-    return [encoded[i] for i in order[:wanted]]
+def measure(lab: Laboratory, part: str) -> Iterator[Scores]:
+    """Yield a part's scores `[queries, documents]` by name, as they are found."""
+    if part == "own":
+        found = adjoints.in_run(lab, OWN)
+        yield {"MAGIC, its own run": found["scores"]} | _named("own run", found)
+    elif part == "peers":
+        yield peers.peer_scores(lab)
+    for background in SETS.get(part, []):
+        if background.part + background.share <= lab.setup.background_runs:
+            yield _named(background.name, adjoints.elsewhere(lab, background))
 
 
-class Laboratory:
-    """One model, one recipe, two disjoint sets of documents, some queries."""
+def _named(name: str, found: Scores) -> Scores:
+    """Name a run's scores by step: by all parameters, and by the linear layers alone."""
+    scores: Scores = {}
+    for key in found:
+        if key.startswith("step "):
+            step = int(key.removeprefix("step "))
+            for covered, values in zip(COVERED, (found[key][0], found[key].sum(0)), strict=True):
+                scores[title(name, step, covered)] = values
+    return scores
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
-        self.folder, encoded = folder, read(arguments)
-        settings, n = TokenSettings(context=arguments.tokens), arguments.documents
-        self.recipe = Recipe(steps=arguments.steps, learning_rate=arguments.learning_rate, seed=arguments.seed)
-        self.model = LanguageModel(
-            AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32), self.recipe
-        )
-        self.own, self.other = (
-            Corpus(encoded[start : start + n], settings, budget=arguments.micro) for start in (0, n)
-        )
-        self.queries = [Corpus([e], settings, budget=arguments.micro) for e in encoded[2 * n :]]
 
-    def losses(self, parameters: dict[str, torch.Tensor]) -> list[float]:
-        return [target_loss(self.model, parameters, q)[0] for q in self.queries]
+def report(scores: Scores, banks: dict[str, bank.Bank], base: str) -> list[dict[str, Any]]:
+    """Return every method's figures: its LDS by bank, and how far it is from that of `base`, on its own queries."""
+    rows: list[dict[str, Any]] = []
+    for name, values in scores.items():
+        row: dict[str, Any] = {"scores": name, "queries": len(values)}
+        for kind, truth in banks.items():
+            changes = truth.changes[:, : len(values)]
+            row[kind] = _figures(lds(values, truth.out, changes))
+            if base in scores:
+                row[kind][LESS] = _less(values, scores[base][: len(values)], truth.out, changes)
+        rows.append(row)
+    return rows
 
-    def scores(self, positions: list[int]) -> dict[str, np.ndarray]:
-        """Return scores `[queries, documents]` by method."""
-        own, other = (
-            Replay(Training(self.model, corpus, self.recipe), self.folder / name)
-            for corpus, name in ((self.own, "own"), (self.other, "other"))
-        )
-        start = own.training.start()
-        own.run()
-        other.run()
-        found: dict[str, list[np.ndarray]] = {}
-        for i, query in enumerate(self.queries):
-            found.setdefault("MAGIC, its own run", []).append(differentiate(own, query, f"q{i}").scores.numpy())
-            differentiate(other, query, f"q{i}", snapshots=positions)
-            snapshots = {f"adjoint of another run, step {k}": snapshot(other, f"q{i}", k) for k in positions}
-            gradient = target_loss(self.model, start.parameters, query)[1]
-            product = Snapshot(step=0, parameters=start.parameters, directions=gradient, denominator=1)
-            for name, kept in (snapshots | {"gradient product at the start": product}).items():
-                values = score_unseen(self.model, kept, self.own)
-                found.setdefault(name, []).append(self.own.gather(values.double().cpu()).numpy())
-            print(f"query {i + 1}/{len(self.queries)} scored", flush=True)
-        return {name: np.stack(rows) for name, rows in found.items()}
 
-    def bank(self, retrainings: int, drop: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what was left out `[retrainings, documents]` and the changes of loss `[retrainings, queries]`."""
-        whole = np.array(self.losses(Training(self.model, self.own, self.recipe).run().parameters))
-        out, changes = [], []
-        for r in range(retrainings):
-            left = np.random.default_rng([seed, r]).permutation(len(self.own))[: round(drop * len(self.own))]
-            mask = np.zeros(len(self.own))
-            mask[left] = 1
-            weights = self.own.spread(torch.from_numpy(1 - mask))
-            end = Training(self.model, self.own, self.recipe, weights=weights).run()
-            out.append(mask)
-            changes.append(np.array(self.losses(end.parameters)) - whole)
-            print(f"retraining {r + 1}/{retrainings}", flush=True)
-        return np.stack(out), np.stack(changes)
+def _figures(found: Lds) -> dict[str, Any]:
+    values = {"mean": found.mean, "error": found.error, "low": found.low, "high": found.high}
+    return {k: round(v, 4) for k, v in values.items()}
+
+
+def _less(values: np.ndarray, base: np.ndarray, out: np.ndarray, changes: np.ndarray) -> list[float]:
+    """Return the 95 % interval of one method's LDS less another's, both in the same bootstrap draws."""
+    drawn = bootstrap(out @ values.T, changes) - bootstrap(out @ base.T, changes)
+    return [round(float(q), 4) for q in np.quantile(drawn, [0.025, 0.975])]
+
+
+def show(lab: Laboratory, rows: list[dict[str, Any]], banks: dict[str, bank.Bank], base: str) -> None:
+    """Write results.json and print the table."""
+    rate = lab.recipe.learning_rate
+    smooth = {p.stem: float(np.load(p)["smoothness"]) for p in sorted((lab.folder / "adjoints").glob("*.npz"))}
+    changes = {name: round(float(b.changes.std()), 6) for name, b in banks.items()}
+    record: dict[str, Any] = {
+        "learning_rate": rate,
+        "smoothness": smooth,
+        "spread of the changes": changes,
+        "base": base,
+        "rows": rows,
+    }
+    ceilings = {name: round(ceiling(banks, name), 4) for name in list(banks)[1:]}
+    record["ceilings"] = ceilings
+    write_text(lab.folder / "results.json", json.dumps(record, indent=1) + "\n")
+    print(f"\nlearning rate {rate:g}; smoothness {', '.join(f'{n} {s:.2f}' for n, s in smooth.items())}")
+    print(f"LDS ± standard error over queries [95 % bootstrap] (95 % bootstrap of the difference from {base})")
+    print(" " * 76 + "".join(f"{name:<46}" for name in banks))
+    for row in rows:
+        line = "".join(f"{_cell(row[name]):<46}" for name in banks)
+        print(f"{row['scores']:<72}{row['queries']:>3} {line}")
+    for name, value in ceilings.items():
+        print(f"{name}: the same retrainings' true changes in one order would reach {value:.3f}")
+    sys.stdout.flush()
+
+
+def ceiling(banks: dict[str, bank.Bank], name: str) -> float:
+    """Return the LDS in another bank of whoever knew the first one's changes exactly: what the order's noise leaves."""
+    first = next(iter(banks.values()))
+    return float(rank_correlations(first.changes, banks[name].changes).mean())
+
+
+def _cell(figures: dict[str, Any]) -> str:
+    text = f"{figures['mean']:.3f} ± {figures['error']:.3f} [{figures['low']:.2f} {figures['high']:.2f}]"
+    return text + (f" ({figures[LESS][0]:+.3f} {figures[LESS][1]:+.3f})" if LESS in figures else "")
+
+
+def run(lab: Laboratory, arguments: argparse.Namespace) -> None:
+    """Make the parts that were asked for, in order, and show the table after each."""
+    banks = {"same order": bank.same_order(lab, arguments.retrainings)}
+    scores: Scores = {}
+    base = base_of(lab.setup.steps)
+    for part in (p for p in PARTS if p in arguments.parts):
+        if part == "orders":
+            banks["orders of their own"] = bank.own_orders(lab, arguments.retrainings, arguments.whole_runs)
+        for made in measure(lab, part):
+            scores |= made
+        averaged = averages(scores, lab.setup.steps)
+        show(lab, report(scores | averaged, banks, base), banks, base)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("pool")
-    numbers = {"documents": 768, "tokens": 64, "steps": 36, "queries": 20, "retrainings": 60, "micro": 2048, "seed": 0}
-    for name, default in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--drop", type=float, default=0.02)
+    parser.add_argument("pools", nargs="+", metavar="pool")
+    parser.add_argument("--out", type=Path, required=True, help="folder that keeps what was computed")
+    for setting in fields(Setup)[2:]:
+        parser.add_argument(f"--{setting.name.replace('_', '-')}", type=type(setting.default), default=setting.default)
+    parser.add_argument("--retrainings", type=int, default=60)
+    parser.add_argument("--whole-runs", type=int, default=8, help="on all documents, in orders of their own")
+    parser.add_argument("--micro", type=int, default=4096, help="tokens of a micro-batch")
+    parser.add_argument(
+        "--parts", type=lambda text: text.split(","), default=list(PARTS), help="some of " + ",".join(PARTS)
+    )
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"there is no part {unknown.pop()!r}; expected some of {', '.join(PARTS)}")
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as folder:
-        laboratory = Laboratory(arguments, Path(folder))
-        smooth = smoothness(Training(laboratory.model, laboratory.own, laboratory.recipe))
-        print(f"smoothness {smooth.agreement:.3f}")
-        scores = laboratory.scores([arguments.steps * share // 4 for share in (1, 2, 3)])
-        out, changes = laboratory.bank(arguments.retrainings, arguments.drop, arguments.seed)
-    for name, values in scores.items():
-        predicted = out @ values.T
-        found = [spearman(p, c) or 0.0 for p, c in zip(predicted.T, changes.T, strict=True)]
-        print(f"{name}: LDS {np.mean(found):.3f} ± {np.std(found, ddof=1) / len(found) ** 0.5:.3f}")
+    setup = {f.name: getattr(arguments, f.name) for f in fields(Setup)}
+    try:
+        lab = Laboratory(Setup(**setup | {"pools": tuple(arguments.pools)}), arguments.out, micro=arguments.micro)
+        run(lab, arguments)
+    except CurateError as error:
+        parser.error(f"{error.message} {error.hint or ''}")
 
 
 if __name__ == "__main__":

@@ -34,23 +34,25 @@ def whole_adjoint(proxy: Proxy, folder: Path, step: int, hidden: set[str]) -> to
     place = batching().tokens
     model = LanguageModel(tiny_model("GPT2Config"), RECIPE)
     replay = Replay(Training(model, Corpus(trained, place, budget=64), RECIPE), folder / "replay")
-    walk(replay, {"all": Corpus(TARGET, place, budget=64)}, Silent(), snapshot=step, until=step)
+    walk(replay, {"all": Corpus(TARGET, place, budget=64)}, Silent(), snapshots=[step], until=step)
     kept = read_snapshot(replay, "all", step)
     directions = {n: torch.zeros_like(u) if n in hidden else u for n, u in kept.directions.items()}
     pool = Corpus(POOL, place, budget=64)
     return pool.gather(score_unseen(model, dataclasses.replace(kept, directions=directions), pool))
 
 
-def test_scores_are_the_adjoints_over_all_linear_layers(tmp_path: Path) -> None:
+def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(tmp_path: Path) -> None:
     proxy = tiny_proxy(tiny_model("GPT2Config"))  # transposed weights, biases everywhere
-    inputs = make_inputs(proxy, tmp_path / "run", TARGET, BACKGROUND)
-    found = scores("magic", inputs, POOL, recipe=RECIPE, snapshot=0.5)
     names = {n for n, _ in proxy.model.named_parameters()}
     hidden = {n for n in names if "ln_" in n or "wte" in n or "wpe" in n or "lm_head" in n}
     assert hidden < names
-    expected = whole_adjoint(proxy, tmp_path, 3, hidden)
-    torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-8, atol=1e-14)
-    assert not torch.allclose(expected, whole_adjoint(proxy, tmp_path / "whole", 3, set()), rtol=1e-2, atol=0)
+    steps = {share: whole_adjoint(proxy, tmp_path / str(share), step, hidden) for share, step in ((0.2, 1), (0.5, 3))}
+    for shares in ((0.5,), (0.5, 0.2)):
+        inputs = make_inputs(proxy, tmp_path / f"run{len(shares)}", TARGET, BACKGROUND)
+        found = scores("magic", inputs, POOL, recipe=RECIPE, snapshots=shares)
+        expected = torch.stack([steps[share] for share in shares]).mean(0)
+        torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-8, atol=1e-14)
+    assert not torch.allclose(steps[0.5], whole_adjoint(proxy, tmp_path / "whole", 3, set()), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("runs", [1, 3])
@@ -66,7 +68,7 @@ def test_a_document_of_the_background_is_scored_by_runs_that_did_not_train_on_it
         own = [n for n, h in enumerate(hashes) if document.content_hash in h]
         if own:
             others = scorer.apart[own[0]][1]
-            assert len(others.engines) == max(1, runs - 1)
+            assert len(others.engines) == max(1, runs - 1) * len(magic.SNAPSHOTS)
             expected = others([document], inputs.batching)
             torch.testing.assert_close(found.scores[i : i + 1], expected.scores, rtol=1e-9, atol=1e-12)
             assert not torch.allclose(found.scores[i], usual.scores[i], rtol=1e-3, atol=0)
@@ -114,7 +116,7 @@ def test_what_was_measured_is_said_and_recorded_and_the_folder_of_the_training_i
     told, recorded = Told(), {}
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
     prepare("magic", dataclasses.replace(inputs, reporter=told, record=recorded.update), recipe=RECIPE)
-    assert recorded["magic"]["step"] == 3
+    assert recorded["magic"]["snapshots"] == [1, 3]
     assert recorded["magic"]["documents"] == [4, 4]
     assert all(0.5 < a <= 1 for a in recorded["magic"]["smoothness"])
     assert 0 < recorded["magic"]["tracked_parameters"] < recorded["magic"]["trained_parameters"]
@@ -157,6 +159,8 @@ def test_the_recipe_comes_from_a_file_and_from_single_settings_that_win(tmp_path
     assert found.recipe == Recipe(learning_rate=1e-3, steps=20, lora_rank=4)
     assert (found.runs, found.accept_rough, found.normalize) == (2, True, "length")
     assert build(magic.Settings, {}, owner="").recipe.steps == magic.STEPS
+    assert build(magic.Settings, {"snapshots": "0.25,0.5"}, owner="").snapshots == (0.25, 0.5)
+    assert build(magic.Settings, {"snapshots": 0.5}, owner="").snapshots == (0.5,)
     assert build(magic.Settings, {"epochs": 2}, owner="").recipe.steps is None
 
 
@@ -166,7 +170,9 @@ def test_the_recipe_comes_from_a_file_and_from_single_settings_that_win(tmp_path
         ({"learning_rat": 1}, "Did you mean 'learning_rate'"),
         ({"runs": 0}, "runs is 0"),
         ({"runs": "two"}, "runs is 'two'; expected a whole number"),
-        ({"snapshot": 1.0}, "snapshot is 1.0"),
+        ({"snapshots": 1.0}, "snapshots is 1.0; expected shares"),
+        ({"snapshots": "0.5,late"}, "expected numbers like 0.25,0.5"),
+        ({"snapshots": []}, "snapshots is empty"),
         ({"checkpoints": "some"}, "checkpoints is 'some'"),
         ({"recipe": "nowhere.yaml"}, "nowhere.yaml cannot be read"),
     ],

@@ -1,0 +1,126 @@
+"""The study of MAGIC against retraining, at tiny size."""
+
+import importlib
+import json
+import random
+import re
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import curate.cli
+
+STUDY = Path(__file__).parents[2] / "examples" / "magic"
+FILES = (
+    "study.py",
+    "laboratory.py",
+    "drawing.py",
+    "bank.py",
+    "lds.py",
+    "adjoints.py",
+    "peers.py",
+    "variants.py",
+)
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "old", "dogs", "run", "home", "over", "green", "hills"]
+TINY = ["--layers=1", "--width=16", "--heads=2", "--vocab-size=300", "--context=12", "--batch-tokens=96"]
+SMALL = [
+    "--documents=16",
+    "--background-runs=2",
+    "--queries=3",
+    "--fewer-queries=2",
+    "--tokens=12",
+    "--steps=4",
+    "--batch=8",
+]
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The study's command, imported as `python examples/magic/study.py` imports it."""
+    monkeypatch.syspath_prepend(str(STUDY))
+    for name in FILES:
+        monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
+    return importlib.import_module("study")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a pool and a proxy that a part of it warmed up."""
+    rng = random.Random(0)
+    rows = [{"text": " ".join(rng.choices(WORDS, k=30)), "id": str(i)} for i in range(260)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    warm = ["--documents=40", "--steps=30", "--out", str(tmp_path / "proxy")]
+    curate.cli.main(["warmup", "--pool", str(tmp_path / "pool.jsonl"), *TINY, *warm])
+    return tmp_path
+
+
+def run(study: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> dict:
+    asked = [str(place / "proxy"), str(place / "pool.jsonl"), "--out", str(place / "study"), *SMALL, *more]
+    monkeypatch.setattr(sys, "argv", ["study.py", *asked])
+    study.main()
+    return json.loads((place / "study" / "results.json").read_text())
+
+
+def test_the_study_measures_every_part_and_goes_on_where_it_was(
+    study: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--retrainings=12", "--whole-runs=2", "--learning-rate=3e-4", "--drop=0.1"]
+    found = run(study, place, monkeypatch, *few, "--parts=own,runs,recipes,orders")
+    assert "MAGIC, its own run" in capsys.readouterr().out
+    rows = {row["scores"]: row for row in found["rows"]}
+    assert rows["MAGIC, its own run"]["same order"]["mean"] > 0.8  # derivatives of that very run
+    assert {"run 1, step 2, linear layers", "run 2, step 2, all parameters"} <= rows.keys()
+    assert rows["epsilon 1e-17, step 2, linear layers"]["queries"] == 2
+    assert "orders of their own" in rows["MAGIC, its own run"]
+    kept = {p: p.stat().st_mtime_ns for p in (place / "study").rglob("*.npz")}
+    again = run(study, place, monkeypatch, *few, "--parts=own,peers")
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    repeated = {row["scores"]: row["same order"] for row in again["rows"]}
+    assert repeated["MAGIC, its own run"]["mean"] == rows["MAGIC, its own run"]["same order"]["mean"]
+    assert {"BM25", "EK-FAC, after the run", "cosine, before the run"} <= repeated.keys()
+
+
+@pytest.mark.slow
+def test_the_cost_is_told_as_a_multiple_of_plain_training(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = str(STUDY / "cost.py")
+    small = ["--steps=2", "--documents=4", "--tokens=12", "--micro=64"]
+    monkeypatch.setattr(sys, "argv", [command, str(place / "proxy"), str(place / "pool.jsonl"), *small])
+    runpy.run_path(command, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert re.search(r"time \d+\.\d+ x plain, forward \d+\.\d+ x", printed)
+    assert re.search(r"peak memory \d+\.\d+ x plain", printed)
+
+
+def test_warmed_up_documents_take_no_part(study: ModuleType, place: Path) -> None:
+    drawing = importlib.import_module("drawing")
+    tokenizer = importlib.import_module("transformers").AutoTokenizer.from_pretrained(place / "proxy")
+    seen = drawing.seen_in_warmup(str(place / "proxy"))
+    assert len(seen) == 40
+    drawn = drawing.draw(str(place / "proxy"), [str(place / "pool.jsonl")], tokenizer, 12, 100, 0)
+    assert len({d.content_hash for d in drawn} - seen) == 100
+    assert all(len(d.ids) == 12 for d in drawn)
+
+
+def test_rank_correlation_is_spearmans_ties_and_all(study: ModuleType) -> None:
+    lds = importlib.import_module("lds")
+    curate_spearman = importlib.import_module("curate.arithmetic").spearman
+    rng = np.random.default_rng(0)
+    left, right = rng.integers(6, size=(30, 4)).astype(float), rng.normal(size=(30, 4))
+    expected = [curate_spearman(a, b) for a, b in zip(left.T, right.T, strict=True)]
+    np.testing.assert_allclose(lds.rank_correlations(left, right), expected, atol=1e-4)
+
+
+def test_an_oracle_scores_one_and_its_negation_minus_one(study: ModuleType) -> None:
+    lds = importlib.import_module("lds")
+    rng = np.random.default_rng(0)
+    scores, out = rng.normal(size=(5, 40)), (rng.random((50, 40)) < 0.1).astype(float)
+    assert lds.lds(scores, out, out @ scores.T).mean == pytest.approx(1)
+    assert lds.lds(-scores, out, out @ scores.T).high == pytest.approx(-1)
+    shuffled = lds.lds(rng.permuted(scores, axis=1), out, out @ scores.T)
+    assert shuffled.low < 0 < shuffled.high
