@@ -183,7 +183,7 @@ def test_rows_that_a_run_kept_aside_are_no_seen_ones(place: Path, tmp_path: Path
 
     with pytest.raises(CurateError, match="took part in scoring"):
         Verifying.open(settings(place, target=(str(row),)), tmp_path / "out")
-    aside = {"holdout": {"share": 0.1, "seed": 0, "rows": {"val.jsonl": [3]}}}
+    aside = {"holdout": {"share": 0.1, "seed": 0, "rows": {"val.jsonl": [3]}}, "target_rows": None}
     chosen = relabelled(place, tmp_path / "aside", **aside)
     assert (
         len(Verifying.open(settings(place, selection=str(chosen), target=(str(row),)), tmp_path / "out").held_out) == 1
