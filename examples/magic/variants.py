@@ -20,8 +20,8 @@ SETS: Mapping[str, list[Background]] = {
     "recipes": [
         Background(name="epsilon 1e-10", recipe={"epsilon": 1e-10}, fewer=True),
         Background(name="epsilon 1e-17", recipe={"epsilon": 1e-17}, fewer=True),
-        Background(name="three times the learning rate", recipe={"learning_rate": 3}, fewer=True),
         Background(name="a third of the learning rate", recipe={"learning_rate": 1 / 3}, fewer=True),
+        Background(name="three times the learning rate", recipe={"learning_rate": 3}, fewer=True),
         Background(name="a tenth of warm-up", recipe={"warmup": 0.1}, fewer=True),
     ],
     "sizes": [
@@ -31,8 +31,8 @@ SETS: Mapping[str, list[Background]] = {
         Background(name="twice the steps", recipe={"steps": 2}, fewer=True),
     ],
     "more-runs": [
-        Background(name="run 3", part=2, positions=MIDDLE),
-        Background(name="run 4", part=3, positions=MIDDLE),
+        Background(name="run 3", part=2, positions=MIDDLE, fewer=True),
+        Background(name="run 4", part=3, positions=MIDDLE, fewer=True),
     ],
 }
 RUNS = [background.name for background in (*SETS["runs"], *SETS["more-runs"])]
@@ -72,8 +72,10 @@ def averages(scores: Mapping[str, np.ndarray], steps: int) -> dict[str, np.ndarr
         for covered in COVERED:
             names = [title(run, step, covered) for run, step in snapshots]
             if all(n in scores for n in names):
-                found[f"{name}, {covered}"] = np.mean([scores[n] for n in names], axis=0)
-                found[f"{name}, weighed, {covered}"] = np.mean([_unit(scores[n]) for n in names], axis=0)
+                queries = min(len(scores[n]) for n in names)
+                several = [scores[n][:queries] for n in names]
+                found[f"{name}, {covered}"] = np.mean(several, axis=0)
+                found[f"{name}, weighed, {covered}"] = np.mean([_unit(s) for s in several], axis=0)
     return found
 
 
