@@ -51,6 +51,7 @@ class Subject:
         given = {n: v for n, v in self.run.settings["method_settings"].items() if v is not None}
         if self.adjoint:
             given = {n: v for n, v in given.items() if n not in _UNKNOWN_TO_METHODS}
+            given["snapshots"] = given.pop("snapshot")  # a rescoring has one
         return build(methods.get(self.method).Settings, given, owner=f"Method {self.method!r} of {self.run.path}")
 
     def key(self, documents: Sequence[Document], queries: Sequence[Document]) -> str:
