@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from curate.attention import use_block_attention, use_plain_attention
 from curate.errors import SettingsError, nearest
