@@ -57,7 +57,7 @@ def write(run: Run, shard: str, shard_index: int, table: pa.Table, aside: pa.Tab
     return run.write_part(
         shard=shard,
         shard_index=shard_index,
-        scores=table,
+        rows=table,
         skipped=aside if aside is not None else skipped(),
         **cover,
     )

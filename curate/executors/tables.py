@@ -97,7 +97,7 @@ def write_chunk(run: Run, chunk: Chunk, scores: pa.Table, skipped: pa.Table) -> 
         start=chunk.start,
         end=chunk.end,
         last=chunk.last,
-        scores=scores,
+        rows=scores,
         skipped=skipped,
     )
 

@@ -18,7 +18,9 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True, default=str))
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, asked: str = "you asked for") -> list[str]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, had: str = "the run has", asked: str = "you asked for"
+) -> list[str]:
     """One line for each leaf that differs: `dim: the run has 16, you asked for 32`.
 
     A setting that an older run does not know, and that asks for nothing now, is no difference.
@@ -28,7 +30,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, asked: str = 
     for key in sorted({*before, *after}):
         was, now = before.get(key, _ABSENT), after.get(key, _ABSENT)
         if was != now and not (was is _ABSENT and not now):
-            lines.append(f"{key}: the run has {_show(was)}, {asked} {_show(now)}")
+            lines.append(f"{key}: {had} {_show(was)}, {asked} {_show(now)}")
     return lines
 
 

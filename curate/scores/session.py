@@ -164,7 +164,7 @@ class Session:
         con, several = self.connection, len(self.runs) > 1
         parts, lists, aside, schemas = [], [], [], []
         for name, run in self.runs:
-            sql, schema = files_sql(run.scores_files(), empty=pa.schema(SCORE_FIELDS))
+            sql, schema = files_sql(run.rows_files(), empty=pa.schema(SCORE_FIELDS))
             tag = f"{literal(name)} AS run, " if several else ""
             if by_token := token_columns(schema):
                 listed = ", ".join(quoted(c) for c in by_token)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from curate.atomic import atomic_write
 from curate.errors import CurateError, SettingsError
-from curate.scores.run import Run, atomic_write, latest_run, list_runs
+from curate.scores.run import Run, latest_run, list_runs
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, skipped, write
 
 
