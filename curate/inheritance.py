@@ -17,18 +17,13 @@ from curate.errors import CurateError, SettingsError
 from curate.progress import Reporter
 from curate.scores.record import canonical, differences
 from curate.scores.run import Run
-from curate.settings import ScoreSettings
+from curate.settings import ScoreSettings, background_fingerprint
 from curate.tokens import Encoded
 
 SHARDS = "shards.json"
 
 # What fits depend on beside the contents of model, target and background.
 DECISIVE = ("method", "modules", "dtype", "device", "context", "long", "batch_tokens", "background", "seed")
-
-
-def background_fingerprint(pool: str, settings: ScoreSettings) -> str:
-    """Name the background sample that settings draw from a pool of this fingerprint."""
-    return f"{pool}:{settings.background}:{settings.seed}:{settings.fields}"
 
 
 def remember_shards(run: Run, pool: Pool) -> None:

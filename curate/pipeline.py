@@ -1,6 +1,5 @@
 """The tool on one page: each verb takes settings and gives back what it made."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,11 +7,12 @@ from pathlib import Path
 
 from curate.arithmetic import check_arithmetic
 from curate.documents import Pool, Split, estimated_rows, hold_out
-from curate.errors import CurateError
+from curate.errors import CurateError, SettingsError
 from curate.estimate import ScorePlan
 from curate.estimate import plan_score as estimate
 from curate.executors.local import Work, score_parts
 from curate.gradients.documents import Batching, default_budget
+from curate.indexing import Indexing, IndexPlan
 from curate.inheritance import Origin, remember_shards
 from curate.methods._contract import EncodedTarget
 from curate.models import keep_freed_memory, load_proxy
@@ -24,6 +24,7 @@ from curate.preparation import (
     make_encoder,
     make_inputs,
     make_reader,
+    overlap_with,
     proxy_settings_of,
     read,
     read_against,
@@ -51,10 +52,13 @@ from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.scores.session import pool_of
 from curate.settings import ScoreSettings, default_out
+from curate.stores.scoring import score_stored
+from curate.stores.settings import IndexSettings, default_store
+from curate.stores.store import Store
 
 
 def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Run:
-    """Score every document of a pool against a target, or go on with a run that was stopped.
+    """Score every document of a pool, or of a store, against a target, or go on with a run that was stopped.
 
     Everything that can be wrong with the settings, the pool's columns or the target is found before the model loads.
     Raises CurateError; parts that were finished stay.
@@ -65,17 +69,23 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     refuse_early(path, asked.record, asked.fingerprints)
     made = load(asked, reporter)
     with Run.start(path, settings=asked.record, fingerprints=made.fingerprints, details=made.details) as run:
-        remember_shards(run, asked.pool)
         asked.split.write(run.path)
         inputs = made.inputs(path, reporter, lambda found: run.add_details(**found))
-        check_arithmetic(run, asked.method, asked.method_settings, inputs, asked.pool, asked.settings, asked.columns)
+        if asked.store is None:
+            remember_shards(run, asked.pool)
+            check_arithmetic(
+                run, asked.method, asked.method_settings, inputs, asked.pool, asked.settings, asked.columns
+            )
         loaded = time.time()
         scorer = asked.method.prepare(inputs, asked.method_settings)
         prepared = time.time()
         if asked.origin is not None:
             asked.origin.give_parts(run, asked.pool, reporter)
-        total = sum(estimated_rows(s) for s in asked.pool.shards)
-        work = score_parts(run, made.reader(), scorer, inputs.batching, asked.columns, reporter, total=total)
+        if asked.store is None:
+            total = sum(estimated_rows(s) for s in asked.pool.shards)
+            work = score_parts(run, made.reader(), scorer, inputs.batching, asked.columns, reporter, total=total)
+        else:
+            work = score_stored(run, asked.store, scorer, overlap_with(asked.target), asked.columns, reporter)
         _log(run, work, {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared})
         run.finish(count(run))
     return run
@@ -84,7 +94,28 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
 def plan_score(settings: ScoreSettings, *, reporter: Reporter | None = None) -> ScorePlan:
     """Say what a scoring will take, from a small part of it that is done; nothing is written."""
     reporter = reporter or Silent()
+    if settings.store:
+        raise SettingsError("Scoring from a store has no plan: it takes seconds.", hint="Leave --dry-run out.")
     return estimate(load(ask(settings, reporter), reporter))
+
+
+def index(settings: IndexSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Store:
+    """Write the sketches of a pool into a store, in one pass, or go on with it, or add the shards that are new.
+
+    Raises CurateError; parts that were finished stay.
+    """
+    return Indexing.open(
+        settings, Path(out) if out is not None else default_store(settings), reporter or Silent()
+    ).run()
+
+
+def plan_index(
+    settings: IndexSettings, out: Path | str | None = None, *, reporter: Reporter | None = None
+) -> IndexPlan:
+    """Say what an index will take in time and on disk, from a small part that is done; nothing is written."""
+    return Indexing.open(
+        settings, Path(out) if out is not None else default_store(settings), reporter or Silent()
+    ).plan()
 
 
 def rescore(settings: RescoreSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Run:
@@ -246,7 +277,4 @@ def _subject(run: Run, asked: ScoreSettings, pool: Pool, queries: Sequence[Docum
 
 
 def _log(run: Run, work: Work, seconds: dict[str, float]) -> None:
-    """Append what this session did; times live here and nowhere else, so that equal runs have equal bytes."""
-    line = {"ended": round(time.time()), "seconds": {k: round(v, 3) for k, v in seconds.items()}, **vars(work)}
-    with (run.path / "log.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
+    run.log({"seconds": {k: round(v, 3) for k, v in seconds.items()}, **vars(work)})

@@ -12,14 +12,16 @@ from curate.documents import Overlap, Pool, Split, Target, check_fields, hold_ou
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import Reader
 from curate.gradients.documents import Batching, default_budget
-from curate.inheritance import Origin, background_fingerprint
+from curate.inheritance import Origin
 from curate.methods import Method
 from curate.methods._contract import EncodedTarget, Inputs, Kept
 from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
 from curate.progress import Reporter
 from curate.schema import group_column
 from curate.scores.run import Run
-from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, build
+from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, background_fingerprint, build
+from curate.stores.settings import IndexSettings
+from curate.stores.store import Store
 from curate.tokens import Encoded, Encoder, TokenSettings
 
 Record = Callable[[Mapping[str, object]], None]
@@ -39,6 +41,7 @@ class Asked:
     """Which rows scoring uses."""
     against: Target | None
     origin: Origin | None
+    store: Store | None
     columns: list[str]
     record: dict[str, Any]
     """Resolved settings, for run.json."""
@@ -49,16 +52,23 @@ class Asked:
 def ask(settings: ScoreSettings, reporter: Reporter) -> Asked:
     """Resolve and check settings, open the pool, read the target. Raises CurateError."""
     method = methods.get(settings.method)
+    methods.refuse_unoffered(
+        settings.method, against=bool(settings.against), per_token=settings.per_token, store=bool(settings.store)
+    )
+    store = Store.open(settings.store) if settings.store else None
+    if store is not None:
+        settings = store.decided(settings)
     settings = replace(settings, background=settings.background or methods.background_of(settings.method))
-    methods.refuse_unoffered(settings.method, against=bool(settings.against), per_token=settings.per_token)
     method_settings = build(method.Settings, settings.method_settings, owner=f"Method {settings.method!r}")
     proxy_settings_of(settings)
-    pool, target = read(settings, reporter)
+    pool = open_candidates(settings) if store is None else store.pool
+    target = read_rows(settings, reporter)
     split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     device = choose_device(settings.device).type
     record = settings.as_dict() | {"method_settings": asdict(method_settings), "device": device}
     against = read_against(settings, reporter)
-    fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
+    known = pool.fingerprint() if store is None else store.details["pool_fingerprint"]
+    fingerprints = {"pool": known, **split.fingerprints()}
     if against is not None:
         fingerprints["against"] = against.fingerprint()
     origin = Origin.open(settings.fit_from, record) if settings.fit_from else None
@@ -73,6 +83,7 @@ def ask(settings: ScoreSettings, reporter: Reporter) -> Asked:
         split=split,
         against=against,
         origin=origin,
+        store=store,
         columns=score_columns(target.group_names),
         record=record,
         fingerprints=fingerprints,
@@ -113,6 +124,7 @@ class Loaded:
             self.against,
             run=run,
             origin=self.asked.origin,
+            store=self.asked.store,
             reporter=reporter,
             record=record,
         )
@@ -130,6 +142,8 @@ def load(asked: Asked, reporter: Reporter) -> Loaded:
     fingerprints = asked.fingerprints | {"model": proxy.fingerprint()}
     if asked.origin is not None:
         asked.origin.refuse_other_model(fingerprints["model"])
+    if asked.store is not None:
+        asked.store.refuse_other_model(fingerprints["model"])
     encoder = make_encoder(asked.settings, proxy)
     control = asked.against
     return Loaded(
@@ -153,10 +167,14 @@ def make_inputs(
     *,
     run: Path,
     origin: Origin | None,
+    store: Store | None = None,
     reporter: Reporter,
     record: Record | None = None,
 ) -> Inputs:
-    """Return what a method prepares on; what is expensive goes into the folder `run`, or comes from beside it."""
+    """Return what a method prepares on; what is expensive goes into the folder `run`, or comes from beside it.
+
+    A store gives the background's sketches, and what was fitted on them.
+    """
 
     def background() -> list[Encoded]:
         sample = sample_rows(pool, settings.background or 0, settings.seed, settings.fields)
@@ -166,6 +184,9 @@ def make_inputs(
     if origin is not None:
         neighbours = [origin.run.path, *neighbours]
     sample = background_fingerprint(fingerprints["pool"], settings) if origin is None else origin.background
+    if store is not None:
+        neighbours = [store.path, *neighbours]
+        sample = store.details["background"]
     return Inputs(
         proxy=proxy,
         proxy_fingerprint=fingerprints["model"],
@@ -177,11 +198,12 @@ def make_inputs(
         reporter=reporter,
         against=against,
         per_token=settings.per_token,
+        stored=store,
         record=record or (lambda _: None),
     )
 
 
-def make_batching(settings: ScoreSettings, proxy: Proxy, encoder: Encoder) -> Batching:
+def make_batching(settings: ScoreSettings | IndexSettings, proxy: Proxy, encoder: Encoder) -> Batching:
     """Return how documents go through the proxy together."""
     return Batching(tokens=encoder.settings, budget=settings.batch_tokens or default_budget(proxy))
 
@@ -192,15 +214,27 @@ def refuse_early(path: Path, record: dict[str, Any], fingerprints: dict[str, str
         Run.open(path).refuse_other(record, fingerprints)
 
 
-def make_reader(settings: ScoreSettings, pool: Pool, target: Target, encoder: Encoder) -> Reader:
-    """Return what cuts a pool into parts and measures overlap with the target."""
+def make_reader(
+    settings: ScoreSettings | IndexSettings,
+    pool: Pool,
+    target: Target | None,
+    encoder: Encoder,
+    numbers: Mapping[str, int] | None = None,
+) -> Reader:
+    """Return what cuts a pool into parts and measures overlap with the target, where there is one."""
     return Reader(
         pool=pool,
         fields=settings.fields,
         encoder=encoder,
-        overlap=Overlap(d.plain_text for d in target.documents),
+        overlap=overlap_with(target),
         part_documents=settings.part_documents,
+        numbers=numbers,
     )
+
+
+def overlap_with(target: Target | None) -> Overlap:
+    """Return what looks for all rows of a target in documents, those that are kept aside, too."""
+    return Overlap(d.plain_text for d in (target.documents if target else ()))
 
 
 def score_columns(groups: Sequence[str]) -> list[str]:
@@ -219,7 +253,7 @@ def score_columns(groups: Sequence[str]) -> list[str]:
     return ["score", *columns.values()]
 
 
-def proxy_settings_of(settings: ScoreSettings) -> ProxySettings:
+def proxy_settings_of(settings: ScoreSettings | IndexSettings) -> ProxySettings:
     """Return how the proxy is loaded. Raises SettingsError."""
     return ProxySettings(
         model=settings.model,
@@ -232,11 +266,21 @@ def proxy_settings_of(settings: ScoreSettings) -> ProxySettings:
 
 def read(settings: ScoreSettings, reporter: Reporter) -> tuple[Pool, Target]:
     """Open the pool and read the target. Raises CurateError; odd rows of the target are told."""
+    return open_candidates(settings), read_rows(settings, reporter)
+
+
+def open_candidates(settings: ScoreSettings | IndexSettings) -> Pool:
+    """Open the pool and check its columns. Raises CurateError."""
     pool = open_pool(settings.pool)
     check_fields(pool, settings.fields)
+    return pool
+
+
+def read_rows(settings: ScoreSettings, reporter: Reporter) -> Target:
+    """Read the target. Raises CurateError; odd rows are told."""
     target = read_target(settings.target, settings.target_fields or settings.fields, group_by=settings.group_by)
     _report_skipped(target, "target", reporter)
-    return pool, target
+    return target
 
 
 def read_against(settings: ScoreSettings, reporter: Reporter) -> Target | None:
@@ -254,7 +298,7 @@ def _report_skipped(target: Target, what: str, reporter: Reporter) -> None:
         reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0]}).")
 
 
-def make_encoder(settings: ScoreSettings, proxy: Proxy) -> Encoder:
+def make_encoder(settings: ScoreSettings | IndexSettings, proxy: Proxy) -> Encoder:
     """Return what turns documents into the proxy's tokens. Raises SettingsError for a context that it has not."""
     limit = min(proxy.context or MAX_DEFAULT_CONTEXT, MAX_DEFAULT_CONTEXT)
     if settings.context and proxy.context and settings.context > proxy.context:

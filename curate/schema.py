@@ -102,6 +102,10 @@ SCORE_FIELDS = [
 ]
 SCORE_COLUMNS = tuple(f.name for f in SCORE_FIELDS)
 
+# What a row says of its document without any target: the columns of a gradient store's tables, then the pool's own.
+OF_A_TARGET = ("score", "target_exact", "target_overlap")
+ROW_FIELDS = [f for f in SCORE_FIELDS if f.name not in OF_A_TARGET]
+
 
 def group_column(group: str) -> str:
     """Name the score column of a target's group."""

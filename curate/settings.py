@@ -21,7 +21,7 @@ class ScoreSettings:
 
     target: tuple[str, ...]
     """Addresses of the validation set."""
-    pool: tuple[str, ...]
+    pool: tuple[str, ...] = ()
     """Addresses of the candidates."""
     against: tuple[str, ...] = ()
     """Addresses of a control set, whose mean gradient is subtracted from the target's."""
@@ -55,6 +55,10 @@ class ScoreSettings:
     fit_from: str | None = None
     """Folder of a run whose curvature, directions and scores of unchanged shards are taken; nothing is fitted anew."""
 
+    store: str | None = None
+    """Folder of a gradient store that holds the pool's sketches: it decides pool, model and projection, and nothing of
+    the pool is read."""
+
     def __post_init__(self) -> None:
         for name, least in (("background", 1), ("part_documents", 1), ("batch_tokens", 2), ("context", 2)):
             value = getattr(self, name)
@@ -68,7 +72,9 @@ class ScoreSettings:
             raise SettingsError(f"holdout: {error}.") from None
         if self.holdout == 1:
             raise SettingsError("holdout is the whole target; scoring needs rows, too.", hint="Hold out 30%, say.")
-        if not self.target or not self.pool:
+        if self.store and self.fit_from:
+            raise SettingsError("A store has its own fits.", hint="Give --store or --fit-from, not both.")
+        if not self.target or not (self.pool or self.store):
             raise SettingsError("A run needs a target and a pool.", hint="curate score --target FILE --pool FOLDER")
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,6 +90,11 @@ class ScoreSettings:
         for name in ("fields", "target_fields"):
             given[name] = Fields(**given[name]) if isinstance(given.get(name), Mapping) else given.get(name)
         return cls(**given)
+
+
+def background_fingerprint(pool: str, settings: ScoreSettings) -> str:
+    """Name the background sample that settings draw from a pool of this fingerprint."""
+    return f"{pool}:{settings.background}:{settings.seed}:{settings.fields}"
 
 
 def build(kind: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--target", multiple=True, help="Validation set: file, folder or address; repeatable.")
-@click.option("--pool", required=True, multiple=True, help="Candidates: folder, glob, file or address; repeatable.")
+@click.option("--pool", multiple=True, help="Candidates: folder, glob, file or address; repeatable.")
+@click.option("--store", metavar="STORE", help="Score from a folder of `curate index`, instead of from a pool.")
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
 @click.option(
     "--fit-from",
@@ -78,6 +79,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --pool pile/ --method magic --dry-run
     curate score --target val.jsonl --pool pile/ --method bm25
+    curate score --target val.jsonl --store stores/pile
     curate score --config score.yaml
     curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown
 

@@ -12,6 +12,9 @@ from curate.gradients.sketches import Block
 Moments = dict[str, Float[Tensor, "_ _"]]
 """A square matrix per layer."""
 
+Spectra = dict[str, tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]]
+"""Eigenvalues and eigenvectors per layer."""
+
 
 class SecondMoment:
     """Accumulate `R = E[s sᵀ]` per layer over the sketches of a background sample."""
@@ -40,14 +43,25 @@ def inverse_roots(moments: Moments, *, damping: float) -> Whitening:
     TrackStar (Chang et al. 2024, arXiv 2410.17413, §3.2 and appendix). The root is symmetric, so that applying it to
     both sides of a product is one damped solve. A layer whose sketches are all zero keeps them so.
     """
+    return {name: root.to(moments[name]) for name, root in roots_of(decompose(moments), damping=damping).items()}
+
+
+def decompose(moments: Moments) -> Spectra:
+    """Return eigenvalues, not below zero, and eigenvectors per layer, in float64.
+
+    On the CPU: MPS has no float64, and every device gets the same root.
+    """
+    found = {name: torch.linalg.eigh(moment.cpu().to(torch.float64)) for name, moment in moments.items()}
+    return {name: (values.clamp_min(0), vectors) for name, (values, vectors) in found.items()}
+
+
+def roots_of(spectra: Spectra, *, damping: float) -> Whitening:
+    """Return the damped inverse roots of decomposed moments, in float64 on the CPU; see `inverse_roots`."""
     roots = {}
-    for name, moment in moments.items():
-        # On the CPU: MPS has no float64, and every device gets the same root.
-        eigenvalues, vectors = torch.linalg.eigh(moment.cpu().to(torch.float64))
-        eigenvalues = eigenvalues.clamp_min(0)
+    for name, (eigenvalues, vectors) in spectra.items():
         damped = eigenvalues + damping * eigenvalues.mean()
         scale = torch.where(damped > 0, damped, torch.ones_like(damped)).rsqrt()
-        roots[name] = ((vectors * scale) @ vectors.T).to(moment)
+        roots[name] = (vectors * scale) @ vectors.T
     return roots
 
 

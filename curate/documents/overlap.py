@@ -78,8 +78,10 @@ class Overlap:
 
         Case, white space and punctuation aside; the first is true only for one contiguous run of words.
         """
+        if not self._rows:
+            return False, 0.0
         ids = self._encode(words(text))
-        if not self._rows or _longest_known(ids) < self._lengths[0]:
+        if _longest_known(ids) < self._lengths[0]:
             return False, 0.0
         found = self._found(ids)
         if not len(found):

@@ -2,14 +2,14 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from curate.documents import Fields, Overlap, Pool, Shard, documents
 from curate.errors import CurateError
 from curate.schema import Document, Skipped
-from curate.scores.run import Run
+from curate.scores.folder import PartFolder
 from curate.tokens import Encoded, Encoder
 
 # A part ends early when its text reaches this size, so that memory stays bounded whatever the documents are.
@@ -52,11 +52,14 @@ class Reader:
     encoder: Encoder
     overlap: Overlap
     part_documents: int
+    numbers: Mapping[str, int] | None = None
+    """The shards' numbers by name, where they are not the pool's order."""
 
-    def missing(self, run: Run) -> Iterator[Chunk | Unreadable]:
-        """Yield every part that the run does not have yet; finished shards are not even opened."""
-        for shard_index, shard in enumerate(self.pool.shards):
-            done = run.parts(shard.name)
+    def missing(self, folder: PartFolder) -> Iterator[Chunk | Unreadable]:
+        """Yield every part that the folder does not have yet; finished shards are not even opened."""
+        for place, shard in enumerate(self.pool.shards):
+            shard_index = place if self.numbers is None else self.numbers[shard.name]
+            done = folder.parts(shard.name)
             if done and done[-1].last:
                 continue
             start = done[-1].end if done else 0

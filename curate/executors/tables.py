@@ -1,7 +1,7 @@
 """One part's scores and skipped rows as Arrow tables."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 from curate.executors.reading import Chunk
 from curate.gradients.scored import Scored
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, TOKEN_TEXTS, Skipped, is_reserved, token_column
-from curate.scores.run import Run
+from curate.scores.folder import PartFolder
 from curate.tokens import Encoded
 
 Texts = Callable[[Sequence[int]], Sequence[str]]
@@ -29,10 +29,28 @@ def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Tex
     finite = _finite(scores, losses, norms, tokens)
     kept = np.flatnonzero(finite).tolist()
     gone = np.flatnonzero(~finite).tolist()
-    skipped = [*chunk.skipped, *(_not_finite(chunk, i, None if losses is None else losses[i]) for i in gone)]
+    skipped = [*chunk.skipped, *(not_finite(chunk, i, None if losses is None else losses[i]) for i in gone)]
+    values = row_values(chunk, kept, losses, norms) | {
+        "score": scores[kept, 0],
+        "target_exact": [chunk.overlaps[i][0] for i in kept],
+        "target_overlap": [chunk.overlaps[i][1] for i in kept],
+    }
+    arrays = arrays_of(SCORE_FIELDS, values, len(kept))
+    for j, column in enumerate(columns[1:], start=1):
+        arrays[column] = pa.array(scores[kept, j].astype(np.float32))
+    if tokens is not None:
+        arrays |= _token_columns([chunk.encoded[i] for i in kept], [tokens[i] for i in kept], columns, texts)
+    arrays |= metadata_columns([chunk.documents[i] for i in kept])
+    return pa.table(arrays), skipped_table(skipped)
+
+
+def row_values(
+    chunk: Chunk, kept: Sequence[int], losses: np.ndarray | None, norms: np.ndarray | None
+) -> dict[str, Any]:
+    """Return what the rows of some documents say of them whatever the target is, by column."""
     documents = [chunk.documents[i] for i in kept]
     counts = np.asarray([chunk.encoded[i].num_scored for i in kept], np.int64)
-    values: dict[str, Any] = {
+    return {
         "doc_id": [d.doc_id for d in documents],
         "shard": [d.shard for d in documents],
         "row": [d.row for d in documents],
@@ -41,18 +59,13 @@ def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Tex
         "truncated": [chunk.encoded[i].truncated for i in kept],
         "loss": None if losses is None else losses[kept] / np.maximum(counts, 1),
         "grad_norm": None if norms is None else norms[kept],
-        "score": scores[kept, 0],
-        "target_exact": [chunk.overlaps[i][0] for i in kept],
-        "target_overlap": [chunk.overlaps[i][1] for i in kept],
         "preview": [d.preview for d in documents],
     }
-    arrays = {f.name: _column(values[f.name], f.type, len(kept)) for f in SCORE_FIELDS}
-    for j, column in enumerate(columns[1:], start=1):
-        arrays[column] = pa.array(scores[kept, j].astype(np.float32))
-    if tokens is not None:
-        arrays |= _token_columns([chunk.encoded[i] for i in kept], [tokens[i] for i in kept], columns, texts)
-    arrays |= _metadata(documents)
-    return pa.table(arrays), _skipped_table(skipped)
+
+
+def arrays_of(fields: Sequence[pa.Field], values: Mapping[str, Any], rows: int) -> dict[str, pa.Array]:
+    """Return columns of these fields in their order."""
+    return {f.name: _column(values[f.name], f.type, rows) for f in fields}
 
 
 def _diagnostic(values: Tensor | None) -> np.ndarray | None:
@@ -88,16 +101,16 @@ def _token_columns(
     return found | {TOKEN_TEXTS: pa.ListArray.from_arrays(offsets, words)}
 
 
-def write_chunk(run: Run, chunk: Chunk, scores: pa.Table, skipped: pa.Table) -> None:
-    """Write a chunk's tables as the part of the run that it is."""
-    run.write_part(
+def write_chunk(folder: PartFolder, chunk: Chunk, rows: pa.Table, skipped: pa.Table) -> None:
+    """Write a chunk's tables as the part of the folder that it is."""
+    folder.write_part(
         shard=chunk.shard,
         shard_index=chunk.shard_index,
         index=chunk.index,
         start=chunk.start,
         end=chunk.end,
         last=chunk.last,
-        rows=scores,
+        rows=rows,
         skipped=skipped,
     )
 
@@ -110,7 +123,7 @@ def _column(values: Any, kind: pa.DataType, rows: int) -> pa.Array:
     return pa.array(values, kind)
 
 
-def _metadata(documents: Sequence[Any]) -> dict[str, pa.Array]:
+def metadata_columns(documents: Sequence[Any]) -> dict[str, pa.Array]:
     names = sorted({name for d in documents for name in d.metadata})
     columns: dict[str, str] = {}
     taken: set[str] = set()
@@ -134,7 +147,7 @@ def _mixed(values: list[Any]) -> pa.Array:
         return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 
-def _not_finite(chunk: Chunk, i: int, loss: float | None) -> Skipped:
+def not_finite(chunk: Chunk, i: int, loss: float | None) -> Skipped:
     document = chunk.documents[i]
     tokens = f"{chunk.encoded[i].num_scored} token(s)"
     if loss is None:
@@ -145,6 +158,6 @@ def _not_finite(chunk: Chunk, i: int, loss: float | None) -> Skipped:
     return Skipped(shard=document.shard, row=document.row, doc_id=document.doc_id, reason=reason, detail=detail)
 
 
-def _skipped_table(skipped: Sequence[Skipped]) -> pa.Table:
+def skipped_table(skipped: Sequence[Skipped]) -> pa.Table:
     rows = sorted(skipped, key=lambda s: s.row)
     return pa.Table.from_pylist([{f.name: getattr(s, f.name) for f in SKIPPED_SCHEMA} for s in rows], SKIPPED_SCHEMA)

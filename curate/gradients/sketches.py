@@ -83,8 +83,12 @@ class SketchEngine:
 
     def empty(self, sequences: int) -> Float[Tensor, "sequences sketch"]:
         """Return room for a batch's sketches, which taps add to."""
-        wide = torch.promote_types(self.proxy.dtype, torch.float32)
-        return torch.zeros(sequences, self.width, dtype=wide, device=self.proxy.device)
+        return torch.zeros(sequences, self.width, dtype=self.dtype, device=self.proxy.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What sketches are added up in."""
+        return torch.promote_types(self.proxy.dtype, torch.float32)
 
     def tap(self, name: str, values: Float[Tensor, "sequences sketch"], shape: torch.Size) -> "Tap | None":
         """Return what adds a layer's part to the sketches of a batch of this shape; None for an untracked layer."""

@@ -1,9 +1,9 @@
 """One method per file; the folder is the registry.
 
 A method's module holds `Settings` (a frozen dataclass), `prepare(inputs, settings) -> Scorer`, a docstring whose first
-line says what it is, and `OFFERS`, which of "against" (a control set) and "per_token" (scores by token) have a meaning
-for it; `BACKGROUND` where another number of background documents than the usual suits it. Adding a method touches one
-file and its test.
+line says what it is, and `OFFERS`, which of "against" (a control set), "per_token" (scores by token) and "store"
+(scores from a gradient store) have a meaning for it; `BACKGROUND` where another number of background documents than the
+usual suits it. Adding a method touches one file and its test.
 """
 
 from importlib import import_module
@@ -43,7 +43,7 @@ def background_of(name: str) -> int:
     return getattr(get(name), "BACKGROUND", USUAL_BACKGROUND)
 
 
-def refuse_unoffered(name: str, *, against: bool, per_token: bool) -> None:
+def refuse_unoffered(name: str, *, against: bool, per_token: bool, store: bool = False) -> None:
     """Raise SettingsError where something is asked of a method that has no meaning for it.
 
     Ignoring it would give a run whose record says that a control set was subtracted.
@@ -52,6 +52,7 @@ def refuse_unoffered(name: str, *, against: bool, per_token: bool) -> None:
     for asked, offer, flag, what in (
         (against, "against", "--against", "has no gradient or query to subtract a control set's from"),
         (per_token, "per_token", "--per-token", "scores whole documents, not their tokens"),
+        (store, "store", "--store", "does not score by the sketches that a store holds"),
     ):
         if asked and offer not in offers:
             others = ", ".join(n for n in names() if offer in get(n).OFFERS)

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import xxhash
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -65,8 +66,19 @@ class Inputs:
     """A control set, whose mean query is subtracted from the target's and from each group's."""
     per_token: bool = False
     """Whether scores are wanted by token, too."""
+    stored: "Stored | None" = None
+    """A store that has the sketches of the background already; of the methods that offer it."""
     record: Callable[[Mapping[str, object]], None] = lambda _: None
     """Takes what was measured on the way into the run's record, under names of the method's own."""
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """Where sketches were kept."""
+
+    def background(self) -> Iterator[Float[Tensor, "documents sketch"]]:
+        """Yield the sketches of the background sample, of summed losses."""
+        ...
 
 
 @runtime_checkable

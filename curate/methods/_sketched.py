@@ -1,6 +1,6 @@
 """What the sketch methods do alike: sketch the target once, keep it in the run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from curate.methods._contract import EncodedTarget, Inputs
 from curate.methods._target import usable_rows
 from curate.tokens import Encoded
 
-OFFERS = frozenset({"against"})
+OFFERS = frozenset({"against", "store"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,19 @@ def queries(
         return means
     control = _sketches(engine, inputs, settings, inputs.against.ungrouped())
     return means - ready(control.values).mean(0)
+
+
+def background_sketches(engine: SketchEngine, inputs: Inputs) -> Iterator[Float[Tensor, "documents sketch"]]:
+    """Yield the sketches of the background sample: computed, or read where a store has them."""
+    if inputs.stored is not None:
+        for values in inputs.stored.background():
+            yield values.to(inputs.proxy.device, engine.dtype)
+        return
+    encoded = inputs.background()
+    with inputs.reporter.stage("background", total=len(encoded)) as stage:
+        for found in document_sketches(engine, encoded, inputs.batching):
+            yield found.values
+            stage.advance(len(found.documents))
 
 
 def _sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings, target: EncodedTarget) -> TargetSketches:

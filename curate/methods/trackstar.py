@@ -12,14 +12,30 @@ from functools import partial
 
 from torch import Tensor
 
-from curate.curvature.second_moment import Moments, SecondMoment, inverse_roots, mix, mixing_share, spectrum
+from curate.curvature.second_moment import (
+    Moments,
+    SecondMoment,
+    Spectra,
+    decompose,
+    inverse_roots,
+    mix,
+    mixing_share,
+    roots_of,
+    spectrum,
+)
 from curate.errors import CurateError, SettingsError
-from curate.gradients.documents import document_sketches
-from curate.gradients.scoring import SketchScorer, prepare_sketches
+from curate.gradients.scoring import SketchScorer, Whitening, prepare_sketches
 from curate.gradients.sketches import SketchEngine
 from curate.methods._contract import Inputs
 from curate.methods._sketched import OFFERS as OFFERS
-from curate.methods._sketched import SketchSettings, TargetSketches, depends_on, queries, target_sketches
+from curate.methods._sketched import (
+    SketchSettings,
+    TargetSketches,
+    background_sketches,
+    depends_on,
+    queries,
+    target_sketches,
+)
 
 # The paper takes the 1000th of 65 536 eigenvalues; smaller sketches take the same fraction.
 PAPER_FRACTION = 1000 / 65536
@@ -47,25 +63,51 @@ def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
     """Fit R on the background, whiten the target's sketches, and return the scorer."""
     engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
     target = target_sketches(engine, inputs, settings)
-    keys = depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
-    moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs))
-    moments = {name: moment.to(inputs.proxy.device) for name, moment in moments.items()}
-    whitening = inverse_roots(_mixed(moments, engine, target, settings), damping=settings.damping)
+    if settings.target_share == 0:
+        whitening = whitening_of(engine, inputs, settings)
+    else:
+        mixed = _mixed(_moments(engine, inputs, settings), engine, target, settings)
+        whitening = inverse_roots(mixed, damping=settings.damping)
     ready = partial(prepare_sketches, blocks=engine.blocks, whitening=whitening, unit=True)
     means = queries(engine, inputs, settings, target, ready)
     return SketchScorer(engine=engine, queries=means, whitening=whitening, unit=True)
 
 
-def _fit(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:
+def whitening_of(engine: SketchEngine, inputs: Inputs, settings: Settings) -> Whitening:
+    """Return R^(-1/2) of the background alone. A store keeps R's eigendecomposition, too: no solve per target."""
+    if inputs.stored is None:
+        return inverse_roots(_moments(engine, inputs, settings), damping=settings.damping)
+    keys = _depends_on(inputs, settings)
+    kept = inputs.kept.get("curvature/eigen", keys, lambda: _flat(decompose(_moments(engine, inputs, settings))))
+    whitening = roots_of(
+        {b.name: (kept[f"{b.name} values"], kept[f"{b.name} vectors"]) for b in engine.blocks}, damping=settings.damping
+    )
+    return {name: root.to(inputs.proxy.device, engine.dtype) for name, root in whitening.items()}
+
+
+def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:
+    return depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
+
+
+def _moments(engine: SketchEngine, inputs: Inputs, settings: Settings) -> Moments:
+    keys = _depends_on(inputs, settings)
+    moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs))
+    return {name: moment.to(inputs.proxy.device) for name, moment in moments.items()}
+
+
+def _fit(engine: SketchEngine, inputs: Inputs) -> Moments:
     moment = SecondMoment(engine.blocks)
-    encoded = inputs.background()
-    with inputs.reporter.stage("background", total=len(encoded)) as stage:
-        for found in document_sketches(engine, encoded, inputs.batching):
-            moment.update(found.values)
-            stage.advance(len(found.documents))
+    for values in background_sketches(engine, inputs):
+        moment.update(values)
     if not moment.count:
         raise CurateError("No document of the background sample has a finite gradient.", hint="Use --dtype float32.")
     return moment.mean()
+
+
+def _flat(spectra: Spectra) -> dict[str, Tensor]:
+    return {
+        f"{n} {part}": t for n, both in spectra.items() for part, t in zip(("values", "vectors"), both, strict=True)
+    }
 
 
 def _mixed(pool: Moments, engine: SketchEngine, target: TargetSketches, settings: Settings) -> Moments:

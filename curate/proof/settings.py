@@ -64,7 +64,7 @@ class ValidateSettings:
         """Return the settings that a run was scored by, with the pool where it is now."""
         found = ScoreSettings.from_record(run.settings)
         background = methods.background_of(found.method) if "parent_run" in run.settings else found.background
-        return replace(found, pool=self.pool or found.pool, background=background)
+        return replace(found, pool=self.pool or found.pool, background=background, store=None)
 
     def proxy_like(self, asked: ScoreSettings) -> ProxySettings:
         """Return the proxy that is retrained: all of its weights, in no coarser type than single precision."""

@@ -43,6 +43,7 @@ class Verifying:
         dtype = "float64" if found.dtype == "float64" else "float32"
         asked = replace(
             found,
+            store=None,
             pool=settings.pool or found.pool,
             model=settings.model or found.model,
             revision=found.revision if settings.model is None else None,

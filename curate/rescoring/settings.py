@@ -90,6 +90,7 @@ def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
     found = ScoreSettings.from_record(run.settings)
     return replace(
         found,
+        store=None,
         method=settings.method,
         method_settings=settings.method_settings(),
         background=settings.background,

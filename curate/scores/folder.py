@@ -7,6 +7,7 @@ finished.json       totals; there once every shard has reached its end
 """
 
 import json
+import time
 from abc import ABC
 from collections.abc import Mapping
 from pathlib import Path
@@ -166,6 +167,11 @@ class PartFolder(ABC):
             self._parts[shard] = sorted([*others, part], key=lambda p: p.order)
         return part
 
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append what a session did; times live here and nowhere else, so that equal folders have equal bytes."""
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"ended": round(time.time()), **line}) + "\n")
+
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Mark that every shard has reached its end, with totals (documents, tokens, skipped by reason).
 
@@ -181,6 +187,12 @@ class PartFolder(ABC):
     def totals(self) -> dict[str, Any] | None:
         """What `finish` was given; None while the work is unfinished."""
         return json.loads((self.path / FINISHED).read_text(encoding="utf-8")) if self.is_finished else None
+
+    def table(self, empty: pa.Schema) -> "pl.LazyFrame":
+        """Every row of the parts in pool order, lazily; columns that differ between parts are unified."""
+        from curate.scores.frames import scan
+
+        return scan(self.rows_files(), empty=empty)
 
     def skipped(self) -> "pl.LazyFrame":
         """Every row that was set aside, with its reason, in pool order, lazily."""

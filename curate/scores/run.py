@@ -50,9 +50,7 @@ class Run(PartFolder):
 
     def scores(self) -> "pl.LazyFrame":
         """Every scored document in pool order, lazily; columns that differ between parts are unified."""
-        from curate.scores.frames import scan
-
-        return scan(self.rows_files(), empty=pa.schema(SCORE_FIELDS))
+        return self.table(pa.schema(SCORE_FIELDS))
 
 
 def list_runs(root: Path | str = "runs") -> list[Run]:

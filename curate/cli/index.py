@@ -1,0 +1,101 @@
+"""`curate index`: a pool's gradient sketches on disk, made once, asked any number of times."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curate.cli._config import config_option
+from curate.cli._fields import fields_options, make_fields
+
+if TYPE_CHECKING:
+    from curate.indexing import IndexPlan
+    from curate.stores.store import Store
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--pool", required=True, multiple=True, help="Documents: folder, glob, file or address; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
+@click.option("--model", default="HuggingFaceTB/SmolLM2-135M", help="Proxy: a folder or a hub id.")
+@click.option("--revision", help="Revision of a model on the hub.")
+@click.option(
+    "--modules", multiple=True, show_default="all linear layers", help="Glob over layers to track; repeatable."
+)
+@click.option("--dtype", default="float32", help="What the proxy computes in: float32, bfloat16 or float64.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
+@click.option("--dim", type=int, default=16, help="Projection dimensions per side and layer.")
+@click.option("--storage", default="float16", help="Numbers on disk: float32, float16 or int8.")
+@click.option("--background", type=int, default=2048, help="Documents that the second moment is fitted on.")
+@click.option("--context", type=int, show_default="the model's, at most 2048", help="Tokens of a sequence.")
+@click.option("--long", default="truncate", help="Longer documents: 'truncate', or 'windows' whose gradients add up.")
+@click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one batch.")
+@click.option("--part-documents", type=int, default=1024, help="Documents of one part, the most that a kill can lose.")
+@click.option("--seed", type=int, default=0, help="Of the background sample and the projections.")
+@click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
+@fields_options
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
+def command(out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Write the gradient sketches of a pool to disk, so that a new target costs seconds.
+
+    \b
+    curate index --pool pile/ --dry-run
+    curate index --pool pile/ --model proxy/ --out stores/pile
+    curate index --pool pile/ --dim 16 --storage int8
+    curate score --target val.jsonl --store stores/pile
+    curate query stores/pile --text "The capital of France is"
+
+    One pass over the pool. The same command goes on where it stopped; given a pool with new shards it adds those, and
+    what was fitted on the first pool stays, so that scores compare.
+    """
+    from curate import pipeline
+    from curate.cli._output import RichReporter
+    from curate.stores.settings import IndexSettings
+
+    settings = IndexSettings(fields=make_fields(options), **options)
+    with RichReporter() as reporter:
+        if dry_run:
+            _print_plan(pipeline.plan_index(settings, out, reporter=reporter), as_json)
+            return
+        store = pipeline.index(settings, out, reporter=reporter)
+    _print(store, as_json)
+
+
+def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from curate.cli._output import print_json, print_table
+
+    if as_json:
+        print_json(asdict(plan))
+        return
+    rows: list[tuple[str, Any]] = [
+        ("documents to index", plan.documents),
+        ("their tokens, about", plan.tokens),
+        ("numbers of a sketch", plan.numbers_per_document),
+        ("bytes of a sketch on disk", plan.bytes_per_document),
+        ("GB of sketches on disk", plan.disk_bytes / 1e9),
+        ("GB of text before compression, about", plan.documents * plan.text_bytes_per_document / 1e9),
+        ("documents a second, measured", plan.documents_per_second),
+        ("seconds, about", plan.seconds),
+        ("GB of memory, measured on the small part", plan.memory_bytes / 1e9),
+    ]
+    print_table(["indexing", ""], rows)
+
+
+def _print(store: "Store", as_json: bool) -> None:
+    from curate.cli._output import print_json, stderr, stdout
+
+    totals, size = store.totals or {}, store.sketch_bytes
+    if as_json:
+        print_json({"store": str(store.path), "sketch_bytes": size, **totals})
+        return
+    stdout.print(
+        f"{totals['documents']:,} documents, {totals['tokens']:,} tokens indexed in {store.path}: "
+        f"{size / 1e9:.3g} GB of sketches, {store.storage.bytes_per_document:,} bytes each",
+        soft_wrap=True,
+    )
+    for reason, count in totals["skipped"].items():
+        stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
+    next_ = f"next: curate score --target FILE --store {store.path}   or   curate query {store.path}"
+    stderr.print(next_, soft_wrap=True, style="dim")

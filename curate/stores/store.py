@@ -1,0 +1,215 @@
+"""The store's folder: a pool's sketches as they lie, with ids, norms and texts beside them.
+
+store.json                  settings, the model's fingerprint, details (the pool's address and fingerprint, layers …)
+rows/S-P.parquet            part P of shard S: ids, tokens, loss, gradient norm and the pool's columns of its documents
+sketches/S-P.codes.npy      their sketches, layer after layer, in that order; memory-mapped when read
+sketches/S-P.scales.npy     what the numbers are multiplied by
+texts/S-P.parquet           their words: for people, and to look for the rows of a target in them
+skipped/S-P.parquet         rows of the same stretch that were set aside
+shards.json                 every shard's number and what it was when it was indexed
+background.json             the rows that the second moment is fitted on
+curvature/, norms/          that second moment with its eigendecomposition; norms of the whitened sketches
+search/, neighbours/        an approximate index; pairs of near documents
+finished.json               totals; there once every shard has reached its end
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.atomic import atomic_write, write_text
+from curate.documents import Fields, Pool
+from curate.errors import CurateError, SettingsError
+from curate.gradients.sketches import Block
+from curate.schema import ROW_FIELDS, Document
+from curate.scores.folder import PartFolder
+from curate.scores.parts import Part, write_table
+from curate.scores.record import canonical, differences
+from curate.settings import ScoreSettings
+from curate.stores.settings import IndexSettings
+from curate.stores.storage import Codes, Storage
+
+if TYPE_CHECKING:
+    from curate.stores.query import Hit
+
+SHARDS, BACKGROUND = "shards.json", "background.json"
+
+
+@final
+class Store(PartFolder):
+    """A pool's sketches on disk. Open one to score any target from it, or to ask it for the nearest documents."""
+
+    KIND: ClassVar[str] = "store"
+    RECORD: ClassVar[str] = "store.json"
+    ROWS: ClassVar[str] = "rows"
+    WHICH: ClassVar[str] = "Make one with `curate index --pool FOLDER`, or give the folder that it wrote."
+
+    def query(self, texts: Sequence[str | Document], k: int = 10) -> "list[list[Hit]]":
+        """Return the `k` documents whose gradients lie nearest to each text's, the nearest first.
+
+        Loads the proxy on the first call. Raises CurateError when the proxy is not the one that was indexed with.
+        """
+        return self._searcher.query(texts, k)
+
+    @cached_property
+    def _searcher(self) -> Any:
+        from curate.stores.query import Searcher
+
+        return Searcher.open(self)
+
+    @cached_property
+    def asked(self) -> IndexSettings:
+        """What the store was made with."""
+        return IndexSettings.from_record(self.settings, tuple(self.details["pool"]))
+
+    @cached_property
+    def storage(self) -> Storage:
+        blocks = [Block(**b) for b in self.details["blocks"]]
+        return Storage(self.asked.storage, blocks)
+
+    @property
+    def shards(self) -> dict[str, dict[str, Any]]:
+        """Every shard by name: its number, and the fingerprint that it had when it was indexed."""
+        path = self.path / SHARDS
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The pool by its address alone: none of its shards is looked at."""
+        return Pool(address=tuple(self.details["pool"]), shards=())
+
+    def decided(self, settings: ScoreSettings) -> ScoreSettings:
+        """Return a scoring's settings with all that the store decides.
+
+        Raises SettingsError where something else was asked for, and CurateError unless the store is finished.
+        """
+        self.require_finished()
+        own = self.asked.scoring(target=settings.target, method=settings.method)
+        bound = {f.name: getattr(own, f.name) for f in dataclasses.fields(IndexSettings) if hasattr(own, f.name)}
+        del bound["device"]  # sketches are the same wherever they are asked for
+        usual = {f.name: f.default for f in dataclasses.fields(ScoreSettings)} | {"fields": Fields()}
+        asked = {k: getattr(settings, k) for k in bound if getattr(settings, k) not in (usual[k], bound[k])}
+        projection = {k: v for k, v in settings.method_settings.items() if k in own.method_settings}
+        had = {k: bound[k] for k in asked} | {k: own.method_settings[k] for k in projection}
+        if lines := differences(had, asked | {k: int(v) for k, v in projection.items()}, had="the store has"):
+            raise SettingsError(
+                f"{self.path} was indexed otherwise:\n  " + "\n  ".join(lines),
+                hint="Leave these settings out (they come from the store), or index into another store.",
+            )
+        return replace(settings, **bound, method_settings={**settings.method_settings, **own.method_settings})
+
+    def refuse_other_model(self, model: str) -> None:
+        """Raise CurateError unless the store was made with a model of this fingerprint."""
+        if self.fingerprints["model"] != model:
+            raise CurateError(
+                f"{self.asked.model} is not the model that {self.path} was indexed with.",
+                hint="Put that model back, or index into another store.",
+            )
+
+    def require_finished(self) -> None:
+        """Raise CurateError unless the store holds its whole pool."""
+        if not self.is_finished:
+            pools = " ".join(f"--pool {p}" for p in self.details["pool"])
+            raise CurateError(
+                f"{self.path} is not finished.", hint=f"Go on with it: curate index {pools} --out {self.path}"
+            )
+
+    def __len__(self) -> int:
+        """How many documents it holds."""
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many documents every part holds."""
+        return [pq.read_metadata(p.path).num_rows for p in self.all_parts()]
+
+    @property
+    def sketch_bytes(self) -> int:
+        """What the sketches take on disk."""
+        return sum(p.stat().st_size for p in (self.path / "sketches").glob("*.npy"))
+
+    def add_shards(self, pool: Pool) -> None:
+        """Take note of a pool's shards: known ones keep their number, new ones come after them.
+
+        Raises CurateError when one that is known has changed.
+        """
+        known, now = dict(self.shards), pool.shard_fingerprints()
+        for shard in pool.shards:
+            if (old := known.get(shard.name)) is None:
+                known[shard.name] = {"number": len(known), "fingerprint": now.get(shard.name)}
+            elif old["fingerprint"] != now.get(shard.name) and self.parts(shard.name):
+                raise CurateError(
+                    f"{shard.name} has changed since it was indexed into {self.path}.",
+                    hint="Index the changed pool into another store (--out); new shards alone may be added to one.",
+                )
+        write_text(self.path / SHARDS, canonical(known))
+
+    def remember_background(self, rows: Mapping[str, Sequence[int]]) -> None:
+        """Write down which rows the second moment is fitted on; they stay when the pool grows."""
+        write_text(self.path / BACKGROUND, canonical({shard: sorted(found) for shard, found in rows.items()}))
+
+    @property
+    def has_background(self) -> bool:
+        return (self.path / BACKGROUND).exists()
+
+    def write_sketches(self, part: str, codes: Codes, texts: Sequence[str]) -> None:
+        """Write what lies beside a part's rows, which are written after it."""
+        for folder in ("sketches", "texts"):
+            (self.path / folder).mkdir(exist_ok=True)
+        for name, array in (("codes", codes.codes), ("scales", codes.scales)):
+            write_array(self._sketches(part, name), array)
+        write_table(pa.table({"text": pa.array(texts, pa.string())}), self.path / "texts" / f"{part}.parquet", {})
+
+    def codes(self, part: Part) -> Codes:
+        """Return a part's sketches as they lie, memory-mapped."""
+        name = part.path.stem
+        return Codes(codes=read_array(self._sketches(name, "codes")), scales=read_array(self._sketches(name, "scales")))
+
+    def texts(self, part: Part, rows: Sequence[int] | None = None) -> list[str]:
+        """Return the words of a part's documents, or of some of them by their place in it."""
+        column = pq.read_table(self.path / "texts" / f"{part.path.stem}.parquet", columns=["text"])["text"]
+        return (column if rows is None else column.take(pa.array(rows, pa.int64()))).to_pylist()
+
+    def rows(self) -> pl.LazyFrame:
+        """Every document's row in the order of the sketches, lazily; columns that differ are unified."""
+        return self.table(pa.schema(ROW_FIELDS))
+
+    def background(self) -> Iterator[Float[Tensor, "documents sketch"]]:
+        """Yield the sketches of the background sample, a part at a time."""
+        wanted = json.loads((self.path / BACKGROUND).read_text(encoding="utf-8"))
+        for part in self.all_parts():
+            numbers = pq.read_table(part.path, columns=["row"])["row"].to_numpy()
+            places = np.flatnonzero(np.isin(numbers, wanted.get(part.shard, [])))
+            if len(places):
+                yield self.storage.decode(self.codes(part)[places])
+
+    def _sketches(self, part: str, name: str) -> Path:
+        return self.path / "sketches" / f"{part}.{name}.npy"
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an array atomically."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.ascontiguousarray(array))
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Open an array, memory-mapped. Raises CurateError naming the file when it is not whole."""
+    try:
+        # Copied when written to, which nothing does: torch warns of arrays that cannot be written at all.
+        return np.load(path, mmap_mode="c")
+    except (OSError, ValueError) as error:
+        raise CurateError(
+            f"{path}: cannot be read ({error}).", hint="Delete the part's file in rows/ and index again: it is remade."
+        ) from error

@@ -1,0 +1,68 @@
+"""Whitened norms: what a product with raw sketches is divided by, so that a store is read as it lies.
+
+⟨W q, W s⟩ / ‖W s‖ with W = R^(-1/2): the numerator is ⟨W² q, s⟩, one product with the sketch as it lies; the norm
+depends on the document and on R alone, is computed once, and lies beside the sketches.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.gradients.scoring import Whitening, prepare_sketches
+from curate.progress import Reporter
+from curate.scores.parts import Part
+from curate.stores.storage import Codes
+from curate.stores.store import Store, read_array, write_array
+from curate.stores.streaming import stream
+
+
+def folded(
+    store: Store, queries: Float[Tensor, "queries sketch"], whitening: Whitening | None
+) -> Float[Tensor, "queries sketch"]:
+    """Return queries that meet raw sketches: W q, since a whitened sketch is W s and W is symmetric."""
+    return prepare_sketches(queries.cpu().float(), store.storage.blocks, _on_cpu(whitening), unit=False)
+
+
+def norms(store: Store, whitening: Whitening | None, reporter: Reporter) -> dict[str, Float[Tensor, "documents"]]:
+    """Return the norm of every whitened sketch by part; computed once, for new parts alone when a store grows.
+
+    A sketch of zero has norm 1 here: what is divided by it stays zero.
+    """
+    folder = store.path / "norms" / fingerprint(whitening)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [p for p in store.all_parts() if not _file(folder, p).exists()]
+    if missing:
+        white = _on_cpu(whitening)
+
+        def work(codes: Codes) -> Tensor:
+            values = store.storage.decode(codes)
+            return prepare_sketches(values, store.storage.blocks, white, unit=False).norm(dim=1)
+
+        with reporter.stage("norms", total=len(missing), unit="parts") as stage:
+            for part, found in stream(store, work, missing):
+                write_array(_file(folder, part), torch.where(found > 0, found, torch.ones_like(found)).numpy())
+                stage.advance(1)
+    return {p.path.stem: torch.from_numpy(np.array(read_array(_file(folder, p)))) for p in store.all_parts()}
+
+
+def fingerprint(whitening: Whitening | None) -> str:
+    """Name a whitening by its numbers: equal ones share norms, whatever they were fitted on."""
+    if whitening is None:
+        return "plain"
+    digest = xxhash.xxh3_64()
+    for name in sorted(whitening):
+        digest.update(name.encode())
+        digest.update(whitening[name].cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _on_cpu(whitening: Whitening | None) -> Whitening | None:
+    return None if whitening is None else {name: w.cpu().float() for name, w in whitening.items()}
+
+
+def _file(folder: Path, part: Part) -> Path:
+    return folder / f"{part.path.stem}.npy"
