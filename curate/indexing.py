@@ -87,7 +87,8 @@ class Indexing:
         """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
         started, proxy = time.time(), self._proxy()
         engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
-        details = self._details(engine) | {"coverage": vars(proxy.coverage)}
+        encoder = make_encoder(self.settings, proxy)
+        details = self._details(engine) | {"coverage": vars(proxy.coverage), "context": encoder.settings.context}
         fingerprints = {"model": proxy.fingerprint()}
         with Store.start(self.path, settings=self.record, fingerprints=fingerprints, details=details) as store:
             store.add_shards(self.pool)
@@ -96,7 +97,6 @@ class Indexing:
             store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
             if any(not store.parts(s.name) for s in self.pool.shards):
                 (self.path / FINISHED).unlink(missing_ok=True)
-            encoder = make_encoder(self.settings, proxy)
             numbers = {name: known["number"] for name, known in store.shards.items()}
             documents = index_parts(
                 store,
@@ -184,5 +184,7 @@ class Indexing:
             reporter=self.reporter,
         )
         usual = trackstar.Settings(dim=self.settings.dim, seed=self.settings.seed)
-        norms(store, trackstar.whitening_of(engine, inputs, usual), self.reporter)
+        whitening = trackstar.whitening_of(engine, inputs, usual)
+        store.keep_whitening(whitening)
+        norms(store, whitening, self.reporter)
         norms(store, None, self.reporter)

@@ -1,9 +1,10 @@
 """SQL over runs: an in-memory DuckDB that reads and cannot write, reach the network or open other files.
 
 Views: `scores`, `candidates` (what a filter reads: the scores), `shards`, `skipped`, `runs`, `documents` (the pool's
-own rows), and `tokens` (one row per token, of runs that were scored by token). The lists per token are in no other
-view, so that `SELECT * FROM scores` stays readable; `Run.scores()` has them. With several runs each view has a column
-`run`, and each run's scores are a view of the run's name, too.
+own rows), `tokens` (one row per token, of runs that were scored by token), and `neighbours` (pairs of near documents,
+of runs whose gradient store has them). The lists per token are in no other view, so that `SELECT * FROM scores` stays
+readable; `Run.scores()` has them. With several runs each view has a column `run`, and each run's scores are a view of
+the run's name, too.
 """
 
 import re
@@ -20,6 +21,7 @@ import pyarrow as pa
 from curate.errors import CurateError
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error, without_semicolon
+from curate.scores.neighbours import pairs_of
 from curate.scores.run import Run
 from curate.scores.unify import unify
 from curate.scores.views import (
@@ -36,7 +38,7 @@ from curate.scores.views import (
 if TYPE_CHECKING:
     from curate.documents import Pool
 
-VIEWS = ("scores", "candidates", "shards", "tokens", "skipped", "runs", "documents")
+VIEWS = ("scores", "candidates", "shards", "tokens", "skipped", "runs", "documents", "neighbours")
 _UNION = "\nUNION ALL BY NAME\n"
 TOKEN_LISTS = "_token_lists"
 """What `tokens` is made from: a row per document with its lists."""
@@ -78,7 +80,14 @@ class Result:
 class Session:
     """Open with `open_session`; `query` gives results, and refuses what is not a query."""
 
-    def __init__(self, runs: Sequence[tuple[str, Run]], *, pool: Sequence[str] | None, threads: int | None) -> None:
+    def __init__(
+        self,
+        runs: Sequence[tuple[str, Run]],
+        *,
+        pool: Sequence[str] | None,
+        threads: int | None,
+        neighbours: Path | None = None,
+    ) -> None:
         self.runs = list(runs)
         config: dict[str, Any] = {
             "autoinstall_known_extensions": False,
@@ -93,6 +102,9 @@ class Session:
         self._pool_address = pool
         self._documents = False
         self._result: Result | None = None
+        stores = {run.settings.get("store") for _, run in self.runs}
+        self.neighbours = neighbours or (pairs_of(stores.pop()) if len(stores) == 1 else None)
+        """The file behind the view of that name."""
         self.schema = self._make_views()
 
     def query(self, sql: str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> Result:
@@ -107,6 +119,8 @@ class Session:
         except duckdb.CatalogException as error:
             if "tokens" in tables and self.tokens_query is None:
                 raise _not_by_token(self.runs) from error
+            if "neighbours" in tables and self.neighbours is None:
+                raise no_neighbours() from error
             raise sql_error(error) from error
         except duckdb.Error as error:
             raise sql_error(error) from error
@@ -115,7 +129,8 @@ class Session:
     @property
     def views(self) -> tuple[str, ...]:
         """The views that there are."""
-        return tuple(v for v in VIEWS if v != "tokens" or self.tokens_query is not None)
+        there = {"tokens": self.tokens_query is not None, "neighbours": self.neighbours is not None}
+        return tuple(v for v in VIEWS if there.get(v, True))
 
     def count(self, sql: str) -> int | None:
         """How many rows a query has; None where only reading the pool would tell, or it cannot be wrapped."""
@@ -184,6 +199,9 @@ class Session:
         self.shards_query = shards_sql(schema, by=by)
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")
         self.tokens_query = self._make_tokens(lists)
+        if self.neighbours is not None:
+            where = literal(str(self.neighbours.resolve()))
+            con.execute(f"CREATE VIEW neighbours AS SELECT * FROM read_parquet({where})")
         columns = ", ".join(f"{column} {kind}" for column, kind in RUN_COLUMNS.items())
         con.execute(f"CREATE TABLE runs ({columns})")
         for name, run in self.runs:
@@ -204,6 +222,7 @@ class Session:
     def lock(self, allow: Sequence[Path | str]) -> None:
         """Close every door but the runs' folders and `allow`; nothing can open one again."""
         folders = [run.path.resolve() for _, run in self.runs] + [Path(a).resolve() for a in allow]
+        folders += [self.neighbours.resolve().parent] if self.neighbours else []
         listed = ", ".join(literal(str(f)) for f in folders)
         self.connection.execute(f"SET allowed_directories = [{listed}]")
         self.connection.execute("SET enable_external_access = false")
@@ -216,12 +235,14 @@ def open_session(
     allow: Sequence[Path | str] = (),
     pool: Sequence[str] | None = None,
     threads: int | None = None,
+    neighbours: Path | None = None,
     lock: bool = True,
 ) -> Session:
     """Open SQL over one or several runs.
 
     `allow`: folders whose files queries may read besides the runs'. `pool`: where the pool is now, if it
-    has moved. Close the session, or use it in a `with` block.
+    has moved. `neighbours`: pairs of near documents of a gradient store; by default those of the store that the runs
+    were scored from. Close the session, or use it in a `with` block.
     """
     chosen = [runs] if isinstance(runs, Run) else list(runs)
     if not chosen:
@@ -234,7 +255,7 @@ def open_session(
     for folder in allow:
         if not Path(folder).is_dir():
             raise CurateError(f"--allow {folder}: no such folder")
-    session = Session(_named(chosen), pool=pool, threads=threads)
+    session = Session(_named(chosen), pool=pool, threads=threads, neighbours=neighbours)
     if lock:
         session.lock(allow)
     return session
@@ -268,6 +289,14 @@ def _named(runs: Sequence[Run]) -> list[tuple[str, Run]]:
         taken.add(name.lower())
         named.append((name, run))
     return named
+
+
+def no_neighbours() -> CurateError:
+    """What to do where a query needs pairs of near documents and there are none."""
+    return CurateError(
+        "no pairs of near documents are known of this run",
+        hint="Index its pool (curate index --pool FOLDER), then name the store: curate select … --store STORE",
+    )
 
 
 def _not_by_token(runs: Sequence[tuple[str, Run]]) -> CurateError:

@@ -10,7 +10,9 @@ A parameter's line has its name, type, default and meaning. Types: int, float, s
 as `$name`, never pasted; `column` and `columns` stand as `{name}`, are checked to be columns of the
 candidates, and quoted. The default is a value, `null`, `required`, or a flag (`--top`, `--budget`) whose
 value it takes when the user gave it. `$total` is always there: the number of documents (or shards) of the
-run before any filter. `one of` lists parameters of which exactly one must have a value.
+run before any filter. `one of` lists parameters of which exactly one must have a value. `needs: neighbours`
+says that the filter reads the pairs of near documents of a gradient store; `needs: neighbours when near`,
+that it does where the parameter `near` has a value.
 """
 
 import re
@@ -24,7 +26,8 @@ from curate.errors import CurateError, SettingsError, nearest
 from curate.scores.views import quoted
 from curate.selection.values import COLUMN_TYPES, PARSERS, match_columns
 
-_HEADER = re.compile(r"^--\s*(summary|param|one of):\s*(.*)$")
+_HEADER = re.compile(r"^--\s*(summary|param|one of|needs):\s*(.*)$")
+_NEEDS = re.compile(r"neighbours(?: when (\w+))?")
 _FLAGS = ("--top", "--budget")
 _RESERVED = ("total",)
 
@@ -47,8 +50,14 @@ class Filter:
     summary: str
     params: tuple[Param, ...]
     one_of: tuple[str, ...]
+    needs: str | None
+    """The parameter whose value makes it read neighbours; '' where it always does, None where it never does."""
     sql: str
     path: Path
+
+    def needs_neighbours(self, given: Mapping[str, Any]) -> bool:
+        """Whether it reads the pairs of near documents when it is given these values."""
+        return self.needs is not None and (not self.needs or given.get(self.needs) is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +105,7 @@ def read_filter(path: Path) -> Filter:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
-    summary, params, one_of = "", [], ()
+    summary, params, one_of, needs = "", [], (), None
     for number, line in enumerate(text.splitlines(), 1):
         if not (found := _HEADER.match(line)):
             continue
@@ -105,11 +114,25 @@ def read_filter(path: Path) -> Filter:
             summary = rest.strip()
         elif kind == "param":
             params.append(_param(rest, f"{path}, line {number}"))
+        elif kind == "needs":
+            needs = _needs(rest, f"{path}, line {number}")
         else:
             one_of = tuple(name.strip() for name in rest.split(","))
     if unknown := set(one_of) - {p.name for p in params}:
         raise CurateError(f"{path}: 'one of' names {sorted(unknown)[0]!r}, which is no param")
-    return Filter(name=path.stem, summary=summary, params=tuple(params), one_of=one_of, sql=text, path=path)
+    if needs and needs not in {p.name for p in params}:
+        raise CurateError(f"{path}: 'needs' names {needs!r}, which is no param")
+    return Filter(
+        name=path.stem, summary=summary, params=tuple(params), one_of=one_of, needs=needs, sql=text, path=path
+    )
+
+
+def _needs(text: str, where: str) -> str:
+    if not (found := _NEEDS.fullmatch(text.strip())):
+        raise CurateError(
+            f"{where}: expected `-- needs: neighbours` or `-- needs: neighbours when PARAM`, got {text!r}"
+        )
+    return found.group(1) or ""
 
 
 def _param(text: str, where: str) -> Param:

@@ -10,7 +10,8 @@ import pyarrow as pa
 from curate.errors import CurateError
 from curate.schema import SCORE_COLUMNS
 from curate.scores.guard import check_query, sql_error, without_semicolon
-from curate.scores.session import Session
+from curate.scores.neighbours import SCHEMA as NEIGHBOURS
+from curate.scores.session import Session, no_neighbours
 from curate.scores.views import quoted, score_columns, sql_type
 from curate.selection.filters import Bound
 
@@ -91,8 +92,11 @@ class Funnel:
     def apply(self, bound: Bound) -> Stage:
         """Run one filter on the candidates. Raises CurateError when it gives back what was not among them."""
         name = bound.filter.name
-        if "documents" in check_query(self._con, bound.sql):
+        tables = check_query(self._con, bound.sql)
+        if "documents" in tables:
             self.session.provide_documents()
+        if "neighbours" in tables:
+            self._provide_neighbours(required=bound.filter.needs_neighbours(bound.values))
         sql = without_semicolon(bound.sql)
         self._collect(name, sql, bound)
         units = self.unit == "shard"
@@ -117,6 +121,15 @@ class Funnel:
         )
         self.stages.append(stage)
         return stage
+
+    def _provide_neighbours(self, *, required: bool) -> None:
+        """Let a filter name the pairs of near documents where there are none, as long as it has no use for them."""
+        if self.session.neighbours is not None:
+            return
+        if required:
+            raise no_neighbours()
+        columns = ", ".join(f"NULL::{sql_type(f.type)} AS {quoted(f.name)}" for f in NEIGHBOURS)
+        self._execute(f"CREATE OR REPLACE TEMP VIEW neighbours AS SELECT {columns} WHERE false")
 
     @property
     def weighted(self) -> bool:

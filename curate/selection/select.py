@@ -94,6 +94,7 @@ def select(
     overwrite: bool = False,
     partial: bool = False,
     pool: Sequence[str] | None = None,
+    neighbours: Path | None = None,
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> Selection:
@@ -102,7 +103,9 @@ def select(
     Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false.
     With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its
     documents. `by`: the column to compare composition by (`source` where there is one, else the shard). `kind`: arrow,
-    parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `threads` changes nothing but the time.
+    parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near documents, for
+    filters that need them (`curate.neighbours` finds them); those of the store that the run was scored from if it is
+    not given. `threads` changes nothing but the time.
     Raises SettingsError for what cannot work, before any work.
     """
     start, reporter = time.perf_counter(), reporter or Silent()
@@ -111,7 +114,7 @@ def select(
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
         check_out(Path(out), overwrite=overwrite, kind=kind)
-    with open_session(run, pool=pool, threads=threads) as session:
+    with open_session(run, pool=pool, threads=threads, neighbours=neighbours) as session:
         funnel = Funnel(session, shard_score=shard_score)
         _apply(funnel, asked, size, unit, reporter)
         column = _composition_column(funnel, by)

@@ -26,11 +26,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.atomic import atomic_write, write_text
 from curate.documents import Fields, Pool
 from curate.errors import CurateError, SettingsError
+from curate.gradients.scoring import Whitening
 from curate.gradients.sketches import Block
 from curate.schema import ROW_FIELDS, Document
 from curate.scores.folder import PartFolder
@@ -43,7 +46,7 @@ from curate.stores.storage import Codes, Storage
 if TYPE_CHECKING:
     from curate.stores.query import Hit
 
-SHARDS, BACKGROUND = "shards.json", "background.json"
+SHARDS, BACKGROUND, WHITENING = "shards.json", "background.json", "curvature/whitening.safetensors"
 
 
 @final
@@ -193,6 +196,16 @@ class Store(PartFolder):
             places = np.flatnonzero(np.isin(numbers, wanted.get(part.shard, [])))
             if len(places):
                 yield self.storage.decode(self.codes(part)[places])
+
+    def keep_whitening(self, whitening: Whitening) -> None:
+        """Keep what the second moment gives: the roots that sketches are whitened by unless told otherwise."""
+        with atomic_write(self.path / WHITENING) as temporary:
+            save_file({name: root.cpu().float().contiguous() for name, root in whitening.items()}, temporary)
+
+    def whitening(self) -> Whitening:
+        """Return those roots, in float32."""
+        with safe_open(self.path / WHITENING, framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
     def _sketches(self, part: str, name: str) -> Path:
         return self.path / "sketches" / f"{part}.{name}.npy"

@@ -1,12 +1,15 @@
 """Contract of every shipped filter, found by looking into filters/; then what each of them does."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curate.errors import CurateError, SettingsError
+from curate.scores.neighbours import SCHEMA
 from curate.scores.run import Run
 from curate.scores.session import open_session
 from curate.selection.filters import Filter, bind, filters_folder, find_filter, read_filter, shipped_filters
@@ -25,9 +28,34 @@ NEEDED = {
 SIZE = {"share": 0.4}
 
 
-def apply(run: Run, name: str, given: dict | None = None, *, size: dict | None = None, threads: int = 2):
+def near(folder: Path, *pairs: tuple[tuple[str, int], tuple[str, int], float]) -> Path:
+    """A file of pairs of near documents, each both ways round."""
+    both = [pair for a, b, cosine in pairs for pair in ((*a, *b, cosine), (*b, *a, cosine))]
+    columns = list(zip(*both, strict=True)) if both else [[]] * 5
+    path = folder / "pairs.parquet"
+    pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA), path)
+    return path
+
+
+def some_pairs(run: Run) -> Path:
+    """Pairs of every document with the one that comes three later."""
+    places = run.scores().select("shard", "row").collect().rows()
+    return near(run.path.parent, *((a, b, 0.5 + 0.4 * (i % 2)) for i, (a, b) in enumerate(pairwise(places[::3]))))
+
+
+def apply(
+    run: Run,
+    name: str,
+    given: dict | None = None,
+    *,
+    size: dict | None = None,
+    threads: int = 2,
+    pairs: Path | None = None,
+):
     """(doc_id, weight) that the filter keeps, in pool order, and the stage."""
-    with open_session(run, threads=threads) as session:
+    if pairs is None and find_filter(name).needs == "":
+        pairs = some_pairs(run)
+    with open_session(run, threads=threads, neighbours=pairs) as session:
         funnel = Funnel(session)
         chosen = find_filter(name)
         given = NEEDED.get(Path(name).stem, {}) if given is None else given
@@ -121,7 +149,7 @@ def test_ties_break_by_doc_id(tmp_path, name):
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_no_candidates_are_no_error(run, name):
-    with open_session(run) as session:
+    with open_session(run, neighbours=some_pairs(run)) as session:
         funnel = Funnel(session)
         none = bind(find_filter("threshold"), {"min": 99}, funnel.columns, total=10, size={})
         assert funnel.apply(none).kept == 0
@@ -344,3 +372,71 @@ def test_values_are_bound_and_columns_quoted(tmp_path):
     run = made(tmp_path / "r", rows("s", 0, [1.0, 2.0], **{odd: [2.0, 1.0]}))
     assert apply(run, "top", {"count": 1, "score": odd})[0] == ["s/0"]
     assert isinstance(find_filter("top"), Filter)
+
+
+NEAR = {"score": [3.0, 2.0, 1.0, 4.0, 0.5], "ids": ["a", "b", "c", "d", "e"]}
+
+
+def near_run(tmp_path: Path, *pairs: tuple[int, int, float], **columns) -> tuple[Run, Path]:
+    """A run of five documents, and pairs of them by row."""
+    run = made(tmp_path / "run", rows("s", 0, NEAR["score"], doc_id=NEAR["ids"], **columns))
+    return run, near(tmp_path, *((("s", a), ("s", b), cosine) for a, b, cosine in pairs))
+
+
+def test_dedup_keeps_the_best_of_documents_that_are_near_directly_or_through_others(tmp_path):
+    run, pairs = near_run(tmp_path, (0, 1, 0.98), (1, 2, 0.99), (3, 4, 0.9))
+    assert apply(run, "dedup", {"near": 0.97}, pairs=pairs)[0] == ["a", "d", "e"]
+    assert apply(run, "dedup", {"near": 0.985}, pairs=pairs)[0] == ["a", "b", "d", "e"]
+    assert apply(run, "dedup", {"near": 0.5}, pairs=pairs)[0] == ["a", "d"]
+    assert apply(run, "dedup", {}, pairs=pairs)[0] == ["a", "b", "c", "d", "e"]
+
+
+def test_dedup_takes_copies_and_near_documents_together(tmp_path):
+    run, pairs = near_run(tmp_path, (1, 2, 0.99), content_hash=["x", "x", "y", "z", "z"])
+    assert apply(run, "dedup", {"near": 0.97}, pairs=pairs)[0] == ["a", "d"]
+
+
+def test_near_documents_that_are_no_candidates_any_more_link_nothing(tmp_path):
+    run, pairs = near_run(tmp_path, (0, 1, 0.98), (1, 2, 0.99), n_tokens=pa.array([9, 1, 9, 9, 9], pa.int32()))
+    with open_session(run, neighbours=pairs) as session:
+        funnel = Funnel(session)
+        for name, given in (("min_tokens", {"tokens": 5}), ("dedup", {"near": 0.97})):
+            funnel.apply(bind(find_filter(name), given, funnel.columns, total=funnel.total, size={}))
+        assert [r[0] for r in session.query("SELECT doc_id FROM candidates ORDER BY _pos").rows()] == [
+            "a",
+            "c",
+            "d",
+            "e",
+        ]
+
+
+def test_diverse_prefers_documents_that_no_better_one_is_like(tmp_path):
+    run, pairs = near_run(tmp_path, (3, 0, 0.9), (0, 1, 0.1))
+    assert apply(run, "diverse", {"count": 2, "strength": 0}, pairs=pairs)[0] == ["a", "d"]
+    assert apply(run, "diverse", {"count": 2, "strength": 1}, pairs=pairs)[0] == ["b", "d"]  # a says what d says
+    assert apply(run, "diverse", {"count": 2, "strength": 1}, pairs=near(tmp_path))[0] == ["a", "d"]
+
+
+def test_diverse_fills_a_token_budget(tmp_path):
+    run, pairs = near_run(tmp_path, (3, 0, 0.9), n_tokens=pa.array([10, 10, 10, 10, 10], pa.int32()))
+    assert apply(run, "diverse", {"tokens": 25}, pairs=pairs)[0] == ["b", "d"]
+
+
+@pytest.mark.parametrize(("name", "given"), [("dedup", {"near": 0.9}), ("diverse", {"count": 2})])
+def test_without_a_store_a_filter_on_likeness_says_how_to_make_one(tmp_path, name, given):
+    run, _ = near_run(tmp_path)
+    with open_session(run) as session:
+        funnel = Funnel(session)
+        with pytest.raises(CurateError, match="no pairs of near documents") as error:
+            funnel.apply(bind(find_filter(name), given, funnel.columns, total=funnel.total, size={}))
+    assert "curate index" in str(error.value)
+
+
+def test_a_filter_says_what_it_needs(tmp_path):
+    path = tmp_path / "mine.sql"
+    path.write_text("-- summary: s\n-- needs: neighbours when near\nSELECT * FROM candidates\n")
+    with pytest.raises(CurateError, match="'needs' names 'near', which is no param"):
+        read_filter(path)
+    path.write_text("-- summary: s\n-- needs: friends\nSELECT * FROM candidates\n")
+    with pytest.raises(CurateError, match="line 2: expected `-- needs: neighbours`"):
+        read_filter(path)

@@ -1,0 +1,24 @@
+"""Pairs of near documents, as a gradient store keeps them: what filters on likeness read."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+NEIGHBOURS = Path("neighbours") / "pairs.parquet"
+"""Within a store's folder."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("near_shard", pa.string(), nullable=False),
+        pa.field("near_row", pa.int64(), nullable=False),
+        pa.field("similarity", pa.float32(), nullable=False),  # cosine of whitened gradients
+    ]
+)
+
+
+def pairs_of(store: str | Path | None) -> Path | None:
+    """Return a store's pairs, where it has them."""
+    path = Path(store) / NEIGHBOURS if store else None
+    return path if path is not None and path.exists() else None

@@ -1,0 +1,60 @@
+"""Every document's nearest others, once: a Parquet of pairs, so that filters on likeness stay SQL."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from curate.progress import Reporter
+from curate.scores.neighbours import NEIGHBOURS, SCHEMA
+from curate.scores.parts import write_table
+from curate.stores.approximate import choose_search
+from curate.stores.search import Whitened
+from curate.stores.store import Store
+
+NEAREST = 16
+LEAST = 0.2
+"""Cosine below which two documents are no pair."""
+_KEY = b"curate.documents"
+
+
+def neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST, least: float = LEAST) -> Path:
+    """Return the store's pairs, found now unless they are there: a document's `nearest` others, both ways round.
+
+    By the store's approximate index where it has one, else exactly.
+    """
+    path = store.path / NEIGHBOURS
+    about = {_KEY.decode(): f"{len(store)} {nearest} {least}"}
+    if path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY) == about[_KEY.decode()].encode():
+        return path
+    whitened = Whitened(store, reporter)
+    search = choose_search(whitened)
+    firsts, seconds, cosines = [], [], []
+    with reporter.stage("neighbours", total=len(whitened)) as stage:
+        for number, part in enumerate(whitened.parts):
+            own = torch.arange(whitened.starts[number], whitened.starts[number + 1])
+            found = search(whitened.vectors(part), min(nearest + 1, len(whitened)))
+            firsts.append(own[:, None].expand_as(found.positions).flatten().numpy())
+            seconds.append(found.positions.flatten().numpy())
+            cosines.append(found.cosines.flatten().numpy())
+            stage.advance(len(own))
+    table = _pairs(whitened, np.concatenate(firsts), np.concatenate(seconds), np.concatenate(cosines), least)
+    path.parent.mkdir(exist_ok=True)
+    write_table(table, path, about)
+    return path
+
+
+def _pairs(whitened: Whitened, first: np.ndarray, second: np.ndarray, cosine: np.ndarray, least: float) -> pa.Table:
+    kept = (second >= 0) & (first != second) & (cosine >= least)
+    first, second, cosine = first[kept], second[kept], cosine[kept]
+    both = np.concatenate([first * len(whitened) + second, second * len(whitened) + first])
+    keys, at = np.unique(both, return_index=True)
+    first, second = np.divmod(keys, len(whitened))
+    rows = whitened.store.rows().select("shard", "row").collect()
+    shards, numbers = rows["shard"].to_numpy(), rows["row"].to_numpy()
+    return pa.table(
+        [shards[first], numbers[first], shards[second], numbers[second], np.concatenate([cosine, cosine])[at]],
+        schema=SCHEMA,
+    )
