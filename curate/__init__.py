@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "CurateError",
+    "IndexSettings",
     "RescoreSettings",
     "Run",
     "ScoreSettings",
+    "Store",
     "ValidateSettings",
     "VerifySettings",
+    "index",
     "latest_run",
+    "neighbours",
     "report",
     "rescore",
     "score",
@@ -28,22 +32,28 @@ __all__ = [
 
 if TYPE_CHECKING:
     from curate.errors import CurateError
-    from curate.pipeline import ScoreSettings, rescore, score, validate, verify
+    from curate.pipeline import ScoreSettings, index, neighbours, rescore, score, validate, verify
     from curate.proof.settings import ValidateSettings, VerifySettings
     from curate.reports.report import report
     from curate.rescoring.settings import RescoreSettings
     from curate.scores.run import Run, latest_run
     from curate.selection.select import select
+    from curate.stores.settings import IndexSettings
+    from curate.stores.store import Store
     from curate.training.warmup import warmup
 
 _HOMES = {
     "CurateError": "curate.errors",
+    "IndexSettings": "curate.stores.settings",
     "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
     "ScoreSettings": "curate.settings",
+    "Store": "curate.stores.store",
     "ValidateSettings": "curate.proof.settings",
     "VerifySettings": "curate.proof.settings",
+    "index": "curate.pipeline",
     "latest_run": "curate.scores.run",
+    "neighbours": "curate.pipeline",
     "report": "curate.reports.report",
     "rescore": "curate.pipeline",
     "score": "curate.pipeline",

@@ -52,6 +52,8 @@ from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.scores.session import pool_of
 from curate.settings import ScoreSettings, default_out
+from curate.stores.approximate import Made, ensure_search
+from curate.stores.neighbours import find_neighbours
 from curate.stores.scoring import score_stored
 from curate.stores.settings import IndexSettings, default_store
 from curate.stores.store import Store
@@ -116,6 +118,19 @@ def plan_index(
     return Indexing.open(
         settings, Path(out) if out is not None else default_store(settings), reporter or Silent()
     ).plan()
+
+
+def make_search(store: Store, how: str = "auto", *, reporter: Reporter | None = None) -> Made | None:
+    """Give a store an approximate index and say what it reaches; None where it is searched exactly.
+
+    `how`: auto (an index from 50 000 documents on, of a kind that suits their number), none, or a FAISS factory string.
+    """
+    return ensure_search(store, how, reporter or Silent())
+
+
+def neighbours(store: Store, *, reporter: Reporter | None = None) -> Path:
+    """Find every document's nearest others, unless they are known, and return the Parquet file of pairs."""
+    return find_neighbours(store, reporter or Silent())
 
 
 def rescore(settings: RescoreSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Run:

@@ -16,7 +16,8 @@ from curate.errors import CurateError, nearest
 
 # The first lines of help follow the way of the work; a command that is not listed here comes after, by name.
 ORDER = (
-    *("quickstart", "warmup", "score", "rescore", "report", "select", "validate", "verify", "sql", "status", "bench"),
+    *("quickstart", "warmup", "score", "rescore", "report", "select", "validate", "verify"),
+    *("index", "query", "sql", "status", "bench"),
 )
 
 

@@ -10,6 +10,7 @@ from curate.cli._fields import fields_options, make_fields
 
 if TYPE_CHECKING:
     from curate.indexing import IndexPlan
+    from curate.stores.approximate import Made
     from curate.stores.store import Store
 
 
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
 @click.option("--dim", type=int, default=16, help="Projection dimensions per side and layer.")
 @click.option("--storage", default="float16", help="Numbers on disk: float32, float16 or int8.")
+@click.option(
+    "--search",
+    default="auto",
+    help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: IVF1024,SQ8, HNSW32 …",
+)
 @click.option("--background", type=int, default=2048, help="Documents that the second moment is fitted on.")
 @click.option("--context", type=int, show_default="the model's, at most 2048", help="Tokens of a sequence.")
 @click.option("--long", default="truncate", help="Longer documents: 'truncate', or 'windows' whose gradients add up.")
@@ -35,13 +41,13 @@ if TYPE_CHECKING:
 @fields_options
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
-def command(out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Write the gradient sketches of a pool to disk, so that a new target costs seconds.
 
     \b
     curate index --pool pile/ --dry-run
     curate index --pool pile/ --model proxy/ --out stores/pile
-    curate index --pool pile/ --dim 16 --storage int8
+    curate index --pool pile/ --dim 16 --storage int8 --search HNSW32
     curate score --target val.jsonl --store stores/pile
     curate query stores/pile --text "The capital of France is"
 
@@ -58,7 +64,8 @@ def command(out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> N
             _print_plan(pipeline.plan_index(settings, out, reporter=reporter), as_json)
             return
         store = pipeline.index(settings, out, reporter=reporter)
-    _print(store, as_json)
+        made = pipeline.make_search(store, search, reporter=reporter)
+    _print(store, made, as_json)
 
 
 def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
@@ -83,12 +90,15 @@ def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
     print_table(["indexing", ""], rows)
 
 
-def _print(store: "Store", as_json: bool) -> None:
+def _print(store: "Store", made: "Made | None", as_json: bool) -> None:
+    from dataclasses import asdict
+
     from curate.cli._output import print_json, stderr, stdout
 
     totals, size = store.totals or {}, store.sketch_bytes
     if as_json:
-        print_json({"store": str(store.path), "sketch_bytes": size, **totals})
+        index = None if made is None else asdict(made)
+        print_json({"store": str(store.path), "sketch_bytes": size, **totals, "search": index})
         return
     stdout.print(
         f"{totals['documents']:,} documents, {totals['tokens']:,} tokens indexed in {store.path}: "
@@ -97,5 +107,12 @@ def _print(store: "Store", as_json: bool) -> None:
     )
     for reason, count in totals["skipped"].items():
         stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
+    if made is not None:
+        stdout.print(
+            f"approximate index {made.factory}: {made.recall:.3f} of the ten nearest found (recall@10 against the exact"
+            f" search, on the store's own documents), {made.milliseconds:.3g} ms a query, exactly"
+            f" {made.exact_milliseconds:.3g} ms",
+            soft_wrap=True,
+        )
     next_ = f"next: curate score --target FILE --store {store.path}   or   curate query {store.path}"
     stderr.print(next_, soft_wrap=True, style="dim")

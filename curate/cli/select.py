@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from curate.cli._output import RichReporter
     from curate.selection.select import Asked, Selection
 
 _FILTER, _PARAM = ("--filter", "-f"), ("--param", "-p")
@@ -41,6 +44,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 @click.option("-f", "--filter", "names", multiple=True, metavar="NAME|FILE.sql", help="Filters, in this order.")
 @click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="For the --filter before it.")
 @click.option("--list-filters", is_flag=True, help="Show the shipped filters and their parameters, and stop.")
+@click.option("--store", metavar="STORE", show_default="the run's", help="Gradient store for filters on likeness.")
 @click.option("--no-decontaminate", is_flag=True, help="Keep documents that hold rows of the target.")
 @click.option(
     "--unit", type=click.Choice(["document", "shard"]), default="document", show_default=True, help="What is chosen."
@@ -73,6 +77,7 @@ def command(
     names: tuple[str, ...],
     params: tuple[str, ...],
     list_filters: bool,
+    store: str | None,
     no_decontaminate: bool,
     out: str,
     dry_run: bool,
@@ -90,6 +95,7 @@ def command(
     curate select --top 5%
     curate select runs/x --budget 20M --filter quota -p by=source --filter dedup --dry-run
     curate select runs/x --filter mine.sql --unit shard --top 20%
+    curate select runs/x --top 5% --filter dedup -p near=0.97 --filter diverse --store stores/pile
     """
     from curate.cli._output import RichReporter, print_json
 
@@ -100,15 +106,17 @@ def command(
     from curate.selection.select import select
 
     asked = _asked(names, params)
+    chosen = chosen_run(run)
     with RichReporter() as reporter:
         selection = select(
-            chosen_run(run),
+            chosen,
             filters=asked,
             top=top,
             budget=budget,
             decontaminate=not no_decontaminate,
             out=None if dry_run else out,
             pool=pool or None,
+            neighbours=_neighbours(asked, store or chosen.settings.get("store"), reporter),
             reporter=reporter,
             **options,
         )
@@ -127,6 +135,18 @@ def _asked(names: Sequence[str], params: Iterable[str]) -> list["Asked"]:
             raise click.UsageError(f"-p {text}: expected KEY=VALUE")
         given[int(number)][key.strip()] = value
     return list(zip(names, given, strict=True))
+
+
+def _neighbours(asked: "Sequence[Asked]", store: str | None, reporter: "RichReporter") -> "Path | None":
+    """Find the store's pairs of near documents, where a filter reads them; torch is imported only then."""
+    from curate.selection.filters import needs_neighbours
+
+    if store is None or not needs_neighbours(asked):
+        return None
+    from curate import pipeline
+    from curate.stores.store import Store
+
+    return pipeline.neighbours(Store.open(store), reporter=reporter)
 
 
 def _print_selection(selection: "Selection") -> None:

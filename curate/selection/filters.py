@@ -74,6 +74,12 @@ class Bound:
     """What the SQL's `$names` get."""
 
 
+def needs_neighbours(asked: Sequence[str | Path | tuple[str | Path, Mapping[str, Any]]]) -> bool:
+    """Whether any of some filters, by name and with what they are given, reads the pairs of near documents."""
+    chosen = [(f, {}) if isinstance(f, str | Path) else f for f in asked]
+    return any(find_filter(name).needs_neighbours(given) for name, given in chosen)
+
+
 def filters_folder() -> Path:
     """The shipped filters: inside the package when installed, else beside it in the checkout."""
     package = Path(curate.__file__).parent

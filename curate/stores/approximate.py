@@ -23,7 +23,7 @@ from curate.errors import SettingsError
 from curate.progress import Reporter
 from curate.scores.record import canonical
 from curate.stores.search import Exact, Found, Whitened
-from curate.stores.store import read_array, write_array
+from curate.stores.store import Store, read_array, write_array
 from curate.stores.streaming import stream
 
 LEAST_DOCUMENTS = 50_000
@@ -111,20 +111,36 @@ def open_approximate(whitened: Whitened) -> Approximate | None:
     return Approximate(whitened=whitened, index=index, components=components, made=made)
 
 
+def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
+    """Return the store's index, made now unless it is there as asked for; None where it is searched exactly."""
+    if how == "none" or (how == "auto" and len(store) < LEAST_DOCUMENTS):
+        return None
+    whitened = Whitened(store, reporter)
+    factory = automatic_factory(len(whitened)) if how == "auto" else how
+    known = open_approximate(whitened)
+    if known is None or (how != "auto" and known.made.factory != factory):
+        known = make_approximate(whitened, factory)
+    if known.made.recall < RECALL:
+        reporter.warn(
+            f"the index {known.made.factory} finds {known.made.recall:.2f} of the ten nearest; --exact, or another"
+            " factory (--search), finds more."
+        )
+    return known.made
+
+
 def automatic_factory(documents: int) -> str:
     """Return an index for so many shortened vectors: 256 bytes each up to ten million of them, then 64."""
     lists = 2 ** round(np.log2(4 * documents**0.5))
     return f"IVF{lists},SQ8" if documents < 10_000_000 else f"IVF{lists},PQ64"
 
 
-def make_approximate(whitened: Whitened, factory: str | None = None, width: int = WIDTH) -> Approximate:
+def make_approximate(whitened: Whitened, factory: str, width: int = WIDTH) -> Approximate:
     """Make the store's index, choose its parameters, measure it against the exact search, and keep it.
 
     Raises SettingsError for a factory that FAISS does not know.
     """
     reporter, folder = whitened.reporter, _folder(whitened)
     folder.mkdir(exist_ok=True)
-    factory = factory or automatic_factory(len(whitened))
     with reporter.stage("principal components", total=None):
         components = _components(whitened, width)
     try:

@@ -20,7 +20,7 @@ LEAST = 0.2
 _KEY = b"curate.documents"
 
 
-def neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST, least: float = LEAST) -> Path:
+def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST, least: float = LEAST) -> Path:
     """Return the store's pairs, found now unless they are there: a document's `nearest` others, both ways round.
 
     By the store's approximate index where it has one, else exactly.

@@ -77,6 +77,8 @@ class Searcher:
 
         Raises CurateError for one whose gradient says nothing: no scored token, or not finite.
         """
+        if not texts:
+            return []
         documents = [t if isinstance(t, Document) else _document(t, i) for i, t in enumerate(texts)]
         encoded = self.encoder(documents)
         for document, one in zip(documents, encoded, strict=True):

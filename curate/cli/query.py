@@ -1,0 +1,133 @@
+"""`curate query`: which documents of a store does a text's gradient lie nearest to?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curate.cli._fields import fields_options, make_fields
+
+if TYPE_CHECKING:
+    from curate.schema import Document
+    from curate.stores.query import Hit, Searcher
+
+ROOT = Path("stores")
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.option("--text", "texts", multiple=True, help="What to look for; repeatable.")
+@click.option("--file", "files", multiple=True, help="Rows to look for: text, or prompt and completion; repeatable.")
+@click.option("-k", "--nearest", type=click.IntRange(min=1), default=10, help="Documents of each.")
+@click.option("--exact", is_flag=True, help="Look at every document, though the store has an approximate index.")
+@fields_options
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, with whole texts.")
+def command(
+    store: Path | None,
+    texts: tuple[str, ...],
+    files: tuple[str, ...],
+    nearest: int,
+    exact: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find the documents of STORE whose gradients lie nearest to a text's.
+
+    \b
+    curate query stores/pile --text "The capital of France is" -k 10
+    curate query stores/pile --file questions.jsonl --json
+    curate query stores/pile                               # asks for texts, one after the other
+
+    STORE is a folder of `curate index`; without it, the latest under stores/. The score is the cosine of whitened
+    gradients: above 0, training on the document lowers the text's loss. Of a prompt with its completion, the completion
+    alone carries loss.
+    """
+    from curate.cli._output import RichReporter
+    from curate.stores.query import Searcher
+
+    opened = _chosen(store)
+    queries = _queries(texts, files, make_fields(options))
+    with RichReporter() as reporter:
+        searcher = Searcher.open(opened, exact=exact, reporter=reporter)
+        found = searcher.query(queries, nearest)
+    if as_json:
+        _print_json(queries, found)
+    elif queries:
+        for query, hits in zip(queries, found, strict=True):
+            _print(query if isinstance(query, str) else query.preview, hits)
+    else:
+        _converse(searcher, nearest)
+
+
+def _chosen(path: Path | None) -> Any:
+    from curate.cli._output import stderr
+    from curate.errors import CurateError
+    from curate.stores.store import Store
+
+    if path is not None:
+        return Store.open(path)
+    if (latest := Store.newest(ROOT)) is None:
+        raise CurateError(f"no store under {ROOT}/", hint=Store.WHICH)
+    stderr.print(f"store: {latest}", style="dim", soft_wrap=True, markup=False)
+    return Store.open(latest)
+
+
+def _queries(texts: Sequence[str], files: Sequence[str], fields: Any) -> "list[str | Document]":
+    from curate.documents import read_target
+
+    found: list[Any] = [*texts]
+    for file in files:
+        rows = read_target(file, fields)
+        for skipped in rows.skipped:
+            click.echo(f"{file}, row {skipped.row}: set aside: {skipped.reason}", err=True)
+        found += rows.documents
+    return found
+
+
+def _print(query: str, hits: "list[Hit]") -> None:
+    from curate.cli._output import print_table, stdout
+
+    stdout.print(f"{' '.join(query.split())[:200]}", style="bold", markup=False, soft_wrap=True)
+    source = next((c for c in ("source", "domain", "url") if hits and c in hits[0].columns), None)
+    rows = [
+        (h.rank, h.score, h.shard if source is None else h.columns[source], h.doc_id, " ".join(h.text.split())[:90])
+        for h in hits
+    ]
+    print_table(("rank", "score", source or "shard", "id", "text"), rows)
+
+
+def _print_json(queries: "Sequence[str | Document]", found: "list[list[Hit]]") -> None:
+    from dataclasses import asdict
+
+    from curate.cli._output import print_json
+
+    print_json(
+        [
+            {
+                "query": q if isinstance(q, str) else q.plain_text,
+                "id": None if isinstance(q, str) else q.doc_id,
+                "hits": [asdict(h) for h in hits],
+            }
+            for q, hits in zip(queries, found, strict=True)
+        ]
+    )
+
+
+def _converse(searcher: "Searcher", nearest: int) -> None:
+    """Ask for texts until there is none, a line each."""
+    from curate.cli._output import print_error, stderr
+    from curate.errors import CurateError
+
+    stderr.print(f"{len(searcher.store):,} documents. A text, then return; an empty line or Ctrl-D ends.", style="dim")
+    while True:
+        try:
+            text = click.prompt("text", default="", show_default=False, prompt_suffix="> ", err=True)
+        except click.Abort:
+            return
+        if not text.strip():
+            return
+        try:
+            _print(text, searcher.query([text], nearest)[0])
+        except CurateError as error:
+            print_error(error)
