@@ -10,7 +10,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import faiss
 import numpy as np
@@ -37,6 +37,7 @@ _BREADTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SEED = 0
 
 
+@runtime_checkable
 class Search(Protocol):
     """Finds the nearest documents of unit vectors."""
 

@@ -1,0 +1,42 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from curate import pipeline
+from curate.stores.settings import IndexSettings
+from curate.stores.store import Store
+from tests.scoring import make_pool, make_proxy_folder, make_target
+
+
+@pytest.fixture(scope="package")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A proxy, a pool of four shards with odd rows, a target of two groups."""
+    folder = tmp_path_factory.mktemp("stores")
+    make_proxy_folder(folder / "proxy")
+    make_pool(folder / "pool", 40)
+    make_target(folder / "val.jsonl")
+    return folder
+
+
+def asked(place: Path, **changes) -> IndexSettings:
+    given = IndexSettings(
+        pool=(str(place / "pool"),),
+        model=str(place / "proxy"),
+        device="cpu",
+        background=64,
+        part_documents=16,
+        dim=4,
+        storage="float32",
+    )
+    return replace(given, **changes)
+
+
+@pytest.fixture(scope="package")
+def store(place: Path) -> Store:
+    return pipeline.index(asked(place), place / "stores" / "exact")
+
+
+@pytest.fixture(scope="package", params=["float16", "int8"])
+def compressed(request: pytest.FixtureRequest, place: Path) -> Store:
+    return pipeline.index(asked(place, storage=request.param), place / "stores" / request.param)

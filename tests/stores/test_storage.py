@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from curate.errors import SettingsError
+from curate.gradients.sketches import Block
+from curate.stores.storage import DTYPES, Products, Storage
+
+BLOCKS = [Block(name="a", start=0, rows=3, columns=4), Block(name="b", start=12, rows=2, columns=10)]
+
+
+def sketches(documents: int = 300) -> torch.Tensor:
+    """Documents of sizes from 1e-6 to 1e6, whose second layer is a thousandth of the first."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(documents, 32, generator=generator)
+    values[:, 12:] /= 1000
+    return values * 10.0 ** torch.linspace(-6, 6, documents)[:, None]
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 4.9e-4), ("int8", 4e-3)])
+def test_numbers_come_back_within_their_type_whatever_their_size(dtype: str, error: float) -> None:
+    storage, values = Storage(dtype, BLOCKS), sketches()
+    found = storage.decode(storage.encode(values))
+    for block in BLOCKS:
+        part, back = values[:, block.start : block.stop], found[:, block.start : block.stop]
+        assert ((part - back).abs().amax(1) <= error * part.abs().amax(1)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("queries", [1, 2, 5])
+def test_products_are_those_of_the_numbers_that_lie_there(dtype: str, queries: int) -> None:
+    storage = Storage(dtype, BLOCKS)
+    codes = storage.encode(sketches())
+    asked = torch.randn(queries, 32, generator=torch.Generator().manual_seed(1)) * torch.tensor([1e-9, 1.0]).repeat(16)
+    expected = storage.decode(codes).double() @ asked.double().T
+    found = Products(storage, asked)(codes)
+    assert found.dtype == torch.float32
+    size = storage.decode(codes).norm(dim=1, keepdim=True) * asked.norm(dim=1)
+    assert ((found - expected).abs() / size).max() < (5e-4 if dtype == "float16" else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_of_zero_stays_zero(dtype: str) -> None:
+    storage = Storage(dtype, BLOCKS)
+    assert storage.decode(storage.encode(torch.zeros(2, 32))).equal(torch.zeros(2, 32))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4 * 32 + 4), ("float16", 2 * 32 + 4), ("int8", 32 + 2 * 4)])
+def test_the_size_said_is_the_size_that_lies_there(dtype: str, size: int) -> None:
+    storage = Storage(dtype, BLOCKS)
+    codes = storage.encode(sketches(7))
+    assert storage.bytes_per_document == size
+    assert codes.codes.nbytes + codes.scales.nbytes == 7 * size
+    empty = storage.empty(7)
+    assert (empty.codes.dtype, empty.scales.shape) == (codes.codes.dtype, codes.scales.shape)
+
+
+def test_an_unknown_type_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(SettingsError, match=r"storage is 'float8'; expected one of float32, float16, int8"):
+        Storage("float8", BLOCKS)

@@ -1,0 +1,134 @@
+"""Making stores: parts, growth, refusals."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curate import pipeline
+from curate.errors import CurateError, SettingsError
+from curate.indexing import Indexing
+from curate.progress import Silent
+from curate.settings import ScoreSettings
+from curate.stores.store import Store
+from tests.scoring import lines, make_rows
+from tests.stores.conftest import asked
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("log.jsonl", ".lock"))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_every_document_has_a_row_a_text_and_a_sketch_in_the_same_order(store: Store) -> None:
+    assert len(store) == 161 == store.totals["documents"]
+    for part in store.all_parts():
+        codes, texts = store.codes(part), store.texts(part)
+        assert len(codes) == len(texts)
+        assert codes.codes.shape[1] == store.storage.width
+    rows = store.rows().collect()
+    assert rows["grad_norm"].is_finite().all()
+    norms = np.concatenate([np.linalg.norm(store.codes(p).codes, axis=1) for p in store.all_parts()])
+    np.testing.assert_allclose(norms, rows["grad_norm"], rtol=1e-5)
+    previews = [t[:20] for p in store.all_parts() for t in store.texts(p)]
+    assert all(row.startswith(" ".join(text.split())[:15]) for row, text in zip(rows["preview"], previews, strict=True))
+
+
+def test_the_same_settings_give_the_same_bytes_and_a_lost_part_is_made_again(place: Path, tmp_path: Path) -> None:
+    store, again = (pipeline.index(asked(place), tmp_path / name) for name in ("one", "again"))
+    assert contents(again.path) == contents(store.path)
+    lost = again.all_parts()[2:5]
+    for part in lost:
+        part.path.unlink()
+    (again.path / "finished.json").unlink()
+    assert contents(pipeline.index(asked(place), again.path).path) == contents(store.path)
+
+
+def test_other_settings_are_refused_by_name(place: Path, store: Store) -> None:
+    with pytest.raises(SettingsError, match="dim: the store has 4, you asked for 8"):
+        pipeline.index(asked(place, dim=8), store.path)
+    with pytest.raises(SettingsError, match='storage: the store has "float32", you asked for "int8"'):
+        pipeline.index(asked(place, storage="int8"), store.path)
+
+
+@pytest.fixture
+def growing(place: Path, tmp_path: Path) -> Path:
+    shutil.copytree(place / "pool", tmp_path / "pool")
+    return tmp_path / "pool"
+
+
+def score(place: Path, store: Store, out: Path):
+    return pipeline.score(ScoreSettings(target=(str(place / "val.jsonl"),), store=str(store.path)), out)
+
+
+def test_a_store_grows_by_new_shards_and_old_scores_stay(place: Path, tmp_path: Path, growing: Path) -> None:
+    settings = asked(place, pool=(str(growing),))
+    store = pipeline.index(settings, tmp_path / "store")
+    before = score(place, store, tmp_path / "runs" / "before").scores().collect()
+    old = contents(store.path)
+    (growing / "Aa.jsonl").write_bytes(lines(make_rows(25, 5)))  # sorts before the others
+    grown = pipeline.index(settings, tmp_path / "store")
+    assert len(grown) == 161 + 25
+    assert grown.shards["Aa.jsonl"]["number"] == 4
+    now = contents(grown.path)
+    assert {k for k in old if now[k] != old[k]} == {"store.json", "shards.json", "finished.json"}
+    after = score(place, grown, tmp_path / "runs" / "after").scores().collect()
+    assert after[: len(before)].equals(before)
+    with pytest.raises(SettingsError, match="pool: the run has"):
+        score(place, grown, tmp_path / "runs" / "before")
+
+
+def test_new_shards_may_come_from_another_folder(place: Path, tmp_path: Path, growing: Path) -> None:
+    pipeline.index(asked(place, pool=(str(growing),)), tmp_path / "store")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "new.jsonl").write_bytes(lines(make_rows(25, 5)))
+    grown = pipeline.index(asked(place, pool=(str(tmp_path / "more"),)), tmp_path / "store")
+    assert len(grown) == 161 + 25
+    assert grown.details["pool"] == [str(growing), str(tmp_path / "more")]
+
+
+def test_a_shard_that_has_changed_is_refused(place: Path, tmp_path: Path, growing: Path) -> None:
+    settings = asked(place, pool=(str(growing),))
+    pipeline.index(settings, tmp_path / "store")
+    (growing / "a.jsonl").write_bytes(lines(make_rows(12, 8)))
+    with pytest.raises(CurateError, match=r"a\.jsonl has changed since it was indexed"):
+        pipeline.index(settings, tmp_path / "store")
+
+
+def test_an_unfinished_store_says_how_to_go_on(place: Path, tmp_path: Path, store: Store) -> None:
+    shutil.copytree(store.path, tmp_path / "half")
+    (tmp_path / "half" / "finished.json").unlink()
+    with pytest.raises(CurateError, match="is not finished") as error:
+        score(place, Store.open(tmp_path / "half"), tmp_path / "x")
+    assert "curate index --pool" in error.value.hint
+    with pytest.raises(CurateError, match="is not finished"):
+        Store.open(tmp_path / "half").query(["add three"])
+
+
+def test_a_torn_file_is_named_with_what_to_do(tmp_path: Path, store: Store) -> None:
+    shutil.copytree(store.path, tmp_path / "torn")
+    torn = Store.open(tmp_path / "torn")
+    first = torn.all_parts()[0]
+    path = tmp_path / "torn" / "sketches" / f"{first.path.stem}.codes.npy"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CurateError, match=r"00000-00000\.codes\.npy: cannot be read") as error:
+        torn.codes(first)
+    assert "rows/" in error.value.hint
+
+
+def test_a_folder_that_is_no_store_says_so(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(CurateError, match=r"not a store \(it holds no store.json\)") as error:
+        Store.open(tmp_path)
+    assert "curate index" in error.value.hint
+    with pytest.raises(CurateError, match="It holds stores"):
+        Store.open(place / "stores")
+
+
+def test_the_plan_tells_the_size_that_the_store_has(place: Path, tmp_path: Path, store: Store) -> None:
+    plan = Indexing.open(asked(place), tmp_path / "new", Silent()).plan()
+    assert plan.numbers_per_document == store.storage.width
+    assert abs(plan.disk_bytes - store.sketch_bytes) < 0.1 * store.sketch_bytes
+    assert not (tmp_path / "new").exists()
+    rest = Indexing.open(asked(place), store.path, Silent()).plan()
+    assert (rest.documents, rest.disk_bytes) == (0, 0)
