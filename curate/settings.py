@@ -75,7 +75,9 @@ class ScoreSettings:
         if self.store and self.fit_from:
             raise SettingsError("A store has its own fits.", hint="Give --store or --fit-from, not both.")
         if not self.target or not (self.pool or self.store):
-            raise SettingsError("A run needs a target and a pool.", hint="curate score --target FILE --pool FOLDER")
+            raise SettingsError(
+                "A run needs a target, and a pool or a store.", hint="curate score --target FILE --pool FOLDER"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for run.json."""

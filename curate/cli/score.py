@@ -121,7 +121,8 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Any:
     column = options.pop("target_text_column")
     target_fields = replace(fields, text=column) if column else None
     if not options["fit_from"]:
-        if "seed" in {f.name for f in fields_of(methods.get(options["method"]).Settings)}:
+        has_seed = "seed" in {f.name for f in fields_of(methods.get(options["method"]).Settings)}
+        if has_seed and ("seed" in given or not options["store"]):  # else the store's own
             method_settings.setdefault("seed", options["seed"])
         return ScoreSettings(fields=fields, target_fields=target_fields, method_settings=method_settings, **options)
     theirs = ScoreSettings.from_record(Run.open(options["fit_from"]).settings)
