@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--search",
     default="auto",
-    help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: IVF1024,SQ8, HNSW32 …",
+    help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: BHNSW32, IVF1024,PQ64 …",
 )
 @click.option("--background", type=int, default=2048, help="Documents that the second moment is fitted on.")
 @click.option("--context", type=int, show_default="the model's, at most 2048", help="Tokens of a sequence.")

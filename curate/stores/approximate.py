@@ -1,14 +1,16 @@
 """Approximate search: FAISS finds candidates among shortened vectors, the store's own sketches rank them.
 
-Unit vectors are projected onto their leading principal components, indexed by FAISS (whatever its factory makes; an
-inverted file by default), and the candidates of a query are ranked by their exact cosines, read from the store. How
-many lists are probed and how many candidates ranked is chosen on documents of the store, so that at least RECALL of the
-ten nearest are found, at the least measured cost; what was reached is kept and told.
+Whitened sketches point nearly everywhere: 256 principal components hold a fifth of them, and inverted lists miss half
+of what is near. One bit of every number, though, keeps their angles (1/16 of a float16 store; Charikar 2002): the usual
+index compares bits, and the candidates of a query are ranked by their exact cosines, read from the store. Any other
+FAISS factory indexes principal components. How many lists are probed and how many candidates ranked is chosen on
+documents of the store, so that at least RECALL of the ten nearest are found, at the least measured cost; what was
+reached is kept and told.
 """
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,13 +25,16 @@ from curate.errors import SettingsError
 from curate.progress import Reporter
 from curate.scores.record import canonical
 from curate.stores.search import Exact, Found, Whitened
+from curate.stores.storage import Codes
 from curate.stores.store import Store, read_array, write_array
 from curate.stores.streaming import stream
 
 LEAST_DOCUMENTS = 50_000
-"""Fewer are searched exactly: one pass over them takes less than a tenth of a second."""
+"""Fewer are searched exactly: one pass over them takes about a tenth of a second."""
 RECALL, K = 0.97, 10  # aimed at on the store's own documents; a little is lost on others
-WIDTH = 256
+BITS = "BFlat"
+"""The index that is made unless another is asked for."""
+COMPONENTS = 256
 _TRAINING = 8192  # documents that principal components are found on
 _CALIBRATION = 256
 _DEPTHS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
@@ -52,8 +57,9 @@ class Made:
     """What an index was made as, and what it was measured to do."""
 
     factory: str
+    """FAISS's name of the index; B… compares bits."""
     width: int
-    """Of the shortened vectors."""
+    """Of the shortened vectors: bits, or components."""
     documents: int
     breadth: int
     """Lists probed (nprobe), or candidates held (efSearch)."""
@@ -68,12 +74,25 @@ class Made:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Short:
+    """How unit vectors are shortened: to the signs of their numbers, or to principal components."""
+
+    components: Float[Tensor, "width sketch"] | None = None
+
+    def __call__(self, units: Float[Tensor, "documents sketch"]) -> np.ndarray:
+        """Return what FAISS is given: uint8 of eight bits each, or float32."""
+        if self.components is None:
+            return np.packbits(units.numpy() > 0, axis=1)
+        return (units @ self.components.T).contiguous().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Approximate:
     """Search through an index on disk, memory-mapped."""
 
     whitened: Whitened
     index: Any
-    components: Float[Tensor, "width sketch"]
+    short: Short
     made: Made
 
     def __call__(self, queries: Float[Tensor, "queries sketch"], k: int) -> Found:
@@ -88,8 +107,7 @@ class Approximate:
 
     def candidates(self, queries: Tensor, depth: int) -> Tensor:
         """Return the positions of the documents that seem nearest; -1 where the probed lists hold fewer."""
-        short = (queries @ self.components.T).contiguous().numpy()
-        return torch.from_numpy(self.index.search(short, depth)[1])
+        return torch.from_numpy(self.index.search(self.short(queries), depth)[1])
 
 
 def choose_search(whitened: Whitened, *, exact: bool = False) -> Search:
@@ -106,10 +124,12 @@ def open_approximate(whitened: Whitened) -> Approximate | None:
     made = Made(**json.loads((folder / "index.json").read_text(encoding="utf-8")))
     if made.documents != len(whitened):
         return None
-    index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    index = _read(folder / "index.faiss", made.factory)
     _set_breadth(index, made.breadth)
-    components = torch.from_numpy(np.array(read_array(folder / "components.npy")))
-    return Approximate(whitened=whitened, index=index, components=components, made=made)
+    components = None
+    if not _compares_bits(made.factory):
+        components = torch.from_numpy(np.array(read_array(folder / "components.npy")))
+    return Approximate(whitened=whitened, index=index, short=Short(components=components), made=made)
 
 
 def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
@@ -117,7 +137,7 @@ def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
     if how == "none" or (how == "auto" and len(store) < LEAST_DOCUMENTS):
         return None
     whitened = Whitened(store, reporter)
-    factory = automatic_factory(len(whitened)) if how == "auto" else how
+    factory = BITS if how == "auto" else how
     known = open_approximate(whitened)
     if known is None or (how != "auto" and known.made.factory != factory):
         known = make_approximate(whitened, factory)
@@ -129,37 +149,53 @@ def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
     return known.made
 
 
-def automatic_factory(documents: int) -> str:
-    """Return an index for so many shortened vectors: 256 bytes each up to ten million of them, then 64."""
-    lists = 2 ** round(np.log2(4 * documents**0.5))
-    return f"IVF{lists},SQ8" if documents < 10_000_000 else f"IVF{lists},PQ64"
-
-
-def make_approximate(whitened: Whitened, factory: str, width: int = WIDTH) -> Approximate:
+def make_approximate(whitened: Whitened, factory: str = BITS, width: int = COMPONENTS) -> Approximate:
     """Make the store's index, choose its parameters, measure it against the exact search, and keep it.
 
-    Raises SettingsError for a factory that FAISS does not know.
+    `width`: principal components, where the factory does not compare bits. Raises SettingsError for a factory that
+    FAISS does not know.
     """
     reporter, folder = whitened.reporter, _folder(whitened)
+    index = _new(factory, whitened.store.storage.width, width)
     folder.mkdir(exist_ok=True)
-    with reporter.stage("principal components", total=None):
-        components = _components(whitened, width)
-    try:
-        index = faiss.index_factory(len(components), factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise SettingsError(
-            f"FAISS makes no index of {factory!r}.", hint="A factory string such as IVF1024,SQ8 or HNSW32 or Flat."
-        ) from error
-    _fill(whitened, index, components, reporter)
+    short = Short()
+    if not _compares_bits(factory):
+        with reporter.stage("principal components", total=None):
+            short = Short(components=_components(whitened, width))
+        write_array(folder / "components.npy", short.components.numpy())  # type: ignore[union-attr]
+        index = _new(factory, whitened.store.storage.width, len(short.components))  # type: ignore[arg-type]
+    _fill(whitened, index, short, reporter)
     with atomic_write(folder / "index.faiss") as temporary:
-        faiss.write_index(index, str(temporary))
-    write_array(folder / "components.npy", components.numpy())
+        (faiss.write_index_binary if _compares_bits(factory) else faiss.write_index)(index, str(temporary))
     with reporter.stage("measuring recall", total=None):
-        made = _calibrated(whitened, index, components, factory)
+        made = _calibrated(whitened, index, short, factory)
     write_text(folder / "index.json", canonical(asdict(made)))
     opened = open_approximate(whitened)
     assert opened is not None
     return opened
+
+
+def _compares_bits(factory: str) -> bool:
+    return factory.startswith("B")
+
+
+def _new(factory: str, numbers: int, width: int) -> Any:
+    try:
+        if _compares_bits(factory):
+            return faiss.index_binary_factory(8 * ((numbers + 7) // 8), factory)
+        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"FAISS makes no index of {factory!r}.",
+            hint="A factory string: BFlat or BHNSW32 (bits), IVF1024,PQ64, HNSW32 or Flat (principal components).",
+        ) from error
+
+
+def _read(path: Path, factory: str) -> Any:
+    # Inverted lists and flat codes are memory-mapped by different code in FAISS.
+    flag = faiss.IO_FLAG_MMAP if "IVF" in factory else faiss.IO_FLAG_MMAP_IFC
+    read = faiss.read_index_binary if _compares_bits(factory) else faiss.read_index
+    return read(str(path), flag | faiss.IO_FLAG_READ_ONLY)
 
 
 def _components(whitened: Whitened, width: int) -> Tensor:
@@ -187,23 +223,26 @@ def _at(whitened: Whitened, positions: np.ndarray) -> Tensor:
     return found
 
 
-def _fill(whitened: Whitened, index: Any, components: Tensor, reporter: Reporter) -> None:
+def _fill(whitened: Whitened, index: Any, short: Short, reporter: Reporter) -> None:
     """Train the index on as many vectors as its lists ask for, and add all, in one pass."""
-    products, short = whitened.products(components), []
+
+    def work(codes: Codes) -> Tensor:
+        return torch.from_numpy(short(whitened.units(whitened.store.storage.decode(codes))))
+
+    found = []
     with reporter.stage("approximate index", total=len(whitened)) as stage:
-        for part, found in stream(whitened.store, products, whitened.parts):
-            short.append((found / whitened.norms[part.path.stem][:, None]).numpy())
-            stage.advance(len(found))
-        vectors = np.concatenate(short)
-        lists = getattr(index, "nlist", 0)
-        wanted = min(len(vectors), max(64 * lists, 16384))
+        for _, part in stream(whitened.store, work, whitened.parts):
+            found.append(part.numpy())
+            stage.advance(len(part))
+        vectors = np.concatenate(found)
         if not index.is_trained:
+            wanted = min(len(vectors), max(64 * getattr(index, "nlist", 0), 16384))
             rng = np.random.default_rng(_SEED)
             index.train(vectors[np.sort(rng.choice(len(vectors), wanted, replace=False))])
         index.add(vectors)
 
 
-def _calibrated(whitened: Whitened, index: Any, components: Tensor, factory: str) -> Made:
+def _calibrated(whitened: Whitened, index: Any, short: Short, factory: str) -> Made:
     """Choose breadth and depth on documents of the store, each searched for its ten nearest others."""
     rng = np.random.default_rng(_SEED + 1)
     positions = np.sort(rng.choice(len(whitened), min(_CALIBRATION, len(whitened)), replace=False))
@@ -214,39 +253,37 @@ def _calibrated(whitened: Whitened, index: Any, components: Tensor, factory: str
     best: Made | None = None
     for breadth in _BREADTHS if _breadth_name(index) else (1,):
         _set_breadth(index, breadth)
-        options = _options(whitened, index, components, factory, breadth, queries, own, truth)
-        for option in options:
-            if best is None or _better(option, best):
-                best = option
+        reached = _reached(whitened, index, short, factory, breadth, queries, own, truth)
+        if best is None or _better(reached, best):
+            best = reached
     assert best is not None
     one = queries[:1]
     best_exact = min(_seconds(lambda: exact(one, K)) for _ in range(3))
-    return Made(**{**asdict(best), "exact_milliseconds": 1000 * best_exact})
+    return replace(best, exact_milliseconds=1000 * best_exact)
 
 
-def _options(
+def _reached(
     whitened: Whitened,
     index: Any,
-    components: Tensor,
+    short: Short,
     factory: str,
     breadth: int,
     queries: Tensor,
     own: Tensor,
     truth: Tensor,
-) -> list[Made]:
+) -> Made:
     """Return what one breadth reaches: at the least depth that finds enough, or at the greatest."""
-    deepest = min(_DEPTHS[-1], len(whitened))
-    short = (queries @ components.T).contiguous().numpy()
-    found = torch.from_numpy(index.search(short, deepest)[1])
-    others = found != own
-    places = (found[:, None, :] == truth[:, :, None]) & others[:, None, :]
-    ranks = torch.where(places.any(2), places.int().argmax(2), deepest)
-    depths = [d for d in _DEPTHS if d <= deepest]
-    recalls = {d: float((ranks < d + 1).float().mean()) for d in depths}
+    depths = [d for d in _DEPTHS if d < len(whitened)] or [len(whitened)]
+    found = torch.from_numpy(index.search(short(queries), min(depths[-1] + 1, len(whitened)))[1])
+    rows = zip(found, own, strict=True)
+    others = torch.stack([torch.cat([row[row != mine], mine])[: found.shape[1] - 1] for row, mine in rows])
+    places = others[:, None, :] == truth[:, :, None]
+    ranks = torch.where(places.any(2), places.int().argmax(2), len(whitened))
+    recalls = {d: float((ranks < d).float().mean()) for d in depths}
     depth = next((d for d in depths if recalls[d] >= RECALL), depths[-1])
     made = Made(
         factory=factory,
-        width=len(components),
+        width=8 * short(queries[:1]).shape[1] if short.components is None else len(short.components),
         documents=len(whitened),
         breadth=breadth,
         depth=depth,
@@ -254,9 +291,9 @@ def _options(
         milliseconds=0.0,
         exact_milliseconds=0.0,
     )
-    search = Approximate(whitened=whitened, index=index, components=components, made=made)
+    search = Approximate(whitened=whitened, index=index, short=short, made=made)
     seconds = [min(_seconds(lambda q=queries[i : i + 1]: search(q, K)) for _ in range(2)) for i in range(8)]
-    return [Made(**{**asdict(made), "milliseconds": 1000 * float(np.median(seconds))})]
+    return replace(made, milliseconds=1000 * float(np.median(seconds)))
 
 
 def _better(one: Made, other: Made) -> bool:

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -18,6 +19,7 @@ from curate.stores.streaming import stream
 from curate.stores.whitening import folded, norms
 
 QUERIES = 1024  # that are multiplied together
+OPEN_PARTS = 8192  # that stay memory-mapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Whitened:
         self.norms = norms(store, self.whitening, self.reporter)
         self.parts = store.all_parts()
         self.starts = [0, *accumulate(len(self.norms[p.path.stem]) for p in self.parts)]
+        # Candidates of one query lie in nearly every part: opening each anew would take longer than reading them.
+        self._codes = lru_cache(maxsize=OPEN_PARTS)(store.codes)
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -74,7 +78,7 @@ class Whitened:
             part = self.parts[number]
             where = known[places]
             rows = flat[where] - self.starts[number]
-            values = self.store.storage.decode(self.store.codes(part)[rows.numpy()])
+            values = self.store.storage.decode(self._codes(part)[rows.numpy()])
             owners = where // candidates.shape[1]
             cosines[where] = (values * raw[owners]).sum(1) / self.norms[part.path.stem][rows]
         return cosines.view(candidates.shape)

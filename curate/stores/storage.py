@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import SettingsError, nearest
+from curate.gradients.linear import linear
 from curate.gradients.sketches import Block
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
@@ -102,8 +103,7 @@ class Products:
 
     def __init__(self, storage: Storage, queries: Float[Tensor, "queries sketch"]) -> None:
         self.storage = storage
-        self.queries = queries.cpu().float()
-        self._columns = self.queries.T.contiguous()
+        self.queries = queries.cpu().float().contiguous()
         largest = _or_one(self.queries.abs().amax(1))
         self._sizes, self._halves = largest, (self.queries / largest[:, None]).half()
 
@@ -116,12 +116,12 @@ class Products:
             # Accumulated in float32; the queries' own rounding is that of the numbers that they meet.
             products = torch.stack([torch.mv(x, q).float() for q in self._halves], 1) * self._sizes
         else:
-            products = x.float() @ self._columns
+            products = linear(x.float(), self.queries)
         return products * scales
 
     def _by_layer(self, x: Tensor, scales: Tensor) -> Tensor:
         total = torch.zeros(len(x), len(self.queries))
         for i, block in enumerate(self.storage.blocks):
             columns = slice(block.start, block.stop)
-            total += (x[:, columns] @ self._columns[columns]) * scales[:, i : i + 1]
+            total += linear(x[:, columns], self.queries[:, columns]) * scales[:, i : i + 1]
         return total
