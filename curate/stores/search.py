@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,13 +14,14 @@ from torch import Tensor
 from curate.gradients.scoring import Whitening, prepare_sketches
 from curate.progress import Reporter, Silent
 from curate.scores.parts import Part
-from curate.stores.storage import Products
+from curate.stores.storage import Codes, Products
 from curate.stores.store import Store
 from curate.stores.streaming import stream
 from curate.stores.whitening import folded, norms
 
 QUERIES = 1024  # that are multiplied together
 OPEN_PARTS = 8192  # that stay memory-mapped
+GATHERED = 2048  # documents whose numbers are in memory at a time, for exact cosines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +73,30 @@ class Whitened:
     ) -> Float[Tensor, "queries depth"]:
         """Return the exact cosine of every query with its own candidates; -1 where there is none (position -1)."""
         raw = folded(self.store, queries, self.whitening)
-        flat = candidates.flatten()
-        cosines = torch.full(flat.shape, -1.0)
-        known = (flat >= 0).nonzero()[:, 0]
-        for number, places in self.at(flat[known].tolist()).items():
-            part = self.parts[number]
-            where = known[places]
-            rows = flat[where] - self.starts[number]
-            values = self.store.storage.decode(self._codes(part)[rows.numpy()])
-            owners = where // candidates.shape[1]
-            cosines[where] = (values * raw[owners]).sum(1) / self.norms[part.path.stem][rows]
-        return cosines.view(candidates.shape)
+        rows = max(1, GATHERED // candidates.shape[1])
+        found = [self._block(raw[i : i + rows], candidates[i : i + rows]) for i in range(0, len(raw), rows)]
+        return torch.cat(found)
+
+    def _block(self, raw: Tensor, candidates: Tensor) -> Tensor:
+        """Return the cosines of some queries that are folded already."""
+        there = candidates >= 0
+        codes, lengths = self._gathered(candidates[there].numpy())
+        owners = there.nonzero()[:, 0]
+        cosines = torch.full(candidates.shape, -1.0)
+        # All numbers at once: small products in turn would spend their time waking threads.
+        cosines[there] = torch.linalg.vecdot(self.store.storage.decode(codes), raw[owners]) / lengths
+        return cosines
+
+    def _gathered(self, positions: np.ndarray) -> tuple[Codes, Tensor]:
+        """Return the sketches and the whitened norms of documents anywhere in the store."""
+        found, lengths = self.store.storage.empty(len(positions)), np.ones(len(positions), np.float32)
+        numbers = np.searchsorted(self.starts, positions, side="right") - 1
+        for number in np.unique(numbers):
+            part, mine = self.parts[number], np.flatnonzero(numbers == number)
+            rows, codes = positions[mine] - self.starts[number], self._codes(part)
+            found.codes[mine], found.scales[mine] = codes.codes[rows], codes.scales[rows]
+            lengths[mine] = self.norms[part.path.stem].numpy()[rows]
+        return found, torch.from_numpy(lengths)
 
 
 @dataclass(frozen=True)
