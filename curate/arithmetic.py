@@ -24,7 +24,7 @@ from curate.methods._contract import Inputs, Kept
 from curate.models import Proxy, load_proxy
 from curate.samples import Quiet, draw, part_of
 from curate.scores.arithmetic import LEAST, arithmetic_note, arithmetic_warning
-from curate.scores.run import Run
+from curate.scores.folder import PartFolder
 from curate.settings import ScoreSettings
 from curate.tokens import Encoded
 
@@ -32,7 +32,7 @@ REFERENCE = "float32"
 
 
 def check_arithmetic(
-    run: Run,
+    run: PartFolder,
     method: Method,
     method_settings: Any,
     inputs: Inputs,
@@ -42,7 +42,9 @@ def check_arithmetic(
     *,
     least: float = LEAST,
 ) -> None:
-    """Compare a sample's scores in the run's type with float32's, keep the figure in the run, warn where it is low.
+    """Compare a sample's scores in the run's type with float32's, keep the figure in its record, warn where it is low.
+
+    `run` may be a gradient store, too.
 
     Does nothing in float32 and float64, for methods that compute nothing with the proxy, and where the run's record
     has it already (it warns again then). A check that cannot be made is a warning, too, and no error.

@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from curate import methods
+from curate.arithmetic import check_arithmetic
 from curate.documents import Pool, estimated_rows, sample_rows
 from curate.errors import CurateError
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
 from curate.methods import trackstar
-from curate.methods._contract import EncodedTarget
+from curate.methods._contract import EncodedTarget, Inputs
 from curate.models import Proxy, choose_device, keep_freed_memory, load_proxy
 from curate.preparation import (
     make_batching,
@@ -32,6 +34,7 @@ from curate.stores.settings import IndexSettings
 from curate.stores.storage import Storage
 from curate.stores.store import Store
 from curate.stores.whitening import norms
+from curate.tokens import Encoder
 
 PLAN_DOCUMENTS = 64
 
@@ -97,6 +100,7 @@ class Indexing:
             store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
             if any(not store.parts(s.name) for s in self.pool.shards):
                 (self.path / FINISHED).unlink(missing_ok=True)
+            self._check_arithmetic(store, proxy, encoder)
             numbers = {name: known["number"] for name, known in store.shards.items()}
             documents = index_parts(
                 store,
@@ -106,7 +110,7 @@ class Indexing:
                 self.reporter,
                 total=sum(estimated_rows(s) for s in self.pool.shards),
             )
-            self._fit(store, proxy, engine)
+            self._fit(store, proxy, engine, encoder)
             store.log({"documents": documents, "seconds": round(time.time() - started, 3)})
             store.finish(count(store))
         return store
@@ -166,25 +170,38 @@ class Indexing:
                 stage.advance(1)
         return rows
 
-    def _fit(self, store: Store, proxy: Proxy, engine: SketchEngine) -> None:
+    def _check_arithmetic(self, store: Store, proxy: Proxy, encoder: Encoder) -> None:
+        """Score a sample against other documents of the pool in the proxy's type and in float32, and compare."""
+        others = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed + 1, self.settings.fields)
+        encoded = [e for e in encoder(others) if e.num_scored > 0]
+        target = EncodedTarget(encoded=encoded, groups=[""] * len(encoded), names=[""], fingerprint="pool")
+        inputs = replace(self._inputs(store, proxy, encoder, target), stored=None)
+        scoring = self.settings.scoring(target=("(none)",), method="trackstar")
+        check_arithmetic(store, methods.get("trackstar"), self._usual(), inputs, self.pool, scoring, ["score"])
+
+    def _fit(self, store: Store, proxy: Proxy, engine: SketchEngine, encoder: Encoder) -> None:
         """Keep what every target will ask for: R, its eigendecomposition, and norms with and without it."""
-        encoder = make_encoder(self.settings, proxy)
         nothing = EncodedTarget(encoded=[], groups=[], names=[""], fingerprint="")
-        inputs = make_inputs(
+        inputs = self._inputs(store, proxy, encoder, nothing)
+        whitening = trackstar.whitening_of(engine, inputs, self._usual())
+        store.keep_whitening(whitening)
+        norms(store, whitening, self.reporter)
+        norms(store, None, self.reporter)
+
+    def _usual(self) -> trackstar.Settings:
+        return trackstar.Settings(dim=self.settings.dim, seed=self.settings.seed)
+
+    def _inputs(self, store: Store, proxy: Proxy, encoder: Encoder, target: EncodedTarget) -> Inputs:
+        return make_inputs(
             self.settings.scoring(target=("(none)",), method="trackstar"),
             proxy,
             {"pool": self.pool.fingerprint(), "model": store.fingerprints["model"]},
             self.pool,
             encoder,
-            nothing,
+            target,
             None,
             run=store.path,
             origin=None,
             store=store,
             reporter=self.reporter,
         )
-        usual = trackstar.Settings(dim=self.settings.dim, seed=self.settings.seed)
-        whitening = trackstar.whitening_of(engine, inputs, usual)
-        store.keep_whitening(whitening)
-        norms(store, whitening, self.reporter)
-        norms(store, None, self.reporter)

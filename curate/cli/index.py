@@ -55,7 +55,8 @@ def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **optio
     what was fitted on the first pool stays, so that scores compare.
     """
     from curate import pipeline
-    from curate.cli._output import RichReporter
+    from curate.cli._output import RichReporter, print_alarm
+    from curate.scores.arithmetic import arithmetic_warning
     from curate.stores.settings import IndexSettings
 
     settings = IndexSettings(fields=make_fields(options), **options)
@@ -66,6 +67,8 @@ def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **optio
         store = pipeline.index(settings, out, reporter=reporter)
         made = pipeline.make_search(store, search, reporter=reporter)
     _print(store, made, as_json)
+    if warning := arithmetic_warning(store.details):
+        print_alarm(warning)
 
 
 def _print_plan(plan: "IndexPlan", as_json: bool) -> None:

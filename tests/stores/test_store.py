@@ -117,6 +117,15 @@ def test_a_torn_file_is_named_with_what_to_do(tmp_path: Path, store: Store) -> N
     assert "rows/" in error.value.hint
 
 
+def test_a_coarser_type_is_checked_against_float32_and_runs_carry_the_figure(place: Path, tmp_path: Path) -> None:
+    store = pipeline.index(asked(place, dtype="bfloat16"), tmp_path / "store")
+    found = store.details["arithmetic"]
+    assert (found["dtype"], found["reference"]) == ("bfloat16", "float32")
+    assert found["spearman"]["score"] > 0.9
+    settings = ScoreSettings(target=(str(place / "val.jsonl"),), store=str(store.path))
+    assert pipeline.score(settings, tmp_path / "x").details["arithmetic"] == found
+
+
 def test_a_folder_that_is_no_store_says_so(place: Path, tmp_path: Path) -> None:
     with pytest.raises(CurateError, match=r"not a store \(it holds no store.json\)") as error:
         Store.open(tmp_path)
