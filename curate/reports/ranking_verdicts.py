@@ -1,6 +1,6 @@
 """Judgements of a ranking: is it rounding, chaos, length, a few documents, one source?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from curate.reports.figures import VARIABLES, Figures, Scores
 from curate.reports.finding import ALARM, FINE, NOTE, WARNING, Finding
@@ -12,6 +12,7 @@ FOLLOWS, IS_NEARLY = 0.5, 0.8
 TIMES = 2.0
 """How far the median of the best 5 % lies from the run's before it is worth a note."""
 HEAVY, OVERWHELMING = 0.2, 0.5
+NAMED = 3  # groups in a sentence
 """Share of Σ|score| in the top 1 % (a normal distribution: 3.6 %)."""
 ONE_SIDED = 0.8
 """Share of the best 5 % with one value of the column."""
@@ -132,14 +133,14 @@ def mass(f: Figures) -> Iterator[Finding]:
     held = {s.label: s.mass or 0.0 for s in f.scores}
     total, most = f.scores[0].mass or 0.0, max(held.values())
     level = ALARM if most >= OVERWHELMING else WARNING if most >= HEAVY else FINE
-    heavy = [f"{label} {percent(m)}" for label, m in list(held.items())[1:] if m >= HEAVY]
+    heavy = _heaviest({label: m for label, m in list(held.items())[1:] if m >= HEAVY})
     if level == FINE:
         says, do = "No handful of documents outweighs the rest.", None
     else:
-        whose = f" of a group ({', '.join(heavy)})" if total < HEAVY else ""
+        whose = f" of a group ({heavy})" if total < HEAVY else ""
         says = f"A few documents outweigh the rest: means and sums{whose} by source or shard are theirs."
         do = "Read them below; compare sources by medians, and choose by rank."
-        says += f" Groups: {', '.join(heavy)}." if heavy and not whose else ""
+        says += f" Groups: {heavy}." if heavy and not whose else ""
     yield Finding(
         about="mass of the top 1 %",
         level=level,
@@ -149,6 +150,13 @@ def mass(f: Figures) -> Iterator[Finding]:
         threshold=f"share of Σ|score|: a warning from {percent(HEAVY)}, alarming from {percent(OVERWHELMING)};"
         " a normal distribution has 3.6 %",
     )
+
+
+def _heaviest(held: Mapping[str, float]) -> str:
+    """Name the groups that hold most, and count the others: a target may have hundreds."""
+    named = sorted(held.items(), key=lambda g: -g[1])
+    shown = [f"{label} {percent(m)}" for label, m in named[:NAMED]]
+    return ", ".join(shown) + (f" and {len(named) - NAMED:,} more" if len(named) > NAMED else "")
 
 
 def sources(f: Figures) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from curate.reports.finding import Finding
@@ -133,3 +134,14 @@ def test_equal_scores_are_an_alarm_and_an_unfinished_run_a_warning(tmp_path) -> 
 
 def test_the_threshold_of_smoothness_is_that_of_training() -> None:
     assert LEAST_SMOOTHNESS == LEAST_AGREEMENT
+
+
+def test_of_many_groups_with_outliers_the_heaviest_are_named_and_the_others_counted(small: Callable[..., Run]) -> None:
+    rng = np.random.default_rng(0)
+    groups = {
+        f"score_g{i}": pa.array(np.append(rng.standard_normal(199), 100.0 * (i + 1)), pa.float32()) for i in range(6)
+    }
+    said = found(small("x", rng.standard_normal(200).tolist(), **groups))["mass of the top 1 %"].says
+    assert said.count("%") == 3
+    assert "g5" in said.split(",")[0]
+    assert "and 3 more" in said
