@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from curate.gradients.scoring import Whitening, prepare_sketches
+from curate.gradients.roots import Whitening
+from curate.gradients.scoring import prepare_sketches
 from curate.progress import Reporter, Silent
 from curate.scores.parts import Part
 from curate.stores.storage import Products
