@@ -30,7 +30,8 @@ LEAST_DOCUMENTS = 50_000
 """Fewer are searched exactly: one pass over them takes less than a tenth of a second."""
 RECALL, K = 0.97, 10  # aimed at on the store's own documents; a little is lost on others
 WIDTH = 256
-_TRAINING = 8192  # documents that principal components are found on
+_TRAINING = 8192  # documents that principal components are found on, of wide sketches as many as fill these bytes
+_TRAINING_BYTES = 2**31
 _CALIBRATION = 256
 _DEPTHS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 _BREADTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -164,7 +165,8 @@ def make_approximate(whitened: Whitened, factory: str, width: int = WIDTH) -> Ap
 
 def _components(whitened: Whitened, width: int) -> Tensor:
     """Return the leading principal directions (uncentred) of a sample of the store, largest first."""
-    count = min(_TRAINING, len(whitened))
+    fit = max(2 * width, _TRAINING_BYTES // (4 * whitened.store.storage.width))
+    count = min(_TRAINING, fit, len(whitened))
     rng = np.random.default_rng(_SEED)
     vectors = _at(whitened, np.sort(rng.choice(len(whitened), count, replace=False)))
     width = min(width, *vectors.shape)

@@ -13,7 +13,7 @@ from curate.gradients.roots import Whitening
 from curate.gradients.scoring import prepare_sketches
 from curate.progress import Reporter, Silent
 from curate.scores.parts import Part
-from curate.stores.storage import Products
+from curate.stores.storage import Products, paired
 from curate.stores.store import Store
 from curate.stores.streaming import stream
 from curate.stores.whitening import folded, norms
@@ -75,9 +75,8 @@ class Whitened:
             part = self.parts[number]
             where = known[places]
             rows = flat[where] - self.starts[number]
-            values = self.store.storage.decode(self.store.codes(part)[rows.numpy()])
-            owners = where // candidates.shape[1]
-            cosines[where] = (values * raw[owners]).sum(1) / self.norms[part.path.stem][rows]
+            found = paired(self.store.storage, self.store.codes(part)[rows.numpy()], raw, where // candidates.shape[1])
+            cosines[where] = found / self.norms[part.path.stem][rows]
         return cosines.view(candidates.shape)
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from curate.errors import SettingsError, nearest
@@ -74,6 +74,14 @@ class Storage:
     def numbers(self) -> int:
         """Numbers of a sketch as it lies."""
         return self.packing.width
+
+    @property
+    def rows(self) -> int:
+        """How many documents best go through a product together.
+
+        128 rows of 7 000 numbers, widened, are what a core's cache holds; of factors, only one layer's are widened.
+        """
+        return 128 if self.packing.is_whole else 512
 
     @cached_property
     def _sections(self) -> list[int]:
@@ -198,3 +206,16 @@ class Products:
         queries = self.queries[:, place.block.start : place.block.stop].view(-1, rows, columns)
         products = [(right @ q.T).mul_(left).sum(1) for q in queries]
         return torch.stack(products, 1).view(-1, rank, len(queries)).sum(1)
+
+
+def paired(
+    storage: Storage, codes: Codes, queries: Float[Tensor, "queries sketch"], owners: Int[Tensor, "documents"]
+) -> Float[Tensor, "documents"]:
+    """Return the product of every document with the query that owns it."""
+    if storage.packing.is_whole:
+        return (storage.decode(codes) * queries[owners]).sum(1)
+    total = torch.zeros(len(codes))
+    for place in storage.packing.places:
+        own = queries[:, place.block.start : place.block.stop][owners]
+        total += (storage.layer(codes, place) * own).sum(1)
+    return total

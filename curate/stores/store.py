@@ -47,6 +47,7 @@ from curate.stores.storage import Codes, Storage
 if TYPE_CHECKING:
     from curate.stores.query import Hit
 
+_ELSEWHERE = "eigenvectors"
 _WIDENED = 64  # low-rank sketches that are made whole at a time: each may be megabytes
 SHARDS, BACKGROUND, WHITENING = "shards.json", "background.json", "curvature/whitening.safetensors"
 
@@ -202,14 +203,34 @@ class Store(PartFolder):
 
     def keep_whitening(self, whitening: Whitening) -> None:
         """Keep what the second moment gives: the roots that sketches are whitened by unless told otherwise."""
+        roots = flat(moved(whitening, torch.device("cpu"), torch.float32))
+        elsewhere, there = self._eigenvectors(roots)
         with atomic_write(self.path / WHITENING) as temporary:
-            roots = flat(moved(whitening, torch.device("cpu"), torch.float32))
-            save_file({name: root.contiguous() for name, root in roots.items()}, temporary)
+            own = {name: root.contiguous() for name, root in roots.items() if name not in there}
+            save_file(own, temporary, metadata={_ELSEWHERE: elsewhere} if there else None)
 
     def whitening(self) -> Whitening:
         """Return those roots, in float32."""
         with safe_open(self.path / WHITENING, framework="pt") as file:
-            return from_flat({name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            elsewhere = (file.metadata() or {}).get(_ELSEWHERE)
+        if elsewhere is not None:
+            with safe_open(self.path / elsewhere, framework="pt") as file:
+                missing = {n.replace(" damping", " vectors") for n in tensors if n.endswith(" damping")} - set(tensors)
+                tensors |= {name: file.get_tensor(name).float().clone() for name in missing}
+        return from_flat(tensors)
+
+    def _eigenvectors(self, roots: Mapping[str, Tensor]) -> tuple[str, set[str]]:
+        """Return the file of the store's fits that holds eigenvectors of these roots already, and their names.
+
+        Those of large layers are the most that there is beside sketches: once is enough.
+        """
+        for path in sorted((self.path / WHITENING).parent.glob("eigen-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                there = {n for n in file.keys() if n in roots}  # noqa: SIM118
+                if there and all(file.get_tensor(n).float().equal(roots[n]) for n in there):
+                    return str(path.relative_to(self.path)), there
+        return "", set()
 
     def _sketches(self, part: str, name: str) -> Path:
         return self.path / "sketches" / f"{part}.{name}.npy"

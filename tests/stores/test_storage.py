@@ -4,7 +4,7 @@ import torch
 from curate.errors import SettingsError
 from curate.gradients.low_rank import truncated
 from curate.gradients.sketches import Block
-from curate.stores.storage import DTYPES, Products, Storage
+from curate.stores.storage import DTYPES, Products, Storage, paired
 
 BLOCKS = [Block(name="a", start=0, rows=3, columns=4), Block(name="b", start=12, rows=2, columns=10)]
 
@@ -88,6 +88,16 @@ def test_products_with_factors_are_those_with_the_sketches_that_they_make(dtype:
     expected = storage.decode(codes).double() @ asked.double().T
     size = storage.decode(codes).norm(dim=1, keepdim=True) * asked.norm(dim=1)
     assert ((Products(storage, asked)(codes) - expected).abs() / size).max() < 1e-6
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_document_meets_its_own_query(dtype: str, rank: int) -> None:
+    storage, asked = Storage(dtype, WIDE, rank=rank), torch.randn(3, 78)
+    codes, owners = storage.encode(wide(9)), torch.arange(9) % 3
+    expected = Products(storage, asked)(codes).gather(1, owners[:, None])[:, 0]
+    size = storage.decode(codes).norm(dim=1) * asked.norm(dim=1)[owners]
+    assert ((paired(storage, codes, asked, owners) - expected).abs() / size).max() < 1e-6
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("float32", 4 * 40 + 4), ("float16", 2 * 40 + 4), ("int8", 40 + 3 * 4)])

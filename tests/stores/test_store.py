@@ -63,6 +63,14 @@ def test_a_store_keeps_the_roots_that_sketches_of_low_rank_are_whitened_by(tmp_p
     copy = Store.open(tmp_path / "copy")
     copy.keep_whitening(whitening)
     assert fingerprint(copy.whitening()) == fingerprint(whitening)
+    small, whole = ((s.path / "curvature" / "whitening.safetensors").stat().st_size for s in (low_rank, copy))
+    assert small == whole  # eigenvectors lie in the store once, beside what other dampings are made of
+    shutil.copytree(low_rank.path / "curvature", tmp_path / "copy" / "curvature", dirs_exist_ok=True)
+    for path in (tmp_path / "copy" / "curvature").glob("eigen-*"):
+        path.unlink()
+    copy.keep_whitening(whitening)
+    assert fingerprint(copy.whitening()) == fingerprint(whitening)
+    assert (copy.path / "curvature" / "whitening.safetensors").stat().st_size > 4 * small
     assert (low_rank.path / "norms" / fingerprint(whitening)).exists()
 
 
