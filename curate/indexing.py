@@ -119,7 +119,7 @@ class Indexing:
         """Sketch a few documents and reckon what all will take."""
         proxy = self._proxy()
         engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
-        storage = Storage(self.settings.storage, engine.blocks)
+        storage = Storage(self.settings.storage, engine.blocks, self.settings.rank)
         encoder = make_encoder(self.settings, proxy)
         batching = make_batching(self.settings, proxy, encoder)
         sample = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed, self.settings.fields)
@@ -137,7 +137,7 @@ class Indexing:
         return IndexPlan(
             documents=documents,
             tokens=round(documents * sum(len(e.ids) for e in encoded) / len(encoded)),
-            numbers_per_document=storage.width,
+            numbers_per_document=storage.numbers,
             bytes_per_document=storage.bytes_per_document,
             text_bytes_per_document=sum(len(d.plain_text.encode()) for d in sample) / len(sample),
             disk_bytes=documents * storage.bytes_per_document,
@@ -189,7 +189,7 @@ class Indexing:
         norms(store, None, self.reporter)
 
     def _usual(self) -> trackstar.Settings:
-        return trackstar.Settings(dim=self.settings.dim, seed=self.settings.seed)
+        return trackstar.Settings(dim=self.settings.dim, rank=self.settings.rank, seed=self.settings.seed)
 
     def _inputs(self, store: Store, proxy: Proxy, encoder: Encoder, target: EncodedTarget) -> Inputs:
         return make_inputs(

@@ -6,14 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.gradients.scoring import Whitening
+from curate.gradients.roots import ThinRoot, Whitening
 from curate.gradients.sketches import Block
 
 Moments = dict[str, Float[Tensor, "_ _"]]
 """A square matrix per layer."""
 
-Spectra = dict[str, tuple[Float[Tensor, "n"], Float[Tensor, "n n"]]]
-"""Eigenvalues and eigenvectors per layer."""
+Spectra = dict[str, tuple[Float[Tensor, "k"], Float[Tensor, "n k"]]]
+"""Eigenvalues and eigenvectors per layer; k < n where the others are zero."""
+
+# Share of the mean eigenvalue below which an eigenvector of a sample is rounding.
+_NOTHING = 1e-9
 
 
 class SecondMoment:
@@ -43,7 +46,8 @@ def inverse_roots(moments: Moments, *, damping: float) -> Whitening:
     TrackStar (Chang et al. 2024, arXiv 2410.17413, §3.2 and appendix). The root is symmetric, so that applying it to
     both sides of a product is one damped solve. A layer whose sketches are all zero keeps them so.
     """
-    return {name: root.to(moments[name]) for name, root in roots_of(decompose(moments), damping=damping).items()}
+    roots = roots_of(decompose(moments), damping=damping)
+    return {name: root.to(moments[name].device, moments[name].dtype) for name, root in roots.items()}
 
 
 def decompose(moments: Moments) -> Spectra:
@@ -55,10 +59,35 @@ def decompose(moments: Moments) -> Spectra:
     return {name: (values.clamp_min(0), vectors) for name, (values, vectors) in found.items()}
 
 
+def decompose_sample(
+    sample: Float[Tensor, "documents n"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "k"], Float[Tensor, "n k"]]:
+    """Return eigenvalues and eigenvectors of R = SᵀS / N of one layer from its sample S itself.
+
+    With fewer documents than entries R has no more eigenvectors than documents: they come from the Gram matrix S Sᵀ,
+    whose eigenvectors U give them as Sᵀ U (N λ)^(-1/2), and are kept in `dtype`. Else it is `decompose`, in float64.
+    """
+    documents, entries = sample.shape
+    sample = sample.cpu().to(torch.float64)
+    if documents >= entries:
+        return decompose({"": sample.T @ sample / documents})[""]
+    values, turn = torch.linalg.eigh(sample @ sample.T / documents)
+    held = values > _NOTHING * values.sum().clamp_min(0) / entries
+    values, turn = values[held], turn[:, held]
+    return values, (sample.T @ (turn * (documents * values).rsqrt())).to(dtype)
+
+
 def roots_of(spectra: Spectra, *, damping: float) -> Whitening:
-    """Return the damped inverse roots of decomposed moments, in float64 on the CPU; see `inverse_roots`."""
-    roots = {}
+    """Return the damped inverse roots of decomposed moments, in float64 on the CPU; see `inverse_roots`.
+
+    The mean eigenvalue is that of all of them, whether or not zeros are left out.
+    """
+    roots: Whitening = {}
     for name, (eigenvalues, vectors) in spectra.items():
+        if vectors.shape[1] < len(vectors):
+            delta = damping * float(eigenvalues.sum()) / len(vectors)
+            roots[name] = ThinRoot(damping=delta, eigenvalues=eigenvalues, vectors=vectors)
+            continue
         damped = eigenvalues + damping * eigenvalues.mean()
         scale = torch.where(damped > 0, damped, torch.ones_like(damped)).rsqrt()
         roots[name] = (vectors * scale) @ vectors.T

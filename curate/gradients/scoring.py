@@ -8,12 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.documents import Batching, document_sketches
+from curate.gradients.low_rank import truncated
+from curate.gradients.roots import Whitening, whiten
 from curate.gradients.scored import Scored
 from curate.gradients.sketches import Block, SketchEngine
 from curate.tokens import Encoded
-
-Whitening = dict[str, Float[Tensor, "_ _"]]
-"""A symmetric matrix per layer, applied to that layer's columns of a sketch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +25,8 @@ class SketchScorer:
     whitening: Whitening | None
     unit: bool
     """Whether a document's sketch is brought to norm 1 after whitening."""
+    rank: int = 0
+    """Of the approximation that stands for each layer of a document's sketch; 0: it is whole, as queries always are."""
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's scores; no document's result depends on the others."""
@@ -35,7 +36,8 @@ class SketchScorer:
             index = torch.tensor(found.documents)
             losses[index] = found.losses.to(losses)
             norms[index] = found.values.norm(dim=1).to(norms)
-            ready = prepare_sketches(found.values, self.engine.blocks, self.whitening, unit=self.unit)
+            values = truncated(found.values, self.engine.blocks, self.rank)
+            ready = prepare_sketches(values, self.engine.blocks, self.whitening, unit=self.unit)
             scores[index] = (ready @ self.queries.T).to(scores)
             scores[index[~norms[index].isfinite()]] = torch.nan  # an overflow on the way to norm 1 would hide it
         return Scored(scores=scores, losses=losses, norms=norms)
@@ -50,7 +52,7 @@ def prepare_sketches(
 ) -> Float[Tensor, "documents sketch"]:
     """Whiten sketches layer by layer, then bring them to norm 1 over all layers (TrackStar's order, §3)."""
     if whitening is not None:
-        values = torch.cat([values[:, b.start : b.stop] @ whitening[b.name] for b in blocks], 1)
+        values = torch.cat([whiten(values[:, b.start : b.stop], whitening[b.name]) for b in blocks], 1)
     if not unit:
         return values
     # A gradient of exactly zero has no direction: it stays zero, and so does its score.

@@ -24,11 +24,20 @@ class SketchSettings:
 
     dim: int = 16
     """Dimensions per side and layer; a layer's sketch has dim² entries. More is closer to the exact gradient."""
+    rank: int = 0
+    """Of the approximation that stands for each layer of a document's sketch, in 2·dim·rank numbers; 0: all of it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise SettingsError(f"dim is {self.dim}; expected at least 1.")
+        check_projection(self.dim, self.rank)
+
+
+def check_projection(dim: int, rank: int) -> None:
+    """Raise SettingsError unless there are sketches of these dimensions and this rank."""
+    if dim < 1:
+        raise SettingsError(f"dim is {dim}; expected at least 1.")
+    if rank < 0:
+        raise SettingsError(f"rank is {rank}; expected 1 or more, or 0 for whole sketches.")
 
 
 @dataclass(frozen=True, kw_only=True)

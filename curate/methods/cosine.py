@@ -21,4 +21,4 @@ def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
     target = target_sketches(engine, inputs, settings)
     ready = partial(prepare_sketches, blocks=engine.blocks, whitening=None, unit=True)
     means = queries(engine, inputs, settings, target, ready)
-    return SketchScorer(engine=engine, queries=means, whitening=None, unit=True)
+    return SketchScorer(engine=engine, queries=means, whitening=None, unit=True, rank=settings.rank)

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from curate.curvature.second_moment import (
@@ -17,6 +18,7 @@ from curate.curvature.second_moment import (
     SecondMoment,
     Spectra,
     decompose,
+    decompose_sample,
     inverse_roots,
     mix,
     mixing_share,
@@ -24,7 +26,9 @@ from curate.curvature.second_moment import (
     spectrum,
 )
 from curate.errors import CurateError, SettingsError
-from curate.gradients.scoring import SketchScorer, Whitening, prepare_sketches
+from curate.gradients.low_rank import Packing
+from curate.gradients.roots import Whitening, moved
+from curate.gradients.scoring import SketchScorer, prepare_sketches
 from curate.gradients.sketches import SketchEngine
 from curate.methods._contract import Inputs
 from curate.methods._sketched import OFFERS as OFFERS
@@ -57,6 +61,11 @@ class Settings(SketchSettings):
         share = self.target_share
         if not (share == "paper" or (isinstance(share, int | float) and 0 <= share <= 1)):
             raise SettingsError(f"target_share is {share!r}; expected a number from 0 to 1, or 'paper'.")
+        if self.rank and share != 0:
+            raise SettingsError(
+                f"target_share is {share!r} with rank {self.rank}: R of low-rank sketches is never formed, nor mixed.",
+                hint="Leave target_share out, or use rank 0 and a small dim.",
+            )
 
 
 def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
@@ -70,23 +79,48 @@ def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
         whitening = inverse_roots(mixed, damping=settings.damping)
     ready = partial(prepare_sketches, blocks=engine.blocks, whitening=whitening, unit=True)
     means = queries(engine, inputs, settings, target, ready)
-    return SketchScorer(engine=engine, queries=means, whitening=whitening, unit=True)
+    return SketchScorer(engine=engine, queries=means, whitening=whitening, unit=True, rank=settings.rank)
 
 
 def whitening_of(engine: SketchEngine, inputs: Inputs, settings: Settings) -> Whitening:
     """Return R^(-1/2) of the background alone. A store keeps R's eigendecomposition, too: no solve per target."""
-    if inputs.stored is None:
+    if inputs.stored is None and not settings.rank:
         return inverse_roots(_moments(engine, inputs, settings), damping=settings.damping)
     keys = _depends_on(inputs, settings)
-    kept = inputs.kept.get("curvature/eigen", keys, lambda: _flat(decompose(_moments(engine, inputs, settings))))
+    kept = inputs.kept.get("curvature/eigen", keys, lambda: _flat(_spectra(engine, inputs, settings)))
     whitening = roots_of(
         {b.name: (kept[f"{b.name} values"], kept[f"{b.name} vectors"]) for b in engine.blocks}, damping=settings.damping
     )
-    return {name: root.to(inputs.proxy.device, engine.dtype) for name, root in whitening.items()}
+    return moved(whitening, inputs.proxy.device, engine.dtype)
 
 
 def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:
-    return depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
+    rank = {"rank": settings.rank} if settings.rank else {}  # whole sketches were kept before there were others
+    return depends_on(inputs, settings) | {"background": inputs.background_fingerprint} | rank
+
+
+def _spectra(engine: SketchEngine, inputs: Inputs, settings: Settings) -> Spectra:
+    """Decompose R: at rank 0 from R itself, else layer by layer from the background's sketches, held packed.
+
+    What is found takes documents × entries numbers per layer where documents are fewer (N = 2 048 at dim 64: 33 MB).
+    """
+    if not settings.rank:
+        return decompose(_moments(engine, inputs, settings))
+    packing = Packing(engine.blocks, settings.rank)
+    packed = [packing.pack(v[v.isfinite().all(1)]).cpu() for v in background_sketches(engine, inputs)]
+    sample = torch.cat(packed) if packed else torch.zeros(0, packing.width)
+    _refuse_none(len(sample))
+    spectra: Spectra = {}
+    with inputs.reporter.stage("second moment", total=len(packing.places), unit="layers") as stage:
+        for place in packing.places:
+            spectra[place.block.name] = decompose_sample(packing.layer(sample, place), engine.dtype)
+            stage.advance(1)
+    return spectra
+
+
+def _refuse_none(documents: int) -> None:
+    if not documents:
+        raise CurateError("No document of the background sample has a finite gradient.", hint="Use --dtype float32.")
 
 
 def _moments(engine: SketchEngine, inputs: Inputs, settings: Settings) -> Moments:
@@ -99,8 +133,7 @@ def _fit(engine: SketchEngine, inputs: Inputs) -> Moments:
     moment = SecondMoment(engine.blocks)
     for values in background_sketches(engine, inputs):
         moment.update(values)
-    if not moment.count:
-        raise CurateError("No document of the background sample has a finite gradient.", hint="Use --dtype float32.")
+    _refuse_none(moment.count)
     return moment.mean()
 
 

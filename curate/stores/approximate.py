@@ -11,6 +11,7 @@ reached is kept and told.
 import json
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,8 +35,10 @@ LEAST_DOCUMENTS = 50_000
 RECALL, K = 0.97, 10  # aimed at on the store's own documents; a little is lost on others
 BITS = "BFlat"
 """The index that is made unless another is asked for."""
+BITS_MOST = 8192
 COMPONENTS = 256
-_TRAINING = 8192  # documents that principal components are found on
+_TRAINING = 8192  # documents that principal components are found on, of wide sketches as many as fill these bytes
+_TRAINING_BYTES = 2**31
 _CALIBRATION = 256
 _DEPTHS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 _BREADTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -82,7 +85,7 @@ class Short:
     def __call__(self, units: Float[Tensor, "documents sketch"]) -> np.ndarray:
         """Return what FAISS is given: uint8 of eight bits each, or float32."""
         if self.components is None:
-            return np.packbits(units.numpy() > 0, axis=1)
+            return np.packbits(units[:, _numbers(units.shape[1])].numpy() > 0, axis=1)
         return (units @ self.components.T).contiguous().numpy()
 
 
@@ -108,6 +111,15 @@ class Approximate:
     def candidates(self, queries: Tensor, depth: int) -> Tensor:
         """Return the positions of the documents that seem nearest; -1 where the probed lists hold fewer."""
         return torch.from_numpy(self.index.search(self.short(queries), depth)[1])
+
+
+@lru_cache
+def _numbers(width: int) -> Tensor | slice:
+    """Return which numbers give a bit: all, or a seeded choice where there are more than tell angles apart."""
+    if width <= BITS_MOST:
+        return slice(None)
+    chosen = np.random.default_rng(_SEED).choice(width, BITS_MOST, replace=False)
+    return torch.from_numpy(np.sort(chosen))
 
 
 def choose_search(whitened: Whitened, *, exact: bool = False) -> Search:
@@ -182,7 +194,7 @@ def _compares_bits(factory: str) -> bool:
 def _new(factory: str, numbers: int, width: int) -> Any:
     try:
         if _compares_bits(factory):
-            return faiss.index_binary_factory(8 * ((numbers + 7) // 8), factory)
+            return faiss.index_binary_factory(8 * ((min(numbers, BITS_MOST) + 7) // 8), factory)
         return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise SettingsError(
@@ -200,7 +212,8 @@ def _read(path: Path, factory: str) -> Any:
 
 def _components(whitened: Whitened, width: int) -> Tensor:
     """Return the leading principal directions (uncentred) of a sample of the store, largest first."""
-    count = min(_TRAINING, len(whitened))
+    fit = max(2 * width, _TRAINING_BYTES // (4 * whitened.store.storage.width))
+    count = min(_TRAINING, fit, len(whitened))
     rng = np.random.default_rng(_SEED)
     vectors = _at(whitened, np.sort(rng.choice(len(whitened), count, replace=False)))
     width = min(width, *vectors.shape)

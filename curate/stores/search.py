@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from curate.gradients.scoring import Whitening, prepare_sketches
+from curate.gradients.roots import Whitening
+from curate.gradients.scoring import prepare_sketches
 from curate.progress import Reporter, Silent
 from curate.scores.parts import Part
-from curate.stores.storage import Codes, Products
+from curate.stores.storage import Codes, Products, paired
 from curate.stores.store import Store
 from curate.stores.streaming import stream
 from curate.stores.whitening import folded, norms
@@ -84,7 +85,7 @@ class Whitened:
         owners = there.nonzero()[:, 0]
         cosines = torch.full(candidates.shape, -1.0)
         # All numbers at once: small products in turn would spend their time waking threads.
-        cosines[there] = torch.linalg.vecdot(self.store.storage.decode(codes), raw[owners]) / lengths
+        cosines[there] = paired(self.store.storage, codes, raw, owners) / lengths
         return cosines
 
     def _gathered(self, positions: np.ndarray) -> tuple[Codes, Tensor]:

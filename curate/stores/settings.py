@@ -8,6 +8,7 @@ from typing import Any
 
 from curate.documents import Fields
 from curate.errors import SettingsError
+from curate.methods._sketched import check_projection
 from curate.settings import DEFAULT_MODEL, ScoreSettings
 from curate.stores.storage import DTYPES
 
@@ -36,12 +37,13 @@ class IndexSettings:
     part_documents: int = 1024
     dim: int = 16
     """Dimensions per side and layer of a sketch."""
+    rank: int = 0
+    """Of the approximation that is kept of each layer of a document's sketch; 0: all of it."""
     storage: str = "float16"
     """Numbers on disk: float32, float16 or int8."""
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise SettingsError(f"dim is {self.dim}; expected at least 1.")
+        check_projection(self.dim, self.rank)
         if self.storage not in DTYPES:
             raise SettingsError(f"storage is {self.storage!r}; expected one of {', '.join(DTYPES)}.")
         self.scoring(target=("(none)",), method="cosine")  # what both are asked for is checked in one place
@@ -50,7 +52,7 @@ class IndexSettings:
         """Return settings of a scoring run that reads documents and takes gradients as this index does."""
         shared = {f.name for f in dataclasses.fields(ScoreSettings)} & {f.name for f in dataclasses.fields(self)}
         own: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        return ScoreSettings(**(own | others), method_settings={"dim": self.dim, "seed": self.seed})
+        return ScoreSettings(**(own | others), method_settings={"dim": self.dim, "rank": self.rank, "seed": self.seed})
 
     def as_dict(self) -> dict[str, Any]:
         """Return what a store's record holds under `settings`: all but the pool."""

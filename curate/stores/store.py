@@ -25,6 +25,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -33,7 +34,7 @@ from torch import Tensor
 from curate.atomic import atomic_write, write_text
 from curate.documents import Fields, Pool
 from curate.errors import CurateError, SettingsError
-from curate.gradients.scoring import Whitening
+from curate.gradients.roots import Whitening, flat, from_flat, moved
 from curate.gradients.sketches import Block
 from curate.schema import ROW_FIELDS, Document
 from curate.scores.folder import PartFolder
@@ -46,6 +47,8 @@ from curate.stores.storage import Codes, Storage
 if TYPE_CHECKING:
     from curate.stores.query import Hit
 
+_ELSEWHERE = "eigenvectors"
+_WIDENED = 64  # low-rank sketches that are made whole at a time: each may be megabytes
 SHARDS, BACKGROUND, WHITENING = "shards.json", "background.json", "curvature/whitening.safetensors"
 
 
@@ -79,7 +82,7 @@ class Store(PartFolder):
     @cached_property
     def storage(self) -> Storage:
         blocks = [Block(**b) for b in self.details["blocks"]]
-        return Storage(self.asked.storage, blocks)
+        return Storage(self.asked.storage, blocks, self.asked.rank)
 
     @property
     def shards(self) -> dict[str, dict[str, Any]]:
@@ -189,23 +192,45 @@ class Store(PartFolder):
         return self.table(pa.schema(ROW_FIELDS))
 
     def background(self) -> Iterator[Float[Tensor, "documents sketch"]]:
-        """Yield the sketches of the background sample, a part at a time."""
+        """Yield the sketches of the background sample, some of a part at a time."""
         wanted = json.loads((self.path / BACKGROUND).read_text(encoding="utf-8"))
         for part in self.all_parts():
             numbers = pq.read_table(part.path, columns=["row"])["row"].to_numpy()
             places = np.flatnonzero(np.isin(numbers, wanted.get(part.shard, [])))
-            if len(places):
-                yield self.storage.decode(self.codes(part)[places])
+            step = _WIDENED if self.storage.rank else max(1, len(places))
+            for i in range(0, len(places), step):
+                yield self.storage.decode(self.codes(part)[places[i : i + step]])
 
     def keep_whitening(self, whitening: Whitening) -> None:
         """Keep what the second moment gives: the roots that sketches are whitened by unless told otherwise."""
+        roots = flat(moved(whitening, torch.device("cpu"), torch.float32))
+        elsewhere, there = self._eigenvectors(roots)
         with atomic_write(self.path / WHITENING) as temporary:
-            save_file({name: root.cpu().float().contiguous() for name, root in whitening.items()}, temporary)
+            own = {name: root.contiguous() for name, root in roots.items() if name not in there}
+            save_file(own, temporary, metadata={_ELSEWHERE: elsewhere} if there else None)
 
     def whitening(self) -> Whitening:
         """Return those roots, in float32."""
         with safe_open(self.path / WHITENING, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            elsewhere = (file.metadata() or {}).get(_ELSEWHERE)
+        if elsewhere is not None:
+            with safe_open(self.path / elsewhere, framework="pt") as file:
+                missing = {n.replace(" damping", " vectors") for n in tensors if n.endswith(" damping")} - set(tensors)
+                tensors |= {name: file.get_tensor(name).float().clone() for name in missing}
+        return from_flat(tensors)
+
+    def _eigenvectors(self, roots: Mapping[str, Tensor]) -> tuple[str, set[str]]:
+        """Return the file of the store's fits that holds eigenvectors of these roots already, and their names.
+
+        Those of large layers are the most that there is beside sketches: once is enough.
+        """
+        for path in sorted((self.path / WHITENING).parent.glob("eigen-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                there = {n for n in file.keys() if n in roots}  # noqa: SIM118
+                if there and all(file.get_tensor(n).float().equal(roots[n]) for n in there):
+                    return str(path.relative_to(self.path)), there
+        return "", set()
 
     def _sketches(self, part: str, name: str) -> Path:
         return self.path / "sketches" / f"{part}.{name}.npy"

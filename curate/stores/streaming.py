@@ -12,10 +12,8 @@ from curate.scores.parts import Part
 from curate.stores.storage import Codes
 from curate.stores.store import Store
 
-# Rows that go through a product together: 128 rows of 7 000 numbers, widened, are what a core's cache holds.
-ROWS = 128
 # A task of several blocks costs less than handing each to a thread.
-BLOCKS = 8
+TASK = 1024
 # Parts that are worked on at once, so that no thread waits for the end of one.
 AHEAD = 8
 
@@ -43,8 +41,8 @@ def stream(
         waiting: deque[tuple[Part, list[Future[Tensor]]]] = deque()
         for part in store.all_parts() if parts is None else parts:
             codes = store.codes(part)
-            step = ROWS * BLOCKS
-            tasks = [pool.submit(_blocks, work, codes[i : i + step]) for i in range(0, max(1, len(codes)), step)]
+            starts = range(0, max(1, len(codes)), TASK)
+            tasks = [pool.submit(_blocks, work, codes[i : i + TASK], store.storage.rows) for i in starts]
             waiting.append((part, tasks))
             if len(waiting) > AHEAD:
                 yield _gathered(waiting.popleft())
@@ -52,8 +50,8 @@ def stream(
             yield _gathered(waiting.popleft())
 
 
-def _blocks(work: Callable[[Codes], Tensor], codes: Codes) -> Tensor:
-    return torch.cat([work(codes[i : i + ROWS]) for i in range(0, max(1, len(codes)), ROWS)])
+def _blocks(work: Callable[[Codes], Tensor], codes: Codes, rows: int) -> Tensor:
+    return torch.cat([work(codes[i : i + rows]) for i in range(0, max(1, len(codes)), rows)])
 
 
 def _gathered(item: tuple[Part, list[Future[Tensor]]]) -> tuple[Part, Tensor]:

@@ -12,7 +12,8 @@ import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.gradients.scoring import Whitening, prepare_sketches
+from curate.gradients.roots import Whitening, flat, moved, whiten
+from curate.gradients.scoring import prepare_sketches
 from curate.progress import Reporter
 from curate.scores.parts import Part
 from curate.stores.storage import Codes
@@ -39,6 +40,8 @@ def norms(store: Store, whitening: Whitening | None, reporter: Reporter) -> dict
         white = _on_cpu(whitening)
 
         def work(codes: Codes) -> Tensor:
+            if not store.storage.packing.is_whole:
+                return _by_layer(store, codes, white)
             values = store.storage.decode(codes)
             return prepare_sketches(values, store.storage.blocks, white, unit=False).norm(dim=1)
 
@@ -54,14 +57,26 @@ def fingerprint(whitening: Whitening | None) -> str:
     if whitening is None:
         return "plain"
     digest = xxhash.xxh3_64()
-    for name in sorted(whitening):
+    tensors = flat(whitening)
+    for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(whitening[name].cpu().contiguous().numpy().tobytes())
+        digest.update(tensors[name].cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
+def _by_layer(store: Store, codes: Codes, whitening: Whitening | None) -> Float[Tensor, "documents"]:
+    """Return norms of sketches that are only whole one layer at a time."""
+    squares = torch.zeros(len(codes), dtype=torch.float64)
+    for place in store.storage.packing.places:
+        values = store.storage.layer(codes, place)
+        if whitening is not None:
+            values = whiten(values, whitening[place.block.name])
+        squares += values.norm(dim=1).double().square()
+    return squares.sqrt().float()
+
+
 def _on_cpu(whitening: Whitening | None) -> Whitening | None:
-    return None if whitening is None else {name: w.cpu().float() for name, w in whitening.items()}
+    return None if whitening is None else moved(whitening, torch.device("cpu"), torch.float32)
 
 
 def _file(folder: Path, part: Part) -> Path:

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from curate.curvature.second_moment import SecondMoment, inverse_roots, mix, mixing_share, spectrum
+from curate.curvature.second_moment import (
+    SecondMoment,
+    decompose_sample,
+    inverse_roots,
+    mix,
+    mixing_share,
+    roots_of,
+    spectrum,
+)
+from curate.gradients.roots import ThinRoot, whiten
 from curate.gradients.scoring import prepare_sketches
 from curate.gradients.sketches import Block
 
@@ -64,6 +73,24 @@ def test_both_roots_together_are_one_damped_solve(damping: float) -> None:
         expected = expected + one[columns] @ torch.linalg.solve(damped, other[columns])
     torch.testing.assert_close(whitened[0] @ whitened[1], expected)
     assert all(torch.allclose(root, root.T) for root in whitening.values())
+
+
+@pytest.mark.parametrize("documents", [1, 5, 9, 10, 30])
+@pytest.mark.parametrize("damping", [0.01, 0.1, 1.0])
+def test_the_root_of_a_sample_is_that_of_its_moment(documents: int, damping: float) -> None:
+    sample, values = sketches(documents), sketches(3, seed=1)
+    expected = whiten(values, inverse_roots({"a": sample.T @ sample / documents}, damping=damping)["a"])
+    for dtype, error in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
+        root = roots_of({"a": decompose_sample(sample, dtype)}, damping=damping)["a"]
+        assert isinstance(root, ThinRoot) == (documents < 10)
+        found = whiten(values.to(root.vectors.dtype) if isinstance(root, ThinRoot) else values, root)
+        assert ((found - expected).abs() / expected.norm(dim=1, keepdim=True)).max() < error
+
+
+def test_a_sample_without_any_gradient_leaves_sketches_as_they_are() -> None:
+    root = roots_of({"a": decompose_sample(torch.zeros(3, 10), torch.float32)}, damping=0.1)["a"]
+    values = torch.randn(2, 10)
+    assert whiten(values, root).equal(values)
 
 
 def test_the_identity_leaves_sketches_as_they_are() -> None:

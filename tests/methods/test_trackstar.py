@@ -82,6 +82,17 @@ def test_the_targets_own_moment_is_mixed_in_by_its_share(
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
 
 
+def test_at_full_rank_scores_are_those_of_whole_sketches(
+    tmp_path: Path, proxy: Proxy, target: Any, pool: Any, background: Any
+) -> None:
+    inputs = make_inputs(proxy, tmp_path, target, background)
+    whole = scores("trackstar", inputs, pool, dim=9).scores
+    for rank in (4, 1000):  # 4: every layer packed, so that little is lost; 1000: none
+        found = scores("trackstar", inputs, pool, dim=9, rank=rank).scores
+        error = (found - whole).abs().max() / whole.abs().max()
+        assert error < (0.2 if rank == 4 else 1e-9)
+
+
 @pytest.mark.parametrize("share", [0.4, 1.0, "paper"])
 def test_a_target_like_the_pool_changes_nothing_whatever_its_share(
     tmp_path: Path, proxy: Proxy, target: Any, pool: Any, share: float | str
@@ -131,6 +142,8 @@ def test_a_background_without_a_finite_gradient_is_refused(tmp_path: Path, targe
     ("changes", "message"),
     [
         ({"dim": 0}, "dim is 0; expected at least 1"),
+        ({"rank": -1}, "rank is -1; expected 1 or more, or 0 for whole sketches"),
+        ({"rank": 2, "target_share": "paper"}, r"target_share is 'paper' with rank 2"),
         ({"damping": -0.1}, r"damping is -0\.1; expected 0 or more"),
         ({"damping": float("nan")}, "damping is nan"),
         ({"target_share": 1.5}, r"target_share is 1\.5; expected a number from 0 to 1, or 'paper'"),

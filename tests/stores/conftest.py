@@ -37,6 +37,19 @@ def store(place: Path) -> Store:
     return pipeline.index(asked(place), place / "stores" / "exact")
 
 
+@pytest.fixture(scope="package")
+def low_rank(place: Path) -> Store:
+    """A store of factors whose layers have more entries than there are documents in the background."""
+    return pipeline.index(asked(place, dim=12, rank=2), place / "stores" / "low-rank")
+
+
+@pytest.fixture(scope="package", params=["float16", "int8"])
+def low_rank_compressed(request: pytest.FixtureRequest, place: Path) -> Store:
+    return pipeline.index(
+        asked(place, dim=12, rank=2, storage=request.param), place / "stores" / f"low-rank-{request.param}"
+    )
+
+
 @pytest.fixture(scope="package", params=["float16", "int8"])
 def compressed(request: pytest.FixtureRequest, place: Path) -> Store:
     return pipeline.index(asked(place, storage=request.param), place / "stores" / request.param)

@@ -15,8 +15,8 @@ from curate.stores.store import Store
 from tests.stores.conftest import asked
 
 
-def from_pool(place: Path, out: Path, method: str, **settings) -> pl.DataFrame:
-    own = asked(place).scoring(target=(str(place / "val.jsonl"),), method=method, group_by="task")
+def from_pool(place: Path, out: Path, method: str, *, dim: int = 4, rank: int = 0, **settings) -> pl.DataFrame:
+    own = asked(place, dim=dim, rank=rank).scoring(target=(str(place / "val.jsonl"),), method=method, group_by="task")
     run = pipeline.score(replace(own, method_settings={**own.method_settings, **settings}), out)
     return run.scores().collect()
 
@@ -48,7 +48,27 @@ def test_scores_are_those_computed_from_the_pool(
     place: Path, tmp_path: Path, store: Store, method: str, settings: dict
 ) -> None:
     expected = from_pool(place, tmp_path / "pool" / "x", method, **settings)
-    run = from_store(place, store, tmp_path / "store" / "x", method, method_settings=settings)
+    check_same(expected, from_store(place, store, tmp_path / "store" / "x", method, method_settings=settings))
+
+
+@pytest.mark.parametrize(("method", "settings"), [("trackstar", {}), ("cosine", {}), ("trackstar", {"damping": 1.0})])
+def test_scores_of_factors_are_those_computed_from_the_pool(
+    place: Path, tmp_path: Path, low_rank: Store, method: str, settings: dict
+) -> None:
+    expected = from_pool(place, tmp_path / "pool" / "x", method, dim=12, rank=2, **settings)
+    check_same(expected, from_store(place, low_rank, tmp_path / "store" / "x", method, method_settings=settings))
+    whole = from_pool(place, tmp_path / "whole" / "x", method, dim=12, **settings)
+    assert apart(whole, expected) > 1e-3  # a rank that does nothing would pass all else
+
+
+@pytest.mark.parametrize("dim", [4, 12], ids=["more documents than entries", "fewer"])
+def test_a_rank_at_which_no_layer_gains_changes_no_score(place: Path, tmp_path: Path, dim: int) -> None:
+    whole = from_pool(place, tmp_path / "whole" / "x", "trackstar", dim=dim)
+    same = from_pool(place, tmp_path / "same" / "x", "trackstar", dim=dim, rank=100)
+    assert apart(whole, same) < 1e-5
+
+
+def check_same(expected: pl.DataFrame, run: Run) -> None:
     found = run.scores().collect()
     assert found.columns == expected.columns
     assert apart(expected, found) < 1e-5
@@ -64,6 +84,15 @@ def test_fewer_bytes_keep_the_ranking(place: Path, tmp_path: Path, store: Store,
     small = from_store(place, compressed, tmp_path / "2" / "x", "trackstar").scores().collect()
     assert ranks(whole, small) > (0.9999 if compressed.storage.dtype == "float16" else 0.99)
     assert compressed.sketch_bytes < 0.6 * store.sketch_bytes
+
+
+def test_fewer_bytes_of_factors_keep_the_ranking(
+    place: Path, tmp_path: Path, low_rank: Store, low_rank_compressed: Store
+) -> None:
+    for method in ("trackstar", "cosine"):
+        whole = from_store(place, low_rank, tmp_path / "1" / method, method).scores().collect()
+        small = from_store(place, low_rank_compressed, tmp_path / "2" / method, method).scores().collect()
+        assert ranks(whole, small) > (0.999 if low_rank_compressed.storage.dtype == "float16" else 0.99)
 
 
 def test_a_control_set_is_subtracted(place: Path, tmp_path: Path, store: Store) -> None:
@@ -110,11 +139,19 @@ def test_what_the_store_decided_is_refused_by_name(place: Path, store: Store) ->
     with pytest.raises(SettingsError, match="dim: the store has 4, you asked for 8") as error:
         pipeline.score(ScoreSettings(target=target, store=str(store.path), method_settings={"dim": 8}))
     assert "another store" in error.value.hint
+    with pytest.raises(SettingsError, match="rank: the store has 0, you asked for 2"):
+        pipeline.score(ScoreSettings(target=target, store=str(store.path), method_settings={"rank": 2}))
     with pytest.raises(SettingsError, match="context: the store has null, you asked for 32"):
         pipeline.score(ScoreSettings(target=target, store=str(store.path), context=32))
     with pytest.raises(SettingsError, match="'ekfac' does not score by the sketches that a store holds") as error:
         pipeline.score(ScoreSettings(target=target, store=str(store.path), method="ekfac"))
     assert "choose one of cosine, trackstar" in error.value.hint
+
+
+def test_the_targets_moment_is_not_mixed_with_that_of_factors(place: Path, tmp_path: Path, low_rank: Store) -> None:
+    with pytest.raises(SettingsError, match=r"target_share is 0\.5 with rank 2") as error:
+        from_store(place, low_rank, tmp_path / "x", "trackstar", method_settings={"target_share": 0.5})
+    assert "rank 0" in error.value.hint
 
 
 def test_another_model_in_the_same_place_is_refused(place: Path, tmp_path: Path, store: Store) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from curate import pipeline
 from curate.errors import CurateError, SettingsError
+from curate.gradients.roots import moved, whiten
 from curate.progress import Silent
 from curate.schema import Document
 from curate.stores.approximate import Approximate, choose_search, ensure_search, make_approximate, open_approximate
@@ -21,16 +22,17 @@ from curate.stores.whitening import norms
 from tests.stores.conftest import asked
 
 
-@pytest.fixture
-def whitened(store: Store) -> Whitened:
-    return Whitened(store)
+@pytest.fixture(params=["store", "low_rank"])
+def whitened(request: pytest.FixtureRequest) -> Whitened:
+    return Whitened(request.getfixturevalue(request.param))
 
 
 def dense(whitened: Whitened) -> torch.Tensor:
     """Every document's unit vector, in float64, by the definition."""
     values = torch.cat([whitened.store.storage.decode(whitened.store.codes(p)) for p in whitened.parts]).double()
     blocks = whitened.store.storage.blocks
-    white = torch.cat([values[:, b.start : b.stop] @ whitened.whitening[b.name].double() for b in blocks], 1)
+    roots = moved(whitened.whitening, values.device, torch.float64)
+    white = torch.cat([whiten(values[:, b.start : b.stop], roots[b.name]) for b in blocks], 1)
     return white / white.norm(dim=1, keepdim=True)
 
 
@@ -51,7 +53,8 @@ def test_whitened_norms_are_those_of_the_whitened_sketches(whitened: Whitened) -
     store = whitened.store
     values = torch.cat([store.storage.decode(store.codes(p)) for p in whitened.parts]).double()
     blocks = store.storage.blocks
-    white = torch.cat([values[:, b.start : b.stop] @ whitened.whitening[b.name].double() for b in blocks], 1)
+    roots = moved(whitened.whitening, values.device, torch.float64)
+    white = torch.cat([whiten(values[:, b.start : b.stop], roots[b.name]) for b in blocks], 1)
     found = torch.cat([whitened.norms[p.path.stem] for p in whitened.parts])
     torch.testing.assert_close(found.double(), white.norm(dim=1), rtol=1e-5, atol=1e-9)
     plain = norms(store, None, Silent())

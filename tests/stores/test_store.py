@@ -8,10 +8,12 @@ import pytest
 
 from curate import pipeline
 from curate.errors import CurateError, SettingsError
+from curate.gradients.roots import ThinRoot
 from curate.indexing import Indexing
 from curate.progress import Silent
 from curate.settings import ScoreSettings
 from curate.stores.store import Store
+from curate.stores.whitening import fingerprint
 from tests.scoring import lines, make_rows
 from tests.stores.conftest import asked
 
@@ -48,8 +50,28 @@ def test_the_same_settings_give_the_same_bytes_and_a_lost_part_is_made_again(pla
 def test_other_settings_are_refused_by_name(place: Path, store: Store) -> None:
     with pytest.raises(SettingsError, match="dim: the store has 4, you asked for 8"):
         pipeline.index(asked(place, dim=8), store.path)
+    with pytest.raises(SettingsError, match="rank: the store has 0, you asked for 1"):
+        pipeline.index(asked(place, rank=1), store.path)
     with pytest.raises(SettingsError, match='storage: the store has "float32", you asked for "int8"'):
         pipeline.index(asked(place, storage="int8"), store.path)
+
+
+def test_a_store_keeps_the_roots_that_sketches_of_low_rank_are_whitened_by(tmp_path: Path, low_rank: Store) -> None:
+    whitening = low_rank.whitening()
+    assert all(isinstance(root, ThinRoot) for root in whitening.values())
+    shutil.copytree(low_rank.path, tmp_path / "copy")
+    copy = Store.open(tmp_path / "copy")
+    copy.keep_whitening(whitening)
+    assert fingerprint(copy.whitening()) == fingerprint(whitening)
+    small, whole = ((s.path / "curvature" / "whitening.safetensors").stat().st_size for s in (low_rank, copy))
+    assert small == whole  # eigenvectors lie in the store once, beside what other dampings are made of
+    shutil.copytree(low_rank.path / "curvature", tmp_path / "copy" / "curvature", dirs_exist_ok=True)
+    for path in (tmp_path / "copy" / "curvature").glob("eigen-*"):
+        path.unlink()
+    copy.keep_whitening(whitening)
+    assert fingerprint(copy.whitening()) == fingerprint(whitening)
+    assert (copy.path / "curvature" / "whitening.safetensors").stat().st_size > 4 * small
+    assert (low_rank.path / "norms" / fingerprint(whitening)).exists()
 
 
 @pytest.fixture
@@ -134,10 +156,12 @@ def test_a_folder_that_is_no_store_says_so(place: Path, tmp_path: Path) -> None:
         Store.open(place / "stores")
 
 
-def test_the_plan_tells_the_size_that_the_store_has(place: Path, tmp_path: Path, store: Store) -> None:
+def test_the_plan_tells_the_size_that_the_store_has(place: Path, tmp_path: Path, store: Store, low_rank: Store) -> None:
     plan = Indexing.open(asked(place), tmp_path / "new", Silent()).plan()
     assert plan.numbers_per_document == store.storage.width
     assert abs(plan.disk_bytes - store.sketch_bytes) < 0.1 * store.sketch_bytes
     assert not (tmp_path / "new").exists()
+    plan = Indexing.open(asked(place, dim=12, rank=2), tmp_path / "new", Silent()).plan()
+    assert abs(plan.disk_bytes - low_rank.sketch_bytes) < 0.1 * low_rank.sketch_bytes
     rest = Indexing.open(asked(place), store.path, Silent()).plan()
     assert (rest.documents, rest.disk_bytes) == (0, 0)
