@@ -1,5 +1,6 @@
 """The arms of a comparison: which documents each trains on, and where they come from."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,22 @@ def chosen(
 
 
 def ranking_column(manifest: dict, columns: Sequence[str]) -> str:
-    """Return the score column that a selection was ranked by: that of its last filter that has one."""
-    ranked = [s["values"]["score"] for s in manifest["filters"] if s["values"].get("score") in columns]
-    return ranked[-1] if ranked else "score"
+    """Return the score column that a selection was ranked by.
+
+    That of its last filter that says how much to keep (`dedup` has a column, too, but decides between copies alone); else
+    that of the last that has one; else the only group's column that a filter of the user's own names in its SQL.
+    """
+    ranked = [s for s in manifest["filters"] if s["values"].get("score") in columns]
+    sized = [s for s in ranked if any(s["values"].get(size) is not None for size in ("share", "count", "tokens"))]
+    if not sized:
+        named = {c for s in manifest["filters"] for c in _columns_in(s.get("sql", ""), columns)}
+        if len(named) == 1:
+            return named.pop()
+    found = sized or ranked
+    return found[-1]["values"]["score"] if found else "score"
+
+
+def _columns_in(sql: str, columns: Sequence[str]) -> set[str]:
+    """Return the groups' score columns that stand in a query outside its comments."""
+    words = set(re.findall(r"\w+", re.sub(r"--.*", "", sql)))
+    return words & {c for c in columns if c != "score"}
