@@ -61,7 +61,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("interrupted; a scoring run goes on when the same command is given again", err=True)
+        click.echo("interrupted; given again, the same command goes on where it stopped", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()

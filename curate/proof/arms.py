@@ -69,8 +69,8 @@ def chosen(
 def ranking_column(manifest: dict, columns: Sequence[str]) -> str:
     """Return the score column that a selection was ranked by.
 
-    That of its last filter that says how much to keep (`dedup` has a column, too, but decides between copies alone); else
-    that of the last that has one; else the only group's column that a filter of the user's own names in its SQL.
+    That of its last filter that says how much to keep (`dedup` has a column, too, but decides between copies alone);
+    else the only group's column that a filter of the user's own names in its SQL; else that of the last that has one.
     """
     ranked = [s for s in manifest["filters"] if s["values"].get("score") in columns]
     sized = [s for s in ranked if any(s["values"].get(size) is not None for size in ("share", "count", "tokens"))]
