@@ -163,6 +163,17 @@ class Products:
         largest = _or_one(self.queries.abs().amax(1))
         self._sizes, self._halves = largest, (self.queries / largest[:, None]).half()
 
+    @property
+    def rows(self) -> int:
+        """How many documents best go through together: of one query met as they lie, no number is read twice."""
+        alone = self._as_they_lie and len(self.queries) == 1
+        return 1024 if alone else self.storage.rows
+
+    @property
+    def _as_they_lie(self) -> bool:
+        halves = self.storage.dtype == "float16" and self.storage.packing.is_whole
+        return halves and len(self.queries) <= _QUERIES_AS_THEY_LIE
+
     def __call__(self, codes: Codes) -> Float[Tensor, "documents queries"]:
         """Return `[documents, queries]`; hand in as many documents at a time as stay in a core's cache."""
         if not self.storage.packing.is_whole:
@@ -170,7 +181,7 @@ class Products:
         x, scales = torch.from_numpy(codes.codes), torch.from_numpy(codes.scales)
         if scales.shape[1] > 1:
             return self._by_layer(x.float(), scales)
-        if x.dtype == torch.float16 and len(self.queries) <= _QUERIES_AS_THEY_LIE:
+        if self._as_they_lie:
             # Accumulated in float32; the queries' own rounding is that of the numbers that they meet.
             products = torch.stack([torch.mv(x, q).float() for q in self._halves], 1) * self._sizes
         else:

@@ -246,7 +246,7 @@ def read_array(path: Path) -> np.ndarray:
     """Open an array, memory-mapped. Raises CurateError naming the file when it is not whole."""
     try:
         # Copied when written to, which nothing does: torch warns of arrays that cannot be written at all.
-        return np.load(path, mmap_mode="c")
+        return np.load(path, mmap_mode="c").view(np.ndarray)  # a memmap's own slices are slow to make
     except (OSError, ValueError) as error:
         raise CurateError(
             f"{path}: cannot be read ({error}).", hint="Delete the part's file in rows/ and index again: it is remade."

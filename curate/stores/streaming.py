@@ -34,15 +34,16 @@ def stream(
 ) -> Iterator[tuple[Part, Tensor]]:
     """Yield every part with what `work` makes of its rows, one row each, in order.
 
-    `work` gets some rows of codes at a time and may be called by several threads at once. What it gives for a row must
-    depend on that row alone.
+    `work` gets some rows of codes at a time (as many as its own attribute `rows` says, or as suit the storage) and may
+    be called by several threads at once. What it gives for a row must depend on that row alone.
     """
+    rows = getattr(work, "rows", store.storage.rows)
     with threads() as pool:
         waiting: deque[tuple[Part, list[Future[Tensor]]]] = deque()
         for part in store.all_parts() if parts is None else parts:
             codes = store.codes(part)
             starts = range(0, max(1, len(codes)), TASK)
-            tasks = [pool.submit(_blocks, work, codes[i : i + TASK], store.storage.rows) for i in starts]
+            tasks = [pool.submit(_blocks, work, codes[i : i + TASK], rows) for i in starts]
             waiting.append((part, tasks))
             if len(waiting) > AHEAD:
                 yield _gathered(waiting.popleft())

@@ -27,7 +27,7 @@ from curate.scores.parts import part_name
 from curate.scores.record import canonical
 from curate.stores.storage import Products
 from curate.stores.store import Store
-from curate.stores.streaming import BLOCKS, ROWS, stream, threads
+from curate.stores.streaming import TASK, stream, threads
 
 NOISE = 0.05
 
@@ -73,8 +73,8 @@ def read_once(store: Store) -> None:
     buffer: np.ndarray | None = None
     for part in store.all_parts():
         codes = store.codes(part).codes
-        for i in range(0, len(codes), ROWS * BLOCKS):
-            block = codes[i : i + ROWS * BLOCKS]
+        for i in range(0, len(codes), TASK):
+            block = codes[i : i + TASK]
             if buffer is None or buffer.shape != block.shape:
                 buffer = np.empty_like(block)
             buffer[:] = block
@@ -84,16 +84,17 @@ def read_in_threads(store: Store) -> None:
     """Copy every sketch into buffers that a core's cache holds, by as many threads as the scoring uses."""
 
     def copy(codes: np.ndarray) -> None:
-        buffer = torch.empty(ROWS, codes.shape[1], dtype=torch.from_numpy(codes[:1]).dtype)
-        for i in range(0, len(codes), ROWS):
-            block = torch.from_numpy(codes[i : i + ROWS])
+        rows = store.storage.rows
+        buffer = torch.empty(rows, codes.shape[1], dtype=torch.from_numpy(codes[:1]).dtype)
+        for i in range(0, len(codes), rows):
+            block = torch.from_numpy(codes[i : i + rows])
             buffer[: len(block)].copy_(block)
 
     with threads() as pool:
         blocks = []
         for part in store.all_parts():
             codes = store.codes(part).codes
-            blocks += [codes[i : i + ROWS * BLOCKS] for i in range(0, len(codes), ROWS * BLOCKS)]
+            blocks += [codes[i : i + TASK] for i in range(0, len(codes), TASK)]
         list(pool.map(copy, blocks))
 
 
