@@ -7,6 +7,7 @@ import click
 
 from curate.cli._config import config_option
 from curate.cli._fields import fields_options, make_fields
+from curate.gradients.shapes import DIM, RANK
 
 if TYPE_CHECKING:
     from curate.indexing import IndexPlan
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 )
 @click.option("--dtype", default="float32", help="What the proxy computes in: float32, bfloat16 or float64.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
-@click.option("--dim", type=int, default=16, help="Projection dimensions per side and layer.")
-@click.option("--rank", type=int, default=0, help="Keep each layer's best approximation of this rank; 0: all of it.")
+@click.option("--dim", type=int, default=DIM, help="Projection dimensions per side and layer.")
+@click.option("--rank", type=int, default=RANK, help="Keep each layer's best approximation of this rank; 0: all of it.")
 @click.option("--storage", default="float16", help="Numbers on disk: float32, float16 or int8.")
 @click.option(
     "--search",

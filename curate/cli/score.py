@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 @click.option("--accept-rough", is_flag=True, help="Of magic: go on though its training run is not smooth.")
 @click.option("--dim", type=int, show_default="the method's", help="Projection dimensions per side and layer.")
 @click.option(
+    "--rank", type=int, show_default="the method's", help="Of each layer of a document's projection; 0: all of it."
+)
+@click.option(
     "--set", "-s", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the method; repeatable."
 )
 @click.option("--background", type=int, show_default="the method's", help="Documents of the pool to fit curvature on.")
@@ -135,8 +138,9 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Any:
 def _method_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Take the method's own settings out of the options: those set by name, and those with a flag."""
     found: dict[str, Any] = dict(_pair(s) for s in options.pop("settings"))
-    for name in ("dim", "normalize", "damping", "fisher", "refine", "recipe", "runs", "accept_rough"):
-        if (value := options.pop(name)) not in (None, False):
+    for name in ("dim", "rank", "normalize", "damping", "fisher", "refine", "recipe", "runs", "accept_rough"):
+        value = options.pop(name)
+        if value is not None and value is not False:  # 0 was given
             found[name] = value
     return found
 

@@ -76,7 +76,8 @@ class Packing:
             # Layers of one shape together: so few numbers each would be all overhead.
             parts = torch.stack([values[:, p.block.start : p.block.stop] for p in places], 1)
             left, right = factors(parts.view(-1, rows, columns), places[0].rank)
-            made = torch.cat([left.flatten(1), right.flatten(1)], 1).view(len(values), len(places), -1)
+            made = torch.cat([left.flatten(1), right.flatten(1)], 1)
+            made = made.view(len(values), len(places), sum(places[0].sizes))
             for i, place in enumerate(places):
                 packed[:, place.start : place.stop] = made[:, i]
         return packed

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.errors import SettingsError
 from curate.gradients.documents import document_sketches
 from curate.gradients.scoring import group_means
+from curate.gradients.shapes import DIM, RANK, check_shape
 from curate.gradients.sketches import SketchEngine
 from curate.methods._contract import EncodedTarget, Inputs
 from curate.methods._target import usable_rows
@@ -22,22 +22,14 @@ OFFERS = frozenset({"against", "store"})
 class SketchSettings:
     """How gradients are projected."""
 
-    dim: int = 16
+    dim: int = DIM
     """Dimensions per side and layer; a layer's sketch has dim² entries. More is closer to the exact gradient."""
-    rank: int = 0
+    rank: int = RANK
     """Of the approximation that stands for each layer of a document's sketch, in 2·dim·rank numbers; 0: all of it."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_projection(self.dim, self.rank)
-
-
-def check_projection(dim: int, rank: int) -> None:
-    """Raise SettingsError unless there are sketches of these dimensions and this rank."""
-    if dim < 1:
-        raise SettingsError(f"dim is {dim}; expected at least 1.")
-    if rank < 0:
-        raise SettingsError(f"rank is {rank}; expected 1 or more, or 0 for whole sketches.")
+        check_shape(self.dim, self.rank)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from curate.documents import Fields
 from curate.errors import SettingsError
-from curate.methods._sketched import check_projection
+from curate.gradients.shapes import DIM, RANK, check_shape
 from curate.settings import DEFAULT_MODEL, ScoreSettings
 from curate.stores.storage import DTYPES
 
@@ -35,15 +35,15 @@ class IndexSettings:
     seed: int = 0
     """Of the background sample and of the projections."""
     part_documents: int = 1024
-    dim: int = 16
+    dim: int = DIM
     """Dimensions per side and layer of a sketch."""
-    rank: int = 0
+    rank: int = RANK
     """Of the approximation that is kept of each layer of a document's sketch; 0: all of it."""
     storage: str = "float16"
     """Numbers on disk: float32, float16 or int8."""
 
     def __post_init__(self) -> None:
-        check_projection(self.dim, self.rank)
+        check_shape(self.dim, self.rank)
         if self.storage not in DTYPES:
             raise SettingsError(f"storage is {self.storage!r}; expected one of {', '.join(DTYPES)}.")
         self.scoring(target=("(none)",), method="cosine")  # what both are asked for is checked in one place

@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from curate import methods
 from curate.cli import group
-from curate.errors import CurateError
+from curate.errors import CurateError, SettingsError
 from tests.scoring import make_pool, make_proxy_folder, make_target
 
 
@@ -16,6 +16,12 @@ def test_every_method_takes_the_options_that_all_have(method: str) -> None:
     made = CliRunner().invoke(group, ["score", "--target", "nowhere", "--pool", "nowhere/", "--method", method])
     assert isinstance(made.exception, CurateError)
     assert "nowhere" in str(made.exception)
+
+
+def test_a_rank_of_zero_is_a_rank_that_was_asked_for() -> None:
+    asked = ["score", "--target", "nowhere", "--pool", "nowhere/", "--method", "bm25", "--rank", "0"]
+    with pytest.raises(SettingsError, match="Method 'bm25' has no setting 'rank'"):
+        CliRunner().invoke(group, asked, catch_exceptions=False)
 
 
 def test_a_trust_report_ends_a_run_and_stands_inside_its_json(tmp_path: Path) -> None:

@@ -100,6 +100,12 @@ def test_packed_sketches_come_back_truncated_layer_by_layer() -> None:
     assert truncated(values, BLOCKS, 0) is values
 
 
+def test_no_documents_pack_into_none() -> None:
+    packing = Packing(BLOCKS, 1)
+    assert packing.pack(torch.zeros(0, 150)).shape == (0, packing.width)
+    assert truncated(torch.zeros(0, 150), BLOCKS, 1).shape == (0, 150)
+
+
 def test_a_document_that_is_not_finite_stays_so_and_spoils_no_other() -> None:
     values = torch.randn(3, 150)
     expected = truncated(values, BLOCKS, 1)

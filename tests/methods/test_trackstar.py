@@ -134,8 +134,9 @@ def test_a_background_without_a_finite_gradient_is_refused(tmp_path: Path, targe
     with torch.no_grad():
         model.get_input_embeddings().weight[66] = torch.nan
     inputs = make_inputs(tiny_proxy(model), tmp_path, [encoded([1, 2, 3])], [encoded([1, 66, 3])])
-    with pytest.raises(CurateError, match="No document of the background sample has a finite gradient"):
-        scores("trackstar", inputs, [])
+    for rank in (0, 2):
+        with pytest.raises(CurateError, match="No document of the background sample has a finite gradient"):
+            scores("trackstar", inputs, [], rank=rank)
 
 
 @pytest.mark.parametrize(
