@@ -52,7 +52,8 @@ from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.scores.session import pool_of
 from curate.settings import ScoreSettings, default_out
-from curate.stores.approximate import Made, ensure_search
+from curate.stores.approximate import Made
+from curate.stores.making import ensure_search
 from curate.stores.neighbours import find_neighbours
 from curate.stores.scoring import score_stored
 from curate.stores.settings import IndexSettings, default_store

@@ -12,7 +12,8 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.roots import moved, whiten
 from curate.progress import Silent
 from curate.schema import Document
-from curate.stores.approximate import Approximate, choose_search, ensure_search, make_approximate, open_approximate
+from curate.stores.approximate import Approximate, choose_search, open_approximate
+from curate.stores.making import ensure_search, make_approximate
 from curate.stores.neighbours import LEAST, find_neighbours
 from curate.stores.query import Searcher
 from curate.stores.search import Exact, Whitened

@@ -1,0 +1,211 @@
+"""Making a store's approximate index, and measuring how well and how fast it finds against the exact search."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from torch import Tensor
+
+from curate.atomic import atomic_write, write_text
+from curate.errors import SettingsError
+from curate.progress import Reporter
+from curate.scores.record import canonical
+from curate.stores.approximate import (
+    BITS_MOST,
+    SEED,
+    Approximate,
+    K,
+    Made,
+    Short,
+    breadth_name,
+    compares_bits,
+    folder_of,
+    open_approximate,
+    set_breadth,
+)
+from curate.stores.search import Exact, Whitened
+from curate.stores.storage import Codes
+from curate.stores.store import Store, write_array
+from curate.stores.streaming import stream
+
+LEAST_DOCUMENTS = 50_000
+"""Fewer are searched exactly: one pass over them takes about a tenth of a second."""
+RECALL = 0.97  # aimed at on the store's own documents; a little is lost on others
+BITS = "BFlat"
+"""The index that is made unless another is asked for."""
+COMPONENTS = 256
+_TRAINING = 8192  # documents that principal components are found on, of wide sketches as many as fill these bytes
+_TRAINING_BYTES = 2**31
+_CALIBRATION = 256
+_DEPTHS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
+_BREADTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
+    """Return the store's index, made now unless it is there as asked for; None where it is searched exactly."""
+    if how == "none" or (how == "auto" and len(store) < LEAST_DOCUMENTS):
+        return None
+    whitened = Whitened(store, reporter)
+    factory = BITS if how == "auto" else how
+    known = open_approximate(whitened)
+    if known is None or (how != "auto" and known.made.factory != factory):
+        known = make_approximate(whitened, factory)
+    if known.made.recall < RECALL:
+        reporter.warn(
+            f"the index {known.made.factory} finds {known.made.recall:.2f} of the ten nearest; --exact, or another"
+            " factory (--search), finds more."
+        )
+    return known.made
+
+
+def make_approximate(whitened: Whitened, factory: str = BITS, width: int = COMPONENTS) -> Approximate:
+    """Make the store's index, choose its parameters, measure it against the exact search, and keep it.
+
+    `width`: principal components, where the factory does not compare bits. Raises SettingsError for a factory that
+    FAISS does not know.
+    """
+    reporter, folder = whitened.reporter, folder_of(whitened)
+    index = _new(factory, whitened.store.storage.width, width)
+    folder.mkdir(exist_ok=True)
+    short = Short()
+    if not compares_bits(factory):
+        with reporter.stage("principal components", total=None):
+            short = Short(components=_components(whitened, width))
+        write_array(folder / "components.npy", short.components.numpy())  # type: ignore[union-attr]
+        index = _new(factory, whitened.store.storage.width, len(short.components))  # type: ignore[arg-type]
+    _fill(whitened, index, short, reporter)
+    with atomic_write(folder / "index.faiss") as temporary:
+        (faiss.write_index_binary if compares_bits(factory) else faiss.write_index)(index, str(temporary))
+    with reporter.stage("measuring recall", total=None):
+        made = _calibrated(whitened, index, short, factory)
+    write_text(folder / "index.json", canonical(asdict(made)))
+    opened = open_approximate(whitened)
+    assert opened is not None
+    return opened
+
+
+def _new(factory: str, numbers: int, width: int) -> Any:
+    try:
+        if compares_bits(factory):
+            return faiss.index_binary_factory(8 * ((min(numbers, BITS_MOST) + 7) // 8), factory)
+        return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"FAISS makes no index of {factory!r}.",
+            hint="A factory string: BFlat or BHNSW32 (bits), IVF1024,PQ64, HNSW32 or Flat (principal components).",
+        ) from error
+
+
+def _components(whitened: Whitened, width: int) -> Tensor:
+    """Return the leading principal directions (uncentred) of a sample of the store, largest first."""
+    fit = max(2 * width, _TRAINING_BYTES // (4 * whitened.store.storage.width))
+    count = min(_TRAINING, fit, len(whitened))
+    rng = np.random.default_rng(SEED)
+    vectors = _at(whitened, np.sort(rng.choice(len(whitened), count, replace=False)))
+    width = min(width, *vectors.shape)
+    # Subspace iteration (Halko et al. 2011, algorithm 4.4): two products per round instead of a whole decomposition.
+    generator = torch.Generator().manual_seed(SEED)
+    basis = torch.linalg.qr(torch.randn(vectors.shape[1], width, generator=generator)).Q
+    for _ in range(4):
+        basis = torch.linalg.qr(vectors.T @ (vectors @ basis)).Q
+    _, rotation = torch.linalg.eigh(basis.T @ (vectors.T @ (vectors @ basis)))
+    return (basis @ rotation.flip(1)).T.contiguous()
+
+
+def _at(whitened: Whitened, positions: np.ndarray) -> Tensor:
+    """Return unit vectors of documents, by position."""
+    found = torch.zeros(len(positions), whitened.store.storage.width)
+    for number, places in whitened.at(positions.tolist()).items():
+        rows = positions[places] - whitened.starts[number]
+        codes = whitened.store.codes(whitened.parts[number])[rows]
+        found[places] = whitened.units(whitened.store.storage.decode(codes))
+    return found
+
+
+def _fill(whitened: Whitened, index: Any, short: Short, reporter: Reporter) -> None:
+    """Train the index on as many vectors as its lists ask for, and add all, in one pass."""
+
+    def work(codes: Codes) -> Tensor:
+        return torch.from_numpy(short(whitened.units(whitened.store.storage.decode(codes))))
+
+    found = []
+    with reporter.stage("approximate index", total=len(whitened)) as stage:
+        for _, part in stream(whitened.store, work, whitened.parts):
+            found.append(part.numpy())
+            stage.advance(len(part))
+        vectors = np.concatenate(found)
+        if not index.is_trained:
+            wanted = min(len(vectors), max(64 * getattr(index, "nlist", 0), 16384))
+            rng = np.random.default_rng(SEED)
+            index.train(vectors[np.sort(rng.choice(len(vectors), wanted, replace=False))])
+        index.add(vectors)
+
+
+def _calibrated(whitened: Whitened, index: Any, short: Short, factory: str) -> Made:
+    """Choose breadth and depth on documents of the store, each searched for its ten nearest others."""
+    rng = np.random.default_rng(SEED + 1)
+    positions = np.sort(rng.choice(len(whitened), min(_CALIBRATION, len(whitened)), replace=False))
+    queries, own = _at(whitened, positions), torch.from_numpy(positions)[:, None]
+    exact = Exact(whitened)
+    truth = exact(queries, K + 1).positions
+    truth = torch.stack([row[row != mine][:K] for row, mine in zip(truth, own, strict=True)])
+    best: Made | None = None
+    for breadth in _BREADTHS if breadth_name(index) else (1,):
+        set_breadth(index, breadth)
+        reached = _reached(whitened, index, short, factory, breadth, queries, own, truth)
+        if best is None or _better(reached, best):
+            best = reached
+    assert best is not None
+    one = queries[:1]
+    best_exact = min(_seconds(lambda: exact(one, K)) for _ in range(3))
+    return replace(best, exact_milliseconds=1000 * best_exact)
+
+
+def _reached(
+    whitened: Whitened,
+    index: Any,
+    short: Short,
+    factory: str,
+    breadth: int,
+    queries: Tensor,
+    own: Tensor,
+    truth: Tensor,
+) -> Made:
+    """Return what one breadth reaches: at the least depth that finds enough, or at the greatest."""
+    depths = [d for d in _DEPTHS if d < len(whitened)] or [len(whitened)]
+    found = torch.from_numpy(index.search(short(queries), min(depths[-1] + 1, len(whitened)))[1])
+    rows = zip(found, own, strict=True)
+    others = torch.stack([torch.cat([row[row != mine], mine])[: found.shape[1] - 1] for row, mine in rows])
+    places = others[:, None, :] == truth[:, :, None]
+    ranks = torch.where(places.any(2), places.int().argmax(2), len(whitened))
+    recalls = {d: float((ranks < d).float().mean()) for d in depths}
+    depth = next((d for d in depths if recalls[d] >= RECALL), depths[-1])
+    made = Made(
+        factory=factory,
+        width=8 * short(queries[:1]).shape[1] if short.components is None else len(short.components),
+        documents=len(whitened),
+        breadth=breadth,
+        depth=depth,
+        recall=recalls[depth],
+        milliseconds=0.0,
+        exact_milliseconds=0.0,
+    )
+    search = Approximate(whitened=whitened, index=index, short=short, made=made)
+    seconds = [min(_seconds(lambda q=queries[i : i + 1]: search(q, K)) for _ in range(2)) for i in range(8)]
+    return replace(made, milliseconds=1000 * float(np.median(seconds)))
+
+
+def _better(one: Made, other: Made) -> bool:
+    if (one.recall >= RECALL) != (other.recall >= RECALL):
+        return one.recall >= RECALL
+    return one.milliseconds < other.milliseconds if one.recall >= RECALL else one.recall > other.recall
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
