@@ -172,6 +172,8 @@ class Indexing:
 
     def _check_arithmetic(self, store: Store, proxy: Proxy, encoder: Encoder) -> None:
         """Score a sample against other documents of the pool in the proxy's type and in float32, and compare."""
+        if self.settings.dtype != "bfloat16":
+            return
         others = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed + 1, self.settings.fields)
         encoded = [e for e in encoder(others) if e.num_scored > 0]
         target = EncodedTarget(encoded=encoded, groups=[""] * len(encoded), names=[""], fingerprint="pool")
