@@ -70,12 +70,19 @@ def _split(arguments: tuple[str, ...]) -> tuple[list["Run"], str | None]:
     from curate.cli._runs import chosen_run
 
     # No query is one word with a slash: that is a folder which is not there, and opening it says so.
-    folders = [a for a in arguments if a and (Path(a).is_dir() or ("/" in a and not re.search(r"[\s('\"]", a)))]
+    folders = [a for a in arguments if a and (_is_folder(a) or ("/" in a and not re.search(r"[\s('\"]", a)))]
     queries = [a for a in arguments if a not in folders]
     if len(queries) > 1:
         gone = next((q for q in queries if " " not in q.strip()), queries[0])
         raise click.UsageError(f"expected one query, got {len(queries)}; {gone!r} is no folder")
     return [chosen_run(f) for f in folders] or [chosen_run(None)], queries[0] if queries else None
+
+
+def _is_folder(argument: str) -> bool:
+    try:
+        return Path(argument).is_dir()
+    except OSError:  # a query longer than a file's name may be
+        return False
 
 
 def _show(session: "Session", sql: str, *, style: str | None, parquet: str | None, limit: int) -> None:

@@ -1,11 +1,13 @@
-"""Directional derivatives ⟨u, ∇ℓ_z⟩ of every document along a few directions: exact, nothing projected or formed.
+"""Directional derivatives ⟨u, ∇ℓ_z⟩ of every document along some directions: exact, nothing projected.
 
 For a linear layer with inputs A `[tokens, d_in]` (a ones column appended where it has a bias) and output gradients G
 `[tokens, d_out]` the document's gradient is GᵀA, and its product with a direction U is Σ_t g_tᵀ U a_t: one product more
-than the frozen pass already makes, and never anything of a document's size d_out × d_in.
+than the frozen pass already makes, and nothing of a document's size d_out × d_in. Several directions meet GᵀA itself,
+a few sequences at a time, which costs about as much as one.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +24,10 @@ Directions = dict[str, Float[Tensor, "directions d_out d_in"]]
 """By tracked layer; d_in counts a last column more where the layer has a bias."""
 
 
+MANY = 2
+"""Directions from which on a layer's gradients are formed after all, some at a time: (T + Q)·d² instead of T·Q·d²."""
+FORMED = 1 << 24
+"""Numbers of them that are in memory at a time."""
 NORM_DIM = 8
 """Dimensions per side of the sketch that estimates norms: within a few per cent over a model's layers together."""
 
@@ -88,8 +94,7 @@ class DirectionEngine:
 class _Layer:
     """One layer's directions, laid out for the narrower of its two sides."""
 
-    weights: tuple[Tensor, ...]
-    """Per direction the weight that `linear` multiplies by: U `[d_out, d_in]`, or its transpose."""
+    matrices: Float[Tensor, "directions d_out d_in"]
     bias: Float[Tensor, "directions d_out"] | None
     by_inputs: bool
     """Whether G U meets A, in the width of the inputs; else A Uᵀ meets G, in that of the outputs."""
@@ -97,10 +102,13 @@ class _Layer:
     @classmethod
     def of(cls, directions: Float[Tensor, "directions d_out d_in"], *, has_bias: bool) -> "_Layer":
         bias = directions[:, :, -1].contiguous() if has_bias else None
-        matrices = directions[:, :, :-1] if has_bias else directions
-        by_inputs = matrices.shape[2] < matrices.shape[1]
-        weights = tuple((u.T if by_inputs else u).contiguous() for u in matrices)
-        return cls(weights=weights, bias=bias, by_inputs=by_inputs)
+        matrices = directions[:, :, :-1].contiguous() if has_bias else directions
+        return cls(matrices=matrices, bias=bias, by_inputs=matrices.shape[2] < matrices.shape[1])
+
+    @cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        """Per direction the weight that `linear` multiplies by: U `[d_out, d_in]`, or its transpose."""
+        return tuple((u.T if self.by_inputs else u).contiguous() for u in self.matrices)
 
 
 class _DirectionTap:
@@ -122,6 +130,18 @@ class _DirectionTap:
             raise AssertionError("the model writes over a layer's inputs")
         wide = self.sums.dtype
         a, g = (x.reshape(*self.shape, -1) for x in (inputs, output_gradients))
+        if self.sums.ndim == 2 and len(self.layer.matrices) >= MANY:
+            self._through_gradients(a, g)
+        else:
+            self._one_by_one(a, g)
+        if self.layer.bias is not None:
+            extra = g.to(wide) @ self.layer.bias.to(wide).T
+            self.sums += extra if self.sums.ndim == 3 else extra.sum(1)
+        if self.squares is not None:
+            self.squares += _squared_norms(a.to(wide), g.to(wide), bias=self.layer.bias is not None)
+
+    def _one_by_one(self, a: Tensor, g: Tensor) -> None:
+        wide = self.sums.dtype
         source, other = (g, a.to(wide)) if self.layer.by_inputs else (a, g.to(wide))
         for q, weight in enumerate(self.layer.weights):
             product = linear(source, weight).to(wide)
@@ -129,11 +149,14 @@ class _DirectionTap:
                 self.sums[:, :, q] += torch.linalg.vecdot(product, other)
             else:
                 self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ other.flatten(1).unsqueeze(2)).flatten()
-        if self.layer.bias is not None:
-            extra = g.to(wide) @ self.layer.bias.to(wide).T
-            self.sums += extra if self.sums.ndim == 3 else extra.sum(1)
-        if self.squares is not None:
-            self.squares += _squared_norms(a.to(wide), g.to(wide), bias=self.layer.bias is not None)
+
+    def _through_gradients(self, a: Tensor, g: Tensor) -> None:
+        """Form GᵀA of some sequences at a time, and meet all directions at once."""
+        wide, directions = self.sums.dtype, self.layer.matrices.flatten(1)
+        step = max(1, FORMED // directions.shape[1])
+        for i in range(0, len(a), step):
+            gradients = g[i : i + step].to(wide).transpose(1, 2) @ a[i : i + step].to(wide)
+            self.sums[i : i + step] += linear(gradients.flatten(1), directions.to(wide))
 
 
 def _squared_norms(

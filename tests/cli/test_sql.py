@@ -152,3 +152,9 @@ def test_shell_names_the_view_of_tokens_where_there_is_one(by_token, capsys, mon
     monkeypatch.setattr(sys, "stdin", io.StringIO(".tables\n.schema\n"))
     main(["sql", "runs/t"])
     assert "shards  tokens  skipped" in capsys.readouterr().out
+
+
+def test_a_query_may_be_longer_than_a_files_name(work, capsys):
+    columns = ", ".join(f"avg(score + {i}) AS mean_of_the_score_plus_{i}" for i in range(60))
+    main(["sql", "runs/x", f"SELECT {columns} FROM scores", "--json"])
+    assert len(json.loads(capsys.readouterr().out)[0]) == 60

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from curate.gradients.direction_scoring import DirectionScorer
-from curate.gradients.directions import DirectionEngine, Directions
+from curate.gradients.directions import MANY, DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
 from curate.models import Proxy
 from curate.tokens import Encoded
@@ -48,10 +48,11 @@ def scorer(proxy: Proxy, chosen: Directions, **settings: object) -> DirectionSco
     return DirectionScorer(engines=[engine], columns=torch.eye(count, dtype=torch.float64), **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("count", [1, MANY, 9])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_score_is_the_product_of_the_gradient_by_autograd_with_the_direction(architecture: str) -> None:
+def test_a_score_is_the_product_of_the_gradient_by_autograd_with_the_direction(architecture: str, count: int) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
-    documents, chosen = random_documents([9, 4, 15, 2], seed=1), directions(proxy, 3)
+    documents, chosen = random_documents([9, 4, 15, 2], seed=1), directions(proxy, count)
     expected, norms = truth(proxy, chosen, documents)
     found = scorer(proxy, chosen)(documents, batching(budget=40))
     torch.testing.assert_close(found.scores, expected, rtol=1e-8, atol=1e-8)
@@ -73,6 +74,16 @@ def test_token_scores_sum_to_the_documents(architecture: str) -> None:
         assert [len(t) for t in found.tokens] == [len(d.ids) for d in documents]
         torch.testing.assert_close(torch.stack([t.sum(0) for t in found.tokens]), plain.scores)
         assert plain.tokens is None
+
+
+def test_many_directions_need_no_more_memory_than_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = tiny_proxy(tiny_model("GPT2Config"))
+    documents, chosen = random_documents([9, 4, 15, 2], seed=1), directions(proxy, MANY)
+    whole = scorer(proxy, chosen)(documents, batching(budget=80)).scores
+    monkeypatch.setattr("curate.gradients.directions.FORMED", 1)  # a sequence at a time
+    torch.testing.assert_close(
+        scorer(proxy, chosen)(documents, batching(budget=80)).scores, whole, rtol=1e-10, atol=1e-10
+    )
 
 
 def test_windows_without_a_scored_token_have_token_scores_of_zero() -> None:
