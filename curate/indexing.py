@@ -131,7 +131,9 @@ class Indexing:
         sketched(storage, engine, encoded, batching)
         speed = len(encoded) / (time.perf_counter() - begun)
         store = Store.open(self.path) if (self.path / Store.RECORD).exists() else None
-        whole = [s.name for s in self.pool.shards if store and (done := store.parts(s.name)) and done[-1].last]
+        whole = [
+            s.name for s in self.pool.shards if store is not None and (done := store.parts(s.name)) and done[-1].last
+        ]
         documents = round(sum(estimated_rows(s) for s in self.pool.shards if s.name not in whole))
         part = min(documents, self.settings.part_documents) * storage.bytes_per_document
         return IndexPlan(

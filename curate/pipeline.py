@@ -71,9 +71,7 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     path = Path(out) if out is not None else default_out(settings)
     refuse_early(path, asked.record, asked.fingerprints)
     made = load(asked, reporter)
-    checked = {k: v for k, v in (asked.store.details if asked.store else {}).items() if k == "arithmetic"}
-    details = made.details | checked
-    with Run.start(path, settings=asked.record, fingerprints=made.fingerprints, details=details) as run:
+    with Run.start(path, settings=asked.record, fingerprints=made.fingerprints, details=made.details) as run:
         asked.split.write(run.path)
         inputs = made.inputs(path, reporter, lambda found: run.add_details(**found))
         if asked.store is None:

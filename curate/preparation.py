@@ -106,6 +106,8 @@ class Loaded:
     def details(self) -> dict[str, Any]:
         """What run.json tells beside settings and fingerprints."""
         found = {"versions": versions(), "coverage": vars(self.proxy.coverage), "columns": self.asked.columns}
+        if self.asked.store is not None and "arithmetic" in self.asked.store.details:
+            found["arithmetic"] = self.asked.store.details["arithmetic"]  # checked when the sketches were made
         return found | self.asked.split.details()
 
     @property
