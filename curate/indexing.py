@@ -9,7 +9,7 @@ from typing import Any
 from curate import methods
 from curate.arithmetic import check_arithmetic
 from curate.documents import Pool, estimated_rows, sample_rows
-from curate.errors import CurateError
+from curate.errors import CurateError, SettingsError
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
 from curate.methods import trackstar
@@ -30,7 +30,7 @@ from curate.scores.counts import count
 from curate.scores.folder import FINISHED
 from curate.settings import background_fingerprint
 from curate.stores.indexing import index_parts, sketched
-from curate.stores.settings import IndexSettings
+from curate.stores.settings import IndexSettings, default_store
 from curate.stores.storage import Storage
 from curate.stores.store import Store
 from curate.stores.whitening import norms
@@ -74,8 +74,12 @@ class Indexing:
     reporter: Reporter
 
     @classmethod
-    def open(cls, settings: IndexSettings, path: Path, reporter: Reporter) -> "Indexing":
-        """Find the pool and check what can be checked without a model. Raises CurateError."""
+    def open(cls, settings: IndexSettings, out: Path | str | None, reporter: Reporter) -> "Indexing":
+        """Find the pool and check what can be checked without a model. Raises CurateError.
+
+        Without `out` the store has the pool's name, and grows only by shards at the addresses that it knows.
+        """
+        path = Path(out) if out is not None else default_store(settings)
         known: tuple[str, ...] = ()
         record = settings.as_dict() | {"device": choose_device(settings.device).type}
         proxy_settings_of(settings)
@@ -83,6 +87,12 @@ class Indexing:
             store = Store.open(path)
             store.refuse_other(record, {})
             known = tuple(store.details["pool"]) if store.has_parts(path) else ()
+            new = [address for address in settings.pool if address not in known]
+            if out is None and known and new:
+                raise SettingsError(
+                    f"{path} holds other documents ({', '.join(known)}), not {new[0]}.",
+                    hint=f"Say where with --out: {path} to add them, another folder for a store of their own.",
+                )
         pool = open_candidates(replace(settings, pool=tuple(dict.fromkeys(known + settings.pool))))
         return cls(settings=settings, pool=pool, path=path, record=record, reporter=reporter)
 
@@ -94,12 +104,15 @@ class Indexing:
         details = self._details(engine) | {"coverage": vars(proxy.coverage), "context": encoder.settings.context}
         fingerprints = {"model": proxy.fingerprint()}
         with Store.start(self.path, settings=self.record, fingerprints=fingerprints, details=details) as store:
+            if not store.has_parts(self.path):
+                store.forget()  # of a start that never wrote a part, maybe of another pool
+                store.add_details(**details)
             store.add_shards(self.pool)
+            if not all(store.holds(s.name) for s in self.pool.shards):
+                (self.path / FINISHED).unlink(missing_ok=True)
+            store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
             if not store.has_background:
                 store.remember_background(self._background_rows())
-            store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
-            if any(not store.parts(s.name) for s in self.pool.shards):
-                (self.path / FINISHED).unlink(missing_ok=True)
             self._check_arithmetic(store, proxy, encoder)
             numbers = {name: known["number"] for name, known in store.shards.items()}
             documents = index_parts(
@@ -131,9 +144,7 @@ class Indexing:
         sketched(storage, engine, encoded, batching)
         speed = len(encoded) / (time.perf_counter() - begun)
         store = Store.open(self.path) if (self.path / Store.RECORD).exists() else None
-        whole = [
-            s.name for s in self.pool.shards if store is not None and (done := store.parts(s.name)) and done[-1].last
-        ]
+        whole = [s.name for s in self.pool.shards if store is not None and store.holds(s.name)]
         documents = round(sum(estimated_rows(s) for s in self.pool.shards if s.name not in whole))
         part = min(documents, self.settings.part_documents) * storage.bytes_per_document
         return IndexPlan(

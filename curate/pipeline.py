@@ -53,10 +53,10 @@ from curate.scores.run import Run
 from curate.scores.session import pool_of
 from curate.settings import ScoreSettings, default_out
 from curate.stores.approximate import Made
-from curate.stores.making import ensure_search
+from curate.stores.making import check_factory, ensure_search
 from curate.stores.neighbours import find_neighbours
 from curate.stores.scoring import score_stored
-from curate.stores.settings import IndexSettings, default_store
+from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
 
 
@@ -107,18 +107,19 @@ def index(settings: IndexSettings, out: Path | str | None = None, *, reporter: R
 
     Raises CurateError; parts that were finished stay.
     """
-    return Indexing.open(
-        settings, Path(out) if out is not None else default_store(settings), reporter or Silent()
-    ).run()
+    return Indexing.open(settings, out, reporter or Silent()).run()
 
 
 def plan_index(
     settings: IndexSettings, out: Path | str | None = None, *, reporter: Reporter | None = None
 ) -> IndexPlan:
     """Say what an index will take in time and on disk, from a small part that is done; nothing is written."""
-    return Indexing.open(
-        settings, Path(out) if out is not None else default_store(settings), reporter or Silent()
-    ).plan()
+    return Indexing.open(settings, out, reporter or Silent()).plan()
+
+
+def check_search(how: str) -> None:
+    """Raise SettingsError for a way of searching that `make_search` does not know."""
+    check_factory(how)
 
 
 def make_search(store: Store, how: str = "auto", *, reporter: Reporter | None = None) -> Made | None:

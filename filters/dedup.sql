@@ -24,8 +24,9 @@ labels(content, label) USING KEY (content) AS (
 )
 SELECT candidates.*
 FROM candidates
-LEFT JOIN labels ON labels.content = coalesce({by}::VARCHAR, concat_ws(chr(31), shard, row))
+LEFT JOIN labels ON labels.content = coalesce(candidates.{by}::VARCHAR, concat_ws(chr(31), shard, row))
 QUALIFY row_number() OVER (
-  PARTITION BY coalesce(label, {by}::VARCHAR, concat_ws(chr(31), shard, row))
-  ORDER BY isfinite({score}::DOUBLE) DESC NULLS LAST, {score} DESC, doc_id, shard, row
+  PARTITION BY coalesce(labels.label, candidates.{by}::VARCHAR, concat_ws(chr(31), shard, row))
+  ORDER BY
+    isfinite(candidates.{score}::DOUBLE) DESC NULLS LAST, candidates.{score} DESC, doc_id, shard, row
 ) = 1

@@ -29,15 +29,16 @@ likeness AS (
 discounted AS (
   SELECT
     candidates.*,
-    {score}::DOUBLE - $strength::DOUBLE * if(iqr > 0, iqr, 1) * coalesce(nearest, 0) AS worth
+    candidates.{score}::DOUBLE
+      - $strength::DOUBLE * if(spread.iqr > 0, spread.iqr, 1) * coalesce(likeness.nearest, 0) AS _worth
   FROM candidates CROSS JOIN spread LEFT JOIN likeness USING (shard, row)
-  WHERE isfinite({score}::DOUBLE)
+  WHERE isfinite(candidates.{score}::DOUBLE)
 )
-SELECT * EXCLUDE (worth)
+SELECT * EXCLUDE (_worth)
 FROM discounted
 QUALIFY if(
   $tokens::BIGINT IS NULL,
-  row_number() OVER (ORDER BY worth DESC, doc_id, shard, row)
+  row_number() OVER (ORDER BY _worth DESC, doc_id, shard, row)
     <= coalesce($count::BIGINT, greatest(1, round($share::DOUBLE * $total::BIGINT))::BIGINT),
-  sum(n_tokens) OVER (ORDER BY worth DESC, doc_id, shard, row ROWS UNBOUNDED PRECEDING) <= $tokens::BIGINT
+  sum(n_tokens) OVER (ORDER BY _worth DESC, doc_id, shard, row ROWS UNBOUNDED PRECEDING) <= $tokens::BIGINT
 )

@@ -62,6 +62,7 @@ def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **optio
     from curate.stores.settings import IndexSettings
 
     settings = IndexSettings(fields=make_fields(options), **options)
+    pipeline.check_search(search)
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(pipeline.plan_index(settings, out, reporter=reporter), as_json)

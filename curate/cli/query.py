@@ -91,7 +91,13 @@ def _print(query: str, hits: "list[Hit]") -> None:
     stdout.print(f"{' '.join(query.split())[:200]}", style="bold", markup=False, soft_wrap=True)
     source = next((c for c in ("source", "domain", "url") if hits and c in hits[0].columns), None)
     rows = [
-        (h.rank, h.score, h.shard if source is None else h.columns[source], h.doc_id, " ".join(h.text.split())[:90])
+        (
+            h.rank,
+            h.score,
+            h.columns.get(source, h.shard) if source else h.shard,
+            h.doc_id,
+            " ".join(h.text.split())[:90],
+        )
         for h in hits
     ]
     print_table(("rank", "score", source or "shard", "id", "text"), rows)

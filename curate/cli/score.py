@@ -128,7 +128,7 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Any:
         if has_seed and ("seed" in given or not options["store"]):  # else the store's own
             method_settings.setdefault("seed", options["seed"])
         return ScoreSettings(fields=fields, target_fields=target_fields, method_settings=method_settings, **options)
-    theirs = ScoreSettings.from_record(Run.open(options["fit_from"]).settings)
+    theirs = replace(ScoreSettings.from_record(Run.open(options["fit_from"]).settings), store=None)
     changed = {n: options[n] for n in given & options.keys()}
     if any(n.endswith("_column") for n in given):
         changed |= {"fields": fields, "target_fields": target_fields or theirs.target_fields or theirs.fields}

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from curate.cli._output import RichReporter
+    from curate.scores.run import Run
     from curate.selection.select import Asked, Selection
 
 _FILTER, _PARAM = ("--filter", "-f"), ("--param", "-p")
@@ -116,7 +117,7 @@ def command(
             decontaminate=not no_decontaminate,
             out=None if dry_run else out,
             pool=pool or None,
-            neighbours=_neighbours(asked, store or chosen.settings.get("store"), reporter),
+            neighbours=_neighbours(asked, chosen, store or chosen.settings.get("store"), reporter),
             reporter=reporter,
             **options,
         )
@@ -137,16 +138,24 @@ def _asked(names: Sequence[str], params: Iterable[str]) -> list["Asked"]:
     return list(zip(names, given, strict=True))
 
 
-def _neighbours(asked: "Sequence[Asked]", store: str | None, reporter: "RichReporter") -> "Path | None":
+def _neighbours(asked: "Sequence[Asked]", run: "Run", store: str | None, reporter: "RichReporter") -> "Path | None":
     """Find the store's pairs of near documents, where a filter reads them; torch is imported only then."""
     from curate.selection.filters import needs_neighbours
 
     if store is None or not needs_neighbours(asked):
         return None
     from curate import pipeline
+    from curate.errors import SettingsError
     from curate.stores.store import Store
 
-    return pipeline.neighbours(Store.open(store), reporter=reporter)
+    opened = Store.open(store)
+    same = run.settings.get("store") == store or run.fingerprints.get("pool") == opened.details["pool_fingerprint"]
+    if not same:
+        raise SettingsError(
+            f"{store} does not hold the pool that {run.path} scored.",
+            hint="Name a store of that pool: rows are found in it by their shard and number.",
+        )
+    return pipeline.neighbours(opened, reporter=reporter)
 
 
 def _print_selection(selection: "Selection") -> None:

@@ -243,7 +243,7 @@ class PartFolder(ABC):
         lines = self._differences(settings, fingerprints)
         if lines and self.has_parts(self.path):
             self.close()
-            grown = all(line.startswith("pool") for line in lines)
+            grown = all(line.startswith("pool") for line in lines) and not self.settings.get("store")
             raise SettingsError(
                 f"{self.path} was started differently:\n  " + "\n  ".join(lines),
                 hint=f"Give another folder with --out, or the same settings to continue this {self.KIND}."

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import faiss
@@ -47,7 +47,7 @@ _BREADTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
     """Return the store's index, made now unless it is there as asked for; None where it is searched exactly."""
-    if how == "none" or (how == "auto" and len(store) < LEAST_DOCUMENTS):
+    if how == "none" or len(store) <= (LEAST_DOCUMENTS - 1 if how == "auto" else K):
         return None
     whitened = Whitened(store, reporter)
     factory = BITS if how == "auto" else how
@@ -71,6 +71,8 @@ def make_approximate(whitened: Whitened, factory: str = BITS, width: int = COMPO
     reporter, folder = whitened.reporter, folder_of(whitened)
     index = _new(factory, whitened.store.storage.width, width)
     folder.mkdir(exist_ok=True)
+    # What is told of the index goes first: killed from here on, the store has none, not one that is told of falsely.
+    (folder / "index.json").unlink(missing_ok=True)
     short = Short()
     if not compares_bits(factory):
         with reporter.stage("principal components", total=None):
@@ -129,10 +131,7 @@ def _at(whitened: Whitened, positions: np.ndarray) -> Tensor:
 def _fill(whitened: Whitened, index: Any, short: Short, reporter: Reporter) -> None:
     """Train the index on as many vectors as its lists ask for, and add all, in one pass."""
 
-    def work(codes: Codes) -> Tensor:
-        return torch.from_numpy(short(whitened.units(whitened.store.storage.decode(codes))))
-
-    found = []
+    work, found = _Shortening(whitened, short), []
     with reporter.stage("approximate index", total=len(whitened)) as stage:
         for _, part in stream(whitened.store, work, whitened.parts):
             found.append(part.numpy())
@@ -141,8 +140,36 @@ def _fill(whitened: Whitened, index: Any, short: Short, reporter: Reporter) -> N
         if not index.is_trained:
             wanted = min(len(vectors), max(64 * getattr(index, "nlist", 0), 16384))
             rng = np.random.default_rng(SEED)
-            index.train(vectors[np.sort(rng.choice(len(vectors), wanted, replace=False))])
+            try:
+                index.train(vectors[np.sort(rng.choice(len(vectors), wanted, replace=False))])
+            except RuntimeError as error:
+                raise SettingsError(
+                    f"FAISS cannot train the index on {wanted:,} documents: {str(error).splitlines()[0]}",
+                    hint="A factory with fewer lists, or --search BFlat, which needs no training.",
+                ) from error
         index.add(vectors)
+
+
+@dataclass(frozen=True)
+class _Shortening:
+    """Makes shortened vectors of codes."""
+
+    whitened: Whitened
+    short: Short
+
+    @property
+    def rows(self) -> int:
+        """How many documents are whole at a time: wide sketches are megabytes each."""
+        return max(1, min(128, (1 << 22) // self.whitened.store.storage.width))
+
+    def __call__(self, codes: Codes) -> Tensor:
+        return torch.from_numpy(self.short(self.whitened.units(self.whitened.store.storage.decode(codes))))
+
+
+def check_factory(how: str) -> None:
+    """Raise SettingsError for a way of searching that there is not, before any work is done."""
+    if how not in ("auto", "none"):
+        _new(how, 64, 16)
 
 
 def _calibrated(whitened: Whitened, index: Any, short: Short, factory: str) -> Made:
@@ -195,7 +222,9 @@ def _reached(
         exact_milliseconds=0.0,
     )
     search = Approximate(whitened=whitened, index=index, short=short, made=made)
-    seconds = [min(_seconds(lambda q=queries[i : i + 1]: search(q, K)) for _ in range(2)) for i in range(8)]
+    seconds = [
+        min(_seconds(lambda q=queries[i : i + 1]: search(q, K)) for _ in range(2)) for i in range(min(8, len(queries)))
+    ]
     return replace(made, milliseconds=1000 * float(np.median(seconds)))
 
 

@@ -35,12 +35,16 @@ def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST,
     with reporter.stage("neighbours", total=len(whitened)) as stage:
         for number, part in enumerate(whitened.parts):
             own = torch.arange(whitened.starts[number], whitened.starts[number + 1])
+            if not len(own):
+                continue
             found = search(whitened.vectors(part), min(nearest + 1, len(whitened)))
             firsts.append(own[:, None].expand_as(found.positions).flatten().numpy())
             seconds.append(found.positions.flatten().numpy())
             cosines.append(found.cosines.flatten().numpy())
             stage.advance(len(own))
-    table = _pairs(whitened, np.concatenate(firsts), np.concatenate(seconds), np.concatenate(cosines), least)
+    empty = np.zeros(0, np.int64)
+    first, second, cosine = (np.concatenate([empty, *found]) for found in (firsts, seconds, cosines))
+    table = _pairs(whitened, first.astype(np.int64), second.astype(np.int64), cosine.astype(np.float32), least)
     path.parent.mkdir(exist_ok=True)
     write_table(table, path, about)
     return path

@@ -59,7 +59,7 @@ class Searcher:
                 revision=asked.revision,
                 modules=asked.modules,
                 dtype=asked.dtype,
-                device=asked.device,
+                device="auto",  # a store that was made on a GPU is asked on a laptop, too
             )
         )
         store.refuse_other_model(proxy.fingerprint())

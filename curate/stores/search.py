@@ -1,5 +1,6 @@
 """Nearest documents by gradient: the largest cosines of whitened sketches, exactly, in one pass over the store."""
 
+import resource
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ from curate.stores.streaming import stream
 from curate.stores.whitening import folded, norms
 
 QUERIES = 1024  # that are multiplied together
-OPEN_PARTS = 8192  # that stay memory-mapped
-GATHERED = 2048  # documents whose numbers are in memory at a time, for exact cosines
+GATHERED = 1 << 24  # numbers of sketches that are in memory at a time, for exact cosines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Whitened:
         self.parts = store.all_parts()
         self.starts = [0, *accumulate(len(self.norms[p.path.stem]) for p in self.parts)]
         # Candidates of one query lie in nearly every part: opening each anew would take longer than reading them.
-        self._codes = lru_cache(maxsize=OPEN_PARTS)(store.codes)
+        self._codes = lru_cache(maxsize=_open_parts())(store.codes)
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -74,19 +74,15 @@ class Whitened:
     ) -> Float[Tensor, "queries depth"]:
         """Return the exact cosine of every query with its own candidates; -1 where there is none (position -1)."""
         raw = folded(self.store, queries, self.whitening)
-        rows = max(1, GATHERED // candidates.shape[1])
-        found = [self._block(raw[i : i + rows], candidates[i : i + rows]) for i in range(0, len(raw), rows)]
-        return torch.cat(found)
-
-    def _block(self, raw: Tensor, candidates: Tensor) -> Tensor:
-        """Return the cosines of some queries that are folded already."""
-        there = candidates >= 0
-        codes, lengths = self._gathered(candidates[there].numpy())
-        owners = there.nonzero()[:, 0]
-        cosines = torch.full(candidates.shape, -1.0)
-        # All numbers at once: small products in turn would spend their time waking threads.
-        cosines[there] = paired(self.store.storage, codes, raw, owners) / lengths
-        return cosines
+        flat, cosines = candidates.flatten(), torch.full((candidates.numel(),), -1.0)
+        known = (flat >= 0).nonzero()[:, 0]
+        # Many at once, since small products in turn would spend their time waking threads; but never all of them.
+        step = max(16, GATHERED // self.store.storage.width)
+        for i in range(0, len(known), step):
+            some = known[i : i + step]
+            codes, lengths = self._gathered(flat[some].numpy())
+            cosines[some] = paired(self.store.storage, codes, raw, some // candidates.shape[1]) / lengths
+        return cosines.view(candidates.shape)
 
     def _gathered(self, positions: np.ndarray) -> tuple[Codes, Tensor]:
         """Return the sketches and the whitened norms of documents anywhere in the store."""
@@ -100,6 +96,12 @@ class Whitened:
         return found, torch.from_numpy(lengths)
 
 
+def _open_parts() -> int:
+    """How many parts may stay memory-mapped: each holds two of the files that a process may have open."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4096 if most == resource.RLIM_INFINITY else max(4, min(4096, (most - 128) // 2))
+
+
 @dataclass(frozen=True)
 class Exact:
     """Search by every document's cosine."""
@@ -108,7 +110,7 @@ class Exact:
 
     def __call__(self, queries: Float[Tensor, "queries sketch"], k: int) -> Found:
         """Return the `k` nearest of each query, which are unit vectors."""
-        blocks = [self._block(queries[i : i + QUERIES], k) for i in range(0, len(queries), QUERIES)]
+        blocks = [self._block(queries[i : i + QUERIES], k) for i in range(0, max(1, len(queries)), QUERIES)]
         return Found(cosines=torch.cat([b.cosines for b in blocks]), positions=torch.cat([b.positions for b in blocks]))
 
     def _block(self, queries: Tensor, k: int) -> Found:

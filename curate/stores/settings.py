@@ -69,6 +69,9 @@ class IndexSettings:
 
 
 def default_store(settings: IndexSettings) -> Path:
-    """Return where a store goes when no folder is given: `stores/<pool>`."""
-    stem = Path(settings.pool[0].rstrip("/")).name.split(".")[0] or "pool"
+    """Return where a store goes when no folder is given: `stores/<pool>`, of a pattern the folder that it is in."""
+    path = Path(settings.pool[0].rstrip("/"))
+    while any(c in path.name for c in "*?["):
+        path = path.parent
+    stem = path.name.split(".")[0] or "pool"
     return Path("stores") / stem

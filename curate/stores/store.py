@@ -15,6 +15,7 @@ finished.json               totals; there once every shard has reached its end
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -37,7 +38,7 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.roots import Whitening, flat, from_flat, moved
 from curate.gradients.sketches import Block
 from curate.schema import ROW_FIELDS, Document
-from curate.scores.folder import PartFolder
+from curate.scores.folder import FINISHED, PartFolder
 from curate.scores.parts import Part, write_table
 from curate.scores.record import canonical, differences
 from curate.settings import ScoreSettings
@@ -108,7 +109,8 @@ class Store(PartFolder):
         asked = {k: getattr(settings, k) for k in bound if getattr(settings, k) not in (usual[k], bound[k])}
         projection = {k: v for k, v in settings.method_settings.items() if k in own.method_settings}
         had = {k: bound[k] for k in asked} | {k: own.method_settings[k] for k in projection}
-        if lines := differences(had, asked | {k: int(v) for k, v in projection.items()}, had="the store has"):
+        given = {k: int(v) if str(v).lstrip("-").isdigit() else v for k, v in projection.items()}
+        if lines := differences(had, asked | given, had="the store has"):
             raise SettingsError(
                 f"{self.path} was indexed otherwise:\n  " + "\n  ".join(lines),
                 hint="Leave these settings out (they come from the store), or index into another store.",
@@ -126,9 +128,9 @@ class Store(PartFolder):
     def require_finished(self) -> None:
         """Raise CurateError unless the store holds its whole pool."""
         if not self.is_finished:
-            pools = " ".join(f"--pool {p}" for p in self.details["pool"])
             raise CurateError(
-                f"{self.path} is not finished.", hint=f"Go on with it: curate index {pools} --out {self.path}"
+                f"{self.path} is not finished.",
+                hint=f"Give the `curate index --pool … --out {self.path}` that began it again: it goes on.",
             )
 
     def __len__(self) -> int:
@@ -145,16 +147,39 @@ class Store(PartFolder):
         """What the sketches take on disk."""
         return sum(p.stat().st_size for p in (self.path / "sketches").glob("*.npy"))
 
+    def holds(self, shard: str) -> bool:
+        """Whether all of a shard's parts are there."""
+        parts = self.parts(shard)
+        return bool(parts) and parts[-1].last
+
+    def forget(self) -> None:
+        """Remove all that lies beside the parts; there are none yet."""
+        for name in (SHARDS, BACKGROUND, FINISHED):
+            (self.path / name).unlink(missing_ok=True)
+        for folder in ("sketches", "texts", "curvature", "norms", "search", "neighbours"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+
     def add_shards(self, pool: Pool) -> None:
         """Take note of a pool's shards: known ones keep their number, new ones come after them.
 
         Raises CurateError when one that is known has changed.
         """
         known, now = dict(self.shards), pool.shard_fingerprints()
+        gone = {known[n]["fingerprint"]: n for n in known if n not in {s.name for s in pool.shards} and self.parts(n)}
         for shard in pool.shards:
-            if (old := known.get(shard.name)) is None:
-                known[shard.name] = {"number": len(known), "fingerprint": now.get(shard.name)}
-            elif old["fingerprint"] != now.get(shard.name) and self.parts(shard.name):
+            fingerprint = now.get(shard.name)
+            old = known.get(shard.name)
+            if old is None and fingerprint is not None and fingerprint in gone:
+                raise CurateError(
+                    f"{shard.name} is in {self.path} already, as {gone[fingerprint]}: with another address beside it,"
+                    " equal names of files are told apart by their folders.",
+                    hint="Give new shards names of their own, or index all into another store (--out).",
+                )
+            if old is None:
+                known[shard.name] = {"number": len(known), "fingerprint": fingerprint}
+            elif not self.parts(shard.name):
+                known[shard.name] = {**old, "fingerprint": fingerprint}
+            elif old["fingerprint"] != fingerprint:
                 raise CurateError(
                     f"{shard.name} has changed since it was indexed into {self.path}.",
                     hint="Index the changed pool into another store (--out); new shards alone may be added to one.",
@@ -173,6 +198,8 @@ class Store(PartFolder):
         """Write what lies beside a part's rows, which are written after it."""
         for folder in ("sketches", "texts"):
             (self.path / folder).mkdir(exist_ok=True)
+        for norms in self.path.glob(f"norms/*/{part}.npy"):  # of what the part was before it was lost
+            norms.unlink()
         for name, array in (("codes", codes.codes), ("scales", codes.scales)):
             write_array(self._sketches(part, name), array)
         write_table(pa.table({"text": pa.array(texts, pa.string())}), self.path / "texts" / f"{part}.parquet", {})
@@ -247,7 +274,10 @@ def read_array(path: Path) -> np.ndarray:
     try:
         # Copied when written to, which nothing does: torch warns of arrays that cannot be written at all.
         return np.load(path, mmap_mode="c").view(np.ndarray)  # a memmap's own slices are slow to make
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CurateError(f"{path}: cannot be opened ({error}).") from error
+    except ValueError as error:
+        remade = "the part's file in rows/" if path.parent.name == "sketches" else "this file"
         raise CurateError(
-            f"{path}: cannot be read ({error}).", hint="Delete the part's file in rows/ and index again: it is remade."
+            f"{path}: cannot be read ({error}).", hint=f"Delete {remade} and index again: it is made anew."
         ) from error

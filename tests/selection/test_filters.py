@@ -440,3 +440,10 @@ def test_a_filter_says_what_it_needs(tmp_path):
     path.write_text("-- summary: s\n-- needs: friends\nSELECT * FROM candidates\n")
     with pytest.raises(CurateError, match="line 2: expected `-- needs: neighbours`"):
         read_filter(path)
+
+
+@pytest.mark.parametrize("name", ["label", "content", "nearest", "iqr", "worth", "place", "similarity", "near_row"])
+def test_a_pools_own_columns_may_have_the_names_that_filters_on_likeness_use(tmp_path, name):
+    run, pairs = near_run(tmp_path, (0, 1, 0.98), **{name: ["x"] * 5})
+    assert apply(run, "dedup", {"near": 0.97}, pairs=pairs)[0] == ["a", "c", "d", "e"]
+    assert len(apply(run, "diverse", {"count": 2}, pairs=pairs)[0]) == 2

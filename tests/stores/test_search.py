@@ -208,3 +208,23 @@ def test_a_searcher_loads_the_proxy_once(store: Store, monkeypatch: pytest.Monke
     opened.query(["add three"], 1)
     monkeypatch.setattr(Searcher, "open", lambda *_: pytest.fail("loaded again"))
     assert len(opened.query(["the ship rode"], 2)[0]) == 2
+
+
+def test_an_index_is_told_of_only_once_it_is_there(apart: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    whitened = Whitened(apart)
+    make_approximate(whitened, "BFlat")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("curate.stores.making._calibrated", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_approximate(whitened, "HNSW8", width=24)
+    assert open_approximate(whitened) is None
+    assert isinstance(choose_search(whitened), Exact)
+
+
+def test_a_factory_that_needs_more_documents_says_so(apart: Store) -> None:
+    with pytest.raises(SettingsError, match="FAISS cannot train the index on 161 documents") as error:
+        make_approximate(Whitened(apart), "IVF512,Flat", width=24)
+    assert "fewer lists" in error.value.hint

@@ -165,3 +165,62 @@ def test_the_plan_tells_the_size_that_the_store_has(place: Path, tmp_path: Path,
     assert abs(plan.disk_bytes - low_rank.sketch_bytes) < 0.1 * low_rank.sketch_bytes
     rest = Indexing.open(asked(place), store.path, Silent()).plan()
     assert (rest.documents, rest.disk_bytes) == (0, 0)
+
+
+def test_equal_names_from_another_folder_index_nothing_twice(place: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_bytes(lines(make_rows(20, seed)))
+    pipeline.index(asked(place, pool=(str(tmp_path / "one"),)), tmp_path / "store")
+    with pytest.raises(CurateError, match=r"one/train\.jsonl is in .*store already, as train\.jsonl") as error:
+        pipeline.index(asked(place, pool=(str(tmp_path / "two"),)), tmp_path / "store")
+    assert "names of their own" in error.value.hint
+    assert len(Store.open(tmp_path / "store")) == 20
+
+
+def test_a_store_of_the_usual_name_grows_only_when_told_to(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_bytes(lines(make_rows(20, len(name))))
+    assert pipeline.index(asked(place, pool=("one/*.jsonl",))).path == Path("stores/one")
+    assert pipeline.index(asked(place, pool=("one/train.jsonl",))).path == Path("stores/train")
+    with pytest.raises(SettingsError, match=r"stores/train holds other documents \(one/train\.jsonl\)"):
+        pipeline.index(asked(place, pool=("two/train.jsonl",)))
+
+
+def test_a_start_without_parts_leaves_nothing_to_another_pool(place: Path, tmp_path: Path, growing: Path) -> None:
+    first = Indexing.open(asked(place, pool=(str(growing),), background=8), tmp_path / "store", Silent())
+    Store.start(tmp_path / "store", settings=first.record, fingerprints={}, details={"pool": [str(growing)]}).close()
+    (tmp_path / "store" / "background.json").write_text('{"gone.jsonl": [1, 2]}')
+    (tmp_path / "store" / "shards.json").write_text('{"gone.jsonl": {"number": 0, "fingerprint": "x"}}')
+    store = pipeline.index(asked(place), tmp_path / "store")
+    assert contents(store.path) == contents(pipeline.index(asked(place), tmp_path / "fresh").path)
+
+
+def test_a_store_with_a_hole_is_not_finished(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = pipeline.index(asked(place), tmp_path / "store")
+    store.all_parts()[1].path.unlink()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("curate.indexing.index_parts", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.index(asked(place), tmp_path / "store")
+    assert not Store.open(tmp_path / "store").is_finished
+
+
+def test_shards_without_a_document_and_tiny_stores_are_searched(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jsonl").write_bytes(lines(make_rows(3, 1)))
+    (tmp_path / "pool" / "b.jsonl").write_bytes(b'{"text": ""}\n')
+    (tmp_path / "pool" / "c.jsonl").write_bytes(lines(make_rows(2, 2)))
+    store = pipeline.index(asked(place, pool=(str(tmp_path / "pool"),)), tmp_path / "store")
+    assert len(store) == 5
+    assert len(store.query(["add three and four"], 9)[0]) == 5
+    assert pipeline.neighbours(store).exists()
+    assert pipeline.make_search(store, "BFlat") is None  # five documents are looked at
+    assert score(place, store, tmp_path / "x").totals["documents"] == 5
