@@ -9,7 +9,8 @@ finished.json       totals; there once every shard has reached its end
 import json
 import time
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -209,6 +210,15 @@ class PartFolder(ABC):
         there = {p.name for p in (self.path / "skipped").glob("[0-9]*.parquet")}
         names = [p.path.name for p in self.all_parts() if p.path.name in there]
         return [(self.path / "skipped" / name, SKIPPED_SCHEMA) for name in names]
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other processes from writing what lies beside the parts of a folder that is open for reading."""
+        lock = Lock(self.path)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def close(self) -> None:
         """Let another process write the folder."""

@@ -53,7 +53,8 @@ def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
     factory = BITS if how == "auto" else how
     known = open_approximate(whitened)
     if known is None or (how != "auto" and known.made.factory != factory):
-        known = make_approximate(whitened, factory)
+        with store.writing():
+            known = make_approximate(whitened, factory)
     if known.made.recall < RECALL:
         reporter.warn(
             f"the index {known.made.factory} finds {known.made.recall:.2f} of the ten nearest; --exact, or another"

@@ -29,10 +29,17 @@ def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST,
     about = {_KEY.decode(): f"{len(store)} {nearest} {least}"}
     if path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY) == about[_KEY.decode()].encode():
         return path
-    whitened = Whitened(store, reporter)
+    with store.writing():
+        table = _found(Whitened(store, reporter), nearest, least)
+        path.parent.mkdir(exist_ok=True)
+        write_table(table, path, about)
+    return path
+
+
+def _found(whitened: Whitened, nearest: int, least: float) -> pa.Table:
     search = choose_search(whitened)
     firsts, seconds, cosines = [], [], []
-    with reporter.stage("neighbours", total=len(whitened)) as stage:
+    with whitened.reporter.stage("neighbours", total=len(whitened)) as stage:
         for number, part in enumerate(whitened.parts):
             own = torch.arange(whitened.starts[number], whitened.starts[number + 1])
             if not len(own):
@@ -44,10 +51,7 @@ def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST,
             stage.advance(len(own))
     empty = np.zeros(0, np.int64)
     first, second, cosine = (np.concatenate([empty, *found]) for found in (firsts, seconds, cosines))
-    table = _pairs(whitened, first.astype(np.int64), second.astype(np.int64), cosine.astype(np.float32), least)
-    path.parent.mkdir(exist_ok=True)
-    write_table(table, path, about)
-    return path
+    return _pairs(whitened, first.astype(np.int64), second.astype(np.int64), cosine.astype(np.float32), least)
 
 
 def _pairs(whitened: Whitened, first: np.ndarray, second: np.ndarray, cosine: np.ndarray, least: float) -> pa.Table:
