@@ -34,8 +34,11 @@ class Run(PartFolder):
     ROWS: ClassVar[str] = "scores"
     WHICH: ClassVar[str] = "Give the folder that `curate score` wrote, or none for the latest run under runs/."
 
-    def adopt(self, part: Part, shard_index: int) -> Part:
-        """Write another run's part as one of this run, whose pool has the same shard in another place, maybe."""
+    def adopt(self, part: Part, shard_index: int, rows: pa.Table | None = None) -> Part:
+        """Write a part of another folder as one of this run, whose pool has the same shard in another place, maybe.
+
+        `rows` takes the place of its table: scores of a store's documents, say.
+        """
         aside = part.path.parent.parent / "skipped" / part.path.name
         return self.write_part(
             shard=part.shard,
@@ -44,7 +47,7 @@ class Run(PartFolder):
             start=part.start,
             end=part.end,
             last=part.last,
-            rows=pq.read_table(part.path),
+            rows=pq.read_table(part.path) if rows is None else rows,
             skipped=pq.read_table(aside) if aside.exists() else SKIPPED_SCHEMA.empty_table(),
         )
 

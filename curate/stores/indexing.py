@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from curate.errors import CurateError
-from curate.executors.reading import Chunk, Reader, Unreadable, ahead
+from curate.executors.local import work_through
+from curate.executors.reading import Chunk, Reader
 from curate.executors.tables import arrays_of, metadata_columns, not_finite, row_values, skipped_table, write_chunk
 from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.sketches import SketchEngine
@@ -28,26 +28,15 @@ def index_parts(
     *,
     total: float | None = None,
 ) -> int:
-    """Sketch and write every part that the store lacks, in order; give back how many documents that were.
+    """Sketch and write every part that the store lacks, in order; give back how many documents that were."""
+    documents = 0
 
-    A shard that cannot be read to its end does not stop the others; it is an error once they are done.
-    """
-    documents, unreadable = 0, []
-    with reporter.stage("indexing", total=total) as stage:
-        stage.advance(sum(p.end - p.start for p in store.all_parts()))
-        for chunk in ahead(reader.missing(store)):
-            if isinstance(chunk, Unreadable):
-                unreadable.append(chunk)
-                reporter.warn(f"{chunk.shard}: {chunk.error.message}")
-                continue
-            documents += _index(store, chunk, engine, batching)
-            stage.advance(chunk.end - chunk.start)
-    if unreadable:
-        first = unreadable[0]
-        raise CurateError(
-            f"{len(unreadable)} shard(s) could not be read to the end; all others are indexed. {first.error.message}",
-            hint=first.error.hint or "Repair or remove the shard, then index again.",
-        )
+    def index(chunk: Chunk) -> None:
+        nonlocal documents
+        documents += _index(store, chunk, engine, batching)
+
+    hint = "Repair or remove the shard, then index again."
+    work_through(store, reader, index, reporter, stage="indexing", done="indexed", hint=hint, total=total)
     return documents
 
 

@@ -121,12 +121,7 @@ def _components(whitened: Whitened, width: int) -> Tensor:
 
 def _at(whitened: Whitened, positions: np.ndarray) -> Tensor:
     """Return unit vectors of documents, by position."""
-    found = torch.zeros(len(positions), whitened.store.storage.width)
-    for number, places in whitened.at(positions.tolist()).items():
-        rows = positions[places] - whitened.starts[number]
-        codes = whitened.store.codes(whitened.parts[number])[rows]
-        found[places] = whitened.units(whitened.store.storage.decode(codes))
-    return found
+    return whitened.units(whitened.store.storage.decode(whitened.gathered(positions)[0]))
 
 
 def _fill(whitened: Whitened, index: Any, short: Short, reporter: Reporter) -> None:

@@ -11,8 +11,7 @@ from curate.documents import Overlap
 from curate.executors.local import Work
 from curate.gradients.scoring import SketchScorer
 from curate.progress import Reporter
-from curate.schema import ROW_FIELDS, SCORE_FIELDS, SKIPPED_SCHEMA
-from curate.scores.parts import Part
+from curate.schema import ROW_FIELDS, SCORE_FIELDS
 from curate.scores.run import Run
 from curate.stores.storage import Products
 from curate.stores.store import Store
@@ -33,7 +32,7 @@ def score_stored(
             scores = found if lengths is None else found / lengths[part.path.stem][:, None]
             rows = pq.read_table(part.path)
             found_overlaps = [overlap.measure(text) for text in store.texts(part)]
-            _write(run, store, part, _table(rows, scores, found_overlaps, columns))
+            run.adopt(part, part.shard_index, _table(rows, scores, found_overlaps, columns))
             work.documents += len(rows)
             work.tokens += int(rows["n_tokens"].to_numpy().sum())
             work.parts += 1
@@ -58,17 +57,3 @@ def _table(
     arrays |= {name: pa.array(values[:, j]) for j, name in enumerate(columns) if j}
     own = {f.name for f in ROW_FIELDS}
     return pa.table(arrays | {name: rows[name] for name in rows.column_names if name not in own})
-
-
-def _write(run: Run, store: Store, part: Part, rows: pa.Table) -> None:
-    aside = store.path / "skipped" / part.path.name
-    run.write_part(
-        shard=part.shard,
-        shard_index=part.shard_index,
-        index=part.index,
-        start=part.start,
-        end=part.end,
-        last=part.last,
-        rows=rows,
-        skipped=pq.read_table(aside) if aside.exists() else SKIPPED_SCHEMA.empty_table(),
-    )

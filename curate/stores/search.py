@@ -80,11 +80,11 @@ class Whitened:
         step = max(16, GATHERED // self.store.storage.width)
         for i in range(0, len(known), step):
             some = known[i : i + step]
-            codes, lengths = self._gathered(flat[some].numpy())
+            codes, lengths = self.gathered(flat[some].numpy())
             cosines[some] = paired(self.store.storage, codes, raw, some // candidates.shape[1]) / lengths
         return cosines.view(candidates.shape)
 
-    def _gathered(self, positions: np.ndarray) -> tuple[Codes, Tensor]:
+    def gathered(self, positions: np.ndarray) -> tuple[Codes, Tensor]:
         """Return the sketches and the whitened norms of documents anywhere in the store."""
         found, lengths = self.store.storage.empty(len(positions)), np.ones(len(positions), np.float32)
         numbers = np.searchsorted(self.starts, positions, side="right") - 1
