@@ -32,7 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from curate.errors import CurateError
-    from curate.pipeline import ScoreSettings, index, neighbours, rescore, score, validate, verify
+    from curate.pipeline.verbs import ScoreSettings, index, neighbours, rescore, score, validate, verify
     from curate.proof.settings import ValidateSettings, VerifySettings
     from curate.reports.report import report
     from curate.rescoring.settings import RescoreSettings
@@ -51,15 +51,15 @@ _HOMES = {
     "Store": "curate.stores.store",
     "ValidateSettings": "curate.proof.settings",
     "VerifySettings": "curate.proof.settings",
-    "index": "curate.pipeline",
+    "index": "curate.pipeline.verbs",
     "latest_run": "curate.scores.run",
-    "neighbours": "curate.pipeline",
+    "neighbours": "curate.pipeline.verbs",
     "report": "curate.reports.report",
-    "rescore": "curate.pipeline",
-    "score": "curate.pipeline",
+    "rescore": "curate.pipeline.verbs",
+    "score": "curate.pipeline.verbs",
     "select": "curate.selection.select",
-    "validate": "curate.pipeline",
-    "verify": "curate.pipeline",
+    "validate": "curate.pipeline.verbs",
+    "verify": "curate.pipeline.verbs",
     "warmup": "curate.training.warmup",
 }
 

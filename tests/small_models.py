@@ -14,9 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from curate.documents import hash_content
 from curate.gradients.documents import Batching
 from curate.gradients.sketches import Block
-from curate.models import Proxy, ProxySettings, make_proxy
+from curate.proxies.proxy import Proxy, ProxySettings, make_proxy
+from curate.proxies.tokens import Encoded, TokenSettings
 from curate.schema import Document
-from curate.tokens import Encoded, TokenSettings
 from curate.training.tokenizer import train_tokenizer
 
 VOCABULARY = 67

@@ -9,14 +9,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from curate import arithmetic, pipeline
-from curate.arithmetic import spearman
 from curate.cli import main
 from curate.errors import CurateError
-from curate.methods._contract import EncodedTarget
+from curate.methods.contract import EncodedTarget
+from curate.pipeline import arithmetic
+from curate.pipeline import verbs as pipeline
+from curate.pipeline.samples import TARGET_ROWS, rows_of
 from curate.progress import Silent
-from curate.samples import TARGET_ROWS, rows_of
 from curate.scores.arithmetic import arithmetic_note, arithmetic_warning
+from curate.scores.correlation import spearman
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target

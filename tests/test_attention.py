@@ -3,8 +3,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, MistralConfig
 
-from curate import attention
-from curate.attention import NAME, use_block_attention, use_plain_attention
+from curate.proxies import attention
+from curate.proxies.attention import NAME, use_block_attention, use_plain_attention
 from tests.small_models import ARCHITECTURES, tiny_model, tiny_proxy
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from curate import pipeline
 from curate.cli import group
+from curate.pipeline import verbs as pipeline
 from curate.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 

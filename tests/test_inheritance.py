@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from curate import pipeline
 from curate.cli import group
 from curate.errors import CurateError, SettingsError
+from curate.pipeline import verbs as pipeline
 from curate.progress import Silent
 from curate.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from curate.errors import CurateError, SettingsError
-from curate.models import Proxy, ProxySettings, choose_device, load_proxy
+from curate.proxies.proxy import Proxy, ProxySettings, choose_device, load_proxy
 from tests.small_models import ARCHITECTURES, tiny_model, tiny_proxy, tiny_tokenizer
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from curate import pipeline
+from curate.pipeline import verbs as pipeline
 from curate.progress import Silent
 from curate.scores.run import Run
 from curate.scores.session import open_session

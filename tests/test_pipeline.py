@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate import pipeline
 from curate.errors import CurateError, SettingsError
+from curate.pipeline import verbs as pipeline
 from curate.progress import Silent, Task
 from curate.settings import ScoreSettings
 from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target

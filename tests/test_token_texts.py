@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from curate.token_texts import TokenTexts
+from curate.proxies.token_texts import TokenTexts
 from tests.small_models import tiny_tokenizer
 
 CORPUS = ["the quick brown fox jumps over the lazy dog", "def f(x): return x + 1", "naïve café – 東京 🦊"] * 3

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from curate.errors import CurateError, SettingsError
-from curate.tokens import IGNORED, Encoded, Encoder, TokenBatch, TokenSettings, batches, windows
+from curate.proxies.tokens import IGNORED, Encoded, Encoder, TokenBatch, TokenSettings, batches, windows
 from tests.small_models import document, encoded, random_documents, tiny_tokenizer
 
 MARKED = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"

@@ -30,8 +30,8 @@ def command(pool_tokens: float | None, as_json: bool, **options: Any) -> None:
     """
     from dataclasses import asdict
 
-    from curate.bench import DIRECTION, SKETCH, BenchSettings, bench, seconds_for
     from curate.cli._output import RichReporter, print_json, print_table, stdout
+    from curate.pipeline.bench import DIRECTION, SKETCH, BenchSettings, bench, seconds_for
 
     settings = BenchSettings(**options)
     with RichReporter() as reporter:

@@ -10,7 +10,7 @@ from curate.cli._fields import fields_options, make_fields
 from curate.gradients.shapes import DIM, RANK
 
 if TYPE_CHECKING:
-    from curate.indexing import IndexPlan
+    from curate.pipeline.index import IndexPlan
     from curate.stores.approximate import Made
     from curate.stores.store import Store
 
@@ -56,8 +56,8 @@ def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **optio
     One pass over the pool. The same command goes on where it stopped; given a pool with new shards it adds those, and
     what was fitted on the first pool stays, so that scores compare.
     """
-    from curate import pipeline
     from curate.cli._output import RichReporter, print_alarm
+    from curate.pipeline import verbs as pipeline
     from curate.scores.arithmetic import arithmetic_warning
     from curate.stores.settings import IndexSettings
 

@@ -53,8 +53,8 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     the shortlist alone: `score` from its own training, `score_adjoint` from a step in its middle, `score_spread`
     over the repeats. --config takes options and the recipe's settings side by side.
     """
-    from curate import pipeline
     from curate.cli._output import RichReporter, print_json
+    from curate.pipeline import verbs as pipeline
 
     settings = _settings(options, settings_beside(ctx))
     with RichReporter() as reporter:

@@ -14,7 +14,7 @@ from curate.errors import SettingsError
 from curate.training.recipe import NAMES
 
 if TYPE_CHECKING:
-    from curate.estimate import ScorePlan
+    from curate.pipeline.estimate import ScorePlan
     from curate.reports.report import Judged
     from curate.scores.run import Run
 
@@ -90,9 +90,9 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     document (`curate sql`), goes into `curate select`, and continues where it stopped when the same command is
     given again. What its figures say of the ranking is printed at the end, and at length by `curate report`.
     """
-    from curate import pipeline
     from curate.cli._output import RichReporter, print_alarm
     from curate.cli._trust import judged, short
+    from curate.pipeline import verbs as pipeline
     from curate.scores.arithmetic import arithmetic_warning
 
     settings = _settings(ctx, options)

@@ -144,8 +144,8 @@ def _neighbours(asked: "Sequence[Asked]", run: "Run", store: str | None, reporte
 
     if store is None or not needs_neighbours(asked):
         return None
-    from curate import pipeline
     from curate.errors import SettingsError
+    from curate.pipeline import verbs as pipeline
     from curate.stores.store import Store
 
     opened = Store.open(store)

@@ -52,9 +52,9 @@ def command(ctx: click.Context, /, out: Path | None, plot: Path | None, dry_run:
     with every query as a target of its own. Retrainings are kept in a bank by all that decides them: a killed
     command goes on, and further runs are judged by the same bank.
     """
-    from curate import pipeline
     from curate.cli._output import RichReporter, print_json
     from curate.cli._runs import chosen_run
+    from curate.pipeline import verbs as pipeline
     from curate.proof.settings import ValidateSettings
 
     recipe = make_recipe(options, settings_beside(ctx))

@@ -53,8 +53,8 @@ def command(ctx: click.Context, /, out: Path | None, plot: Path | None, as_json:
     that took part in scoring are refused; documents that hold a held-out row are left out of every arm. What is
     finished is kept: a killed command goes on with the arm it was at.
     """
-    from curate import pipeline
     from curate.cli._output import RichReporter, print_json
+    from curate.pipeline import verbs as pipeline
     from curate.proof.settings import VerifySettings
 
     recipe = make_recipe(options, settings_beside(ctx))

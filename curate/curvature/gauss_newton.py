@@ -28,8 +28,8 @@ from curate.gradients.directions import Directions
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import linear
-from curate.models import Proxy, weight_of
-from curate.tokens import IGNORED, Encoded, TokenBatch, batches
+from curate.proxies.proxy import Proxy, weight_of
+from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, batches
 
 
 class GaussNewton:

@@ -29,9 +29,9 @@ from curate.curvature.gauss_newton import GaussNewton
 from curate.errors import CurateError, SettingsError, nearest
 from curate.gradients.directions import Directions
 from curate.gradients.documents import Batching
-from curate.models import Proxy
 from curate.progress import Reporter, Silent, Task
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 
 KINDS = ("cg", "astra")
 # Rounding, and a given step's noise, may raise the objective a little.

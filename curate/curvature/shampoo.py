@@ -16,7 +16,7 @@ from curate.gradients.covariances import Factors
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument
 from curate.gradients.shared_inputs import first_of_inputs
-from curate.models import Proxy
+from curate.proxies.proxy import Proxy
 
 Shampoo = Eigenbasis
 """Read a fit by `Shampoo.of(tensors, damping=…)`."""

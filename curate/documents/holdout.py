@@ -10,12 +10,12 @@ from typing import Any
 import orjson
 import xxhash
 
-from curate.atomic import atomic_write
 from curate.documents.pool import open_pool
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow
 from curate.documents.target import Target
 from curate.errors import SettingsError
+from curate.folders.atomic import atomic_write
 
 HELDOUT = "target/heldout.jsonl"
 """Where a run keeps the rows that took no part in its scores."""

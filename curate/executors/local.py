@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from curate.errors import CurateError
 from curate.executors.reading import Chunk, Reader, Unreadable, ahead
 from curate.executors.tables import part_tables, write_chunk
+from curate.folders.part_folder import PartFolder
 from curate.gradients.documents import Batching
-from curate.methods._contract import Scorer
+from curate.methods.contract import Scorer
 from curate.progress import Reporter
-from curate.scores.folder import PartFolder
+from curate.proxies.token_texts import TokenTexts
 from curate.scores.run import Run
-from curate.token_texts import TokenTexts
 
 
 @dataclass(kw_only=True)

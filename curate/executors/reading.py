@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from curate.documents import Fields, Overlap, Pool, Shard, documents
 from curate.errors import CurateError
+from curate.folders.part_folder import PartFolder
+from curate.proxies.tokens import Encoded, Encoder
 from curate.schema import Document, Skipped
-from curate.scores.folder import PartFolder
-from curate.tokens import Encoded, Encoder
 
 # A part ends early when its text reaches this size, so that memory stays bounded whatever the documents are.
 PART_CHARACTERS = 16 << 20

@@ -9,10 +9,10 @@ import pyarrow as pa
 from torch import Tensor
 
 from curate.executors.reading import Chunk
+from curate.folders.part_folder import PartFolder
 from curate.gradients.scored import Scored
+from curate.proxies.tokens import Encoded
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, TOKEN_TEXTS, Skipped, is_reserved, token_column
-from curate.scores.folder import PartFolder
-from curate.tokens import Encoded
 
 Texts = Callable[[Sequence[int]], Sequence[str]]
 """From a document's ids to each token's text."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.passes import BatchView
-from curate.models import Proxy
+from curate.proxies.proxy import Proxy
 
 Factors = dict[str, Float[Tensor, "_ _"]]
 """A square matrix per layer."""

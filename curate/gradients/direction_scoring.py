@@ -11,7 +11,7 @@ from curate.gradients.directions import Derivatives, DirectionEngine
 from curate.gradients.documents import Batching
 from curate.gradients.materialised import weighted_gradients
 from curate.gradients.scored import Scored
-from curate.tokens import Encoded, TokenBatch, batches
+from curate.proxies.tokens import Encoded, TokenBatch, batches
 
 NORMALIZATIONS = ("none", "length", "unit")
 

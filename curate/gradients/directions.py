@@ -17,8 +17,8 @@ from torch import Tensor
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import Tap, linear, tapped
 from curate.gradients.sketches import SketchEngine
-from curate.models import Proxy
-from curate.tokens import TokenBatch
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import TokenBatch
 
 Directions = dict[str, Float[Tensor, "directions d_out d_in"]]
 """By tracked layer; d_in counts a last column more where the layer has a bias."""

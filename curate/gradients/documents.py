@@ -9,8 +9,8 @@ from torch import Tensor
 
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.sketches import SketchEngine
-from curate.models import Proxy
-from curate.tokens import Encoded, TokenSettings, batches
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded, TokenSettings, batches
 
 DEFAULT_BATCH_TOKENS = {"cpu": 2048, "mps": 8192, "cuda": 32768}
 # On a CPU a larger model's products are as fast with few tokens, in a third of the memory; a small one's are not.

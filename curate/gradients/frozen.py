@@ -6,8 +6,8 @@ from torch import Tensor
 
 from curate.errors import CurateError
 from curate.gradients.head import Head
-from curate.models import Proxy
-from curate.tokens import TokenBatch
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import TokenBatch
 
 
 class FrozenPass:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from curate.errors import CurateError
 from curate.gradients.linear import linear
-from curate.models import Proxy
-from curate.tokens import IGNORED
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import IGNORED
 
 # Measured on two cores: 512 tokens by 1 024 vocabulary rows of float32 stay within the caches.
 TOKENS_CPU, ROWS_CPU = 512, 1024

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from curate.models import weight_of
+from curate.proxies.proxy import weight_of
 
 # oneDNN's float32 product is up to 1.7 times MKL's on AMD processors and no slower elsewhere; torch sends only bfloat16
 # to it by itself. The operator is the one that torch.compile's CPU backend emits.

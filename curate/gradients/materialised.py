@@ -10,9 +10,9 @@ from curate.gradients.directions import Directions
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import tapped
-from curate.models import Proxy
 from curate.progress import Reporter, Silent
-from curate.tokens import Encoded, batches
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded, batches
 
 
 def weighted_gradients(

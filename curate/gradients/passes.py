@@ -19,9 +19,9 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import Tap, tapped
-from curate.models import Proxy
 from curate.progress import Reporter, Silent
-from curate.tokens import IGNORED, Encoded, TokenBatch, batches, windows
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, batches, windows
 
 FISHERS = ("sampled", "empirical")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from curate.gradients.covariances import with_ones
 from curate.gradients.linear import linear
 from curate.gradients.passes import BatchView
-from curate.models import Proxy
+from curate.proxies.proxy import Proxy
 
 # Entries of the gradients that exist at a time: 16 MB of float32, or one document's where that is more.
 CHUNK = 1 << 22

@@ -12,7 +12,7 @@ from curate.gradients.low_rank import truncated
 from curate.gradients.roots import Whitening, whiten
 from curate.gradients.scored import Scored
 from curate.gradients.sketches import Block, SketchEngine
-from curate.tokens import Encoded
+from curate.proxies.tokens import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from curate.errors import CurateError
-from curate.models import Proxy
+from curate.proxies.proxy import Proxy
 
 
 def first_of_inputs(proxy: Proxy) -> dict[str, str]:

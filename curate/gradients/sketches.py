@@ -15,8 +15,8 @@ from torch import Tensor
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import Tap, linear, tapped
 from curate.gradients.projections import projection
-from curate.models import Proxy
-from curate.tokens import TokenBatch
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import TokenBatch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,11 @@ USUAL_BACKGROUND = 2048
 
 def names() -> tuple[str, ...]:
     """Return the methods that there are. Imports none of them."""
-    return tuple(sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_")))
+    return tuple(
+        sorted(
+            p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_") and p.stem != "contract"
+        )
+    )
 
 
 def get(name: str) -> Method:

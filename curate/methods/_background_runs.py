@@ -19,13 +19,13 @@ from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.documents import Batching, document_losses
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.scored import Scored
-from curate.methods._contract import EncodedTarget, Inputs
 from curate.methods._directional import proxy_keys
 from curate.methods._snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
 from curate.methods._target import group_columns, group_shares, usable_rows
-from curate.models import Proxy
+from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Reporter
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from curate.training.adjoint import snapshot
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe

@@ -18,8 +18,8 @@ from curate.gradients.direction_scoring import NORMALIZATIONS, DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
 from curate.gradients.passes import FISHERS, Passes
-from curate.methods._contract import EncodedTarget, Inputs
 from curate.methods._target import group_columns, group_shares, usable_rows
+from curate.methods.contract import EncodedTarget, Inputs
 
 OFFERS = frozenset({"against", "per_token"})
 BACKGROUND = 1000

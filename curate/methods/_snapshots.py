@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.errors import SettingsError
 from curate.gradients.directions import Directions
-from curate.models import Proxy, make_proxy
+from curate.proxies.proxy import Proxy, make_proxy
 from curate.training.language import LanguageModel
 from curate.training.optimisers import Tensors
 from curate.training.recipe import Recipe

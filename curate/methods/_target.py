@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import CurateError
-from curate.methods._contract import EncodedTarget
+from curate.methods.contract import EncodedTarget
 from curate.progress import Reporter
 
 

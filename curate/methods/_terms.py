@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 from bm25s.tokenization import Tokenizer
 
-from curate.tokens import Encoded
+from curate.proxies.tokens import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)

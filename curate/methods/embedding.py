@@ -17,9 +17,9 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.gradients.scoring import group_means
-from curate.methods._contract import EncodedTarget, Inputs
-from curate.models import Proxy
-from curate.tokens import Encoded, batches
+from curate.methods.contract import EncodedTarget, Inputs
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded, batches
 
 OFFERS = frozenset({"against"})
 

@@ -11,8 +11,8 @@ import torch
 from curate.errors import SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
-from curate.methods._contract import Inputs
-from curate.tokens import Encoded
+from curate.methods.contract import Inputs
+from curate.proxies.tokens import Encoded
 
 OFFERS: frozenset[str] = frozenset()
 

@@ -15,8 +15,8 @@ from curate.errors import SettingsError
 from curate.gradients.documents import Batching, document_losses
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.scored import Scored
-from curate.methods._contract import Inputs
-from curate.tokens import Encoded
+from curate.methods.contract import Inputs
+from curate.proxies.tokens import Encoded
 
 OFFERS: frozenset[str] = frozenset()
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from curate.errors import SettingsError, nearest
 from curate.methods._background_runs import BackgroundRuns, RunsScorer
-from curate.methods._contract import Inputs
 from curate.methods._directional import DirectionSettings
+from curate.methods.contract import Inputs
 from curate.training.checkpoints import POLICIES
 from curate.training.recipe import Recipe
 

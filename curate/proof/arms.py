@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curate.atomic import write_text
 from curate.documents import Fields, Pool, documents, open_pool
+from curate.folders.atomic import write_text
 from curate.proof.spool import key_of
 from curate.schema import Document
 from curate.scores.run import Run

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import xxhash
 
-from curate.atomic import atomic_write, write_text
+from curate.folders.atomic import atomic_write, write_text
+from curate.folders.record import canonical
 from curate.methods._snapshots import in_proxys_precision, trainable
-from curate.models import Proxy
 from curate.progress import Reporter
 from curate.proof.subsets import indicator
-from curate.scores.record import canonical
-from curate.tokens import Encoded, TokenSettings
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe

@@ -8,11 +8,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from curate.atomic import write_text
 from curate.documents import Fields, Overlap, read_target
+from curate.folders.atomic import write_text
 from curate.gradients.documents import Batching
 from curate.methods._snapshots import in_proxys_precision, trainable
-from curate.models import Proxy
 from curate.progress import Reporter, Task
 from curate.proof.arms import ALL, Arm
 from curate.proof.choices import Choices
@@ -23,8 +22,9 @@ from curate.proof.selection import Selected
 from curate.proof.settings import VerifySettings
 from curate.proof.spool import Excluded, SpooledCorpus, key_of, spooled, token_batches
 from curate.proof.verdict import Outcome, Verification
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoder
 from curate.schema import Document
-from curate.tokens import Encoder
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 

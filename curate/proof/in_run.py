@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curate.atomic import atomic_write
+from curate.folders.atomic import atomic_write
 from curate.progress import Reporter
 from curate.proof.bank import Bank, Job
 from curate.training.adjoint import differentiate

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from curate.atomic import atomic_write
+from curate.folders.atomic import atomic_write
 
 _ACROSS, _INCHES = 3, 3.6
 _COLOURS = ("#1f4e8c", "#c8553d", "#2f855a", "#8c6bb1", "#b7791f", "#4a5568", "#319795", "#97266d")

@@ -15,15 +15,16 @@ import numpy as np
 import xxhash
 
 from curate import methods
-from curate.atomic import atomic_write
-from curate.methods._contract import EncodedTarget, Inputs, Kept
+from curate.folders.atomic import atomic_write
+from curate.folders.kept import Kept
+from curate.folders.record import canonical
+from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Silent
+from curate.proxies.tokens import Encoder
 from curate.rescoring.settings import METHODS as RESCORED
 from curate.schema import Document
-from curate.scores.record import canonical
 from curate.scores.run import Run
 from curate.settings import build
-from curate.tokens import Encoder
 
 _DIRECTION_BYTES = 2e9  # of the directions of the queries that are prepared together
 _UNKNOWN_TO_METHODS = ("shortlist", "repeats")  # a rescoring's own settings

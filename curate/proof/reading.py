@@ -8,10 +8,10 @@ import numpy as np
 
 from curate.documents import Target, read_target
 from curate.errors import CurateError
+from curate.proxies.tokens import Encoded, Encoder
 from curate.schema import Document
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
-from curate.tokens import Encoded, Encoder
 
 HELDOUT = Path("target") / "heldout.jsonl"
 """Where a run keeps the rows of its target that it was not scored by."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from curate import methods
 from curate.errors import SettingsError
-from curate.models import ProxySettings
 from curate.proof.arms import RANDOM
 from curate.proof.subsets import num_dropped
+from curate.proxies.proxy import ProxySettings
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
 from curate.training.recipe import Recipe

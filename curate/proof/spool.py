@@ -17,12 +17,12 @@ from typing import overload
 import numpy as np
 import xxhash
 
-from curate.atomic import fsync_tree
 from curate.documents import Overlap
 from curate.errors import CurateError
+from curate.folders.atomic import fsync_tree
 from curate.progress import Reporter
+from curate.proxies.tokens import Encoded, Encoder, TokenSettings
 from curate.schema import Document
-from curate.tokens import Encoded, Encoder, TokenSettings
 from curate.training.microbatches import Corpus
 
 _AT_ONCE = 512  # documents that are encoded together

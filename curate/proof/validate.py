@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from curate.atomic import remove_leftovers, write_text
 from curate.errors import CurateError
+from curate.folders.atomic import remove_leftovers, write_text
+from curate.folders.lock import Lock
 from curate.progress import Reporter
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.in_run import in_run, in_run_known
@@ -22,7 +23,6 @@ from curate.proof.settings import ValidateSettings
 from curate.proof.subsets import indicator, left_out, num_dropped
 from curate.proof.workers import Workers
 from curate.schema import Document
-from curate.scores.lock import Lock
 
 IN_RUN = "MAGIC in the bank's own training"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.atomic import write_text
+from curate.folders.atomic import write_text
 from curate.proof.arms import ALL, RANDOM, SELECTION, SWEPT
 from curate.proof.fitting import Curve
 from curate.proof.plots import learning_curves

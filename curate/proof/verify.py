@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from curate.atomic import remove_leftovers
 from curate.documents import read_target
 from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import remove_leftovers
+from curate.folders.lock import Lock
 from curate.gradients.documents import Batching, default_budget
-from curate.models import Proxy
 from curate.progress import Reporter
 from curate.proof.choices import Choices
 from curate.proof.comparison import Comparison
@@ -16,11 +16,11 @@ from curate.proof.reading import HELDOUT, scored_hashes
 from curate.proof.selection import Selected
 from curate.proof.settings import VerifySettings
 from curate.proof.verdict import Verification
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoder
 from curate.schema import Document, group_column
-from curate.scores.lock import Lock
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
-from curate.tokens import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from time import sleep
 import torch
 
 from curate.errors import CurateError, SettingsError
-from curate.models import ProxySettings, keep_freed_memory, load_proxy
 from curate.proof.bank import Bank, Job, Laboratory
-from curate.tokens import Encoded, TokenSettings
+from curate.proxies.proxy import ProxySettings, keep_freed_memory, load_proxy
+from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.recipe import Recipe
 
 _LOOK_EVERY = 0.2  # seconds

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curate.atomic import write_text
 from curate.errors import CurateError
+from curate.folders.atomic import write_text
+from curate.folders.record import as_json
 from curate.progress import Reporter, Silent
 from curate.reports.between import compare, sampled_by
 from curate.reports.excerpts import excerpts
@@ -21,7 +22,6 @@ from curate.reports.finding import Finding
 from curate.reports.measure import measure
 from curate.reports.page import MADE_HERE, page
 from curate.reports.verdicts import findings, judge_pair
-from curate.scores.record import as_json
 from curate.scores.run import Run
 
 

@@ -15,20 +15,21 @@ from torch import Tensor
 from curate.errors import SettingsError
 from curate.executors.reading import Chunk
 from curate.executors.tables import part_tables, write_chunk
+from curate.folders.kept import Kept
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.methods._background_runs import finite_losses, usable_groups
-from curate.methods._contract import EncodedTarget, Kept
 from curate.methods._snapshots import directions_of, in_proxys_precision, scoring_proxy, trainable
 from curate.methods._target import group_columns, group_shares
-from curate.models import Proxy
+from curate.methods.contract import EncodedTarget
 from curate.progress import Reporter
+from curate.proxies.proxy import Proxy
+from curate.proxies.token_texts import TokenTexts
+from curate.proxies.tokens import Encoded
 from curate.rescoring.settings import RescoreSettings
 from curate.scores.run import Run
-from curate.token_texts import TokenTexts
-from curate.tokens import Encoded
 from curate.training.adjoint import snapshot
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe

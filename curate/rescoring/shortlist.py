@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import xxhash
 
-from curate.arithmetic import spearman
 from curate.documents import Pool, documents, sample_rows
 from curate.errors import CurateError
 from curate.executors.reading import Chunk, Reader
 from curate.schema import Document
+from curate.scores.correlation import spearman
 from curate.scores.run import Run
 
 Place = tuple[str, int]

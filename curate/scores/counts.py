@@ -5,8 +5,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from curate.folders.part_folder import PartFolder
 from curate.schema import ROW_FIELDS
-from curate.scores.folder import PartFolder
 
 
 def count(folder: PartFolder) -> dict[str, Any]:

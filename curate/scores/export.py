@@ -11,8 +11,8 @@ from typing import Any, TextIO
 import duckdb
 import pyarrow.parquet as pq
 
-from curate.atomic import atomic_write
 from curate.errors import CurateError
+from curate.folders.atomic import atomic_write
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
 from curate.scores.session import TOKEN_LISTS, Result, Session, open_session

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from curate.documents import Pool, Shard, raw_tables
 from curate.errors import CurateError
+from curate.folders.unify import conform, unify
 from curate.schema import SCORE_COLUMNS, is_reserved
-from curate.scores.unify import conform, unify
 
 _PROBED = 32  # shards whose first rows are looked at for types; scores know the scalar columns of all
 

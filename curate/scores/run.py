@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
+from curate.folders.part_folder import PartFolder, age
+from curate.folders.parts import Part
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
-from curate.scores.folder import PartFolder, age
-from curate.scores.parts import Part
 
 if TYPE_CHECKING:
     import polars as pl

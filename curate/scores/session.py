@@ -19,11 +19,11 @@ import duckdb
 import pyarrow as pa
 
 from curate.errors import CurateError
+from curate.folders.unify import unify
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.neighbours import pairs_of
 from curate.scores.run import Run
-from curate.scores.unify import unify
 from curate.scores.views import (
     RUN_COLUMNS,
     files_sql,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate.folders.record import canonical
+from curate.folders.unify import File, by_schema, unify
 from curate.schema import TOKEN_SCORES, TOKEN_TEXTS, is_token_column
-from curate.scores.record import canonical
 from curate.scores.run import Run
-from curate.scores.unify import File, by_schema, unify
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 

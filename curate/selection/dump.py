@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.atomic import fsync, fsync_tree
 from curate.documents import Pool, Shard, raw_tables
 from curate.errors import CurateError, SettingsError, nearest
+from curate.folders.atomic import fsync, fsync_tree
+from curate.folders.record import canonical
 from curate.progress import Task
-from curate.scores.record import canonical
 from curate.selection.formats import ENDINGS, SPLIT, describe_arrow, write_files
 from curate.selection.funnel import Funnel
 from curate.selection.spool import Spool

@@ -17,8 +17,8 @@ import xxhash
 
 from curate import __version__
 from curate.errors import CurateError, SettingsError, nearest
+from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
-from curate.scores.record import as_json, canonical
 from curate.scores.run import Run
 from curate.scores.session import open_session, pool_of
 from curate.selection.card import card

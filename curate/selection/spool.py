@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from curate.scores.unify import conform, unify
+from curate.folders.unify import conform, unify
 
 _ROWS, _BYTES = 16_384, 64 << 20  # of one table that is given back
 

@@ -9,14 +9,14 @@ import torch
 from curate.executors.local import work_through
 from curate.executors.reading import Chunk, Reader
 from curate.executors.tables import arrays_of, metadata_columns, not_finite, row_values, skipped_table, write_chunk
+from curate.folders.parts import part_name
 from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.sketches import SketchEngine
 from curate.progress import Reporter
+from curate.proxies.tokens import Encoded
 from curate.schema import ROW_FIELDS
-from curate.scores.parts import part_name
 from curate.stores.storage import Codes, Storage
 from curate.stores.store import Store
-from curate.tokens import Encoded
 
 
 def index_parts(

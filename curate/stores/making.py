@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.atomic import atomic_write, write_text
 from curate.errors import SettingsError
+from curate.folders.atomic import atomic_write, write_text
+from curate.folders.record import canonical
 from curate.progress import Reporter
-from curate.scores.record import canonical
 from curate.stores.approximate import (
     BITS_MOST,
     SEED,

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from curate.folders.parts import write_table
 from curate.progress import Reporter
 from curate.scores.neighbours import NEIGHBOURS, SCHEMA
-from curate.scores.parts import write_table
 from curate.stores.approximate import choose_search
 from curate.stores.search import Whitened
 from curate.stores.store import Store

@@ -10,13 +10,13 @@ import torch
 from curate.errors import CurateError
 from curate.gradients.documents import Batching, default_budget, document_sketches
 from curate.gradients.sketches import SketchEngine
-from curate.models import ProxySettings, keep_freed_memory, load_proxy
 from curate.progress import Reporter
+from curate.proxies.proxy import ProxySettings, keep_freed_memory, load_proxy
+from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import ROW_FIELDS, Document
 from curate.stores.approximate import Search, choose_search
 from curate.stores.search import Found, Whitened
 from curate.stores.store import Store
-from curate.tokens import Encoder, TokenSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from curate.folders.parts import Part
 from curate.gradients.roots import Whitening
 from curate.gradients.scoring import prepare_sketches
 from curate.progress import Reporter, Silent
-from curate.scores.parts import Part
 from curate.stores.storage import Codes, Products, paired
 from curate.stores.store import Store
 from curate.stores.streaming import stream

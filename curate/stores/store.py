@@ -32,15 +32,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curate.atomic import atomic_write, write_text
 from curate.documents import Fields, Pool
 from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import atomic_write, write_text
+from curate.folders.part_folder import FINISHED, PartFolder
+from curate.folders.parts import Part, write_table
+from curate.folders.record import canonical, differences
 from curate.gradients.roots import Whitening, flat, from_flat, moved
 from curate.gradients.sketches import Block
 from curate.schema import ROW_FIELDS, Document
-from curate.scores.folder import FINISHED, PartFolder
-from curate.scores.parts import Part, write_table
-from curate.scores.record import canonical, differences
 from curate.settings import ScoreSettings
 from curate.stores.settings import IndexSettings
 from curate.stores.storage import Codes, Storage

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from curate.scores.parts import Part
+from curate.folders.parts import Part
 from curate.stores.storage import Codes
 from curate.stores.store import Store
 

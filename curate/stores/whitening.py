@@ -12,10 +12,10 @@ import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.folders.parts import Part
 from curate.gradients.roots import Whitening, flat, moved, whiten
 from curate.gradients.scoring import prepare_sketches
 from curate.progress import Reporter
-from curate.scores.parts import Part
 from curate.stores.storage import Codes
 from curate.stores.store import Store, read_array, write_array
 from curate.stores.streaming import stream

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.atomic import write_text
 from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import write_text
 from curate.progress import Task
 from curate.training.checkpoints import flat, load, save, unflat
 from curate.training.differentiable import Differentiable

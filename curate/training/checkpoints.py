@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curate.atomic import atomic_write
+from curate.folders.atomic import atomic_write
 from curate.training.optimisers import State, Tensors
 
 POLICIES = ("sqrt", "all", "log")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from curate.atomic import fsync_tree
 from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import fsync_tree
 
 RECORD = "warmup.json"
 

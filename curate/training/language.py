@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
-from curate.models import DTYPES
+from curate.proxies.proxy import DTYPES
 from curate.training.dual import dual
 from curate.training.dual_layers import parts
 from curate.training.microbatches import MicroBatch

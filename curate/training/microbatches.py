@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from curate.errors import CurateError
-from curate.tokens import IGNORED, Encoded, TokenBatch, TokenSettings, batches
+from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, TokenSettings, batches
 from curate.training.recipe import Recipe
 
 

@@ -65,7 +65,7 @@ def new_model(shape: Shape, tokenizer: "PreTrainedTokenizerFast", *, context: in
 
 def given_model(address: str, revision: str | None, device: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal LM with its tokenizer as `score` does, and make every weight trainable, in float32."""
-    from curate.models import ProxySettings, load_proxy
+    from curate.proxies.proxy import ProxySettings, load_proxy
 
     if (Path(address).expanduser() / "adapter_config.json").exists():
         raise CurateError(

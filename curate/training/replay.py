@@ -17,8 +17,8 @@ import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.atomic import remove_leftovers, write_text
 from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import remove_leftovers, write_text
 from curate.progress import Task
 from curate.training.checkpoints import POLICIES, load, load_state, on_the_way, positions, save, save_state
 from curate.training.differentiable import Differentiable

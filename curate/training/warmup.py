@@ -125,7 +125,7 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
     warm-up left in `out` is replaced; any other folder that is not empty is refused. Holds the sample in
     memory, not the pool.
     """
-    from curate.models import choose_device, keep_freed_memory
+    from curate.proxies.proxy import choose_device, keep_freed_memory
 
     started = time.monotonic()
     reporter = reporter or Silent()
@@ -276,7 +276,7 @@ def _train(
     reporter: Reporter,
     started: float,
 ) -> "Fitted":
-    from curate.models import choose_device
+    from curate.proxies.proxy import choose_device
     from curate.training.fit import FitSettings, fit
     from curate.training.moments import write_moments
     from curate.training.schedule import Schedule

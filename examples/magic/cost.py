@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from curate.models import keep_freed_memory
+from curate.proxies.proxy import keep_freed_memory
+from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import Document
-from curate.tokens import Encoder, TokenSettings
 from curate.training.adjoint import differentiate
 from curate.training.language import LanguageModel
 from curate.training.microbatches import Corpus

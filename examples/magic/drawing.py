@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from curate.documents import Fields, open_pool, sample_rows
 from curate.errors import CurateError
+from curate.proxies.tokens import Encoded, Encoder, TokenSettings
 from curate.schema import Document
-from curate.tokens import Encoded, Encoder, TokenSettings
 
 CANDIDATES = 3  # times as many documents are drawn as are needed, since short ones and copies are left out
 CHARACTERS = 16  # a token has fewer

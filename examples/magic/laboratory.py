@@ -12,9 +12,9 @@ import torch
 from drawing import draw
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from curate.atomic import atomic_write, write_text
 from curate.errors import CurateError, SettingsError
-from curate.tokens import Encoded, TokenSettings
+from curate.folders.atomic import atomic_write, write_text
+from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.adjoint import target_loss
 from curate.training.language import LanguageModel
 from curate.training.microbatches import Corpus

@@ -27,9 +27,9 @@ from laboratory import Laboratory, Setup
 from lds import Lds, bootstrap, lds, rank_correlations
 from variants import COVERED, OWN, SETS, averages, base_of, title
 
-from curate.atomic import write_text
 from curate.errors import CurateError
-from curate.models import keep_freed_memory
+from curate.folders.atomic import write_text
+from curate.proxies.proxy import keep_freed_memory
 
 PARTS = ("own", "runs", "peers", "recipes", "sizes", "more-runs", "orders")
 LESS = "less the base"

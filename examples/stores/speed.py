@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from curate.atomic import write_text
-from curate.models import keep_freed_memory
+from curate.folders.atomic import write_text
+from curate.folders.parts import part_name
+from curate.folders.record import canonical
+from curate.proxies.proxy import keep_freed_memory
 from curate.schema import SKIPPED_SCHEMA
 from curate.scores.counts import count
-from curate.scores.parts import part_name
-from curate.scores.record import canonical
 from curate.stores.storage import Products
 from curate.stores.store import Store
 from curate.stores.streaming import TASK, stream, threads

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from curate import pipeline
 from curate.cli import group, main
+from curate.pipeline import verbs as pipeline
 from curate.stores.settings import IndexSettings
 from tests.scoring import make_pool, make_proxy_folder
 

@@ -8,8 +8,8 @@ from curate.gradients.covariances import Covariances
 from curate.gradients.linear import tapped
 from curate.gradients.passes import BatchView, Passes, Sums
 from curate.gradients.shared_inputs import first_of_inputs
-from curate.models import Proxy
 from curate.progress import Silent
+from curate.proxies.proxy import Proxy
 from tests.curvature.truth import mean, truths
 from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
 

@@ -9,8 +9,8 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.curvature.gauss_newton import GaussNewton
 from curate.gradients.directions import Directions
-from curate.models import Proxy
-from curate.tokens import Encoded, windows
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded, windows
 from tests.small_models import ARCHITECTURES, batching, encoded, random_documents, tiny_model, tiny_proxy
 
 

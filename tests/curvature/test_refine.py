@@ -15,9 +15,9 @@ from curate.curvature.refine import Refined, RefineSettings, refine
 from curate.errors import CurateError, SettingsError
 from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes
-from curate.models import Proxy
 from curate.progress import Silent
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.small_models import batching, random_documents, tiny_model, tiny_proxy
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from curate.gradients.passes import Passes
-from curate.models import Proxy
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)

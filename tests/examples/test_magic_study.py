@@ -109,7 +109,7 @@ def test_warmed_up_documents_take_no_part(study: ModuleType, place: Path) -> Non
 
 def test_rank_correlation_is_spearmans_ties_and_all(study: ModuleType) -> None:
     lds = importlib.import_module("lds")
-    curate_spearman = importlib.import_module("curate.arithmetic").spearman
+    curate_spearman = importlib.import_module("curate.scores.correlation").spearman
     rng = np.random.default_rng(0)
     left, right = rng.integers(6, size=(30, 4)).astype(float), rng.normal(size=(30, 4))
     expected = [curate_spearman(a, b) for a, b in zip(left.T, right.T, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curate import pipeline
+from curate.pipeline import verbs as pipeline
 from curate.scores.run import Run
 from curate.stores.store import Store
 from tests.scoring import make_pool, make_proxy_folder

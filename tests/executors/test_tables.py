@@ -8,8 +8,8 @@ import torch
 from curate.executors.reading import Chunk
 from curate.executors.tables import part_tables
 from curate.gradients.scored import Scored
+from curate.proxies.tokens import Encoded
 from curate.schema import Document
-from curate.tokens import Encoded
 
 LENGTHS = (3, 5, 2)
 

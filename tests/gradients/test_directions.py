@@ -9,8 +9,8 @@ from torch import Tensor
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import MANY, DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
-from curate.models import Proxy
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.small_models import (
     ARCHITECTURES,
     batching,
@@ -198,7 +198,7 @@ def test_a_model_that_writes_over_its_inputs_is_found_out() -> None:
             return y
 
     setattr(parent, name.rpartition(".")[2], Spoiling())
-    from curate.tokens import batches
+    from curate.proxies.tokens import batches
 
     batch = next(batches(random_documents([9], seed=1), batching().tokens, budget=100))
     with pytest.raises(AssertionError, match="writes over a layer's inputs"):

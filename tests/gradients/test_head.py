@@ -8,7 +8,7 @@ from curate.errors import CurateError
 from curate.gradients import head as module
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.head import Head
-from curate.tokens import IGNORED, TokenBatch
+from curate.proxies.tokens import IGNORED, TokenBatch
 from tests.small_models import ARCHITECTURES, tiny_model, tiny_proxy
 
 TOKENS, WIDTH, VOCABULARY = 40, 12, 2500  # several blocks of vocabulary rows

@@ -9,9 +9,9 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.covariances import Covariances
 from curate.gradients.passes import Passes
 from curate.gradients.shared_inputs import first_of_inputs
-from curate.models import Proxy
 from curate.progress import Silent
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.small_models import VOCABULARY, batching, encoded, random_documents, tiny_model, tiny_proxy
 
 LENGTHS = [12, 3, 9, 2, 24, 12, 17]

@@ -9,7 +9,7 @@ from curate.gradients.linear import Tap
 from curate.gradients.passes import BatchView, Passes
 from curate.gradients.per_document import PerDocument, Rotation
 from curate.gradients.shared_inputs import first_of_inputs
-from curate.models import Proxy
+from curate.proxies.proxy import Proxy
 from tests.curvature.truth import truths
 from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
 

@@ -5,8 +5,8 @@ import torch
 
 from curate.gradients.scoring import SketchScorer, group_means, prepare_sketches
 from curate.gradients.sketches import Block, SketchEngine
-from curate.models import Proxy
-from curate.tokens import TokenBatch
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import TokenBatch
 from tests.small_models import batching, random_documents, tiny_proxy
 
 BLOCKS = [Block(name="a", start=0, rows=1, columns=2), Block(name="b", start=2, rows=1, columns=1)]

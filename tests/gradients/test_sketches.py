@@ -5,8 +5,8 @@ from torch import Tensor
 from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.projections import projection
 from curate.gradients.sketches import SketchEngine
-from curate.models import Proxy
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.small_models import (
     ARCHITECTURES,
     batching,
@@ -142,7 +142,7 @@ def test_no_weight_ever_holds_a_gradient() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_narrow_arithmetic_gives_nearly_the_same_sketches(dtype: torch.dtype) -> None:
-    from curate.models import make_proxy
+    from curate.proxies.proxy import make_proxy
 
     documents = random_documents([20, 9, 5, 24])
     exact, exact_losses = all_sketches(SketchEngine(tiny_proxy(), dim=8, seed=0), documents, batching())

@@ -10,12 +10,13 @@ import xxhash
 from transformers.pytorch_utils import Conv1D
 
 from curate import methods
+from curate.folders.kept import Kept
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
-from curate.methods._contract import EncodedTarget, Inputs, Kept, Scorer
-from curate.models import Proxy
+from curate.methods.contract import EncodedTarget, Inputs, Scorer
 from curate.progress import Silent
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from curate.training.recipe import Recipe
 from tests.small_models import batching, model_loss, whole_gradients
 

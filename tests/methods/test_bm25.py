@@ -9,9 +9,9 @@ import torch
 
 from curate import methods
 from curate.errors import CurateError, SettingsError
-from curate.methods._contract import Inputs
-from curate.models import Proxy
-from curate.tokens import Encoded
+from curate.methods.contract import Inputs
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.methods.preparing import make_inputs, prepare, scores
 from tests.small_models import encoded, tiny_proxy
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from curate import methods
 from curate.errors import CurateError, SettingsError
-from curate.models import Proxy
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.methods.preparing import make_inputs, prepare, scores
 from tests.small_models import CONTEXT, batching, encoded, random_documents, tiny_model, tiny_proxy
 

@@ -11,9 +11,9 @@ import torch
 from curate import methods
 from curate.errors import SettingsError
 from curate.gradients.scored import Scored
-from curate.methods._contract import Scorer
-from curate.models import Proxy
-from curate.tokens import Encoded
+from curate.methods.contract import Scorer
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.methods.preparing import loss_after_a_step, make_inputs, prepare, scores
 from tests.small_models import (
     batching,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from curate.methods._contract import Kept
+from curate.folders.kept import Kept
 
 
 def made(value: float) -> dict[str, Tensor]:

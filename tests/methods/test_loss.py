@@ -5,8 +5,8 @@ import torch
 
 from curate import methods
 from curate.errors import SettingsError
-from curate.models import Proxy
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.methods.preparing import make_inputs, scores
 from tests.small_models import CONTEXT, batching, encoded, model_loss, random_documents, tiny_proxy
 

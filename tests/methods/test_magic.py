@@ -7,8 +7,8 @@ import torch
 
 from curate.errors import CurateError, SettingsError
 from curate.methods import magic
-from curate.models import Proxy
 from curate.progress import Silent
+from curate.proxies.proxy import Proxy
 from curate.settings import build
 from curate.training import smoothness
 from curate.training.adjoint import score_unseen

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from curate.tokens import Encoded
+from curate.proxies.tokens import Encoded
 from tests.methods.preparing import make_inputs, scores
 from tests.small_models import encoded, tiny_proxy
 

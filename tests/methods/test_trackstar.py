@@ -7,8 +7,8 @@ from torch import Tensor
 
 from curate.errors import CurateError, SettingsError
 from curate.methods import trackstar
-from curate.models import Proxy
-from curate.tokens import Encoded
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 from tests.methods.preparing import make_inputs, scores
 from tests.small_models import encoded, random_documents, tiny_model, tiny_proxy, whole_gradients
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from curate.errors import CurateError
-from curate.models import ProxySettings, load_proxy
 from curate.progress import Silent
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.workers import Workers, devices_of
+from curate.proxies.proxy import ProxySettings, load_proxy
+from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import Document
-from curate.tokens import Encoder, TokenSettings
 from curate.training.adjoint import target_loss
 from tests.proof.laboratories import RECIPE, laboratory, subsets
 from tests.scoring import make_proxy_folder, make_rows

@@ -7,8 +7,8 @@ from curate.documents import Overlap, hash_content
 from curate.errors import CurateError
 from curate.progress import Silent
 from curate.proof.spool import Excluded, SpooledCorpus, spooled, token_batches
+from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import Document
-from curate.tokens import Encoder, TokenSettings
 from curate.training.microbatches import Corpus
 from tests.small_models import tiny_tokenizer
 

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate import pipeline
 from curate.errors import CurateError, SettingsError
+from curate.pipeline import verbs as pipeline
 from curate.progress import Silent
 from curate.proof.bank import Laboratory
 from curate.proof.settings import ValidateSettings

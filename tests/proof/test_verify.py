@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from curate import pipeline
 from curate.errors import CurateError, SettingsError
+from curate.pipeline import verbs as pipeline
 from curate.progress import Silent
 from curate.proof import fitting
 from curate.proof.settings import VerifySettings

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curate.atomic import atomic_write
 from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import atomic_write
 from curate.scores.run import Run, latest_run, list_runs
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, skipped, write
 

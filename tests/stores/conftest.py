@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from curate import pipeline
+from curate.pipeline import verbs as pipeline
 from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
 from tests.scoring import make_pool, make_proxy_folder, make_target

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from curate import pipeline
 from curate.errors import CurateError, SettingsError
+from curate.pipeline import verbs as pipeline
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
 from curate.stores.store import Store

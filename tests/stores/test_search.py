@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 import torch
 
-from curate import pipeline
 from curate.errors import CurateError, SettingsError
 from curate.gradients.roots import moved, whiten
+from curate.pipeline import verbs as pipeline
 from curate.progress import Silent
 from curate.schema import Document
 from curate.stores.approximate import Approximate, choose_search, open_approximate

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curate import pipeline
 from curate.errors import CurateError, SettingsError
 from curate.gradients.roots import ThinRoot
-from curate.indexing import Indexing
+from curate.pipeline import verbs as pipeline
+from curate.pipeline.index import Indexing
 from curate.progress import Silent
 from curate.settings import ScoreSettings
 from curate.stores.store import Store
@@ -207,7 +207,7 @@ def test_a_store_with_a_hole_is_not_finished(place: Path, tmp_path: Path, monkey
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("curate.indexing.index_parts", killed)
+    monkeypatch.setattr("curate.pipeline.index.index_parts", killed)
     with pytest.raises(KeyboardInterrupt):
         pipeline.index(asked(place), tmp_path / "store")
     assert not Store.open(tmp_path / "store").is_finished

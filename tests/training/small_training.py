@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curate.tokens import Encoded, TokenSettings
+from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.adjoint import Adjoint, differentiate, target_loss
 from curate.training.language import LanguageModel
 from curate.training.microbatches import Corpus, MicroBatch

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from curate.errors import CurateError
-from curate.tokens import IGNORED, TokenSettings
+from curate.proxies.tokens import IGNORED, TokenSettings
 from curate.training.microbatches import Corpus, order
 from curate.training.recipe import Recipe
 from tests.small_models import encoded

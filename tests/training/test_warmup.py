@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
-from curate.models import ProxySettings, load_proxy
+from curate.proxies.proxy import ProxySettings, load_proxy
 from curate.training.fit import FitSettings, Windows, fit
 from curate.training.moments import read_moments, write_moments
 from curate.training.proxies import Shape, new_model

@@ -6,7 +6,6 @@ documents are compared. The figure is kept in run.json; how it is told is in `sc
 """
 
 import gc
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +13,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
+from curate.folders.kept import Kept
+from curate.folders.part_folder import PartFolder
 from curate.methods import Method
-from curate.methods._contract import Inputs, Kept
-from curate.models import Proxy, load_proxy
-from curate.samples import Quiet, draw, part_of
+from curate.methods.contract import Inputs
+from curate.pipeline.samples import Quiet, draw, part_of
+from curate.proxies.proxy import Proxy, load_proxy
+from curate.proxies.tokens import Encoded
 from curate.scores.arithmetic import LEAST, arithmetic_note, arithmetic_warning
-from curate.scores.folder import PartFolder
+from curate.scores.correlation import spearman
 from curate.settings import ScoreSettings
-from curate.tokens import Encoded
 
 REFERENCE = "float32"
 
@@ -66,14 +66,6 @@ def check_arithmetic(
             inputs.reporter.note(note)
     if warning := arithmetic_warning(run.details):
         inputs.reporter.warn(warning)
-
-
-def spearman(left: np.ndarray, right: np.ndarray) -> float | None:
-    """Return the rank correlation, ties at their mean rank; None where one side ranks nothing and they differ."""
-    if np.array_equal(left, right):
-        return 1.0
-    found = pl.DataFrame({"left": left, "right": right}).select(pl.corr("left", "right", method="spearman")).item()
-    return None if found is None or math.isnan(found) else round(found, 4)
 
 
 def _compare(

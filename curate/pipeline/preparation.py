@@ -11,18 +11,19 @@ from curate import __version__, methods
 from curate.documents import Overlap, Pool, Split, Target, check_fields, hold_out, open_pool, read_target, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import Reader
+from curate.folders.kept import Kept
 from curate.gradients.documents import Batching, default_budget
-from curate.inheritance import Origin
 from curate.methods import Method
-from curate.methods._contract import EncodedTarget, Inputs, Kept
-from curate.models import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
+from curate.methods.contract import EncodedTarget, Inputs
+from curate.pipeline.origin import Origin
 from curate.progress import Reporter
+from curate.proxies.proxy import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
+from curate.proxies.tokens import Encoded, Encoder, TokenSettings
 from curate.schema import group_column
 from curate.scores.run import Run
 from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, background_fingerprint, build
 from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
-from curate.tokens import Encoded, Encoder, TokenSettings
 
 Record = Callable[[Mapping[str, object]], None]
 

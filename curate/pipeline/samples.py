@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from curate.documents import Pool, sample_rows
-from curate.methods._contract import EncodedTarget, Inputs, Kept
+from curate.folders.kept import Kept
+from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Reporter, Silent
+from curate.proxies.tokens import Encoded, Encoder
 from curate.settings import ScoreSettings
-from curate.tokens import Encoded, Encoder
 
 SAMPLE = 64  # documents that are scored, and as many others that curvature is fitted on
 TARGET_ROWS = 32

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from curate.attention import use_block_attention
 from curate.errors import CurateError, SettingsError
+from curate.proxies.attention import use_block_attention
 
 # One of several experts by number, where each is a module of its own.
 _ROUTED = re.compile(r"experts?\.\d+(\.|$)")

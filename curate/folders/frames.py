@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 
-from curate.scores.unify import File, by_schema, unify
+from curate.folders.unify import File, by_schema, unify
 
 
 def scan(files: Sequence[File], *, empty: pa.Schema) -> pl.LazyFrame:

@@ -10,15 +10,15 @@ from typing import Any
 
 from curate.documents import Pool, estimated_rows
 from curate.errors import CurateError
-from curate.inheritance import unchanged
 from curate.memory import peak_memory
 from curate.methods import magic
 from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.methods.ekfac import Settings as EkfacSettings
-from curate.preparation import Loaded
+from curate.pipeline.origin import unchanged
+from curate.pipeline.preparation import Loaded
+from curate.pipeline.samples import SAMPLE, Quiet, draw, part_of
 from curate.progress import Task
-from curate.samples import SAMPLE, Quiet, draw, part_of
-from curate.tokens import Encoded
+from curate.proxies.tokens import Encoded
 from curate.training.microbatches import Corpus
 from curate.training.replay import Replay, Training
 from curate.training.walk import step_at

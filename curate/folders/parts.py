@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.atomic import atomic_write
 from curate.errors import CurateError
+from curate.folders.atomic import atomic_write
 
 _KEYS = ("shard", "shard_index", "index", "start", "end", "last")
 ROW_GROUP = 122_880  # DuckDB's own: one group is one unit of parallel work

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pyarrow as pa
 
-from curate.atomic import remove_leftovers, write_text
 from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import remove_leftovers, write_text
+from curate.folders.lock import NAME as LOCK_NAME
+from curate.folders.lock import Lock
+from curate.folders.parts import Part, metadata_of, part_name, read_part, write_table
+from curate.folders.record import FORMAT, canonical, differences
+from curate.folders.unify import File
 from curate.schema import SKIPPED_SCHEMA
-from curate.scores.lock import NAME as LOCK_NAME
-from curate.scores.lock import Lock
-from curate.scores.parts import Part, metadata_of, part_name, read_part, write_table
-from curate.scores.record import FORMAT, canonical, differences
-from curate.scores.unify import File
 
 if TYPE_CHECKING:
     import polars as pl
@@ -191,13 +191,13 @@ class PartFolder(ABC):
 
     def table(self, empty: pa.Schema) -> "pl.LazyFrame":
         """Every row of the parts in pool order, lazily; columns that differ between parts are unified."""
-        from curate.scores.frames import scan
+        from curate.folders.frames import scan
 
         return scan(self.rows_files(), empty=empty)
 
     def skipped(self) -> "pl.LazyFrame":
         """Every row that was set aside, with its reason, in pool order, lazily."""
-        from curate.scores.frames import scan
+        from curate.folders.frames import scan
 
         return scan(self.skipped_files(), empty=SKIPPED_SCHEMA)
 

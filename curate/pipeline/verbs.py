@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from curate.arithmetic import check_arithmetic
 from curate.documents import Pool, Split, estimated_rows, hold_out
 from curate.errors import CurateError, SettingsError
-from curate.estimate import ScorePlan
-from curate.estimate import plan_score as estimate
 from curate.executors.local import Work, score_parts
 from curate.gradients.documents import Batching, default_budget
-from curate.indexing import Indexing, IndexPlan
-from curate.inheritance import Origin, remember_shards
-from curate.methods._contract import EncodedTarget
-from curate.models import keep_freed_memory, load_proxy
-from curate.preparation import (
+from curate.methods.contract import EncodedTarget
+from curate.pipeline.arithmetic import check_arithmetic
+from curate.pipeline.estimate import ScorePlan
+from curate.pipeline.estimate import plan_score as estimate
+from curate.pipeline.index import Indexing, IndexPlan
+from curate.pipeline.origin import Origin, remember_shards
+from curate.pipeline.preparation import (
     ask,
     encode_target,
     load,
@@ -42,6 +41,7 @@ from curate.proof.validate import ValidatePlan, Validating, Validation
 from curate.proof.verdict import Verification
 from curate.proof.verify import Verifying
 from curate.proof.workers import devices_of
+from curate.proxies.proxy import keep_freed_memory, load_proxy
 from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
 from curate.rescoring.plan import RescorePlan, plan
 from curate.rescoring.settings import RescoreSettings, default_rescore_out, parents_of, runs_of_one_pool, scored_like

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from curate import methods
-from curate.arithmetic import check_arithmetic
 from curate.documents import Pool, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
+from curate.folders.part_folder import FINISHED
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
 from curate.methods import trackstar
-from curate.methods._contract import EncodedTarget, Inputs
-from curate.models import Proxy, choose_device, keep_freed_memory, load_proxy
-from curate.preparation import (
+from curate.methods.contract import EncodedTarget, Inputs
+from curate.pipeline.arithmetic import check_arithmetic
+from curate.pipeline.preparation import (
     make_batching,
     make_encoder,
     make_inputs,
@@ -26,15 +26,15 @@ from curate.preparation import (
     versions,
 )
 from curate.progress import Reporter
+from curate.proxies.proxy import Proxy, choose_device, keep_freed_memory, load_proxy
+from curate.proxies.tokens import Encoder
 from curate.scores.counts import count
-from curate.scores.folder import FINISHED
 from curate.settings import background_fingerprint
 from curate.stores.indexing import index_parts, sketched
 from curate.stores.settings import IndexSettings, default_store
 from curate.stores.storage import Storage
 from curate.stores.store import Store
 from curate.stores.whitening import norms
-from curate.tokens import Encoder
 
 PLAN_DOCUMENTS = 64
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curate.atomic import write_text
 from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import write_text
+from curate.folders.record import canonical, differences
 from curate.progress import Reporter
-from curate.scores.record import canonical, differences
+from curate.proxies.tokens import Encoded
 from curate.scores.run import Run
 from curate.settings import ScoreSettings, background_fingerprint
-from curate.tokens import Encoded
 
 SHARDS = "shards.json"
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from curate.attention import use_block_attention, use_plain_attention
 from curate.errors import SettingsError, nearest
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.linear import tapped
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_resident
-from curate.models import DTYPES, Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy, make_proxy
 from curate.progress import Reporter, Silent
-from curate.tokens import IGNORED, TokenBatch
+from curate.proxies.attention import use_block_attention, use_plain_attention
+from curate.proxies.proxy import DTYPES, Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy, make_proxy
+from curate.proxies.tokens import IGNORED, TokenBatch
 
 SHAPES: dict[str, dict[str, Any]] = {
     "pythia-14m": {"kind": "gpt_neox", "width": 128, "layers": 6, "heads": 4, "inner": 512, "vocabulary": 50304},
