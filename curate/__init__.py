@@ -2,7 +2,7 @@
 
 import curate
 
-run = curate.score(curate.ScoreSettings(target=("val.jsonl",), pool=("pile/",)))
+run = curate.score(target="val.jsonl", pool="pile/")
 curate.select(run, top="5%", out="selected")
 """
 
@@ -10,17 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "BenchSettings",
     "CurateError",
     "IndexSettings",
+    "Recipe",
     "RescoreSettings",
     "Run",
     "ScoreSettings",
     "Store",
     "ValidateSettings",
     "VerifySettings",
+    "WarmupSettings",
+    "bench",
     "index",
     "latest_run",
+    "make_search",
     "neighbours",
+    "plan_index",
+    "plan_rescore",
+    "plan_score",
+    "plan_validate",
     "report",
     "rescore",
     "score",
@@ -32,36 +41,60 @@ __all__ = [
 
 if TYPE_CHECKING:
     from curate.errors import CurateError
-    from curate.pipeline.verbs import ScoreSettings, index, neighbours, rescore, score, validate, verify
+    from curate.pipeline.bench import run as bench
+    from curate.pipeline.index import make_search, neighbours
+    from curate.pipeline.index import plan as plan_index
+    from curate.pipeline.index import run as index
+    from curate.pipeline.rescore import plan as plan_rescore
+    from curate.pipeline.rescore import run as rescore
+    from curate.pipeline.score import plan as plan_score
+    from curate.pipeline.score import run as score
+    from curate.pipeline.settings import BenchSettings
+    from curate.pipeline.validate import plan as plan_validate
+    from curate.pipeline.validate import run as validate
+    from curate.pipeline.verify import run as verify
+    from curate.pipeline.warmup import run as warmup
     from curate.proof.settings import ValidateSettings, VerifySettings
     from curate.reports.report import report
     from curate.rescoring.settings import RescoreSettings
     from curate.scores.run import Run, latest_run
+    from curate.scores.settings import ScoreSettings
     from curate.selection.select import select
     from curate.stores.settings import IndexSettings
     from curate.stores.store import Store
-    from curate.training.warmup import warmup
+    from curate.training.recipe import Recipe
+    from curate.training.settings import WarmupSettings
 
 _HOMES = {
+    "BenchSettings": "curate.pipeline.settings",
     "CurateError": "curate.errors",
     "IndexSettings": "curate.stores.settings",
+    "Recipe": "curate.training.recipe",
     "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
-    "ScoreSettings": "curate.settings",
+    "ScoreSettings": "curate.scores.settings",
     "Store": "curate.stores.store",
     "ValidateSettings": "curate.proof.settings",
     "VerifySettings": "curate.proof.settings",
-    "index": "curate.pipeline.verbs",
+    "WarmupSettings": "curate.training.settings",
+    "bench": "curate.pipeline.bench:run",
+    "index": "curate.pipeline.index:run",
     "latest_run": "curate.scores.run",
-    "neighbours": "curate.pipeline.verbs",
+    "make_search": "curate.pipeline.index",
+    "neighbours": "curate.pipeline.index",
+    "plan_index": "curate.pipeline.index:plan",
+    "plan_rescore": "curate.pipeline.rescore:plan",
+    "plan_score": "curate.pipeline.score:plan",
+    "plan_validate": "curate.pipeline.validate:plan",
     "report": "curate.reports.report",
-    "rescore": "curate.pipeline.verbs",
-    "score": "curate.pipeline.verbs",
+    "rescore": "curate.pipeline.rescore:run",
+    "score": "curate.pipeline.score:run",
     "select": "curate.selection.select",
-    "validate": "curate.pipeline.verbs",
-    "verify": "curate.pipeline.verbs",
-    "warmup": "curate.training.warmup",
+    "validate": "curate.pipeline.validate:run",
+    "verify": "curate.pipeline.verify:run",
+    "warmup": "curate.pipeline.warmup:run",
 }
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -70,4 +103,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'curate' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    home, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(home), attribute or name)

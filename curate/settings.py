@@ -1,141 +1,273 @@
-"""What a scoring run is asked for: the settings that decide its bytes, checked as they are built."""
+"""How settings are declared: frozen dataclasses, checked as they are built, that the command line takes options from.
+
+A field is declared once, with its type, default and help. Values come as flags, YAML and Python give them ("1%", "2M",
+"true", one word for a list of one) and are turned into the field's type; a value that does not fit is a SettingsError
+that names the field, the value and what was expected.
+"""
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from functools import cache, partial, wraps
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
-from curate.documents import Fields
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from curate.amounts import parse_float, parse_int, parse_share
 from curate.errors import SettingsError, nearest
-from curate.selection.values import parse_share
 
-DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M"
-DEFAULT_METHOD = "trackstar"
-MAX_DEFAULT_CONTEXT = 2048
+T = TypeVar("T")
+_GIVEN = "_given"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
-    """One scoring run. Everything here is kept in run.json, and all of it must be the same to continue a run."""
+def _flag(value: Any) -> bool:
+    if str(value).casefold() not in ("true", "false") or (isinstance(value, int) and not isinstance(value, bool)):
+        raise ValueError(f"expected true or false, got {value!r}")
+    return str(value).casefold() == "true"
 
-    target: tuple[str, ...]
-    """Addresses of the validation set."""
-    pool: tuple[str, ...] = ()
-    """Addresses of the candidates."""
-    against: tuple[str, ...] = ()
-    """Addresses of a control set, whose mean gradient is subtracted from the target's."""
-    method: str = DEFAULT_METHOD
-    method_settings: Mapping[str, Any] = field(default_factory=dict)
-    """The method's own settings by name; those that are not given have the method's defaults."""
-    model: str = DEFAULT_MODEL
-    revision: str | None = None
-    modules: tuple[str, ...] = ()
-    dtype: str = "float32"
-    device: str = "auto"
-    fields: Fields = field(default_factory=Fields)
-    target_fields: Fields | None = None
-    """Columns of the target where they differ from the pool's."""
-    group_by: str | None = None
-    holdout: float = 0.0
-    """Share of the target's rows, of every group, that takes no part in scoring; '30%' is read as 0.3."""
-    per_token: bool = False
-    """Whether every token's part of the score is written, too."""
-    context: int | None = None
-    """Tokens per sequence; None: the model's own, at most 2 048."""
-    long: str = "truncate"
-    batch_tokens: int | None = None
-    """Tokens per batch; None: by device."""
-    background: int | None = None
-    """Documents of the pool that curvature is fitted on; None: the method's own number."""
-    seed: int = 0
-    """Seeds the background sample and which target rows are kept aside; projections have their own."""
-    part_documents: int = 1024
-    """Documents of one part: what a killed process loses at most."""
-    fit_from: str | None = None
-    """Folder of a run whose curvature, directions and scores of unchanged shards are taken; nothing is fitted anew."""
 
-    store: str | None = None
-    """Folder of a gradient store that holds the pool's sketches: it decides pool, model and projection, and nothing of
-    the pool is read."""
+def _several(value: Any) -> Any:
+    """Turn one word into a list of one, and nothing into an empty list."""
+    return [value] if isinstance(value, str | Path | float | int) else value or []
 
-    def __post_init__(self) -> None:
-        for name, least in (("background", 1), ("part_documents", 1), ("batch_tokens", 2), ("context", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingsError(f"{name} is {value}; expected at least {least}.")
-        if self.long not in ("truncate", "windows"):
-            raise SettingsError(f"long is {self.long!r}; expected 'truncate' or 'windows'.")
+
+def _split(value: Any) -> Any:
+    """Turn words with commas between them into a list."""
+    return value.split(",") if isinstance(value, str) else _several(value)
+
+
+Count = Annotated[int, BeforeValidator(parse_int)]
+"""A whole number: 300, 20_000, "20M", "1e6"."""
+Share = Annotated[float, BeforeValidator(parse_share)]
+"""A share of a whole, from 0 to 1: 0.05, "5%"."""
+Number = Annotated[float, BeforeValidator(parse_float)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_several)]
+"""Names or addresses: one, or several."""
+Listed = BeforeValidator(_split)
+"""Several values, or one word with commas between them."""
+
+
+def least(number: float) -> Any:
+    """Annotate a type: at least this number."""
+    return Field(ge=number)
+
+
+def above(number: float) -> Any:
+    """Annotate a type: above this number, and finite."""
+    return Field(gt=number, allow_inf_nan=False)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """How the command line shows a field."""
+
+    help: str
+    flags: tuple[str, ...] = ()
+    """Its flags where they are not the field's name; of a field that is true by default, the flag that turns it off."""
+    metavar: str | None = None
+    shown: str | None = None
+    """What stands for the default where that is decided later ("the run's")."""
+    argument: bool = False
+    """Given by its place, not by a flag."""
+    prefix: str = ""
+    suffix: str = ""
+    """Around the flags of a nested class's fields: `--target-` … `-column`."""
+
+
+def option(
+    default: Any = dataclasses.MISSING, help: str = "", *, factory: Any = dataclasses.MISSING, **how: Any
+) -> Any:
+    """Declare a field of a settings class with its help; `how` is what Option takes."""
+    return dataclasses.field(default=default, default_factory=factory, metadata={"option": Option(help=help, **how)})
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option, dataclasses.field))
+def settings(kind: type[T]) -> type[T]:
+    """Make a class a frozen, keyword-only dataclass that turns values into its fields' types and refuses others."""
+    checked: Any = checked_dataclass(kind, frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+    build_checked = checked.__init__
+
+    @wraps(build_checked)
+    def __init__(self: Any, **values: Any) -> None:
         try:
-            object.__setattr__(self, "holdout", parse_share(self.holdout))
-        except ValueError as error:
-            raise SettingsError(f"holdout: {error}.") from None
-        if self.holdout == 1:
-            raise SettingsError("holdout is the whole target; scoring needs rows, too.", hint="Hold out 30%, say.")
-        if self.store and self.fit_from:
-            raise SettingsError("A store has its own fits.", hint="Give --store or --fit-from, not both.")
-        if not self.target or not (self.pool or self.store):
-            raise SettingsError(
-                "A run needs a target, and a pool or a store.", hint="curate score --target FILE --pool FOLDER"
-            )
+            build_checked(self, **_without_nonewords_of(checked, values))
+        except ValidationError as error:
+            raise _explained(error, checked, checked.__name__) from None
+        object.__setattr__(self, _GIVEN, frozenset(values))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the settings for run.json."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "ScoreSettings":
-        """Return the settings that a run.json holds under `settings`."""
-        given = {f.name: record[f.name] for f in dataclasses.fields(cls) if f.name in record}
-        for name in ("target", "pool", "against", "modules"):
-            given[name] = tuple(given.get(name) or ())
-        for name in ("fields", "target_fields"):
-            given[name] = Fields(**given[name]) if isinstance(given.get(name), Mapping) else given.get(name)
-        return cls(**given)
+    checked.__init__ = __init__
+    return checked
 
 
-def background_fingerprint(pool: str, settings: ScoreSettings) -> str:
-    """Name the background sample that settings draw from a pool of this fingerprint."""
-    return f"{pool}:{settings.background}:{settings.seed}:{settings.fields}"
+def given(values: Any) -> dict[str, Any]:
+    """Return the fields that a settings object was built with; all others have their defaults."""
+    names = getattr(values, _GIVEN, [f.name for f in dataclasses.fields(values)])
+    return {name: getattr(values, name) for name in names}
 
 
-def build(kind: type[Any], given: Mapping[str, Any], *, owner: str) -> Any:
-    """Build a settings dataclass from names and values, turning strings into the types of its defaults.
+def gathered(kind: type[T], values: T | None, others: Mapping[str, Any]) -> T:
+    """Return settings that came as an object, as names and values, or as both: the latter win."""
+    if values is None:
+        return getattr(kind, "of", partial(build, kind, owner=kind.__name__))(others)
+    return changed(values, **others) if others else values
 
-    A class that holds settings of another kind (a recipe's) gathers them from what is given, by a class method
-    `gathered`. Raises SettingsError for a name that it does not have, or a value of the wrong type.
+
+def changed(values: T, **changes: Any) -> T:
+    """Return settings with some fields changed; fields that nobody gave stay so."""
+    return type(values)(**(given(values) | changes))
+
+
+def part_of(kind: type[T], values: Any) -> T:
+    """Return the fields that settings share with a smaller class, as an object of that class."""
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in given(values).items() if name in names})
+
+
+def build(kind: type[T], values: Mapping[str, Any], *, owner: str, prefix: str = "") -> T:
+    """Build settings from names and values as flags, YAML or a record have them.
+
+    The fields of a nested class may stand beside the others by their own names; the nested class itself may be given
+    as an object, as names and values, or as a YAML file of them. Raises SettingsError for a name that there is not,
+    with the nearest one that there is (`owner` begins the sentence), or for a value that does not fit (`prefix` does).
     """
-    if hasattr(kind, "gathered"):
-        given = kind.gathered(given)
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        key = name.replace("-", "_")
-        if key not in known:
-            raise SettingsError(f"{owner} has no setting {name!r}.", hint=nearest(key, list(known)))
-        values[key] = _parsed(value, known[key], f"{owner}: {name}")
-    return kind(**values)
+    inside = nested(kind)
+    home = {f.name: name for name, part in inside.items() for f in dataclasses.fields(part)}
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    outer: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for written, value in values.items():
+        name = str(written).replace("-", "_")
+        if name not in names and name not in home:
+            raise SettingsError(f"{owner} has no setting {str(written)!r}.", hint=nearest(name, [*names, *home]))
+        if name in names:
+            outer[name] = value
+        else:
+            inner.setdefault(home[name], {})[name] = value
+    for name, part in inside.items():
+        if name in outer or name in inner:
+            outer[name] = _nested_value(kind, name, part, outer.get(name), inner.get(name, {}))
+    return _checked(kind, outer, prefix)
 
 
-def _parsed(value: Any, setting: dataclasses.Field[Any], what: str) -> Any:
-    default = setting.default
-    if isinstance(default, bool):
-        if str(value).casefold() not in ("true", "false"):
-            raise SettingsError(f"{what} is {value!r}; expected true or false.")
-        return str(value).casefold() == "true"
-    if not isinstance(value, str) or isinstance(default, str):
-        return value
-    kind, expected = (int, "a whole number") if isinstance(default, int) else (float, "a number")
+def nested(kind: type) -> dict[str, type]:
+    """Return the fields of a class that hold settings of another class."""
+    parts: dict[str, type] = {}
+    for name, hint in _types(kind).items():
+        classes = [t for t in (hint, *get_args(hint)) if isinstance(t, type) and dataclasses.is_dataclass(t)]
+        if classes:
+            parts[name] = classes[0]
+    return parts
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a YAML file's names and values. Raises SettingsError."""
     try:
-        return kind(value)
-    except ValueError:
-        if setting.type == float | str:
-            return value  # a setting that takes a number or a word checks the word itself
-        raise SettingsError(f"{what} is {value!r}; expected {expected}.") from None
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} holds {type(content).__name__}; expected names and values.")
+    return content
 
 
-def default_out(settings: ScoreSettings) -> Path:
-    """Return where a run goes when no folder is given: `runs/<target>-<method>`, with `-<refine>` where refined."""
-    stem = Path(settings.target[0].rstrip("/")).name.split(".")[0] or "target"
-    refined = settings.method_settings.get("refine", "none")
-    return Path("runs") / f"{stem}-{settings.method}{'' if refined == 'none' else f'-{refined}'}"
+def _nested_value(kind: type, name: str, part: type, whole: Any, inner: dict[str, Any]) -> Any:
+    """Return a nested class's object: its default, changed by `whole`, then by what stood beside the outer fields."""
+    if dataclasses.is_dataclass(whole):
+        if not inner:
+            return whole
+        whole = {f.name: getattr(whole, f.name) for f in dataclasses.fields(whole)}
+    elif isinstance(whole, str | Path):
+        whole = read_yaml(Path(whole))
+    elif whole is not None and not isinstance(whole, Mapping):
+        raise SettingsError(f"{name} is {whole!r}; expected names and values, or a YAML file of them.")
+    values = {str(n).replace("-", "_"): v for n, v in (dict(whole or {}) | inner).items()}
+    factory = next(f.default_factory for f in dataclasses.fields(kind) if f.name == name)  # type: ignore[arg-type]
+    if factory is not dataclasses.MISSING:
+        values = _over(factory(), values)
+    return build(part, values, owner=f"{name}")
+
+
+def _over(default: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Return values over those of a default object; a class may say by `over` which of them no longer hold."""
+    base = given(default)
+    if hasattr(default, "over"):
+        base = default.over(values, base)
+    return base | values
+
+
+def _checked(kind: type[T], values: dict[str, Any], prefix: str) -> T:
+    try:
+        if hasattr(kind, "__pydantic_validator__"):
+            return kind(**values)
+        return TypeAdapter(kind).validate_python(values)  # a plain dataclass, of a method from another package
+    except ValidationError as error:
+        problem = _explained(error, kind, kind.__name__)
+    except SettingsError as error:
+        problem = error
+    raise SettingsError(f"{prefix}{problem.message}", hint=problem.hint) from None
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return {n: t for n, t in get_type_hints(kind, include_extras=True).items() if n in names}
+
+
+def _without_nonewords_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Read "none" and "null" as None where a field that holds no words may be None: a flag has no other way."""
+
+    def is_none(name: str, value: Any) -> bool:
+        word = isinstance(value, str) and value.casefold() in ("none", "null")
+        return word and NoneType in (args := get_args(_types(kind).get(name))) and str not in args
+
+    return {name: None if is_none(name, value) else value for name, value in values.items()}
+
+
+def _explained(error: ValidationError, kind: type, owner: str) -> SettingsError:
+    """Say what was seen and what was expected, of the first value that does not fit."""
+    problem = error.errors(include_url=False)[0]
+    name, why = str(problem["loc"][0]) if problem["loc"] else "", problem["type"]
+    if why in ("unexpected_keyword_argument", "extra_forbidden"):
+        names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        return SettingsError(f"{owner} has no setting {name!r}.", hint=nearest(name, names))
+    if why in ("missing", "missing_keyword_only_argument"):
+        return SettingsError(f"{name} is missing.")
+    value = problem["input"]
+    if why == "value_error":
+        reason = str(problem["ctx"]["error"]).removesuffix(f", got {value!r}")
+        return SettingsError(
+            f"{name} is {value!r}; {reason}." if reason.startswith("expected") else f"{name}: {reason}."
+        )
+    hint = nearest(str(value), words_of(_types(kind)[name])) if why == "literal_error" else None
+    return SettingsError(f"{name} is {value!r}; expected {_expected(_types(kind).get(name), why)}.", hint=hint)
+
+
+def words_of(hint: Any) -> list[str]:
+    """Return the words that a type allows."""
+    return [w for t in (hint, *get_args(hint)) if get_origin(t) is Literal for w in get_args(t)]
+
+
+def _expected(hint: Any, why: str) -> str:
+    if why == "literal_error":
+        return f"one of {', '.join(words_of(hint))}"
+    sizes = {"ge": "at least", "gt": "above", "lt": "less than", "le": "at most"}
+    bounds = [f"{sizes[bound]} {value:g}" for bound, value in _bounds(hint)]
+    if why.startswith(("greater", "less", "finite")) and bounds:
+        return " and ".join(bounds)
+    nouns = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
+    return nouns.get(why.split("_")[0], "a word")
+
+
+def _bounds(hint: Any) -> Iterator[tuple[str, float]]:
+    """Yield the bounds in a type's annotations, as (ge, 1)."""
+    if get_origin(hint) is Annotated:
+        for extra in hint.__metadata__:
+            for bound in getattr(extra, "metadata", ()):
+                yield from ((k, v) for k in ("ge", "gt", "lt", "le") if (v := getattr(bound, k, None)) is not None)
+    for inner in get_args(hint):
+        if inner is not hint and not isinstance(inner, str):
+            yield from _bounds(inner)

@@ -14,7 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from curate.documents import hash_content
 from curate.gradients.documents import Batching
 from curate.gradients.sketches import Block
-from curate.proxies.proxy import Proxy, ProxySettings, make_proxy
+from curate.proxies.proxy import Proxy, make_proxy
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.schema import Document
 from curate.training.tokenizer import train_tokenizer

@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import curate
 from curate.cli import main
 from curate.errors import CurateError
 from curate.methods.contract import EncodedTarget
 from curate.pipeline import arithmetic
-from curate.pipeline import verbs as pipeline
 from curate.pipeline.samples import TARGET_ROWS, rows_of
 from curate.progress import Silent
 from curate.scores.arithmetic import arithmetic_note, arithmetic_warning
 from curate.scores.correlation import spearman
 from curate.scores.run import Run
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 from tests.small_models import random_documents
 
@@ -71,7 +71,7 @@ def settings(place: Path, **changes) -> ScoreSettings:
 
 @pytest.fixture(scope="module")
 def run(place: Path) -> Run:
-    return pipeline.score(settings(place, group_by="task"), place / "runs" / "x", reporter=Heard())
+    return curate.score(settings(place, group_by="task"), place / "runs" / "x", reporter=Heard())
 
 
 def test_the_correlation_of_every_column_is_kept_and_told(place: Path, run: Run, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_correlation_of_every_column_is_kept_and_told(place: Path, run: Run,
     assert all(0.95 < v <= 1 for v in found["spearman"].values())
     assert arithmetic_warning(run.details) is None
     heard = Heard()
-    again = pipeline.score(settings(place, group_by="task"), tmp_path / "y", reporter=heard)
+    again = curate.score(settings(place, group_by="task"), tmp_path / "y", reporter=heard)
     assert (again.path / "run.json").read_bytes() == (run.path / "run.json").read_bytes()
     assert arithmetic_note(run.details) in heard.notes
     assert not heard.warnings
@@ -94,20 +94,20 @@ def test_the_check_leaves_nothing_behind(run: Run) -> None:
 
 def test_a_run_that_goes_on_is_not_checked_again(place: Path, run: Run, monkeypatch) -> None:
     monkeypatch.setattr(arithmetic, "_compare", lambda *_: pytest.fail("checked again"))
-    pipeline.score(settings(place, group_by="task"), run.path, reporter=Heard())
+    curate.score(settings(place, group_by="task"), run.path, reporter=Heard())
 
 
 def test_rounding_that_breaks_the_ranking_is_a_warning_that_is_repeated(place: Path, awkward: Path, capsys) -> None:
     out = place / "runs" / "bad"
     asked = settings(place, model=str(awkward))
     heard = Heard()
-    made = pipeline.score(asked, out, reporter=heard)
+    made = curate.score(asked, out, reporter=heard)
     assert made.details["arithmetic"]["spearman"]["score"] < 0.95
     (warning,) = heard.warnings
     assert "ROUNDING ERROR" in warning
     assert "--dtype float32" in warning
     heard = Heard()
-    pipeline.score(asked, out, reporter=heard)
+    curate.score(asked, out, reporter=heard)
     assert heard.warnings == [warning]
     command = ["score", "--target", *asked.target, "--pool", *asked.pool, "--model", asked.model, "--method", "dot"]
     main([*command, "--dtype", "bfloat16", "--device", "cpu", "--out", str(place / "runs" / "told")])
@@ -121,7 +121,7 @@ def test_rounding_that_breaks_the_ranking_is_a_warning_that_is_repeated(place: P
 
 def test_the_same_model_in_float32_needs_no_check(place: Path, awkward: Path, tmp_path: Path) -> None:
     heard = Heard()
-    made = pipeline.score(settings(place, model=str(awkward), dtype="float32"), tmp_path / "x", reporter=heard)
+    made = curate.score(settings(place, model=str(awkward), dtype="float32"), tmp_path / "x", reporter=heard)
     assert "arithmetic" not in made.details
     assert not heard.warnings
 
@@ -129,14 +129,14 @@ def test_the_same_model_in_float32_needs_no_check(place: Path, awkward: Path, tm
 @pytest.mark.parametrize("method", ["random", "length", "bm25"])
 def test_methods_that_compute_nothing_in_that_type_are_not_checked(place, tmp_path, monkeypatch, method) -> None:
     monkeypatch.setattr(arithmetic, "load_proxy", lambda _: pytest.fail("loaded the model again"))
-    made = pipeline.score(settings(place, method=method), tmp_path / "x", reporter=Heard())
+    made = curate.score(settings(place, method=method), tmp_path / "x", reporter=Heard())
     assert "arithmetic" not in made.details
     found = made.scores().collect()
     assert found["loss"].null_count() == found["grad_norm"].null_count() == found.height > 0
 
 
 def test_methods_that_only_run_the_model_forward_are_checked(place: Path, tmp_path: Path) -> None:
-    made = pipeline.score(settings(place, method="loss"), tmp_path / "x", reporter=Heard())
+    made = curate.score(settings(place, method="loss"), tmp_path / "x", reporter=Heard())
     assert made.details["arithmetic"]["spearman"]["score"] > 0.95
 
 
@@ -146,7 +146,7 @@ def test_a_check_that_cannot_be_made_is_a_warning_and_the_run_goes_on(place: Pat
 
     monkeypatch.setattr(arithmetic, "load_proxy", refuse)
     heard = Heard()
-    made = pipeline.score(settings(place), tmp_path / "x", reporter=heard)
+    made = curate.score(settings(place), tmp_path / "x", reporter=heard)
     assert made.is_finished
     assert made.details["arithmetic"]["failed"] == "No room for it."
     assert "COULD NOT BE CHECKED: No room for it." in heard.warnings[0]

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import curate
 from curate.cli import group
-from curate.pipeline import verbs as pipeline
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 
 
@@ -33,7 +33,7 @@ def settings(place: Path, **changes) -> ScoreSettings:
 
 @pytest.mark.parametrize("method", ["ekfac", "trackstar", "bm25", "loss"])
 def test_a_plan_counts_the_pool_and_measures_a_part_of_it(place: Path, method: str) -> None:
-    plan = pipeline.plan_score(settings(place, method=method))
+    plan = curate.plan_score(settings(place, method=method))
     assert plan.documents == pytest.approx(120, rel=0.2)
     assert plan.tokens / plan.documents == pytest.approx(40, rel=0.5)
     assert plan.scoring_seconds == pytest.approx(plan.documents / plan.documents_per_second)
@@ -44,14 +44,14 @@ def test_a_plan_counts_the_pool_and_measures_a_part_of_it(place: Path, method: s
 
 def test_a_larger_background_takes_longer_to_prepare(place: Path) -> None:
     little, much = (
-        pipeline.plan_score(settings(place, method="ekfac", background=n)).prepare_seconds for n in (64, 64_000)
+        curate.plan_score(settings(place, method="ekfac", background=n)).prepare_seconds for n in (64, 64_000)
     )
     assert much > 20 * little
 
 
 def test_training_runs_are_planned_by_a_step_that_is_measured(place: Path) -> None:
     own = {"steps": 10, "batch_size": 8, "snapshots": (0.3, 0.5), "runs": 3}
-    training = pipeline.plan_score(settings(place, method="magic", method_settings=own)).training
+    training = curate.plan_score(settings(place, method="magic", method_settings=own)).training
     assert training is not None
     assert (training.runs, training.steps, training.step_back) == (3, 10, 7)
     assert training.step_seconds > 0
@@ -60,10 +60,10 @@ def test_training_runs_are_planned_by_a_step_that_is_measured(place: Path) -> No
 
 
 def test_shards_whose_scores_are_taken_over_are_not_counted(place: Path, tmp_path: Path) -> None:
-    old = pipeline.score(settings(place, method="ekfac", background=16), tmp_path / "old")
+    old = curate.score(settings(place, method="ekfac", background=16), tmp_path / "old")
     (place / "pool" / "c.jsonl").write_bytes(lines(make_rows(30, 3)))
     try:
-        plan = pipeline.plan_score(settings(place, method="ekfac", background=16, fit_from=str(old.path)))
+        plan = curate.plan_score(settings(place, method="ekfac", background=16, fit_from=str(old.path)))
     finally:
         (place / "pool" / "c.jsonl").unlink()
     assert plan.documents == pytest.approx(30, rel=0.2)

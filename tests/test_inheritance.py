@@ -5,11 +5,12 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+import curate
 from curate.cli import group
 from curate.errors import CurateError, SettingsError
-from curate.pipeline import verbs as pipeline
 from curate.progress import Silent
-from curate.settings import ScoreSettings
+from curate.scores.run import Run
+from curate.scores.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 
 
@@ -69,11 +70,11 @@ SMALL_RECIPE = {"steps": 2, "batch_size": 4, "runs": 1, "accept_rough": True}
     ],
 )
 def test_new_shards_are_scored_by_the_fits_of_the_old(place: Path, method: str, own: dict) -> None:
-    old = pipeline.score(settings(place, method=method, method_settings=own), place / "runs" / "old")
+    old = curate.score(settings(place, method=method, method_settings=own), place / "runs" / "old")
     add_shards(place)
     heard = Heard()
     asked = settings(place, method=method, method_settings=own, fit_from=str(old.path))
-    grown = pipeline.score(asked, place / "elsewhere" / "grown", reporter=heard)
+    grown = curate.score(asked, place / "elsewhere" / "grown", reporter=heard)
     assert set(heard.stages) <= {"scoring"}  # nothing fitted, no target taken again
     assert any("2 of 4 shards" in n for n in heard.notes)
     before, after = old.scores().collect(), grown.scores().collect()
@@ -84,76 +85,76 @@ def test_new_shards_are_scored_by_the_fits_of_the_old(place: Path, method: str, 
 
 
 def test_scores_that_are_taken_over_are_those_that_would_be_computed(place: Path) -> None:
-    old = pipeline.score(settings(place), place / "runs" / "old")
+    old = curate.score(settings(place), place / "runs" / "old")
     add_shards(place)
-    taken = pipeline.score(settings(place, fit_from=str(old.path)), place / "runs" / "taken")
+    taken = curate.score(settings(place, fit_from=str(old.path)), place / "runs" / "taken")
     (old.path / "shards.json").unlink()
-    computed = pipeline.score(settings(place, fit_from=str(old.path)), place / "runs" / "computed")
+    computed = curate.score(settings(place, fit_from=str(old.path)), place / "runs" / "computed")
     for name in sorted(p.name for p in (taken.path / "scores").iterdir()):
         assert (taken.path / "scores" / name).read_bytes() == (computed.path / "scores" / name).read_bytes()
 
 
 def test_a_shard_that_changed_is_scored_again(place: Path) -> None:
-    old = pipeline.score(settings(place), place / "runs" / "old")
+    old = curate.score(settings(place), place / "runs" / "old")
     (place / "pool" / "b.jsonl").write_bytes(lines(make_rows(40, 9)))
-    grown = pipeline.score(settings(place, fit_from=str(old.path)), place / "runs" / "new")
+    grown = curate.score(settings(place, fit_from=str(old.path)), place / "runs" / "new")
     before, after = (r.scores().filter(pl.col("shard") == "b.jsonl").collect() for r in (old, grown))
     assert not set(before["doc_id"]) & set(after["doc_id"])
 
 
 def test_fits_pass_on_through_a_chain_of_runs(place: Path) -> None:
-    pipeline.score(settings(place), place / "runs" / "first")
+    curate.score(settings(place), place / "runs" / "first")
     add_shards(place)
-    second = pipeline.score(settings(place, fit_from=str(place / "runs" / "first")), place / "runs" / "second")
+    second = curate.score(settings(place, fit_from=str(place / "runs" / "first")), place / "runs" / "second")
     shutil.rmtree(place / "runs" / "first")
     (place / "pool" / "e.jsonl").write_bytes(lines(make_rows(10, 5)))
-    third = pipeline.score(settings(place, fit_from=str(second.path)), place / "runs" / "third")
+    third = curate.score(settings(place, fit_from=str(second.path)), place / "runs" / "third")
     assert third.scores().filter(pl.col("shard") != "e.jsonl").collect().equals(second.scores().collect())
 
 
 def test_another_target_uses_the_kept_curvature_and_takes_no_scores(place: Path) -> None:
-    old = pipeline.score(settings(place), place / "runs" / "old")
+    old = curate.score(settings(place), place / "runs" / "old")
     (place / "other.jsonl").write_bytes(lines(make_rows(8, 7)))
     heard = Heard()
     asked = settings(place, fit_from=str(old.path), target=(str(place / "other.jsonl"),))
-    other = pipeline.score(asked, place / "elsewhere" / "other", reporter=heard)
+    other = curate.score(asked, place / "elsewhere" / "other", reporter=heard)
     assert not {"factors", "eigenvalues"} & set(heard.stages)
     assert any("every shard is scored" in n for n in heard.notes)
     assert not other.scores().select("score").collect().equals(old.scores().select("score").collect())
 
 
 def test_settings_that_decide_the_fit_must_be_the_same(place: Path) -> None:
-    old = pipeline.score(settings(place), place / "runs" / "old")
+    old = curate.score(settings(place), place / "runs" / "old")
     with pytest.raises(SettingsError, match="background: the run has 32, you asked for 16"):
-        pipeline.score(settings(place, fit_from=str(old.path), background=16), place / "runs" / "new")
+        curate.score(settings(place, fit_from=str(old.path), background=16), place / "runs" / "new")
     make_proxy_folder(place / "proxy2", seed=1)
     with pytest.raises(SettingsError, match="another model"):
-        pipeline.score(settings(place, fit_from=str(old.path), model=str(place / "proxy2")), place / "runs" / "new")
+        curate.score(settings(place, fit_from=str(old.path), model=str(place / "proxy2")), place / "runs" / "new")
 
 
 def test_what_the_run_does_not_keep_is_an_error_and_not_a_fit(place: Path) -> None:
-    old = pipeline.score(settings(place), place / "runs" / "old")
+    old = curate.score(settings(place), place / "runs" / "old")
     asked = settings(place, fit_from=str(old.path), method_settings={"fisher": "empirical"})
     with pytest.raises(CurateError, match="does not keep all"):
-        pipeline.score(asked, place / "elsewhere" / "new")
+        curate.score(asked, place / "elsewhere" / "new")
 
 
 def test_a_grown_pool_in_the_old_folder_is_refused_with_the_way_out(place: Path) -> None:
-    old = pipeline.score(settings(place), place / "runs" / "old")
+    old = curate.score(settings(place), place / "runs" / "old")
     add_shards(place)
     with pytest.raises(SettingsError) as caught:
-        pipeline.score(settings(place), old.path)
+        curate.score(settings(place), old.path)
     assert f"--fit-from {old.path}" in str(caught.value)
 
 
 def test_the_command_takes_every_setting_from_the_run(place: Path) -> None:
-    old = pipeline.score(settings(place, method_settings={"damping": 0.3}), place / "runs" / "old")
+    old = curate.score(settings(place, method_settings={"damping": 0.3}), place / "runs" / "old")
     add_shards(place)
     out = place / "runs" / "grown"
     command = ["score", "--fit-from", str(old.path), "--pool", str(place / "pool"), "--out", str(out), "--json"]
     made = CliRunner().invoke(group, command, catch_exceptions=False)
     assert made.exit_code == 0
-    grown = pipeline.Run.open(out)
+    grown = Run.open(out)
     assert grown.settings["method_settings"] == old.settings["method_settings"]
     assert grown.settings["background"] == 32
     assert grown.scores().filter(pl.col("shard") == "d.jsonl").collect().height == 40

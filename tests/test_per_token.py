@@ -2,11 +2,11 @@
 
 import pytest
 
-from curate.pipeline import verbs as pipeline
+import curate
 from curate.progress import Silent
 from curate.scores.run import Run
 from curate.scores.session import open_session
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
 from tests.scoring import make_pool, make_proxy_folder, make_target
 
 
@@ -27,7 +27,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         part_documents=16,
         per_token=True,
     )
-    return pipeline.score(settings, place / "runs" / "x", reporter=Silent())
+    return curate.score(settings, place / "runs" / "x", reporter=Silent())
 
 
 def test_tokens_sum_to_the_score_of_every_column(run: Run) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+import curate
 from curate.errors import CurateError, SettingsError
-from curate.pipeline import verbs as pipeline
 from curate.progress import Silent, Task
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
 from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
 
 
@@ -51,7 +51,7 @@ def settings(place: Path, **changes) -> ScoreSettings:
 
 @pytest.fixture(scope="module")
 def run(place: Path):
-    return pipeline.score(settings(place), place / "runs" / "x", reporter=Heard())
+    return curate.score(settings(place), place / "runs" / "x", reporter=Heard())
 
 
 def test_every_row_is_scored_or_set_aside_with_its_reason(run) -> None:
@@ -83,7 +83,7 @@ def test_scores_do_not_depend_on_parts_batches_or_order(place: Path, tmp_path: P
 
     def scored(name: str, **changes) -> pl.DataFrame:
         asked = settings(place, method=method, method_settings=projected, **changes)
-        made = pipeline.score(asked, tmp_path / name / method, reporter=Heard())
+        made = curate.score(asked, tmp_path / name / method, reporter=Heard())
         return made.scores().sort("doc_id", "shard", "row").collect()
 
     one = scored("one", part_documents=7, batch_tokens=64)
@@ -98,7 +98,7 @@ def test_scores_do_not_depend_on_parts_batches_or_order(place: Path, tmp_path: P
 def test_baselines_go_the_same_road(place: Path, tmp_path: Path, run, method: str) -> None:
     asked = {"method": method, "method_settings": {}, "group_by": "task"}
     found, other = (
-        pipeline.score(settings(place, **asked, part_documents=n), tmp_path / f"{n}" / "x", reporter=Heard())
+        curate.score(settings(place, **asked, part_documents=n), tmp_path / f"{n}" / "x", reporter=Heard())
         .scores()
         .sort("shard", "row")
         .collect()
@@ -115,7 +115,7 @@ def test_baselines_go_the_same_road(place: Path, tmp_path: Path, run, method: st
 
 
 def test_windows_read_all_of_a_long_document(place: Path, tmp_path: Path, run) -> None:
-    whole = pipeline.score(settings(place, long="windows"), tmp_path / "w" / "x", reporter=Heard()).scores().collect()
+    whole = curate.score(settings(place, long="windows"), tmp_path / "w" / "x", reporter=Heard()).scores().collect()
     cut = run.scores().collect()
     assert not whole["truncated"].any()
     assert whole["n_tokens"].sum() > cut["n_tokens"].sum()
@@ -124,7 +124,7 @@ def test_windows_read_all_of_a_long_document(place: Path, tmp_path: Path, run) -
 
 
 def test_groups_get_a_column_each(place: Path, tmp_path: Path) -> None:
-    made = pipeline.score(settings(place, group_by="task"), tmp_path / "g" / "x", reporter=Heard())
+    made = curate.score(settings(place, group_by="task"), tmp_path / "g" / "x", reporter=Heard())
     found = made.scores().collect()
     assert made.details["columns"] == ["score", "score_a", "score_b"]
     mean = (8 * found["score_a"] + 4 * found["score_b"]) / 12  # the target has eight rows of a and four of b
@@ -139,34 +139,34 @@ def test_group_columns_keep_every_script_and_are_told_apart_without_case() -> No
 
 def test_a_start_that_fails_does_not_stand_in_the_way_of_the_next(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="context is 9999"):
-        pipeline.score(settings(place, context=9999), tmp_path / "x", reporter=Heard())
-    assert pipeline.score(settings(place), tmp_path / "x", reporter=Heard()).is_finished
+        curate.score(settings(place, context=9999), tmp_path / "x", reporter=Heard())
+    assert curate.score(settings(place), tmp_path / "x", reporter=Heard()).is_finished
 
 
 def test_other_settings_are_refused_by_name_before_the_model_loads(place: Path, run, monkeypatch) -> None:
     monkeypatch.setattr(pipeline, "load_proxy", lambda _: pytest.fail("loaded the model"))
     with pytest.raises(SettingsError, match=r"method_settings\.dim: the run has 4, you asked for 8"):
-        pipeline.score(settings(place, method_settings={"dim": 8}), run.path)
+        curate.score(settings(place, method_settings={"dim": 8}), run.path)
 
 
 def test_a_changed_pool_is_refused(place: Path, tmp_path: Path) -> None:
     pool = make_pool(tmp_path / "pool", 5)
     asked = settings(place, pool=(str(pool),))
-    made = pipeline.score(asked, tmp_path / "x", reporter=Heard())
+    made = curate.score(asked, tmp_path / "x", reporter=Heard())
     (pool / "e.jsonl").write_bytes(lines(make_rows(3, 7)))
     with pytest.raises(SettingsError, match=r"pool.*content has changed"):
-        pipeline.score(asked, made.path, reporter=Heard())
+        curate.score(asked, made.path, reporter=Heard())
 
 
 def test_a_finished_run_is_not_computed_again(place: Path, run, monkeypatch) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in (run.path / "scores").iterdir()}
-    pipeline.score(settings(place), run.path, reporter=Heard())
+    curate.score(settings(place), run.path, reporter=Heard())
     assert {p.name: p.stat().st_mtime_ns for p in (run.path / "scores").iterdir()} == before
 
 
 def test_a_second_run_takes_the_target_sketches_from_the_first(place: Path, tmp_path: Path) -> None:
-    first = pipeline.score(settings(place, method="trackstar"), tmp_path / "trackstar", reporter=Heard())
-    second = pipeline.score(settings(place, method="cosine"), tmp_path / "cosine", reporter=Heard())
+    first = curate.score(settings(place, method="trackstar"), tmp_path / "trackstar", reporter=Heard())
+    second = curate.score(settings(place, method="cosine"), tmp_path / "cosine", reporter=Heard())
     kept = [p.name for p in (first.path / "target").iterdir()]
     assert kept
     assert kept == [p.name for p in (second.path / "target").iterdir()]
@@ -174,10 +174,10 @@ def test_a_second_run_takes_the_target_sketches_from_the_first(place: Path, tmp_
 
 def test_curvature_is_fitted_once_for_every_target(place: Path, tmp_path: Path) -> None:
     asked = {"method": "ekfac", "method_settings": {}}
-    first = pipeline.score(settings(place, **asked), tmp_path / "one", reporter=Heard())
+    first = curate.score(settings(place, **asked), tmp_path / "one", reporter=Heard())
     other = make_target(tmp_path / "other.jsonl", count=5)
     heard = Heard()
-    second = pipeline.score(settings(place, **asked, target=(str(other),)), tmp_path / "two", reporter=heard)
+    second = curate.score(settings(place, **asked, target=(str(other),)), tmp_path / "two", reporter=heard)
     (one,), (two,) = (list((run.path / "curvature").iterdir()) for run in (first, second))
     assert one.name == two.name
     assert one.stat().st_ino == two.stat().st_ino  # gigabytes for a larger model: one copy serves both
@@ -191,7 +191,7 @@ def test_a_torn_shard_does_not_stop_the_others(place: Path, tmp_path: Path) -> N
     (pool / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     heard = Heard()
     with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read"):
-        pipeline.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=heard)
+        curate.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=heard)
     shards = pl.scan_parquet(tmp_path / "x" / "scores" / "*.parquet").select("shard").collect()["shard"].unique()
     assert set(shards) == {"a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.parquet"}
     assert any("b.jsonl.gz" in w for w in heard.warnings)
@@ -210,7 +210,7 @@ def test_a_document_without_finite_gradient_is_set_aside_alone(place: Path, tmp_
     pool = tmp_path / "pool.jsonl"
     pool.write_bytes(lines([{"text": "the court shall hold"}, {"text": "the gulls cried"}, {"text": "the ship rode"}]))
     asked = settings(place, pool=(str(pool),), model=str(tmp_path / "broken"), background=3)
-    made = pipeline.score(asked, tmp_path / "x", reporter=Heard())
+    made = curate.score(asked, tmp_path / "x", reporter=Heard())
     assert made.scores().select("row").collect()["row"].to_list() == [0, 2]
     assert made.totals["skipped"] == {"non-finite loss": 1}
 
@@ -219,7 +219,7 @@ def test_target_rows_in_the_pool_are_seen(place: Path, tmp_path: Path) -> None:
     held = json.loads((place / "val.jsonl").read_text().splitlines()[0])["text"]
     pool = tmp_path / "pool.jsonl"
     pool.write_bytes(lines([{"text": f"the ship rode. {held} gulls"}, {"text": "the court shall hold notice"}]))
-    made = pipeline.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=Heard())
+    made = curate.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=Heard())
     found = made.scores().sort("row").collect()
     assert found["target_exact"].to_list() == [True, False]
     assert found["target_overlap"].to_list() == [1.0, 0.0]
@@ -228,7 +228,7 @@ def test_target_rows_in_the_pool_are_seen(place: Path, tmp_path: Path) -> None:
 def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: Path) -> None:
     target = make_target(tmp_path / "val.jsonl")
     asked = settings(place, target=(str(target),), group_by="task", holdout=0.3, method="dot", method_settings={})
-    made = pipeline.score(asked, tmp_path / "one" / "x", reporter=Heard())
+    made = curate.score(asked, tmp_path / "one" / "x", reporter=Heard())
     (aside,) = made.details["holdout"]["rows"].values()
     assert made.details["holdout"]["rows"].keys() == {"val.jsonl"}
     assert (made.details["holdout"]["share"], made.details["holdout"]["seed"]) == (0.3, 0)
@@ -241,16 +241,16 @@ def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: 
     for i in aside:
         rows[i]["text"] = f"{found} number {i}"
     target.write_bytes(lines(rows))
-    other = pipeline.score(asked, tmp_path / "two" / "x", reporter=Heard())
+    other = curate.score(asked, tmp_path / "two" / "x", reporter=Heard())
     scores = [r.scores().sort("shard", "row").collect() for r in (made, other)]
     for column in ("score", "score_a", "score_b"):
         assert scores[0][column].to_list() == scores[1][column].to_list()
     assert scores[1]["target_overlap"].max() > scores[0]["target_overlap"].max()
     assert made.fingerprints["target"] == other.fingerprints["target"]
     with pytest.raises(SettingsError, match=r"heldout.*content has changed"):
-        pipeline.score(asked, made.path, reporter=Heard())
+        curate.score(asked, made.path, reporter=Heard())
     with pytest.raises(SettingsError, match=r"holdout: the run has 0\.3, you asked for 0\.0"):
-        pipeline.score(
+        curate.score(
             settings(place, target=(str(target),), group_by="task", method="dot", method_settings={}), made.path
         )
 
@@ -279,14 +279,14 @@ def test_every_run_says_which_target_rows_it_used(run) -> None:
 def test_wrong_settings_are_errors_before_the_model_loads(place, tmp_path, monkeypatch, changes, message) -> None:
     monkeypatch.setattr(pipeline, "load_proxy", lambda _: pytest.fail("loaded the model"))
     with pytest.raises(CurateError, match=message):
-        pipeline.score(settings(place, **changes), tmp_path / "x")
+        curate.score(settings(place, **changes), tmp_path / "x")
 
 
 def test_pool_columns_that_sql_would_confuse_with_ours_are_renamed(place: Path, tmp_path: Path) -> None:
     pool = tmp_path / "pool.jsonl"
     text = "the court shall hold notice"
     pool.write_bytes(lines([{"text": text, "Score": 3, "run": "r", "row": 9, "lang": "en", "Lang": "EN"}]))
-    made = pipeline.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=Heard())
+    made = curate.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=Heard())
     (found,) = made.scores().collect().to_dicts()
     assert (found["pool_Score"], found["pool_run"], found["pool_row"]) == (3, "r", 9)
     assert (found["Lang"], found["pool_lang"]) == ("EN", "en")

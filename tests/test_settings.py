@@ -1,26 +1,25 @@
-from dataclasses import dataclass
-
 import pytest
 
 from curate.errors import SettingsError
-from curate.settings import ScoreSettings, build
+from curate.scores.settings import ScoreSettings
+from curate.settings import Count, Flag, build, settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Some:
-    centre: bool = False
-    dim: int = 16
+    centre: Flag = False
+    dim: Count = 16
 
 
 @pytest.mark.parametrize(("given", "found"), [("true", True), ("False", False), (True, True)])
 def test_true_and_false_are_read_as_such(given: object, found: bool) -> None:
-    assert build(Some, {"centre": given}, owner="Method 'x'") == Some(centre=found)
+    assert build(Some, {"centre": given}, owner="Method 'x'", prefix="Method 'x': ") == Some(centre=found)
 
 
 @pytest.mark.parametrize("given", ["1", "", 1, None])
 def test_anything_else_is_neither(given: object) -> None:
     with pytest.raises(SettingsError, match=f"Method 'x': centre is {given!r}; expected true or false"):
-        build(Some, {"centre": given}, owner="Method 'x'")
+        build(Some, {"centre": given}, owner="Method 'x'", prefix="Method 'x': ")
 
 
 @pytest.mark.parametrize(("given", "found"), [("30%", 0.3), (0.3, 0.3), ("0.25", 0.25), (0, 0.0)])

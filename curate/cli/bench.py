@@ -4,21 +4,17 @@ from typing import Any
 
 import click
 
-from curate.cli._config import config_option
+from curate.cli._settings import given, settings_options
+from curate.pipeline.settings import BenchSettings
+from curate.settings import build
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--model", default="smollm2-135m", help="Folder, hub id, or shape with random weights (see below).")
-@click.option("--dtype", default="float32", help="float32, bfloat16 or float64.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
-@click.option("--sequences", type=int, default=8, help="Sequences of a pass; batches of 1, 2, 4 … of them are tried.")
-@click.option("--length", type=int, default=512, help="Tokens of a sequence.")
-@click.option("--dim", type=int, default=16, help="Projection dimensions per side and layer.")
-@click.option("--rounds", type=int, default=3, help="Rounds; the fastest counts.")
+@click.command()
+@settings_options(BenchSettings)
 @click.option("--pool-tokens", type=float, help="Also say how long a pool of so many tokens takes (5e9).")
-@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
-def command(pool_tokens: float | None, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, pool_tokens: float | None, as_json: bool, **options: Any) -> None:
     """Measure scoring against a plain training step of the same model on the same tokens.
 
     \b
@@ -31,12 +27,13 @@ def command(pool_tokens: float | None, as_json: bool, **options: Any) -> None:
     from dataclasses import asdict
 
     from curate.cli._output import RichReporter, print_json, print_table, stdout
-    from curate.pipeline.bench import DIRECTION, SKETCH, BenchSettings, bench, seconds_for
+    from curate.pipeline import bench
+    from curate.pipeline.bench import DIRECTION, SKETCH
 
-    settings = BenchSettings(**options)
+    settings = build(BenchSettings, given(ctx, BenchSettings, options), owner="A measurement")
     with RichReporter() as reporter:
-        result = bench(settings, reporter=reporter)
-    eta = {w: seconds_for(pool_tokens, result.rows, w) for w in (SKETCH, DIRECTION)} if pool_tokens else None
+        result = bench.run(settings, reporter=reporter)
+    eta = {w: bench.seconds_for(pool_tokens, result.rows, w) for w in (SKETCH, DIRECTION)} if pool_tokens else None
     if as_json:
         print_json({**asdict(result), "settings": asdict(settings), "pool_seconds": eta})
         return

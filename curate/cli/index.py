@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._config import config_option
-from curate.cli._fields import fields_options, make_fields
-from curate.gradients.shapes import DIM, RANK
+from curate.cli._settings import given, settings_options
+from curate.settings import build
+from curate.stores.settings import IndexSettings
 
 if TYPE_CHECKING:
     from curate.pipeline.index import IndexPlan
@@ -15,35 +15,19 @@ if TYPE_CHECKING:
     from curate.stores.store import Store
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--pool", required=True, multiple=True, help="Documents: folder, glob, file or address; repeatable.")
-@click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
-@click.option("--model", default="HuggingFaceTB/SmolLM2-135M", help="Proxy: a folder or a hub id.")
-@click.option("--revision", help="Revision of a model on the hub.")
-@click.option(
-    "--modules", multiple=True, show_default="all linear layers", help="Glob over layers to track; repeatable."
-)
-@click.option("--dtype", default="float32", help="What the proxy computes in: float32, bfloat16 or float64.")
-@click.option("--device", default="auto", help="auto, cpu, cuda or mps.")
-@click.option("--dim", type=int, default=DIM, help="Projection dimensions per side and layer.")
-@click.option("--rank", type=int, default=RANK, help="Keep each layer's best approximation of this rank; 0: all of it.")
-@click.option("--storage", default="float16", help="Numbers on disk: float32, float16 or int8.")
+@click.command()
+@settings_options(IndexSettings)
 @click.option(
     "--search",
     default="auto",
+    show_default=True,
     help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: BHNSW32, IVF1024,PQ64 …",
 )
-@click.option("--background", type=int, default=2048, help="Documents that the second moment is fitted on.")
-@click.option("--context", type=int, show_default="the model's, at most 2048", help="Tokens of a sequence.")
-@click.option("--long", default="truncate", help="Longer documents: 'truncate', or 'windows' whose gradients add up.")
-@click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one batch.")
-@click.option("--part-documents", type=int, default=1024, help="Documents of one part, the most that a kill can lose.")
-@click.option("--seed", type=int, default=0, help="Of the background sample and the projections.")
+@click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
-@fields_options
-@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
-def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, out: Path | None, search: str, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Write the gradient sketches of a pool to disk, so that a new target costs seconds.
 
     \b
@@ -57,18 +41,16 @@ def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **optio
     what was fitted on the first pool stays, so that scores compare.
     """
     from curate.cli._output import RichReporter, print_alarm
-    from curate.pipeline import verbs as pipeline
+    from curate.pipeline import index
     from curate.scores.arithmetic import arithmetic_warning
-    from curate.stores.settings import IndexSettings
 
-    settings = IndexSettings(fields=make_fields(options), **options)
-    pipeline.check_search(search)
+    settings = build(IndexSettings, given(ctx, IndexSettings, options), owner="An index")
     with RichReporter() as reporter:
         if dry_run:
-            _print_plan(pipeline.plan_index(settings, out, reporter=reporter), as_json)
+            _print_plan(index.plan(settings, out, reporter=reporter), as_json)
             return
-        store = pipeline.index(settings, out, reporter=reporter)
-        made = pipeline.make_search(store, search, reporter=reporter)
+        store = index.run(settings, out, search=search, reporter=reporter)
+        made = index.make_search(store, search)
     _print(store, made, as_json)
     if warning := arithmetic_warning(store.details):
         print_alarm(warning)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._fields import fields_options, make_fields
+from curate.cli._settings import given, settings_options
+from curate.fields import Fields
+from curate.settings import build, option, settings
 
 if TYPE_CHECKING:
     from curate.schema import Document
@@ -15,15 +17,25 @@ if TYPE_CHECKING:
 ROOT = Path("stores")
 
 
-@click.command(context_settings={"show_default": True})
+@settings
+class QuerySettings:
+    """Which columns of a file's rows hold what."""
+
+    fields: Fields = option(factory=Fields, help="Columns of the file.", suffix="-column")
+
+
+@click.command()
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option("--text", "texts", multiple=True, help="What to look for; repeatable.")
 @click.option("--file", "files", multiple=True, help="Rows to look for: text, or prompt and completion; repeatable.")
 @click.option("-k", "--nearest", type=click.IntRange(min=1), default=10, help="Documents of each.")
 @click.option("--exact", is_flag=True, help="Look at every document, though the store has an approximate index.")
-@fields_options
+@settings_options(QuerySettings)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, with whole texts.")
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     store: Path | None,
     texts: tuple[str, ...],
     files: tuple[str, ...],
@@ -47,7 +59,7 @@ def command(
     from curate.stores.query import Searcher
 
     opened = _chosen(store)
-    queries = _queries(texts, files, make_fields(options))
+    queries = _queries(texts, files, build(QuerySettings, given(ctx, QuerySettings, options), owner="A query").fields)
     with RichReporter() as reporter:
         searcher = Searcher.open(opened, exact=exact, reporter=reporter)
         found = searcher.query(queries, nearest)

@@ -5,41 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._config import config_option_beside, settings_beside
-from curate.errors import SettingsError
-from curate.training.recipe import NAMES
+from curate.cli._settings import given, settings_options
+from curate.rescoring.settings import RescoreSettings
+from curate.settings import build
 
 if TYPE_CHECKING:
     from curate.rescoring.plan import RescorePlan
-    from curate.rescoring.settings import RescoreSettings
     from curate.scores.run import Run
 
 
-@click.command(context_settings={"show_default": True})
+@click.command()
 @click.argument("run", required=False, type=click.Path())
-@click.option("--from", "more", multiple=True, type=click.Path(), help="A further run whose best count; repeatable.")
-@click.option("--method", default="magic", help="magic.")
-@click.option("--shortlist", type=int, default=5000, help="The best documents of each run that are rescored.")
-@click.option("--background", type=int, show_default="as many as the shortlist", help="Other documents to train on.")
-@click.option("--repeats", type=int, default=1, help="Trainings in different orders to average over.")
-@click.option("--recipe", type=click.Path(exists=True, dir_okay=False), help="YAML file of the training run.")
-@click.option("--set", "-s", "given", multiple=True, metavar="NAME=VALUE", help="A setting of the recipe; repeatable.")
-@click.option("--snapshot", type=float, default=0.5, help="Where in the run the adjoint is taken, as a share of it.")
-@click.option("--model", show_default="the run's", help="Proxy to train: a folder or a hub id.")
-@click.option("--pool", multiple=True, show_default="the run's", help="Where the pool is now, if it has moved.")
-@click.option("--device", show_default="the run's", help="auto, cpu, cuda or mps.")
-@click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one micro-batch.")
-@click.option("--per-token", is_flag=True, help="Write every token's part of the score, too (SQL view `tokens`).")
-@click.option("--checkpoints", default="sqrt", help="States kept for the way back: sqrt, all or log.")
-@click.option("--recompute", is_flag=True, help="Keep no gradients on disk: less room, a quarter more time.")
-@click.option("--seed", type=int, default=0, help="Of the background sample; the recipe has its own.")
-@click.option("--accept-rough", is_flag=True, help="Go on though the training run is not smooth.")
+@settings_options(RescoreSettings)
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-magic", help="The rescored run's folder.")
 @click.option("--dry-run", is_flag=True, help="Say what it will take, from one step that is measured, and stop.")
-@config_option_beside(NAMES)
 @click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON.")
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(
+    ctx: click.Context, /, run: str | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any
+) -> None:
     """Rescore the best documents of RUN (default: the latest) by differentiating through training on them.
 
     \b
@@ -54,37 +38,21 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     over the repeats. --config takes options and the recipe's settings side by side.
     """
     from curate.cli._output import RichReporter, print_json
-    from curate.pipeline import verbs as pipeline
+    from curate.cli._runs import chosen_run
+    from curate.pipeline import rescore
 
-    settings = _settings(options, settings_beside(ctx))
+    values = given(ctx, RescoreSettings, options)
+    values["runs"] = (str(chosen_run(run).path), *values.get("runs", ()))
+    settings = build(RescoreSettings, values, owner="A rescoring")
     with RichReporter() as reporter:
         if dry_run:
-            plan = pipeline.plan_rescore(settings, reporter=reporter)
-            _print_plan(plan, as_json)
+            _print_plan(rescore.plan(settings, reporter=reporter), as_json)
             return
-        made = pipeline.rescore(settings, out, reporter=reporter)
+        rescored = rescore.run(settings, out, reporter=reporter)
     if as_json:
-        print_json({"run": str(made.path), **made.details["magic"], "moved": made.details["moved"]})
+        print_json({"run": str(rescored.path), **rescored.details["magic"], "moved": rescored.details["moved"]})
     else:
-        _print(made)
-
-
-def _settings(options: dict[str, Any], given: dict[str, Any]) -> "RescoreSettings":
-    from curate.cli._runs import chosen_run
-    from curate.rescoring.settings import RescoreSettings
-    from curate.training.recipe import Recipe
-
-    for text in options.pop("given"):
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {text}: expected NAME=VALUE.")
-        given[name.strip()] = value.strip()
-    if (file := options.pop("recipe")) is not None:
-        given["recipe"] = file
-    first = str(chosen_run(options.pop("run")).path)
-    runs = (first, *options.pop("more"))
-    kept = not options.pop("recompute")
-    return RescoreSettings(runs=runs, recipe=Recipe.gathered(given), keep_gradients=kept, **options)
+        _print(rescored)
 
 
 def _print_plan(plan: "RescorePlan", as_json: bool) -> None:

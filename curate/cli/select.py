@@ -145,7 +145,7 @@ def _neighbours(asked: "Sequence[Asked]", run: "Run", store: str | None, reporte
     if store is None or not needs_neighbours(asked):
         return None
     from curate.errors import SettingsError
-    from curate.pipeline import verbs as pipeline
+    from curate.pipeline.index import neighbours
     from curate.stores.store import Store
 
     opened = Store.open(store)
@@ -155,7 +155,7 @@ def _neighbours(asked: "Sequence[Asked]", run: "Run", store: str | None, reporte
             f"{store} does not hold the pool that {run.path} scored.",
             hint="Name a store of that pool: rows are found in it by their shard and number.",
         )
-    return pipeline.neighbours(opened, reporter=reporter)
+    return neighbours(opened, reporter=reporter)
 
 
 def _print_selection(selection: "Selection") -> None:

@@ -5,39 +5,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._config import config_option_beside, settings_beside
-from curate.cli._recipes import make_recipe, parse_share
-from curate.training.recipe import NAMES
+from curate.cli._settings import given, settings_options
+from curate.proof.settings import ValidateSettings
+from curate.settings import build
 
 if TYPE_CHECKING:
     from curate.proof.validate import ValidatePlan, Validation
 
 
-@click.command(context_settings={"show_default": True})
+@click.command()
 @click.argument("runs", nargs=-1, type=click.Path())
-@click.option("--documents", type=int, default=1024, help="Documents to train on: a sample of what all runs scored.")
-@click.option("--queries", type=int, default=50, help="Rows of the target, each a query of its own.")
-@click.option("--subsets", type=int, default=100, help="Retrainings, each without a random share of the documents.")
-@click.option("--drop", default="1%", help="That share: 1% or 0.01.")
-@click.option("--removals", type=int, default=10, help="Queries whose best documents a retraining leaves out (QLD).")
-@click.option("--repeats", type=int, default=1, help="Orders of the documents to average every change over.")
-@click.option("--magic", is_flag=True, help="Judge MAGIC in the bank's own training, too: a walk back per query.")
-@click.option("--recipe", type=click.Path(exists=True, dir_okay=False), help="YAML file of the training run.")
-@click.option("--set", "-s", "given", multiple=True, metavar="NAME=VALUE", help="A setting of the recipe; repeatable.")
-@click.option("--model", show_default="the first run's", help="Proxy to retrain: a folder or a hub id.")
-@click.option("--pool", multiple=True, show_default="the runs'", help="Where the pool is now, if it has moved.")
-@click.option("--banks", type=click.Path(), show_default="banks/ beside the first run", help="Folder of the banks.")
-@click.option("--device", "devices", multiple=True, show_default="all GPUs, else the run's", help="One process each.")
-@click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one micro-batch.")
-@click.option("--resamples", type=int, default=1000, help="Of the bootstrap behind the intervals.")
-@click.option("--seed", type=int, default=0, help="Of the sample, the queries and the subsets; the recipe has its own.")
+@settings_options(ValidateSettings)
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-validation", help="Folder of the figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/predicted.png", help="File of the plot.")
 @click.option("--dry-run", is_flag=True, help="Say what it will take, from one step that is measured, and stop.")
-@config_option_beside(NAMES)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, plot: Path | None, dry_run: bool, as_json: bool, **options: Any):
+def command(
+    ctx: click.Context,
+    /,
+    runs: tuple[str, ...],
+    out: Path | None,
+    plot: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Retrain without parts of the data, and see how well the methods of RUNS (default: the latest) predicted it.
 
     \b
@@ -54,19 +47,17 @@ def command(ctx: click.Context, /, out: Path | None, plot: Path | None, dry_run:
     """
     from curate.cli._output import RichReporter, print_json
     from curate.cli._runs import chosen_run
-    from curate.pipeline import verbs as pipeline
-    from curate.proof.settings import ValidateSettings
+    from curate.pipeline import validate
 
-    recipe = make_recipe(options, settings_beside(ctx))
-    options["drop"] = parse_share(options["drop"], "--drop")
-    runs = options.pop("runs") or (str(chosen_run(None).path),)
-    settings = ValidateSettings(runs=runs, recipe=recipe, **options)
+    values = given(ctx, ValidateSettings, options) | ({"runs": runs} if runs else {})
+    values.setdefault("runs", str(chosen_run(None).path)) if not values.get("runs") else None
+    settings = build(ValidateSettings, values, owner="A validation")
     with RichReporter() as reporter:
         if dry_run:
-            _print_plan(pipeline.plan_validate(settings, reporter=reporter), as_json)
+            _print_plan(validate.plan(settings, reporter=reporter), as_json)
             return
-        found = pipeline.validate(settings, out, plot=plot, reporter=reporter)
-    print_json(found.record()) if as_json else _print(found)
+        validation = validate.run(settings, out, plot=plot, reporter=reporter)
+    print_json(validation.record()) if as_json else _print(validation)
 
 
 def _print_plan(plan: "ValidatePlan", as_json: bool) -> None:

@@ -1,7 +1,6 @@
 """Reading pools and targets as streams of documents, whatever their format and wherever they are."""
 
 from curate.documents.check import check_fields
-from curate.documents.fields import Fields
 from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
 from curate.documents.pool import Pool, open_pool
@@ -10,6 +9,7 @@ from curate.documents.rows import raw_tables, rows
 from curate.documents.sample import estimated_rows, sample_rows
 from curate.documents.shards import BadRow, Shard
 from curate.documents.target import Target, read_target
+from curate.fields import Fields
 
 __all__ = [
     "HELDOUT",

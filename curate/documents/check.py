@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from itertools import islice
 
 from curate.documents.columnar import schema_of
-from curate.documents.fields import Fields
 from curate.documents.lines import numbered_lines
 from curate.documents.pool import Pool
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Shard
 from curate.errors import CurateError, nearest
+from curate.fields import Fields
 
 _FIRST_ROWS = 1000
 _SHARDS = 8

@@ -12,9 +12,9 @@ import pyarrow as pa
 import xxhash
 
 from curate.documents.columnar import schema_of
-from curate.documents.fields import Fields
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Shard
+from curate.fields import Fields
 from curate.schema import Document, Skipped, message_text
 
 _SHOWN = 60

@@ -9,7 +9,6 @@ from itertools import accumulate, chain
 from typing import TypeVar
 
 from curate.documents.columnar import row_blocks
-from curate.documents.fields import Fields
 from curate.documents.files import open_binary
 from curate.documents.jsonl import decode
 from curate.documents.lines import Truncated, inflated, numbered_lines, split_lines
@@ -17,6 +16,7 @@ from curate.documents.pool import Pool
 from curate.documents.records import document_of, documents
 from curate.documents.shards import Shard
 from curate.errors import CurateError, SettingsError
+from curate.fields import Fields
 from curate.schema import Document
 
 T = TypeVar("T")

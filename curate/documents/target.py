@@ -9,12 +9,12 @@ import orjson
 import xxhash
 
 from curate.documents.check import check_fields
-from curate.documents.fields import Fields
 from curate.documents.pool import open_pool
 from curate.documents.records import document_of
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow
 from curate.errors import CurateError
+from curate.fields import Fields
 from curate.schema import Document, Skipped
 
 SINGLE_GROUP = "target"

@@ -23,6 +23,7 @@ class Method(Protocol):
     def prepare(self, inputs: Any, settings: Any) -> Any: ...
 
 
+DEFAULT = "trackstar"
 USUAL_BACKGROUND = 2048
 
 

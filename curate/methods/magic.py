@@ -5,15 +5,15 @@ training is differentiated back to a few steps. A document's score is what a lit
 changed: the mean of ⟨-∂φ/∂g_k, ∇ℓ_z(θ_k)⟩ / D_k, one directional derivative and one pass over the pool per step.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Literal
 
-from curate.errors import SettingsError, nearest
+from pydantic import Field
+
+from curate.errors import SettingsError
 from curate.methods._background_runs import BackgroundRuns, RunsScorer
 from curate.methods._directional import DirectionSettings
 from curate.methods.contract import Inputs
-from curate.training.checkpoints import POLICIES
+from curate.settings import Count, Flag, Listed, Number, least, option, settings
 from curate.training.recipe import Recipe
 
 OFFERS = frozenset({"against", "per_token"})
@@ -26,58 +26,30 @@ STEPS = 36
 SNAPSHOTS = (0.25, 0.5)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings(DirectionSettings):
     """The training run that is differentiated, how many of them, and at which step."""
 
-    recipe: Recipe = field(default_factory=lambda: Recipe(steps=STEPS))
-    """What decides the training; its settings are given by their own names, or as `recipe=FILE.yaml`."""
-    runs: int = 1
-    """Runs on different documents, whose scores are averaged; each takes a pass over the pool.
-
-    The background is dealt out to them (to two at least), and a document in it is scored by those that did not train
-    on it; where `runs` is 1, the second one scores nothing but the first one's documents."""
-    snapshots: tuple[float, ...] = SNAPSHOTS
-    """The steps at which documents are scored, as shares of the run; their scores are averaged."""
-    accept_rough: bool = False
-    """Go on although the run is too rough for its derivatives to be trusted."""
-    checkpoints: str = "sqrt"
-    """Which states the run keeps for the way back: 'sqrt', 'all' or 'log'."""
+    recipe: Recipe = option(
+        factory=lambda: Recipe(steps=STEPS),
+        help="YAML file of the training run; --set gives its settings by name.",
+        metavar="FILE",
+    )
+    # The background is dealt out to the runs (to two at least), and a document in it is scored by those that did not
+    # train on it; where `runs` is 1, the second one scores nothing but the first one's documents.
+    runs: Annotated[Count, least(1)] = option(
+        1, "Training runs on different documents whose scores are averaged; each takes a pass over the pool."
+    )
+    snapshots: Annotated[tuple[Annotated[Number, Field(ge=0, lt=1)], ...], Listed] = option(
+        SNAPSHOTS, "Steps at which documents are scored, as shares of the run; their scores are averaged: 0.25,0.5."
+    )
+    accept_rough: Flag = option(False, "Go on though the training run is too rough for its derivatives to be trusted.")
+    checkpoints: Literal["sqrt", "all", "log"] = option("sqrt", "States that the run keeps for the way back.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.runs < 1:
-            raise SettingsError(f"runs is {self.runs}; expected at least 1.")
-        if not self.snapshots or not all(0 <= share < 1 for share in self.snapshots):
-            raise SettingsError(
-                f"snapshots is {', '.join(map(str, self.snapshots)) or 'empty'};"
-                " expected shares of the run, each at least 0 and below 1."
-            )
-        if self.checkpoints not in POLICIES:
-            raise SettingsError(
-                f"checkpoints is {self.checkpoints!r}; expected one of {', '.join(POLICIES)}.",
-                hint=nearest(str(self.checkpoints), POLICIES),
-            )
-
-    @classmethod
-    def gathered(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Put the recipe's names and values together; all others stay as they are."""
-        own = {f.name for f in fields(cls)} - {"recipe"}
-        keys = {name: name.replace("-", "_") for name in given}
-        rest = {name: value for name, value in given.items() if keys[name] not in own}
-        found = {k: given[name] for name, k in keys.items() if k in own}
-        if "snapshots" in found:
-            found["snapshots"] = _shares(found["snapshots"])
-        return found | {"recipe": Recipe.gathered(rest, steps=STEPS)}
-
-
-def _shares(given: Any) -> tuple[float, ...]:
-    """Read shares as flags and YAML have them: one number, several with commas, or a list."""
-    several = given.split(",") if isinstance(given, str) else given if isinstance(given, list | tuple) else [given]
-    try:
-        return tuple(float(share) for share in several)
-    except (TypeError, ValueError):
-        raise SettingsError(f"snapshots is {given!r}; expected numbers like 0.25,0.5.") from None
+        if not self.snapshots:
+            raise SettingsError("snapshots is empty; expected shares of the run, each at least 0 and below 1.")
 
 
 def prepare(inputs: Inputs, settings: Settings) -> RunsScorer:

@@ -23,10 +23,10 @@ from curate.methods import Method
 from curate.methods.contract import Inputs
 from curate.pipeline.samples import Quiet, draw, part_of
 from curate.proxies.proxy import Proxy, load_proxy
+from curate.proxies.settings import PassSettings
 from curate.proxies.tokens import Encoded
 from curate.scores.arithmetic import LEAST, arithmetic_note, arithmetic_warning
 from curate.scores.correlation import spearman
-from curate.settings import ScoreSettings
 
 REFERENCE = "float32"
 
@@ -37,7 +37,7 @@ def check_arithmetic(
     method_settings: Any,
     inputs: Inputs,
     pool: Pool,
-    settings: ScoreSettings,
+    settings: PassSettings,
     columns: Sequence[str],
     *,
     least: float = LEAST,
@@ -73,7 +73,7 @@ def _compare(
     method_settings: Any,
     inputs: Inputs,
     pool: Pool,
-    settings: ScoreSettings,
+    settings: PassSettings,
     columns: Sequence[str],
 ) -> dict[str, Any] | None:
     sample, background = draw(inputs, pool, settings)

@@ -20,9 +20,11 @@ from curate.gradients.directions import DirectionEngine
 from curate.gradients.linear import tapped
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_resident
+from curate.pipeline.settings import BenchSettings
 from curate.progress import Reporter, Silent
 from curate.proxies.attention import use_block_attention, use_plain_attention
-from curate.proxies.proxy import DTYPES, Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy, make_proxy
+from curate.proxies.proxy import DTYPES, Proxy, choose_device, keep_freed_memory, load_proxy, make_proxy
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import IGNORED, TokenBatch
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -33,25 +35,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 TRAIN, TUNED, FROZEN = "training step", "training step, tuned allocator", "frozen pass"
 SKETCH, DIRECTION = "sketches", "exact direction"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchSettings:
-    """What to measure."""
-
-    model: str = "smollm2-135m"
-    """A folder, a hub id, or one of SHAPES (random weights)."""
-    dtype: str = "float32"
-    device: str = "auto"
-    sequences: int = 8
-    length: int = 512
-    dim: int = 16
-    rounds: int = 3
-
-    def __post_init__(self) -> None:
-        for name, least in (("sequences", 1), ("length", 2), ("dim", 1), ("rounds", 1)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"{name} is {getattr(self, name)}; expected at least {least}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +63,7 @@ class Bench:
     parameters: int
 
 
-def bench(settings: BenchSettings, *, reporter: Reporter | None = None) -> Bench:
+def run(settings: BenchSettings, *, reporter: Reporter | None = None) -> Bench:
     """Measure training steps and scoring side by side. Raises SettingsError for an unknown shape."""
     reporter = reporter or Silent()
     proxy = build_proxy(settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from curate import methods
 from curate.documents import Pool, estimated_rows
 from curate.errors import CurateError
 from curate.memory import peak_memory
@@ -15,8 +16,9 @@ from curate.methods import magic
 from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.methods.ekfac import Settings as EkfacSettings
 from curate.pipeline.origin import unchanged
-from curate.pipeline.preparation import Loaded
+from curate.pipeline.request import Request
 from curate.pipeline.samples import SAMPLE, Quiet, draw, part_of
+from curate.pipeline.workspace import Workspace
 from curate.progress import Task
 from curate.proxies.tokens import Encoded
 from curate.training.microbatches import Corpus
@@ -89,31 +91,31 @@ class _Timed(Quiet):
         timing.seconds += time.perf_counter() - begun
 
 
-def plan_score(loaded: Loaded) -> ScorePlan:
+def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
     """Prepare and score a small part of everything, and reckon what all will take. Nothing is kept.
 
     Raises CurateError when the pool's sample holds nothing to score.
     """
-    asked, timed = loaded.asked, _Timed()
+    timed = _Timed()
     with TemporaryDirectory() as scratch:
-        inputs = loaded.inputs(Path(scratch) / "run", timed)
+        inputs = workspace.inputs(Path(scratch) / "run", timed)
         sample, background = draw(inputs, asked.pool, asked.settings, background=_wanted(asked.method_settings))
         if not sample:
             raise CurateError("A sample of the pool holds nothing to score.", hint="Is --text-column the right one?")
         if asked.origin is None:
             inputs = part_of(inputs, background, Path(scratch) / "run", asked.settings.seed, timed)
         begun = time.perf_counter()
-        scorer = asked.method.prepare(inputs, _shortened(asked.method_settings))
+        scorer = methods.get(asked.method).prepare(inputs, _shortened(asked.method_settings))
         spent = time.perf_counter() - begun
         kept = sum(p.stat().st_size for p in Path(scratch).rglob("*.safetensors"))
         scorer(sample[: SAMPLE // 8], inputs.batching)  # libraries set themselves up on first use
         begun = time.perf_counter()
         scorer(sample, inputs.batching)
         speed = len(sample) / (time.perf_counter() - begun)
-        training = _training(loaded, background, timed, Path(scratch))
+        training = _training(asked, workspace, background, timed, Path(scratch))
     fixed = spent - sum(t.seconds for t in timed.stages.values())
     prepare = fixed + sum(
-        t.seconds * _share(name, t, loaded, len(background), training) for name, t in timed.stages.items()
+        t.seconds * _share(name, t, asked, workspace, len(background), training) for name, t in timed.stages.items()
     )
     documents = _documents(asked.pool, asked.origin and unchanged(asked.origin.run, asked.pool))
     mean = sum(len(e.ids) for e in sample) / len(sample)
@@ -125,7 +127,7 @@ def plan_score(loaded: Loaded) -> ScorePlan:
         scoring_seconds=documents / speed,
         seconds=prepare + documents / speed,
         kept_bytes=kept,
-        memory_bytes=peak_memory(loaded.proxy.device),
+        memory_bytes=peak_memory(workspace.proxy.device),
         training=training,
     )
 
@@ -134,21 +136,23 @@ def _documents(pool: Pool, known: list[str] | None) -> int:
     return round(sum(estimated_rows(s) for s in pool.shards if s.name not in (known or ())))
 
 
-def _share(name: str, timing: _Timing, loaded: Loaded, background: int, training: TrainingPlan | None) -> float:
+def _share(
+    name: str, timing: _Timing, asked: Request, workspace: Workspace, background: int, training: TrainingPlan | None
+) -> float:
     """Return how many times longer a stage takes on the whole: by its documents or steps, or as long as it took."""
-    settings = loaded.asked.settings
-    if loaded.asked.origin is not None:
+    settings = asked.settings
+    if asked.origin is not None:
         return 1.0  # nothing is fitted, and the target is taken whole
     if training is not None and name == "training":
         return training.runs * training.steps / timing.total
     if training is not None and name == "walking back":
-        groups = len(loaded.target.names) + (loaded.against is not None)
+        groups = len(workspace.target.names) + (workspace.against is not None)
         return training.runs * groups * training.step_back / timing.total
     if name == "target":
-        whole = len(loaded.target.encoded) + (len(loaded.against.encoded) if loaded.against else 0)
+        whole = len(workspace.target.encoded) + (len(workspace.against.encoded) if workspace.against else 0)
         return whole / max(1.0, timing.total)
     whole = settings.background or 0
-    if name.startswith("refine") and isinstance(own := loaded.asked.method_settings, EkfacSettings):
+    if name.startswith("refine") and isinstance(own := asked.method_settings, EkfacSettings):
         most = own.refine_documents + own.evaluation_documents
         return min(whole, most) / max(1, min(background, most))
     return whole / max(1, background) if name in ("factors", "eigenvalues", "background") else 1.0
@@ -167,16 +171,18 @@ def _shortened(settings: Any) -> Any:
     return replace(settings, recipe=replace(settings.recipe, steps=SHORT), accept_rough=True)
 
 
-def _training(loaded: Loaded, background: list[Encoded], timed: _Timed, scratch: Path) -> TrainingPlan | None:
-    settings = loaded.asked.method_settings
+def _training(
+    asked: Request, workspace: Workspace, background: list[Encoded], timed: _Timed, scratch: Path
+) -> TrainingPlan | None:
+    settings = asked.method_settings
     if not isinstance(settings, magic.Settings) or "training" not in timed.stages:
         return None
     runs = max(2, settings.runs)
-    steps = settings.recipe.num_steps((loaded.asked.settings.background or 0) // runs)
-    recipe = replace(in_proxys_precision(settings.recipe, loaded.proxy), steps=steps)
-    corpus = Corpus(background, loaded.batching.tokens, budget=loaded.batching.budget)
+    steps = settings.recipe.num_steps((asked.settings.background or 0) // runs)
+    recipe = replace(in_proxys_precision(settings.recipe, workspace.proxy), steps=steps)
+    corpus = Corpus(background, workspace.batching.tokens, budget=workspace.batching.budget)
     replay = Replay(
-        Training(trainable(loaded.proxy, recipe), corpus, recipe),
+        Training(trainable(workspace.proxy, recipe), corpus, recipe),
         scratch / "plan",
         checkpoints=settings.checkpoints,
     )

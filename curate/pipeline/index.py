@@ -1,4 +1,4 @@
-"""Indexing a pool: what is asked for, checked before a model loads; what it will take; the pass; the fit."""
+"""Indexing a pool: the checks before a model loads, what it will take, the pass, the fit, the search."""
 
 import time
 from collections.abc import Mapping
@@ -13,25 +13,20 @@ from curate.folders.part_folder import FINISHED
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
 from curate.methods import trackstar
-from curate.methods.contract import EncodedTarget, Inputs
+from curate.methods.contract import EncodedTarget
 from curate.pipeline.arithmetic import check_arithmetic
-from curate.pipeline.preparation import (
-    make_batching,
-    make_encoder,
-    make_inputs,
-    make_reader,
-    open_candidates,
-    proxy_settings_of,
-    report_coverage,
-    versions,
-)
-from curate.progress import Reporter
-from curate.proxies.proxy import Proxy, choose_device, keep_freed_memory, load_proxy
-from curate.proxies.tokens import Encoder
+from curate.pipeline.request import open_candidates, resolve_index
+from curate.pipeline.workspace import NO_TARGET, Workspace, load, versions
+from curate.progress import Reporter, Silent
+from curate.proxies.proxy import choose_device
 from curate.scores.counts import count
-from curate.settings import background_fingerprint
+from curate.scores.settings import background_fingerprint
+from curate.settings import changed, gathered
+from curate.stores.approximate import Made
 from curate.stores.indexing import index_parts, sketched
-from curate.stores.settings import IndexSettings, default_store
+from curate.stores.making import check_factory, ensure_search
+from curate.stores.neighbours import find_neighbours
+from curate.stores.settings import METHOD, IndexSettings, default_store
 from curate.stores.storage import Storage
 from curate.stores.store import Store
 from curate.stores.whitening import norms
@@ -62,9 +57,53 @@ class IndexPlan:
     """The most that the small part held, and one part's sketches."""
 
 
+def run(
+    settings: IndexSettings | None = None,
+    out: Path | str | None = None,
+    *,
+    search: str = "auto",
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> Store:
+    """Write the sketches of a pool into a store, in one pass, or go on with it, or add the shards that are new.
+
+    `search` says how its nearest documents are found; see `make_search`. Raises CurateError; parts that were finished
+    stay.
+    """
+    check_factory(search)
+    reporter = reporter or Silent()
+    store = Indexing.open(gathered(IndexSettings, settings, values), out, reporter).run()
+    ensure_search(store, search, reporter)
+    return store
+
+
+def plan(
+    settings: IndexSettings | None = None,
+    out: Path | str | None = None,
+    *,
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> IndexPlan:
+    """Say what an index will take in time and on disk, from a small part that is done; nothing is written."""
+    return Indexing.open(gathered(IndexSettings, settings, values), out, reporter or Silent()).plan()
+
+
+def make_search(store: Store, how: str = "auto", *, reporter: Reporter | None = None) -> Made | None:
+    """Give a store an approximate index unless it has it, and say what it reaches; None where it is searched exactly.
+
+    `how`: auto (an index from 50 000 documents on, of a kind that suits their number), none, or a FAISS factory string.
+    """
+    return ensure_search(store, how, reporter or Silent())
+
+
+def neighbours(store: Store, *, reporter: Reporter | None = None) -> Path:
+    """Find every document's nearest others, unless they are kept already, and return the Parquet file of pairs."""
+    return find_neighbours(store, reporter or Silent())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Indexing:
-    """An index as it was asked for."""
+    """An index, resolved and checked."""
 
     settings: IndexSettings
     pool: Pool
@@ -79,30 +118,31 @@ class Indexing:
 
         Without `out` the store has the pool's name, and grows only by shards at the addresses that it knows.
         """
+        settings = resolve_index(settings)
         path = Path(out) if out is not None else default_store(settings)
-        known: tuple[str, ...] = ()
         record = settings.as_dict() | {"device": choose_device(settings.device).type}
-        proxy_settings_of(settings)
+        addresses: tuple[str, ...] = ()
         if (path / Store.RECORD).exists():
             store = Store.open(path)
             store.refuse_other(record, {})
-            known = tuple(store.details["pool"]) if store.has_parts(path) else ()
-            new = [address for address in settings.pool if address not in known]
-            if out is None and known and new:
+            addresses = tuple(store.details["pool"]) if store.has_parts(path) else ()
+            new = [address for address in settings.pool if address not in addresses]
+            if out is None and addresses and new:
                 raise SettingsError(
-                    f"{path} holds other documents ({', '.join(known)}), not {new[0]}.",
+                    f"{path} holds other documents ({', '.join(addresses)}), not {new[0]}.",
                     hint=f"Say where with --out: {path} to add them, another folder for a store of their own.",
                 )
-        pool = open_candidates(replace(settings, pool=tuple(dict.fromkeys(known + settings.pool))))
+        pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys(addresses + settings.pool))))
         return cls(settings=settings, pool=pool, path=path, record=record, reporter=reporter)
 
     def run(self) -> Store:
         """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
-        started, proxy = time.time(), self._proxy()
+        started, workspace = time.time(), self._workspace()
+        proxy = workspace.proxy
         engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
-        encoder = make_encoder(self.settings, proxy)
-        details = self._details(engine) | {"coverage": vars(proxy.coverage), "context": encoder.settings.context}
-        fingerprints = {"model": proxy.fingerprint()}
+        context = workspace.encoder.settings.context
+        details = self._details(engine) | {"coverage": vars(proxy.coverage), "context": context}
+        fingerprints = {"model": workspace.fingerprints["model"]}
         with Store.start(self.path, settings=self.record, fingerprints=fingerprints, details=details) as store:
             if not store.has_parts(self.path):
                 store.forget()  # of a start that never wrote a part, maybe of another pool
@@ -113,35 +153,32 @@ class Indexing:
             store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
             if not store.has_background:
                 store.remember_background(self._background_rows())
-            self._check_arithmetic(store, proxy, encoder)
-            numbers = {name: known["number"] for name, known in store.shards.items()}
+            self._check_arithmetic(store, workspace)
             documents = index_parts(
                 store,
-                make_reader(self.settings, self.pool, None, encoder, numbers),
+                workspace.reader(None, {name: shard["number"] for name, shard in store.shards.items()}),
                 engine,
-                make_batching(self.settings, proxy, encoder),
+                workspace.batching,
                 self.reporter,
                 total=sum(estimated_rows(s) for s in self.pool.shards),
             )
-            self._fit(store, proxy, engine, encoder)
+            self._fit(store, workspace, engine)
             store.log({"documents": documents, "seconds": round(time.time() - started, 3)})
             store.finish(count(store))
         return store
 
     def plan(self) -> IndexPlan:
         """Sketch a few documents and reckon what all will take."""
-        proxy = self._proxy()
-        engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
+        workspace = self._workspace()
+        engine = SketchEngine(workspace.proxy, dim=self.settings.dim, seed=self.settings.seed)
         storage = Storage(self.settings.storage, engine.blocks, self.settings.rank)
-        encoder = make_encoder(self.settings, proxy)
-        batching = make_batching(self.settings, proxy, encoder)
         sample = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed, self.settings.fields)
-        encoded = [e for e in encoder(sample) if e.num_scored > 0]
+        encoded = [e for e in workspace.encoder(sample) if e.num_scored > 0]
         if not encoded:
             raise CurateError("A sample of the pool holds nothing to index.", hint="Is --text-column the right one?")
-        sketched(storage, engine, encoded[: len(encoded) // 8 + 1], batching)
+        sketched(storage, engine, encoded[: len(encoded) // 8 + 1], workspace.batching)
         begun = time.perf_counter()
-        sketched(storage, engine, encoded, batching)
+        sketched(storage, engine, encoded, workspace.batching)
         speed = len(encoded) / (time.perf_counter() - begun)
         store = Store.open(self.path) if (self.path / Store.RECORD).exists() else None
         whole = [s.name for s in self.pool.shards if store is not None and store.holds(s.name)]
@@ -156,67 +193,52 @@ class Indexing:
             disk_bytes=documents * storage.bytes_per_document,
             documents_per_second=speed,
             seconds=documents / speed,
-            memory_bytes=peak_memory(proxy.device) + part,
+            memory_bytes=peak_memory(workspace.proxy.device) + part,
         )
 
-    def _proxy(self) -> Proxy:
-        keep_freed_memory()
-        proxy = load_proxy(proxy_settings_of(self.settings))
-        report_coverage(proxy, self.reporter)
-        return proxy
+    def _workspace(self) -> Workspace:
+        proxy, encoder = load(self.settings, self.reporter)
+        fingerprints = {"pool": self.pool.fingerprint(), "model": proxy.fingerprint()}
+        return Workspace(
+            settings=self.settings, proxy=proxy, encoder=encoder, pool=self.pool, fingerprints=fingerprints
+        )
 
     def _details(self, engine: SketchEngine) -> dict[str, Any]:
-        scoring = self.settings.scoring(target=("(none)",), method="trackstar")
         return {
             "versions": versions(),
             "blocks": [asdict(b) for b in engine.blocks],
             "pool": list(self.pool.address),
             "pool_fingerprint": self.pool.fingerprint(),
-            "background": background_fingerprint(self.pool.fingerprint(), scoring),
+            "background": background_fingerprint(self.pool.fingerprint(), self.settings),
         }
 
     def _background_rows(self) -> Mapping[str, list[int]]:
         rows: dict[str, list[int]] = {}
+        sample = sample_rows(self.pool, self.settings.background or 0, self.settings.seed, self.settings.fields)
         with self.reporter.stage("sampling the pool") as stage:
-            for document in sample_rows(self.pool, self.settings.background, self.settings.seed, self.settings.fields):
+            for document in sample:
                 rows.setdefault(document.shard, []).append(document.row)
                 stage.advance(1)
         return rows
 
-    def _check_arithmetic(self, store: Store, proxy: Proxy, encoder: Encoder) -> None:
+    def _check_arithmetic(self, store: Store, workspace: Workspace) -> None:
         """Score a sample against other documents of the pool in the proxy's type and in float32, and compare."""
         if self.settings.dtype != "bfloat16":
             return
         others = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed + 1, self.settings.fields)
-        encoded = [e for e in encoder(others) if e.num_scored > 0]
+        encoded = [e for e in workspace.encoder(others) if e.num_scored > 0]
         target = EncodedTarget(encoded=encoded, groups=[""] * len(encoded), names=[""], fingerprint="pool")
-        inputs = replace(self._inputs(store, proxy, encoder, target), stored=None)
-        scoring = self.settings.scoring(target=("(none)",), method="trackstar")
-        check_arithmetic(store, methods.get("trackstar"), self._usual(), inputs, self.pool, scoring, ["score"])
+        inputs = replace(workspace, target=target).inputs(store.path, self.reporter)
+        check_arithmetic(store, methods.get(METHOD), self._trackstar, inputs, self.pool, self.settings, ["score"])
 
-    def _fit(self, store: Store, proxy: Proxy, engine: SketchEngine, encoder: Encoder) -> None:
+    def _fit(self, store: Store, workspace: Workspace, engine: SketchEngine) -> None:
         """Keep what every target will ask for: R, its eigendecomposition, and norms with and without it."""
-        nothing = EncodedTarget(encoded=[], groups=[], names=[""], fingerprint="")
-        inputs = self._inputs(store, proxy, encoder, nothing)
-        whitening = trackstar.whitening_of(engine, inputs, self._usual())
+        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.path, self.reporter)
+        whitening = trackstar.whitening_of(engine, inputs, self._trackstar)
         store.keep_whitening(whitening)
         norms(store, whitening, self.reporter)
         norms(store, None, self.reporter)
 
-    def _usual(self) -> trackstar.Settings:
-        return trackstar.Settings(dim=self.settings.dim, rank=self.settings.rank, seed=self.settings.seed)
-
-    def _inputs(self, store: Store, proxy: Proxy, encoder: Encoder, target: EncodedTarget) -> Inputs:
-        return make_inputs(
-            self.settings.scoring(target=("(none)",), method="trackstar"),
-            proxy,
-            {"pool": self.pool.fingerprint(), "model": store.fingerprints["model"]},
-            self.pool,
-            encoder,
-            target,
-            None,
-            run=store.path,
-            origin=None,
-            store=store,
-            reporter=self.reporter,
-        )
+    @property
+    def _trackstar(self) -> trackstar.Settings:
+        return trackstar.Settings(**self.settings.projection)

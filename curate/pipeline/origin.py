@@ -18,7 +18,7 @@ from curate.folders.record import canonical, differences
 from curate.progress import Reporter
 from curate.proxies.tokens import Encoded
 from curate.scores.run import Run
-from curate.settings import ScoreSettings, background_fingerprint
+from curate.scores.settings import ScoreSettings, background_fingerprint
 
 SHARDS = "shards.json"
 

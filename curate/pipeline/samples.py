@@ -9,15 +9,15 @@ from curate.documents import Pool, sample_rows
 from curate.folders.kept import Kept
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Reporter, Silent
+from curate.proxies.settings import PassSettings
 from curate.proxies.tokens import Encoded, Encoder
-from curate.settings import ScoreSettings
 
 SAMPLE = 64  # documents that are scored, and as many others that curvature is fitted on
 TARGET_ROWS = 32
 
 
 def draw(
-    inputs: Inputs, pool: Pool, settings: ScoreSettings, *, background: int = SAMPLE
+    inputs: Inputs, pool: Pool, settings: PassSettings, *, background: int = SAMPLE
 ) -> tuple[list[Encoded], list[Encoded]]:
     """Return what is scored and what curvature is fitted on; they overlap only in a pool that is small."""
     drawn = sample_rows(pool, SAMPLE + background, settings.seed, settings.fields)

@@ -15,7 +15,7 @@ from curate.selection.dump import MANIFEST
 from curate.selection.formats import SPLIT
 from curate.selection.select import select
 
-SELECTION, RANDOM, ALL, SWEPT = "selection", "random", "all", "top "
+SELECTION, ALL, SWEPT = "selection", "all", "top "
 
 
 @dataclass(frozen=True, kw_only=True)

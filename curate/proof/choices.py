@@ -1,7 +1,7 @@
 """Where every arm's documents come from: the selection, other methods' runs and choices, draws from the pool."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -9,14 +9,16 @@ from curate import methods
 from curate.documents import Pool
 from curate.errors import CurateError
 from curate.progress import Reporter
-from curate.proof.arms import ALL, RANDOM, SELECTION, SWEPT, Arm, chosen, dumped
+from curate.proof.arms import ALL, SELECTION, SWEPT, Arm, chosen, dumped
 from curate.proof.places import draw
 from curate.proof.selection import Selected
+from curate.proof.settings import RANDOM
 from curate.proof.spool import key_of
 from curate.schema import Document
 from curate.scores.run import Run, list_runs
 from curate.scores.session import pool_of
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
+from curate.settings import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class Choices:
                 self.reporter.note(f"{method}: scored in {run.path} already.")
                 return run
         offered = methods.get(method).OFFERS
-        asked = replace(
+        asked = changed(
             self.settings,
             method=method,
             method_settings={},

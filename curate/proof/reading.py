@@ -11,7 +11,7 @@ from curate.errors import CurateError
 from curate.proxies.tokens import Encoded, Encoder
 from curate.schema import Document
 from curate.scores.run import Run
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
 
 HELDOUT = Path("target") / "heldout.jsonl"
 """Where a run keeps the rows of its target that it was not scored by."""

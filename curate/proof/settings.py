@@ -1,80 +1,72 @@
 """What a validation and a verification are asked for, checked as they are built."""
 
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from curate import methods
 from curate.errors import SettingsError
-from curate.proof.arms import RANDOM
-from curate.proof.subsets import num_dropped
-from curate.proxies.proxy import ProxySettings
-from curate.scores.run import Run
-from curate.settings import ScoreSettings
+from curate.proxies.settings import DEVICES, Device
+from curate.scores.settings import ScoreSettings
+from curate.settings import Count, Flag, Listed, Number, Share, Words, changed, least, option, settings
 from curate.training.recipe import Recipe
 
+if TYPE_CHECKING:
+    from curate.scores.run import Run
 
-@dataclass(frozen=True, kw_only=True)
+RANDOM = "random"
+"""The arm of random documents."""
+
+
+@settings
 class ValidateSettings:
     """The runs whose methods are judged, and the retrainings that judge them."""
 
-    runs: tuple[str, ...]
-    """Folders of finished runs over one pool and target."""
-    documents: int = 1024
-    """Documents that the bank trains on: a seeded sample of those that all runs scored."""
-    queries: int = 50
-    """Rows of the target, each a query of its own; all where there are fewer."""
-    subsets: int = 100
-    """Retrainings, each without a random share of the documents."""
-    drop: float = 0.01
-    """That share; for claims about algorithms rather than about one training: 0.5, with several repeats."""
-    removals: int = 10
-    """Queries for which, per method, a retraining leaves out their best documents (QLD); 0: none."""
-    repeats: int = 1
-    """Orders of the documents over which every change of loss is averaged."""
-    recipe: Recipe = field(default_factory=Recipe)
-    magic: bool = False
-    """Judge MAGIC in the bank's own training, too: a walk back per query."""
-    model: str | None = None
-    """Proxy that is retrained; None: that of the first run."""
-    pool: tuple[str, ...] = ()
-    """Where the pool is now, if it has moved."""
-    banks: str | None = None
-    """Folder of all banks; None: `banks/` beside the first run."""
-    devices: tuple[str, ...] = ()
-    """Where to retrain, a process each; empty: all GPUs, else the run's device."""
-    batch_tokens: int | None = None
-    """Tokens of a micro-batch; None: by device."""
-    resamples: int = 1000
-    """Of the bootstrap."""
-    seed: int = 0
-    """Seeds the sample, the queries, the subsets and the bootstrap; the order of training has the recipe's."""
+    runs: Words = option((), "Finished runs over one pool and target.", argument=True, shown="the latest")
+    documents: Annotated[Count, least(2)] = option(1024, "Documents to train on: a sample of what all runs scored.")
+    queries: Annotated[Count, least(1)] = option(50, "Rows of the target, each a query of its own.")
+    subsets: Annotated[Count, least(3)] = option(100, "Retrainings, each without a random share of the documents.")
+    drop: Annotated[Share, Field(gt=0, lt=1)] = option(
+        0.01, "That share: 1% or 0.01. For claims about algorithms rather than one training: 50%, with several repeats."
+    )
+    removals: Annotated[Count, least(0)] = option(
+        10, "Queries whose best documents a retraining leaves out (QLD); 0: none."
+    )
+    repeats: Annotated[Count, least(1)] = option(1, "Orders of the documents to average every change over.")
+    recipe: Recipe = option(factory=Recipe, help="YAML file of the training run.", metavar="FILE")
+    magic: Flag = option(False, "Judge MAGIC in the bank's own training, too: a walk back per query.")
+    model: str | None = option(None, "Proxy to retrain: a folder or a hub id.", shown="the first run's")
+    pool: Words = option((), "Where the pool is now, if it has moved; repeatable.", shown="the runs'")
+    banks: str | None = option(
+        None, "Folder of the banks of retrainings.", metavar="FOLDER", shown="banks/ beside the first run"
+    )
+    devices: Annotated[tuple[Device, ...], Listed] = option(
+        (), "Where to retrain, a process each; repeatable.", flags=("--device",), shown="all GPUs, else the run's"
+    )
+    batch_tokens: Annotated[Count, least(1)] | None = option(None, "Tokens of one micro-batch.", shown="by device")
+    resamples: Annotated[Count, least(100)] = option(1000, "Of the bootstrap behind the intervals.")
+    seed: Count = option(0, "Of the sample, the queries, the subsets and the bootstrap; the recipe has its own.")
 
     def __post_init__(self) -> None:
-        if not self.runs:
-            raise SettingsError("There is no run to validate.")
-        least = {"documents": 2, "queries": 1, "subsets": 3, "removals": 0, "repeats": 1, "resamples": 100}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise SettingsError(f"{name} is {getattr(self, name)}; expected at least {smallest}.")
-        if not 0 < self.drop < 1:
-            raise SettingsError(f"drop is {self.drop:g}; expected a share above 0 and below 1: 1% or 0.01.")
         num_dropped(self.documents, self.drop)
 
-    def scored_like(self, run: Run) -> ScoreSettings:
+    def scored_like(self, run: "Run") -> ScoreSettings:
         """Return the settings that a run was scored by, with the pool where it is now."""
         found = ScoreSettings.from_record(run.settings)
         background = methods.background_of(found.method) if "parent_run" in run.settings else found.background
-        return replace(found, pool=self.pool or found.pool, background=background, store=None)
+        return changed(found, pool=self.pool or found.pool, background=background, store=None)
 
-    def proxy_like(self, asked: ScoreSettings) -> ProxySettings:
-        """Return the proxy that is retrained: all of its weights, in no coarser type than single precision."""
-        dtype = "float64" if asked.dtype == "float64" else "float32"
-        same = self.model is None
-        return ProxySettings(
-            model=self.model or asked.model,
-            revision=asked.revision if same else None,
-            dtype=dtype,
-            device=self.devices[0] if self.devices else asked.device,
+    def retrained_like(self, scoring: ScoreSettings) -> ScoreSettings:
+        """Return a run's settings with the proxy that is retrained: all its weights, in single precision or finer."""
+        return changed(
+            scoring,
+            model=self.model or scoring.model,
+            revision=scoring.revision if self.model is None else None,
+            modules=(),
+            dtype="float64" if scoring.dtype == "float64" else "float32",
+            device=self.devices[0] if self.devices else scoring.device,
+            batch_tokens=self.batch_tokens,
         )
 
 
@@ -84,65 +76,56 @@ def default_validate_out(settings: ValidateSettings) -> Path:
     return first.with_name(f"{first.resolve().name}-validation")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class VerifySettings:
     """A selection, what its training is measured on, and what it is compared with."""
 
-    selection: str
-    """Folder that `curate select` wrote."""
-    target: tuple[str, ...] = ()
-    """Rows that took no part in scoring; empty: those that the run kept aside (`score --holdout`)."""
-    pool: tuple[str, ...] = ()
-    """Where the pool is now, if it has moved."""
-    other: tuple[str, ...] = ()
-    """Text that is not the target's; empty: a sample of the pool, on which no arm trains."""
-    other_documents: int = 256
-    """Size of that sample."""
-    seeds: int = 3
-    """Orders of the documents, and draws of the random arms."""
-    recipe: Recipe = field(default_factory=Recipe)
-    """Its steps follow from the tokens; a batch has the tokens that its number of documents has on average."""
-    tokens: int | None = None
-    """Tokens that every arm trains on; None: as many as the selection has."""
-    sweep: tuple[float, ...] = ()
-    """Shares of the run's ranking to train on, too, by the same budget."""
-    baselines: tuple[str, ...] = ("bm25", "embedding")
-    """Methods whose choice of as many tokens as the selection has is trained on."""
-    all_times: float = 4.0
-    """How many budgets the arm `all` has at most for its one random pass over the pool; 0: no such arm."""
-    points: int = 6
-    """Of every learning curve, beside its start."""
-    model: str | None = None
-    """Proxy that is trained; None: that of the run."""
-    device: str | None = None
-    batch_tokens: int | None = None
-    """Tokens of a micro-batch; None: by device."""
-    allow_seen_target: bool = False
-    """Go on though rows of the target took part in scoring."""
-    seed: int = 0
-    """Seeds the sample of other text, and the random arms; orders have the recipe's."""
+    selection: str = option(help="Folder that `curate select` wrote.", argument=True)
+    target: Words = option((), "Rows that did not score; repeatable.", shown="what the run kept aside")
+    pool: Words = option((), "Where the pool is now, if it has moved; repeatable.", shown="the run's")
+    other: Words = option((), "Text that is not the target's; repeatable.", shown="a sample of the pool")
+    other_documents: Annotated[Count, least(1)] = option(256, "Size of that sample; no arm trains on it.")
+    seeds: Annotated[Count, least(1)] = option(3, "Orders of the documents, and draws of random ones.")
+    recipe: Recipe = option(factory=Recipe, help="YAML file of the training run.", metavar="FILE")
+    tokens: Annotated[Count, least(1)] | None = option(
+        None, "Tokens every arm trains on: 2M.", shown="as many as the selection has"
+    )
+    sweep: Annotated[tuple[Annotated[Share, Field(gt=0)], ...], Listed] = option(
+        (), "Shares of the run's ranking to train on, too: 1%,5%,20%."
+    )
+    baselines: Words = option(("bm25", "embedding"), "Method to compare with; repeatable.", flags=("--baseline",))
+    all_times: Annotated[Number, least(0)] = option(4.0, "Budgets of the arm on all of the pool; 0: none.")
+    points: Annotated[Count, least(1)] = option(6, "Of every learning curve, beside its start.")
+    model: str | None = option(None, "Proxy to train: a folder or a hub id.", shown="the run's")
+    device: Device | None = option(None, f"Where to train: {DEVICES}", shown="the run's")
+    batch_tokens: Annotated[Count, least(1)] | None = option(None, "Tokens of one micro-batch.", shown="by device")
+    allow_seen_target: Flag = option(False, "Go on though rows of the target took part in scoring.")
+    seed: Count = option(0, "Of the sample of other text and of random draws; the recipe has its own.")
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("points", 1), ("other_documents", 1), ("tokens", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingsError(f"{name} is {value}; expected at least {least}.")
         if self.recipe.steps is not None or self.recipe.epochs != 1:
             raise SettingsError(
                 "The recipe gives steps or epochs; every arm trains on equal tokens.",
                 hint="Leave them out, and say with --tokens how long to train.",
             )
-        if wrong := [s for s in self.sweep if not 0 < s <= 1]:
-            raise SettingsError(f"sweep has {wrong[0]:g}; expected shares above 0 and at most 1: 1%,5%,20%.")
         for name in self.baselines:
             methods.get(name)
         if RANDOM in self.baselines:
             raise SettingsError("random is an arm of its own already.", hint="Leave --baseline random out.")
-        if self.all_times < 0:
-            raise SettingsError(f"all_times is {self.all_times:g}; expected 0 or more.")
 
 
 def default_verify_out(settings: VerifySettings) -> Path:
     """Return where a verification goes when no folder is given: `<selection>-verified`."""
     path = Path(settings.selection)
     return path.with_name(f"{path.resolve().name}-verified")
+
+
+def num_dropped(documents: int, drop: float) -> int:
+    """Return how many documents a share is. Raises SettingsError where that is none, or all of them."""
+    count = round(drop * documents)
+    if not 1 <= count < documents:
+        raise SettingsError(
+            f"drop is {drop:g} of {documents} documents, which is {count}; a retraining leaves out some, not all.",
+            hint="Raise --drop or --documents.",
+        )
+    return count

@@ -2,18 +2,7 @@
 
 import numpy as np
 
-from curate.errors import SettingsError
-
-
-def num_dropped(documents: int, drop: float) -> int:
-    """Return how many documents a share is. Raises SettingsError where that is none, or all of them."""
-    count = round(drop * documents)
-    if not 1 <= count < documents:
-        raise SettingsError(
-            f"drop is {drop:g} of {documents} documents, which is {count}; a retraining leaves out some, not all.",
-            hint="Raise --drop or --documents.",
-        )
-    return count
+from curate.proof.settings import num_dropped
 
 
 def left_out(documents: int, drop: float, subset: int, seed: int) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from curate.folders.atomic import write_text
-from curate.proof.arms import ALL, RANDOM, SELECTION, SWEPT
+from curate.proof.arms import ALL, SELECTION, SWEPT
 from curate.proof.fitting import Curve
 from curate.proof.plots import learning_curves
+from curate.proof.settings import RANDOM
 
 _CLEAR = 2.0
 """Standard errors that a difference of means must have to be called one."""

@@ -1,7 +1,7 @@
 """Does training on a selection help? The same proxy, recipe and tokens on it, on random, on others' choices."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from curate.documents import read_target
@@ -20,7 +20,8 @@ from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoder
 from curate.schema import Document, group_column
 from curate.scores.run import Run
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
+from curate.settings import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Verifying:
 
     settings: VerifySettings
     selected: Selected
-    asked: ScoreSettings
+    scoring: ScoreSettings
     """As its run was scored, with pool and model as they are now."""
     held_out: list[Document]
     out: Path
@@ -41,7 +42,7 @@ class Verifying:
         _refuse_foreign(out)
         found = ScoreSettings.from_record(selected.run.settings)
         dtype = "float64" if found.dtype == "float64" else "float32"
-        asked = replace(
+        scoring = changed(
             found,
             store=None,
             pool=settings.pool or found.pool,
@@ -53,7 +54,7 @@ class Verifying:
         held_out = _held_out(settings, selected, found)
         if not settings.allow_seen_target:
             _refuse_seen(held_out, selected.run)
-        return cls(settings=settings, selected=selected, asked=asked, held_out=held_out, out=out)
+        return cls(settings=settings, selected=selected, scoring=scoring, held_out=held_out, out=out)
 
     def run(
         self,
@@ -73,7 +74,7 @@ class Verifying:
             remove_leftovers(self.out / "arms")
             choices = Choices(
                 selected=self.selected,
-                settings=self.asked,
+                settings=self.scoring,
                 baselines=self.settings.baselines,
                 sweep=self.settings.sweep,
                 out=self.out,
@@ -84,7 +85,7 @@ class Verifying:
             found = Comparison(
                 settings=self.settings,
                 selected=self.selected,
-                fields=self.asked.fields,
+                fields=self.scoring.fields,
                 held_out=self.held_out,
                 out=self.out,
                 proxy=proxy,

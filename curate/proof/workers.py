@@ -11,7 +11,8 @@ import torch
 
 from curate.errors import CurateError, SettingsError
 from curate.proof.bank import Bank, Job, Laboratory
-from curate.proxies.proxy import ProxySettings, keep_freed_memory, load_proxy
+from curate.proxies.proxy import keep_freed_memory, load_proxy
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.recipe import Recipe
 

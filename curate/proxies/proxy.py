@@ -19,29 +19,11 @@ from transformers.utils import logging
 
 from curate.errors import CurateError, SettingsError
 from curate.proxies.attention import use_block_attention
+from curate.proxies.settings import ProxySettings
 
 # One of several experts by number, where each is a module of its own.
 _ROUTED = re.compile(r"experts?\.\d+(\.|$)")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProxySettings:
-    """Which model stands in for the one that will be trained, and how it runs."""
-
-    model: str
-    """A folder, or a hub id."""
-    revision: str | None = None
-    modules: tuple[str, ...] = ()
-    """Globs over layer names (`*.mlp.*`); empty: all of the decoder's, or the adapters' if there are any."""
-    dtype: str = "float32"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise SettingsError(f"dtype is {self.dtype!r}; expected one of {', '.join(DTYPES)}.")
-        if self.device not in ("auto", "cpu", "cuda", "mps") and not re.fullmatch(r"cuda:\d+", self.device):
-            raise SettingsError(f"device is {self.device!r}; expected auto, cpu, cuda, cuda:N or mps.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,45 +1,11 @@
 """What users write for a filter's parameters: `5%`, `20M`, `true`, a column."""
 
-import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from curate.amounts import parse_float, parse_int, parse_share
 from curate.errors import SettingsError, nearest
-
-_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
-_AMOUNT = re.compile(r"^([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)\s*([kmbgt]?)$", re.IGNORECASE)
-
-
-def parse_int(value: Any) -> int:
-    """A whole number: 300, 20_000, 20M, 1.5B, 1e6."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if found := _AMOUNT.match(str(value).strip()):
-        number = float(found[1]) * _SUFFIXES[found[2].lower()]
-        exact = int(found[1].replace("_", "")) * _SUFFIXES[found[2].lower()] if found[1].isdigit() else number
-        if number == round(number):
-            return int(exact)
-    raise ValueError(f"expected a whole number such as 300, 20M or 1.5B, got {value!r}")
-
-
-def parse_float(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected a number, got {value!r}") from None
-
-
-def parse_share(value: Any) -> float:
-    """A share of a whole: 5% or 0.05."""
-    text = str(value).strip()
-    try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        raise ValueError(f"expected a share such as 5% or 0.05, got {value!r}") from None
-    if not 0 <= share <= 1:
-        raise ValueError(f"expected a share between 0 and 1 (or 0% and 100%), got {value!r}")
-    return share
 
 
 def parse_bool(value: Any) -> bool:

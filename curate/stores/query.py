@@ -11,9 +11,11 @@ from curate.errors import CurateError
 from curate.gradients.documents import Batching, default_budget, document_sketches
 from curate.gradients.sketches import SketchEngine
 from curate.progress import Reporter
-from curate.proxies.proxy import ProxySettings, keep_freed_memory, load_proxy
+from curate.proxies.proxy import keep_freed_memory, load_proxy
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import ROW_FIELDS, Document
+from curate.settings import changed, part_of
 from curate.stores.approximate import Search, choose_search
 from curate.stores.search import Found, Whitened
 from curate.stores.store import Store
@@ -51,24 +53,17 @@ class Searcher:
         Raises CurateError when the store is not finished or the proxy has changed.
         """
         store.require_finished()
-        asked = store.asked
+        indexed = store.asked
         keep_freed_memory()
-        proxy = load_proxy(
-            ProxySettings(
-                model=asked.model,
-                revision=asked.revision,
-                modules=asked.modules,
-                dtype=asked.dtype,
-                device="auto",  # a store that was made on a GPU is asked on a laptop, too
-            )
-        )
+        # A store that was made on a GPU is asked on a laptop, too.
+        proxy = load_proxy(changed(part_of(ProxySettings, indexed), device="auto"))
         store.refuse_other_model(proxy.fingerprint())
-        tokens = TokenSettings(context=store.details["context"], long=asked.long)
+        tokens = TokenSettings(context=store.details["context"], long=indexed.long)
         return cls(
             store,
             Encoder(proxy.tokenizer, tokens),
-            SketchEngine(proxy, dim=asked.dim, seed=asked.seed),
-            Batching(tokens=tokens, budget=asked.batch_tokens or default_budget(proxy)),
+            SketchEngine(proxy, dim=indexed.dim, seed=indexed.seed),
+            Batching(tokens=tokens, budget=indexed.batch_tokens or default_budget(proxy)),
             choose_search(Whitened(store, reporter), exact=exact),
         )
 

@@ -1,71 +1,46 @@
 """What an index is asked for: all that decides a store's bytes but the pool, which may grow."""
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from curate.documents import Fields
 from curate.errors import SettingsError
-from curate.gradients.shapes import DIM, RANK, check_shape
-from curate.settings import DEFAULT_MODEL, ScoreSettings
-from curate.stores.storage import DTYPES
+from curate.gradients.shapes import DIM, RANK
+from curate.proxies.settings import PassSettings
+from curate.settings import Count, build, least, option, settings
 
-DEFAULT_BACKGROUND = 2048
+METHOD = "trackstar"
+"""The method whose projection, second moment and norms a store keeps."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class IndexSettings:
+@settings
+class IndexSettings(PassSettings):
     """One gradient store. All but the pool must be the same to continue it."""
 
-    pool: tuple[str, ...]
-    """Addresses of the documents."""
-    model: str = DEFAULT_MODEL
-    revision: str | None = None
-    modules: tuple[str, ...] = ()
-    dtype: str = "float32"
-    device: str = "auto"
-    fields: Fields = field(default_factory=Fields)
-    context: int | None = None
-    long: str = "truncate"
-    batch_tokens: int | None = None
-    background: int = DEFAULT_BACKGROUND
-    """Documents of the pool, as it is when it is first indexed, that the second moment is fitted on."""
-    seed: int = 0
-    """Of the background sample and of the projections."""
-    part_documents: int = 1024
-    dim: int = DIM
-    """Dimensions per side and layer of a sketch."""
-    rank: int = RANK
-    """Of the approximation that is kept of each layer of a document's sketch; 0: all of it."""
-    storage: str = "float16"
-    """Numbers on disk: float32, float16 or int8."""
+    dim: Annotated[Count, least(1)] = option(DIM, "Projection dimensions per side and layer.")
+    rank: Annotated[Count, least(0)] = option(RANK, "Keep each layer's best approximation of this rank; 0: all of it.")
+    storage: Literal["float32", "float16", "int8"] = option("float16", "Numbers on disk.")
 
     def __post_init__(self) -> None:
-        check_shape(self.dim, self.rank)
-        if self.storage not in DTYPES:
-            raise SettingsError(f"storage is {self.storage!r}; expected one of {', '.join(DTYPES)}.")
-        self.scoring(target=("(none)",), method="cosine")  # what both are asked for is checked in one place
-
-    def scoring(self, **others: Any) -> ScoreSettings:
-        """Return settings of a scoring run that reads documents and takes gradients as this index does."""
-        shared = {f.name for f in dataclasses.fields(ScoreSettings)} & {f.name for f in dataclasses.fields(self)}
-        own: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        return ScoreSettings(**(own | others), method_settings={"dim": self.dim, "rank": self.rank, "seed": self.seed})
+        if not self.pool:
+            raise SettingsError("An index needs a pool.", hint="curate index --pool FOLDER")
 
     def as_dict(self) -> dict[str, Any]:
         """Return what a store's record holds under `settings`: all but the pool."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "pool"}
+        return {name: value for name, value in asdict(self).items() if name != "pool"}
+
+    @property
+    def projection(self) -> dict[str, int]:
+        """The settings of a method that scores by these sketches."""
+        return {"dim": self.dim, "rank": self.rank, "seed": self.seed}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], pool: tuple[str, ...]) -> "IndexSettings":
         """Return the settings that a store's record holds, with the addresses that its pool is read from."""
-        given: dict[str, Any] = {f.name: record[f.name] for f in dataclasses.fields(cls) if f.name in record}
-        given["modules"] = tuple(given.get("modules") or ())
-        given["fields"] = Fields(**given["fields"])
-        given["pool"] = pool
-        return cls(**given)
+        names = {f.name for f in fields(cls)}
+        values = {name: value for name, value in record.items() if name in names}
+        return build(cls, values | {"pool": pool}, owner="The record of a store")
 
 
 def default_store(settings: IndexSettings) -> Path:

@@ -13,11 +13,9 @@ search/, neighbours/        an approximate index; pairs of near documents
 finished.json               totals; there once every shard has reached its end
 """
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -32,16 +30,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curate.documents import Fields, Pool
-from curate.errors import CurateError, SettingsError
+from curate.documents import Pool
+from curate.errors import CurateError
 from curate.folders.atomic import atomic_write, write_text
 from curate.folders.part_folder import FINISHED, PartFolder
 from curate.folders.parts import Part, write_table
-from curate.folders.record import canonical, differences
+from curate.folders.record import canonical
 from curate.gradients.roots import Whitening, flat, from_flat, moved
 from curate.gradients.sketches import Block
 from curate.schema import ROW_FIELDS, Document
-from curate.settings import ScoreSettings
 from curate.stores.settings import IndexSettings
 from curate.stores.storage import Codes, Storage
 
@@ -95,27 +92,6 @@ class Store(PartFolder):
     def pool(self) -> Pool:
         """The pool by its address alone: none of its shards is looked at."""
         return Pool(address=tuple(self.details["pool"]), shards=())
-
-    def decided(self, settings: ScoreSettings) -> ScoreSettings:
-        """Return a scoring's settings with all that the store decides.
-
-        Raises SettingsError where something else was asked for, and CurateError unless the store is finished.
-        """
-        self.require_finished()
-        own = self.asked.scoring(target=settings.target, method=settings.method)
-        bound = {f.name: getattr(own, f.name) for f in dataclasses.fields(IndexSettings) if hasattr(own, f.name)}
-        del bound["device"]  # sketches are the same wherever they are asked for
-        usual = {f.name: f.default for f in dataclasses.fields(ScoreSettings)} | {"fields": Fields()}
-        asked = {k: getattr(settings, k) for k in bound if getattr(settings, k) not in (usual[k], bound[k])}
-        projection = {k: v for k, v in settings.method_settings.items() if k in own.method_settings}
-        had = {k: bound[k] for k in asked} | {k: own.method_settings[k] for k in projection}
-        given = {k: int(v) if str(v).lstrip("-").isdigit() else v for k, v in projection.items()}
-        if lines := differences(had, asked | given, had="the store has"):
-            raise SettingsError(
-                f"{self.path} was indexed otherwise:\n  " + "\n  ".join(lines),
-                hint="Leave these settings out (they come from the store), or index into another store.",
-            )
-        return replace(settings, **bound, method_settings={**settings.method_settings, **own.method_settings})
 
     def refuse_other_model(self, model: str) -> None:
         """Raise CurateError unless the store was made with a model of this fingerprint."""

@@ -210,7 +210,7 @@ class _Watch(TrainerCallback):
         if not math.isfinite(logs["loss"]):
             raise CurateError(
                 f"the training loss became {logs['loss']} by step {state.global_step}",
-                hint="lower --lr, or use --dtype float32",
+                hint="lower --learning-rate, or use --dtype float32",
             )
         entry = {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
         self._fitted.curve.append(entry)

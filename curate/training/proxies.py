@@ -1,42 +1,15 @@
 """The model that a warm-up trains: a new one, or one that is there already."""
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.errors import CurateError, SettingsError
-from curate.training.tokenizer import END_OF_TEXT, MIN_VOCABULARY, PAD
+from curate.errors import CurateError
+from curate.training.settings import Shape
+from curate.training.tokenizer import END_OF_TEXT, PAD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A Llama from scratch: RMSNorm, rotary positions, SwiGLU, no bias, no dropout, tied embeddings."""
-
-    vocab_size: int = 8192
-    layers: int = 4
-    width: int = 192
-    heads: int = 3
-    tie_embeddings: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.vocab_size < MIN_VOCABULARY:
-            raise SettingsError(
-                f"vocab_size is {self.vocab_size}, expected at least {MIN_VOCABULARY}: "
-                "every byte and four special tokens"
-            )
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            even = [h for h in range(1, self.width // 2 + 1) if self.width % (2 * h) == 0]
-            raise SettingsError(
-                f"width {self.width} does not split into {self.heads} heads of an even size",
-                hint=f"heads that fit this width: {', '.join(map(str, even)) or 'none; use an even width'}",
-            )
 
 
 def new_model(shape: Shape, tokenizer: "PreTrainedTokenizerFast", *, context: int, seed: int) -> "PreTrainedModel":
@@ -65,7 +38,8 @@ def new_model(shape: Shape, tokenizer: "PreTrainedTokenizerFast", *, context: in
 
 def given_model(address: str, revision: str | None, device: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal LM with its tokenizer as `score` does, and make every weight trainable, in float32."""
-    from curate.proxies.proxy import ProxySettings, load_proxy
+    from curate.proxies.proxy import load_proxy
+    from curate.proxies.settings import ProxySettings
 
     if (Path(address).expanduser() / "adapter_config.json").exists():
         raise CurateError(

@@ -18,7 +18,6 @@ CHAT_TEMPLATE = (
     "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-MIN_VOCABULARY = 256 + 4  # every byte, and the special tokens
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "PreTrainedTokenizerFast":

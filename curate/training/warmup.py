@@ -6,18 +6,19 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from curate import __version__
-from curate.documents import Fields, Pool, check_fields, sample_rows
+from curate.documents import Pool, check_fields, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.progress import Reporter, Silent
 from curate.schema import Document
 from curate.training.folder import RECORD, new_folder
-from curate.training.proxies import Shape, given_model, new_model, with_adapters
+from curate.training.proxies import given_model, new_model, with_adapters
+from curate.training.settings import DEFAULT_TOKENS, WarmupSettings
 from curate.training.tokenizer import encode_packed, train_tokenizer, training_text
 
 if TYPE_CHECKING:
@@ -26,72 +27,10 @@ if TYPE_CHECKING:
 
     from curate.training.fit import Fitted, Windows
 
-DEFAULT_TOKENS = 4_000_000
 # The tokenizer learns little from more text than this, and its training holds every distinct word in memory.
 TOKENIZER_CHARS = 32_000_000
 HELD_OUT, MAX_HELD_OUT = 0.05, 200
 ENDLESS = 10**8  # steps: more than any clock allows
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmupSettings:
-    """How to make a proxy. On one machine, settings without `minutes` always give the same weights."""
-
-    model: str | None = None
-    """A folder or hub id to fine-tune; None makes a new model of `shape`."""
-    revision: str | None = None
-    shape: Shape = field(default_factory=Shape)
-    context: int = 512
-    """Length of a training window in tokens; for a new model also the longest document that it reads."""
-    documents: int = 20_000
-    """Size of the sample that is drawn from the pool."""
-    tokens: int | None = None
-    """Train on so many, repeating the sample; by default 4 million, or as `steps`, `minutes` say."""
-    steps: int | None = None
-    minutes: float | None = None
-    """End the training when this long has passed since the start; then no two runs are quite alike."""
-    batch_tokens: int = 4096
-    lr: float | None = None
-    """Peak learning rate; by default 2e-3 for a new model, 2e-4 for adapters, 5e-5 for a given model."""
-    weight_decay: float = 0.01
-    lora_rank: int | None = None
-    """Train adapters of this rank only; needs `model`."""
-    checkpoints: int = 1
-    """How many checkpoints with optimiser state to keep, evenly spread, the last at the end."""
-    seed: int = 0
-    device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the products; weights and optimiser state stay in float32."""
-    fields: Fields = field(default_factory=Fields)
-
-    def __post_init__(self) -> None:
-        for name in ("context", "documents", "tokens", "steps", "batch_tokens", "lora_rank"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingsError(f"{name} is {value}, expected at least 1")
-        for name in ("minutes", "lr"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingsError(f"{name} is {value}, expected more than 0")
-        if self.tokens is not None and self.steps is not None:
-            raise SettingsError("tokens and steps both say how long to train", hint="give one of them")
-        if self.checkpoints < 0:
-            raise SettingsError(f"checkpoints is {self.checkpoints}, expected 0 or more")
-        if self.context < 8 or self.context > self.batch_tokens:
-            raise SettingsError(
-                f"context is {self.context}, expected 8 to {self.batch_tokens} (one batch) tokens",
-                hint="raise --batch-tokens, or lower --context",
-            )
-        if self.lora_rank is not None and self.model is None:
-            raise SettingsError("adapters need a model to adapt", hint="give --model DIR, or leave --lora-rank out")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise SettingsError(f"dtype is {self.dtype!r}, expected float32 or bfloat16")
-
-    @property
-    def peak_lr(self) -> float:
-        if self.lr is not None:
-            return self.lr
-        return 2e-3 if self.model is None else 2e-4 if self.lora_rank else 5e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +133,14 @@ def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> list[Do
 
 
 def _write_record(path: Path, made: Warmup, settings: WarmupSettings, pool: Pool) -> None:
-    asked = asdict(settings) | {"lr": settings.peak_lr}
+    given = asdict(settings) | {"learning_rate": settings.peak_learning_rate}
+    del given["pool"]  # told with its fingerprint
     record = {
         "curate": __version__,
         "torch": version("torch"),
         "transformers": version("transformers"),
         "pool": {"address": list(pool.address), "fingerprint": pool.fingerprint()},
-        "settings": asked,
+        "settings": given,
         **{k: v for k, v in asdict(made).items() if k != "out"},
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -300,7 +240,7 @@ def _train(
             Schedule(steps=steps, seconds=left),
             FitSettings(
                 batch_windows=batch,
-                lr=settings.peak_lr,
+                lr=settings.peak_learning_rate,
                 weight_decay=settings.weight_decay,
                 seed=settings.seed,
                 device=choose_device(settings.device).type,

@@ -10,7 +10,8 @@ from curate.gradients.documents import Batching
 from curate.methods._snapshots import scoring_proxy
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Silent
-from curate.proxies.proxy import Proxy, ProxySettings, load_proxy
+from curate.proxies.proxy import Proxy, load_proxy
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.replay import Training
 

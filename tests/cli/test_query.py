@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import curate
 from curate.cli import group, main
-from curate.pipeline import verbs as pipeline
 from curate.stores.settings import IndexSettings
 from tests.scoring import make_pool, make_proxy_folder
 
@@ -18,7 +18,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = IndexSettings(
         pool=(str(place / "pool"),), model=str(place / "proxy"), dim=4, background=32, device="cpu"
     )
-    return pipeline.index(settings, place / "stores" / "pile").path
+    return curate.index(settings, place / "stores" / "pile").path
 
 
 def run(*asked: str, typed: str | None = None):

@@ -13,7 +13,8 @@ from curate.curvature._contract import Preconditioner
 from curate.errors import SettingsError
 from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes
-from curate.proxies.proxy import Proxy, ProxySettings, make_proxy
+from curate.proxies.proxy import Proxy, make_proxy
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded
 from tests.small_models import batching, random_documents, tiny_model, tiny_proxy, tiny_tokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from curate.pipeline import verbs as pipeline
+import curate
 from curate.scores.run import Run
 from curate.stores.store import Store
 from tests.scoring import make_pool, make_proxy_folder
@@ -26,7 +26,7 @@ def call(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> None:
 def test_a_store_is_repeated_to_a_size_and_scored_beside_a_plain_read(tmp_path: Path, monkeypatch, capsys) -> None:
     make_proxy_folder(tmp_path / "proxy")
     make_pool(tmp_path / "pool", 20)
-    store = pipeline.index(asked(tmp_path, storage="float16"), tmp_path / "store")
+    store = curate.index(asked(tmp_path, storage="float16"), tmp_path / "store")
     more = ["--documents", "200", "--rounds", "1", "--out", str(tmp_path / "large"), "--json"]
     call(monkeypatch, "speed.py", str(store.path), *more)
     found = json.loads(capsys.readouterr().out)

@@ -9,7 +9,8 @@ from curate.errors import CurateError
 from curate.progress import Silent
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.workers import Workers, devices_of
-from curate.proxies.proxy import ProxySettings, load_proxy
+from curate.proxies.proxy import load_proxy
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import Document
 from curate.training.adjoint import target_loss

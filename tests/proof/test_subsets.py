@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from curate.errors import SettingsError
-from curate.proof.subsets import indicator, left_out, num_dropped
+from curate.proof.settings import num_dropped
+from curate.proof.subsets import indicator, left_out
 
 
 def test_subsets_are_seeded_of_one_size_and_differ() -> None:

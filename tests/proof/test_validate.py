@@ -12,15 +12,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+import curate
 from curate.errors import CurateError, SettingsError
-from curate.pipeline import verbs as pipeline
+from curate.pipeline import validate
 from curate.progress import Silent
 from curate.proof.bank import Laboratory
 from curate.proof.settings import ValidateSettings
 from curate.proof.validate import IN_RUN, Validation
 from curate.rescoring.settings import RescoreSettings
 from curate.scores.run import Run
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
 from curate.training.recipe import Recipe
 from tests.scoring import make_pool, make_proxy_folder, make_target
 
@@ -48,7 +49,7 @@ def score(place: Path, method: str, **changes: Any) -> Run:
         device="cpu",
         **({"background": 40} | changes),
     )
-    return pipeline.score(asked, place / "runs" / method, reporter=Heard())
+    return curate.score(asked, place / "runs" / method, reporter=Heard())
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def settings(place: Path, *runs: str, **changes: Any) -> ValidateSettings:
 
 @pytest.fixture(scope="module")
 def found(place: Path) -> Validation:
-    return pipeline.validate(settings(place, magic=True), reporter=Heard())
+    return curate.validate(settings(place, magic=True), reporter=Heard())
 
 
 def test_every_method_is_judged_on_one_bank(place: Path, found: Validation) -> None:
@@ -89,7 +90,7 @@ def test_every_method_is_judged_on_one_bank(place: Path, found: Validation) -> N
 
 def test_a_methods_predictions_are_its_scores_for_a_run_of_the_single_query(place: Path, tmp_path: Path) -> None:
     row = json.loads((place / "val.jsonl").read_text().splitlines()[0])
-    laboratory = pipeline._validating(settings(place, "ekfac", queries=12), Heard())
+    laboratory = validate._validating(settings(place, "ekfac", queries=12), Heard())
     query = next(i for i, d in enumerate(laboratory.queries) if d.text == row["text"])
     (tmp_path / "val.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "runs").mkdir()
@@ -104,12 +105,12 @@ def test_a_methods_predictions_are_its_scores_for_a_run_of_the_single_query(plac
 
 def test_curvature_is_found_in_the_run_and_not_fitted_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curate.methods._directional.Passes", None)
-    laboratory = pipeline._validating(settings(place, "ekfac", seed=5), Heard())
+    laboratory = validate._validating(settings(place, "ekfac", seed=5), Heard())
     assert laboratory._predictions(laboratory.subjects[0]).shape == (32, 3)
 
 
 def test_the_measured_changes_are_the_banks(place: Path, found: Validation) -> None:
-    laboratory = pipeline._validating(settings(place), Heard())
+    laboratory = validate._validating(settings(place), Heard())
     whole, first = (laboratory.laboratory.losses(j) for j in laboratory.repeated([(), laboratory.subset(0)]))
     np.testing.assert_allclose(found.measured[0], first - whole, atol=1e-9)
 
@@ -118,7 +119,7 @@ def test_the_same_command_retrains_nothing_and_says_the_same(
     place: Path, found: Validation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Laboratory, "losses", None)
-    again = pipeline.validate(settings(place, magic=True), tmp_path / "again", reporter=Heard())
+    again = curate.validate(settings(place, magic=True), tmp_path / "again", reporter=Heard())
     assert again.record() == found.record()
     default = place / "runs" / "ekfac-validation"
     for name in ("validation.json", "predicted.png"):
@@ -127,8 +128,8 @@ def test_the_same_command_retrains_nothing_and_says_the_same(
 
 def test_repeats_average_the_changes(place: Path, tmp_path: Path) -> None:
     asked = settings(place, "bm25", repeats=2, removals=0, banks=str(tmp_path), subsets=3)
-    twice = pipeline.validate(asked, tmp_path / "out", reporter=Heard())
-    once = pipeline.validate(replace(asked, repeats=1), tmp_path / "out", reporter=Heard())
+    twice = curate.validate(asked, tmp_path / "out", reporter=Heard())
+    once = curate.validate(replace(asked, repeats=1), tmp_path / "out", reporter=Heard())
     assert twice.bank == once.bank
     assert twice.judged[0].qld is None
     assert len(list((Path(twice.bank) / "losses").glob("01-*.npy"))) == 4
@@ -138,24 +139,24 @@ def test_repeats_average_the_changes(place: Path, tmp_path: Path) -> None:
 def test_a_rescored_runs_adjoint_is_judged_and_said_to_be(place: Path, tmp_path: Path) -> None:
     recipe = Recipe(batch_size=8, learning_rate=1e-3, epsilon=1e-8)
     rescore = RescoreSettings(runs=(str(place / "runs" / "ekfac"),), shortlist=30, background=20, recipe=recipe)
-    made = pipeline.rescore(rescore, place / "runs" / "rescored", reporter=Heard())
+    made = curate.rescore(rescore, place / "runs" / "rescored", reporter=Heard())
     heard = Heard()
     asked = settings(place, "rescored", documents=24, subsets=3, removals=0, banks=str(tmp_path))
-    judged = pipeline.validate(replace(asked, drop=0.1), tmp_path / "out", reporter=heard).judged
+    judged = curate.validate(replace(asked, drop=0.1), tmp_path / "out", reporter=heard).judged
     assert judged[0].method == "magic"
     assert any("judged is the adjoint of its recipe" in note for note in heard.notes)
     shortlist = set(made.scores().select("shard", "row").collect().iter_rows())
-    documents = pipeline._validating(asked, Heard()).documents
+    documents = validate._validating(asked, Heard()).documents
     assert {(d.shard, d.row) for d in documents} <= shortlist
 
 
 def test_a_plan_says_what_is_missing_and_retrains_nothing(place: Path, found: Validation, tmp_path: Path) -> None:
-    plan = pipeline.plan_validate(settings(place, "bm25", removals=0, subsets=20), reporter=Heard())
+    plan = curate.plan_validate(settings(place, "bm25", removals=0, subsets=20), reporter=Heard())
     assert (plan.retrainings, plan.there, plan.steps) == (21, 9, 4)
     assert plan.seconds == pytest.approx(12 * plan.seconds_each)
-    done = pipeline.plan_validate(settings(place, magic=True), reporter=Heard())
+    done = curate.plan_validate(settings(place, magic=True), reporter=Heard())
     assert done.retrainings == done.there == 9 + 4 * 2
-    fresh = pipeline.plan_validate(settings(place, "bm25", banks=str(tmp_path)), reporter=Heard())
+    fresh = curate.plan_validate(settings(place, "bm25", banks=str(tmp_path)), reporter=Heard())
     assert (fresh.retrainings, fresh.there) == (11, 0)
 
 
@@ -180,7 +181,7 @@ def test_a_target_that_has_changed_is_refused(place: Path, tmp_path: Path) -> No
     score(tmp_path, "bm25")
     make_target(tmp_path / "val.jsonl", 8)
     with pytest.raises(CurateError, match="target's content has changed"):
-        pipeline.validate(settings(tmp_path, "bm25"), reporter=Heard())
+        curate.validate(settings(tmp_path, "bm25"), reporter=Heard())
 
 
 def command(place: Path, out: Path) -> list[str]:
@@ -225,6 +226,6 @@ def test_scores_of_common_documents_alone_are_compared(place: Path, tmp_path: Pa
     part.write_part(shard=first.shard, shard_index=0, index=0, start=0, end=12, last=True, rows=table, skipped=empty)
     part.finish({"documents": 12, "tokens": 1, "skipped": {}})
     asked = replace(settings(place, "bm25"), runs=(str(place / "runs" / "bm25"), str(tmp_path / "part")), documents=500)
-    documents = pipeline._validating(asked, Heard()).documents
+    documents = validate._validating(asked, Heard()).documents
     assert {d.shard for d in documents} == {first.shard}
     assert len(documents) <= 12

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
+import curate
 from curate.errors import CurateError, SettingsError
-from curate.pipeline import verbs as pipeline
+from curate.pipeline import verify
 from curate.progress import Silent
 from curate.proof import fitting
 from curate.proof.settings import VerifySettings
 from curate.proof.verdict import Verification
 from curate.scores.run import Run
+from curate.scores.settings import ScoreSettings
 from curate.selection.select import select
-from curate.settings import ScoreSettings
 from curate.training.recipe import Recipe
 from tests.scoring import lines, make_pool, make_proxy_folder, make_target, sentence
 
@@ -64,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             group_by="task",
             device="cpu",
         )
-        pipeline.score(asked, folder / "runs" / method, reporter=Heard())
+        curate.score(asked, folder / "runs" / method, reporter=Heard())
     select(Run.open(folder / "runs" / "dot"), top="20%", out=folder / "selected")
     return folder
 
@@ -89,7 +90,7 @@ def heard() -> Heard:
 
 @pytest.fixture(scope="module")
 def found(place: Path, heard: Heard) -> Verification:
-    return pipeline.verify(settings(place, sweep=(0.05, 0.4)), place / "out", reporter=heard)
+    return curate.verify(settings(place, sweep=(0.05, 0.4)), place / "out", reporter=heard)
 
 
 def test_a_selection_of_the_targets_topic_beats_random(found: Verification) -> None:
@@ -132,7 +133,7 @@ def test_the_same_command_trains_nothing_and_says_the_same(
 ) -> None:
     record, picture = ((place / "out" / n).read_bytes() for n in ("verify.json", "curves.png"))
     monkeypatch.setattr(fitting, "Training", None)
-    again = pipeline.verify(settings(place, sweep=(0.05, 0.4)), place / "out", reporter=Heard())
+    again = curate.verify(settings(place, sweep=(0.05, 0.4)), place / "out", reporter=Heard())
     assert again.record() == found.record()
     assert (place / "out" / "verify.json").read_bytes() == record
     assert (place / "out" / "curves.png").read_bytes() == picture
@@ -142,7 +143,7 @@ def test_another_target_and_other_text_can_be_reported_on(place: Path, tmp_path:
     asked = settings(
         place, target=(str(place / "sea.jsonl"),), other=(str(place / "heldout.jsonl"),), baselines=(), all_times=0
     )
-    found = pipeline.verify(asked, tmp_path / "out", reporter=Heard())
+    found = curate.verify(asked, tmp_path / "out", reporter=Heard())
     assert [o.name for o in found.outcomes] == ["selection", "random"]
     assert found.verdict.beats_random is False
     assert "does NOT beat random" in found.sentence
@@ -157,12 +158,12 @@ def test_rows_that_took_part_in_scoring_are_refused_before_a_model_loads(
     seen = (place / "val.jsonl").read_text().splitlines()[2:4]
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text((place / "heldout.jsonl").read_text() + "\n".join(seen) + "\n")
-    monkeypatch.setattr(pipeline, "load_proxy", None)
+    monkeypatch.setattr(verify, "load", None)
     with pytest.raises(CurateError, match=r"2 of 12 rows took part in scoring; the first is row 10 of mixed\.jsonl"):
-        pipeline.verify(settings(place, target=(str(mixed),)), tmp_path / "out", reporter=Heard())
+        curate.verify(settings(place, target=(str(mixed),)), tmp_path / "out", reporter=Heard())
     asked = settings(place, target=(str(mixed),), allow_seen_target=True)
     with pytest.raises(TypeError):  # allowed, and on to the model
-        pipeline.verify(asked, tmp_path / "out", reporter=Heard())
+        curate.verify(asked, tmp_path / "out", reporter=Heard())
 
 
 def relabelled(place: Path, folder: Path, **details: Any) -> Path:
@@ -214,12 +215,12 @@ def test_without_a_target_the_rows_that_the_run_kept_aside_are_taken(place: Path
 
 def test_what_is_no_selection_or_no_verification_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(CurateError, match="holds no selection"):
-        pipeline.verify(settings(place, selection=str(place / "pool")), tmp_path / "out")
+        curate.verify(settings(place, selection=str(place / "pool")), tmp_path / "out")
     (tmp_path / "thesis").write_text("years of work")
     with pytest.raises(SettingsError, match="is no verification"):
-        pipeline.verify(settings(place), tmp_path)
+        curate.verify(settings(place), tmp_path)
     with pytest.raises(CurateError, match="not the pool"):
-        pipeline.verify(settings(place, pool=(str(place / "val.jsonl"),)), tmp_path / "out", reporter=Heard())
+        curate.verify(settings(place, pool=(str(place / "val.jsonl"),)), tmp_path / "out", reporter=Heard())
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_wrong_settings_say_what_is_expected(tmp_path: Path, changes: dict[str, 
 def test_a_selection_by_a_groups_column_is_compared_by_that_column(place: Path, tmp_path: Path) -> None:
     select(Run.open(place / "runs" / "dot"), filters=[("top", {"share": 0.2, "score": "score_a"})], out=tmp_path / "a")
     asked = settings(place, selection=str(tmp_path / "a"), seeds=1, baselines=("bm25",), all_times=0, tokens=300)
-    found = pipeline.verify(asked, tmp_path / "out", reporter=Heard())
+    found = curate.verify(asked, tmp_path / "out", reporter=Heard())
     chosen = json.loads((tmp_path / "out" / "choices" / "bm25" / "manifest.json").read_text())
     assert chosen["filters"][-1]["values"]["score"] == "score_a"
     assert found.tokens == 300

@@ -6,13 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+import curate
 from curate.errors import CurateError, SettingsError
-from curate.pipeline import verbs as pipeline
+from curate.pipeline import rescore
 from curate.progress import Silent
+from curate.rescoring.parents import parents_of
 from curate.rescoring.settings import RescoreSettings
 from curate.scores.run import Run
+from curate.scores.settings import ScoreSettings
 from curate.selection.select import select
-from curate.settings import ScoreSettings
 from curate.training.recipe import Recipe
 from curate.training.replay import Training
 from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
@@ -45,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             group_by="task",
             device="cpu",
         )
-        pipeline.score(asked, folder / method, reporter=Heard())
+        curate.score(asked, folder / method, reporter=Heard())
     return folder
 
 
@@ -56,7 +58,7 @@ def settings(place: Path, *runs: str, **changes: Any) -> RescoreSettings:
 
 @pytest.fixture(scope="module")
 def rescored(place: Path) -> Run:
-    return pipeline.rescore(settings(place), place / "rescored", reporter=Heard())
+    return curate.rescore(settings(place), place / "rescored", reporter=Heard())
 
 
 def test_a_runs_best_documents_are_rescored_into_a_run_of_their_own(place: Path, rescored: Run) -> None:
@@ -90,7 +92,7 @@ def test_a_score_is_what_more_weight_does_to_the_target_after_a_whole_training(p
     from curate.training.adjoint import target_loss
 
     asked = settings(place)
-    rescoring = pipeline._rescoring(asked, pipeline.parents_of(asked), Heard())[1]
+    rescoring = rescore._rescoring(asked, parents_of(asked), Heard())[1]
     training = rescoring.training()
     scores = rescored.scores().collect()
     document = int(scores["score"].abs().arg_max())
@@ -120,10 +122,10 @@ def test_a_rescored_run_is_selected_from_and_not_computed_again(
     chosen = select(rescored, top="50%", out=None)
     assert chosen.documents == 6
     monkeypatch.setattr(Training, "gradient", None)
-    again = pipeline.rescore(settings(place), rescored.path, reporter=Heard())
+    again = curate.rescore(settings(place), rescored.path, reporter=Heard())
     assert again.scores().collect().equals(rescored.scores().collect())
     with pytest.raises(SettingsError, match="shortlist"):
-        pipeline.rescore(settings(place, shortlist=5), rescored.path, reporter=Heard())
+        curate.rescore(settings(place, shortlist=5), rescored.path, reporter=Heard())
 
 
 def test_a_killed_rescoring_goes_on_to_the_same_bytes(
@@ -139,8 +141,8 @@ def test_a_killed_rescoring_goes_on_to_the_same_bytes(
 
     monkeypatch.setattr(Training, "gradient", gradient)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.rescore(settings(place), tmp_path / "x", reporter=Heard())
-    made = pipeline.rescore(settings(place), tmp_path / "x", reporter=Heard())
+        curate.rescore(settings(place), tmp_path / "x", reporter=Heard())
+    made = curate.rescore(settings(place), tmp_path / "x", reporter=Heard())
     assert calls[:4] == [0, 1, 2, 2]  # steps that were taken are not taken again
     for path in (rescored.path / "scores").iterdir():
         assert path.read_bytes() == (made.path / "scores" / path.name).read_bytes()
@@ -148,7 +150,7 @@ def test_a_killed_rescoring_goes_on_to_the_same_bytes(
 
 def test_several_runs_give_the_union_and_repeats_their_spread(place: Path, tmp_path: Path) -> None:
     asked = settings(place, "dot", "bm25", shortlist=6, background=5, repeats=2, per_token=True)
-    made = pipeline.rescore(asked, tmp_path / "x", reporter=Heard())
+    made = curate.rescore(asked, tmp_path / "x", reporter=Heard())
     found = made.scores().collect()
     best = [Run.open(place / r).scores().collect().top_k(6, by="score") for r in ("dot", "bm25")]
     expected = set().union(*(b.select("shard", "row").iter_rows() for b in best))
@@ -163,7 +165,7 @@ def test_several_runs_give_the_union_and_repeats_their_spread(place: Path, tmp_p
 
 def test_a_dry_run_measures_a_step_and_writes_nothing(place: Path) -> None:
     before = sorted(place.iterdir())
-    plan = pipeline.plan_rescore(settings(place, repeats=2), reporter=Heard())
+    plan = curate.plan_rescore(settings(place, repeats=2), reporter=Heard())
     assert (plan.shortlist, plan.background, plan.steps, plan.groups, plan.repeats) == (12, 12, 3, 2, 2)
     assert plan.tokens > 24 * 4
     assert plan.seconds > plan.repeats * plan.steps * (plan.step_seconds + plan.step_back_seconds)
@@ -175,10 +177,10 @@ def test_a_dry_run_measures_a_step_and_writes_nothing(place: Path) -> None:
 def test_a_rough_training_is_refused_and_can_be_accepted(place: Path, tmp_path: Path) -> None:
     rough = Recipe(batch_size=8, learning_rate=0.3, steps=12, warmup=0, schedule="constant", epsilon=1e-8)
     with pytest.raises(CurateError, match="The training run is rough") as error:
-        pipeline.rescore(settings(place, recipe=rough), tmp_path / "x", reporter=Heard())
+        curate.rescore(settings(place, recipe=rough), tmp_path / "x", reporter=Heard())
     assert "--accept-rough" in str(error.value)
     accepted = settings(place, recipe=rough, accept_rough=True)
-    made = pipeline.rescore(accepted, tmp_path / "x", reporter=Heard())
+    made = curate.rescore(accepted, tmp_path / "x", reporter=Heard())
     assert made.details["magic"]["smoothness"][0] < 0.5
 
 
@@ -186,9 +188,9 @@ def test_runs_of_different_targets_are_refused(place: Path, tmp_path: Path) -> N
     other = tmp_path / "other.jsonl"
     other.write_bytes(lines(make_rows(3, 5)))
     asked = ScoreSettings(target=(str(other),), pool=(str(place / "pool"),), method="bm25", model=str(place / "proxy"))
-    pipeline.score(asked, tmp_path / "other", reporter=Heard())
+    curate.score(asked, tmp_path / "other", reporter=Heard())
     with pytest.raises(SettingsError, match="different contents of their target"):
-        pipeline.rescore(settings(place, "dot", str(tmp_path / "other")), tmp_path / "x")
+        curate.rescore(settings(place, "dot", str(tmp_path / "other")), tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_an_unfinished_run_is_refused(place: Path, tmp_path: Path) -> None:
     with Run.start(tmp_path / "half", settings=record["settings"], fingerprints=record["fingerprints"]):
         pass
     with pytest.raises(CurateError, match="is not finished"):
-        pipeline.rescore(settings(place, str(tmp_path / "half")), tmp_path / "x")
+        curate.rescore(settings(place, str(tmp_path / "half")), tmp_path / "x")
 
 
 def test_rows_that_scoring_kept_aside_stay_aside_whatever_the_seed(place: Path, tmp_path: Path) -> None:
@@ -224,8 +226,8 @@ def test_rows_that_scoring_kept_aside_stay_aside_whatever_the_seed(place: Path, 
         seed=3,
         device="cpu",
     )
-    parent = pipeline.score(asked, tmp_path / "parent", reporter=Heard())
-    made = pipeline.rescore(settings(tmp_path, "parent", seed=1), tmp_path / "again", reporter=Heard())
+    parent = curate.score(asked, tmp_path / "parent", reporter=Heard())
+    made = curate.rescore(settings(tmp_path, "parent", seed=1), tmp_path / "again", reporter=Heard())
     for what in ("holdout", "target_rows"):
         assert made.details[what] == parent.details[what]
     assert made.fingerprints["target"] == parent.fingerprints["target"]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.pipeline import verbs as pipeline
+import curate
 from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
 from tests.scoring import make_pool, make_proxy_folder, make_target
@@ -34,22 +34,22 @@ def asked(place: Path, **changes) -> IndexSettings:
 
 @pytest.fixture(scope="package")
 def store(place: Path) -> Store:
-    return pipeline.index(asked(place), place / "stores" / "exact")
+    return curate.index(asked(place), place / "stores" / "exact")
 
 
 @pytest.fixture(scope="package")
 def low_rank(place: Path) -> Store:
     """A store of factors whose layers have more entries than there are documents in the background."""
-    return pipeline.index(asked(place, dim=12, rank=2), place / "stores" / "low-rank")
+    return curate.index(asked(place, dim=12, rank=2), place / "stores" / "low-rank")
 
 
 @pytest.fixture(scope="package", params=["float16", "int8"])
 def low_rank_compressed(request: pytest.FixtureRequest, place: Path) -> Store:
-    return pipeline.index(
+    return curate.index(
         asked(place, dim=12, rank=2, storage=request.param), place / "stores" / f"low-rank-{request.param}"
     )
 
 
 @pytest.fixture(scope="package", params=["float16", "int8"])
 def compressed(request: pytest.FixtureRequest, place: Path) -> Store:
-    return pipeline.index(asked(place, storage=request.param), place / "stores" / request.param)
+    return curate.index(asked(place, storage=request.param), place / "stores" / request.param)

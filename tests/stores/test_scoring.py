@@ -7,17 +7,17 @@ import numpy as np
 import polars as pl
 import pytest
 
+import curate
 from curate.errors import CurateError, SettingsError
-from curate.pipeline import verbs as pipeline
 from curate.scores.run import Run
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
 from curate.stores.store import Store
 from tests.stores.conftest import asked
 
 
 def from_pool(place: Path, out: Path, method: str, *, dim: int = 4, rank: int = 0, **settings) -> pl.DataFrame:
     own = asked(place, dim=dim, rank=rank).scoring(target=(str(place / "val.jsonl"),), method=method, group_by="task")
-    run = pipeline.score(replace(own, method_settings={**own.method_settings, **settings}), out)
+    run = curate.score(replace(own, method_settings={**own.method_settings, **settings}), out)
     return run.scores().collect()
 
 
@@ -25,7 +25,7 @@ def from_store(place: Path, store: Store, out: Path, method: str, **changes) -> 
     settings = ScoreSettings(
         target=(str(place / "val.jsonl"),), store=str(store.path), method=method, group_by="task", **changes
     )
-    return pipeline.score(settings, out)
+    return curate.score(settings, out)
 
 
 def apart(one: pl.DataFrame, other: pl.DataFrame) -> float:
@@ -130,21 +130,21 @@ def test_target_rows_in_the_pool_are_found_in_the_stores_texts(place: Path, tmp_
     text = store.texts(store.all_parts()[0], [2])[0]
     (tmp_path / "seen.jsonl").write_text(f'{{"text": "{text}"}}\n')
     settings = ScoreSettings(target=(str(tmp_path / "seen.jsonl"),), store=str(store.path))
-    found = pipeline.score(settings, tmp_path / "x").scores().filter(pl.col("target_exact")).collect()
+    found = curate.score(settings, tmp_path / "x").scores().filter(pl.col("target_exact")).collect()
     assert len(found) >= 1
 
 
 def test_what_the_store_decided_is_refused_by_name(place: Path, store: Store) -> None:
     target = (str(place / "val.jsonl"),)
     with pytest.raises(SettingsError, match="dim: the store has 4, you asked for 8") as error:
-        pipeline.score(ScoreSettings(target=target, store=str(store.path), method_settings={"dim": 8}))
+        curate.score(ScoreSettings(target=target, store=str(store.path), method_settings={"dim": 8}))
     assert "another store" in error.value.hint
     with pytest.raises(SettingsError, match="rank: the store has 0, you asked for 2"):
-        pipeline.score(ScoreSettings(target=target, store=str(store.path), method_settings={"rank": 2}))
+        curate.score(ScoreSettings(target=target, store=str(store.path), method_settings={"rank": 2}))
     with pytest.raises(SettingsError, match="context: the store has null, you asked for 32"):
-        pipeline.score(ScoreSettings(target=target, store=str(store.path), context=32))
+        curate.score(ScoreSettings(target=target, store=str(store.path), context=32))
     with pytest.raises(SettingsError, match="'ekfac' does not score by the sketches that a store holds") as error:
-        pipeline.score(ScoreSettings(target=target, store=str(store.path), method="ekfac"))
+        curate.score(ScoreSettings(target=target, store=str(store.path), method="ekfac"))
     assert "choose one of cosine, trackstar" in error.value.hint
 
 

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 import torch
 
+import curate
 from curate.errors import CurateError, SettingsError
 from curate.gradients.roots import moved, whiten
-from curate.pipeline import verbs as pipeline
 from curate.progress import Silent
 from curate.schema import Document
 from curate.stores.approximate import Approximate, choose_search, open_approximate
@@ -79,7 +79,7 @@ def test_equal_documents_come_in_the_stores_order(place: Path, tmp_path: Path) -
     rows = [f'{{"text": "add three and four to get seven number {i % 3}"}}\n' for i in range(9)]
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "a.jsonl").write_text("".join(rows))
-    store = pipeline.index(asked(place, pool=(str(tmp_path / "pool"),), part_documents=4), tmp_path / "store")
+    store = curate.index(asked(place, pool=(str(tmp_path / "pool"),), part_documents=4), tmp_path / "store")
     whitened = Whitened(store)
     found = Exact(whitened)(whitened.vectors(whitened.parts[0])[:1], 3)
     assert found.positions.tolist() == [[0, 3, 6]]
@@ -97,7 +97,7 @@ def test_candidates_get_their_exact_cosines(whitened: Whitened) -> None:
 @pytest.fixture(scope="module")
 def apart(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store of its own, for indexes."""
-    return pipeline.index(asked(place, storage="float16"), tmp_path_factory.mktemp("apart") / "store")
+    return curate.index(asked(place, storage="float16"), tmp_path_factory.mktemp("apart") / "store")
 
 
 @pytest.mark.parametrize("factory", ["BFlat", "BHNSW16", "IVF8,SQ8", "HNSW8", "Flat"])

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import curate
 from curate.errors import CurateError, SettingsError
 from curate.gradients.roots import ThinRoot
-from curate.pipeline import verbs as pipeline
 from curate.pipeline.index import Indexing
 from curate.progress import Silent
-from curate.settings import ScoreSettings
+from curate.scores.settings import ScoreSettings
 from curate.stores.store import Store
 from curate.stores.whitening import fingerprint
 from tests.scoring import lines, make_rows
@@ -38,22 +38,22 @@ def test_every_document_has_a_row_a_text_and_a_sketch_in_the_same_order(store: S
 
 
 def test_the_same_settings_give_the_same_bytes_and_a_lost_part_is_made_again(place: Path, tmp_path: Path) -> None:
-    store, again = (pipeline.index(asked(place), tmp_path / name) for name in ("one", "again"))
+    store, again = (curate.index(asked(place), tmp_path / name) for name in ("one", "again"))
     assert contents(again.path) == contents(store.path)
     lost = again.all_parts()[2:5]
     for part in lost:
         part.path.unlink()
     (again.path / "finished.json").unlink()
-    assert contents(pipeline.index(asked(place), again.path).path) == contents(store.path)
+    assert contents(curate.index(asked(place), again.path).path) == contents(store.path)
 
 
 def test_other_settings_are_refused_by_name(place: Path, store: Store) -> None:
     with pytest.raises(SettingsError, match="dim: the store has 4, you asked for 8"):
-        pipeline.index(asked(place, dim=8), store.path)
+        curate.index(asked(place, dim=8), store.path)
     with pytest.raises(SettingsError, match="rank: the store has 0, you asked for 1"):
-        pipeline.index(asked(place, rank=1), store.path)
+        curate.index(asked(place, rank=1), store.path)
     with pytest.raises(SettingsError, match='storage: the store has "float32", you asked for "int8"'):
-        pipeline.index(asked(place, storage="int8"), store.path)
+        curate.index(asked(place, storage="int8"), store.path)
 
 
 def test_a_store_keeps_the_roots_that_sketches_of_low_rank_are_whitened_by(tmp_path: Path, low_rank: Store) -> None:
@@ -81,16 +81,16 @@ def growing(place: Path, tmp_path: Path) -> Path:
 
 
 def score(place: Path, store: Store, out: Path):
-    return pipeline.score(ScoreSettings(target=(str(place / "val.jsonl"),), store=str(store.path)), out)
+    return curate.score(ScoreSettings(target=(str(place / "val.jsonl"),), store=str(store.path)), out)
 
 
 def test_a_store_grows_by_new_shards_and_old_scores_stay(place: Path, tmp_path: Path, growing: Path) -> None:
     settings = asked(place, pool=(str(growing),))
-    store = pipeline.index(settings, tmp_path / "store")
+    store = curate.index(settings, tmp_path / "store")
     before = score(place, store, tmp_path / "runs" / "before").scores().collect()
     old = contents(store.path)
     (growing / "Aa.jsonl").write_bytes(lines(make_rows(25, 5)))  # sorts before the others
-    grown = pipeline.index(settings, tmp_path / "store")
+    grown = curate.index(settings, tmp_path / "store")
     assert len(grown) == 161 + 25
     assert grown.shards["Aa.jsonl"]["number"] == 4
     now = contents(grown.path)
@@ -102,20 +102,20 @@ def test_a_store_grows_by_new_shards_and_old_scores_stay(place: Path, tmp_path: 
 
 
 def test_new_shards_may_come_from_another_folder(place: Path, tmp_path: Path, growing: Path) -> None:
-    pipeline.index(asked(place, pool=(str(growing),)), tmp_path / "store")
+    curate.index(asked(place, pool=(str(growing),)), tmp_path / "store")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "new.jsonl").write_bytes(lines(make_rows(25, 5)))
-    grown = pipeline.index(asked(place, pool=(str(tmp_path / "more"),)), tmp_path / "store")
+    grown = curate.index(asked(place, pool=(str(tmp_path / "more"),)), tmp_path / "store")
     assert len(grown) == 161 + 25
     assert grown.details["pool"] == [str(growing), str(tmp_path / "more")]
 
 
 def test_a_shard_that_has_changed_is_refused(place: Path, tmp_path: Path, growing: Path) -> None:
     settings = asked(place, pool=(str(growing),))
-    pipeline.index(settings, tmp_path / "store")
+    curate.index(settings, tmp_path / "store")
     (growing / "a.jsonl").write_bytes(lines(make_rows(12, 8)))
     with pytest.raises(CurateError, match=r"a\.jsonl has changed since it was indexed"):
-        pipeline.index(settings, tmp_path / "store")
+        curate.index(settings, tmp_path / "store")
 
 
 def test_an_unfinished_store_says_how_to_go_on(place: Path, tmp_path: Path, store: Store) -> None:
@@ -140,12 +140,12 @@ def test_a_torn_file_is_named_with_what_to_do(tmp_path: Path, store: Store) -> N
 
 
 def test_a_coarser_type_is_checked_against_float32_and_runs_carry_the_figure(place: Path, tmp_path: Path) -> None:
-    store = pipeline.index(asked(place, dtype="bfloat16"), tmp_path / "store")
+    store = curate.index(asked(place, dtype="bfloat16"), tmp_path / "store")
     found = store.details["arithmetic"]
     assert (found["dtype"], found["reference"]) == ("bfloat16", "float32")
     assert found["spearman"]["score"] > 0.9
     settings = ScoreSettings(target=(str(place / "val.jsonl"),), store=str(store.path))
-    assert pipeline.score(settings, tmp_path / "x").details["arithmetic"] == found
+    assert curate.score(settings, tmp_path / "x").details["arithmetic"] == found
 
 
 def test_a_folder_that_is_no_store_says_so(place: Path, tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_equal_names_from_another_folder_index_nothing_twice(place: Path, tmp_pa
     for name, seed in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.jsonl").write_bytes(lines(make_rows(20, seed)))
-    pipeline.index(asked(place, pool=(str(tmp_path / "one"),)), tmp_path / "store")
+    curate.index(asked(place, pool=(str(tmp_path / "one"),)), tmp_path / "store")
     with pytest.raises(CurateError, match=r"one/train\.jsonl is in .*store already, as train\.jsonl") as error:
-        pipeline.index(asked(place, pool=(str(tmp_path / "two"),)), tmp_path / "store")
+        curate.index(asked(place, pool=(str(tmp_path / "two"),)), tmp_path / "store")
     assert "names of their own" in error.value.hint
     assert len(Store.open(tmp_path / "store")) == 20
 
@@ -185,10 +185,10 @@ def test_a_store_of_the_usual_name_grows_only_when_told_to(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train.jsonl").write_bytes(lines(make_rows(20, len(name))))
-    assert pipeline.index(asked(place, pool=("one/*.jsonl",))).path == Path("stores/one")
-    assert pipeline.index(asked(place, pool=("one/train.jsonl",))).path == Path("stores/train")
+    assert curate.index(asked(place, pool=("one/*.jsonl",))).path == Path("stores/one")
+    assert curate.index(asked(place, pool=("one/train.jsonl",))).path == Path("stores/train")
     with pytest.raises(SettingsError, match=r"stores/train holds other documents \(one/train\.jsonl\)"):
-        pipeline.index(asked(place, pool=("two/train.jsonl",)))
+        curate.index(asked(place, pool=("two/train.jsonl",)))
 
 
 def test_a_start_without_parts_leaves_nothing_to_another_pool(place: Path, tmp_path: Path, growing: Path) -> None:
@@ -196,12 +196,12 @@ def test_a_start_without_parts_leaves_nothing_to_another_pool(place: Path, tmp_p
     Store.start(tmp_path / "store", settings=first.record, fingerprints={}, details={"pool": [str(growing)]}).close()
     (tmp_path / "store" / "background.json").write_text('{"gone.jsonl": [1, 2]}')
     (tmp_path / "store" / "shards.json").write_text('{"gone.jsonl": {"number": 0, "fingerprint": "x"}}')
-    store = pipeline.index(asked(place), tmp_path / "store")
-    assert contents(store.path) == contents(pipeline.index(asked(place), tmp_path / "fresh").path)
+    store = curate.index(asked(place), tmp_path / "store")
+    assert contents(store.path) == contents(curate.index(asked(place), tmp_path / "fresh").path)
 
 
 def test_a_store_with_a_hole_is_not_finished(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = pipeline.index(asked(place), tmp_path / "store")
+    store = curate.index(asked(place), tmp_path / "store")
     store.all_parts()[1].path.unlink()
 
     def killed(*_: object, **__: object) -> None:
@@ -209,7 +209,7 @@ def test_a_store_with_a_hole_is_not_finished(place: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr("curate.pipeline.index.index_parts", killed)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.index(asked(place), tmp_path / "store")
+        curate.index(asked(place), tmp_path / "store")
     assert not Store.open(tmp_path / "store").is_finished
 
 
@@ -218,9 +218,9 @@ def test_shards_without_a_document_and_tiny_stores_are_searched(place: Path, tmp
     (tmp_path / "pool" / "a.jsonl").write_bytes(lines(make_rows(3, 1)))
     (tmp_path / "pool" / "b.jsonl").write_bytes(b'{"text": ""}\n')
     (tmp_path / "pool" / "c.jsonl").write_bytes(lines(make_rows(2, 2)))
-    store = pipeline.index(asked(place, pool=(str(tmp_path / "pool"),)), tmp_path / "store")
+    store = curate.index(asked(place, pool=(str(tmp_path / "pool"),)), tmp_path / "store")
     assert len(store) == 5
     assert len(store.query(["add three and four"], 9)[0]) == 5
-    assert pipeline.neighbours(store).exists()
-    assert pipeline.make_search(store, "BFlat") is None  # five documents are looked at
+    assert curate.neighbours(store).exists()
+    assert curate.make_search(store, "BFlat") is None  # five documents are looked at
     assert score(place, store, tmp_path / "x").totals["documents"] == 5

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from curate.documents import Pool, open_pool
-from curate.training.proxies import Shape
-from curate.training.warmup import Warmup, WarmupSettings, warmup
+from curate.training.settings import Shape, WarmupSettings
+from curate.training.warmup import Warmup, warmup
 
 WORDS = [
     "the",

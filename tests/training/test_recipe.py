@@ -50,7 +50,7 @@ def test_flags_are_words() -> None:
         ({"steps": "3.5"}, "expected a whole number"),
         ({"learning_rate": "fast"}, "expected a number"),
         ({"epsilon_inside": "maybe"}, "expected true or false"),
-        ({"optimiser": None}, "expected a word"),
+        ({"optimiser": None}, "expected one of adamw, sgd, muon"),
         ({"beta1": True}, "expected a number"),
     ],
 )

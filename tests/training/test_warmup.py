@@ -11,13 +11,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
-from curate.proxies.proxy import ProxySettings, load_proxy
+from curate.proxies.proxy import load_proxy
+from curate.proxies.settings import ProxySettings
 from curate.training.fit import FitSettings, Windows, fit
 from curate.training.moments import read_moments, write_moments
-from curate.training.proxies import Shape, new_model
+from curate.training.proxies import new_model
 from curate.training.schedule import Schedule
+from curate.training.settings import Shape, WarmupSettings
 from curate.training.tokenizer import train_tokenizer
-from curate.training.warmup import Warmup, WarmupSettings, warmup
+from curate.training.warmup import Warmup, warmup
 from tests.training.conftest import TINY, sentence
 
 DATA_FILES = ("model.safetensors", "tokenizer.json", "config.json")

@@ -1,12 +1,13 @@
 """Which columns hold what."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from curate.errors import SettingsError
+from curate.settings import option, settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Fields:
     """The columns a document's content and id come from.
 
@@ -14,17 +15,17 @@ class Fields:
     and not null is the content, so that a pool may mix forms.
     """
 
-    text: str = "text"
-    messages: str = "messages"
-    prompt: str = "prompt"
-    completion: str = "completion"
-    id: str = "id"
+    text: str = option("text", "Column of the text.")
+    messages: str = option("messages", "Column of the messages.")
+    prompt: str = option("prompt", "Column of the prompt.")
+    completion: str = option("completion", "Column of the completion.")
+    id: str = option("id", "Column of the id.")
 
     def __post_init__(self) -> None:
         taken: dict[str, str] = {}
         for field in fields(self):
             column = getattr(self, field.name)
-            if not isinstance(column, str) or not column:
+            if not column:
                 raise SettingsError(f"The column of {field.name!r} must be a name; got {column!r}.")
             if column in taken:
                 raise SettingsError(

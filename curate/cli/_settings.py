@@ -1,0 +1,212 @@
+"""Options of commands, generated from settings: every field with its help, default and flags.
+
+A command takes `@settings_options(Kind)` and gives `given(ctx, Kind, options)` to the library, which reads flags,
+--config and keyword arguments by the same rules. What nobody gave is not passed on, so that one place decides defaults.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from inspect import get_annotations
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+import click
+
+from curate.errors import SettingsError, nearest
+from curate.settings import Option, nested, read_yaml, words_of
+
+_GIVEN = "curate.settings from --config"
+METHOD = "curate.settings of the method"
+_PAIRS = "settings_by_name"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flag:
+    """One field of a settings class on the command line."""
+
+    path: tuple[str, ...]
+    """The field's name, behind the names of the fields that it is nested in."""
+    flags: tuple[str, ...]
+    option: Option
+    default: Any
+    several: bool
+    switch: bool
+    words: str
+    """What stands for its value in help."""
+
+    @property
+    def parameter(self) -> str:
+        """The name that click passes the value by."""
+        return "__".join(self.path)
+
+    @property
+    def help(self) -> str:
+        """Return the field's help with what its default is."""
+        shown = self.option.shown
+        if shown is None and not self.switch and self.default not in (None, ()):
+            shown = ",".join(map(str, self.default)) if isinstance(self.default, tuple) else f"{self.default}"
+        return self.option.help if shown is None else f"{self.option.help}  [default: {shown}]"
+
+    def inside(self, outer: Option) -> "Flag":
+        """Return the flag as help shows it behind a prefix: as the twin of one without it."""
+        if not outer.prefix:
+            return self
+        option = dataclasses.replace(self.option, help=f"{self.option.help} {outer.help}", shown=outer.shown)
+        return dataclasses.replace(self, option=option)
+
+    def click_option(self) -> click.Option:
+        """Return the option that click parses; its value stays text, which the settings class reads."""
+        how: dict[str, Any] = {"is_flag": True, "default": None} if self.switch else {"multiple": self.several}
+        metavar = self.option.metavar or (None if self.switch else self.words)
+        return click.Option(
+            [*self.flags, self.parameter],
+            help=self.help,
+            metavar=metavar,
+            **how,
+        )
+
+
+def flags_of(
+    kind: type, path: tuple[str, ...] = (), prefix: str = "", suffix: str = "", *, undocumented: bool = False
+) -> Iterator[Flag]:
+    """Yield the flags of a settings class: its own fields first, then those of the classes that it is built on.
+
+    `undocumented`: of fields without help, too (a method of another package may have a plain dataclass).
+    """
+    parts, hints = nested(kind), get_type_hints(kind, include_extras=True)
+    for field in _own_first(kind):
+        option = field.metadata.get("option") or (Option(help="A setting of the method.") if undocumented else None)
+        if option is None or option.argument:
+            continue
+        place = (*path, field.name)
+        if field.name in parts and option.metavar is None:
+            for inner in flags_of(parts[field.name], place, option.prefix, option.suffix):
+                yield inner.inside(option)
+            continue
+        default = None if field.default is dataclasses.MISSING else field.default
+        kinds = str(hints[field.name])
+        yield Flag(
+            path=place,
+            flags=option.flags or (f"--{prefix}{field.name.replace('_', '-')}{suffix}",),
+            option=option,
+            default=default,
+            several="tuple[" in kinds or get_origin(hints[field.name]) is dict,
+            switch=isinstance(default, bool),
+            words=_metavar(hints[field.name], bool(suffix)),
+        )
+
+
+def settings_options(kind: type) -> Callable[[Any], Any]:
+    """Add an option for every field of a settings class, and --config FILE."""
+
+    def add(command: Any) -> Any:
+        config = click.Option(
+            ["--config"],
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            is_eager=True,
+            expose_value=False,
+            callback=partial(_read_config, kind),
+            help="YAML file of options and settings by name, or the record of an earlier run; flags win.",
+        )
+        options = [flag.click_option() for flag in flags_of(kind)]
+        if "recipe" in nested(kind):
+            options.append(_by_name("A setting of the recipe; repeatable."))
+        command.__click_params__ = [*getattr(command, "__click_params__", []), config, *reversed(options)]
+        return command
+
+    return add
+
+
+def given(ctx: click.Context, kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that --config, then flags gave, by name; the chosen method's among them."""
+    values: dict[str, Any] = dict(ctx.meta.get(_GIVEN, {}))
+    method = ctx.meta.get(METHOD)
+    flags = [*flags_of(kind), *(flags_of(method, undocumented=True) if method else ())]
+    for flag in flags:
+        value = options.get(flag.parameter)
+        if value is None or value == ():
+            continue
+        if flag.switch:
+            value = not flag.default
+        if flag.parameter == "method_settings":
+            value = {**values.get("method_settings", {}), **_pairs(value)}
+        _put(values, flag.path, value)
+    return values | _pairs(options.get(_PAIRS, ()))
+
+
+def _by_name(text: str) -> click.Option:
+    return click.Option(["--set", "-s", _PAIRS], multiple=True, metavar="NAME=VALUE", help=text)
+
+
+def _pairs(texts: Any) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {text}: expected NAME=VALUE.")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Put a value where a nested field's belongs; a nested object that came whole is opened."""
+    for name in path[:-1]:
+        inner = values.get(name)
+        if dataclasses.is_dataclass(inner):
+            inner = {f.name: getattr(inner, f.name) for f in dataclasses.fields(inner)}
+        values[name] = dict(inner or {})
+        values = values[name]
+    values[path[-1]] = value
+
+
+def _own_first(kind: type) -> Iterator[Any]:
+    """Yield a dataclass's fields, those that it declares itself before its bases'."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for base in kind.__mro__:
+        for name in get_annotations(base):
+            if name in fields:
+                yield fields.pop(name)
+
+
+def _metavar(hint: Any, column: bool) -> str:
+    """Return what stands for a value of this type in help: the words that it may be, or what kind it is."""
+    if words := words_of(hint):
+        return "|".join(words)
+    kinds = {"int": "N", "float": "NUMBER"}
+    return next((kinds[k] for k in kinds if k in str(hint)), "COLUMN" if column else "TEXT")
+
+
+def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    """Keep what a file gives: settings for `given`, and the command's other options as click's defaults."""
+    if path is None:
+        return
+    content = read_yaml(path)
+    if {"settings", "fingerprints"} <= content.keys():  # the record of a run or a store
+        names = {f.name for f in dataclasses.fields(kind)}
+        ctx.meta[_GIVEN] = {n: v for n, v in content["settings"].items() if n in names}
+        if not ctx.meta[_GIVEN].get("pool") and "pool" in content.get("details", {}):
+            ctx.meta[_GIVEN]["pool"] = content["details"]["pool"]
+        return
+    flags = {f.lstrip("-").replace("-", "_"): flag for flag in flags_of(kind) for f in (*flag.flags, flag.parameter)}
+    others = {f.lstrip("-").replace("-", "_"): p.name for p in ctx.command.params for f in (*p.opts, p.name or "")}
+    values: dict[str, Any] = ctx.meta.setdefault(_GIVEN, {})
+    for written, value in content.items():
+        name = str(written).replace("-", "_")
+        if name in flags and not (flags[name].path == ("method_settings",) and not isinstance(value, dict)):
+            _put(values, flags[name].path, value)
+        elif name in others and others[name] not in {flag.parameter for flag in flags.values()}:
+            ctx.default_map = {**(ctx.default_map or {}), others[name] or name: value}
+        elif _is_open(kind) or name in _names_inside(kind):
+            values[name] = value
+        else:
+            raise SettingsError(f"{path}: no option {str(written)!r}.", hint=nearest(name, sorted({*flags, *others})))
+
+
+def _is_open(kind: type) -> bool:
+    """Whether a class takes settings by names that are not its own: a method's."""
+    return "method_settings" in {f.name for f in dataclasses.fields(kind)}
+
+
+def _names_inside(kind: type) -> set[str]:
+    return {f.name for part in nested(kind).values() for f in dataclasses.fields(part)}

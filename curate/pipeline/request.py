@@ -1,0 +1,186 @@
+"""From settings to a request: every default decided, and all checked that can be known without a model."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from curate import methods
+from curate.documents import Pool, Split, Target, check_fields, hold_out, open_pool, read_target
+from curate.errors import SettingsError
+from curate.folders.record import differences
+from curate.methods import Method
+from curate.pipeline.origin import Origin
+from curate.progress import Reporter
+from curate.proxies.proxy import choose_device
+from curate.proxies.settings import PassSettings
+from curate.schema import group_column
+from curate.scores.run import Run
+from curate.scores.settings import ScoreSettings
+from curate.settings import build, changed, given
+from curate.stores.settings import METHOD, IndexSettings
+from curate.stores.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A scoring run, resolved and checked. A value: it pickles, and holds no model."""
+
+    settings: ScoreSettings
+    method: str
+    method_settings: Any
+    pool: Pool
+    target: Target
+    """All rows: those kept aside may not be in the pool either."""
+    split: Split
+    """Which rows scoring uses."""
+    against: Target | None
+    origin: Origin | None
+    store: Store | None
+    columns: list[str]
+    record: dict[str, Any]
+    """Resolved settings, for run.json."""
+    fingerprints: dict[str, str]
+    """Of pool, target, control set and the background that fits come from."""
+
+
+def request(settings: ScoreSettings, reporter: Reporter) -> Request:
+    """Resolve and check settings, open the pool, read the target. Raises CurateError."""
+    settings = resolve(settings)
+    store = Store.open(settings.store) if settings.store else None
+    pool = open_candidates(settings) if store is None else store.pool
+    target = read_rows(settings, reporter)
+    split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
+    against = read_against(settings, reporter)
+    pool_fingerprint = pool.fingerprint() if store is None else store.details["pool_fingerprint"]
+    fingerprints = {"pool": pool_fingerprint, **split.fingerprints()}
+    if against is not None:
+        fingerprints["against"] = against.fingerprint()
+    record = settings.as_dict() | {"device": choose_device(settings.device).type}
+    origin = Origin.open(settings.fit_from, record) if settings.fit_from else None
+    if origin is not None:
+        fingerprints["fit"] = origin.background
+    return Request(
+        settings=settings,
+        method=settings.method,
+        method_settings=method_settings(settings),
+        pool=pool,
+        target=target,
+        split=split,
+        against=against,
+        origin=origin,
+        store=store,
+        columns=score_columns(target.group_names),
+        record=record,
+        fingerprints=fingerprints,
+    )
+
+
+def resolve(settings: ScoreSettings) -> ScoreSettings:
+    """Decide what was left open: by the run that fits come from, by the store, by the method, in this order.
+
+    The only place that does: what comes back says all that a run's record holds. Raises SettingsError.
+    """
+    if settings.fit_from:
+        settings = _like_run(settings, settings.fit_from)
+    method = methods.get(settings.method)
+    methods.refuse_unoffered(
+        settings.method, against=bool(settings.against), per_token=settings.per_token, store=bool(settings.store)
+    )
+    own = dict(settings.method_settings)
+    if settings.store:
+        settings, projection = _like_store(settings, Store.open(settings.store))
+        own |= projection
+    elif "seed" in {f.name for f in fields(method.Settings)}:
+        own.setdefault("seed", settings.seed)
+    resolved = asdict(_method_settings(method, settings.method, own))
+    background = settings.background or methods.background_of(settings.method)
+    return changed(settings, background=background, method_settings=resolved)
+
+
+def resolve_index(settings: IndexSettings) -> IndexSettings:
+    """Decide what was left open of an index."""
+    return changed(settings, background=settings.background or methods.background_of(METHOD))
+
+
+def method_settings(settings: ScoreSettings) -> Any:
+    """Return the settings of a run's method, checked."""
+    return _method_settings(methods.get(settings.method), settings.method, settings.method_settings)
+
+
+def _method_settings(method: Method, name: str, values: Any) -> Any:
+    return build(method.Settings, values, owner=f"Method {name!r}", prefix=f"Method {name!r}: ")
+
+
+def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
+    """Return a run's settings, changed to what was given here."""
+    theirs = ScoreSettings.from_record(Run.open(path).settings)
+    here = given(settings)
+    own = here.pop("method_settings", {})
+    if "fields" in here:
+        here.setdefault("target_fields", theirs.target_fields or theirs.fields)
+    return changed(theirs, store=None, **here, method_settings={**theirs.method_settings, **own})
+
+
+def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, dict[str, int]]:
+    """Return a scoring's settings with all that a store decides, and those of its method.
+
+    Raises SettingsError where something else was given, and CurateError unless the store is finished.
+    """
+    store.require_finished()
+    indexed = store.asked
+    shared = {f.name: getattr(indexed, f.name) for f in fields(PassSettings) if f.name != "device"}
+    here = {name: value for name, value in given(settings).items() if name in shared}
+    projection: dict[str, Any] = dict(indexed.projection)
+    wanted = {n: v for n, v in settings.method_settings.items() if n in projection}
+    typed = {n: int(v) if str(v).lstrip("-").isdigit() else v for n, v in wanted.items()}
+    had = {n: shared[n] for n in here} | {n: projection[n] for n in typed}
+    if lines := differences(had, here | typed, had="the store has"):
+        raise SettingsError(
+            f"{store.path} was indexed otherwise:\n  " + "\n  ".join(lines),
+            hint="Leave these settings out (they come from the store), or index into another store.",
+        )
+    return changed(settings, **shared), projection
+
+
+def open_candidates(settings: PassSettings) -> Pool:
+    """Open the pool and check its columns. Raises CurateError."""
+    pool = open_pool(settings.pool)
+    check_fields(pool, settings.fields)
+    return pool
+
+
+def read_rows(settings: ScoreSettings, reporter: Reporter) -> Target:
+    """Read the target. Raises CurateError; rows that are set aside are reported."""
+    target = read_target(settings.target, settings.target_fields or settings.fields, group_by=settings.group_by)
+    _report_skipped(target, "target", reporter)
+    return target
+
+
+def read_against(settings: ScoreSettings, reporter: Reporter) -> Target | None:
+    """Read the control set, where there is one."""
+    if not settings.against:
+        return None
+    against = read_target(settings.against, settings.target_fields or settings.fields)
+    _report_skipped(against, "control set", reporter)
+    return against
+
+
+def _report_skipped(target: Target, what: str, reporter: Reporter) -> None:
+    for reason in sorted({s.reason for s in target.skipped}):
+        rows = [s.row for s in target.skipped if s.reason == reason]
+        reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0]}).")
+
+
+def score_columns(groups: list[str]) -> list[str]:
+    """Name the score columns: `score`, then one per group when there are several."""
+    if len(groups) < 2:
+        return ["score"]
+    columns = {group: group_column(group) for group in groups}
+    taken: dict[str, str] = {}
+    for group, column in columns.items():
+        other = taken.setdefault(column.casefold(), group)  # SQL does not tell names apart by case
+        if other != group:
+            raise SettingsError(
+                f"Groups {other!r} and {group!r} would both have the column {column}.",
+                hint="Rename one in the target's column (--group-by).",
+            )
+    return ["score", *columns.values()]

@@ -1,0 +1,107 @@
+"""Rescoring runs' best documents by differentiating through a training run on them."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from curate.documents import Split, hold_out
+from curate.errors import CurateError
+from curate.executors.local import Work
+from curate.pipeline.request import open_candidates, read_rows, score_columns
+from curate.pipeline.score import log
+from curate.pipeline.workspace import Workspace, encode_target, load, versions
+from curate.progress import Reporter, Silent
+from curate.rescoring import plan as planning
+from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
+from curate.rescoring.parents import default_rescore_out, parents_of, scored_like
+from curate.rescoring.plan import RescorePlan
+from curate.rescoring.settings import RescoreSettings
+from curate.rescoring.shortlist import background, best_places, fingerprint, movement, read_places
+from curate.scores.counts import count
+from curate.scores.run import Run
+from curate.scores.session import pool_of
+from curate.scores.settings import ScoreSettings
+from curate.settings import gathered
+
+
+def run(
+    settings: RescoreSettings | None = None,
+    out: Path | str | None = None,
+    *,
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> Run:
+    """Rescore runs' best documents by differentiating through a training run on them, or go on where it was stopped.
+
+    The result is a run of the shortlist. Raises CurateError, also where the training is too rough to be differentiated.
+    """
+    reporter, started = reporter or Silent(), time.time()
+    settings = gathered(RescoreSettings, settings, values)
+    parents = parents_of(settings)
+    path = Path(out) if out is not None else default_rescore_out(parents[0], settings)
+    scoring, rescoring, fingerprints, split = _rescoring(settings, parents, reporter)
+    device = rescoring.proxy.device.type
+    record = scoring.as_dict() | {"device": device, "parent_run": [str(parent.path) for parent in parents]}
+    details = {
+        "versions": versions(),
+        "coverage": vars(rescoring.proxy.coverage),
+        "columns": [*rescoring.columns, ADJOINT, *([SPREAD] if settings.repeats > 1 else [])],
+        **split.details(),
+    }
+    with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
+        split.write(run.path)
+        if not run.is_finished:
+            loaded = time.time()
+            rescoring.attribute(run)
+            moved = {str(parent.path): movement(parent, run.scores().collect()) for parent in parents}
+            run.add_details(moved=moved)
+            work = Work(documents=len(rescoring.usable))
+            log(run, work, load=loaded - started, rescore=time.time() - loaded)
+            run.finish(count(run))
+    return run
+
+
+def plan(settings: RescoreSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> RescorePlan:
+    """Say what a rescoring will take, from one step that is measured; nothing is written."""
+    settings = gathered(RescoreSettings, settings, values)
+    return planning.plan(_rescoring(settings, parents_of(settings), reporter or Silent())[1])
+
+
+def _rescoring(
+    settings: RescoreSettings, parents: Sequence[Run], reporter: Reporter
+) -> tuple[ScoreSettings, Rescoring, dict[str, str], Split]:
+    """Read, load and encode what a rescoring needs."""
+    scoring = scored_like(parents[0], settings)
+    open_candidates(scoring)
+    pool, target = pool_of(parents[0], scoring.pool), read_rows(scoring, reporter)
+    seed = parents[0].details.get("holdout", {}).get("seed", scoring.seed)  # the rescoring's is for its background
+    split = hold_out(target, scoring.holdout, seed, address=scoring.target)
+    fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
+    if any(parents[0].fingerprints.get(name) != value for name, value in split.fingerprints().items()):
+        raise CurateError(
+            f"The target's content has changed since {parents[0].path} was scored.",
+            hint="Score the changed target into another run first.",
+        )
+    proxy, encoder = load(scoring)
+    fingerprints |= {"model": proxy.fingerprint()}
+    workspace = Workspace(settings=scoring, proxy=proxy, encoder=encoder, pool=pool, fingerprints=fingerprints)
+    reader = workspace.reader(target)
+    places = best_places(parents, settings.shortlist)
+    chunks = read_places(reader, places)
+    shortlist = [d for chunk in chunks for d in chunk.documents]
+    wanted = settings.background or len(shortlist)
+    others = background(pool, reader, shortlist, wanted, settings.seed)
+    if len(others) < wanted:
+        reporter.note(f"{len(others):,} documents of the pool beside the shortlist; {wanted:,} were asked for.")
+    rescoring = Rescoring(
+        settings=settings,
+        proxy=proxy,
+        target=encode_target(encoder, split.used, reporter),
+        chunks=chunks,
+        others=[e for e in encoder(others) if e.num_scored > 0],
+        batching=workspace.batching,
+        columns=score_columns(target.group_names),
+        reporter=reporter,
+    )
+    return scoring, rescoring, fingerprints | {"shortlist": fingerprint(places)}, split

@@ -1,0 +1,91 @@
+"""Scoring a pool, or a store, against a target."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from curate import methods
+from curate.documents import estimated_rows
+from curate.errors import SettingsError
+from curate.executors.local import Work, score_parts
+from curate.pipeline.arithmetic import check_arithmetic
+from curate.pipeline.estimate import ScorePlan, estimate
+from curate.pipeline.origin import remember_shards
+from curate.pipeline.request import Request, request
+from curate.pipeline.workspace import Workspace, open_workspace, overlap_with, versions
+from curate.progress import Reporter, Silent
+from curate.scores.counts import count
+from curate.scores.run import Run
+from curate.scores.settings import ScoreSettings, default_out
+from curate.settings import gathered
+from curate.stores.scoring import score_stored
+
+
+def run(
+    settings: ScoreSettings | None = None,
+    out: Path | str | None = None,
+    *,
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> Run:
+    """Score every document of a pool, or of a store, against a target, or go on with a run that was stopped.
+
+    Settings come as an object, by name (the method's own among them), or both. Everything that can be wrong with them,
+    the pool's columns or the target is found before the model loads. Raises CurateError; parts that were finished stay.
+    """
+    reporter, started = reporter or Silent(), time.time()
+    settings = gathered(ScoreSettings, settings, values)
+    asked = request(settings, reporter)
+    path = Path(out) if out is not None else default_out(asked.settings)
+    _refuse_early(path, asked)
+    workspace = open_workspace(asked, reporter)
+    fingerprints, details = dict(workspace.fingerprints), _details(asked, workspace)
+    with Run.start(path, settings=asked.record, fingerprints=fingerprints, details=details) as run:
+        asked.split.write(run.path)
+        inputs = workspace.inputs(path, reporter, lambda details: run.add_details(**details))
+        method = methods.get(asked.method)
+        if asked.store is None:
+            remember_shards(run, asked.pool)
+            check_arithmetic(run, method, asked.method_settings, inputs, asked.pool, asked.settings, asked.columns)
+        loaded = time.time()
+        scorer = method.prepare(inputs, asked.method_settings)
+        prepared = time.time()
+        if asked.origin is not None:
+            asked.origin.give_parts(run, asked.pool, reporter)
+        if asked.store is None:
+            total = sum(estimated_rows(s) for s in asked.pool.shards)
+            reader = workspace.reader(asked.target)
+            work = score_parts(run, reader, scorer, inputs.batching, asked.columns, reporter, total=total)
+        else:
+            work = score_stored(run, asked.store, scorer, overlap_with(asked.target), asked.columns, reporter)
+        log(run, work, load=loaded - started, prepare=prepared - loaded, score=time.time() - prepared)
+        run.finish(count(run))
+    return run
+
+
+def plan(settings: ScoreSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> ScorePlan:
+    """Say what a scoring will take, from a small part of it that is done; nothing is written."""
+    reporter, settings = reporter or Silent(), gathered(ScoreSettings, settings, values)
+    if settings.store:
+        raise SettingsError("Scoring from a store has no plan: it takes seconds.", hint="Leave --dry-run out.")
+    asked = request(settings, reporter)
+    return estimate(asked, open_workspace(asked, reporter))
+
+
+def log(run: Run, work: Work, **seconds: float) -> None:
+    """Write what a session did and how long its stages took into the run's log."""
+    run.log({"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, **vars(work)})
+
+
+def _details(asked: Request, workspace: Workspace) -> dict[str, Any]:
+    """Return what run.json tells beside settings and fingerprints."""
+    details = {"versions": versions(), "coverage": vars(workspace.proxy.coverage), "columns": asked.columns}
+    if asked.store is not None and "arithmetic" in asked.store.details:
+        details["arithmetic"] = asked.store.details["arithmetic"]  # checked when the sketches were made
+    return details | asked.split.details()
+
+
+def _refuse_early(path: Path, asked: Request) -> None:
+    """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
+    if (path / "run.json").exists():
+        Run.open(path).refuse_other(asked.record, asked.fingerprints)

@@ -1,0 +1,100 @@
+"""Measuring by real retraining how well runs' methods predict it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from curate.documents import Pool
+from curate.errors import CurateError
+from curate.methods.contract import EncodedTarget
+from curate.pipeline.origin import Origin
+from curate.pipeline.request import read_against
+from curate.pipeline.workspace import Workspace, encode_target, load
+from curate.progress import Reporter, Silent
+from curate.proof.bank import Laboratory
+from curate.proof.places import draw
+from curate.proof.predictions import Subject
+from curate.proof.reading import drawn, scored_rows, usable
+from curate.proof.settings import ValidateSettings, default_validate_out
+from curate.proof.validate import ValidatePlan, Validating, Validation
+from curate.proof.workers import devices_of
+from curate.rescoring.parents import runs_of_one_pool
+from curate.schema import Document
+from curate.scores.run import Run
+from curate.scores.session import pool_of
+from curate.scores.settings import ScoreSettings
+from curate.settings import gathered
+
+
+def run(
+    settings: ValidateSettings | None = None,
+    out: Path | str | None = None,
+    *,
+    plot: Path | None = None,
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> Validation:
+    """Measure by real retraining how well runs' methods predict it: LDS and QLD, on a bank that is kept and goes on."""
+    settings = gathered(ValidateSettings, settings, values)
+    validation = _validating(settings, reporter or Silent()).run()
+    validation.write(Path(out) if out is not None else default_validate_out(settings), plot)
+    return validation
+
+
+def plan(settings: ValidateSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> ValidatePlan:
+    """Say what a validation will take, from one step that is measured; nothing is retrained."""
+    return _validating(gathered(ValidateSettings, settings, values), reporter or Silent()).plan()
+
+
+def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
+    """Read, load and encode what a bank of retrainings and the methods that it judges need."""
+    runs = runs_of_one_pool(settings.runs)
+    scorings = [settings.scored_like(run) for run in runs]
+    first, pool, target = scorings[0], pool_of(runs[0], settings.pool or None), scored_rows(runs[0])
+    proxy, encoder = load(settings.retrained_like(first))
+    workspace = Workspace(
+        settings=settings.retrained_like(first), proxy=proxy, encoder=encoder, pool=pool, fingerprints={}
+    )
+    documents, sample = usable(
+        draw(runs, settings.seed, documents=settings.documents).read(pool, first.fields), encoder
+    )
+    queries, query_rows = usable(drawn(target.documents, settings.queries, settings.seed), encoder)
+    subjects = [_subject(run, scoring, pool, queries, reporter) for run, scoring in zip(runs, scorings, strict=True)]
+    return Validating(
+        settings=settings,
+        laboratory=Laboratory(
+            proxy=proxy,
+            recipe=settings.recipe,
+            documents=sample,
+            queries=query_rows,
+            tokens=workspace.batching.tokens,
+            budget=workspace.batching.budget,
+        ),
+        documents=documents,
+        queries=queries,
+        subjects=subjects,
+        root=Path(settings.banks) if settings.banks else runs[0].path.parent / "banks",
+        devices=devices_of(settings.devices, proxy.device),
+        reporter=reporter,
+    )
+
+
+def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Document], reporter: Reporter) -> Subject:
+    """Return a run's method as it was prepared, but for its target, which the single queries replace."""
+    proxy, encoder = load(scoring)
+    fingerprints = {"pool": pool.fingerprint(), "model": proxy.fingerprint()}
+    if fingerprints["model"] != run.fingerprints["model"]:
+        raise CurateError(f"The model {scoring.model} has changed since {run.path} was scored.")
+    against = read_against(scoring, reporter)
+    workspace = Workspace(
+        settings=scoring,
+        proxy=proxy,
+        encoder=encoder,
+        pool=pool,
+        fingerprints=fingerprints,
+        target=EncodedTarget(encoded=encoder(queries), groups=[""] * len(queries), names=[""], fingerprint=""),
+        against=None if against is None else encode_target(encoder, against, reporter, what="control set"),
+        per_token=scoring.per_token,
+        origin=Origin.open(scoring.fit_from, run.settings) if scoring.fit_from else None,
+    )
+    return Subject(run=run, inputs=workspace.inputs(run.path, reporter))

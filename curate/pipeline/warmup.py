@@ -1,0 +1,27 @@
+"""Making a proxy from a sample of the pool."""
+
+from pathlib import Path
+from typing import Any
+
+from curate.documents import open_pool
+from curate.errors import SettingsError
+from curate.progress import Reporter
+from curate.settings import gathered
+from curate.training.settings import WarmupSettings
+from curate.training.warmup import Warmup, warmup
+
+OUT = Path("proxy")
+
+
+def run(
+    settings: WarmupSettings | None = None,
+    out: Path | str = OUT,
+    *,
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> Warmup:
+    """Train a new model, or fine-tune a given one, on a sample of the pool, into a folder. Raises CurateError."""
+    settings = gathered(WarmupSettings, settings, values)
+    if not settings.pool:
+        raise SettingsError("A warm-up needs a pool.", hint="curate warmup --pool FOLDER")
+    return warmup(open_pool(settings.pool), out, settings=settings, reporter=reporter)

@@ -1,0 +1,182 @@
+"""What a request needs in memory: proxy, encoder, batching, target, and the inputs of methods."""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from curate import __version__
+from curate.documents import Overlap, Pool, Target, sample_rows
+from curate.errors import CurateError, SettingsError
+from curate.executors.reading import Reader
+from curate.folders.kept import Kept
+from curate.gradients.documents import Batching, default_budget
+from curate.methods.contract import EncodedTarget, Inputs
+from curate.pipeline.origin import Origin
+from curate.pipeline.request import Request
+from curate.progress import Reporter
+from curate.proxies.proxy import Proxy, keep_freed_memory, load_proxy
+from curate.proxies.settings import MAX_DEFAULT_CONTEXT, PassSettings, ProxySettings
+from curate.proxies.tokens import Encoded, Encoder, TokenSettings
+from curate.scores.settings import background_fingerprint
+from curate.settings import part_of
+from curate.stores.store import Store
+
+NO_TARGET = EncodedTarget(encoded=[], groups=[], names=[""], fingerprint="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A loaded proxy, and how a pool's documents go through it."""
+
+    settings: PassSettings
+    proxy: Proxy
+    encoder: Encoder
+    pool: Pool
+    fingerprints: Mapping[str, str]
+    """Of the pool and of what else was read, and the model's."""
+    target: EncodedTarget = NO_TARGET
+    against: EncodedTarget | None = None
+    per_token: bool = False
+    origin: Origin | None = None
+    store: Store | None = None
+
+    @property
+    def batching(self) -> Batching:
+        """How documents go through the proxy together."""
+        budget = self.settings.batch_tokens or default_budget(self.proxy)
+        return Batching(tokens=self.encoder.settings, budget=budget)
+
+    def reader(self, target: Target | None, numbers: Mapping[str, int] | None = None) -> Reader:
+        """Return a Reader for the pool, which looks for the target's rows in documents."""
+        return Reader(
+            pool=self.pool,
+            fields=self.settings.fields,
+            encoder=self.encoder,
+            overlap=overlap_with(target),
+            part_documents=self.settings.part_documents,
+            numbers=numbers,
+        )
+
+    def inputs(
+        self, run: Path, reporter: Reporter, record: Callable[[Mapping[str, object]], None] = lambda _: None
+    ) -> Inputs:
+        """Return what a method prepares on; what is expensive goes into the folder `run`, or comes from beside it.
+
+        A store gives the background's sketches, and what was fitted on them.
+        """
+        neighbours = [p for p in sorted(run.parent.glob("*/")) if (p / "run.json").exists() and p != run]
+        if self.origin is not None:
+            neighbours = [self.origin.run.path, *neighbours]
+        if self.store is not None:
+            neighbours = [self.store.path, *neighbours]
+        return Inputs(
+            proxy=self.proxy,
+            proxy_fingerprint=self.fingerprints["model"],
+            target=self.target,
+            background=self._background if self.origin is None else self.origin.no_background,
+            background_fingerprint=self._background_fingerprint(),
+            batching=self.batching,
+            kept=Kept(run, neighbours),
+            reporter=reporter,
+            against=self.against,
+            per_token=self.per_token,
+            stored=self.store,
+            record=record,
+        )
+
+    def _background(self) -> list[Encoded]:
+        settings = self.settings
+        sample = sample_rows(self.pool, settings.background or 0, settings.seed, settings.fields)
+        return [e for e in self.encoder(sample) if e.num_scored > 0]
+
+    def _background_fingerprint(self) -> str:
+        if self.store is not None:
+            return self.store.details["background"]
+        if self.origin is not None:
+            return self.origin.background
+        return background_fingerprint(self.fingerprints["pool"], self.settings)
+
+
+def open_workspace(request: Request, reporter: Reporter) -> Workspace:
+    """Load the proxy and encode the target. Raises CurateError."""
+    proxy, encoder = load(request.settings, reporter)
+    fingerprints = request.fingerprints | {"model": proxy.fingerprint()}
+    if request.origin is not None:
+        request.origin.refuse_other_model(fingerprints["model"])
+    if request.store is not None:
+        request.store.refuse_other_model(fingerprints["model"])
+    control = request.against
+    return Workspace(
+        settings=request.settings,
+        proxy=proxy,
+        encoder=encoder,
+        pool=request.pool,
+        fingerprints=fingerprints,
+        target=encode_target(encoder, request.split.used, reporter),
+        against=None if control is None else encode_target(encoder, control, reporter, what="control set"),
+        per_token=request.settings.per_token,
+        origin=request.origin,
+        store=request.store,
+    )
+
+
+def load(settings: PassSettings, reporter: Reporter | None = None) -> tuple[Proxy, Encoder]:
+    """Load the proxy and return it with its encoder; say to a reporter which share of its parameters is tracked."""
+    keep_freed_memory()
+    proxy = load_proxy(part_of(ProxySettings, settings))
+    if reporter is not None:
+        report_coverage(proxy, reporter)
+    return proxy, make_encoder(settings, proxy)
+
+
+def make_encoder(settings: PassSettings, proxy: Proxy) -> Encoder:
+    """Return the encoder of a proxy. Raises SettingsError for a context that it has not."""
+    limit = min(proxy.context or MAX_DEFAULT_CONTEXT, MAX_DEFAULT_CONTEXT)
+    if settings.context and proxy.context and settings.context > proxy.context:
+        raise SettingsError(
+            f"context is {settings.context}; {settings.model} has {proxy.context} positions.",
+            hint=f"Give --context {proxy.context} or less; --long windows reads longer documents whole.",
+        )
+    return Encoder(proxy.tokenizer, TokenSettings(context=settings.context or limit, long=settings.long))
+
+
+def encode_target(encoder: Encoder, target: Target, reporter: Reporter, what: str = "target") -> EncodedTarget:
+    """Return a target as tokens, and report rows without a scored token. Raises CurateError where a group has none."""
+    encoded = encoder(target.documents)
+    kept = [i for i, e in enumerate(encoded) if e.num_scored > 0]
+    refused = next((e.refused for e in encoded if e.refused), None)
+    if len(kept) < len(encoded):
+        why = f" (the chat template: {refused})" if refused else ""
+        reporter.warn(f"{len(encoded) - len(kept)} {what} row(s) set aside: no scored token{why}.")
+    groups = [target.groups[i] for i in kept]
+    if lost := sorted(set(target.groups) - set(groups)):
+        where = f"The {what}'s group {lost[0]!r}" if len(target.group_names) > 1 else f"The {what}"
+        raise CurateError(f"{where} has no row with a scored token.")
+    return EncodedTarget(
+        encoded=[encoded[i] for i in kept], groups=groups, names=target.group_names, fingerprint=target.fingerprint()
+    )
+
+
+def overlap_with(target: Target | None) -> Overlap:
+    """Return the search for a target's rows in documents; rows that are kept aside count, too."""
+    return Overlap(d.plain_text for d in (target.documents if target else ()))
+
+
+def report_coverage(proxy: Proxy, reporter: Reporter) -> None:
+    """Say which share of the proxy's parameters takes part in scores."""
+    coverage = proxy.coverage
+    reporter.note(
+        f"{proxy.settings.model}: {len(proxy.tracked)} layers tracked, {coverage.tracked:,} of {coverage.total:,}"
+        f" parameters ({coverage.share:.0%}), {proxy.settings.dtype} on {proxy.device}."
+    )
+    if coverage.uncovered:
+        names = ", ".join(f"{n} ({c:,})" for n, c in coverage.uncovered.items())
+        reporter.warn(f"weights of the decoder that no tracked layer covers take no part in scores: {names}.")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a run's bytes."""
+    packages = ("torch", "transformers", "tokenizers", "pyarrow")
+    return {"curate": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}

@@ -1,0 +1,67 @@
+"""Which model stands in for the one that will be trained, and how documents become its tokens. Free of torch."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from curate.fields import Fields
+from curate.settings import Count, Words, least, option, settings
+
+DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M"
+MAX_DEFAULT_CONTEXT = 2048
+
+
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda", "mps") and not re.fullmatch(r"cuda:\d+", name):
+        raise ValueError("expected auto, cpu, cuda, cuda:N or mps")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_device)]
+DEVICES = "auto, cpu, cuda, cuda:N or mps."
+
+
+@settings
+class ProxySettings:
+    """Which model, and how it runs."""
+
+    model: str = option(DEFAULT_MODEL, "Proxy: a folder or a hub id.")
+    revision: str | None = option(None, "Revision of a model on the hub.")
+    modules: Words = option((), "Glob over layers to track (`*.mlp.*`); repeatable.", shown="all linear layers")
+    dtype: Literal["float32", "bfloat16", "float64"] = option("float32", "Type of the proxy's arithmetic.")
+    device: Device = option("auto", f"Where it runs: {DEVICES}")
+
+
+@settings
+class ReadingSettings:
+    """How documents are read, cut into parts and turned into tokens."""
+
+    context: Annotated[Count, least(2)] | None = option(
+        None, "Tokens of a sequence.", shown=f"the model's, at most {MAX_DEFAULT_CONTEXT}"
+    )
+    long: Literal["truncate", "windows"] = option(
+        "truncate", "Longer documents: 'truncate', or 'windows' whose gradients and scores add up."
+    )
+    batch_tokens: Annotated[Count, least(2)] | None = option(None, "Tokens of one batch.", shown="by device")
+    part_documents: Annotated[Count, least(1)] = option(
+        1024, "Documents of one part, the most that a killed process loses."
+    )
+    fields: Fields = option(factory=Fields, help="Columns of the pool.", suffix="-column")
+
+
+@settings
+class SamplingSettings:
+    """What is drawn from the pool, and by which seed."""
+
+    background: Annotated[Count, least(1)] | None = option(
+        None, "Documents of the pool that curvature is fitted on.", shown="the method's"
+    )
+    seed: Count = option(0, "Seed of everything that is drawn: background, hold-out, the method's projections.")
+
+
+@settings
+class PassSettings(ProxySettings, ReadingSettings, SamplingSettings):
+    """How the documents of a pool go through a proxy: what scoring and indexing share."""
+
+    pool: Words = option((), "Documents: folder, glob, file or address; repeatable.")

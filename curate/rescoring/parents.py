@@ -1,0 +1,55 @@
+"""The runs that a rescoring starts from, or that a validation judges."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from curate.errors import CurateError, SettingsError
+from curate.rescoring.settings import RescoreSettings
+from curate.scores.run import Run
+from curate.scores.settings import ScoreSettings
+from curate.settings import changed
+
+
+def parents_of(settings: RescoreSettings) -> list[Run]:
+    """Open the runs that a rescoring starts from; see `runs_of_one_pool`."""
+    return runs_of_one_pool(settings.runs)
+
+
+def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
+    """Open the runs; raise where one is unfinished, or two are not of one pool and target."""
+    runs = [Run.open(path) for path in dict.fromkeys(paths)]
+    for run in runs:
+        if not run.is_finished:
+            raise CurateError(f"{run.path} is not finished.", hint="Run `curate score` with its settings to its end.")
+        for what in ("pool", "target"):
+            if run.fingerprints.get(what) != runs[0].fingerprints.get(what):
+                raise SettingsError(
+                    f"{run.path} and {runs[0].path} have different contents of their {what}.",
+                    hint="Runs that are taken together score one pool by one target.",
+                )
+    return runs
+
+
+def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
+    """Return the settings of a run as they were given, changed to what the rescoring asks."""
+    found = ScoreSettings.from_record(run.settings)
+    return changed(
+        found,
+        store=None,
+        method=settings.method,
+        method_settings=settings.method_settings(),
+        background=settings.background,
+        model=settings.model or found.model,
+        pool=settings.pool or found.pool,
+        device=settings.device or found.device,
+        batch_tokens=settings.batch_tokens,
+        per_token=settings.per_token,
+        modules=() if settings.recipe.lora_rank else found.modules,
+        seed=settings.seed,
+        fit_from=None,
+    )
+
+
+def default_rescore_out(run: Run, settings: RescoreSettings) -> Path:
+    """Return where a rescoring goes when no folder is given: beside its parent, `<parent>-magic`."""
+    return run.path.with_name(f"{run.name}-{settings.method}")
