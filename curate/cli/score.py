@@ -130,7 +130,7 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Any:
         return ScoreSettings(fields=fields, target_fields=target_fields, method_settings=method_settings, **options)
     theirs = replace(ScoreSettings.from_record(Run.open(options["fit_from"]).settings), store=None)
     changed = {n: options[n] for n in given & options.keys()}
-    if any(n.endswith("_column") for n in given):
+    if any(n.endswith("_column") or n == "txt_lines" for n in given):
         changed |= {"fields": fields, "target_fields": target_fields or theirs.target_fields or theirs.fields}
     return replace(theirs, **changed, method_settings={**theirs.method_settings, **method_settings})
 

@@ -67,7 +67,7 @@ def command(ctx: click.Context, /, pool: tuple[str, ...], out: Path, as_json: bo
     tie = not shape.pop("untied")
     settings = WarmupSettings(shape=Shape(tie_embeddings=tie, **shape), fields=make_fields(options), **options)
     with RichReporter() as reporter:
-        made = warmup(open_pool(pool), out, settings=settings, reporter=reporter)
+        made = warmup(open_pool(pool, txt_lines=settings.fields.txt_lines), out, settings=settings, reporter=reporter)
     if as_json:
         from dataclasses import asdict
 

@@ -274,7 +274,7 @@ def read(settings: ScoreSettings, reporter: Reporter) -> tuple[Pool, Target]:
 
 def open_candidates(settings: ScoreSettings | IndexSettings) -> Pool:
     """Open the pool and check its columns. Raises CurateError."""
-    pool = open_pool(settings.pool)
+    pool = open_pool(settings.pool, txt_lines=settings.fields.txt_lines)
     check_fields(pool, settings.fields)
     return pool
 
