@@ -88,10 +88,10 @@ def _split(files: list[Found], named: str | None) -> tuple[list[Shard], list[str
         listed = saved.get(str(path.parent))
         if listed is not None:
             kind = "saved" if path.name in listed else None
-        if kind is None or (get(kind).named_only and kind != named):
-            ignored.append(f.name)
-        else:
+        if kind is not None and (kind == named or _lies_anywhere(kind)):
             shards.append(Shard(name=f.name, url=f.url, format=kind, size=f.size, digest=f.digest))
+        else:
+            ignored.append(f.name)
     missing = [f"{d}/{n}" for d, names in saved.items() for n in names if not _has(shards, d, n)]
     if missing:
         raise CurateError(f"{missing[0]}: listed in state.json of a saved dataset, but not there.")
@@ -155,8 +155,13 @@ def _walk(folder: Path) -> list[Path]:
         visited.add(real)
         folders.sort()
         paths = (Path(here) / n for n in sorted(names))
-        found.extend(p for p in paths if p.is_file() or (p.is_symlink() and format_of(p.name)))
+        found.extend(p for p in paths if p.is_file() or (p.is_symlink() and _lies_anywhere(format_of(p.name))))
     return found
+
+
+def _lies_anywhere(kind: str | None) -> bool:
+    """Whether files of a format are shards wherever they lie, not only where an address names them."""
+    return kind is not None and not get(kind).named_only
 
 
 def _before_wild(parts: tuple[str, ...]) -> tuple[str, ...]:

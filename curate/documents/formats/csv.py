@@ -49,7 +49,7 @@ def _numbered(blocks: Iterator[bytes], separator: str) -> Iterator[tuple[int, li
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield number, str(error)
+            yield number, str(error).replace("unexpected end of data", "a quoted field is never closed")
             continue
         if fields is None:
             return
