@@ -49,9 +49,10 @@ class Registry:
             hint = f"{nearest(name, self.names())} {self.otherwise}".strip()
             raise SettingsError(f"There is no {self.kind} {name!r}.", hint=hint)
         if len(sources) > 1:
-            claims = " and by ".join("curate itself" if isinstance(s, Path) else _distribution(s) for s in sources)
+            claims = sorted("curate itself" if isinstance(s, Path) else _distribution(s) for s in sources)
             raise CurateError(
-                f"The {self.kind} {name!r} is offered by {claims}; expected one source.", hint="Uninstall the others."
+                f"The {self.kind} {name!r} is offered by {' and by '.join(claims)}; expected one source.",
+                hint="Uninstall the others.",
             )
         return sources[0]
 

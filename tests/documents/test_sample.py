@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
-from curate.documents import Fields, documents, open_pool, sample_rows
+from curate.documents import Fields, documents, open_pool, sample_rows, streamed
 from curate.documents import sample as sampling
-from curate.documents import streamed
+from curate.documents.files import open_binary
 from curate.errors import SettingsError
 from curate.schema import Document
 from tests.documents.writing import TEXT_ENDINGS, write
@@ -123,7 +123,7 @@ def test_of_text_files_only_those_drawn_are_read(tmp_path, monkeypatch):
     for i in range(300):
         (tmp_path / f"{i:03d}.txt").write_text(f"text {i}" if i % 2 else "")
     opened = []
-    monkeypatch.setattr(streamed, "open_binary", lambda url: opened.append(url) or open(url, "rb"))
+    monkeypatch.setattr(streamed, "open_binary", lambda url: opened.append(url) or open_binary(url))
     monkeypatch.setattr(sampling, "_STREAMED_BYTES", 1)
     pool = open_pool(f"{tmp_path}/*.txt")
     found = sample_rows(pool, 10, 0, Fields())
