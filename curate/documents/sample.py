@@ -49,7 +49,6 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
     - Lines, of JSON or csv: an exact row number means counting the lines before it, so a chosen shard is streamed
       once and sampled evenly along its whole length, decoding only the rows drawn. When these shards together
       exceed 256 MiB, a seeded choice of them stands for all: at least eight, or as many as fit into 256 MiB.
-
     - Text files that are a document each: only those drawn.
 
     Of more than 256 other shards a seeded choice of 256 is looked into. Rows that are no documents are replaced by

@@ -120,7 +120,8 @@ def find_filter(name: str | Path) -> Filter:
 def _file_of(entry: EntryPoint) -> Path:
     module = _REGISTRY.load(entry)
     # A package that is a folder without __init__.py has no file of its own.
-    folder = Path(module.__file__).parent if module.__file__ else Path(next(iter(module.__path__)))
+    file = getattr(module, "__file__", None)
+    folder = Path(file).parent if file else Path(next(iter(module.__path__)))
     path = folder / f"{entry.name}.sql"
     if not path.is_file():
         raise CurateError(

@@ -42,19 +42,19 @@ def format_of(name: str) -> str | None:
     if lower in NOT_DATA:
         return None
     by_suffix = _by_suffix(tuple(sys.path))
-    dots = (i for i, character in enumerate(lower) if character == ".")
-    return next((found for i in dots if (found := by_suffix.get(lower[i:]))), None)
+    suffixes = (lower[i:] for i, character in enumerate(lower) if character == ".")
+    return next((by_suffix[suffix] for suffix in suffixes if suffix in by_suffix), None)
 
 
 def readable() -> str:
     """Say for people what is read."""
-    said = []
+    clauses = []
     for one in map(get, names()):
         plain = [s for s in one.suffixes if compression_of(s) is None]
-        compressed = " also with .gz or .zst" if len(plain) < len(one.suffixes) else ""
-        notes = ", ".join(n for n in (one.note, compressed.strip()) if n)
-        said += [", ".join(plain) + (f" ({notes})" if notes else "")] if plain else []
-    return "; ".join(said)
+        compressed = "also with .gz or .zst" if len(plain) < len(one.suffixes) else ""
+        notes = ", ".join(n for n in (one.note, compressed) if n)
+        clauses += [", ".join(plain) + (f" ({notes})" if notes else "")] if plain else []
+    return "; ".join(clauses)
 
 
 @lru_cache  # asked for every file of a folder
