@@ -1,15 +1,17 @@
-"""Which columns hold what."""
+"""How documents are read: which columns hold what, and what a document of plain text is."""
 
 from collections.abc import Collection
-from dataclasses import fields
 
 from curate.errors import SettingsError
-from curate.settings import option, settings
+from curate.settings import Flag, option, settings
+
+COLUMNS = ("text", "messages", "prompt", "completion", "id")
+"""The settings that name a column; each is called as its column is by default."""
 
 
 @settings
 class Fields:
-    """The columns a document's content and id come from.
+    """The columns a document's content and id come from, and what a text file holds.
 
     Each row is looked at by itself, in the order text, messages, prompt + completion: the first that is there
     and not null is the content, so that a pool may mix forms.
@@ -20,19 +22,25 @@ class Fields:
     prompt: str = option("prompt", "Column of the prompt.")
     completion: str = option("completion", "Column of the completion.")
     id: str = option("id", "Column of the id.")
+    txt_lines: Flag = option(
+        False, "Every line of a .txt file is a document, not the whole file.", flags=("--txt-lines",), repr=False
+    )
 
     def __post_init__(self) -> None:
         taken: dict[str, str] = {}
-        for field in fields(self):
-            column = getattr(self, field.name)
+        for name, column in zip(COLUMNS, self.columns, strict=True):
             if not column:
-                raise SettingsError(f"The column of {field.name!r} must be a name; got {column!r}.")
+                raise SettingsError(f"The column of {name!r} must be a name; got {column!r}.")
             if column in taken:
                 raise SettingsError(
-                    f"The column {column!r} is named for both {taken[column]!r} and {field.name!r}.",
+                    f"The column {column!r} is named for both {taken[column]!r} and {name!r}.",
                     hint="Give each a column of its own.",
                 )
-            taken[column] = field.name
+            taken[column] = name
+
+    def __str__(self) -> str:
+        # Samples are kept under this name: without the setting it is what it was before there was one.
+        return f"{self!r}{' txt_lines' if self.txt_lines else ''}"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -42,7 +50,7 @@ class Fields:
     @property
     def renamed(self) -> tuple[str, ...]:
         """The columns named otherwise than by default, so asked for by the user."""
-        return tuple(getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default)
+        return tuple(column for name, column in zip(COLUMNS, self.columns, strict=True) if column != name)
 
     def has_content(self, columns: Collection[str]) -> bool:
         """Whether rows with these columns can be documents."""

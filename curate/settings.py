@@ -79,10 +79,16 @@ class Option:
 
 
 def option(
-    default: Any = dataclasses.MISSING, help: str = "", *, factory: Any = dataclasses.MISSING, **how: Any
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    factory: Any = dataclasses.MISSING,
+    repr: bool = True,
+    **how: Any,
 ) -> Any:
     """Declare a field of a settings class with its help; `how` is what Option takes."""
-    return dataclasses.field(default=default, default_factory=factory, metadata={"option": Option(help=help, **how)})
+    shown = {"option": Option(help=help, **how)}
+    return dataclasses.field(default=default, default_factory=factory, repr=repr, metadata=shown)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option, dataclasses.field))

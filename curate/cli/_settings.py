@@ -88,7 +88,8 @@ def flags_of(
         kinds = str(hints[field.name])
         yield Flag(
             path=place,
-            flags=option.flags or (f"--{prefix}{field.name.replace('_', '-')}{suffix}",),
+            flags=tuple(f.replace("--", f"--{prefix}") for f in option.flags)
+            or (f"--{prefix}{field.name.replace('_', '-')}{suffix}",),
             option=option,
             default=default,
             several="tuple[" in kinds or get_origin(hints[field.name]) is dict,

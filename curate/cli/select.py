@@ -186,9 +186,9 @@ def _print_filters(as_json: bool) -> None:
     from dataclasses import asdict
 
     from curate.cli._output import print_json, stdout
-    from curate.selection.filters import shipped_filters
+    from curate.selection.filters import named_filters
 
-    filters = shipped_filters().values()
+    filters = named_filters().values()
     if as_json:
         print_json([asdict(f) for f in filters])
         return

@@ -5,8 +5,8 @@ from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
 from curate.documents.pool import Pool, open_pool
 from curate.documents.records import documents, hash_content
-from curate.documents.rows import raw_tables, rows
-from curate.documents.sample import estimated_rows, sample_rows
+from curate.documents.rows import estimated_rows, raw_tables, rows
+from curate.documents.sample import sample_rows
 from curate.documents.shards import BadRow, Shard
 from curate.documents.target import Target, read_target
 from curate.fields import Fields

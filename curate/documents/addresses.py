@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from curate.documents.files import filesystem, local_path, open_binary
-from curate.documents.shards import READABLE, Format, Shard, format_of
+from curate.documents.formats import format_of, get, readable
+from curate.documents.shards import Shard
 from curate.errors import CurateError, nearest
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
@@ -44,13 +45,13 @@ def find_shards(address: str) -> tuple[list[Shard], list[str]]:
     else:
         raise CurateError(f"{address}: no such file or folder.", hint=_nearest_sibling(path))
     if not files:
-        raise CurateError(f"{address}: {_what(address, path)} no files.", hint=f"Readable: {READABLE}.")
-    shards, ignored = _split(files)
+        raise CurateError(f"{address}: {_what(address, path)} no files.", hint=f"Readable: {readable()}.")
+    shards, ignored = _split(files, format_of(address))
     if not shards:
         seen = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         raise CurateError(
             f"{address}: no readable shard among {len(ignored)} file(s): {seen}.",
-            hint=f"Readable: {READABLE}.",
+            hint=f"Readable: {readable()}.",
         )
     return shards, ignored
 
@@ -68,8 +69,11 @@ def _nearest_sibling(path: Path) -> str:
     return close if close.startswith("Did") else "A pool is a folder, a glob, a file, a hub dataset id or a url."
 
 
-def _split(files: list[Found]) -> tuple[list[Shard], list[str]]:
-    """Tell shards from the rest; in a `save_to_disk` folder only the files its state.json lists are data."""
+def _split(files: list[Found], named: str | None) -> tuple[list[Shard], list[str]]:
+    """Tell shards from the rest; in a `save_to_disk` folder only the files its state.json lists are data.
+
+    `named` is the format that the address itself names, by its suffix.
+    """
     states = {str(PurePosixPath(f.name).parent): f for f in files if PurePosixPath(f.name).name == "state.json"}
     saved = {folder: listed for folder, f in states.items() if (listed := _saved_files(f.url)) is not None}
     # A selection is a pool like others, but what it rejected is no part of it.
@@ -80,14 +84,14 @@ def _split(files: list[Found]) -> tuple[list[Shard], list[str]]:
         if path.parent.name == "rejected" and str(path.parent.parent) in manifests:
             ignored.append(f.name)
             continue
-        kind: Format | None = format_of(f.name)
+        kind = format_of(f.name)
         listed = saved.get(str(path.parent))
         if listed is not None:
             kind = "saved" if path.name in listed else None
-        if kind is None:
-            ignored.append(f.name)
-        else:
+        if kind is not None and (kind == named or _lies_anywhere(kind)):
             shards.append(Shard(name=f.name, url=f.url, format=kind, size=f.size, digest=f.digest))
+        else:
+            ignored.append(f.name)
     missing = [f"{d}/{n}" for d, names in saved.items() for n in names if not _has(shards, d, n)]
     if missing:
         raise CurateError(f"{missing[0]}: listed in state.json of a saved dataset, but not there.")
@@ -151,8 +155,13 @@ def _walk(folder: Path) -> list[Path]:
         visited.add(real)
         folders.sort()
         paths = (Path(here) / n for n in sorted(names))
-        found.extend(p for p in paths if p.is_file() or (p.is_symlink() and format_of(p.name)))
+        found.extend(p for p in paths if p.is_file() or (p.is_symlink() and _lies_anywhere(format_of(p.name))))
     return found
+
+
+def _lies_anywhere(kind: str | None) -> bool:
+    """Whether files of a format are shards wherever they lie, not only where an address names them."""
+    return kind is not None and not get(kind).named_only
 
 
 def _before_wild(parts: tuple[str, ...]) -> tuple[str, ...]:

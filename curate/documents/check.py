@@ -3,15 +3,12 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from curate.documents.columnar import schema_of
-from curate.documents.lines import numbered_lines
+from curate.documents import formats
 from curate.documents.pool import Pool
-from curate.documents.rows import rows
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import Shard
 from curate.errors import CurateError, nearest
 from curate.fields import Fields
 
-_FIRST_ROWS = 1000
 _SHARDS = 8
 
 
@@ -45,36 +42,8 @@ def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = ()) -> N
 
 def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str]]]:
     for shard in pool.shards:
-        if columns := first_columns(shard):
+        if columns := formats.get(shard.format).columns(shard):
             yield shard, columns
-
-
-def first_columns(shard: Shard) -> list[str]:
-    """List the columns of a shard's first thousand rows; none for an empty shard.
-
-    Raises CurateError when none of those rows can be decoded, or the file is one JSON array.
-    """
-    if shard.format != "jsonl":
-        return list(schema_of(shard).names) if next(iter(rows(shard, columns=[])), None) else []
-    first = next(numbered_lines(shard), None)
-    if first and first[2].lstrip().startswith(b"["):
-        raise CurateError(
-            f"{shard.url}: the file begins with a JSON array; expected one object per line.",
-            hint="Turn it into lines: jq -c '.[]' FILE > FILE.jsonl",
-        )
-    found: dict[str, None] = {}
-    bad: BadRow | None = None
-    for _, row in islice(rows(shard), _FIRST_ROWS):
-        if isinstance(row, BadRow):
-            bad = bad or row
-        else:
-            found.update(dict.fromkeys(row))
-    if bad and not found:
-        raise CurateError(
-            f"{shard.url}: none of the first lines is an object; {bad.reason}, {bad.detail}",
-            hint="Each line must hold one JSON object. To put them on lines: jq -c . FILE > FILE.jsonl",
-        )
-    return list(found)
 
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields) -> CurateError:

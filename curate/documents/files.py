@@ -10,6 +10,8 @@ from fsspec.registry import known_implementations
 
 from curate.errors import CurateError
 
+COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
+
 
 def local_path(address: str) -> Path | None:
     """Give the local path an address means, or None for one with another protocol."""
@@ -54,3 +56,18 @@ def open_binary(url: str) -> IO[bytes]:
         raise CurateError(f"{url}: the file is gone.", hint="Was the pool changed while it was read?") from error
     except PermissionError as error:
         raise CurateError(f"{url}: no permission to read it.") from error
+
+
+def compression_of(name: str) -> str | None:
+    """Tell a file's compression ('gz' or 'zst') by its last suffix; None for one that is plain."""
+    return next((c for suffix, c in COMPRESSIONS.items() if _file_name(name).endswith(suffix)), None)
+
+
+def plain_name(name: str) -> str:
+    """Return a file's name in lower case without the suffix of its compression."""
+    plain = _file_name(name)
+    return next((plain.removesuffix(suffix) for suffix in COMPRESSIONS if plain.endswith(suffix)), plain)
+
+
+def _file_name(url: str) -> str:
+    return url.split("?")[0].rsplit("/", 1)[-1].lower()

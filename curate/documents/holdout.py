@@ -50,7 +50,7 @@ class Split:
         (run / HELDOUT).parent.mkdir(exist_ok=True)
         wanted = self._places()
         with atomic_write(run / HELDOUT) as temporary, temporary.open("wb") as stream:
-            for shard in open_pool(self._address).shards:
+            for shard in open_pool(self._address, txt_lines=self.heldout.txt_lines).shards:
                 for _, raw in rows(shard, only=wanted.get(shard.name, [])):
                     assert not isinstance(raw, BadRow)  # it was a document a moment ago
                     stream.write(orjson.dumps(raw, default=_plain, option=orjson.OPT_NON_STR_KEYS) + b"\n")
@@ -106,6 +106,7 @@ def _part(target: Target, aside: set[int], *, kept_aside: bool) -> Target:
         documents=[target.documents[i] for i in rows],
         groups=[target.groups[i] for i in rows],
         skipped=[] if kept_aside else target.skipped,
+        txt_lines=target.txt_lines,
     )
 
 

@@ -7,14 +7,10 @@ from typing import IO, Any
 
 import zstandard
 
-from curate.documents.files import open_binary
-from curate.documents.shards import Shard
-from curate.errors import CurateError
-
 _BLOCK = 1 << 20
 # Compressed input per step: bounds what one step can inflate to, and what a broken stream loses.
 _COMPRESSED_BLOCK = 1 << 15
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _FILLED = re.compile(rb"[^ \t\r\n]")
 
 
@@ -22,28 +18,12 @@ class Truncated(Exception):
     """A compressed stream that ends or breaks before its end; what came before was given."""
 
 
-def numbered_lines(shard: Shard) -> Iterator[tuple[int, int, bytes]]:
-    """Stream (row from 0, line number from 1, line) of every line that is not blank.
-
-    Raises CurateError with the row reached, after giving all that could be read, when the stream is broken.
-    """
-    row = 0
-    try:
-        with open_binary(shard.url) as stream:
-            for number, line in enumerate(split_lines(inflated(stream, shard.compression)), start=1):
-                if number == 1:
-                    line = line.removeprefix(_BOM)
-                if _FILLED.search(line) is None:
-                    continue
-                yield row, number, line
-                row += 1
-    except Truncated as broken:
-        raise CurateError(
-            f"{shard.url}: {broken}; {row} rows could be read before.",
-            hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
-        ) from broken
-    except OSError as error:
-        raise CurateError(f"{shard.url}: reading failed after {row} rows: {error}") from error
+def filled_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, line) of every line that is not blank, without a byte order mark."""
+    for number, line in enumerate(split_lines(blocks), start=1):
+        line = line.removeprefix(BOM) if number == 1 else line
+        if _FILLED.search(line) is not None:
+            yield number, line
 
 
 def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -46,11 +46,12 @@ class Pool:
         return {s.name: _digest(s) for s in self.shards}
 
 
-def open_pool(address: str | Path | Sequence[str | Path]) -> Pool:
+def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = False) -> Pool:
     """Find a pool's shards: a folder, glob, file, `save_to_disk` folder, hub id or url, or a list of those.
 
     A local path wins over a hub id (`org/name`, `org/name@revision`, `org/name:split`). A file reached twice
-    is one shard; equal names from different addresses get as many leading folders as tell them apart.
+    is one shard; equal names from different addresses get as many leading folders as tell them apart. `txt_lines`:
+    every line of a .txt file is a document (`Fields.txt_lines`).
     Raises CurateError when an address holds nothing readable.
     """
     given = (address,) if isinstance(address, str | Path) else tuple(address)
@@ -64,7 +65,8 @@ def open_pool(address: str | Path | Sequence[str | Path]) -> Pool:
         found, rest = find_shards(str(one))
         ignored.update(rest)
         for shard in found:
-            shards.setdefault(_identity(shard), shard)
+            by_line = txt_lines and shard.format == "txt"
+            shards.setdefault(_identity(shard), replace(shard, format="txt_lines") if by_line else shard)
     return Pool(
         address=tuple(str(a) for a in given),
         shards=tuple(sorted(_with_unique_names(list(shards.values())), key=lambda s: s.name)),

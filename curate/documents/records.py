@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 import xxhash
 
-from curate.documents.columnar import schema_of
+from curate.documents import formats
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Shard
 from curate.fields import Fields
@@ -37,8 +37,7 @@ def documents(
     Nested columns that are not content are not read from Parquet and Arrow. `only` (sorted, distinct) gives
     just those rows. Raises CurateError with the row reached when the file is broken, after all rows before.
     """
-    columns = None if shard.format == "jsonl" else _useful_columns(schema_of(shard), fields)
-    for row, raw in rows(shard, start=start, only=only, columns=columns):
+    for row, raw in rows(shard, start=start, only=only, columns=useful_columns(shard, fields)):
         yield document_of(shard.name, row, raw, fields)
 
 
@@ -81,7 +80,11 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _useful_columns(schema: pa.Schema, fields: Fields) -> list[str]:
+def useful_columns(shard: Shard, fields: Fields) -> list[str] | None:
+    """List the columns that are content or may be metadata; None where the file does not state its columns."""
+    schema = formats.get(shard.format).schema(shard)
+    if schema is None:
+        return None
     return [f.name for f in schema if f.name in fields.columns or not pa.types.is_nested(f.type)]
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curate.documents.columnar import batches, columnar_rows
-from curate.documents.jsonl import chosen_json_rows, json_rows, json_tables
+from curate.documents import formats
 from curate.documents.shards import BadRow, Shard
 
 
@@ -22,14 +21,10 @@ def rows(
 
     Row groups and record batches before `start` are not read; lines are counted without decoding them. `only`
     (sorted, distinct) gives just those rows. `columns` saves reading the others where the format allows it;
-    rows of JSON come whole. Raises CurateError with the row reached when the file is broken, after all rows
+    rows of lines come whole. Raises CurateError with the row reached when the file is broken, after all rows
     before.
     """
-    if shard.format != "jsonl":
-        return columnar_rows(shard, start=start, rows=only, columns=columns)
-    if only is not None:
-        return chosen_json_rows(shard, start=start, rows=only)
-    return json_rows(shard, start=start)
+    return formats.get(shard.format).rows(shard, start=start, only=only, columns=columns)
 
 
 def raw_tables(
@@ -37,12 +32,15 @@ def raw_tables(
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Stream (row numbers, table of the shard's own columns) in row order, at most `batch_rows` rows each.
 
-    Parquet and Arrow keep their types. Lines of JSON are typed per batch, so the types of two tables may
-    differ; lines that cannot be decoded are left out. `rows` (sorted, distinct) gives only those rows.
+    Parquet and Arrow keep their types; every column of csv is a string. Lines of JSON are typed per batch, so the types
+    of two tables may differ. Rows that cannot be decoded are left out. `rows` (sorted, distinct) gives only those rows.
     """
-    if shard.format == "jsonl":
-        chosen = json_rows(shard, start=start) if rows is None else chosen_json_rows(shard, start=start, rows=rows)
-        yield from json_tables(chosen, batch_rows)
-        return
-    for numbers, batch in batches(shard, start=start, rows=rows, batch_rows=batch_rows):
-        yield numbers, pa.Table.from_batches([batch])
+    return formats.get(shard.format).tables(shard, start=start, only=rows, batch_rows=batch_rows)
+
+
+def estimated_rows(shard: Shard) -> float:
+    """Return how many rows a shard has: known for Parquet and Arrow, estimated from the first bytes of lines.
+
+    A shard that cannot be opened counts as empty.
+    """
+    return formats.get(shard.format).estimated_rows(shard)

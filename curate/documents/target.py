@@ -27,6 +27,8 @@ class Target:
     documents: list[Document]
     groups: list[str]
     skipped: list[Skipped]
+    txt_lines: bool = False
+    """Whether it was read with every line of a .txt file as a row."""
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -45,7 +47,7 @@ def read_target(address: str | Path | Sequence[str | Path], fields: Fields, *, g
     Rows that are no documents, and rows whose group is null ('no group'), are set aside with their reason.
     Raises CurateError when a column is missing or no document is left.
     """
-    pool = open_pool(address)
+    pool = open_pool(address, txt_lines=fields.txt_lines)
     check_fields(pool, fields, also=(group_by,) if group_by else ())
     found: list[Document] = []
     groups: list[str] = []
@@ -69,7 +71,7 @@ def read_target(address: str | Path | Sequence[str | Path], fields: Fields, *, g
             f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         )
         raise CurateError(f"{', '.join(pool.address)}: the target holds no document{why}.")
-    return Target(documents=found, groups=groups, skipped=skipped)
+    return Target(documents=found, groups=groups, skipped=skipped, txt_lines=fields.txt_lines)
 
 
 def _group(raw: Mapping[str, Any] | BadRow, column: str) -> str | None:

@@ -1,4 +1,4 @@
-"""One method per file; the folder is the registry.
+"""One method per file; the folder and the entry points of the group `curate.methods` are the registry.
 
 A method's module holds `Settings` (a frozen dataclass), `prepare(inputs, settings) -> Scorer`, a docstring whose first
 line says what it is, and `OFFERS`, which of "against" (a control set), "per_token" (scores by token) and "store"
@@ -6,11 +6,11 @@ line says what it is, and `OFFERS`, which of "against" (a control set), "per_tok
 usual suits it. Adding a method touches one file and its test.
 """
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from curate.errors import SettingsError, nearest
+from curate.errors import SettingsError
+from curate.registry import Registry
 
 
 @runtime_checkable
@@ -27,20 +27,24 @@ DEFAULT = "trackstar"
 USUAL_BACKGROUND = 2048
 
 
+_REGISTRY = Registry(
+    kind="method",
+    group="curate.methods",
+    folder=Path(__file__).parent,
+    package=__name__,
+    leave_out=frozenset({"contract"}),
+    needs=("Settings", "OFFERS", "prepare"),
+)
+
+
 def names() -> tuple[str, ...]:
     """Return the methods that there are. Imports none of them."""
-    return tuple(
-        sorted(
-            p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_") and p.stem != "contract"
-        )
-    )
+    return _REGISTRY.names()
 
 
 def get(name: str) -> Method:
     """Return a method by name."""
-    if name not in names():
-        raise SettingsError(f"There is no method {name!r}.", hint=nearest(name, names()))
-    return import_module(f"curate.methods.{name}")  # type: ignore[return-value]
+    return _REGISTRY.get(name)
 
 
 def background_of(name: str) -> int:

@@ -143,7 +143,7 @@ def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, d
 
 def open_candidates(settings: PassSettings) -> Pool:
     """Open the pool and check its columns. Raises CurateError."""
-    pool = open_pool(settings.pool)
+    pool = open_pool(settings.pool, txt_lines=settings.fields.txt_lines)
     check_fields(pool, settings.fields)
     return pool
 

@@ -24,4 +24,5 @@ def run(
     settings = gathered(WarmupSettings, settings, values)
     if not settings.pool:
         raise SettingsError("A warm-up needs a pool.", hint="curate warmup --pool FOLDER")
-    return warmup(open_pool(settings.pool), out, settings=settings, reporter=reporter)
+    pool = open_pool(settings.pool, txt_lines=settings.fields.txt_lines)
+    return warmup(pool, out, settings=settings, reporter=reporter)

@@ -265,7 +265,8 @@ def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
     """Open the pool that a run scored, at its own address or the one given; it must hold the same shards."""
     from curate.documents import open_pool
 
-    pool = open_pool(list(address) if address else run.settings["pool"])
+    by_line = (run.settings.get("fields") or {}).get("txt_lines", False)
+    pool = open_pool(list(address) if address else run.settings["pool"], txt_lines=by_line)
     found, expected = pool.fingerprint(), run.fingerprints.get("pool")
     if found != expected:
         where = ", ".join(pool.address)

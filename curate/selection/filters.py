@@ -13,16 +13,24 @@ value it takes when the user gave it. `$total` is always there: the number of do
 run before any filter. `one of` lists parameters of which exactly one must have a value. `needs: neighbours`
 says that the filter reads the pairs of near documents of a gradient store; `needs: neighbours when near`,
 that it does where the parameter `near` has a value.
+
+An installed package offers a filter by an entry point of the group `curate.filters`: its name is the filter's, its
+value a package (or module) in whose folder `<name>.sql` lies.
+
+    [project.entry-points."curate.filters"]
+    short = "my_filters"        # my_filters/short.sql
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import curate
 from curate.errors import CurateError, SettingsError, nearest
+from curate.registry import Registry
 from curate.scores.views import quoted
 from curate.selection.values import COLUMN_TYPES, PARSERS, match_columns
 
@@ -87,22 +95,40 @@ def filters_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "filters"
 
 
-def shipped_filters() -> dict[str, Filter]:
-    """Every shipped filter by name."""
-    return {p.stem: read_filter(p) for p in sorted(filters_folder().glob("*.sql"))}
+_REGISTRY = Registry(
+    kind="filter",
+    group="curate.filters",
+    folder=filters_folder(),
+    ending=".sql",
+    otherwise="Or give a path to a .sql file.",
+)
+
+
+def named_filters() -> dict[str, Filter]:
+    """Every filter that has a name: the shipped ones and those of installed packages."""
+    return {name: find_filter(name) for name in _REGISTRY.names()}
 
 
 def find_filter(name: str | Path) -> Filter:
-    """A shipped filter by its name, or a user's own by the path of its .sql file."""
+    """A filter by its name, or a user's own by the path of its .sql file."""
     if str(name).endswith(".sql"):
         return read_filter(Path(name))
-    path = filters_folder() / f"{name}.sql"
+    source = _REGISTRY.source(str(name))
+    return read_filter(source if isinstance(source, Path) else _file_of(source))
+
+
+def _file_of(entry: EntryPoint) -> Path:
+    module = _REGISTRY.load(entry)
+    # A package that is a folder without __init__.py has no file of its own.
+    file = getattr(module, "__file__", None)
+    folder = Path(file).parent if file else Path(next(iter(module.__path__)))
+    path = folder / f"{entry.name}.sql"
     if not path.is_file():
-        known = sorted(p.stem for p in filters_folder().glob("*.sql"))
-        raise SettingsError(
-            f"no filter {str(name)!r}", hint=f"{nearest(str(name), known)} Or give a path to a .sql file."
+        raise CurateError(
+            f"The filter {entry.name!r}: {entry.value} holds no {path.name}.",
+            hint=f"An entry point of the group {entry.group} is called as the .sql file in the folder of its package.",
         )
-    return read_filter(path)
+    return path
 
 
 def read_filter(path: Path) -> Filter:

@@ -30,7 +30,15 @@ COMMANDS: dict[str, tuple[type, dict[str, Any]]] = {
     "warmup": (WarmupSettings, {}),
 }
 # Where one value would break a rule that another field takes part in.
-VALUES = {"context": "600", "batch_tokens": "8192", "vocab_size": "1000", "width": "384", "minutes": "2.5", "heads": "6", "method": "cosine"}
+VALUES = {
+    "context": "600",
+    "batch_tokens": "8192",
+    "vocab_size": "1000",
+    "width": "384",
+    "minutes": "2.5",
+    "heads": "6",
+    "method": "cosine",
+}
 BESIDE = {"lora_rank": {"model": "m"}, "fit_from": {"target": (), "pool": ()}}
 
 

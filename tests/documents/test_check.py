@@ -2,17 +2,17 @@ import pytest
 
 from curate.documents import Fields, check_fields, open_pool
 from curate.errors import CurateError
-from tests.documents.writing import ENDINGS, write
+from tests.documents.writing import TEXT_ENDINGS, write
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", TEXT_ENDINGS)
 def test_a_shard_without_a_content_column_names_what_it_found_and_the_nearest(tmp_path, ending):
     write(tmp_path / f"a{ending}", [{"texts": "x", "n": 1}])
     with pytest.raises(CurateError, match=r"expected 'text', .*found: texts, n(.|\n)*Did you mean 'texts'"):
         check_fields(open_pool(tmp_path), Fields())
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", TEXT_ENDINGS)
 def test_a_named_column_that_is_nowhere_is_an_error_even_where_others_would_do(tmp_path, ending):
     write(tmp_path / f"a{ending}", [{"messages": [], "content": "x"}])
     with pytest.raises(CurateError, match=r"no column 'contents'(.|\n)*Did you mean 'content'"):

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from curate.documents import BadRow, Fields, documents, raw_tables, rows
 from curate.documents.lines import split_lines
 from curate.errors import CurateError
-from tests.documents.writing import ENDINGS, lines_of, shard_at, write
+from tests.documents.writing import ENDINGS, TEXT_ENDINGS, lines_of, shard_at, write
 
 NASTY = "a\u2028b\u2029c\x85d\rE\x0b\x0c\x1c f\r\ng\0h \ufeff 日本語 \U0001f600"
 SOME = [{"id": i, "text": f"document {i} {NASTY}"} for i in range(10)]
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", TEXT_ENDINGS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(min_size=1).map(lambda t: f"x{t}"), min_size=1, max_size=8))
 def test_every_text_survives_every_format(tmp_path, ending, texts):
@@ -28,7 +28,7 @@ def test_every_text_survives_every_format(tmp_path, ending, texts):
     assert [d.text for d in documents(shard, Fields())] == texts
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", TEXT_ENDINGS)
 @pytest.mark.parametrize("start", [0, 1, 3, 5, 9, 10, 99])
 def test_starting_at_a_row_equals_slicing(tmp_path, ending, start):
     shard = shard_at(write(tmp_path / f"a{ending}", SOME))

@@ -3,11 +3,12 @@ from collections import Counter
 
 import pytest
 
-from curate.documents import Fields, documents, open_pool, sample_rows
+from curate.documents import Fields, documents, open_pool, sample_rows, streamed
 from curate.documents import sample as sampling
+from curate.documents.files import open_binary
 from curate.errors import SettingsError
 from curate.schema import Document
-from tests.documents.writing import ENDINGS, write
+from tests.documents.writing import TEXT_ENDINGS, write
 
 ENDINGS_BY_SHARD = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow", ".file.arrow"]
 
@@ -43,7 +44,7 @@ def test_a_sample_depends_on_the_seed_alone_and_moves_with_the_pool(pool, tmp_pa
     assert sample_rows(open_pool(moved), 50, 3, Fields()) == first
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", TEXT_ENDINGS)
 def test_every_row_is_equally_likely(tmp_path, ending):
     write(
         tmp_path / f"a{ending}",
@@ -63,7 +64,7 @@ def test_a_small_sample_reaches_every_shard_over_seeds(pool):
     assert len(shards) == 6
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", TEXT_ENDINGS)
 def test_rows_set_aside_are_replaced_as_long_as_there_are_others(tmp_path, ending):
     rows = [{"text": f"row {r}" if r % 10 == 0 else ""} for r in range(200)]
     write(tmp_path / f"a{ending}", rows, block=20)
@@ -109,3 +110,28 @@ def test_of_very_many_shards_some_are_looked_into(tmp_path, monkeypatch):
 def test_an_empty_sample_is_refused(pool):
     with pytest.raises(SettingsError, match="at least one"):
         sample_rows(pool, 0, 0, Fields())
+
+
+def test_a_damaged_file_gives_nothing_and_the_others_all_they_have(tmp_path):
+    write(tmp_path / "a.jsonl", [{"text": f"row {r}"} for r in range(30)])
+    torn = write(tmp_path / "b.parquet", [{"text": "x"}] * 30)
+    torn.write_bytes(torn.read_bytes()[:-9])
+    assert len(sample_rows(open_pool(tmp_path), 50, 0, Fields())) == 30
+
+
+def test_of_text_files_only_those_drawn_are_read(tmp_path, monkeypatch):
+    for i in range(300):
+        (tmp_path / f"{i:03d}.txt").write_text(f"text {i}" if i % 2 else "")
+    opened = []
+    monkeypatch.setattr(streamed, "open_binary", lambda url: opened.append(url) or open_binary(url))
+    monkeypatch.setattr(sampling, "_STREAMED_BYTES", 1)
+    pool = open_pool(f"{tmp_path}/*.txt")
+    found = sample_rows(pool, 10, 0, Fields())
+    assert len(set(places(found))) == 10
+    assert found == sample_rows(pool, 10, 0, Fields())
+    assert places(found) != places(sample_rows(pool, 10, 1, Fields()))
+    assert len(opened) < 3 * 60
+    assert len(sample_rows(pool, 1000, 0, Fields())) == 150
+    drawn = Counter(d.shard for seed in range(150) for d in sample_rows(pool, 10, seed, Fields()))
+    assert len(drawn) == 150  # ten each on average
+    assert max(drawn.values()) <= 25

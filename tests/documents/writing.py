@@ -1,5 +1,6 @@
 """Writing the same rows in every format that is read."""
 
+import csv
 import gzip
 import io
 import json
@@ -13,6 +14,8 @@ import zstandard
 from curate.documents import Shard, open_pool
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".parquet", ".arrow", ".file.arrow")
+TEXT_ENDINGS = (*ENDINGS, ".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz")
+"""Those too in which every value is a string."""
 
 
 def lines_of(rows: list[Any]) -> bytes:
@@ -22,7 +25,8 @@ def lines_of(rows: list[Any]) -> bytes:
 def write(path: Path, rows: list[dict[str, Any]], *, block: int = 3) -> Path:
     """Write rows in the format of the path's ending; `block` rows per row group or record batch."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = lines_of(rows)
+    is_table = ".csv" in path.name or ".tsv" in path.name
+    data = _table(rows, "," if ".csv" in path.name else "\t") if is_table else lines_of(rows)
     if path.name.endswith(".gz"):
         data = gzip.compress(data)
     elif path.name.endswith(".zst"):
@@ -33,6 +37,14 @@ def write(path: Path, rows: list[dict[str, Any]], *, block: int = 3) -> Path:
         data = _arrow(pa.Table.from_pylist(rows), block, as_file=path.name.endswith(".file.arrow"))
     path.write_bytes(data)
     return path
+
+
+def _table(rows: list[dict[str, Any]], separator: str) -> bytes:
+    sink = io.StringIO(newline="")
+    writer = csv.DictWriter(sink, list(dict.fromkeys(k for row in rows for k in row)), delimiter=separator)
+    writer.writeheader()
+    writer.writerows(rows)
+    return sink.getvalue().encode()
 
 
 def _parquet(table: pa.Table, block: int) -> bytes:

@@ -12,7 +12,7 @@ from curate.errors import CurateError, SettingsError
 from curate.scores.neighbours import SCHEMA
 from curate.scores.run import Run
 from curate.scores.session import open_session
-from curate.selection.filters import Filter, bind, filters_folder, find_filter, read_filter, shipped_filters
+from curate.selection.filters import Filter, bind, filters_folder, find_filter, named_filters, read_filter
 from curate.selection.funnel import Funnel
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
 
@@ -81,7 +81,7 @@ def test_every_filter_is_found():
         "top", "token_budget", "threshold", "quota", "round_robin", "sample", "min_tokens", "max_tokens", "dedup",
         "decontaminate", "mix_random",
     }  # fmt: skip
-    assert list(shipped_filters()) == FILTERS
+    assert list(named_filters()) == FILTERS
 
 
 @pytest.mark.parametrize("name", FILTERS)

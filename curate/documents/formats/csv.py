@@ -1,0 +1,123 @@
+"""Values between commas (.csv) or tabs (.tsv) below a header, as RFC 4180 and Python's `csv` write them.
+
+Every column is text: 007 and 1.50 stay what they are, whatever other rows hold, and SQL casts where it needs numbers
+(`year::INT`). An empty field is null. A quoted field may hold separators, line ends and doubled quotes. The header must
+name every column, each once. A row that is not whole (a stray quote, more or fewer fields than the header) is set aside
+with the line that it begins on.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from curate.documents.files import plain_name
+from curate.documents.formats.contract import Row
+from curate.documents.lines import BOM, split_lines
+from curate.documents.shards import BadRow, Shard
+from curate.documents.streamed import Streamed
+from curate.errors import CurateError
+
+_LARGEST = 64 << 20
+"""Characters of a field; a quote that is never closed takes in what follows up to here."""
+
+Record = tuple[Sequence[str], list[str] | str]
+"""The header, and a row's fields or why it has none."""
+
+
+def records(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, Record]]:
+    """Yield every row below the header. Raises CurateError for a header that does not name its columns."""
+    header: list[str] | None = None
+    for number, fields in _numbered(blocks, _separator(shard)):
+        if header is None:
+            header = _checked(fields, number, shard)
+        else:
+            yield number, (header, fields)
+
+
+def _separator(shard: Shard) -> str:
+    return "\t" if plain_name(shard.url).endswith(".tsv") else ","
+
+
+def _numbered(blocks: Iterator[bytes], separator: str) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield (line that it begins on, fields or what is wrong) of every row that is not blank."""
+    csv.field_size_limit(max(csv.field_size_limit(), _LARGEST))  # one for the process, 128 KiB unless raised
+    reader = csv.reader(_texts(blocks), delimiter=separator, strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            yield number, str(error).replace("unexpected end of data", "a quoted field is never closed")
+            continue
+        if fields is None:
+            return
+        if fields and (len(fields) > 1 or not fields[0] or fields[0].strip()):  # "" by itself is a field
+            yield number, fields
+
+
+def _texts(blocks: Iterator[bytes]) -> Iterator[str]:
+    # What is not UTF-8 becomes lone surrogates, by which `decode` knows its row.
+    for number, line in enumerate(split_lines(blocks)):
+        yield (line.removeprefix(BOM) if number == 0 else line).decode("utf-8", "surrogateescape") + "\n"
+
+
+def _checked(header: list[str] | str, number: int, shard: Shard) -> list[str]:
+    where = f"{shard.url}, line {number}"
+    if isinstance(header, str):
+        raise CurateError(f"{where}: the header cannot be read: {header}.", hint="Give the file a header of its own.")
+    if not _is_text(header):
+        raise CurateError(f"{where}: the header is not UTF-8.", hint="Convert the file (iconv -f latin1 -t utf-8).")
+    if nameless := next((i for i, name in enumerate(header, 1) if not name.strip()), None):
+        raise CurateError(
+            f"{where}: column {nameless} of the header has no name: {header}.",
+            hint="Name every column; pandas leaves out its index with to_csv(…, index=False).",
+        )
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise CurateError(
+            f"{where}: the header names {twice!r} twice: {header}.", hint="Give each column its own name."
+        )
+    return header
+
+
+def decode(record: Record, number: int) -> Row:
+    """Make a row of strings and nulls."""
+    header, fields = record
+    if isinstance(fields, str):
+        return BadRow(reason="undecodable line", detail=f"line {number}: {fields}")
+    if len(fields) != len(header):
+        detail = f"line {number}: {len(fields)} fields; expected {len(header)}: {', '.join(header)}"
+        return BadRow(reason="wrong number of fields", detail=detail)
+    if not _is_text(fields):
+        return BadRow(reason="undecodable line", detail=f"line {number}: not UTF-8")
+    return {name: value or None for name, value in zip(header, fields, strict=True)}
+
+
+def _is_text(fields: list[str]) -> bool:
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Make a table of strings, of columns without a value too."""
+    return pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in rows[0]})
+
+
+def _count(blocks: Iterator[bytes], shard: Shard) -> int:
+    return sum(1 for _ in records(blocks, shard))
+
+
+FORMAT = Streamed(
+    endings=(".csv", ".tsv"),
+    records=records,
+    decode=decode,
+    table=_table,
+    count=_count,
+    row="a whole row",
+    hint="Rows need as many fields as the header has, between commas (.csv) or tabs (.tsv).",
+    note="below a header",
+)

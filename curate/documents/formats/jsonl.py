@@ -1,0 +1,69 @@
+"""Lines of JSON, one object each."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from curate.documents.formats.contract import Row
+from curate.documents.lines import filled_lines
+from curate.documents.shards import BadRow, Shard
+from curate.documents.streamed import Streamed
+from curate.errors import CurateError
+
+_SHOWN = 80
+
+
+def records(blocks: Iterator[bytes], _shard: Shard) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank."""
+    return filled_lines(blocks)
+
+
+def decode(line: bytes, number: int) -> Row:
+    """Decode one line strictly; `number` is its line number from 1."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        value = _with_nan(line)
+        if value is None:
+            return BadRow(reason="undecodable line", detail=f"line {number}: {error}: {_shown(line)}")
+    if not isinstance(value, dict):
+        detail = f"line {number}: expected an object, found {type(value).__name__}: {_shown(line)}"
+        return BadRow(reason="not an object", detail=detail)
+    return value
+
+
+def _with_nan(line: bytes) -> Any:
+    """Decode NaN and Infinity, which Python's json writes and strict JSON refuses; None if that is not it."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return None
+    try:
+        value = json.loads(line)
+        orjson.dumps(value)  # refuses the lone surrogates that json lets through
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return value
+
+
+def _shown(line: bytes) -> str:
+    return line[:_SHOWN].decode("utf-8", "replace").strip()
+
+
+def _refuse_array(shard: Shard, line: bytes) -> None:
+    if line.lstrip().startswith(b"["):
+        raise CurateError(
+            f"{shard.url}: the file begins with a JSON array; expected one object per line.",
+            hint="Turn it into lines: jq -c '.[]' FILE > FILE.jsonl",
+        )
+
+
+FORMAT = Streamed(
+    endings=(".jsonl", ".ndjson", ".json"),
+    records=records,
+    decode=decode,
+    check=_refuse_array,
+    row="an object",
+    hint="Each line must hold one JSON object. To put them on lines: jq -c . FILE > FILE.jsonl",
+    note="one object per line",
+)

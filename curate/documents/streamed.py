@@ -1,0 +1,177 @@
+"""Files whose rows are reached only one after another: all of a format but where records end and how one is decoded."""
+
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from curate.documents.drawing import draw_from_stream
+from curate.documents.files import COMPRESSIONS, compression_of, open_binary
+from curate.documents.formats.contract import Row
+from curate.documents.lines import Truncated, inflated, split_lines
+from curate.documents.shards import BadRow, Shard
+from curate.errors import CurateError
+
+R = TypeVar("R")
+
+_FIRST_ROWS = 1000
+_PROBED_BYTES = 1 << 18
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Make a table of every key any row has, in the order first seen.
+
+    Types are inferred per batch. A column whose values share no Arrow type becomes strings: strings as they
+    are, other values as JSON.
+    """
+    keys = dict.fromkeys(k for row in rows for k in row)
+    return pa.table({k: _column([row.get(k) for row in rows]) for k in keys})
+
+
+def _column(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
+
+
+def count_lines(blocks: Iterator[bytes], _shard: Shard) -> int:
+    """Count lines, blank ones too."""
+    return sum(1 for _ in split_lines(blocks))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streamed(Generic[R]):
+    """A `Format`, plain or compressed, made of where its records end and how one is decoded.
+
+    Rows before `start`, rows that are not asked for and rows that a sample leaves out are counted, never decoded.
+    """
+
+    endings: tuple[str, ...]
+    """Of plain files; compressed ones have another suffix behind."""
+    records: Callable[[Iterator[bytes], Shard], Iterator[tuple[int, R]]]
+    """Cut blocks of bytes into records, one per row, each with the number of its first line (from 1)."""
+    decode: Callable[[R, int], Row]
+    """Make a row of a record and its line number."""
+    table: Callable[[Sequence[Mapping[str, Any]]], pa.Table] = table_of
+    """Make a table of rows."""
+    count: Callable[[Iterator[bytes], Shard], int] = count_lines
+    """Count the rows in the first blocks of a file, which end anywhere."""
+    row: str = "a row"
+    """What a line should be, in the error where none of the first is one."""
+    hint: str | None = None
+    """What to do then."""
+    check: Callable[[Shard, R], None] | None = None
+    """Raise CurateError for a first record that shows the file to be something else."""
+    note: str = ""
+    named_only: bool = False
+    rows_per_shard: int | None = None
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return tuple(ending + suffix for ending in self.endings for suffix in ("", *COMPRESSIONS))
+
+    @property
+    def streamed(self) -> bool:
+        return self.rows_per_shard is None
+
+    def numbered(self, shard: Shard) -> Iterator[tuple[int, int, R]]:
+        """Stream (row from 0, line number from 1, record).
+
+        Raises CurateError with the row reached, after giving all that could be read, when the stream is broken.
+        """
+        row = 0
+        try:
+            with open_binary(shard.url) as stream:
+                for number, record in self.records(inflated(stream, compression_of(shard.url)), shard):
+                    yield row, number, record
+                    row += 1
+        except Truncated as broken:
+            raise CurateError(
+                f"{shard.url}: {broken}; {row} rows could be read before.",
+                hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
+            ) from broken
+        except OSError as error:
+            raise CurateError(f"{shard.url}: reading failed after {row} rows: {error}") from error
+
+    def rows(
+        self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, Row]]:
+        """Stream rows, whole ones whatever `columns` are."""
+        if only is not None:
+            return self._chosen(shard, [r for r in only if r >= start])
+        return ((row, self.decode(record, number)) for row, number, record in self.numbered(shard) if row >= start)
+
+    def _chosen(self, shard: Shard, only: Sequence[int]) -> Iterator[tuple[int, Row]]:
+        wanted = iter(only)
+        following = next(wanted, None)
+        if following is None:
+            return
+        for row, number, record in self.numbered(shard):
+            if row == following:
+                yield row, self.decode(record, number)
+                following = next(wanted, None)
+                if following is None:
+                    return
+
+    def tables(
+        self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, batch_rows: int = 1024
+    ) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """Gather decoded rows into tables, each typed by itself; rows that could not be decoded are left out."""
+        decoded = ((n, row) for n, row in self.rows(shard, start=start, only=only) if not isinstance(row, BadRow))
+        while batch := list(islice(decoded, batch_rows)):
+            yield np.array([n for n, _ in batch], dtype=np.int64), self.table([row for _, row in batch])
+
+    def schema(self, shard: Shard) -> None:
+        """Return None: only rows tell."""
+
+    def columns(self, shard: Shard) -> list[str]:
+        """List the columns of the first thousand rows."""
+        if self.check and (first := next(self.numbered(shard), None)):
+            self.check(shard, first[2])
+        columns: dict[str, None] = {}
+        bad: BadRow | None = None
+        for _, row in islice(self.rows(shard), _FIRST_ROWS):
+            if isinstance(row, BadRow):
+                bad = bad or row
+            else:
+                columns.update(dict.fromkeys(row))
+        if bad and not columns:
+            raise CurateError(
+                f"{shard.url}: none of the first lines is {self.row}; {bad.reason}, {bad.detail}", hint=self.hint
+            )
+        return list(columns)
+
+    def estimated_rows(self, shard: Shard) -> float:
+        """Estimate the number of rows from the first 256 KiB, where not every file has the same."""
+        if self.rows_per_shard is not None:
+            return float(self.rows_per_shard)
+        with open_binary(shard.url) as stream:
+            head = stream.read(_PROBED_BYTES)
+        if not head:
+            return 0.0
+        try:
+            count = self.count(_readable(head, compression_of(shard.url)), shard)
+        except CurateError:
+            return 0.0
+        return max(count, 1) * max(shard.size or 0, len(head)) / len(head)
+
+    def draw(
+        self, shard: Shard, count: int, rng: random.Random, columns: Sequence[str] | None = None
+    ) -> tuple[Iterator[tuple[int, Row]], bool]:
+        """Draw rows evenly along the whole file in one pass, decoding only those drawn."""
+        kept, seen = draw_from_stream(self.numbered(shard), count, rng)
+        return ((row, self.decode(record, number)) for _, (row, number, record) in kept), seen <= count
+
+
+def _readable(head: bytes, compression: str | None) -> Iterator[bytes]:
+    try:
+        yield from inflated(BytesIO(head), compression)
+    except Truncated:  # the head is cut on purpose
+        return
