@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from curate.proof.settings import ValidateSettings, VerifySettings
     from curate.reports.report import report
     from curate.rescoring.settings import RescoreSettings
+    from curate.score_settings import ScoreSettings
     from curate.scores.run import Run, latest_run
-    from curate.scores.settings import ScoreSettings
     from curate.selection.select import select
     from curate.stores.settings import IndexSettings
     from curate.stores.store import Store
@@ -72,7 +72,7 @@ _HOMES = {
     "Recipe": "curate.training.recipe",
     "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
-    "ScoreSettings": "curate.scores.settings",
+    "ScoreSettings": "curate.score_settings",
     "Store": "curate.stores.store",
     "ValidateSettings": "curate.proof.settings",
     "VerifySettings": "curate.proof.settings",
@@ -94,7 +94,6 @@ _HOMES = {
     "verify": "curate.pipeline.verify:run",
     "warmup": "curate.pipeline.warmup:run",
 }
-__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

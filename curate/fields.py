@@ -17,13 +17,16 @@ class Fields:
     and not null is the content, so that a pool may mix forms.
     """
 
-    text: str = option("text", "Column of the text.")
-    messages: str = option("messages", "Column of the messages.")
-    prompt: str = option("prompt", "Column of the prompt.")
-    completion: str = option("completion", "Column of the completion.")
-    id: str = option("id", "Column of the id.")
+    text: str = option(default="text", help="Column of the text.")
+    messages: str = option(default="messages", help="Column of the messages.")
+    prompt: str = option(default="prompt", help="Column of the prompt.")
+    completion: str = option(default="completion", help="Column of the completion.")
+    id: str = option(default="id", help="Column of the id.")
     txt_lines: Flag = option(
-        False, "Every line of a .txt file is a document, not the whole file.", flags=("--txt-lines",), repr=False
+        default=False,
+        help="Every line of a .txt file is a document, not the whole file.",
+        flags=("--txt-lines",),
+        repr=False,
     )
 
     def __post_init__(self) -> None:

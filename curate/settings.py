@@ -79,9 +79,9 @@ class Option:
 
 
 def option(
-    default: Any = dataclasses.MISSING,
-    help: str = "",
     *,
+    help: str,
+    default: Any = dataclasses.MISSING,
     factory: Any = dataclasses.MISSING,
     repr: bool = True,
     **how: Any,
@@ -244,7 +244,7 @@ def _explained(error: ValidationError, kind: type, owner: str) -> SettingsError:
         return SettingsError(f"{name} is missing.")
     value = problem["input"]
     if why == "value_error":
-        reason = str(problem["ctx"]["error"]).removesuffix(f", got {value!r}")
+        reason = str(problem.get("ctx", {}).get("error")).removesuffix(f", got {value!r}")
         return SettingsError(
             f"{name} is {value!r}; {reason}." if reason.startswith("expected") else f"{name}: {reason}."
         )

@@ -16,10 +16,10 @@ from curate.methods.contract import EncodedTarget
 from curate.pipeline import arithmetic
 from curate.pipeline.samples import TARGET_ROWS, rows_of
 from curate.progress import Silent
+from curate.score_settings import ScoreSettings
 from curate.scores.arithmetic import arithmetic_note, arithmetic_warning
 from curate.scores.correlation import spearman
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 from tests.small_models import random_documents
 

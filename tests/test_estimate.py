@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 import curate
 from curate.cli import group
-from curate.scores.settings import ScoreSettings
+from curate.score_settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 
 

@@ -9,8 +9,8 @@ import curate
 from curate.cli import group
 from curate.errors import CurateError, SettingsError
 from curate.progress import Silent
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 
 

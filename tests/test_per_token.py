@@ -4,9 +4,9 @@ import pytest
 
 import curate
 from curate.progress import Silent
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.scores.session import open_session
-from curate.scores.settings import ScoreSettings
 from tests.scoring import make_pool, make_proxy_folder, make_target
 
 

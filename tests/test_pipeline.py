@@ -10,7 +10,7 @@ import pytest
 import curate
 from curate.errors import CurateError, SettingsError
 from curate.progress import Silent, Task
-from curate.scores.settings import ScoreSettings
+from curate.score_settings import ScoreSettings
 from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from curate.errors import SettingsError
-from curate.scores.settings import ScoreSettings
+from curate.score_settings import ScoreSettings
 from curate.settings import Count, Flag, build, settings
 
 

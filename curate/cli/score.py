@@ -7,7 +7,7 @@ import click
 
 from curate.cli._methods import MethodCommand
 from curate.cli._settings import given, settings_options
-from curate.scores.settings import ScoreSettings
+from curate.score_settings import ScoreSettings
 
 if TYPE_CHECKING:
     from curate.pipeline.estimate import ScorePlan

@@ -38,13 +38,19 @@ class Settings(DirectionSettings):
     # The background is dealt out to the runs (to two at least), and a document in it is scored by those that did not
     # train on it; where `runs` is 1, the second one scores nothing but the first one's documents.
     runs: Annotated[Count, least(1)] = option(
-        1, "Training runs on different documents whose scores are averaged; each takes a pass over the pool."
+        default=1,
+        help="Training runs on different documents whose scores are averaged; each takes a pass over the pool.",
     )
     snapshots: Annotated[tuple[Annotated[Number, Field(ge=0, lt=1)], ...], Listed] = option(
-        SNAPSHOTS, "Steps at which documents are scored, as shares of the run; their scores are averaged: 0.25,0.5."
+        default=SNAPSHOTS,
+        help="Steps at which documents are scored, as shares of the run; their scores are averaged: 0.25,0.5.",
     )
-    accept_rough: Flag = option(False, "Go on though the training run is too rough for its derivatives to be trusted.")
-    checkpoints: Literal["sqrt", "all", "log"] = option("sqrt", "States that the run keeps for the way back.")
+    accept_rough: Flag = option(
+        default=False, help="Go on though the training run is too rough for its derivatives to be trusted."
+    )
+    checkpoints: Literal["sqrt", "all", "log"] = option(
+        default="sqrt", help="States that the run keeps for the way back."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

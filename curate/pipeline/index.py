@@ -19,8 +19,8 @@ from curate.pipeline.request import open_candidates, resolve_index
 from curate.pipeline.workspace import NO_TARGET, Workspace, load, versions
 from curate.progress import Reporter, Silent
 from curate.proxies.proxy import choose_device
+from curate.score_settings import background_fingerprint
 from curate.scores.counts import count
-from curate.scores.settings import background_fingerprint
 from curate.settings import changed, gathered
 from curate.stores.approximate import Made
 from curate.stores.indexing import index_parts, sketched

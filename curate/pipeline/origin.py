@@ -17,8 +17,8 @@ from curate.folders.atomic import write_text
 from curate.folders.record import canonical, differences
 from curate.progress import Reporter
 from curate.proxies.tokens import Encoded
+from curate.score_settings import ScoreSettings, background_fingerprint
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings, background_fingerprint
 
 SHARDS = "shards.json"
 

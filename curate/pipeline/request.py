@@ -1,5 +1,6 @@
 """From settings to a request: every default decided, and all checked that can be known without a model."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,8 +14,8 @@ from curate.progress import Reporter
 from curate.proxies.proxy import choose_device
 from curate.proxies.settings import PassSettings
 from curate.schema import group_column
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from curate.settings import build, changed, given
 from curate.stores.settings import METHOD, IndexSettings
 from curate.stores.store import Store
@@ -170,7 +171,7 @@ def _report_skipped(target: Target, what: str, reporter: Reporter) -> None:
         reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0]}).")
 
 
-def score_columns(groups: list[str]) -> list[str]:
+def score_columns(groups: Sequence[str]) -> list[str]:
     """Name the score columns: `score`, then one per group when there are several."""
     if len(groups) < 2:
         return ["score"]

@@ -18,10 +18,10 @@ from curate.rescoring.parents import default_rescore_out, parents_of, scored_lik
 from curate.rescoring.plan import RescorePlan
 from curate.rescoring.settings import RescoreSettings
 from curate.rescoring.shortlist import background, best_places, fingerprint, movement, read_places
+from curate.score_settings import ScoreSettings
 from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.scores.session import pool_of
-from curate.scores.settings import ScoreSettings
 from curate.settings import gathered
 
 

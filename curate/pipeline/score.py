@@ -14,9 +14,9 @@ from curate.pipeline.origin import remember_shards
 from curate.pipeline.request import Request, request
 from curate.pipeline.workspace import Workspace, open_workspace, overlap_with, versions
 from curate.progress import Reporter, Silent
+from curate.score_settings import ScoreSettings, default_out
 from curate.scores.counts import count
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings, default_out
 from curate.settings import gathered
 from curate.stores.scoring import score_stored
 

@@ -20,9 +20,9 @@ from curate.proof.validate import ValidatePlan, Validating, Validation
 from curate.proof.workers import devices_of
 from curate.rescoring.parents import runs_of_one_pool
 from curate.schema import Document
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.scores.session import pool_of
-from curate.scores.settings import ScoreSettings
 from curate.settings import gathered
 
 

@@ -19,7 +19,7 @@ from curate.progress import Reporter
 from curate.proxies.proxy import Proxy, keep_freed_memory, load_proxy
 from curate.proxies.settings import MAX_DEFAULT_CONTEXT, PassSettings, ProxySettings
 from curate.proxies.tokens import Encoded, Encoder, TokenSettings
-from curate.scores.settings import background_fingerprint
+from curate.score_settings import background_fingerprint
 from curate.settings import part_of
 from curate.stores.store import Store
 

@@ -15,9 +15,9 @@ from curate.proof.selection import Selected
 from curate.proof.settings import RANDOM
 from curate.proof.spool import key_of
 from curate.schema import Document
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run, list_runs
 from curate.scores.session import pool_of
-from curate.scores.settings import ScoreSettings
 from curate.settings import changed
 
 

@@ -10,8 +10,8 @@ from curate.documents import Target, read_target
 from curate.errors import CurateError
 from curate.proxies.tokens import Encoded, Encoder
 from curate.schema import Document
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 
 HELDOUT = Path("target") / "heldout.jsonl"
 """Where a run keeps the rows of its target that it was not scored by."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from curate import methods
 from curate.errors import SettingsError
 from curate.proxies.settings import DEVICES, Device
-from curate.scores.settings import ScoreSettings
+from curate.score_settings import ScoreSettings
 from curate.settings import Count, Flag, Listed, Number, Share, Words, changed, least, option, settings
 from curate.training.recipe import Recipe
 
@@ -23,30 +23,44 @@ RANDOM = "random"
 class ValidateSettings:
     """The runs whose methods are judged, and the retrainings that judge them."""
 
-    runs: Words = option((), "Finished runs over one pool and target.", argument=True, shown="the latest")
-    documents: Annotated[Count, least(2)] = option(1024, "Documents to train on: a sample of what all runs scored.")
-    queries: Annotated[Count, least(1)] = option(50, "Rows of the target, each a query of its own.")
-    subsets: Annotated[Count, least(3)] = option(100, "Retrainings, each without a random share of the documents.")
+    runs: Words = option(default=(), help="Finished runs over one pool and target.", argument=True, shown="the latest")
+    documents: Annotated[Count, least(2)] = option(
+        default=1024, help="Documents to train on: a sample of what all runs scored."
+    )
+    queries: Annotated[Count, least(1)] = option(default=50, help="Rows of the target, each a query of its own.")
+    subsets: Annotated[Count, least(3)] = option(
+        default=100, help="Retrainings, each without a random share of the documents."
+    )
     drop: Annotated[Share, Field(gt=0, lt=1)] = option(
-        0.01, "That share: 1% or 0.01. For claims about algorithms rather than one training: 50%, with several repeats."
+        default=0.01,
+        help="That share: 1% or 0.01. For claims about algorithms rather than one training: 50%, with several repeats.",
     )
     removals: Annotated[Count, least(0)] = option(
-        10, "Queries whose best documents a retraining leaves out (QLD); 0: none."
+        default=10, help="Queries whose best documents a retraining leaves out (QLD); 0: none."
     )
-    repeats: Annotated[Count, least(1)] = option(1, "Orders of the documents to average every change over.")
+    repeats: Annotated[Count, least(1)] = option(
+        default=1, help="Orders of the documents to average every change over."
+    )
     recipe: Recipe = option(factory=Recipe, help="YAML file of the training run.", metavar="FILE")
-    magic: Flag = option(False, "Judge MAGIC in the bank's own training, too: a walk back per query.")
-    model: str | None = option(None, "Proxy to retrain: a folder or a hub id.", shown="the first run's")
-    pool: Words = option((), "Where the pool is now, if it has moved; repeatable.", shown="the runs'")
+    magic: Flag = option(default=False, help="Judge MAGIC in the bank's own training, too: a walk back per query.")
+    model: str | None = option(default=None, help="Proxy to retrain: a folder or a hub id.", shown="the first run's")
+    pool: Words = option(default=(), help="Where the pool is now, if it has moved; repeatable.", shown="the runs'")
     banks: str | None = option(
-        None, "Folder of the banks of retrainings.", metavar="FOLDER", shown="banks/ beside the first run"
+        default=None, help="Folder of the banks of retrainings.", metavar="FOLDER", shown="banks/ beside the first run"
     )
     devices: Annotated[tuple[Device, ...], Listed] = option(
-        (), "Where to retrain, a process each; repeatable.", flags=("--device",), shown="all GPUs, else the run's"
+        default=(),
+        help="Where to retrain, a process each; repeatable.",
+        flags=("--device",),
+        shown="all GPUs, else the run's",
     )
-    batch_tokens: Annotated[Count, least(1)] | None = option(None, "Tokens of one micro-batch.", shown="by device")
-    resamples: Annotated[Count, least(100)] = option(1000, "Of the bootstrap behind the intervals.")
-    seed: Count = option(0, "Of the sample, the queries, the subsets and the bootstrap; the recipe has its own.")
+    batch_tokens: Annotated[Count, least(1)] | None = option(
+        default=None, help="Tokens of one micro-batch.", shown="by device"
+    )
+    resamples: Annotated[Count, least(100)] = option(default=1000, help="Of the bootstrap behind the intervals.")
+    seed: Count = option(
+        default=0, help="Of the sample, the queries, the subsets and the bootstrap; the recipe has its own."
+    )
 
     def __post_init__(self) -> None:
         num_dropped(self.documents, self.drop)
@@ -81,26 +95,30 @@ class VerifySettings:
     """A selection, what its training is measured on, and what it is compared with."""
 
     selection: str = option(help="Folder that `curate select` wrote.", argument=True)
-    target: Words = option((), "Rows that did not score; repeatable.", shown="what the run kept aside")
-    pool: Words = option((), "Where the pool is now, if it has moved; repeatable.", shown="the run's")
-    other: Words = option((), "Text that is not the target's; repeatable.", shown="a sample of the pool")
-    other_documents: Annotated[Count, least(1)] = option(256, "Size of that sample; no arm trains on it.")
-    seeds: Annotated[Count, least(1)] = option(3, "Orders of the documents, and draws of random ones.")
+    target: Words = option(default=(), help="Rows that did not score; repeatable.", shown="what the run kept aside")
+    pool: Words = option(default=(), help="Where the pool is now, if it has moved; repeatable.", shown="the run's")
+    other: Words = option(default=(), help="Text that is not the target's; repeatable.", shown="a sample of the pool")
+    other_documents: Annotated[Count, least(1)] = option(default=256, help="Size of that sample; no arm trains on it.")
+    seeds: Annotated[Count, least(1)] = option(default=3, help="Orders of the documents, and draws of random ones.")
     recipe: Recipe = option(factory=Recipe, help="YAML file of the training run.", metavar="FILE")
     tokens: Annotated[Count, least(1)] | None = option(
-        None, "Tokens every arm trains on: 2M.", shown="as many as the selection has"
+        default=None, help="Tokens every arm trains on: 2M.", shown="as many as the selection has"
     )
     sweep: Annotated[tuple[Annotated[Share, Field(gt=0)], ...], Listed] = option(
-        (), "Shares of the run's ranking to train on, too: 1%,5%,20%."
+        default=(), help="Shares of the run's ranking to train on, too: 1%,5%,20%."
     )
-    baselines: Words = option(("bm25", "embedding"), "Method to compare with; repeatable.", flags=("--baseline",))
-    all_times: Annotated[Number, least(0)] = option(4.0, "Budgets of the arm on all of the pool; 0: none.")
-    points: Annotated[Count, least(1)] = option(6, "Of every learning curve, beside its start.")
-    model: str | None = option(None, "Proxy to train: a folder or a hub id.", shown="the run's")
-    device: Device | None = option(None, f"Where to train: {DEVICES}", shown="the run's")
-    batch_tokens: Annotated[Count, least(1)] | None = option(None, "Tokens of one micro-batch.", shown="by device")
-    allow_seen_target: Flag = option(False, "Go on though rows of the target took part in scoring.")
-    seed: Count = option(0, "Of the sample of other text and of random draws; the recipe has its own.")
+    baselines: Words = option(
+        default=("bm25", "embedding"), help="Method to compare with; repeatable.", flags=("--baseline",)
+    )
+    all_times: Annotated[Number, least(0)] = option(default=4.0, help="Budgets of the arm on all of the pool; 0: none.")
+    points: Annotated[Count, least(1)] = option(default=6, help="Of every learning curve, beside its start.")
+    model: str | None = option(default=None, help="Proxy to train: a folder or a hub id.", shown="the run's")
+    device: Device | None = option(default=None, help=f"Where to train: {DEVICES}", shown="the run's")
+    batch_tokens: Annotated[Count, least(1)] | None = option(
+        default=None, help="Tokens of one micro-batch.", shown="by device"
+    )
+    allow_seen_target: Flag = option(default=False, help="Go on though rows of the target took part in scoring.")
+    seed: Count = option(default=0, help="Of the sample of other text and of random draws; the recipe has its own.")
 
     def __post_init__(self) -> None:
         if self.recipe.steps is not None or self.recipe.epochs != 1:

@@ -19,8 +19,8 @@ from curate.proof.verdict import Verification
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoder
 from curate.schema import Document, group_column
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from curate.settings import changed
 
 

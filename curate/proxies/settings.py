@@ -26,11 +26,13 @@ DEVICES = "auto, cpu, cuda, cuda:N or mps."
 class ProxySettings:
     """Which model, and how it runs."""
 
-    model: str = option(DEFAULT_MODEL, "Proxy: a folder or a hub id.")
-    revision: str | None = option(None, "Revision of a model on the hub.")
-    modules: Words = option((), "Glob over layers to track (`*.mlp.*`); repeatable.", shown="all linear layers")
-    dtype: Literal["float32", "bfloat16", "float64"] = option("float32", "Type of the proxy's arithmetic.")
-    device: Device = option("auto", f"Where it runs: {DEVICES}")
+    model: str = option(default=DEFAULT_MODEL, help="Proxy: a folder or a hub id.")
+    revision: str | None = option(default=None, help="Revision of a model on the hub.")
+    modules: Words = option(
+        default=(), help="Glob over layers to track (`*.mlp.*`); repeatable.", shown="all linear layers"
+    )
+    dtype: Literal["float32", "bfloat16", "float64"] = option(default="float32", help="Type of the proxy's arithmetic.")
+    device: Device = option(default="auto", help=f"Where it runs: {DEVICES}")
 
 
 @settings
@@ -38,14 +40,16 @@ class ReadingSettings:
     """How documents are read, cut into parts and turned into tokens."""
 
     context: Annotated[Count, least(2)] | None = option(
-        None, "Tokens of a sequence.", shown=f"the model's, at most {MAX_DEFAULT_CONTEXT}"
+        default=None, help="Tokens of a sequence.", shown=f"the model's, at most {MAX_DEFAULT_CONTEXT}"
     )
     long: Literal["truncate", "windows"] = option(
-        "truncate", "Longer documents: 'truncate', or 'windows' whose gradients and scores add up."
+        default="truncate", help="Longer documents: 'truncate', or 'windows' whose gradients and scores add up."
     )
-    batch_tokens: Annotated[Count, least(2)] | None = option(None, "Tokens of one batch.", shown="by device")
+    batch_tokens: Annotated[Count, least(2)] | None = option(
+        default=None, help="Tokens of one batch.", shown="by device"
+    )
     part_documents: Annotated[Count, least(1)] = option(
-        1024, "Documents of one part, the most that a killed process loses."
+        default=1024, help="Documents of one part, the most that a killed process loses."
     )
     fields: Fields = option(factory=Fields, help="Columns of the pool.", suffix="-column")
 
@@ -55,13 +59,15 @@ class SamplingSettings:
     """What is drawn from the pool, and by which seed."""
 
     background: Annotated[Count, least(1)] | None = option(
-        None, "Documents of the pool that curvature is fitted on.", shown="the method's"
+        default=None, help="Documents of the pool that curvature is fitted on.", shown="the method's"
     )
-    seed: Count = option(0, "Seed of everything that is drawn: background, hold-out, the method's projections.")
+    seed: Count = option(
+        default=0, help="Seed of everything that is drawn: background, hold-out, the method's projections."
+    )
 
 
 @settings
 class PassSettings(ProxySettings, ReadingSettings, SamplingSettings):
     """How the documents of a pool go through a proxy: what scoring and indexing share."""
 
-    pool: Words = option((), "Documents: folder, glob, file or address; repeatable.")
+    pool: Words = option(default=(), help="Documents: folder, glob, file or address; repeatable.")

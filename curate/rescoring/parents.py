@@ -5,8 +5,8 @@ from pathlib import Path
 
 from curate.errors import CurateError, SettingsError
 from curate.rescoring.settings import RescoreSettings
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from curate.settings import changed
 
 

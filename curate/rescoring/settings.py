@@ -17,29 +17,36 @@ class RescoreSettings:
     """A shortlist of runs' best documents, and the training run on it that is differentiated."""
 
     runs: Words = option(
-        (), "Finished run whose best documents are rescored; repeatable.", flags=("--from",), shown="the latest"
+        default=(),
+        help="Finished run whose best documents are rescored; repeatable.",
+        flags=("--from",),
+        shown="the latest",
     )
-    method: Literal["magic"] = option("magic", "How they are rescored.")
-    shortlist: Annotated[Count, least(1)] = option(5000, "The best documents of each run that are rescored.")
+    method: Literal["magic"] = option(default="magic", help="How they are rescored.")
+    shortlist: Annotated[Count, least(1)] = option(
+        default=5000, help="The best documents of each run that are rescored."
+    )
     background: Annotated[Count, least(1)] | None = option(
-        None, "Other documents of the pool to train on.", shown="as many as the shortlist"
+        default=None, help="Other documents of the pool to train on.", shown="as many as the shortlist"
     )
     recipe: Recipe = option(factory=Recipe, help="YAML file of the training run.", metavar="FILE")
-    repeats: Annotated[Count, least(1)] = option(1, "Trainings in different orders to average over.")
+    repeats: Annotated[Count, least(1)] = option(default=1, help="Trainings in different orders to average over.")
     snapshot: Annotated[Number, Field(ge=0, lt=1)] = option(
-        0.5, "Where in the run the adjoint is taken, as a share of it."
+        default=0.5, help="Where in the run the adjoint is taken, as a share of it."
     )
-    model: str | None = option(None, "Proxy to train: a folder or a hub id.", shown="the run's")
-    pool: Words = option((), "Where the pool is now, if it has moved; repeatable.", shown="the run's")
-    device: Device | None = option(None, f"Where to train: {DEVICES}", shown="the run's")
-    batch_tokens: Annotated[Count, least(1)] | None = option(None, "Tokens of one micro-batch.", shown="by device")
-    per_token: Flag = option(False, "Write every token's part of the score, too (SQL view `tokens`).")
-    checkpoints: Literal["sqrt", "all", "log"] = option("sqrt", "States kept for the way back.")
+    model: str | None = option(default=None, help="Proxy to train: a folder or a hub id.", shown="the run's")
+    pool: Words = option(default=(), help="Where the pool is now, if it has moved; repeatable.", shown="the run's")
+    device: Device | None = option(default=None, help=f"Where to train: {DEVICES}", shown="the run's")
+    batch_tokens: Annotated[Count, least(1)] | None = option(
+        default=None, help="Tokens of one micro-batch.", shown="by device"
+    )
+    per_token: Flag = option(default=False, help="Write every token's part of the score, too (SQL view `tokens`).")
+    checkpoints: Literal["sqrt", "all", "log"] = option(default="sqrt", help="States kept for the way back.")
     keep_gradients: Flag = option(
-        True, "Keep no gradients on disk: less room, a quarter more time.", flags=("--recompute",)
+        default=True, help="Keep no gradients on disk: less room, a quarter more time.", flags=("--recompute",)
     )
-    seed: Count = option(0, "Of the background sample; the recipe has its own.")
-    accept_rough: Flag = option(False, "Go on though the training run is not smooth.")
+    seed: Count = option(default=0, help="Of the background sample; the recipe has its own.")
+    accept_rough: Flag = option(default=False, help="Go on though the training run is not smooth.")
 
     def method_settings(self) -> dict[str, Any]:
         """Return what decides the scores beside pool, target and model, for run.json."""

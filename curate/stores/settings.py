@@ -18,9 +18,11 @@ METHOD = "trackstar"
 class IndexSettings(PassSettings):
     """One gradient store. All but the pool must be the same to continue it."""
 
-    dim: Annotated[Count, least(1)] = option(DIM, "Projection dimensions per side and layer.")
-    rank: Annotated[Count, least(0)] = option(RANK, "Keep each layer's best approximation of this rank; 0: all of it.")
-    storage: Literal["float32", "float16", "int8"] = option("float16", "Numbers on disk.")
+    dim: Annotated[Count, least(1)] = option(default=DIM, help="Projection dimensions per side and layer.")
+    rank: Annotated[Count, least(0)] = option(
+        default=RANK, help="Keep each layer's best approximation of this rank; 0: all of it."
+    )
+    storage: Literal["float32", "float16", "int8"] = option(default="float16", help="Numbers on disk.")
 
     def __post_init__(self) -> None:
         if not self.pool:

@@ -28,48 +28,60 @@ class Recipe:
     """
 
     optimiser: Literal["adamw", "sgd", "muon"] = option(
-        "adamw", "'adamw', 'sgd' (heavy-ball momentum), or 'muon' (matrices orthogonalised, AdamW for the rest)."
+        default="adamw",
+        help="'adamw', 'sgd' (heavy-ball momentum), or 'muon' (matrices orthogonalised, AdamW for the rest).",
     )
     learning_rate: Positive = option(
-        1e-4, "At its peak. Muon's matrices move as far per step as AdamW's would, so that one rate serves both."
+        default=1e-4,
+        help="At its peak. Muon's matrices move as far per step as AdamW's would, so that one rate serves both.",
     )
-    beta1: Decay = option(0.9, "Decay of AdamW's first moment.")
-    beta2: Decay = option(0.999, "Decay of AdamW's second moment.")
+    beta1: Decay = option(default=0.9, help="Decay of AdamW's first moment.")
+    beta2: Decay = option(default=0.999, help="Decay of AdamW's second moment.")
     # With 1e-17 a first step is the sign of a gradient: the few entries near 0 are so steep that some documents' scores
     # hold for nothing but infinitely small weights. On real text MAGIC's LDS was .43 then, and .99 from 1e-10 on, while
     # losses after training were the same (examples/magic/STUDY.md).
     epsilon: Positive = option(
-        1e-10, "Of AdamW, inside the root: √ε is the size of gradient below which an entry's step shrinks."
+        default=1e-10, help="Of AdamW, inside the root: √ε is the size of gradient below which an entry's step shrinks."
     )
     epsilon_inside: Flag = option(
-        True,
-        "Divide by √(v + ε), which is smooth; otherwise by √v + ε, where 1e-8 is usual.",
+        default=True,
+        help="Divide by √(v + ε), which is smooth; otherwise by √v + ε, where 1e-8 is usual.",
         flags=("--epsilon-outside",),
     )
-    momentum: Decay | None = option(None, "Of SGD, and of Muon's matrices (Nesterov's).", shown="0.9 and 0.95")
+    momentum: Decay | None = option(
+        default=None, help="Of SGD, and of Muon's matrices (Nesterov's).", shown="0.9 and 0.95"
+    )
     weight_decay: NotNegative = option(
-        0.01, "Decoupled, times the learning rate; for matrices and embeddings, never for norms and biases."
+        default=0.01,
+        help="Decoupled, times the learning rate; for matrices and embeddings, never for norms and biases.",
     )
     schedule: Literal["cosine", "linear", "constant"] = option(
-        "cosine", "How the rate falls after the warm-up: 'cosine' or 'linear' towards zero, or 'constant'."
+        default="cosine", help="How the rate falls after the warm-up: 'cosine' or 'linear' towards zero, or 'constant'."
     )
     warmup: NotNegative = option(
-        0.25, "Below 1 a share of the steps, from 1 on a number of steps, over which the rate rises linearly."
+        default=0.25,
+        help="Below 1 a share of the steps, from 1 on a number of steps, over which the rate rises linearly.",
     )
-    clip: Positive | None = option(None, "Largest norm of the gradient of all parameters together.", shown="none")
-    batch_size: Annotated[Count, least(1)] = option(64, "Documents of one step.")
+    clip: Positive | None = option(
+        default=None, help="Largest norm of the gradient of all parameters together.", shown="none"
+    )
+    batch_size: Annotated[Count, least(1)] = option(default=64, help="Documents of one step.")
     steps: Annotated[Count, least(1)] | None = option(
-        None, "Steps of the training.", shown="as many as the epochs take"
+        default=None, help="Steps of the training.", shown="as many as the epochs take"
     )
-    epochs: Annotated[Count, least(1)] = option(1, "How often every document is seen, where no steps are given.")
-    seed: Annotated[Count, least(0)] = option(0, "Of the order of the documents, and of new adapters.")
-    precision: str = option("float32", "float32 or float64.")
+    epochs: Annotated[Count, least(1)] = option(
+        default=1, help="How often every document is seen, where no steps are given."
+    )
+    seed: Annotated[Count, least(0)] = option(default=0, help="Of the order of the documents, and of new adapters.")
+    precision: str = option(default="float32", help="float32 or float64.")
     lora_rank: Annotated[Count, least(0)] = option(
-        0, "0: all parameters are trained; otherwise adapters of this rank, and nothing else."
+        default=0, help="0: all parameters are trained; otherwise adapters of this rank, and nothing else."
     )
-    lora_alpha: Positive | None = option(None, "Of the adapters.", shown="twice the rank")
+    lora_alpha: Positive | None = option(default=None, help="Of the adapters.", shown="twice the rank")
     lora_targets: Annotated[tuple[str, ...], Listed] = option(
-        (), "Ends of the names of layers that get adapters: q_proj,v_proj.", shown="every linear layer of the decoder"
+        default=(),
+        help="Ends of the names of layers that get adapters: q_proj,v_proj.",
+        shown="every linear layer of the decoder",
     )
 
     def __post_init__(self) -> None:

@@ -16,12 +16,14 @@ class Shape:
     """A Llama from scratch: RMSNorm, rotary positions, SwiGLU, no bias, no dropout, tied embeddings."""
 
     vocab_size: Annotated[Count, least(MIN_VOCABULARY)] = option(
-        8192, "New model: size of its tokenizer; every byte and four special tokens at least."
+        default=8192, help="New model: size of its tokenizer; every byte and four special tokens at least."
     )
-    layers: Annotated[Count, least(1)] = option(4, "New model: layers.")
-    width: Annotated[Count, least(1)] = option(192, "New model: size of the hidden states.")
-    heads: Annotated[Count, least(1)] = option(3, "New model: attention heads.")
-    tie_embeddings: Flag = option(True, "New model: an output matrix apart from the embeddings.", flags=("--untied",))
+    layers: Annotated[Count, least(1)] = option(default=4, help="New model: layers.")
+    width: Annotated[Count, least(1)] = option(default=192, help="New model: size of the hidden states.")
+    heads: Annotated[Count, least(1)] = option(default=3, help="New model: attention heads.")
+    tie_embeddings: Flag = option(
+        default=True, help="New model: an output matrix apart from the embeddings.", flags=("--untied",)
+    )
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 2:
@@ -36,34 +38,43 @@ class Shape:
 class WarmupSettings:
     """How to make a proxy. On one machine, settings without `minutes` always give the same weights."""
 
-    pool: Words = option((), "Folder, glob, file or address of the pool; repeatable.")
-    model: str | None = option(None, "Fine-tune this model (folder or hub id) instead of making a new one.")
-    revision: str | None = option(None, "Revision of a model on the hub.")
+    pool: Words = option(default=(), help="Folder, glob, file or address of the pool; repeatable.")
+    model: str | None = option(
+        default=None, help="Fine-tune this model (folder or hub id) instead of making a new one."
+    )
+    revision: str | None = option(default=None, help="Revision of a model on the hub.")
     shape: Shape = option(factory=Shape, help="")
     context: Annotated[Count, least(8)] = option(
-        512, "Tokens of a training window; of a new model also the longest document that it reads."
+        default=512, help="Tokens of a training window; of a new model also the longest document that it reads."
     )
-    documents: Annotated[Count, least(1)] = option(20_000, "Size of the sample from the pool.")
+    documents: Annotated[Count, least(1)] = option(default=20_000, help="Size of the sample from the pool.")
     tokens: Annotated[Count, least(1)] | None = option(
-        None, "Tokens to train on, repeating the sample.", shown=f"{DEFAULT_TOKENS}, or by --steps, --minutes"
+        default=None,
+        help="Tokens to train on, repeating the sample.",
+        shown=f"{DEFAULT_TOKENS}, or by --steps, --minutes",
     )
-    steps: Annotated[Count, least(1)] | None = option(None, "Steps to train, instead of --tokens.")
+    steps: Annotated[Count, least(1)] | None = option(default=None, help="Steps to train, instead of --tokens.")
     minutes: Annotated[Number, above(0)] | None = option(
-        None, "End after this time; such a proxy cannot be made again to the byte."
+        default=None, help="End after this time; such a proxy cannot be made again to the byte."
     )
-    batch_tokens: Annotated[Count, least(1)] = option(4096, "Tokens of one step.")
+    batch_tokens: Annotated[Count, least(1)] = option(default=4096, help="Tokens of one step.")
     learning_rate: Annotated[Number, above(0)] | None = option(
-        None, "Peak learning rate.", flags=("--learning-rate", "--lr"), shown="2e-3 new, 2e-4 adapters, 5e-5 given"
+        default=None,
+        help="Peak learning rate.",
+        flags=("--learning-rate", "--lr"),
+        shown="2e-3 new, 2e-4 adapters, 5e-5 given",
     )
-    weight_decay: Annotated[Number, least(0)] = option(0.01, "Decoupled, times the learning rate.")
-    lora_rank: Annotated[Count, least(1)] | None = option(None, "With --model: train LoRA adapters of this rank only.")
+    weight_decay: Annotated[Number, least(0)] = option(default=0.01, help="Decoupled, times the learning rate.")
+    lora_rank: Annotated[Count, least(1)] | None = option(
+        default=None, help="With --model: train LoRA adapters of this rank only."
+    )
     checkpoints: Annotated[Count, least(0)] = option(
-        1, "Checkpoints with optimiser state to keep, evenly spread, the last at the end."
+        default=1, help="Checkpoints with optimiser state to keep, evenly spread, the last at the end."
     )
-    seed: Count = option(0, "Of the sample, the weights and the order.")
-    device: Device = option("auto", f"Where to train: {DEVICES}")
+    seed: Count = option(default=0, help="Of the sample, the weights and the order.")
+    device: Device = option(default="auto", help=f"Where to train: {DEVICES}")
     dtype: Literal["float32", "bfloat16"] = option(
-        "float32", "Type of the products; weights and optimiser state stay in float32."
+        default="float32", help="Type of the products; weights and optimiser state stay in float32."
     )
     fields: Fields = option(factory=Fields, help="Columns of the pool.", suffix="-column")
 

@@ -15,7 +15,7 @@ from curate.pipeline.request import resolve
 from curate.pipeline.settings import BenchSettings
 from curate.proof.settings import ValidateSettings, VerifySettings
 from curate.rescoring.settings import RescoreSettings
-from curate.scores.settings import ScoreSettings
+from curate.score_settings import ScoreSettings
 from curate.settings import build, words_of
 from curate.stores.settings import IndexSettings
 from curate.training.settings import WarmupSettings

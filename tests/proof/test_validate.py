@@ -20,8 +20,8 @@ from curate.proof.bank import Laboratory
 from curate.proof.settings import ValidateSettings
 from curate.proof.validate import IN_RUN, Validation
 from curate.rescoring.settings import RescoreSettings
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from curate.training.recipe import Recipe
 from tests.scoring import make_pool, make_proxy_folder, make_target
 

@@ -17,8 +17,8 @@ from curate.progress import Silent
 from curate.proof import fitting
 from curate.proof.settings import VerifySettings
 from curate.proof.verdict import Verification
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from curate.selection.select import select
 from curate.training.recipe import Recipe
 from tests.scoring import lines, make_pool, make_proxy_folder, make_target, sentence

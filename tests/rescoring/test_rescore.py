@@ -12,8 +12,8 @@ from curate.pipeline import rescore
 from curate.progress import Silent
 from curate.rescoring.parents import parents_of
 from curate.rescoring.settings import RescoreSettings
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from curate.selection.select import select
 from curate.training.recipe import Recipe
 from curate.training.replay import Training

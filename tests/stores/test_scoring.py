@@ -9,8 +9,8 @@ import pytest
 
 import curate
 from curate.errors import CurateError, SettingsError
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.settings import ScoreSettings
 from curate.stores.store import Store
 from tests.stores.conftest import asked
 

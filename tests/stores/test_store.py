@@ -11,7 +11,7 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.roots import ThinRoot
 from curate.pipeline.index import Indexing
 from curate.progress import Silent
-from curate.scores.settings import ScoreSettings
+from curate.score_settings import ScoreSettings
 from curate.stores.store import Store
 from curate.stores.whitening import fingerprint
 from tests.scoring import lines, make_rows

@@ -16,31 +16,32 @@ from curate.settings import Flag, Share, Words, build, option, settings
 class ScoreSettings(PassSettings):
     """One scoring run. Everything here is kept in run.json, and all of it must be the same to continue a run."""
 
-    target: Words = option((), "Validation set: file, folder or address; repeatable.")
+    target: Words = option(default=(), help="Validation set: file, folder or address; repeatable.")
     store: str | None = option(
-        None,
-        "Score from a folder of `curate index` instead of from a pool: it decides pool, model and projection.",
+        default=None,
+        help="Score from a folder of `curate index` instead of from a pool: it decides pool, model and projection.",
         metavar="STORE",
     )
     fit_from: str | None = option(
-        None,
-        "Fit nothing: take a run's settings, curvature, directions, and its scores of unchanged shards.",
+        default=None,
+        help="Fit nothing: take a run's settings, curvature, directions, and its scores of unchanged shards.",
         metavar="RUN",
     )
     method: str = option(
-        methods.DEFAULT, f"{', '.join(methods.names())}. `--method NAME --help` shows a method's own options."
+        default=methods.DEFAULT,
+        help=f"{', '.join(methods.names())}. `--method NAME --help` shows a method's own options.",
     )
     method_settings: dict[str, Any] = option(
         factory=dict, help="A setting of the method; repeatable.", flags=("--set", "-s"), metavar="NAME=VALUE"
     )
     group_by: str | None = option(
-        None, "Column of the target: each of its values gets a score column of its own.", metavar="COLUMN"
+        default=None, help="Column of the target: each of its values gets a score column of its own.", metavar="COLUMN"
     )
-    holdout: Share = option(0.0, "Share of every group's rows that scoring never sees: 30%, 0.3.")
-    against: Words = option((), "Control set, whose mean gradient is subtracted; repeatable.")
-    per_token: Flag = option(False, "Write every token's part of the score, too (SQL view `tokens`).")
+    holdout: Share = option(default=0.0, help="Share of every group's rows that scoring never sees: 30%, 0.3.")
+    against: Words = option(default=(), help="Control set, whose mean gradient is subtracted; repeatable.")
+    per_token: Flag = option(default=False, help="Write every token's part of the score, too (SQL view `tokens`).")
     target_fields: Fields | None = option(
-        None, "In the target, where it differs.", prefix="target-", suffix="-column", shown="the pool's"
+        default=None, help="In the target, where it differs.", prefix="target-", suffix="-column", shown="the pool's"
     )
 
     def __post_init__(self) -> None:
