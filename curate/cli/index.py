@@ -70,7 +70,7 @@ def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **optio
         store = pipeline.index(settings, out, reporter=reporter)
         made = pipeline.make_search(store, search, reporter=reporter)
     _print(store, made, as_json)
-    if warning := arithmetic_warning(store.details):
+    if warning := arithmetic_warning(store.record.details):
         print_alarm(warning)
 
 

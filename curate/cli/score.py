@@ -105,12 +105,12 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     if as_json:
         from curate.cli._output import print_json
 
-        arithmetic = run.details.get("arithmetic")
-        found = {"run": str(run.path), "columns": run.details["columns"], "arithmetic": arithmetic}
+        details = run.record.details
+        found = {"run": str(run.path), "columns": details.columns, "arithmetic": details.json.get("arithmetic")}
         print_json({**found, **(run.totals or {}), "trust": short(trust)})
     else:
         _print(run, trust)
-    if warning := arithmetic_warning(run.details):
+    if warning := arithmetic_warning(run.record.details):
         print_alarm(warning)
 
 
@@ -128,7 +128,7 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Any:
         if has_seed and ("seed" in given or not options["store"]):  # else the store's own
             method_settings.setdefault("seed", options["seed"])
         return ScoreSettings(fields=fields, target_fields=target_fields, method_settings=method_settings, **options)
-    theirs = replace(ScoreSettings.from_record(Run.open(options["fit_from"]).settings), store=None)
+    theirs = replace(ScoreSettings.from_record(Run.open(options["fit_from"]).record.settings), store=None)
     changed = {n: options[n] for n in given & options.keys()}
     if any(n.endswith("_column") for n in given):
         changed |= {"fields": fields, "target_fields": target_fields or theirs.target_fields or theirs.fields}

@@ -86,7 +86,7 @@ class Indexing:
         if (path / Store.RECORD).exists():
             store = Store.open(path)
             store.refuse_other(record, {})
-            known = tuple(store.details["pool"]) if store.has_parts(path) else ()
+            known = store.record.details.pool if store.has_parts(path) else ()
             new = [address for address in settings.pool if address not in known]
             if out is None and known and new:
                 raise SettingsError(
@@ -210,7 +210,7 @@ class Indexing:
         return make_inputs(
             self.settings.scoring(target=("(none)",), method="trackstar"),
             proxy,
-            {"pool": self.pool.fingerprint(), "model": store.fingerprints["model"]},
+            {"pool": self.pool.fingerprint(), "model": store.record.fingerprints.model},
             self.pool,
             encoder,
             target,

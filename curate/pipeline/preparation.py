@@ -12,6 +12,8 @@ from curate.documents import Overlap, Pool, Split, Target, check_fields, hold_ou
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import Reader
 from curate.folders.kept import Kept
+from curate.folders.local import open_folder
+from curate.folders.tensors import TENSORS
 from curate.gradients.documents import Batching, default_budget
 from curate.methods import Method
 from curate.methods.contract import EncodedTarget, Inputs
@@ -68,7 +70,7 @@ def ask(settings: ScoreSettings, reporter: Reporter) -> Asked:
     device = choose_device(settings.device).type
     record = settings.as_dict() | {"method_settings": asdict(method_settings), "device": device}
     against = read_against(settings, reporter)
-    known = pool.fingerprint() if store is None else store.details["pool_fingerprint"]
+    known = pool.fingerprint() if store is None else store.record.details.pool_fingerprint
     fingerprints = {"pool": known, **split.fingerprints()}
     if against is not None:
         fingerprints["against"] = against.fingerprint()
@@ -107,8 +109,9 @@ class Loaded:
     def details(self) -> dict[str, Any]:
         """What run.json tells beside settings and fingerprints."""
         found = {"versions": versions(), "coverage": vars(self.proxy.coverage), "columns": self.asked.columns}
-        if self.asked.store is not None and "arithmetic" in self.asked.store.details:
-            found["arithmetic"] = self.asked.store.details["arithmetic"]  # checked when the sketches were made
+        known = {} if self.asked.store is None else self.asked.store.record.details.json
+        if "arithmetic" in known:
+            found["arithmetic"] = known["arithmetic"]  # checked when the sketches were made
         return found | self.asked.split.details()
 
     @property
@@ -189,7 +192,7 @@ def make_inputs(
     sample = background_fingerprint(fingerprints["pool"], settings) if origin is None else origin.background
     if store is not None:
         neighbours = [store.path, *neighbours]
-        sample = store.details["background"]
+        sample = store.record.details.background
     return Inputs(
         proxy=proxy,
         proxy_fingerprint=fingerprints["model"],
@@ -197,7 +200,7 @@ def make_inputs(
         background=background if origin is None else origin.no_background,
         background_fingerprint=sample,
         batching=make_batching(settings, proxy, encoder),
-        kept=Kept(run, neighbours),
+        kept=Kept(open_folder(run), TENSORS, [open_folder(n) for n in neighbours]),
         reporter=reporter,
         against=against,
         per_token=settings.per_token,

@@ -177,10 +177,11 @@ def _rescoring(
     """Read, load and encode what a rescoring needs."""
     asked = scored_like(parents[0], settings)
     pool, target = pool_of(parents[0], asked.pool), read(asked, reporter)[1]
-    seed = parents[0].details.get("holdout", {}).get("seed", asked.seed)  # the rescoring's own is for its background
+    aside, known = parents[0].record.details.holdout, parents[0].record.json["fingerprints"]
+    seed = aside.seed if aside else asked.seed  # the rescoring's own is for its background
     split = hold_out(target, asked.holdout, seed, address=asked.target)
     fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
-    if any(parents[0].fingerprints.get(part) != found for part, found in split.fingerprints().items()):
+    if any(known.get(part) != found for part, found in split.fingerprints().items()):
         raise CurateError(
             f"The target's content has changed since {parents[0].path} was scored.",
             hint="Score the changed target into another run first.",
@@ -280,13 +281,13 @@ def _subject(run: Run, asked: ScoreSettings, pool: Pool, queries: Sequence[Docum
     """Return a run's method as it was prepared, but for its target, which the single queries replace."""
     proxy = load_proxy(proxy_settings_of(asked))
     fingerprints = {"pool": pool.fingerprint(), "model": proxy.fingerprint()}
-    if fingerprints["model"] != run.fingerprints["model"]:
+    if fingerprints["model"] != run.record.fingerprints.model:
         raise CurateError(f"The model {asked.model} has changed since {run.path} was scored.")
     encoder = make_encoder(asked, proxy)
     target = EncodedTarget(encoded=encoder(queries), groups=[""] * len(queries), names=[""], fingerprint="")
     against = read_against(asked, reporter)
     control = None if against is None else encode_target(encoder, against, reporter, what="control set")
-    origin = Origin.open(asked.fit_from, run.settings) if asked.fit_from else None
+    origin = Origin.open(asked.fit_from, run.record.settings) if asked.fit_from else None
     inputs = make_inputs(
         asked, proxy, fingerprints, pool, encoder, target, control, run=run.path, origin=origin, reporter=reporter
     )

@@ -62,8 +62,8 @@ class ValidateSettings:
 
     def scored_like(self, run: Run) -> ScoreSettings:
         """Return the settings that a run was scored by, with the pool where it is now."""
-        found = ScoreSettings.from_record(run.settings)
-        background = methods.background_of(found.method) if "parent_run" in run.settings else found.background
+        found = ScoreSettings.from_record(run.record.settings)
+        background = methods.background_of(found.method) if run.record.is_rescoring else found.background
         return replace(found, pool=self.pool or found.pool, background=background, store=None)
 
     def proxy_like(self, asked: ScoreSettings) -> ProxySettings:

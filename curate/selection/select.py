@@ -68,7 +68,7 @@ class Selection:
                 "kind": KIND,
                 "format": 1,
                 "curate": __version__,
-                "run": {"path": str(self.run.path), **self.run.record},
+                "run": {"path": str(self.run.path), **self.run.record.json},
                 "unit": self.unit,
                 "filters": [asdict(s) for s in self.stages],
                 "before": {"documents": self.documents_before, "tokens": self.tokens_before},

@@ -63,7 +63,7 @@ class Searcher:
             )
         )
         store.refuse_other_model(proxy.fingerprint())
-        tokens = TokenSettings(context=store.details["context"], long=asked.long)
+        tokens = TokenSettings(context=store.record.details.context, long=asked.long)
         return cls(
             store,
             Encoder(proxy.tokenizer, tokens),

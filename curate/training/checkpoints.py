@@ -1,6 +1,7 @@
 """States of a training run in files, and which of them are kept."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curate.folders.atomic import atomic_write
+from curate.folders.local import put_file
 from curate.training.optimisers import State, Tensors
 
 POLICIES = ("sqrt", "all", "log")
@@ -41,8 +42,7 @@ def save(tensors: Tensors, path: Path, *, durable: bool = True) -> None:
     """Write tensors so that the file is there whole or not at all; `durable` also forces them to the disk."""
     plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
     if durable:
-        with atomic_write(path) as temporary:
-            save_file(plain, temporary)
+        put_file(path, partial(save_file, plain))
         return
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(plain, temporary)
