@@ -3,13 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Codec(Protocol[T]):
     """Writes values of one kind, and reads them back."""
 

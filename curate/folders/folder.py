@@ -3,11 +3,12 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from curate.folders.record import canonical
 
 
+@runtime_checkable
 class Claim(Protocol):
     """The right to write a folder; held until `release`, the end of a `with` block or the end of the process."""
 
@@ -16,6 +17,7 @@ class Claim(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+@runtime_checkable
 class Folder(Protocol):
     """Results by name (`scores/00000-00000.parquet`). A value that pickles; folders of one address are equal.
 

@@ -109,7 +109,7 @@ class Indexing:
                 store.add_details(**details)
             store.add_shards(self.pool)
             if not all(store.holds(s.name) for s in self.pool.shards):
-                (self.path / FINISHED).unlink(missing_ok=True)
+                store.folder.remove(FINISHED)
             store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
             if not store.has_background:
                 store.remember_background(self._background_rows())

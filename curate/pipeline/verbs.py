@@ -8,6 +8,7 @@ from pathlib import Path
 from curate.documents import Pool, Split, estimated_rows, hold_out
 from curate.errors import CurateError, SettingsError
 from curate.executors.local import Work, score_parts
+from curate.folders.local import refuse_url
 from curate.gradients.documents import Batching, default_budget
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.arithmetic import check_arithmetic
@@ -66,6 +67,7 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
     Everything that can be wrong with the settings, the pool's columns or the target is found before the model loads.
     Raises CurateError; parts that were finished stay.
     """
+    refuse_url(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     asked = ask(settings, reporter)
     path = Path(out) if out is not None else default_out(settings)
@@ -107,6 +109,7 @@ def index(settings: IndexSettings, out: Path | str | None = None, *, reporter: R
 
     Raises CurateError; parts that were finished stay.
     """
+    refuse_url(out, "--out")
     return Indexing.open(settings, out, reporter or Silent()).run()
 
 
@@ -140,6 +143,7 @@ def rescore(settings: RescoreSettings, out: Path | str | None = None, *, reporte
 
     The result is a run of the shortlist. Raises CurateError, also where the training is too rough to be differentiated.
     """
+    refuse_url(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     parents = parents_of(settings)
     path = Path(out) if out is not None else default_rescore_out(parents[0], settings)
@@ -219,6 +223,8 @@ def validate(
     reporter: Reporter | None = None,
 ) -> Validation:
     """Measure by real retraining how well runs' methods predict it: LDS and QLD, on a bank that is kept and goes on."""
+    refuse_url(out, "--out")
+    refuse_url(plot, "--plot")
     found = _validating(settings, reporter or Silent()).run()
     found.write(Path(out) if out is not None else default_validate_out(settings), plot)
     return found
@@ -237,6 +243,8 @@ def verify(
     reporter: Reporter | None = None,
 ) -> Verification:
     """Train the proxy on a selection, on random documents and on others' choices, and compare the target's loss."""
+    refuse_url(out, "--out")
+    refuse_url(plot, "--plot")
     reporter = reporter or Silent()
     found = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings))
     keep_freed_memory()

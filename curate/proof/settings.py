@@ -5,6 +5,7 @@ from pathlib import Path
 
 from curate import methods
 from curate.errors import SettingsError
+from curate.folders.local import refuse_url
 from curate.proof.arms import RANDOM
 from curate.proof.subsets import num_dropped
 from curate.proxies.proxy import ProxySettings
@@ -52,6 +53,7 @@ class ValidateSettings:
     def __post_init__(self) -> None:
         if not self.runs:
             raise SettingsError("There is no run to validate.")
+        refuse_url(self.banks, "--banks")
         least = {"documents": 2, "queries": 1, "subsets": 3, "removals": 0, "repeats": 1, "resamples": 100}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError
-from curate.folders.local import put_file, refuse_url
+from curate.folders.folder import put_text
+from curate.folders.local import open_folder, refuse_url
 from curate.folders.record import as_json
 from curate.progress import Reporter, Silent
 from curate.reports.between import compare, sampled_by
@@ -93,7 +94,7 @@ def report(
     pairs = tuple((pair, judge_pair(pair)) for pair in compare(opened)) if len(opened) > 1 else ()
     if path is not None:
         html = page([(j.figures, j.findings) for j in judged], pairs, compared_on=sampled_by(opened) if pairs else 1)
-        put_file(path, lambda file: file.write_text(html, encoding="utf-8", newline="\n"))
+        put_text(open_folder(path.parent), path.name, html)
     return Report(runs=tuple(judged), pairs=pairs, out=path)
 
 

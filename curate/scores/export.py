@@ -13,7 +13,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
-from curate.folders.local import put_file
+from curate.folders.local import put_file, refuse_url
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
 from curate.scores.session import TOKEN_LISTS, Result, Session, open_session
@@ -41,6 +41,7 @@ def write_csv(result: Result, stream: TextIO) -> None:
 
 def write_parquet(result: Result, path: Path | str) -> int:
     """Write the rows atomically as they come; gives back how many."""
+    refuse_url(path, "--parquet")
     rows = 0
 
     def write(temporary: Path) -> None:
@@ -61,6 +62,7 @@ def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
     lists, which `tokens` unfolds. Several runs are one table with a column `run`, and a view per run. Raises
     CurateError when the file exists.
     """
+    refuse_url(path, "--db")
     path = Path(path)
     if path.exists():
         raise CurateError(f"{path} exists", hint="Give another name with --db, or delete it.")

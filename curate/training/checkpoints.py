@@ -1,6 +1,7 @@
 """States of a training run in files, and which of them are kept."""
 
 import math
+import os
 from functools import partial
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def save(tensors: Tensors, path: Path, *, durable: bool = True) -> None:
         return
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(plain, temporary)
-    temporary.replace(path)
+    os.replace(temporary, path)
 
 
 def load(path: Path, device: torch.device, *, only: str | None = None) -> Tensors:

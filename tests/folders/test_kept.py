@@ -63,7 +63,7 @@ def test_nothing_is_left_behind_when_making_fails(tmp_path: Path) -> None:
     ("codec", "value"),
     [
         (ARRAY, np.arange(6.0).reshape(2, 3).T),
-        (JSON, {"b": [1, None], "a": "é"}),
+        (JSON, {"a": "é", "b": [1, None]}),
         (TENSORS, {"a": torch.tensor([0.1])}),
     ],
 )
@@ -79,14 +79,14 @@ def test_every_kind_is_found_again_and_a_damaged_file_is_made_again(
     assert not kept.has("deep/x")
     assert kept.find("deep/x") is None
     for _ in range(2):
-        np.testing.assert_equal(kept.at("deep/x", make), value)
+        assert repr(kept.at("deep/x", make)) == repr(value)
     assert len(times) == 1
     file = tmp_path / f"deep/x{codec.suffix}"
     whole = file.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2]):
         file.write_bytes(damaged)
         assert kept.find("deep/x") is None
-        np.testing.assert_equal(kept.at("deep/x", make), value)
+        assert repr(kept.at("deep/x", make)) == repr(value)
         assert file.read_bytes() == whole
     assert len(times) == 3
 
@@ -105,10 +105,14 @@ def test_a_folder_is_filled_once_and_there_whole_or_not_at_all(tmp_path: Path) -
 
 
 def test_a_workplace_outlives_an_error_and_goes_when_all_is_done(tmp_path: Path) -> None:
-    with pytest.raises(MemoryError), workplace(open_folder(tmp_path), "training") as place:
-        place.mkdir()
-        (place / "half").write_text("half")
-        raise MemoryError
+    def work() -> None:
+        with workplace(open_folder(tmp_path), "training") as place:
+            place.mkdir()
+            (place / "half").write_text("half")
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        work()
     with workplace(open_folder(tmp_path), "training") as place:
         assert (place / "half").read_text() == "half"
     assert not place.exists()
