@@ -76,7 +76,7 @@ def run(place: Path) -> Run:
 
 
 def test_the_correlation_of_every_column_is_kept_and_told(place: Path, run: Run, tmp_path: Path) -> None:
-    found = run.record.details.json["arithmetic"]
+    found = run.record.json["details"]["arithmetic"]
     assert (found["dtype"], found["reference"], found["documents"], found["lost"]) == ("bfloat16", "float32", 40, 0)
     assert list(found["spearman"]) == ["score", "score_a", "score_b"]
     assert all(0.95 < v <= 1 for v in found["spearman"].values())
@@ -103,7 +103,7 @@ def test_rounding_that_breaks_the_ranking_is_a_warning_that_is_repeated(place: P
     asked = settings(place, model=str(awkward))
     heard = Heard()
     made = pipeline.score(asked, out, reporter=heard)
-    assert made.record.details.json["arithmetic"]["spearman"]["score"] < 0.95
+    assert made.record.json["details"]["arithmetic"]["spearman"]["score"] < 0.95
     (warning,) = heard.warnings
     assert "ROUNDING ERROR" in warning
     assert "--dtype float32" in warning
@@ -117,13 +117,13 @@ def test_rounding_that_breaks_the_ranking_is_a_warning_that_is_repeated(place: P
     main(["status", str(out)])
     assert "THESE SCORES ARE LARGELY ROUNDING ERROR" in " ".join(capsys.readouterr().err.replace("│", " ").split())
     main(["status", str(out), "--json"])
-    assert json.loads(capsys.readouterr().out)[0]["arithmetic"] == made.record.details.json["arithmetic"]
+    assert json.loads(capsys.readouterr().out)[0]["arithmetic"] == made.record.json["details"]["arithmetic"]
 
 
 def test_the_same_model_in_float32_needs_no_check(place: Path, awkward: Path, tmp_path: Path) -> None:
     heard = Heard()
     made = pipeline.score(settings(place, model=str(awkward), dtype="float32"), tmp_path / "x", reporter=heard)
-    assert "arithmetic" not in made.record.details.json
+    assert "arithmetic" not in made.record.json["details"]
     assert not heard.warnings
 
 
@@ -131,14 +131,14 @@ def test_the_same_model_in_float32_needs_no_check(place: Path, awkward: Path, tm
 def test_methods_that_compute_nothing_in_that_type_are_not_checked(place, tmp_path, monkeypatch, method) -> None:
     monkeypatch.setattr(arithmetic, "load_proxy", lambda _: pytest.fail("loaded the model again"))
     made = pipeline.score(settings(place, method=method), tmp_path / "x", reporter=Heard())
-    assert "arithmetic" not in made.record.details.json
+    assert "arithmetic" not in made.record.json["details"]
     found = made.scores().collect()
     assert found["loss"].null_count() == found["grad_norm"].null_count() == found.height > 0
 
 
 def test_methods_that_only_run_the_model_forward_are_checked(place: Path, tmp_path: Path) -> None:
     made = pipeline.score(settings(place, method="loss"), tmp_path / "x", reporter=Heard())
-    assert made.record.details.json["arithmetic"]["spearman"]["score"] > 0.95
+    assert made.record.json["details"]["arithmetic"]["spearman"]["score"] > 0.95
 
 
 def test_a_check_that_cannot_be_made_is_a_warning_and_the_run_goes_on(place: Path, tmp_path: Path, monkeypatch) -> None:
@@ -149,7 +149,7 @@ def test_a_check_that_cannot_be_made_is_a_warning_and_the_run_goes_on(place: Pat
     heard = Heard()
     made = pipeline.score(settings(place), tmp_path / "x", reporter=heard)
     assert made.is_finished
-    assert made.record.details.json["arithmetic"]["failed"] == "No room for it."
+    assert made.record.json["details"]["arithmetic"]["failed"] == "No room for it."
     assert "COULD NOT BE CHECKED: No room for it." in heard.warnings[0]
 
 
@@ -186,7 +186,7 @@ def test_rank_correlation() -> None:
 )
 def test_when_scores_are_not_to_be_trusted(documents, lost, values, warns) -> None:
     found = {"dtype": "bfloat16", "reference": "float32", "least": 0.95, "spearman": values}
-    details = Details({"arithmetic": found | {"documents": documents, "lost": lost}})
+    details = Details.of({"arithmetic": found | {"documents": documents, "lost": lost}})
     assert (arithmetic_warning(details) is not None) == warns
-    assert arithmetic_warning(Details({})) is None
+    assert arithmetic_warning(Details()) is None
     assert arithmetic_note({}) is None

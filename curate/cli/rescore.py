@@ -64,7 +64,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
             return
         made = pipeline.rescore(settings, out, reporter=reporter)
     if as_json:
-        details = made.record.details.json
+        details = made.record.json["details"]
         print_json({"run": str(made.path), **details["magic"], "moved": details["moved"]})
     else:
         _print(made)

@@ -105,8 +105,8 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     if as_json:
         from curate.cli._output import print_json
 
-        details = run.record.details
-        found = {"run": str(run.path), "columns": details.columns, "arithmetic": details.json.get("arithmetic")}
+        arithmetic = run.record.json["details"].get("arithmetic")
+        found = {"run": str(run.path), "columns": run.record.details.columns, "arithmetic": arithmetic}
         print_json({**found, **(run.totals or {}), "trust": short(trust)})
     else:
         _print(run, trust)

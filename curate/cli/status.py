@@ -68,6 +68,6 @@ def progress(run: "Run") -> dict[str, Any]:
         "documents": counted["documents"],
         "tokens": counted["tokens"],
         "skipped": dict(often_first),
-        "arithmetic": run.record.details.json.get("arithmetic"),
+        "arithmetic": run.record.json["details"].get("arithmetic"),
         "totals": run.totals,
     }

@@ -10,8 +10,7 @@ import json
 import re
 import time
 from abc import ABC
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -92,11 +91,6 @@ class PartFolder(ABC):
             lacks = f"not a {cls.KIND} (it holds no {cls.RECORD})" if folder.local().is_dir() else "no such folder"
             raise CurateError(f"{folder.address}: {lacks}", hint=cls._how_to_find(folder))
         return cls(folder, cls._read_record(folder))
-
-    @classmethod
-    def is_at(cls, path: Path | str) -> bool:
-        """Whether a folder of the kind is there."""
-        return open_folder(path).exists(cls.RECORD)
 
     @property
     def name(self) -> str:
@@ -202,12 +196,6 @@ class PartFolder(ABC):
         names = [f"skipped/{p.path.name}" for p in self.all_parts()]
         return [(self.folder.local(name), SKIPPED_SCHEMA) for name in names if name in there]
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keep other processes from writing what lies beside the parts of a folder that is open for reading."""
-        with self.folder.claim():
-            yield
-
     def close(self) -> None:
         """Let another process write the folder."""
         if self._claim:
@@ -268,7 +256,12 @@ class PartFolder(ABC):
 
     @classmethod
     def _read_record(cls, folder: Folder) -> RunRecord:
-        return RunRecord.read(folder.read(cls.RECORD), where=str(folder.local(cls.RECORD)), kind=cls.KIND)
+        where = str(folder.local(cls.RECORD))
+        try:
+            text = folder.read(cls.RECORD)
+        except OSError as error:
+            raise CurateError(f"{where}: cannot be read ({error})") from error
+        return RunRecord.read(text, where=where, kind=cls.KIND)
 
     @classmethod
     def _refuse_foreign(cls, folder: Folder) -> None:

@@ -1,9 +1,8 @@
 """The record of a run or a store: what was asked for and what is known of it, as bytes that are always the same."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -19,26 +18,21 @@ class Fingerprints:
     """Hashes of the contents that a run depends on; '' where it depends on none of the kind."""
 
     pool: str = ""
-    target: str = ""
-    """Of the rows that scoring used."""
-    heldout: str = ""
-    """Of the rows kept aside."""
+    target: str = ""  # of the rows that scoring used
+    heldout: str = ""  # of those kept aside
     model: str = ""
     against: str = ""
-    """Of the control set."""
-    fit: str = ""
-    """Of the background that its fits were made on, where they come from another run."""
+    fit: str = ""  # of the background that fits taken from another run were made on
     shortlist: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """Parameters whose gradients are taken."""
+    """Parameters whose gradients are taken, of all, and those of matrices that are left out, by name."""
 
     tracked: int
     total: int
-    uncovered: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Parameters of weight matrices that no tracked layer holds."""
+    uncovered: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,115 +41,66 @@ class Arithmetic:
 
     dtype: str
     reference: str
-    least: float
-    """Correlation under which the ranking is not to be trusted."""
-    failed: str | None = None
-    """Why there is no figure."""
+    least: float  # correlation under which the ranking is not to be trusted
+    failed: str | None = None  # why there is no figure
     documents: int = 0
-    lost: int = 0
-    """Documents with finite scores by the reference alone."""
-    spearman: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    """Rank correlation by score column."""
+    lost: int = 0  # documents with finite scores by the reference alone
+    spearman: Mapping[str, float | None] = field(default_factory=dict)  # by score column
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holdout:
-    """Rows of the target that scoring never saw."""
+    """Rows of the target that scoring never saw: their numbers by file."""
 
     share: float
     seed: int
     rows: Mapping[str, Sequence[int]]
-    """Row numbers by file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Magic:
-    """What training runs that were differentiated through measured."""
+    """How smooth each training run was that was differentiated through; 1 is smooth."""
 
     smoothness: Sequence[float] = ()
-    """Of every run; 1 is smooth."""
-    steps: int = 0
-    documents: Any = 0
-    """Trained on: a number, or one of every run."""
-    target_loss: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """How a rescoring changed a run's order of the shortlist."""
+    """How a rescoring changed a run's order of the shortlist; `stayed` counts documents of its top tenth."""
 
     spearman: float | None
     documents: int
     top_tenth: int
     stayed: int
-    """Documents of that tenth which are in the rescored one, too."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Details:
-    """What a record tells beside settings and fingerprints; `json` also holds what a method of one's own put there."""
+    """What is known of a run or a store beside settings and fingerprints; the last five are a store's.
 
-    json: Mapping[str, Any]
+    What a method of one's own put there is in the record's JSON alone.
+    """
 
-    @property
-    def versions(self) -> Mapping[str, str]:
-        return self.json.get("versions", {})
+    columns: tuple[str, ...] = ()  # of scores
+    target_rows: tuple[str, ...] | None = None  # content hashes of the rows that scoring used
+    coverage: Coverage | None = None
+    arithmetic: Arithmetic | None = None
+    holdout: Holdout | None = None
+    magic: Magic | None = None
+    moved: Mapping[str, Moved] = field(default_factory=dict)  # by the path of the run that was rescored
+    pool: tuple[str, ...] = ()  # addresses, which may become more
+    pool_fingerprint: str = ""
+    background: str = ""  # fingerprint of the sample that the second moment is fitted on
+    context: int = 0
+    blocks: tuple[Mapping[str, Any], ...] = ()  # layers of a sketch
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The score columns."""
-        return tuple(self.json.get("columns", ()))
-
-    @property
-    def target_rows(self) -> tuple[str, ...] | None:
-        """Content hashes of the target's rows that scoring used."""
-        return None if (rows := self.json.get("target_rows")) is None else tuple(rows)
-
-    @property
-    def coverage(self) -> Coverage | None:
-        return _read(Coverage, self.json.get("coverage"))
-
-    @property
-    def arithmetic(self) -> Arithmetic | None:
-        return _read(Arithmetic, self.json.get("arithmetic"))
-
-    @property
-    def holdout(self) -> Holdout | None:
-        return _read(Holdout, self.json.get("holdout"))
-
-    @property
-    def magic(self) -> Magic | None:
-        return _read(Magic, self.json.get("magic"))
-
-    @property
-    def moved(self) -> dict[str, Moved]:
-        """By the path of the run that was rescored."""
-        return {path: Moved(**found) for path, found in self.json.get("moved", {}).items()}
-
-    @property
-    def pool(self) -> tuple[str, ...]:
-        """Of a store: the addresses of its pool, which may grow."""
-        return tuple(self.json["pool"])
-
-    @property
-    def pool_fingerprint(self) -> str:
-        """Of a store: that of the pool as it is now."""
-        return self.json["pool_fingerprint"]
-
-    @property
-    def background(self) -> str:
-        """Of a store: the fingerprint of the sample that its second moment is fitted on."""
-        return self.json["background"]
-
-    @property
-    def context(self) -> int:
-        """Of a store: tokens per sequence."""
-        return self.json["context"]
-
-    @property
-    def blocks(self) -> Sequence[Mapping[str, Any]]:
-        """Of a store: the layers of a sketch."""
-        return self.json["blocks"]
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Details":
+        """Return the details of a record's JSON."""
+        kinds = {"coverage": Coverage, "arithmetic": Arithmetic, "holdout": Holdout, "magic": Magic}
+        typed: dict[str, Any] = {k: _typed(kind, found[k]) if found.get(k) else None for k, kind in kinds.items()}
+        typed["moved"] = {path: _typed(Moved, moved) for path, moved in found.get("moved", {}).items()}
+        return _typed(cls, {**found, **typed})
 
 
 @dataclass(frozen=True)
@@ -201,12 +146,11 @@ class RunRecord:
 
     @cached_property
     def fingerprints(self) -> Fingerprints:
-        known = {f.name for f in dataclasses.fields(Fingerprints)}
-        return Fingerprints(**{k: v for k, v in self.json["fingerprints"].items() if k in known})
+        return _typed(Fingerprints, self.json["fingerprints"])
 
     @cached_property
     def details(self) -> Details:
-        return Details(self.json["details"])
+        return Details.of(self.json["details"])
 
     @property
     def method(self) -> str | None:
@@ -247,14 +191,12 @@ class RunRecord:
 
     def with_details(self, details: Mapping[str, Any]) -> "RunRecord":
         """Return the record with more details, or others of these names."""
-        return RunRecord(json.loads(canonical({**self.json, "details": {**self.details.json, **details}})))
+        return RunRecord(json.loads(canonical({**self.json, "details": {**self.json["details"], **details}})))
 
 
-def _read(kind: type[_T], found: Mapping[str, Any] | None) -> _T | None:
-    if not found:
-        return None
-    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{k: v for k, v in found.items() if k in known})
+def _typed(kind: type[_T], found: Mapping[str, Any]) -> _T:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known})
 
 
 def _texts(value: Any) -> tuple[str, ...]:

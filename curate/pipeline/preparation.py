@@ -109,7 +109,7 @@ class Loaded:
     def details(self) -> dict[str, Any]:
         """What run.json tells beside settings and fingerprints."""
         found = {"versions": versions(), "coverage": vars(self.proxy.coverage), "columns": self.asked.columns}
-        known = {} if self.asked.store is None else self.asked.store.record.details.json
+        known = {} if self.asked.store is None else self.asked.store.record.json["details"]
         if "arithmetic" in known:
             found["arithmetic"] = known["arithmetic"]  # checked when the sketches were made
         return found | self.asked.split.details()

@@ -52,7 +52,7 @@ def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
     factory = BITS if how == "auto" else how
     known = open_approximate(whitened)
     if known is None or (how != "auto" and known.made.factory != factory):
-        with store.writing():
+        with store.folder.claim():
             known = make_approximate(whitened, factory)
     if known.made.recall < RECALL:
         reporter.warn(

@@ -29,7 +29,7 @@ def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST,
     about = f"{len(store)} {nearest} {least}"
     if path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY.encode()) == about.encode():
         return path
-    with store.writing():
+    with store.folder.claim():
         put_table(store.folder, NEIGHBOURS, _found(Whitened(store, reporter), nearest, least), {_KEY: about})
     return path
 

@@ -24,7 +24,7 @@ def test_same_settings_continue_and_keep_the_record(start):
         run.add_details(covered=0.9)
         before = (run.path / "run.json").read_bytes()
     with start() as again:
-        assert again.record.details.json == {"covered": 0.9}
+        assert again.record.json["details"] == {"covered": 0.9}
         assert (again.path / "run.json").read_bytes() == before
 
 

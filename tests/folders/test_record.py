@@ -45,7 +45,7 @@ def test_what_is_known_is_typed_and_what_a_plug_in_put_there_survives() -> None:
     assert (record.details.coverage, record.details.holdout, record.details.target_rows) == (None, None, None)
     more = record.with_details({"columns": ["score", "score_a"], "context": 8})
     assert more.details.columns == ("score", "score_a")
-    assert more.details.json == DETAILS | {"columns": ["score", "score_a"], "context": 8}
+    assert more.json["details"] == DETAILS | {"columns": ["score", "score_a"], "context": 8}
     assert (more.json["format"], more.settings) == (1, SETTINGS)
 
 
