@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import curate
 from curate.cli import main
 from curate.errors import CurateError
+from curate.folders.record import Details
 from curate.methods.contract import EncodedTarget
 from curate.pipeline import arithmetic
 from curate.pipeline.samples import TARGET_ROWS, rows_of
@@ -75,15 +76,15 @@ def run(place: Path) -> Run:
 
 
 def test_the_correlation_of_every_column_is_kept_and_told(place: Path, run: Run, tmp_path: Path) -> None:
-    found = run.details["arithmetic"]
+    found = run.record.json["details"]["arithmetic"]
     assert (found["dtype"], found["reference"], found["documents"], found["lost"]) == ("bfloat16", "float32", 40, 0)
     assert list(found["spearman"]) == ["score", "score_a", "score_b"]
     assert all(0.95 < v <= 1 for v in found["spearman"].values())
-    assert arithmetic_warning(run.details) is None
+    assert arithmetic_warning(run.record.details) is None
     heard = Heard()
     again = curate.score(settings(place, group_by="task"), tmp_path / "y", reporter=heard)
     assert (again.path / "run.json").read_bytes() == (run.path / "run.json").read_bytes()
-    assert arithmetic_note(run.details) in heard.notes
+    assert arithmetic_note(run.record.details) in heard.notes
     assert not heard.warnings
 
 
@@ -102,7 +103,7 @@ def test_rounding_that_breaks_the_ranking_is_a_warning_that_is_repeated(place: P
     asked = settings(place, model=str(awkward))
     heard = Heard()
     made = curate.score(asked, out, reporter=heard)
-    assert made.details["arithmetic"]["spearman"]["score"] < 0.95
+    assert made.record.json["details"]["arithmetic"]["spearman"]["score"] < 0.95
     (warning,) = heard.warnings
     assert "ROUNDING ERROR" in warning
     assert "--dtype float32" in warning
@@ -116,13 +117,13 @@ def test_rounding_that_breaks_the_ranking_is_a_warning_that_is_repeated(place: P
     main(["status", str(out)])
     assert "THESE SCORES ARE LARGELY ROUNDING ERROR" in " ".join(capsys.readouterr().err.replace("│", " ").split())
     main(["status", str(out), "--json"])
-    assert json.loads(capsys.readouterr().out)[0]["arithmetic"] == made.details["arithmetic"]
+    assert json.loads(capsys.readouterr().out)[0]["arithmetic"] == made.record.json["details"]["arithmetic"]
 
 
 def test_the_same_model_in_float32_needs_no_check(place: Path, awkward: Path, tmp_path: Path) -> None:
     heard = Heard()
     made = curate.score(settings(place, model=str(awkward), dtype="float32"), tmp_path / "x", reporter=heard)
-    assert "arithmetic" not in made.details
+    assert "arithmetic" not in made.record.json["details"]
     assert not heard.warnings
 
 
@@ -130,14 +131,14 @@ def test_the_same_model_in_float32_needs_no_check(place: Path, awkward: Path, tm
 def test_methods_that_compute_nothing_in_that_type_are_not_checked(place, tmp_path, monkeypatch, method) -> None:
     monkeypatch.setattr(arithmetic, "load_proxy", lambda _: pytest.fail("loaded the model again"))
     made = curate.score(settings(place, method=method), tmp_path / "x", reporter=Heard())
-    assert "arithmetic" not in made.details
+    assert "arithmetic" not in made.record.json["details"]
     found = made.scores().collect()
     assert found["loss"].null_count() == found["grad_norm"].null_count() == found.height > 0
 
 
 def test_methods_that_only_run_the_model_forward_are_checked(place: Path, tmp_path: Path) -> None:
     made = curate.score(settings(place, method="loss"), tmp_path / "x", reporter=Heard())
-    assert made.details["arithmetic"]["spearman"]["score"] > 0.95
+    assert made.record.json["details"]["arithmetic"]["spearman"]["score"] > 0.95
 
 
 def test_a_check_that_cannot_be_made_is_a_warning_and_the_run_goes_on(place: Path, tmp_path: Path, monkeypatch) -> None:
@@ -148,7 +149,7 @@ def test_a_check_that_cannot_be_made_is_a_warning_and_the_run_goes_on(place: Pat
     heard = Heard()
     made = curate.score(settings(place), tmp_path / "x", reporter=heard)
     assert made.is_finished
-    assert made.details["arithmetic"]["failed"] == "No room for it."
+    assert made.record.json["details"]["arithmetic"]["failed"] == "No room for it."
     assert "COULD NOT BE CHECKED: No room for it." in heard.warnings[0]
 
 
@@ -185,7 +186,7 @@ def test_rank_correlation() -> None:
 )
 def test_when_scores_are_not_to_be_trusted(documents, lost, values, warns) -> None:
     found = {"dtype": "bfloat16", "reference": "float32", "least": 0.95, "spearman": values}
-    details = {"arithmetic": found | {"documents": documents, "lost": lost}}
+    details = Details.of({"arithmetic": found | {"documents": documents, "lost": lost}})
     assert (arithmetic_warning(details) is not None) == warns
-    assert arithmetic_warning({}) is None
+    assert arithmetic_warning(Details()) is None
     assert arithmetic_note({}) is None

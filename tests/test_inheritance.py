@@ -155,6 +155,6 @@ def test_the_command_takes_every_setting_from_the_run(place: Path) -> None:
     made = CliRunner().invoke(group, command, catch_exceptions=False)
     assert made.exit_code == 0
     grown = Run.open(out)
-    assert grown.settings["method_settings"] == old.settings["method_settings"]
-    assert grown.settings["background"] == 32
+    assert grown.record.settings["method_settings"] == old.record.settings["method_settings"]
+    assert grown.record.settings["background"] == 32
     assert grown.scores().filter(pl.col("shard") == "d.jsonl").collect().height == 40

@@ -48,7 +48,9 @@ def test_texts_of_tokens_put_together_are_the_document(run: Run) -> None:
         query = f"SELECT d.text, t.all_of_it, s.truncated FROM scores s JOIN ({texts}) t USING (shard, row)"
         found = session.query(f"{query} JOIN documents d USING (shard, row)").rows()
     assert len(found) == run.totals["documents"]
-    assert {truncated for *_, truncated in found} == ({False, True} if run.settings["long"] == "truncate" else {False})
+    assert {truncated for *_, truncated in found} == (
+        {False, True} if run.record.settings["long"] == "truncate" else {False}
+    )
     for text, tokens, truncated in found:
         read = tokens.removeprefix("<|endoftext|>")
         assert text.startswith(read) if truncated else read == text

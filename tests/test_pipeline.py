@@ -126,7 +126,7 @@ def test_windows_read_all_of_a_long_document(place: Path, tmp_path: Path, run) -
 def test_groups_get_a_column_each(place: Path, tmp_path: Path) -> None:
     made = curate.score(settings(place, group_by="task"), tmp_path / "g" / "x", reporter=Heard())
     found = made.scores().collect()
-    assert made.details["columns"] == ["score", "score_a", "score_b"]
+    assert made.record.json["details"]["columns"] == ["score", "score_a", "score_b"]
     mean = (8 * found["score_a"] + 4 * found["score_b"]) / 12  # the target has eight rows of a and four of b
     np.testing.assert_allclose(found["score"], mean, atol=1e-5)
 
@@ -229,13 +229,13 @@ def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: 
     target = make_target(tmp_path / "val.jsonl")
     asked = settings(place, target=(str(target),), group_by="task", holdout=0.3, method="dot", method_settings={})
     made = curate.score(asked, tmp_path / "one" / "x", reporter=Heard())
-    (aside,) = made.details["holdout"]["rows"].values()
-    assert made.details["holdout"]["rows"].keys() == {"val.jsonl"}
-    assert (made.details["holdout"]["share"], made.details["holdout"]["seed"]) == (0.3, 0)
+    (aside,) = made.record.json["details"]["holdout"]["rows"].values()
+    assert made.record.json["details"]["holdout"]["rows"].keys() == {"val.jsonl"}
+    assert (made.record.json["details"]["holdout"]["share"], made.record.json["details"]["holdout"]["seed"]) == (0.3, 0)
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     kept = [json.loads(line) for line in (made.path / "target" / "heldout.jsonl").read_text().splitlines()]
     assert kept == [rows[i] for i in aside]
-    assert len(made.details["target_rows"]) == len(rows) - len(aside)
+    assert len(made.record.json["details"]["target_rows"]) == len(rows) - len(aside)
 
     found = pl.scan_parquet(place / "pool" / "d.parquet").collect()["text"][0]
     for i in aside:
@@ -246,7 +246,7 @@ def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: 
     for column in ("score", "score_a", "score_b"):
         assert scores[0][column].to_list() == scores[1][column].to_list()
     assert scores[1]["target_overlap"].max() > scores[0]["target_overlap"].max()
-    assert made.fingerprints["target"] == other.fingerprints["target"]
+    assert made.record.json["fingerprints"]["target"] == other.record.json["fingerprints"]["target"]
     with pytest.raises(SettingsError, match=r"heldout.*content has changed"):
         curate.score(asked, made.path, reporter=Heard())
     with pytest.raises(SettingsError, match=r"holdout: the run has 0\.3, you asked for 0\.0"):
@@ -256,8 +256,8 @@ def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: 
 
 
 def test_every_run_says_which_target_rows_it_used(run) -> None:
-    assert len(run.details["target_rows"]) == 12
-    assert "holdout" not in run.details
+    assert len(run.record.json["details"]["target_rows"]) == 12
+    assert "holdout" not in run.record.json["details"]
     assert not (run.path / "target" / "heldout.jsonl").exists()
 
 

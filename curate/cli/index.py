@@ -52,7 +52,7 @@ def command(ctx: click.Context, /, out: Path | None, search: str, dry_run: bool,
         store = index.run(settings, out, search=search, reporter=reporter)
         made = index.make_search(store, search)
     _print(store, made, as_json)
-    if warning := arithmetic_warning(store.details):
+    if warning := arithmetic_warning(store.record.details):
         print_alarm(warning)
 
 

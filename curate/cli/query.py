@@ -79,10 +79,10 @@ def _chosen(path: Path | None) -> Any:
 
     if path is not None:
         return Store.open(path)
-    if (latest := Store.newest(ROOT)) is None:
+    if not (latest := Store.newest_first(ROOT)):
         raise CurateError(f"no store under {ROOT}/", hint=Store.WHICH)
-    stderr.print(f"store: {latest}", style="dim", soft_wrap=True, markup=False)
-    return Store.open(latest)
+    stderr.print(f"store: {latest[0]}", style="dim", soft_wrap=True, markup=False)
+    return Store.open(latest[0])
 
 
 def _queries(texts: Sequence[str], files: Sequence[str], fields: Any) -> "list[str | Document]":

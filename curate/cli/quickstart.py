@@ -69,19 +69,19 @@ def command(out: Path, package: str) -> None:
 
 def _fresh(out: Path) -> None:
     """Make the folder, or empty it of what an earlier quickstart left; never of anything else."""
-    import shutil
-
     from curate.errors import SettingsError
+    from curate.folders.folder import put_text
+    from curate.folders.local import open_folder, refuse_url
 
+    refuse_url(out, "--out")
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file, expected a folder to make", hint="give another folder with --out")
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARK).is_file():
             raise SettingsError(f"{out} is not empty, and no quickstart made it", hint="give another folder with --out")
         for name in ("pool", "proxy", "runs", "selected"):
-            shutil.rmtree(out / name, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).write_text("{}\n")
+            open_folder(out).remove(name)
+    put_text(open_folder(out), MARK, "{}\n")
 
 
 def _curate(*args: str) -> None:

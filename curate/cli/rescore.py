@@ -50,7 +50,8 @@ def command(
             return
         rescored = rescore.run(settings, out, reporter=reporter)
     if as_json:
-        print_json({"run": str(rescored.path), **rescored.details["magic"], "moved": rescored.details["moved"]})
+        details = rescored.record.json["details"]
+        print_json({"run": str(rescored.path), **details["magic"], "moved": details["moved"]})
     else:
         _print(rescored)
 
@@ -85,13 +86,14 @@ def _print(run: "Run") -> None:
     shown = run.scores().select("score", "score_adjoint", "n_tokens", "shard", "row", "preview").top_k(5, by="score")
     rows = [(*r[:5], r[5][:70]) for r in shown.collect().sort("score", descending=True).rows()]
     print_table(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
-    smooth = ", ".join(f"{a:.2f}" for a in run.details["magic"]["smoothness"])
+    details = run.record.details
+    smooth = ", ".join(f"{a:.2f}" for a in details.magic.smoothness) if details.magic else "not measured"
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)
-    for parent, moved in run.details["moved"].items():
-        rank = "none" if moved["spearman"] is None else f"{moved['spearman']:.2f}"
+    for parent, moved in details.moved.items():
+        rank = "none" if moved.spearman is None else f"{moved.spearman:.2f}"
         stdout.print(
-            f"against {parent}: rank correlation {rank} over {moved['documents']:,} documents;"
-            f" {moved['stayed']:,} of its top tenth ({moved['top_tenth']:,}) stayed there",
+            f"against {parent}: rank correlation {rank} over {moved.documents:,} documents;"
+            f" {moved.stayed:,} of its top tenth ({moved.top_tenth:,}) stayed there",
             soft_wrap=True,
             markup=False,
         )

@@ -57,12 +57,12 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     if as_json:
         from curate.cli._output import print_json
 
-        arithmetic = run.details.get("arithmetic")
-        summary = {"run": str(run.path), "columns": run.details["columns"], "arithmetic": arithmetic}
+        arithmetic = run.record.json["details"].get("arithmetic")
+        summary = {"run": str(run.path), "columns": run.record.details.columns, "arithmetic": arithmetic}
         print_json({**summary, **(run.totals or {}), "trust": short(trust)})
     else:
         _print(run, trust)
-    if warning := arithmetic_warning(run.details):
+    if warning := arithmetic_warning(run.record.details):
         print_alarm(warning)
 
 

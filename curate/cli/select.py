@@ -117,7 +117,7 @@ def command(
             decontaminate=not no_decontaminate,
             out=None if dry_run else out,
             pool=pool or None,
-            neighbours=_neighbours(asked, chosen, store or chosen.settings.get("store"), reporter),
+            neighbours=_neighbours(asked, chosen, store or chosen.record.store, reporter),
             reporter=reporter,
             **options,
         )
@@ -149,7 +149,8 @@ def _neighbours(asked: "Sequence[Asked]", run: "Run", store: str | None, reporte
     from curate.stores.store import Store
 
     opened = Store.open(store)
-    same = run.settings.get("store") == store or run.fingerprints.get("pool") == opened.details["pool_fingerprint"]
+    pool = opened.record.details.pool_fingerprint
+    same = run.record.store == store or run.record.fingerprints.pool == pool
     if not same:
         raise SettingsError(
             f"{store} does not hold the pool that {run.path} scored.",

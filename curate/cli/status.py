@@ -46,7 +46,7 @@ def command(run: str | None, as_json: bool) -> None:
     ]
     print_table(("run", "method", "model", "done", "shards", "documents", "tokens", "skipped"), rows)
     for r in runs:
-        if warning := arithmetic_warning(r.details):
+        if warning := arithmetic_warning(r.record.details):
             print_alarm(f"{r.path}: {warning}")
 
 
@@ -58,16 +58,16 @@ def progress(run: "Run") -> dict[str, Any]:
     often_first = sorted(counted["skipped"].items(), key=lambda item: -item[1])
     return {
         "run": str(run.path),
-        "method": run.settings.get("method"),
-        "model": run.settings.get("model"),
-        "target": run.settings.get("target"),
-        "pool": run.settings.get("pool"),
+        "method": run.record.method,
+        "model": run.record.model,
+        "target": run.record.settings.get("target"),
+        "pool": run.record.settings.get("pool"),
         "finished": run.is_finished,
         "shards": sum(p.last for p in parts),
         "parts": len(parts),
         "documents": counted["documents"],
         "tokens": counted["tokens"],
         "skipped": dict(often_first),
-        "arithmetic": run.details.get("arithmetic"),
+        "arithmetic": run.record.json["details"].get("arithmetic"),
         "totals": run.totals,
     }

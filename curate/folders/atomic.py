@@ -1,10 +1,14 @@
-"""Files that exist only whole: a temporary name in the same folder, fsync, rename."""
+"""Files and folders that exist only whole: a temporary name beside them, fsync, rename."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from curate.errors import CurateError
+from curate.folders.lock import lock
 
 
 @contextmanager
@@ -25,10 +29,46 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write a small UTF-8 file atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+@contextmanager
+def atomic_folder(path: Path | str, *, by: str = "another process") -> Iterator[Path]:
+    """Yield an empty folder beside `path` to fill; when the block ends without an error it takes the place of `path`.
+
+    What a killed process left in it is removed first. Raises CurateError while another process fills it; `by` says
+    which that may be.
+    """
+    path = Path(os.path.abspath(path))
+    partial = path.with_name(f".{path.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            lock(descriptor, partial)
+        except BlockingIOError:
+            raise CurateError(f"{by} is making {path}", hint="wait for it, or give another folder with --out") from None
+        _empty(partial)
+        try:
+            yield partial
+            fsync_tree(partial)
+            _swap(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _swap(partial: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def remove_leftovers(folder: Path) -> None:

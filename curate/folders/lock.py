@@ -1,4 +1,4 @@
-"""One writer at a time: an advisory lock on a run's folder that dies with its process."""
+"""One writer at a time: an advisory lock that dies with its process."""
 
 import errno
 import fcntl
@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from pathlib import Path
+from typing import Self
 
 from curate.errors import CurateError
 
@@ -19,22 +20,35 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor, folder)
         except BlockingIOError:
             os.close(descriptor)
             raise CurateError(
                 f"{folder}: another process is writing this run",
                 hint="Wait for it, stop it, or give another folder with --out: one process writes a run.",
             ) from None
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                os.close(descriptor)
-                raise
-            warnings.warn(
-                f"{folder}: this file system has no locks; take care that one process alone writes here",
-                stacklevel=3,
-            )
+        except OSError:
+            os.close(descriptor)
+            raise
         self._release = weakref.finalize(self, os.close, descriptor)
 
     def release(self) -> None:
         self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def lock(descriptor: int, folder: Path) -> None:
+    """Lock an open file or folder. Raises BlockingIOError where it is locked; warns where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        warnings.warn(
+            f"{folder}: this file system has no locks; take care that one process alone writes here", stacklevel=4
+        )

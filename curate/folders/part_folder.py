@@ -7,28 +7,28 @@ finished.json       totals; there once every shard has reached its end
 """
 
 import json
+import re
 import time
 from abc import ABC
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pyarrow as pa
 
 from curate.errors import CurateError, SettingsError
-from curate.folders.atomic import remove_leftovers, write_text
-from curate.folders.lock import NAME as LOCK_NAME
-from curate.folders.lock import Lock
-from curate.folders.parts import Part, metadata_of, part_name, read_part, write_table
-from curate.folders.record import FORMAT, canonical, differences
+from curate.folders.folder import Claim, Folder, put_json, put_text, read_json
+from curate.folders.local import open_folder
+from curate.folders.parts import Part, metadata_of, part_name, put_table, read_part
+from curate.folders.record import RunRecord, differences
 from curate.folders.unify import File
 from curate.schema import SKIPPED_SCHEMA
 
 if TYPE_CHECKING:
     import polars as pl
 
-FINISHED = "finished.json"
+FINISHED, LOG = "finished.json", "log.jsonl"
+_PART = re.compile(r"[0-9][^/]*\.parquet")
 
 
 class PartFolder(ABC):
@@ -42,11 +42,16 @@ class PartFolder(ABC):
     WHICH: ClassVar[str]
     """What to give where a folder is none of the kind."""
 
-    def __init__(self, path: Path, record: dict[str, Any], lock: Lock | None = None) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, record: RunRecord, claim: Claim | None = None) -> None:
+        self.folder = folder
         self.record = record
-        self._lock = lock
+        self._claim = claim
         self._parts: dict[str, list[Part]] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where it lies on this machine."""
+        return self.folder.local()
 
     @classmethod
     def start(
@@ -64,60 +69,37 @@ class PartFolder(ABC):
         not compared: on continuing, those of the first start stay. A folder without any part holds nothing
         to protect, such as after a start that failed: other settings take its place.
         """
-        path = Path(path)
-        cls._refuse_foreign(path)
-        path.mkdir(parents=True, exist_ok=True)
-        lock = Lock(path)
-        remove_leftovers(path)
-        found = cls(path, cls._read_record(path), lock) if (path / cls.RECORD).exists() else None
+        folder = open_folder(path)
+        cls._refuse_foreign(folder)
+        claim = folder.claim()
+        found = cls(folder, cls._read_record(folder), claim) if folder.exists(cls.RECORD) else None
         if found is not None:
             found.refuse_other(settings, fingerprints)
         if found is None or found._differences(settings, fingerprints):
-            record = {
-                "format": FORMAT,
-                "settings": dict(settings),
-                "fingerprints": dict(fingerprints),
-                "details": dict(details or {}),
-            }
-            text = canonical(record)
-            write_text(path / cls.RECORD, text)
-            found = cls(path, json.loads(text), lock)
-        for folder in (cls.ROWS, "skipped"):
-            (path / folder).mkdir(exist_ok=True)
+            found = cls(folder, RunRecord.make(settings, fingerprints, details or {}), claim)
+            put_text(folder, cls.RECORD, found.record.text)
         return found
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Open a folder for reading. Raises CurateError saying what is missing when `path` is none of the kind."""
-        path = Path(path)
-        if not path.is_dir():
-            raise CurateError(f"{path}: no such folder", hint=cls._how_to_find(path))
-        if not (path / cls.RECORD).exists():
-            raise CurateError(f"{path}: not a {cls.KIND} (it holds no {cls.RECORD})", hint=cls._how_to_find(path))
-        return cls(path, cls._read_record(path))
+        """Open a folder for reading. Raises CurateError saying what is missing when `path` is none of the kind.
+
+        Processes that work for the one that started the folder open it so, too, and write parts into it.
+        """
+        folder = open_folder(path)
+        if not folder.exists(cls.RECORD):
+            lacks = f"not a {cls.KIND} (it holds no {cls.RECORD})" if folder.local().is_dir() else "no such folder"
+            raise CurateError(f"{folder.address}: {lacks}", hint=cls._how_to_find(folder))
+        return cls(folder, cls._read_record(folder))
 
     @property
     def name(self) -> str:
         return self.path.resolve().name
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.record["settings"]
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        return self.record["fingerprints"]
-
-    @property
-    def details(self) -> dict[str, Any]:
-        return self.record["details"]
-
     def add_details(self, **details: Any) -> None:
         """Put more into the record's details (what was only known later: coverage, totals of a sample …)."""
-        record = {**self.record, "details": {**self.details, **details}}
-        text = canonical(record)
-        write_text(self.path / self.RECORD, text)
-        self.record = json.loads(text)
+        self.record = self.record.with_details(details)
+        put_text(self.folder, self.RECORD, self.record.text)
 
     def parts(self, shard: str) -> list[Part]:
         """The finished parts of a shard from its first row on, in order, without a gap."""
@@ -133,6 +115,10 @@ class PartFolder(ABC):
         """Every part in pool order."""
         return sorted((p for parts in self._by_shard().values() for p in parts), key=lambda p: p.order)
 
+    def refresh(self) -> None:
+        """Look again for parts: other processes have written some since."""
+        self._parts = None
+
     def write_part(
         self,
         *,
@@ -146,7 +132,7 @@ class PartFolder(ABC):
         skipped: pa.Table,
     ) -> Part:
         """Write one part: its skipped rows first, then its table, so that one with a table is whole."""
-        name = part_name(shard_index, index)
+        name, aside = f"{self.ROWS}/{part_name(shard_index, index)}", f"skipped/{part_name(shard_index, index)}"
         part = Part(
             shard=shard,
             shard_index=shard_index,
@@ -154,15 +140,14 @@ class PartFolder(ABC):
             start=start,
             end=end,
             last=last,
-            path=self.path / self.ROWS / name,
+            path=self.folder.local(name),
             schema=rows.schema.remove_metadata(),
         )
-        aside = self.path / "skipped" / name
         if skipped.num_rows:
-            write_table(skipped, aside, metadata_of(part))
+            put_table(self.folder, aside, skipped, metadata_of(part))
         else:
-            aside.unlink(missing_ok=True)
-        write_table(rows, part.path, metadata_of(part))
+            self.folder.remove(aside)
+        put_table(self.folder, name, rows, metadata_of(part))
         if self._parts is not None:
             others = [p for p in self._parts.get(shard, []) if p.index != index]
             self._parts[shard] = sorted([*others, part], key=lambda p: p.order)
@@ -170,24 +155,24 @@ class PartFolder(ABC):
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append what a session did; times live here and nowhere else, so that equal folders have equal bytes."""
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"ended": round(time.time()), **line}) + "\n")
+        before = self.folder.read(LOG).decode() if self.folder.exists(LOG) else ""
+        put_text(self.folder, LOG, before + json.dumps({"ended": round(time.time()), **line}) + "\n")
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Mark that every shard has reached its end, with totals (documents, tokens, skipped by reason).
 
-        Lets go of the lock."""
-        write_text(self.path / FINISHED, canonical(totals))
+        Lets go of the claim."""
+        put_json(self.folder, FINISHED, totals)
         self.close()
 
     @property
     def is_finished(self) -> bool:
-        return (self.path / FINISHED).exists()
+        return self.folder.exists(FINISHED)
 
     @property
     def totals(self) -> dict[str, Any] | None:
         """What `finish` was given; None while the work is unfinished."""
-        return json.loads((self.path / FINISHED).read_text(encoding="utf-8")) if self.is_finished else None
+        return read_json(self.folder, FINISHED) if self.is_finished else None
 
     def table(self, empty: pa.Schema) -> "pl.LazyFrame":
         """Every row of the parts in pool order, lazily; columns that differ between parts are unified."""
@@ -207,24 +192,15 @@ class PartFolder(ABC):
 
     def skipped_files(self) -> list[File]:
         """The files in skipped/ of whole parts; a file whose part has no table yet is not counted."""
-        there = {p.name for p in (self.path / "skipped").glob("[0-9]*.parquet")}
-        names = [p.path.name for p in self.all_parts() if p.path.name in there]
-        return [(self.path / "skipped" / name, SKIPPED_SCHEMA) for name in names]
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keep other processes from writing what lies beside the parts of a folder that is open for reading."""
-        lock = Lock(self.path)
-        try:
-            yield
-        finally:
-            lock.release()
+        there = set(_parts_in(self.folder, "skipped"))
+        names = [f"skipped/{p.path.name}" for p in self.all_parts()]
+        return [(self.folder.local(name), SKIPPED_SCHEMA) for name in names if name in there]
 
     def close(self) -> None:
         """Let another process write the folder."""
-        if self._lock:
-            self._lock.release()
-            self._lock = None
+        if self._claim:
+            self._claim.release()
+            self._claim = None
 
     def __enter__(self) -> Self:
         return self
@@ -236,15 +212,18 @@ class PartFolder(ABC):
         return f"{type(self).__name__}({str(self.path)!r})"
 
     @classmethod
-    def has_parts(cls, path: Path) -> bool:
+    def has_parts(cls, path: Path | str) -> bool:
         """Whether a folder holds any part."""
-        return next((path / cls.ROWS).glob("[0-9]*.parquet"), None) is not None
+        return bool(_parts_in(open_folder(path), cls.ROWS))
 
     @classmethod
-    def newest(cls, root: Path) -> Path | None:
-        """The folder directly under `root` whose record was written last."""
-        records = list(root.glob(f"*/{cls.RECORD}"))
-        return max(records, key=age).parent if records else None
+    def newest_first(cls, root: Path | str) -> list[Path]:
+        """The folders of the kind directly under `root`, by the time their records were written."""
+        folder = open_folder(root)
+        children = [folder.child(name.rstrip("/")) for name in folder.list() if name.endswith("/")]
+        there = [child for child in children if child.exists(cls.RECORD)]
+        by_age = sorted(there, key=lambda child: (child.modified(cls.RECORD), child.address), reverse=True)
+        return [child.local() for child in by_age]
 
     def refuse_other(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
         """Raise SettingsError naming every setting, and every given fingerprint, that differs.
@@ -253,7 +232,7 @@ class PartFolder(ABC):
         lines = self._differences(settings, fingerprints)
         if lines and self.has_parts(self.path):
             self.close()
-            grown = all(line.startswith("pool") for line in lines) and not self.settings.get("store")
+            grown = all(line.startswith("pool") for line in lines) and not self.record.store
             raise SettingsError(
                 f"{self.path} was started differently:\n  " + "\n  ".join(lines),
                 hint=f"Give another folder with --out, or the same settings to continue this {self.KIND}."
@@ -263,56 +242,43 @@ class PartFolder(ABC):
     def _by_shard(self) -> dict[str, list[Part]]:
         if self._parts is None:
             self._parts = {}
-            found = (read_part(p) for p in (self.path / self.ROWS).glob("[0-9]*.parquet"))
+            found = (read_part(self.folder.local(name)) for name in _parts_in(self.folder, self.ROWS))
             for part in sorted(found, key=lambda p: p.order):
                 self._parts.setdefault(part.shard, []).append(part)
         return self._parts
 
     def _differences(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:
-        known = {k: v for k, v in self.fingerprints.items() if k in fingerprints}
+        known = {k: v for k, v in self.record.json["fingerprints"].items() if k in fingerprints}
         what = f"the {self.KIND} has"
         changed = differences(known, fingerprints, had=what, asked="now it is")
-        lines = differences(self.settings, settings, had=what)
+        lines = differences(self.record.settings, settings, had=what)
         return [*lines, *(f"{line} (its content has changed)" for line in changed)]
 
     @classmethod
-    def _read_record(cls, path: Path) -> dict[str, Any]:
-        where = path / cls.RECORD
+    def _read_record(cls, folder: Folder) -> RunRecord:
+        where = str(folder.local(cls.RECORD))
         try:
-            record = json.loads(where.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise CurateError(f"{where}: cannot be read as JSON ({error})") from error
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            seen = record.get("format") if isinstance(record, dict) else type(record).__name__
-            raise CurateError(
-                f"{where}: format {seen!r}, this version of curate reads format {FORMAT}",
-                hint=f"Read it with the version that wrote it, or make the {cls.KIND} again in another folder.",
-            )
-        missing = [key for key in ("settings", "fingerprints", "details") if key not in record]
-        if missing:
-            raise CurateError(f"{where}: lacks {', '.join(missing)}; it is not a {cls.KIND}'s record")
-        return record
+            text = folder.read(cls.RECORD)
+        except OSError as error:
+            raise CurateError(f"{where}: cannot be read ({error})") from error
+        return RunRecord.read(text, where=where, kind=cls.KIND)
 
     @classmethod
-    def _refuse_foreign(cls, path: Path) -> None:
-        if path.exists() and not path.is_dir():
-            raise CurateError(f"{path} is a file, not a folder", hint="Give another folder with --out.")
-        if not path.exists() or (path / cls.RECORD).exists():
-            return
-        foreign = sorted(p.name for p in path.iterdir() if p.name != LOCK_NAME and not p.name.endswith(".tmp"))
-        if foreign:
+    def _refuse_foreign(cls, folder: Folder) -> None:
+        foreign = folder.list()
+        if foreign and not folder.exists(cls.RECORD):
+            listed = ", ".join(name.rstrip("/") for name in foreign[:3])
             raise CurateError(
-                f"{path} is not empty and not a {cls.KIND} (it holds {', '.join(foreign[:3])})",
+                f"{folder.address} is not empty and not a {cls.KIND} (it holds {listed})",
                 hint="Give another folder with --out, or empty this one.",
             )
 
     @classmethod
-    def _how_to_find(cls, path: Path) -> str:
-        if inside := cls.newest(path):
-            return f"It holds {cls.KIND}s; the newest is {inside}."
+    def _how_to_find(cls, folder: Folder) -> str:
+        if folder.local().is_dir() and (inside := cls.newest_first(folder.address)):
+            return f"It holds {cls.KIND}s; the newest is {inside[0]}."
         return cls.WHICH
 
 
-def age(record: Path) -> tuple[int, str]:
-    """A key that sorts records by the time they were written."""
-    return record.stat().st_mtime_ns, str(record)
+def _parts_in(folder: Folder, prefix: str) -> list[str]:
+    return [name for name in folder.list(prefix) if _PART.fullmatch(name.removeprefix(f"{prefix}/"))]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
-from curate.folders.atomic import atomic_write
+from curate.folders.folder import Folder
 
 _KEYS = ("shard", "shard_index", "index", "start", "end", "last")
 ROW_GROUP = 122_880  # DuckDB's own: one group is one unit of parallel work
@@ -37,11 +37,10 @@ def part_name(shard_index: int, index: int) -> str:
     return f"{shard_index:05d}-{index:05d}.parquet"
 
 
-def write_table(table: pa.Table, path: Path, metadata: dict[str, str]) -> None:
-    """Write a table as Parquet atomically; equal rows give equal bytes, however the table was chunked."""
+def put_table(folder: Folder, name: str, table: pa.Table, metadata: dict[str, str]) -> None:
+    """Put a table as Parquet; equal rows give equal bytes, however the table was chunked."""
     table = table.combine_chunks().replace_schema_metadata(metadata)
-    with atomic_write(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+    folder.put(name, lambda path: pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP))
 
 
 def metadata_of(part: Part) -> dict[str, str]:

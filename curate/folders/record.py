@@ -1,11 +1,206 @@
-"""run.json: what a run was asked for, as deterministic bytes, and how two askings differ."""
+"""The record of a run or a store: what was asked for and what is known of it, as bytes that are always the same."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, TypeVar
+
+from curate.errors import CurateError
 
 FORMAT = 1
 _ABSENT = object()
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprints:
+    """Hashes of the contents that a run depends on; '' where it depends on none of the kind."""
+
+    pool: str = ""
+    target: str = ""  # of the rows that scoring used
+    heldout: str = ""  # of those kept aside
+    model: str = ""
+    against: str = ""
+    fit: str = ""  # of the background that fits taken from another run were made on
+    shortlist: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """Parameters whose gradients are taken, of all, and those of matrices that are left out, by name."""
+
+    tracked: int
+    total: int
+    uncovered: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """What a check of the compute type against a reference found."""
+
+    dtype: str
+    reference: str
+    least: float  # correlation under which the ranking is not to be trusted
+    failed: str | None = None  # why there is no figure
+    documents: int = 0
+    lost: int = 0  # documents with finite scores by the reference alone
+    spearman: Mapping[str, float | None] = field(default_factory=dict)  # by score column
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdout:
+    """Rows of the target that scoring never saw: their numbers by file."""
+
+    share: float
+    seed: int
+    rows: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magic:
+    """How smooth each training run was that was differentiated through; 1 is smooth."""
+
+    smoothness: Sequence[float] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """How a rescoring changed a run's order of the shortlist; `stayed` counts documents of its top tenth."""
+
+    spearman: float | None
+    documents: int
+    top_tenth: int
+    stayed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What is known of a run or a store beside settings and fingerprints; the last five are a store's.
+
+    What a method of one's own put there is in the record's JSON alone.
+    """
+
+    columns: tuple[str, ...] = ()  # of scores
+    target_rows: tuple[str, ...] | None = None  # content hashes of the rows that scoring used
+    coverage: Coverage | None = None
+    arithmetic: Arithmetic | None = None
+    holdout: Holdout | None = None
+    magic: Magic | None = None
+    moved: Mapping[str, Moved] = field(default_factory=dict)  # by the path of the run that was rescored
+    pool: tuple[str, ...] = ()  # addresses, which may become more
+    pool_fingerprint: str = ""
+    background: str = ""  # fingerprint of the sample that the second moment is fitted on
+    context: int = 0
+    blocks: tuple[Mapping[str, Any], ...] = ()  # layers of a sketch
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> "Details":
+        """Return the details of a record's JSON."""
+        kinds = {"coverage": Coverage, "arithmetic": Arithmetic, "holdout": Holdout, "magic": Magic}
+        typed: dict[str, Any] = {k: _typed(kind, found[k]) if found.get(k) else None for k, kind in kinds.items()}
+        typed["moved"] = {path: _typed(Moved, moved) for path, moved in found.get("moved", {}).items()}
+        return _typed(cls, {**found, **typed})
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The record of a run or a store. Equal records have equal bytes."""
+
+    json: Mapping[str, Any]
+
+    @classmethod
+    def make(
+        cls, settings: Mapping[str, Any], fingerprints: Mapping[str, str], details: Mapping[str, Any]
+    ) -> "RunRecord":
+        """Return the record as it will be read again."""
+        given = {"settings": settings, "fingerprints": fingerprints, "details": details}
+        return cls(json.loads(canonical({"format": FORMAT} | {k: dict(v) for k, v in given.items()})))
+
+    @classmethod
+    def read(cls, text: bytes, *, where: str, kind: str) -> "RunRecord":
+        """Parse a record. Raises CurateError naming `where` it lies when it is none of this version's."""
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            raise CurateError(f"{where}: cannot be read as JSON ({error})") from error
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            seen = record.get("format") if isinstance(record, dict) else type(record).__name__
+            raise CurateError(
+                f"{where}: format {seen!r}, this version of curate reads format {FORMAT}",
+                hint=f"Read it with the version that wrote it, or make the {kind} again in another folder.",
+            )
+        missing = [key for key in ("settings", "fingerprints", "details") if key not in record]
+        if missing:
+            raise CurateError(f"{where}: lacks {', '.join(missing)}; it is not a {kind}'s record")
+        return cls(record)
+
+    @property
+    def text(self) -> str:
+        return canonical(self.json)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All settings, resolved; settings classes are built from them."""
+        return self.json["settings"]
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        return _typed(Fingerprints, self.json["fingerprints"])
+
+    @cached_property
+    def details(self) -> Details:
+        return Details.of(self.json["details"])
+
+    @property
+    def method(self) -> str | None:
+        return self.settings.get("method")
+
+    @property
+    def method_settings(self) -> Mapping[str, Any]:
+        return self.settings.get("method_settings") or {}
+
+    @property
+    def model(self) -> str | None:
+        return self.settings.get("model")
+
+    @property
+    def target(self) -> tuple[str, ...]:
+        """Its addresses."""
+        return _texts(self.settings.get("target"))
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """Its addresses."""
+        return _texts(self.settings.get("pool"))
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """Which of the pool's columns are read as what."""
+        return self.settings.get("fields") or {}
+
+    @property
+    def store(self) -> str | None:
+        """Folder of the store that was scored from."""
+        return self.settings.get("store")
+
+    @property
+    def is_rescoring(self) -> bool:
+        """Whether its documents are the shortlist of other runs."""
+        return "parent_run" in self.settings
+
+    def with_details(self, details: Mapping[str, Any]) -> "RunRecord":
+        """Return the record with more details, or others of these names."""
+        return RunRecord(json.loads(canonical({**self.json, "details": {**self.json["details"], **details}})))
+
+
+def _typed(kind: type[_T], found: Mapping[str, Any]) -> _T:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known})
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(map(str, value or ()))
 
 
 def canonical(value: Mapping[str, Any]) -> str:

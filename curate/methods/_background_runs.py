@@ -1,6 +1,5 @@
 """Training runs on parts of the background, and scorers along what walking back through them found."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import CurateError
+from curate.folders.kept import workplace
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.documents import Batching, document_losses
@@ -144,10 +144,8 @@ class BackgroundRuns:
             "snapshots": self.settings.snapshots,
         }
         key = xxhash.xxh3_64_hexdigest(repr(sorted(keys.items())).encode())
-        folder = inputs.kept.run / "training" / key
-        kept = inputs.kept.get("target/magic", keys, lambda: self._made(part, folder))
-        shutil.rmtree(folder.parent, ignore_errors=True)  # gigabytes, and nobody walks that way again
-        return kept
+        with workplace(inputs.kept.folder, "training") as folder:
+            return inputs.kept.get("target/magic", keys, lambda: self._made(part, folder / key))
 
     def _made(self, part: int, folder: Path) -> dict[str, Tensor]:
         """Train on a part, walk back from all targets to the snapshot, and return what scoring takes."""

@@ -51,7 +51,7 @@ class Inputs:
     """Reads the background sample when it is asked for, so that a method without curvature never does."""
     background_fingerprint: str
     batching: Batching
-    kept: Kept
+    kept: Kept[dict[str, Tensor]]
     reporter: Reporter
     against: EncodedTarget | None = None
     """A control set, whose mean query is subtracted from the target's and from each group's."""

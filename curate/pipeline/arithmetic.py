@@ -19,6 +19,7 @@ from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
 from curate.folders.part_folder import PartFolder
+from curate.folders.tensors import TENSORS
 from curate.methods import Method
 from curate.methods.contract import Inputs
 from curate.pipeline.samples import Quiet, draw, part_of
@@ -49,7 +50,8 @@ def check_arithmetic(
     Does nothing in float32 and float64, for methods that compute nothing with the proxy, and where the run's record
     has it already (it warns again then). A check that cannot be made is a warning, too, and no error.
     """
-    if "failed" in run.details.get("arithmetic", {"failed": ""}):
+    checked = run.record.details.arithmetic
+    if checked is None or checked.failed is not None:
         dtype = inputs.proxy.settings.dtype
         if dtype in ("float32", "float64"):
             return
@@ -62,9 +64,9 @@ def check_arithmetic(
         if found is None:
             return
         run.add_details(arithmetic={"dtype": dtype, "reference": REFERENCE, "least": least, **found})
-        if note := arithmetic_note(run.details):
+        if note := arithmetic_note(run.record.details):
             inputs.reporter.note(note)
-    if warning := arithmetic_warning(run.details):
+    if warning := arithmetic_warning(run.record.details):
         inputs.reporter.warn(warning)
 
 
@@ -108,7 +110,7 @@ def _scores(method: Method, method_settings: Any, inputs: Inputs, sample: Sequen
 def _reference_scores(method: Method, method_settings: Any, inputs: Inputs, sample: Sequence[Encoded]) -> np.ndarray:
     """Load the proxy anew, so that weights that the run's type rounds are whole; give its memory back afterwards."""
     proxy = load_proxy(replace(inputs.proxy.settings, dtype=REFERENCE))
-    kept = Kept(inputs.kept.run.with_name(REFERENCE))
+    kept = Kept(inputs.kept.folder.child(REFERENCE), TENSORS)
     whole = replace(inputs, proxy=proxy, proxy_fingerprint=f"{inputs.proxy_fingerprint}:{REFERENCE}", kept=kept)
     try:
         return _scores(method, method_settings, whole, sample)

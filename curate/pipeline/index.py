@@ -9,6 +9,7 @@ from typing import Any
 from curate import methods
 from curate.documents import Pool, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
+from curate.folders.local import refuse_url
 from curate.folders.part_folder import FINISHED
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
@@ -70,6 +71,7 @@ def run(
     `search` says how its nearest documents are found; see `make_search`. Raises CurateError; parts that were finished
     stay.
     """
+    refuse_url(out, "--out")
     check_factory(search)
     reporter = reporter or Silent()
     store = Indexing.open(gathered(IndexSettings, settings, values), out, reporter).run()
@@ -125,7 +127,7 @@ class Indexing:
         if (path / Store.RECORD).exists():
             store = Store.open(path)
             store.refuse_other(record, {})
-            addresses = tuple(store.details["pool"]) if store.has_parts(path) else ()
+            addresses = store.record.details.pool if store.has_parts(path) else ()
             new = [address for address in settings.pool if address not in addresses]
             if out is None and addresses and new:
                 raise SettingsError(
@@ -149,7 +151,7 @@ class Indexing:
                 store.add_details(**details)
             store.add_shards(self.pool)
             if not all(store.holds(s.name) for s in self.pool.shards):
-                (self.path / FINISHED).unlink(missing_ok=True)
+                store.folder.remove(FINISHED)
             store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
             if not store.has_background:
                 store.remember_background(self._background_rows())

@@ -5,7 +5,6 @@ after would compare by rank only. With `fit_from` a run takes curvature, directi
 and the older one's scores of every shard that has not changed: only new shards are computed, and all scores compare.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
-from curate.folders.atomic import write_text
-from curate.folders.record import canonical, differences
+from curate.folders.folder import put_json, read_json
+from curate.folders.record import differences
 from curate.progress import Reporter
 from curate.proxies.tokens import Encoded
 from curate.score_settings import ScoreSettings, background_fingerprint
@@ -28,12 +27,12 @@ DECISIVE = ("method", "modules", "dtype", "device", "context", "long", "batch_to
 
 def remember_shards(run: Run, pool: Pool) -> None:
     """Write down what the shards of a run's pool were, for runs that take over its scores."""
-    write_text(run.path / SHARDS, canonical(pool.shard_fingerprints()))
+    put_json(run.folder, SHARDS, pool.shard_fingerprints())
 
 
 def unchanged(run: Run, pool: Pool) -> list[str]:
     """Return the names of a pool's shards that are as the run scored them, as far as their content's digest tells."""
-    known = json.loads((run.path / SHARDS).read_text()) if (run.path / SHARDS).exists() else {}
+    known = read_json(run.folder, SHARDS) if run.folder.exists(SHARDS) else {}
     now = pool.shard_fingerprints()
     return [s.name for s in pool.shards if s.name in now and known.get(s.name) == now[s.name] and run.parts(s.name)]
 
@@ -50,20 +49,20 @@ class Origin:
     def open(cls, path: Path | str, asked: Mapping[str, Any]) -> "Origin":
         """Open the run; raise SettingsError where settings that its fits depend on differ from those asked for."""
         run = Run.open(path)
-        mine, theirs = ({k: s.get(k) for k in DECISIVE} for s in (run.settings, asked))
+        mine, theirs = ({k: s.get(k) for k in DECISIVE} for s in (run.record.settings, asked))
         if lines := differences(mine, theirs):
             raise SettingsError(
                 f"Nothing can be taken from {run.path}:\n  " + "\n  ".join(lines),
                 hint="Leave these settings out (they come from that run), or score without --fit-from.",
             )
-        background = run.fingerprints.get("fit") or background_fingerprint(
-            run.fingerprints["pool"], ScoreSettings.from_record(run.settings)
+        background = run.record.fingerprints.fit or background_fingerprint(
+            run.record.fingerprints.pool, ScoreSettings.from_record(run.record.settings)
         )
         return cls(run=run, background=background)
 
     def refuse_other_model(self, model: str) -> None:
         """Raise SettingsError unless the run was scored with a model of this fingerprint."""
-        if self.run.fingerprints.get("model") != model:
+        if self.run.record.fingerprints.model != model:
             raise SettingsError(
                 f"Nothing can be taken from {self.run.path}: it was scored with another model.",
                 hint="Give the model that it was scored with, or score without --fit-from.",
@@ -92,8 +91,8 @@ class Origin:
 
     def _differences(self, run: Run) -> list[str]:
         ours, theirs = (
-            {k: v for k, v in r.settings.items() if k not in ("pool", "fit_from")}
-            | {f"content of {k}": v for k, v in r.fingerprints.items() if k not in ("pool", "fit")}
+            {k: v for k, v in r.record.settings.items() if k not in ("pool", "fit_from")}
+            | {f"content of {k}": v for k, v in r.record.json["fingerprints"].items() if k not in ("pool", "fit")}
             for r in (run, self.run)
         )
         return differences(theirs, ours, asked="now")

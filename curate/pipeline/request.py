@@ -51,7 +51,7 @@ def request(settings: ScoreSettings, reporter: Reporter) -> Request:
     target = read_rows(settings, reporter)
     split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     against = read_against(settings, reporter)
-    pool_fingerprint = pool.fingerprint() if store is None else store.details["pool_fingerprint"]
+    pool_fingerprint = pool.fingerprint() if store is None else store.record.details.pool_fingerprint
     fingerprints = {"pool": pool_fingerprint, **split.fingerprints()}
     if against is not None:
         fingerprints["against"] = against.fingerprint()
@@ -113,7 +113,7 @@ def _method_settings(method: Method, name: str, values: Any) -> Any:
 
 def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     """Return a run's settings, changed to what was given here."""
-    theirs = ScoreSettings.from_record(Run.open(path).settings)
+    theirs = ScoreSettings.from_record(Run.open(path).record.settings)
     here = given(settings)
     own = here.pop("method_settings", {})
     if "fields" in here:

@@ -8,6 +8,7 @@ from typing import Any
 from curate.documents import Split, hold_out
 from curate.errors import CurateError
 from curate.executors.local import Work
+from curate.folders.local import refuse_url
 from curate.pipeline.request import open_candidates, read_rows, score_columns
 from curate.pipeline.score import log
 from curate.pipeline.workspace import Workspace, encode_target, load, versions
@@ -36,6 +37,7 @@ def run(
 
     The result is a run of the shortlist. Raises CurateError, also where the training is too rough to be differentiated.
     """
+    refuse_url(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(RescoreSettings, settings, values)
     parents = parents_of(settings)
@@ -75,10 +77,11 @@ def _rescoring(
     scoring = scored_like(parents[0], settings)
     open_candidates(scoring)
     pool, target = pool_of(parents[0], scoring.pool), read_rows(scoring, reporter)
-    seed = parents[0].details.get("holdout", {}).get("seed", scoring.seed)  # the rescoring's is for its background
+    aside, scored = parents[0].record.details.holdout, parents[0].record.json["fingerprints"]
+    seed = aside.seed if aside else scoring.seed  # the rescoring's own is for its background
     split = hold_out(target, scoring.holdout, seed, address=scoring.target)
     fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
-    if any(parents[0].fingerprints.get(name) != value for name, value in split.fingerprints().items()):
+    if any(scored.get(name) != value for name, value in split.fingerprints().items()):
         raise CurateError(
             f"The target's content has changed since {parents[0].path} was scored.",
             hint="Score the changed target into another run first.",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from curate.documents import Pool, sample_rows
 from curate.folders.kept import Kept
+from curate.folders.local import open_folder
+from curate.folders.tensors import TENSORS
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Reporter, Silent
 from curate.proxies.settings import PassSettings
@@ -35,7 +37,7 @@ def part_of(inputs: Inputs, background: Sequence[Encoded], scratch: Path, seed: 
         against=None if inputs.against is None else rows_of(inputs.against, seed),
         background=lambda: background,
         background_fingerprint="sample",
-        kept=Kept(scratch),
+        kept=Kept(open_folder(scratch), TENSORS),
         reporter=reporter,
         per_token=False,
         record=lambda _: None,

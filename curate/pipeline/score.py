@@ -8,6 +8,7 @@ from curate import methods
 from curate.documents import estimated_rows
 from curate.errors import SettingsError
 from curate.executors.local import Work, score_parts
+from curate.folders.local import refuse_url
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.origin import remember_shards
@@ -33,6 +34,7 @@ def run(
     Settings come as an object, by name (the method's own among them), or both. Everything that can be wrong with them,
     the pool's columns or the target is found before the model loads. Raises CurateError; parts that were finished stay.
     """
+    refuse_url(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(ScoreSettings, settings, values)
     asked = request(settings, reporter)
@@ -80,8 +82,9 @@ def log(run: Run, work: Work, **seconds: float) -> None:
 def _details(asked: Request, workspace: Workspace) -> dict[str, Any]:
     """Return what run.json tells beside settings and fingerprints."""
     details = {"versions": versions(), "coverage": vars(workspace.proxy.coverage), "columns": asked.columns}
-    if asked.store is not None and "arithmetic" in asked.store.details:
-        details["arithmetic"] = asked.store.details["arithmetic"]  # checked when the sketches were made
+    indexed = {} if asked.store is None else asked.store.record.json["details"]
+    if "arithmetic" in indexed:
+        details["arithmetic"] = indexed["arithmetic"]  # checked when the sketches were made
     return details | asked.split.details()
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from curate.documents import Pool
 from curate.errors import CurateError
+from curate.folders.local import refuse_url
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import read_against
@@ -35,6 +36,8 @@ def run(
     **values: Any,
 ) -> Validation:
     """Measure by real retraining how well runs' methods predict it: LDS and QLD, on a bank that is kept and goes on."""
+    refuse_url(out, "--out")
+    refuse_url(plot, "--plot")
     settings = gathered(ValidateSettings, settings, values)
     validation = _validating(settings, reporter or Silent()).run()
     validation.write(Path(out) if out is not None else default_validate_out(settings), plot)
@@ -83,7 +86,7 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
     """Return a run's method as it was prepared, but for its target, which the single queries replace."""
     proxy, encoder = load(scoring)
     fingerprints = {"pool": pool.fingerprint(), "model": proxy.fingerprint()}
-    if fingerprints["model"] != run.fingerprints["model"]:
+    if fingerprints["model"] != run.record.fingerprints.model:
         raise CurateError(f"The model {scoring.model} has changed since {run.path} was scored.")
     against = read_against(scoring, reporter)
     workspace = Workspace(
@@ -95,6 +98,6 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
         target=EncodedTarget(encoded=encoder(queries), groups=[""] * len(queries), names=[""], fingerprint=""),
         against=None if against is None else encode_target(encoder, against, reporter, what="control set"),
         per_token=scoring.per_token,
-        origin=Origin.open(scoring.fit_from, run.settings) if scoring.fit_from else None,
+        origin=Origin.open(scoring.fit_from, run.record.settings) if scoring.fit_from else None,
     )
     return Subject(run=run, inputs=workspace.inputs(run.path, reporter))

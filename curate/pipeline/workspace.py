@@ -11,6 +11,8 @@ from curate.documents import Overlap, Pool, Target, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import Reader
 from curate.folders.kept import Kept
+from curate.folders.local import open_folder
+from curate.folders.tensors import TENSORS
 from curate.gradients.documents import Batching, default_budget
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.pipeline.origin import Origin
@@ -78,7 +80,7 @@ class Workspace:
             background=self._background if self.origin is None else self.origin.no_background,
             background_fingerprint=self._background_fingerprint(),
             batching=self.batching,
-            kept=Kept(run, neighbours),
+            kept=Kept(open_folder(run), TENSORS, [open_folder(n) for n in neighbours]),
             reporter=reporter,
             against=self.against,
             per_token=self.per_token,
@@ -93,7 +95,7 @@ class Workspace:
 
     def _background_fingerprint(self) -> str:
         if self.store is not None:
-            return self.store.details["background"]
+            return self.store.record.details.background
         if self.origin is not None:
             return self.origin.background
         return background_fingerprint(self.fingerprints["pool"], self.settings)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from curate.documents import Fields, Pool, documents, open_pool
-from curate.folders.atomic import write_text
+from curate.folders.folder import put_text
+from curate.folders.local import open_folder
 from curate.proof.spool import key_of
 from curate.schema import Document
 from curate.scores.run import Run
@@ -57,12 +58,13 @@ def chosen(
     """
     name, size = ("token_budget", {"tokens": tokens}) if share is None else ("top", {"share": share})
     asked = [*filters, (name, {**size, "score": column})]
-    key = key_of(run.record, asked)
-    mark = folder.with_name(f"{folder.name}.key")
-    if not ((folder / MANIFEST).exists() and mark.exists() and mark.read_text(encoding="utf-8") == key):
-        mark.unlink(missing_ok=True)
+    key = key_of(run.record.json, asked)
+    beside, mark = open_folder(folder.parent), f"{folder.name}.key"
+    there = beside.exists(f"{folder.name}/{MANIFEST}") and beside.exists(mark)
+    if not (there and beside.read(mark).decode() == key):
+        beside.remove(mark)
         select(run, filters=asked, out=folder, pool=pool.address, overwrite=True)
-        write_text(mark, key)
+        put_text(beside, mark, key)
     return key
 
 

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 import xxhash
 
-from curate.folders.atomic import atomic_write, write_text
-from curate.folders.record import canonical
+from curate.folders.codecs import ARRAY
+from curate.folders.folder import put_json
+from curate.folders.kept import Kept
+from curate.folders.local import open_folder
 from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.progress import Reporter
 from curate.proof.subsets import indicator
@@ -107,19 +109,19 @@ class Bank:
     def __init__(self, laboratory: Laboratory, root: Path) -> None:
         """Open or make the bank under `root`, in a folder named by all that decides it."""
         self.laboratory = laboratory
-        self.folder = root / laboratory.fingerprint()
-        (self.folder / "losses").mkdir(parents=True, exist_ok=True)
+        self.folder = open_folder(root).child(laboratory.fingerprint())
+        self._kept = Kept(self.folder.child("losses"), ARRAY)
         record = {
             "model": laboratory.proxy.settings.model,
             "recipe": laboratory.chosen.as_dict(),
             "documents": [d.content_hash for d in laboratory.documents],
             "queries": [d.content_hash for d in laboratory.queries],
         }
-        write_text(self.folder / "bank.json", canonical(record))
+        put_json(self.folder, "bank.json", record)
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
         """Return which retrainings are not there yet, each once."""
-        return [j for j in dict.fromkeys(jobs) if not self.path(j).exists()]
+        return [j for j in dict.fromkeys(jobs) if not self._kept.has(j.name)]
 
     def fetch(
         self,
@@ -137,13 +139,8 @@ class Bank:
             with reporter.stage("retraining", total=len(missing), unit="models") as task:
                 for _ in map(self.make, missing) if elsewhere is None else elsewhere(self, missing):
                     task.advance(1)
-        return np.stack([np.load(self.path(job)) for job in jobs])
+        return np.stack([self.make(job) for job in jobs])
 
-    def make(self, job: Job) -> None:
-        """Retrain once and keep the losses."""
-        losses = self.laboratory.losses(job)
-        with atomic_write(self.path(job)) as temporary, temporary.open("wb") as file:
-            np.save(file, losses)
-
-    def path(self, job: Job) -> Path:
-        return self.folder / "losses" / f"{job.name}.npy"
+    def make(self, job: Job) -> np.ndarray:
+        """Return the losses after one retraining, which is kept."""
+        return self._kept.at(job.name, lambda: self.laboratory.losses(job))

@@ -79,9 +79,10 @@ class Choices:
         own = self.selected.run
         beside = list_runs(own.path.parent) if own.path.parent.is_dir() else []
         for run in beside:
-            same = all(run.fingerprints.get(k) == own.fingerprints.get(k) for k in self._needs(method))
-            defaults = run.settings.get("method") == method and self._is_default(run, method)
-            if run.is_finished and same and defaults and self.selected.column in run.details.get("columns", ()):
+            prints, others = run.record.fingerprints, own.record.fingerprints
+            same = all(getattr(prints, k) == getattr(others, k) for k in self._needs(method))
+            defaults = run.record.method == method and self._is_default(run, method)
+            if run.is_finished and same and defaults and self.selected.column in run.record.details.columns:
                 self.reporter.note(f"{method}: scored in {run.path} already.")
                 return run
         offered = methods.get(method).OFFERS
@@ -101,7 +102,7 @@ class Choices:
 
     def _is_default(self, run: Run, method: str) -> bool:
         usual = vars(methods.get(method).Settings())
-        return {k: v for k, v in run.settings["method_settings"].items() if k in usual} == usual
+        return {k: v for k, v in run.record.method_settings.items() if k in usual} == usual
 
     def _own_run(self) -> Run:
         try:
@@ -111,7 +112,8 @@ class Choices:
                 f"The selection's run is needed, and is not at {self.selected.run.path}.",
                 hint="Start this where the selection was made; only --sweep and runs without baselines need it.",
             ) from error
-        run.refuse_other(self.selected.run.settings, self.selected.run.fingerprints)
+        record = self.selected.run.record.json
+        run.refuse_other(record["settings"], record["fingerprints"])
         return run
 
     def _dump(self, name: str, folder: Path, key: str) -> Arm:

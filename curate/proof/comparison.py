@@ -1,7 +1,5 @@
 """All arms of a comparison on one proxy: what each trains on, what all are measured on, and what is there already."""
 
-import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -9,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from curate.documents import Fields, Overlap, read_target
-from curate.folders.atomic import write_text
+from curate.folders.codecs import JSON
+from curate.folders.folder import Folder
+from curate.folders.kept import Kept
+from curate.folders.local import open_folder
 from curate.gradients.documents import Batching
 from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.progress import Reporter, Task
@@ -102,7 +103,7 @@ class Comparison:
                 made = self._kept(f"{arm.name}-{seed}", key, make)
                 curves[arm.name].append(Curve(**made["curve"]))
                 counts.setdefault(arm.name, made["counts"])
-        shutil.rmtree(self.out / "spools", ignore_errors=True)
+        self._folder.remove("spools")
         outcomes = tuple(
             Outcome(name=a.name, times=a.times, counts=counts[a.name], curves=tuple(curves[a.name])) for a in arms
         )
@@ -130,7 +131,7 @@ class Comparison:
         batches = token_batches(corpus.scored, tokens=round(arm.times * self.tokens), steps=steps, seed=recipe.seed)
         curve = fit(self.measure, corpus, recipe, batches, points=self.settings.points, untrained=untrained, task=task)
         if arm.per_seed:
-            shutil.rmtree(folder)
+            self._folder.remove(f"spools/{folder.name}")
         return {"curve": curve.as_dict(), "counts": counts}
 
     def _untrained(self) -> dict[str, float]:
@@ -139,10 +140,12 @@ class Comparison:
 
     def _kept(self, name: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return what a file of these dependencies holds, making it if need be."""
-        path = self.out / "arms" / f"{name.replace(' ', '-').replace('%', '')}-{key}.json"
-        if not path.exists():
-            write_text(path, json.dumps(make(), sort_keys=True) + "\n")
-        return json.loads(path.read_text(encoding="utf-8"))
+        kept = Kept(self._folder.child("arms"), JSON)
+        return kept.at(f"{name.replace(' ', '-').replace('%', '')}-{key}", make)
+
+    @property
+    def _folder(self) -> Folder:
+        return open_folder(self.out)
 
     def _shared_key(self) -> str:
         recipe: Mapping[str, Any] = self.recipe.as_dict()

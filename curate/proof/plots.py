@@ -1,6 +1,7 @@
 """Pictures of what was measured, as PNG files that come out the same every time."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from curate.folders.atomic import atomic_write
+from curate.folders.local import put_file
 
 _ACROSS, _INCHES = 3, 3.6
 _COLOURS = ("#1f4e8c", "#c8553d", "#2f855a", "#8c6bb1", "#b7791f", "#4a5568", "#319795", "#97266d")
@@ -64,7 +65,5 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+    put_file(path, partial(figure.savefig, format="png", dpi=150, metadata={"Software": None}))

@@ -8,16 +8,18 @@ the target (curvature, second moments) is found in the run.
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
 from curate import methods
-from curate.folders.atomic import atomic_write
+from curate.folders.codecs import ARRAY
+from curate.folders.folder import Folder
 from curate.folders.kept import Kept
+from curate.folders.local import open_folder
 from curate.folders.record import canonical
+from curate.folders.tensors import TENSORS
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Silent
 from curate.proxies.tokens import Encoder
@@ -40,16 +42,16 @@ class Subject:
 
     @property
     def method(self) -> str:
-        return self.run.settings["method"]
+        return self.run.record.method or ""
 
     @property
     def adjoint(self) -> bool:
         """Whether this is a rescoring, whose in-run scores belong to another training: its adjoint is judged."""
-        return self.method in RESCORED and "parent_run" in self.run.settings
+        return self.method in RESCORED and self.run.record.is_rescoring
 
     def settings(self) -> Any:
         """Return the method's settings, as the run recorded them."""
-        given = {n: v for n, v in self.run.settings["method_settings"].items() if v is not None}
+        given = {n: v for n, v in self.run.record.method_settings.items() if v is not None}
         if self.adjoint:
             given = {n: v for n, v in given.items() if n not in _UNKNOWN_TO_METHODS}
             given["snapshots"] = given.pop("snapshot")  # a rescoring has one
@@ -58,31 +60,25 @@ class Subject:
     def key(self, documents: Sequence[Document], queries: Sequence[Document]) -> str:
         """Hash all that decides the scores."""
         hashes = [[d.content_hash for d in some] for some in (documents, queries)]
-        record = {"run": self.run.settings, "fingerprints": self.run.fingerprints, "hashes": hashes, "version": 1}
+        given = self.run.record.json
+        record = {"run": given["settings"], "fingerprints": given["fingerprints"], "hashes": hashes, "version": 1}
         return xxhash.xxh3_64_hexdigest(canonical(record).encode())
 
-    def known(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray | None:
+    def known(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray | None:
         """Return the scores that are kept; None where there are none yet."""
-        path = folder / f"{self.key(documents, queries)}.npy"
-        return np.load(path) if path.exists() else None
+        return Kept(folder, ARRAY).find(self.key(documents, queries))
 
-    def predictions(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray:
+    def predictions(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray:
         """Return scores `[documents, queries]`, kept in `folder`; a document that has no finite score has 0."""
-        found = self.known(documents, queries, folder)
-        if found is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            found = self._scored(documents, queries, folder)
-            path = folder / f"{self.key(documents, queries)}.npy"
-            with atomic_write(path) as temporary, temporary.open("wb") as file:
-                np.save(file, found)
-        return found
+        return Kept(folder, ARRAY).at(self.key(documents, queries), lambda: self._scored(documents, queries, folder))
 
-    def _scored(self, documents: Sequence[Document], queries: Sequence[Document], folder: Path) -> np.ndarray:
+    def _scored(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray:
         encode = Encoder(self.inputs.proxy.tokenizer, self.inputs.batching.tokens)
         sample, rows = encode(documents), encode(queries)
         usable = [i for i, e in enumerate(sample) if e.num_scored > 0]
         found, settings = np.zeros((len(documents), len(queries))), self.settings()
         step = self._together(len(queries))
+        folder.local().mkdir(parents=True, exist_ok=True)  # scratch lies beside, so that curvature is linked
         with self.inputs.reporter.stage(f"scoring by {self.method}", total=len(queries), unit="queries") as task:
             for start in range(0, len(queries), step):
                 some = rows[start : start + step]
@@ -92,8 +88,9 @@ class Subject:
                     names=[f"{i:06d}" for i in range(len(some))],
                     fingerprint="queries:" + ",".join(e.content_hash for e in some),
                 )
-                with tempfile.TemporaryDirectory(dir=folder, prefix=".scratch-") as scratch:
-                    kept = Kept(Path(scratch), [self.run.path, *self.inputs.kept.neighbours])
+                with tempfile.TemporaryDirectory(dir=folder.local(), prefix=".scratch-") as scratch:
+                    neighbours = [self.run.folder, *self.inputs.kept.neighbours]
+                    kept = Kept(open_folder(scratch), TENSORS, neighbours)
                     inputs = replace(self.inputs, target=target, kept=kept, per_token=False, reporter=_Quiet())
                     scorer = methods.get(self.method).prepare(replace(inputs, record=lambda _: None), settings)
                     scores = scorer([sample[i] for i in usable], inputs.batching).scores.cpu().double().numpy()

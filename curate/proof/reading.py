@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from curate.documents import Target, read_target
 from curate.errors import CurateError
+from curate.folders.record import Details
 from curate.proxies.tokens import Encoded, Encoder
 from curate.schema import Document
 from curate.score_settings import ScoreSettings
@@ -19,10 +19,10 @@ HELDOUT = Path("target") / "heldout.jsonl"
 
 def scored_rows(run: Run) -> Target:
     """Read again the target's rows that a run was scored by. Raises CurateError where they have changed."""
-    asked = ScoreSettings.from_record(run.settings)
+    asked = ScoreSettings.from_record(run.record.settings)
     whole = read_target(asked.target, asked.target_fields or asked.fields, group_by=asked.group_by)
-    used = _without(whole, run.details)
-    if run.fingerprints.get("target") not in (whole.fingerprint(), used.fingerprint()):
+    used = _without(whole, run.record.details)
+    if run.record.fingerprints.target not in (whole.fingerprint(), used.fingerprint()):
         raise CurateError(
             f"The target's content has changed since {run.path} was scored.",
             hint="Score the changed target into another run first.",
@@ -32,7 +32,7 @@ def scored_rows(run: Run) -> Target:
 
 def scored_hashes(run: Run) -> frozenset[str]:
     """Return the content hashes of the target's rows that a run was scored by, from its record where it has them."""
-    known = run.details.get("target_rows")
+    known = run.record.details.target_rows
     return frozenset(known) if known else frozenset(d.content_hash for d in scored_rows(run).documents)
 
 
@@ -51,9 +51,9 @@ def usable(documents: Iterable[Document], encoder: Encoder) -> tuple[list[Docume
     return [d for d, _ in pairs], [e for _, e in pairs]
 
 
-def _without(target: Target, details: Mapping[str, Any]) -> Target:
+def _without(target: Target, details: Details) -> Target:
     """Leave out the rows that a run kept aside."""
-    aside = (details.get("holdout") or {}).get("rows") or {}
+    aside = details.holdout.rows if details.holdout else {}
     kept = [i for i, d in enumerate(target.documents) if d.row not in _rows_of(aside, d.shard)]
     return Target(
         documents=[target.documents[i] for i in kept],

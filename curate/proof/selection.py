@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError
+from curate.folders.local import open_folder
+from curate.folders.record import RunRecord
 from curate.proof.arms import ranking_column
 from curate.scores.run import Run
 from curate.selection.dump import KIND, MANIFEST
@@ -37,8 +39,8 @@ class Selected:
             raise CurateError(
                 f"{path} is no manifest of a selection.", hint="Give the folder that `curate select` wrote."
             )
-        record = {k: v for k, v in manifest["run"].items() if k != "path"}
-        return cls(folder=folder, manifest=manifest, run=Run(Path(manifest["run"]["path"]), record))
+        record = RunRecord({k: v for k, v in manifest["run"].items() if k != "path"})
+        return cls(folder=folder, manifest=manifest, run=Run(open_folder(manifest["run"]["path"]), record))
 
     @property
     def tokens(self) -> int:
@@ -53,7 +55,7 @@ class Selected:
     @property
     def column(self) -> str:
         """The score column that it was ranked by."""
-        return ranking_column(self.manifest, self.run.details.get("columns", ["score"]))
+        return ranking_column(self.manifest, self.run.record.details.columns or ["score"])
 
     @property
     def filters(self) -> list[tuple[str, dict[str, Any]]]:

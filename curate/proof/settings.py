@@ -7,6 +7,7 @@ from pydantic import Field
 
 from curate import methods
 from curate.errors import SettingsError
+from curate.folders.local import refuse_url
 from curate.proxies.settings import DEVICES, Device
 from curate.score_settings import ScoreSettings
 from curate.settings import Count, Flag, Listed, Number, Share, Words, changed, least, option, settings
@@ -63,12 +64,13 @@ class ValidateSettings:
     )
 
     def __post_init__(self) -> None:
+        refuse_url(self.banks, "--banks")
         num_dropped(self.documents, self.drop)
 
     def scored_like(self, run: "Run") -> ScoreSettings:
         """Return the settings that a run was scored by, with the pool where it is now."""
-        found = ScoreSettings.from_record(run.settings)
-        background = methods.background_of(found.method) if "parent_run" in run.settings else found.background
+        found = ScoreSettings.from_record(run.record.settings)
+        background = methods.background_of(found.method) if run.record.is_rescoring else found.background
         return changed(found, pool=self.pool or found.pool, background=background, store=None)
 
     def retrained_like(self, scoring: ScoreSettings) -> ScoreSettings:

@@ -6,8 +6,6 @@ lengths.npy  int64 [documents]
 spool.json   what was left out on the way
 """
 
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +17,9 @@ import xxhash
 
 from curate.documents import Overlap
 from curate.errors import CurateError
-from curate.folders.atomic import fsync_tree
+from curate.folders.codecs import JSON
+from curate.folders.kept import kept_folder
+from curate.folders.local import open_folder
 from curate.progress import Reporter
 from curate.proxies.tokens import Encoded, Encoder, TokenSettings
 from curate.schema import Document
@@ -85,18 +85,15 @@ def spooled(
 
     Raises CurateError where no document is left.
     """
-    if not (folder / _RECORD).exists():
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+
+    def fill(partial: Path) -> None:
         with reporter.stage(f"reading {what}") as task:
             counts = _write(partial, documents(), encoder, excluded, task.advance)
         if not counts["documents"]:
             raise CurateError(f"{what}: no document is left to train on.")
-        (partial / _RECORD).write_text(json.dumps(counts, sort_keys=True) + "\n", encoding="utf-8")
-        fsync_tree(partial)
-        partial.rename(folder)
-    return json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        JSON.write(counts, partial / _RECORD)
+
+    return JSON.read(kept_folder(open_folder(folder.parent), folder.name, fill) / _RECORD)
 
 
 def _write(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from curate.errors import CurateError
-from curate.folders.atomic import remove_leftovers, write_text
-from curate.folders.lock import Lock
+from curate.folders.folder import put_text
+from curate.folders.local import open_folder
 from curate.progress import Reporter
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.in_run import in_run, in_run_known
@@ -78,8 +78,7 @@ class Validation:
 
     def write(self, folder: Path, plot: Path | None = None) -> None:
         """Leave validation.json in a folder, and predicted.png there or wherever `plot` says."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "validation.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
+        put_text(open_folder(folder), "validation.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
         titles = {j.run: f"{Path(j.run).name}: LDS {j.lds.mean:.3f}" for j in self.judged}
         predicted_against_measured(self.predicted, self.measured, titles, plot or folder / "predicted.png")
 
@@ -116,7 +115,7 @@ class Validating:
     def plan(self) -> ValidatePlan:
         """Measure one step and say what all will take."""
         wanted = self.repeated([(), *map(self.subset, range(self.settings.subsets))])
-        kept = self.bank.folder / "predictions"
+        kept = self.bank.folder.child("predictions")
         known = [s.known(self.documents, self.queries, kept) for s in self.subjects]
         known += [in_run_known(self.bank)] if self.settings.magic else []
         removals = min(self.settings.removals, len(self.queries)) * self.settings.repeats * len(known)
@@ -137,9 +136,7 @@ class Validating:
     def run(self) -> Validation:
         """Fill the bank, score the sample by every method, and compare."""
         settings, bank = self.settings, self.bank
-        lock = Lock(bank.folder)
-        try:
-            remove_leftovers(bank.folder)
+        with bank.folder.claim():
             self._say(self.plan())
             subsets = [self.subset(i) for i in range(settings.subsets)]
             whole = self._losses([()])[0]
@@ -150,10 +147,8 @@ class Validating:
             masks = np.stack([indicator(left, len(self.documents)) for left in subsets])
             predicted = {name: masks @ values for name, values in scores.items()}
             judged = tuple(self._judged(n, scores[n], predicted[n], measured, whole) for n in scores)
-        finally:
-            lock.release()
         return Validation(
-            bank=str(bank.folder),
+            bank=bank.folder.address,
             documents=len(self.documents),
             queries=len(self.queries),
             subsets=settings.subsets,
@@ -185,9 +180,11 @@ class Validating:
                 f"{subject.run.path} was rescored in a training of its own, which a walk back per query would have to"
                 " repeat: judged is the adjoint of its recipe on background documents. --magic judges in-run scores."
             )
-        found = subject.predictions(self.documents, self.queries, self.bank.folder / "predictions")
+        found = subject.predictions(self.documents, self.queries, self.bank.folder.child("predictions"))
         if not np.isfinite(found).all():
-            raise CurateError(f"The scores that are kept for {subject.run.path} in {self.bank.folder} are damaged.")
+            raise CurateError(
+                f"The scores that are kept for {subject.run.path} in {self.bank.folder.address} are damaged."
+            )
         return found
 
     def _best(self, scores: np.ndarray) -> list[tuple[int, ...]]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from curate.folders.atomic import write_text
+from curate.folders.folder import put_text
+from curate.folders.local import open_folder
 from curate.proof.arms import ALL, SELECTION, SWEPT
 from curate.proof.fitting import Curve
 from curate.proof.plots import learning_curves
@@ -153,7 +154,7 @@ class Verification:
 
     def write(self, folder: Path, plot: Path | None = None) -> None:
         """Leave verify.json in a folder, and curves.png there or wherever `plot` says."""
-        write_text(folder / "verify.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
+        put_text(open_folder(folder), "verify.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
         lines = [_line(o.name, o.curves) for o in self.outcomes]
         learning_curves(lines, self.untrained, plot or folder / "curves.png")
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from curate.documents import read_target
 from curate.errors import CurateError, SettingsError
-from curate.folders.atomic import remove_leftovers
-from curate.folders.lock import Lock
+from curate.folders.local import open_folder
 from curate.gradients.documents import Batching, default_budget
 from curate.progress import Reporter
 from curate.proof.choices import Choices
@@ -40,7 +39,7 @@ class Verifying:
         """Read the selection and the target. Raises CurateError where rows of the target took part in scoring."""
         selected = Selected.read(Path(settings.selection))
         _refuse_foreign(out)
-        found = ScoreSettings.from_record(selected.run.settings)
+        found = ScoreSettings.from_record(selected.run.record.settings)
         dtype = "float64" if found.dtype == "float64" else "float32"
         scoring = changed(
             found,
@@ -68,10 +67,9 @@ class Verifying:
         """Train all arms that are not there yet, compare them, and leave figures and curves in the folder."""
         budget = self.settings.batch_tokens or default_budget(proxy)
         batching = Batching(tokens=encoder.settings, budget=budget)
-        (self.out / "arms").mkdir(parents=True, exist_ok=True)
-        lock = Lock(self.out)
-        try:
-            remove_leftovers(self.out / "arms")
+        folder = open_folder(self.out)
+        with folder.claim():
+            folder.local("arms").mkdir(exist_ok=True)  # tells a verification from other folders
             choices = Choices(
                 selected=self.selected,
                 settings=self.scoring,
@@ -94,8 +92,6 @@ class Verifying:
                 choices=choices,
                 reporter=reporter,
             ).compare()
-        finally:
-            lock.release()
         found.write(self.out, plot)
         return found
 

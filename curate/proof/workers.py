@@ -10,6 +10,7 @@ from time import sleep
 import torch
 
 from curate.errors import CurateError, SettingsError
+from curate.folders.folder import Folder
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proxies.proxy import keep_freed_memory, load_proxy
 from curate.proxies.settings import ProxySettings
@@ -30,7 +31,7 @@ class _Order:
     tokens: TokenSettings
     budget: int
     root: Path
-    folder: Path
+    folder: Folder
     jobs: Sequence[Job]
 
 
@@ -92,7 +93,7 @@ def _order(bank: Bank, device: str, jobs: Sequence[Job]) -> _Order:
         queries=made.queries,
         tokens=made.tokens,
         budget=made.budget,
-        root=bank.folder.parent,
+        root=bank.folder.local().parent,
         folder=bank.folder,
         jobs=jobs,
     )

@@ -24,7 +24,7 @@ def compare(runs: Sequence[Run]) -> tuple[Pair, ...]:
     return tuple(
         _pair(runs[i], runs[j], frames[i], frames[j])
         for i, j in combinations(range(len(runs)), 2)
-        if runs[i].fingerprints.get("pool") == runs[j].fingerprints.get("pool")
+        if runs[i].record.fingerprints.pool == runs[j].record.fingerprints.pool
     )
 
 

@@ -70,7 +70,7 @@ def _texts(
     """Read documents of the pool, all that can be; the second value says what could not."""
     try:
         pool = pool_of(run, address)
-        return _read(pool, Fields(**(run.settings.get("fields") or {})), rows, reporter)
+        return _read(pool, Fields(**run.record.fields), rows, reporter)
     except (CurateError, OSError) as error:
         return {}, f"Previews only: the pool cannot be read here ({str(error).splitlines()[0]})"
 

@@ -52,7 +52,7 @@ class Frame:
 def score_columns(run: Run, known: Sequence[str]) -> tuple[str, ...]:
     """Name a run's scores among its columns: `score`, then its groups' in the order of the table."""
     found = [c for c in known if c == "score" or c.startswith("score_")]
-    return tuple(c for c in found if c != SPREAD or "parent_run" not in run.settings)
+    return tuple(c for c in found if c != SPREAD or not run.record.is_rescoring)
 
 
 def read_frame(run: Run, documents: int, *, by: str | None = None) -> Frame:

@@ -69,30 +69,26 @@ def measure(run: Run, *, by: str | None = None) -> Figures:
 
 def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
     """What run.json says."""
-    settings, details = run.settings, run.details
-    rows, aside = details.get("target_rows"), details.get("holdout")
+    record, details = run.record, run.record.details
+    rows, aside, coverage, magic = details.target_rows, details.holdout, details.coverage, details.magic
     return {
         "name": run.name,
         "path": str(run.path),
-        "method": str(settings.get("method")),
-        "model": str(settings.get("model")),
-        "target": _texts(settings.get("target")),
-        "pool": _texts(settings.get("pool")),
-        "method_settings": dict(settings.get("method_settings") or {}),
+        "method": str(record.method),
+        "model": str(record.model),
+        "target": record.target,
+        "pool": record.pool,
+        "method_settings": dict(record.method_settings),
         "finished": run.is_finished,
         "target_rows": None if rows is None else len(rows),
-        "heldout_rows": None if aside is None else sum(map(len, aside["rows"].values())),
-        "coverage": details.get("coverage") if gradients else None,  # without gradients no layer is tracked
+        "heldout_rows": None if aside is None else sum(map(len, aside.rows.values())),
+        "coverage": vars(coverage) if gradients and coverage else None,  # without gradients no layer is tracked
         "arithmetic": arithmetic_note(details),
         "arithmetic_warning": arithmetic_warning(details),
-        "smoothness": tuple((details.get("magic") or {}).get("smoothness") or ()),
+        "smoothness": tuple(magic.smoothness) if magic else (),
         "excerpts": (),
         "texts_note": None,
     }
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(map(str, value or ()))
 
 
 def _counted(session: Session) -> dict[str, int]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError
-from curate.folders.atomic import write_text
+from curate.folders.folder import put_text
+from curate.folders.local import open_folder, refuse_url
 from curate.folders.record import as_json
 from curate.progress import Reporter, Silent
 from curate.reports.between import compare, sampled_by
@@ -73,6 +74,7 @@ def report(
     it has moved; its documents at both ends of the ranking are read unless `texts` is false. Raises CurateError for a
     run without scores, and where `out` is a file that no report wrote.
     """
+    refuse_url(out, "--out")
     reporter = reporter or Silent()
     asked = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     opened = [run if isinstance(run, Run) else Run.open(run) for run in asked]
@@ -92,7 +94,7 @@ def report(
     pairs = tuple((pair, judge_pair(pair)) for pair in compare(opened)) if len(opened) > 1 else ()
     if path is not None:
         html = page([(j.figures, j.findings) for j in judged], pairs, compared_on=sampled_by(opened) if pairs else 1)
-        write_text(path, html)
+        put_text(open_folder(path.parent), path.name, html)
     return Report(runs=tuple(judged), pairs=pairs, out=path)
 
 
@@ -104,5 +106,4 @@ def _free(path: Path) -> Path:
         with path.open(encoding="utf-8", errors="replace") as stream:
             if MADE_HERE not in stream.read(400):
                 raise CurateError(f"{path} exists, and no report wrote it.", hint="Give another name with --out.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -1,6 +1,5 @@
 """The scores of a shortlist by the trainings on it: in-run, by the adjoint, and their spread over orders."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,8 @@ from torch import Tensor
 from curate.errors import SettingsError
 from curate.executors.reading import Chunk
 from curate.executors.tables import part_tables, write_chunk
-from curate.folders.kept import Kept
+from curate.folders.kept import Kept, workplace
+from curate.folders.tensors import TENSORS
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.documents import Batching
@@ -117,16 +117,16 @@ class Rescoring:
 
     def _kept(self, run: Run, repeat: int) -> dict[str, Tensor]:
         training = self.training(repeat)
+        fingerprint = training.fingerprint()
         keys: dict[str, object] = {
-            "training": training.fingerprint(),
+            "training": fingerprint,
             "target": [self.corpus(rows).fingerprint() for rows in self.groups.values()],
             "snapshot": self.settings.snapshot,
             "shortlist": len(self.usable),
         }
-        folder = run.path / "training" / keys["training"]  # type: ignore[operator]
-        kept = Kept(run.path).get("attribution/magic", keys, lambda: self._made(training, folder, repeat))
-        shutil.rmtree(folder.parent, ignore_errors=True)  # gigabytes, and nobody walks that way again
-        return kept
+        with workplace(run.folder, "training") as folder:
+            kept = Kept(run.folder, TENSORS)
+            return kept.get("attribution/magic", keys, lambda: self._made(training, folder / fingerprint, repeat))
 
     def _made(self, training: Training, folder: Path, repeat: int) -> dict[str, Tensor]:
         """Train once, walk back from every group, and score the shortlist both ways."""

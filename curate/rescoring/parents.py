@@ -21,8 +21,9 @@ def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
     for run in runs:
         if not run.is_finished:
             raise CurateError(f"{run.path} is not finished.", hint="Run `curate score` with its settings to its end.")
-        for what in ("pool", "target"):
-            if run.fingerprints.get(what) != runs[0].fingerprints.get(what):
+        prints, others = run.record.fingerprints, runs[0].record.fingerprints
+        for what, same in (("pool", prints.pool == others.pool), ("target", prints.target == others.target)):
+            if not same:
                 raise SettingsError(
                     f"{run.path} and {runs[0].path} have different contents of their {what}.",
                     hint="Runs that are taken together score one pool by one target.",
@@ -32,7 +33,7 @@ def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
 
 def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
     """Return the settings of a run as they were given, changed to what the rescoring asks."""
-    found = ScoreSettings.from_record(run.settings)
+    found = ScoreSettings.from_record(run.record.settings)
     return changed(
         found,
         store=None,

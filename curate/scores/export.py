@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +13,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
-from curate.folders.atomic import atomic_write
+from curate.folders.local import put_file, refuse_url
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
 from curate.scores.session import TOKEN_LISTS, Result, Session, open_session
@@ -40,14 +41,17 @@ def write_csv(result: Result, stream: TextIO) -> None:
 
 def write_parquet(result: Result, path: Path | str) -> int:
     """Write the rows atomically as they come; gives back how many."""
+    refuse_url(path, "--parquet")
     rows = 0
-    with (
-        atomic_write(path) as temporary,
-        pq.ParquetWriter(temporary, result.schema, compression="zstd") as writer,
-    ):
-        for batch in result.batches():
-            writer.write_batch(batch)
-            rows += batch.num_rows
+
+    def write(temporary: Path) -> None:
+        nonlocal rows
+        with pq.ParquetWriter(temporary, result.schema, compression="zstd") as writer:
+            for batch in result.batches():
+                writer.write_batch(batch)
+                rows += batch.num_rows
+
+    put_file(path, write)
     return rows
 
 
@@ -58,13 +62,13 @@ def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
     lists, which `tokens` unfolds. Several runs are one table with a column `run`, and a view per run. Raises
     CurateError when the file exists.
     """
+    refuse_url(path, "--db")
     path = Path(path)
     if path.exists():
         raise CurateError(f"{path} exists", hint="Give another name with --db, or delete it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with atomic_write(path) as temporary, open_session(runs, lock=False) as session:
-            _copy_into(session, temporary)
+        with open_session(runs, lock=False) as session:
+            put_file(path, partial(_copy_into, session))
     except duckdb.Error as error:
         raise sql_error(error) from error
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-NEIGHBOURS = Path("neighbours") / "pairs.parquet"
+NEIGHBOURS = "neighbours/pairs.parquet"
 """Within a store's folder."""
 
 SCHEMA = pa.schema(

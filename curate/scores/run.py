@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
-from curate.folders.part_folder import PartFolder, age
+from curate.folders.part_folder import PartFolder
 from curate.folders.parts import Part
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 
@@ -58,18 +58,17 @@ class Run(PartFolder):
 
 def list_runs(root: Path | str = "runs") -> list[Run]:
     """Every run directly under `root`, newest first by the time its run.json was written."""
-    return [Run.open(p.parent) for p in sorted(Path(root).glob(f"*/{Run.RECORD}"), key=age, reverse=True)]
+    return [Run.open(path) for path in Run.newest_first(root)]
 
 
 def latest_run(root: Path | str = "runs") -> Run:
     """The newest run under `root` that holds scores, else the newest.
 
     Raises CurateError saying what to do when there is none."""
-    records = list(Path(root).glob(f"*/{Run.RECORD}"))
-    records = [r for r in records if Run.has_parts(r.parent)] or records
-    if not records:
+    paths = Run.newest_first(root)
+    if not paths:
         raise CurateError(
             f"no run under {root}/",
             hint="Make one with `curate score --target FILE --pool FOLDER`, or give the run's folder.",
         )
-    return Run.open(max(records, key=age).parent)
+    return Run.open(next((path for path in paths if Run.has_parts(path)), paths[0]))

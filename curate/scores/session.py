@@ -102,7 +102,7 @@ class Session:
         self._pool_address = pool
         self._documents = False
         self._result: Result | None = None
-        stores = {run.settings.get("store") for _, run in self.runs}
+        stores = {run.record.store for _, run in self.runs}
         self.neighbours = neighbours or (pairs_of(stores.pop()) if len(stores) == 1 else None)
         """The file behind the view of that name."""
         self.schema = self._make_views()
@@ -153,7 +153,7 @@ class Session:
 
     def pool(self) -> "Pool":
         """The pool that was scored. Raises CurateError if it has changed or gone, or runs differ in it."""
-        prints = {run.fingerprints.get("pool") for _, run in self.runs}
+        prints = {run.record.fingerprints.pool for _, run in self.runs}
         if len(prints) > 1:
             names = ", ".join(name for name, _ in self.runs)
             raise CurateError(f"the runs {names} have different pools", hint="Ask for the documents of one run.")
@@ -265,9 +265,9 @@ def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
     """Open the pool that a run scored, at its own address or the one given; it must hold the same shards."""
     from curate.documents import open_pool
 
-    by_line = (run.settings.get("fields") or {}).get("txt_lines", False)
-    pool = open_pool(list(address) if address else run.settings["pool"], txt_lines=by_line)
-    found, expected = pool.fingerprint(), run.fingerprints.get("pool")
+    by_line = run.record.fields.get("txt_lines", False)
+    pool = open_pool(list(address) if address else run.record.pool, txt_lines=by_line)
+    found, expected = pool.fingerprint(), run.record.fingerprints.pool
     if found != expected:
         where = ", ".join(pool.address)
         raise CurateError(

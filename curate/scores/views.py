@@ -137,15 +137,13 @@ RUN_COLUMNS = {
 
 def run_row(name: str, run: Run) -> list[Any]:
     """A run in the order of RUN_COLUMNS; what is nested, as JSON."""
-    method, model = run.settings.get("method"), run.settings.get("model")
+    record = run.record
     return [
         name,
         os.path.abspath(run.path),
-        None if method is None else str(method),
-        None if model is None else str(model),
+        record.method,
+        record.model,
         run.is_finished,
-        canonical(run.settings),
-        canonical(run.fingerprints),
-        canonical(run.details),
+        *(canonical(record.json[part]) for part in ("settings", "fingerprints", "details")),
         canonical(run.totals) if run.totals is not None else None,
     ]

@@ -17,6 +17,7 @@ import xxhash
 
 from curate import __version__
 from curate.errors import CurateError, SettingsError, nearest
+from curate.folders.local import refuse_url
 from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
 from curate.scores.run import Run
@@ -68,7 +69,7 @@ class Selection:
                 "kind": KIND,
                 "format": 1,
                 "curate": __version__,
-                "run": {"path": str(self.run.path), **self.run.record},
+                "run": {"path": str(self.run.path), **self.run.record.json},
                 "unit": self.unit,
                 "filters": [asdict(s) for s in self.stages],
                 "before": {"documents": self.documents_before, "tokens": self.tokens_before},
@@ -108,6 +109,7 @@ def select(
     not given. `threads` changes nothing but the time.
     Raises SettingsError for what cannot work, before any work.
     """
+    refuse_url(out, "--out")
     start, reporter = time.perf_counter(), reporter or Silent()
     asked = _asked(filters, top, budget, decontaminate)
     _check(run, unit, shard_score, partial)

@@ -8,7 +8,6 @@ documents of the store, so that at least RECALL of the ten nearest are found, at
 reached is kept and told.
 """
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.folders.folder import Folder, read_json
 from curate.stores.search import Exact, Found, Whitened
 from curate.stores.store import read_array
 
@@ -115,16 +115,16 @@ def choose_search(whitened: Whitened, *, exact: bool = False) -> Search:
 def open_approximate(whitened: Whitened) -> Approximate | None:
     """Open the store's index, memory-mapped; None where there is none, or the store has grown since."""
     folder = folder_of(whitened)
-    if not (folder / "index.json").exists():
+    if not folder.exists("index.json"):
         return None
-    made = Made(**json.loads((folder / "index.json").read_text(encoding="utf-8")))
+    made = Made(**read_json(folder, "index.json"))
     if made.documents != len(whitened):
         return None
-    index = _read(folder / "index.faiss", made.factory)
+    index = _read(folder.local("index.faiss"), made.factory)
     set_breadth(index, made.breadth)
     components = None
     if not compares_bits(made.factory):
-        components = torch.from_numpy(np.array(read_array(folder / "components.npy")))
+        components = torch.from_numpy(np.array(read_array(folder.local("components.npy"))))
     return Approximate(whitened=whitened, index=index, short=Short(components=components), made=made)
 
 
@@ -151,5 +151,5 @@ def set_breadth(index: Any, breadth: int) -> None:
         faiss.ParameterSpace().set_index_parameter(index, name, value)
 
 
-def folder_of(whitened: Whitened) -> Path:
-    return whitened.store.path / "search"
+def folder_of(whitened: Whitened) -> Folder:
+    return whitened.store.folder.child("search")

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import SettingsError
-from curate.folders.atomic import atomic_write, write_text
-from curate.folders.record import canonical
+from curate.folders.folder import put_json
 from curate.progress import Reporter
 from curate.stores.approximate import (
     BITS_MOST,
@@ -29,7 +28,7 @@ from curate.stores.approximate import (
 )
 from curate.stores.search import Exact, Whitened
 from curate.stores.storage import Codes
-from curate.stores.store import Store, write_array
+from curate.stores.store import Store, put_array
 from curate.stores.streaming import stream
 
 LEAST_DOCUMENTS = 50_000
@@ -53,7 +52,7 @@ def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
     factory = BITS if how == "auto" else how
     known = open_approximate(whitened)
     if known is None or (how != "auto" and known.made.factory != factory):
-        with store.writing():
+        with store.folder.claim():
             known = make_approximate(whitened, factory)
     if known.made.recall < RECALL:
         reporter.warn(
@@ -71,21 +70,20 @@ def make_approximate(whitened: Whitened, factory: str = BITS, width: int = COMPO
     """
     reporter, folder = whitened.reporter, folder_of(whitened)
     index = _new(factory, whitened.store.storage.width, width)
-    folder.mkdir(exist_ok=True)
     # What is told of the index goes first: killed from here on, the store has none, not one that is told of falsely.
-    (folder / "index.json").unlink(missing_ok=True)
+    folder.remove("index.json")
     short = Short()
     if not compares_bits(factory):
         with reporter.stage("principal components", total=None):
             short = Short(components=_components(whitened, width))
-        write_array(folder / "components.npy", short.components.numpy())  # type: ignore[union-attr]
+        put_array(folder, "components.npy", short.components.numpy())  # type: ignore[union-attr]
         index = _new(factory, whitened.store.storage.width, len(short.components))  # type: ignore[arg-type]
     _fill(whitened, index, short, reporter)
-    with atomic_write(folder / "index.faiss") as temporary:
-        (faiss.write_index_binary if compares_bits(factory) else faiss.write_index)(index, str(temporary))
+    write = faiss.write_index_binary if compares_bits(factory) else faiss.write_index
+    folder.put("index.faiss", lambda path: write(index, str(path)))
     with reporter.stage("measuring recall", total=None):
         made = _calibrated(whitened, index, short, factory)
-    write_text(folder / "index.json", canonical(asdict(made)))
+    put_json(folder, "index.json", asdict(made))
     opened = open_approximate(whitened)
     assert opened is not None
     return opened

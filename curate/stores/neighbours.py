@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from curate.folders.parts import write_table
+from curate.folders.parts import put_table
 from curate.progress import Reporter
 from curate.scores.neighbours import NEIGHBOURS, SCHEMA
 from curate.stores.approximate import choose_search
@@ -17,7 +17,7 @@ from curate.stores.store import Store
 NEAREST = 16
 LEAST = 0.2
 """Cosine below which two documents are no pair."""
-_KEY = b"curate.documents"
+_KEY = "curate.documents"
 
 
 def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST, least: float = LEAST) -> Path:
@@ -25,14 +25,12 @@ def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST,
 
     By the store's approximate index where it has one, else exactly.
     """
-    path = store.path / NEIGHBOURS
-    about = {_KEY.decode(): f"{len(store)} {nearest} {least}"}
-    if path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY) == about[_KEY.decode()].encode():
+    path = store.folder.local(NEIGHBOURS)
+    about = f"{len(store)} {nearest} {least}"
+    if path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY.encode()) == about.encode():
         return path
-    with store.writing():
-        table = _found(Whitened(store, reporter), nearest, least)
-        path.parent.mkdir(exist_ok=True)
-        write_table(table, path, about)
+    with store.folder.claim():
+        put_table(store.folder, NEIGHBOURS, _found(Whitened(store, reporter), nearest, least), {_KEY: about})
     return path
 
 

@@ -13,10 +13,8 @@ search/, neighbours/        an approximate index; pairs of near documents
 finished.json               totals; there once every shard has reached its end
 """
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -32,10 +30,10 @@ from torch import Tensor
 
 from curate.documents import Pool
 from curate.errors import CurateError
-from curate.folders.atomic import atomic_write, write_text
+from curate.folders.codecs import ARRAY
+from curate.folders.folder import Folder, put_json, read_json
 from curate.folders.part_folder import FINISHED, PartFolder
-from curate.folders.parts import Part, write_table
-from curate.folders.record import canonical
+from curate.folders.parts import Part, put_table
 from curate.gradients.roots import Whitening, flat, from_flat, moved
 from curate.gradients.sketches import Block
 from curate.schema import ROW_FIELDS, Document
@@ -75,27 +73,26 @@ class Store(PartFolder):
     @cached_property
     def asked(self) -> IndexSettings:
         """What the store was made with."""
-        return IndexSettings.from_record(self.settings, tuple(self.details["pool"]))
+        return IndexSettings.from_record(self.record.settings, self.record.details.pool)
 
     @cached_property
     def storage(self) -> Storage:
-        blocks = [Block(**b) for b in self.details["blocks"]]
+        blocks = [Block(**b) for b in self.record.details.blocks]
         return Storage(self.asked.storage, blocks, self.asked.rank)
 
     @property
     def shards(self) -> dict[str, dict[str, Any]]:
         """Every shard by name: its number, and the fingerprint that it had when it was indexed."""
-        path = self.path / SHARDS
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_json(self.folder, SHARDS) if self.folder.exists(SHARDS) else {}
 
     @cached_property
     def pool(self) -> Pool:
         """The pool by its address alone: none of its shards is looked at."""
-        return Pool(address=tuple(self.details["pool"]), shards=())
+        return Pool(address=self.record.details.pool, shards=())
 
     def refuse_other_model(self, model: str) -> None:
         """Raise CurateError unless the store was made with a model of this fingerprint."""
-        if self.fingerprints["model"] != model:
+        if self.record.fingerprints.model != model:
             raise CurateError(
                 f"{self.asked.model} is not the model that {self.path} was indexed with.",
                 hint="Put that model back, or index into another store.",
@@ -130,10 +127,9 @@ class Store(PartFolder):
 
     def forget(self) -> None:
         """Remove all that lies beside the parts; there are none yet."""
-        for name in (SHARDS, BACKGROUND, FINISHED):
-            (self.path / name).unlink(missing_ok=True)
-        for folder in ("sketches", "texts", "curvature", "norms", "search", "neighbours"):
-            shutil.rmtree(self.path / folder, ignore_errors=True)
+        folders = ("sketches", "texts", "curvature", "norms", "search", "neighbours")
+        for name in (SHARDS, BACKGROUND, FINISHED, *folders):
+            self.folder.remove(name)
 
     def add_shards(self, pool: Pool) -> None:
         """Take note of a pool's shards: known ones keep their number, new ones come after them.
@@ -160,34 +156,32 @@ class Store(PartFolder):
                     f"{shard.name} has changed since it was indexed into {self.path}.",
                     hint="Index the changed pool into another store (--out); new shards alone may be added to one.",
                 )
-        write_text(self.path / SHARDS, canonical(known))
+        put_json(self.folder, SHARDS, known)
 
     def remember_background(self, rows: Mapping[str, Sequence[int]]) -> None:
         """Write down which rows the second moment is fitted on; they stay when the pool grows."""
-        write_text(self.path / BACKGROUND, canonical({shard: sorted(found) for shard, found in rows.items()}))
+        put_json(self.folder, BACKGROUND, {shard: sorted(found) for shard, found in rows.items()})
 
     @property
     def has_background(self) -> bool:
-        return (self.path / BACKGROUND).exists()
+        return self.folder.exists(BACKGROUND)
 
     def write_sketches(self, part: str, codes: Codes, texts: Sequence[str]) -> None:
         """Write what lies beside a part's rows, which are written after it."""
-        for folder in ("sketches", "texts"):
-            (self.path / folder).mkdir(exist_ok=True)
-        for norms in self.path.glob(f"norms/*/{part}.npy"):  # of what the part was before it was lost
-            norms.unlink()
+        for whitening in self.folder.list("norms"):  # of what the part was before it was lost
+            self.folder.remove(f"{whitening}{part}.npy")
         for name, array in (("codes", codes.codes), ("scales", codes.scales)):
-            write_array(self._sketches(part, name), array)
-        write_table(pa.table({"text": pa.array(texts, pa.string())}), self.path / "texts" / f"{part}.parquet", {})
+            put_array(self.folder, f"sketches/{part}.{name}.npy", array)
+        put_table(self.folder, f"texts/{part}.parquet", pa.table({"text": pa.array(texts, pa.string())}), {})
 
     def codes(self, part: Part) -> Codes:
         """Return a part's sketches as they lie, memory-mapped."""
         name = part.path.stem
-        return Codes(codes=read_array(self._sketches(name, "codes")), scales=read_array(self._sketches(name, "scales")))
+        return Codes(**{n: read_array(self.folder.local(f"sketches/{name}.{n}.npy")) for n in ("codes", "scales")})
 
     def texts(self, part: Part, rows: Sequence[int] | None = None) -> list[str]:
         """Return the words of a part's documents, or of some of them by their place in it."""
-        column = pq.read_table(self.path / "texts" / f"{part.path.stem}.parquet", columns=["text"])["text"]
+        column = pq.read_table(self.folder.local(f"texts/{part.path.stem}.parquet"), columns=["text"])["text"]
         return (column if rows is None else column.take(pa.array(rows, pa.int64()))).to_pylist()
 
     def rows(self) -> pl.LazyFrame:
@@ -196,7 +190,7 @@ class Store(PartFolder):
 
     def background(self) -> Iterator[Float[Tensor, "documents sketch"]]:
         """Yield the sketches of the background sample, some of a part at a time."""
-        wanted = json.loads((self.path / BACKGROUND).read_text(encoding="utf-8"))
+        wanted = read_json(self.folder, BACKGROUND)
         for part in self.all_parts():
             numbers = pq.read_table(part.path, columns=["row"])["row"].to_numpy()
             places = np.flatnonzero(np.isin(numbers, wanted.get(part.shard, [])))
@@ -208,17 +202,17 @@ class Store(PartFolder):
         """Keep what the second moment gives: the roots that sketches are whitened by unless told otherwise."""
         roots = flat(moved(whitening, torch.device("cpu"), torch.float32))
         elsewhere, there = self._eigenvectors(roots)
-        with atomic_write(self.path / WHITENING) as temporary:
-            own = {name: root.contiguous() for name, root in roots.items() if name not in there}
-            save_file(own, temporary, metadata={_ELSEWHERE: elsewhere} if there else None)
+        own = {name: root.contiguous() for name, root in roots.items() if name not in there}
+        metadata = {_ELSEWHERE: elsewhere} if there else None
+        self.folder.put(WHITENING, lambda path: save_file(own, path, metadata=metadata))
 
     def whitening(self) -> Whitening:
         """Return those roots, in float32."""
-        with safe_open(self.path / WHITENING, framework="pt") as file:
+        with safe_open(self.folder.local(WHITENING), framework="pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             elsewhere = (file.metadata() or {}).get(_ELSEWHERE)
         if elsewhere is not None:
-            with safe_open(self.path / elsewhere, framework="pt") as file:
+            with safe_open(self.folder.local(elsewhere), framework="pt") as file:
                 missing = {n.replace(" damping", " vectors") for n in tensors if n.endswith(" damping")} - set(tensors)
                 tensors |= {name: file.get_tensor(name).float().clone() for name in missing}
         return from_flat(tensors)
@@ -228,21 +222,19 @@ class Store(PartFolder):
 
         Those of large layers are the most that there is beside sketches: once is enough.
         """
-        for path in sorted((self.path / WHITENING).parent.glob("eigen-*.safetensors")):
-            with safe_open(path, framework="pt") as file:
+        for name in self.folder.list("curvature"):
+            if not name.startswith("curvature/eigen-"):
+                continue
+            with safe_open(self.folder.local(name), framework="pt") as file:
                 there = {n for n in file.keys() if n in roots}  # noqa: SIM118
                 if there and all(file.get_tensor(n).float().equal(roots[n]) for n in there):
-                    return str(path.relative_to(self.path)), there
+                    return name, there
         return "", set()
 
-    def _sketches(self, part: str, name: str) -> Path:
-        return self.path / "sketches" / f"{part}.{name}.npy"
 
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Write an array atomically."""
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, np.ascontiguousarray(array))
+def put_array(folder: Folder, name: str, array: np.ndarray) -> None:
+    """Put an array."""
+    folder.put(name, partial(ARRAY.write, array))
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -4,20 +4,19 @@
 depends on the document and on R alone, is computed once, and lies beside the sketches.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.folders.parts import Part
+from curate.folders.codecs import ARRAY
+from curate.folders.kept import Kept
 from curate.gradients.roots import Whitening, flat, moved, whiten
 from curate.gradients.scoring import prepare_sketches
 from curate.progress import Reporter
 from curate.stores.storage import Codes
-from curate.stores.store import Store, read_array, write_array
+from curate.stores.store import Store, read_array
 from curate.stores.streaming import stream
 
 
@@ -33,9 +32,9 @@ def norms(store: Store, whitening: Whitening | None, reporter: Reporter) -> dict
 
     A sketch of zero has norm 1 here: what is divided by it stays zero.
     """
-    folder = store.path / "norms" / fingerprint(whitening)
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [p for p in store.all_parts() if not _file(folder, p).exists()]
+    kept = Kept(store.folder.child(f"norms/{fingerprint(whitening)}"), ARRAY)
+    there = set(kept.folder.list())
+    missing = [p for p in store.all_parts() if f"{p.path.stem}.npy" not in there]
     if missing:
         white = _on_cpu(whitening)
 
@@ -47,9 +46,12 @@ def norms(store: Store, whitening: Whitening | None, reporter: Reporter) -> dict
 
         with reporter.stage("norms", total=len(missing), unit="parts") as stage:
             for part, found in stream(store, work, missing):
-                write_array(_file(folder, part), torch.where(found > 0, found, torch.ones_like(found)).numpy())
+                kept.keep(part.path.stem, torch.where(found > 0, found, torch.ones_like(found)).numpy())
                 stage.advance(1)
-    return {p.path.stem: torch.from_numpy(np.array(read_array(_file(folder, p)))) for p in store.all_parts()}
+    return {
+        p.path.stem: torch.from_numpy(np.array(read_array(kept.folder.local(f"{p.path.stem}.npy"))))
+        for p in store.all_parts()
+    }
 
 
 def fingerprint(whitening: Whitening | None) -> str:
@@ -77,7 +79,3 @@ def _by_layer(store: Store, codes: Codes, whitening: Whitening | None) -> Float[
 
 def _on_cpu(whitening: Whitening | None) -> Whitening | None:
     return None if whitening is None else moved(whitening, torch.device("cpu"), torch.float32)
-
-
-def _file(folder: Path, part: Part) -> Path:
-    return folder / f"{part.path.stem}.npy"

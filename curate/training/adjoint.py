@@ -9,7 +9,6 @@ A document that was not trained on has such a derivative too: were it given weig
 ⟨u_k, ∇ℓ_z(θ_k)⟩ / D_k. Snapshots keep what that takes.
 """
 
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import CurateError, SettingsError
-from curate.folders.atomic import write_text
+from curate.folders.codecs import JSON
+from curate.folders.kept import Kept
+from curate.folders.local import open_folder
 from curate.progress import Task
 from curate.training.checkpoints import flat, load, save, unflat
 from curate.training.differentiable import Differentiable
@@ -190,7 +191,6 @@ def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[in
 def _keep(replay: Replay, folder: Path, step: int, parameters: Tensors, pulled: Tensors) -> None:
     path = _parameters_file(replay, step)
     if not path.exists():  # groups share it
-        path.parent.mkdir(exist_ok=True)
         save(parameters, path)
     denominator = replay.training.denominator(step)
     save({n: -u / denominator for n, u in pulled.items()}, folder / f"{step:06d}.safetensors")
@@ -214,12 +214,8 @@ def _resume(replay: Replay, folder: Path) -> _Way | None:
 
 
 def _check(folder: Path, target: Corpus, snapshots: Collection[int]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     record = {"target": target.fingerprint(), "snapshots": sorted(set(snapshots))}
-    path = folder / "target.json"
-    if not path.exists():
-        write_text(path, json.dumps(record, sort_keys=True) + "\n")
-    elif json.loads(path.read_text(encoding="utf-8")) != record:
+    if Kept(open_folder(folder), JSON).at("target", lambda: record) != record:
         raise CurateError(
             f"{folder} holds the way back for another target, or with other snapshots.",
             hint="Give the target another name, or remove that folder.",

@@ -1,6 +1,8 @@
 """States of a training run in files, and which of them are kept."""
 
 import math
+import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curate.folders.atomic import atomic_write
+from curate.folders.local import put_file
 from curate.training.optimisers import State, Tensors
 
 POLICIES = ("sqrt", "all", "log")
@@ -41,12 +43,11 @@ def save(tensors: Tensors, path: Path, *, durable: bool = True) -> None:
     """Write tensors so that the file is there whole or not at all; `durable` also forces them to the disk."""
     plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
     if durable:
-        with atomic_write(path) as temporary:
-            save_file(plain, temporary)
+        put_file(path, partial(save_file, plain))
         return
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(plain, temporary)
-    temporary.replace(path)
+    os.replace(temporary, path)
 
 
 def load(path: Path, device: torch.device, *, only: str | None = None) -> Tensors:

@@ -18,7 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import CurateError, SettingsError
-from curate.folders.atomic import remove_leftovers, write_text
+from curate.folders.atomic import remove_leftovers
+from curate.folders.codecs import JSON
+from curate.folders.kept import Kept
+from curate.folders.local import open_folder
 from curate.progress import Task
 from curate.training.checkpoints import POLICIES, load, load_state, on_the_way, positions, save, save_state
 from curate.training.differentiable import Differentiable
@@ -157,10 +160,7 @@ class Replay:
             "steps": self.training.steps,
             "documents": len(self.training.corpus),
         }
-        path = self.folder / "replay.json"
-        if not path.exists():
-            write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
-        elif (found := json.loads(path.read_text(encoding="utf-8"))) != record:
+        if (found := Kept(open_folder(self.folder), JSON).at("replay", lambda: record)) != record:
             changed = [k for k in record if found.get(k) != record[k]]
             raise CurateError(
                 f"{self.folder} holds another training run: {', '.join(changed)} differ.",

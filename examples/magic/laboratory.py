@@ -13,7 +13,8 @@ from drawing import draw
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curate.errors import CurateError, SettingsError
-from curate.folders.atomic import atomic_write, write_text
+from curate.folders.folder import put_text
+from curate.folders.local import open_folder, put_file
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.adjoint import target_loss
 from curate.training.language import LanguageModel
@@ -70,7 +71,7 @@ class Laboratory:
         folder.mkdir(parents=True, exist_ok=True)
         record, path = json.loads(json.dumps(asdict(setup))), folder / "setup.json"
         if not path.exists():
-            write_text(path, json.dumps(record, indent=2) + "\n")
+            put_text(open_folder(folder), path.name, json.dumps(record, indent=2) + "\n")
         elif json.loads(path.read_text(encoding="utf-8")) != record:
             raise CurateError(f"{folder} holds a study of another setup.", hint="Give another folder with --out.")
         sizes = {"own": setup.documents, "queries": setup.queries, "held out": HELD_OUT}
@@ -142,8 +143,11 @@ class Laboratory:
         path = self.folder / f"{name}.npz"
         if not path.exists():
             made: Any = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, **made)
+
+            def write(temporary: Path) -> None:
+                with temporary.open("wb") as file:  # given a path, NumPy would add its suffix
+                    np.savez(file, **made)
+
+            put_file(path, write)
         with np.load(path) as file:
             return dict(file)

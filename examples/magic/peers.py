@@ -6,6 +6,8 @@ from laboratory import Arrays, Laboratory
 
 from curate import methods
 from curate.folders.kept import Kept
+from curate.folders.local import open_folder
+from curate.folders.tensors import TENSORS
 from curate.gradients.documents import Batching
 from curate.methods._snapshots import scoring_proxy
 from curate.methods.contract import EncodedTarget, Inputs
@@ -68,7 +70,7 @@ def _inputs(lab: Laboratory, *, trained: bool) -> Inputs:
         background=lambda: background,
         background_fingerprint=_fingerprint(background),
         batching=Batching(tokens=TokenSettings(context=lab.setup.tokens), budget=min(lab.micro, 2048)),
-        kept=Kept(lab.folder / "peers"),
+        kept=Kept(open_folder(lab.folder / "peers"), TENSORS),
         reporter=Told(),
     )
 

@@ -28,7 +28,8 @@ from lds import Lds, bootstrap, lds, rank_correlations
 from variants import COVERED, OWN, SETS, averages, base_of, title
 
 from curate.errors import CurateError
-from curate.folders.atomic import write_text
+from curate.folders.folder import put_text
+from curate.folders.local import open_folder
 from curate.proxies.proxy import keep_freed_memory
 
 PARTS = ("own", "runs", "peers", "recipes", "sizes", "more-runs", "orders")
@@ -98,7 +99,7 @@ def show(lab: Laboratory, rows: list[dict[str, Any]], banks: dict[str, bank.Bank
     }
     ceilings = {name: round(ceiling(banks, name), 4) for name in list(banks)[1:]}
     record["ceilings"] = ceilings
-    write_text(lab.folder / "results.json", json.dumps(record, indent=1) + "\n")
+    put_text(open_folder(lab.folder), "results.json", json.dumps(record, indent=1) + "\n")
     print(f"\nlearning rate {rate:g}; smoothness {', '.join(f'{n} {s:.2f}' for n, s in smooth.items())}")
     print(f"LDS ± standard error over queries [95 % bootstrap] (95 % bootstrap of the difference from {base})")
     print(" " * 76 + "".join(f"{name:<46}" for name in banks))

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from curate.folders.atomic import write_text
+from curate.folders.folder import put_json
+from curate.folders.local import open_folder
 from curate.folders.parts import part_name
-from curate.folders.record import canonical
 from curate.proxies.proxy import keep_freed_memory
 from curate.schema import SKIPPED_SCHEMA
 from curate.scores.counts import count
@@ -63,7 +63,7 @@ def repeated(source: Store, documents: int, out: Path) -> Store:
             if done == documents:
                 break
     shards = {p.shard: {"number": p.shard_index, "fingerprint": None} for p in store.all_parts()}
-    write_text(out / "shards.json", canonical(shards))
+    put_json(open_folder(out), "shards.json", shards)
     store.finish(count(store))
     return Store.open(out)
 

@@ -43,8 +43,10 @@ def test_every_shipped_recipe_rescores(recipe: str, place: Path, tmp_path: Path)
     assert "of its top tenth (1) stayed there" in printed
     assert "8 documents rescored" in printed
     run = Run.open(tmp_path / "x")
-    assert run.settings["method_settings"]["recipe"]["optimiser"] == ("muon" if recipe == "muon.yaml" else "adamw")
-    assert run.settings["method_settings"]["recipe"]["batch_size"] == 8  # the flag wins over the file
+    assert run.record.settings["method_settings"]["recipe"]["optimiser"] == (
+        "muon" if recipe == "muon.yaml" else "adamw"
+    )
+    assert run.record.settings["method_settings"]["recipe"]["batch_size"] == 8  # the flag wins over the file
 
 
 def test_a_shipped_recipe_scores_a_whole_pool(place: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from curate import methods
 from curate.folders.kept import Kept
+from curate.folders.local import open_folder
+from curate.folders.tensors import TENSORS
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.methods.contract import EncodedTarget, Inputs, Scorer
@@ -41,7 +43,7 @@ def make_inputs(
         background=lambda: background,
         background_fingerprint=fingerprint(background),
         batching=batches or batching(),
-        kept=Kept(run),
+        kept=Kept(open_folder(run), TENSORS),
         reporter=Silent(),
     )
 

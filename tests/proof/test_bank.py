@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from curate.errors import CurateError
+from curate.folders.local import open_folder
 from curate.progress import Silent
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.workers import Workers, devices_of
@@ -50,7 +51,7 @@ def test_another_recipe_document_or_query_is_another_bank(tmp_path: Path) -> Non
     ]
     prints = {one.fingerprint() for one in (made, laboratory(), *others)}
     assert len(prints) == 4
-    assert Bank(made, tmp_path).folder == tmp_path / made.fingerprint()
+    assert Bank(made, tmp_path).folder == open_folder(tmp_path / made.fingerprint())
 
 
 def test_repeats_differ_in_the_order_alone() -> None:

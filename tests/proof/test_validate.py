@@ -219,7 +219,7 @@ def test_killed_retrainings_go_on_and_end_with_the_same_bytes(place: Path, tmp_p
 
 def test_scores_of_common_documents_alone_are_compared(place: Path, tmp_path: Path) -> None:
     whole = Run.open(place / "runs" / "bm25")
-    part = Run.start(tmp_path / "part", settings=whole.settings, fingerprints=whole.fingerprints)
+    part = Run.start(tmp_path / "part", **{k: whole.record.json[k] for k in ("settings", "fingerprints")})
     first = whole.all_parts()[0]
     table = pl.read_parquet(first.path).head(12).to_arrow()
     empty = pl.DataFrame(schema={"shard": pl.String, "row": pl.Int64}).to_arrow()

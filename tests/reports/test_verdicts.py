@@ -29,14 +29,14 @@ def test_a_ranking_by_length_is_called_one_and_normalising_advised(small: Callab
     run = small(
         "x", scores.tolist(), n_tokens=tokens.tolist(), loss=(5 + noise()).tolist(), grad_norm=(9 + noise()).tolist()
     )
-    run.record["settings"]["method_settings"] = {"normalize": "none"}
+    run.record.json["settings"]["method_settings"] = {"normalize": "none"}
     length = found(run)["length"]
     assert length.level == "warning"
     assert "nearly follow length (ρ = .9" in length.says
     assert "long documents come first" in length.says
     assert "--normalize length" in (length.do or "")
     assert found(run)["loss"].level == "fine"
-    run.record["settings"]["method_settings"] = {}
+    run.record.json["settings"]["method_settings"] = {}
     assert "--normalize" not in (found(run)["length"].do or "")
 
 

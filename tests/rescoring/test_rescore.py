@@ -70,17 +70,17 @@ def test_a_runs_best_documents_are_rescored_into_a_run_of_their_own(place: Path,
     assert "score_spread" not in found.columns
     mean = (8 * found["score_a"] + 4 * found["score_b"]) / 12  # the target has eight rows of a and four of b
     np.testing.assert_allclose(found["score"], mean, rtol=1e-4, atol=1e-9)
-    assert rescored.settings["parent_run"] == [str(place / "dot")]
-    assert rescored.settings["method"] == "magic"
+    assert rescored.record.settings["parent_run"] == [str(place / "dot")]
+    assert rescored.record.settings["method"] == "magic"
     assert rescored.is_finished
 
 
 def test_what_was_measured_is_kept_and_how_the_ranking_moved(place: Path, rescored: Run) -> None:
-    measured = rescored.details["magic"]
+    measured = rescored.record.json["details"]["magic"]
     assert measured["documents"] == 24  # as many from the rest of the pool
     assert measured["steps"] == 3
     assert 0.5 <= measured["smoothness"][0] <= 1
-    moved = rescored.details["moved"][str(place / "dot")]
+    moved = rescored.record.json["details"]["moved"][str(place / "dot")]
     assert (moved["documents"], moved["top_tenth"]) == (12, 1)
     assert -1 <= moved["spearman"] <= 1
     assert moved["stayed"] in (0, 1)
@@ -156,9 +156,9 @@ def test_several_runs_give_the_union_and_repeats_their_spread(place: Path, tmp_p
     expected = set().union(*(b.select("shard", "row").iter_rows() for b in best))
     assert set(found.select("shard", "row").iter_rows()) == expected
     assert (found["score_spread"] > 0).all()
-    assert made.details["magic"]["documents"] == len(expected) + 5
-    assert len(made.details["magic"]["smoothness"]) == 2
-    assert len(made.details["moved"]) == 2
+    assert made.record.json["details"]["magic"]["documents"] == len(expected) + 5
+    assert len(made.record.json["details"]["magic"]["smoothness"]) == 2
+    assert len(made.record.json["details"]["moved"]) == 2
     sums = found.select(pl.col("token_scores").list.sum())["token_scores"]
     np.testing.assert_allclose(sums, found["score"], rtol=1e-3, atol=1e-7)
 
@@ -181,7 +181,7 @@ def test_a_rough_training_is_refused_and_can_be_accepted(place: Path, tmp_path: 
     assert "--accept-rough" in str(error.value)
     accepted = settings(place, recipe=rough, accept_rough=True)
     made = curate.rescore(accepted, tmp_path / "x", reporter=Heard())
-    assert made.details["magic"]["smoothness"][0] < 0.5
+    assert made.record.json["details"]["magic"]["smoothness"][0] < 0.5
 
 
 def test_runs_of_different_targets_are_refused(place: Path, tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_rows_that_scoring_kept_aside_stay_aside_whatever_the_seed(place: Path, 
     parent = curate.score(asked, tmp_path / "parent", reporter=Heard())
     made = curate.rescore(settings(tmp_path, "parent", seed=1), tmp_path / "again", reporter=Heard())
     for what in ("holdout", "target_rows"):
-        assert made.details[what] == parent.details[what]
-    assert made.fingerprints["target"] == parent.fingerprints["target"]
+        assert made.record.json["details"][what] == parent.record.json["details"][what]
+    assert made.record.json["fingerprints"]["target"] == parent.record.json["fingerprints"]["target"]
     kept = [(run.path / "target" / "heldout.jsonl").read_bytes() for run in (parent, made)]
     assert kept[0] == kept[1]

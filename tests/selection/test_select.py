@@ -85,8 +85,8 @@ def test_manifest_says_what_was_asked(run, tmp_path):
     assert [f["name"] for f in manifest["filters"]] == ["decontaminate", "quota", "token_budget"]
     assert manifest["filters"][1]["values"]["tokens"] == 100  # taken from the budget of the whole selection
     assert "SELECT" in manifest["filters"][1]["sql"]
-    assert manifest["run"]["settings"] == run.settings
-    assert manifest["run"]["fingerprints"] == run.fingerprints
+    assert manifest["run"]["settings"] == run.record.settings
+    assert manifest["run"]["fingerprints"] == run.record.json["fingerprints"]
     assert manifest["before"] == {"documents": 10, "tokens": 550}
     assert manifest["after"]["tokens"] <= 100
     assert manifest["seconds"] > 0

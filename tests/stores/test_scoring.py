@@ -76,7 +76,7 @@ def check_same(expected: pl.DataFrame, run: Run) -> None:
     assert found[others].equals(expected[others])  # losses and norms to the last bit
     assert run.totals["documents"] == 161
     assert run.totals["skipped"] == {"empty text": 1, "not a string": 1, "undecodable line": 1}
-    assert run.details["columns"] == ["score", "score_a", "score_b"]
+    assert run.record.json["details"]["columns"] == ["score", "score_a", "score_b"]
 
 
 def test_fewer_bytes_keep_the_ranking(place: Path, tmp_path: Path, store: Store, compressed: Store) -> None:

@@ -107,7 +107,7 @@ def test_new_shards_may_come_from_another_folder(place: Path, tmp_path: Path, gr
     (tmp_path / "more" / "new.jsonl").write_bytes(lines(make_rows(25, 5)))
     grown = curate.index(asked(place, pool=(str(tmp_path / "more"),)), tmp_path / "store")
     assert len(grown) == 161 + 25
-    assert grown.details["pool"] == [str(growing), str(tmp_path / "more")]
+    assert grown.record.json["details"]["pool"] == [str(growing), str(tmp_path / "more")]
 
 
 def test_a_shard_that_has_changed_is_refused(place: Path, tmp_path: Path, growing: Path) -> None:
@@ -141,11 +141,11 @@ def test_a_torn_file_is_named_with_what_to_do(tmp_path: Path, store: Store) -> N
 
 def test_a_coarser_type_is_checked_against_float32_and_runs_carry_the_figure(place: Path, tmp_path: Path) -> None:
     store = curate.index(asked(place, dtype="bfloat16"), tmp_path / "store")
-    found = store.details["arithmetic"]
+    found = store.record.json["details"]["arithmetic"]
     assert (found["dtype"], found["reference"]) == ("bfloat16", "float32")
     assert found["spearman"]["score"] > 0.9
     settings = ScoreSettings(target=(str(place / "val.jsonl"),), store=str(store.path))
-    assert curate.score(settings, tmp_path / "x").details["arithmetic"] == found
+    assert curate.score(settings, tmp_path / "x").record.json["details"]["arithmetic"] == found
 
 
 def test_a_folder_that_is_no_store_says_so(place: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from curate.cli import group
 from curate.documents import Fields
-from curate.pipeline import verbs as pipeline
 from curate.progress import Silent
 from curate.scores.run import Run
 from curate.scores.session import open_session
@@ -57,7 +56,7 @@ def score(place: Path, name: str, pool: str, *, target: str = "val.jsonl", metho
         device="cpu",
         **changes,
     )
-    return pipeline.score(settings, place / "runs" / name, reporter=Silent())
+    return curate.score(settings, place / "runs" / name, reporter=Silent())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,90 @@
+"""What a place for results can do, wherever it lies: names in, bytes out, and nothing is ever half there."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self, runtime_checkable
+
+from curate.folders.record import canonical
+
+
+@runtime_checkable
+class Claim(Protocol):
+    """The right to write a folder; held until `release`, the end of a `with` block or the end of the process."""
+
+    def release(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+@runtime_checkable
+class Folder(Protocol):
+    """Results by name (`scores/00000-00000.parquet`). A value that pickles; folders of one address are equal.
+
+    `LocalFolder` is the one there is. Another kind of place is one more class with these methods, which
+    `open_folder` returns for its addresses.
+    """
+
+    @property
+    def address(self) -> str:
+        """What a user gives to name it."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return what a file holds. Raises FileNotFoundError."""
+        ...
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file, or a folder that holds any, has this name; '' is this folder."""
+        ...
+
+    def modified(self, name: str) -> int:
+        """Return when a file was written, in nanoseconds."""
+        ...
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Return the names of what lies directly in the folder `prefix`, sorted; those of folders end with '/'."""
+        ...
+
+    def put(self, name: str, write: Callable[[Path], object]) -> None:
+        """Have `write` fill a new file, which takes the name whole or not at all."""
+        ...
+
+    def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
+        """Have `fill` fill an empty folder, which takes the name whole or not at all; one process at a time."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that it holds; nothing where there is none."""
+        ...
+
+    def claim(self) -> Claim:
+        """Claim the right to write, and remove what a killed process left half written.
+
+        Processes that work for the one with the claim put files without one of their own. Raises CurateError while
+        another process holds it.
+        """
+        ...
+
+    def local(self, name: str = "") -> Path:
+        """Return a path on this machine for what must be one (memory maps, FAISS): itself, or a cached copy."""
+        ...
+
+    def child(self, name: str) -> "Folder":
+        """Return the folder of this name, which need not be there yet."""
+        ...
+
+
+def put_text(folder: Folder, name: str, text: str) -> None:
+    """Put a small UTF-8 file."""
+    folder.put(name, lambda path: path.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def put_json(folder: Folder, name: str, value: Mapping[str, Any]) -> None:
+    """Put a value as its canonical JSON."""
+    put_text(folder, name, canonical(value))
+
+
+def read_json(folder: Folder, name: str) -> Any:
+    """Return what a JSON file holds. Raises FileNotFoundError."""
+    return json.loads(folder.read(name))

@@ -1,0 +1,103 @@
+"""Folders of this machine's file systems, and the refusal of addresses that are none."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import atomic_folder, atomic_write, remove_leftovers
+from curate.folders.folder import Folder
+from curate.folders.lock import NAME as LOCK_NAME
+from curate.folders.lock import Lock
+
+# `Path` makes one slash of two. Of drives (`C:/`) the name is one letter.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+
+
+@dataclass(frozen=True)
+class LocalFolder:
+    """A folder of this machine; see `Folder`. Files are renamed into place, and an advisory lock is the claim."""
+
+    path: Path
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def exists(self, name: str = "") -> bool:
+        return (self.path / name).exists()
+
+    def modified(self, name: str) -> int:
+        return (self.path / name).stat().st_mtime_ns
+
+    def list(self, prefix: str = "") -> list[str]:
+        """See `Folder`. Raises CurateError where a file has the folder's name."""
+        try:
+            with os.scandir(self.path / prefix) as entries:
+                there = [(e.name, e.is_dir()) for e in entries]
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            raise CurateError(
+                f"{self.path / prefix} is a file, not a folder", hint="Give another folder with --out."
+            ) from None
+        before = f"{prefix.rstrip('/')}/" if prefix else ""
+        visible = [(n, d) for n, d in there if n != LOCK_NAME and not n.endswith(".tmp")]
+        return sorted(f"{before}{n}{'/' if is_folder else ''}" for n, is_folder in visible)
+
+    def put(self, name: str, write: Callable[[Path], object]) -> None:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            write(temporary)
+
+    def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
+        with atomic_folder(self.path / name) as partial:
+            fill(partial)
+
+    def remove(self, name: str) -> None:
+        path = self.path / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def claim(self) -> Lock:
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = Lock(self.path)
+        remove_leftovers(self.path)
+        return lock
+
+    def local(self, name: str = "") -> Path:
+        return self.path / name
+
+    def child(self, name: str) -> "LocalFolder":
+        return LocalFolder(self.path / name)
+
+
+def open_folder(address: Path | str) -> Folder:
+    """Return the folder of an address, which need not be there yet. Raises SettingsError for a URL."""
+    refuse_url(address, "The folder of results")
+    return LocalFolder(Path(address))
+
+
+def put_file(path: Path | str, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a file that a user named, whole or not at all. Raises SettingsError for a URL."""
+    path = Path(path)
+    refuse_url(path, "The file of results")
+    LocalFolder(path.parent).put(path.name, write)
+
+
+def refuse_url(address: Path | str | None, what: str) -> None:
+    """Raise SettingsError where results are to go to an object store or a hub; `what` names the setting."""
+    if address is not None and (url := _SCHEME.match(str(address))):
+        raise SettingsError(
+            f"{what} is {url[1]}://{str(address)[url.end() :]}; expected a path on this machine.",
+            hint="Results are written to local file systems alone: give a folder here, and copy it when it is done.",
+        )

@@ -1,0 +1,145 @@
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curate.errors import CurateError, SettingsError
+from curate.folders.atomic import atomic_write
+from curate.folders.folder import put_json, put_text, read_json
+from curate.folders.local import LocalFolder, open_folder, put_file, refuse_url
+
+
+def test_a_file_is_read_as_it_was_put(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path / "deep" / "place")
+    put_text(folder, "a/b/c.txt", "é\n")
+    put_json(folder, "d.json", {"b": 1, "a": Path("x")})
+    assert folder.read("a/b/c.txt") == "é\n".encode()
+    assert read_json(folder, "d.json") == {"a": "x", "b": 1}
+    assert folder.local("a/b/c.txt").read_text(encoding="utf-8") == "é\n"
+    with pytest.raises(FileNotFoundError):
+        folder.read("none")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path)
+    put_text(folder, "f.txt", "old")
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        folder.put("f.txt", fail)
+    assert folder.read("f.txt") == b"old"
+    assert os.listdir(tmp_path) == ["f.txt"]
+
+
+def test_failed_atomic_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f.txt"]
+
+
+def test_a_list_has_what_lies_directly_in_a_folder_and_nothing_half_written(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path)
+    for name in ("b.txt", "a/two.txt", "a/one.txt", "a/deep/three.txt"):
+        put_text(folder, name, "")
+    (tmp_path / "a" / ".one.txt.deadbeef.tmp").write_text("half")
+    with folder.claim():
+        (tmp_path / "a" / ".two.txt.deadbeef.tmp").write_text("half")
+        assert folder.list() == ["a/", "b.txt"]
+        assert folder.list("a") == ["a/deep/", "a/one.txt", "a/two.txt"]
+    assert folder.list("none") == []
+    assert folder.child("a").list() == ["deep/", "one.txt", "two.txt"]
+    with pytest.raises(CurateError, match="is a file, not a folder"):
+        open_folder(tmp_path / "b.txt").list()
+
+
+def test_files_and_folders_are_removed_and_may_be_gone_already(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path)
+    put_text(folder, "a/one.txt", "")
+    put_text(folder, "two.txt", "")
+    for name in ("a", "two.txt", "none"):
+        folder.remove(name)
+    assert folder.list() == []
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    put_text(open_folder(tmp_path / "mine"), "thesis.txt", "years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    open_folder(tmp_path).remove("link")
+    assert open_folder(tmp_path).list() == ["mine/"]
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_a_folder_appears_whole_in_the_place_of_the_old(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path)
+    folder.put_folder("tree", lambda path: (path / "old.txt").write_text("old"))
+
+    def fail(path: Path) -> None:
+        (path / "new.txt").write_text("half")
+        assert folder.list("tree") == ["tree/old.txt"]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        folder.put_folder("tree", fail)
+    assert folder.list("tree") == ["tree/old.txt"]
+    folder.put_folder("tree", lambda path: (path / "new.txt").write_text("new"))
+    assert folder.list("tree") == ["tree/new.txt"]
+    assert os.listdir(tmp_path) == ["tree"]
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_claim(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from curate.folders.local import open_folder\n"
+        "def write(path):\n"
+        "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "folder = open_folder(sys.argv[1]); claim = folder.claim(); folder.put('a/f.txt', write)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+    (half,) = (tmp_path / "a").iterdir()
+    assert half.read_text() == "half"
+    with open_folder(tmp_path).claim():
+        assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_one_process_at_a_time_has_the_claim(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path)
+    with folder.claim(), pytest.raises(CurateError, match="another process is writing"):
+        folder.claim()
+    folder.claim().release()
+
+
+def test_folders_of_one_address_are_equal_and_pickle(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path)
+    assert pickle.loads(pickle.dumps(folder)) == folder == LocalFolder(tmp_path) != folder.child("a")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://b/r", "hf://datasets/a/b", "file:///tmp/x", "az://c"])
+def test_a_url_is_refused_in_either_writing(address: str) -> None:
+    scheme, _, rest = address.partition("://")
+    for given in (address, Path(address)):  # which has one slash less
+        with pytest.raises(SettingsError, match=rf"--out is {scheme}://{rest.lstrip('/')}; expected a path") as caught:
+            refuse_url(given, "--out")
+        assert "give a folder here" in str(caught.value.hint)
+        with pytest.raises(SettingsError, match=scheme):
+            open_folder(given)
+        with pytest.raises(SettingsError, match=scheme):
+            put_file(given, lambda path: path.write_text(""))
+
+
+@pytest.mark.parametrize("address", ["runs/x", "/tmp/a:b/c", "C:/runs", "./s3:/x", "a b://c", None])
+def test_paths_are_no_urls(address: str | None) -> None:
+    refuse_url(address, "--out")
