@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.curvature._contract import Preconditioner
+from curate.curvature.contract import Preconditioner
 from curate.curvature.gauss_newton import GaussNewton
 from curate.errors import CurateError, SettingsError, nearest
 from curate.gradients.directions import Directions

@@ -18,9 +18,9 @@ from torch import Tensor
 from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
-from curate.methods._terms import Terms
-from curate.methods._words import words
 from curate.methods.contract import EncodedTarget, Inputs
+from curate.methods.shared.terms import Terms
+from curate.methods.shared.words import words
 from curate.proxies.tokens import Encoded
 
 _AT_ONCE = 1024  # documents whose words are in memory side by side while the background is counted

@@ -5,9 +5,9 @@ from functools import partial
 
 from curate.gradients.scoring import SketchScorer, prepare_sketches
 from curate.gradients.sketches import SketchEngine
-from curate.methods._sketched import OFFERS as OFFERS
-from curate.methods._sketched import SketchSettings, queries, target_sketches
 from curate.methods.contract import Inputs
+from curate.methods.shared.sketched import OFFERS as OFFERS
+from curate.methods.shared.sketched import SketchSettings, queries, target_sketches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from curate.curvature.refine import KINDS, RefineSettings, refine
 from curate.errors import SettingsError, nearest
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import Directions
-from curate.methods._directional import BACKGROUND as BACKGROUND
-from curate.methods._directional import OFFERS as OFFERS
-from curate.methods._directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
 from curate.methods.contract import Inputs
+from curate.methods.shared.directional import BACKGROUND as BACKGROUND
+from curate.methods.shared.directional import OFFERS as OFFERS
+from curate.methods.shared.directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
 
 REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
 

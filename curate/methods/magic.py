@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from curate.errors import SettingsError, nearest
-from curate.methods._background_runs import BackgroundRuns, RunsScorer
-from curate.methods._directional import DirectionSettings
 from curate.methods.contract import Inputs
+from curate.methods.shared.background_runs import BackgroundRuns, RunsScorer
+from curate.methods.shared.directional import DirectionSettings
 from curate.training.checkpoints import POLICIES
 from curate.training.recipe import Recipe
 

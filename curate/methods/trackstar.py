@@ -30,8 +30,9 @@ from curate.gradients.low_rank import Packing
 from curate.gradients.roots import Whitening, moved
 from curate.gradients.scoring import SketchScorer, prepare_sketches
 from curate.gradients.sketches import SketchEngine
-from curate.methods._sketched import OFFERS as OFFERS
-from curate.methods._sketched import (
+from curate.methods.contract import Inputs
+from curate.methods.shared.sketched import OFFERS as OFFERS
+from curate.methods.shared.sketched import (
     SketchSettings,
     TargetSketches,
     background_sketches,
@@ -39,7 +40,6 @@ from curate.methods._sketched import (
     queries,
     target_sketches,
 )
-from curate.methods.contract import Inputs
 
 # The paper takes the 1000th of 65 536 eigenvalues; smaller sketches take the same fraction.
 PAPER_FRACTION = 1000 / 65536

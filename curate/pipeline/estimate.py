@@ -12,7 +12,6 @@ from curate.documents import Pool, estimated_rows
 from curate.errors import CurateError
 from curate.memory import peak_memory
 from curate.methods import magic
-from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.methods.ekfac import Settings as EkfacSettings
 from curate.pipeline.origin import unchanged
 from curate.pipeline.preparation import Loaded
@@ -21,6 +20,7 @@ from curate.progress import Task
 from curate.proxies.tokens import Encoded
 from curate.training.microbatches import Corpus
 from curate.training.replay import Replay, Training
+from curate.training.snapshots import in_proxys_precision, trainable
 from curate.training.walk import step_at
 
 SHORT = 2  # steps of a training run that are measured

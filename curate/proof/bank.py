@@ -20,7 +20,6 @@ import xxhash
 
 from curate.folders.atomic import atomic_write, write_text
 from curate.folders.record import canonical
-from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.progress import Reporter
 from curate.proof.subsets import indicator
 from curate.proxies.proxy import Proxy
@@ -29,6 +28,7 @@ from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Training
+from curate.training.snapshots import in_proxys_precision, trainable
 
 
 @dataclass(frozen=True, order=True)

@@ -11,7 +11,6 @@ from typing import Any
 from curate.documents import Fields, Overlap, read_target
 from curate.folders.atomic import write_text
 from curate.gradients.documents import Batching
-from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.progress import Reporter, Task
 from curate.proof.arms import ALL, Arm
 from curate.proof.choices import Choices
@@ -27,6 +26,7 @@ from curate.proxies.tokens import Encoder
 from curate.schema import Document
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
+from curate.training.snapshots import in_proxys_precision, trainable
 
 _OTHER_SEED = 7919  # keeps the sample of other text apart from the random arms' draws
 

@@ -7,12 +7,12 @@ from laboratory import Arrays, Laboratory
 from curate import methods
 from curate.folders.kept import Kept
 from curate.gradients.documents import Batching
-from curate.methods._snapshots import scoring_proxy
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy, ProxySettings, load_proxy
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.replay import Training
+from curate.training.snapshots import scoring_proxy
 
 PEERS: dict[str, tuple[str, dict[str, object]]] = {
     "EK-FAC": ("ekfac", {}),

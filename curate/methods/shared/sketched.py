@@ -11,8 +11,8 @@ from curate.gradients.documents import document_sketches
 from curate.gradients.scoring import group_means
 from curate.gradients.shapes import DIM, RANK, check_shape
 from curate.gradients.sketches import SketchEngine
-from curate.methods._target import usable_rows
 from curate.methods.contract import EncodedTarget, Inputs
+from curate.methods.shared.target import usable_rows
 from curate.proxies.tokens import Encoded
 
 OFFERS = frozenset({"against", "store"})

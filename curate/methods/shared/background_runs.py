@@ -16,14 +16,11 @@ from torch import Tensor
 from curate.errors import CurateError
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
-from curate.gradients.documents import Batching, document_losses
-from curate.gradients.frozen import FrozenPass
+from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
-from curate.methods._directional import proxy_keys
-from curate.methods._snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
-from curate.methods._target import group_columns, group_shares, usable_rows
 from curate.methods.contract import EncodedTarget, Inputs
-from curate.progress import Reporter
+from curate.methods.shared.directional import proxy_keys
+from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.adjoint import snapshot
@@ -31,6 +28,7 @@ from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Replay, Training
 from curate.training.smoothness import LEAST_AGREEMENT
+from curate.training.snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
 from curate.training.walk import refuse_rough, step_at, walk
 
 CONTROL = "control"
@@ -274,17 +272,3 @@ def _under(prefix: str, kept: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _hashes(kept: dict[str, Tensor]) -> frozenset[str]:
     return frozenset(bytes(row.tolist()).hex() for row in kept["hashes"])
-
-
-def usable_groups(
-    target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter
-) -> tuple[list[int], dict[str, list[Encoded]]]:
-    """Return the rows that have a finite loss, and their documents by group, under names for folders."""
-    rows = usable_rows(target, finite_losses(proxy, target.encoded, batching), reporter)
-    groups = target.by_group(rows).values()
-    return rows, {f"group-{i}": [target.encoded[r] for r in mine] for i, mine in enumerate(groups)}
-
-
-def finite_losses(proxy: Proxy, encoded: Sequence[Encoded], batching: Batching) -> list[bool]:
-    """Return which documents the proxy has a finite loss for."""
-    return document_losses(FrozenPass(proxy), encoded, batching).isfinite().tolist()
