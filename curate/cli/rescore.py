@@ -64,7 +64,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
             return
         made = pipeline.rescore(settings, out, reporter=reporter)
     if as_json:
-        print_json({"run": str(made.path), **made.details["magic"], "moved": made.details["moved"]})
+        print_json({"run": str(made.path), **made.details[settings.method], "moved": made.details["moved"]})
     else:
         _print(made)
 
@@ -117,7 +117,7 @@ def _print(run: "Run") -> None:
     shown = run.scores().select("score", "score_adjoint", "n_tokens", "shard", "row", "preview").top_k(5, by="score")
     rows = [(*r[:5], r[5][:70]) for r in shown.collect().sort("score", descending=True).rows()]
     print_table(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
-    smooth = ", ".join(f"{a:.2f}" for a in run.details["magic"]["smoothness"])
+    smooth = ", ".join(f"{a:.2f}" for a in run.details[run.settings["method"]]["smoothness"])
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)
     for parent, moved in run.details["moved"].items():
         rank = "none" if moved["spearman"] is None else f"{moved['spearman']:.2f}"

@@ -1,29 +1,16 @@
 """One method per file; the folder is the registry.
 
-A method's module holds `Settings` (a frozen dataclass), `prepare(inputs, settings) -> Scorer`, a docstring whose first
-line says what it is, and `OFFERS`, which of "against" (a control set), "per_token" (scores by token) and "store"
-(scores from a gradient store) have a meaning for it; `BACKGROUND` where another number of background documents than the
-usual suits it. Adding a method touches one file and its test.
+What a method is, `contract` says. Adding one touches one file and its test.
 """
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from curate.errors import SettingsError, nearest
 
-
-@runtime_checkable
-class Method(Protocol):
-    """What the pipeline asks of a method's module."""
-
-    Settings: type[Any]
-    OFFERS: frozenset[str]
-
-    def prepare(self, inputs: Any, settings: Any) -> Any: ...
-
-
-USUAL_BACKGROUND = 2048
+if TYPE_CHECKING:
+    from curate.methods.contract import Method
 
 
 def names() -> tuple[str, ...]:
@@ -35,16 +22,18 @@ def names() -> tuple[str, ...]:
     )
 
 
-def get(name: str) -> Method:
+def get(name: str) -> "Method":
     """Return a method by name."""
+    from curate.methods.contract import checked  # the names alone are to be had without torch
+
     if name not in names():
         raise SettingsError(f"There is no method {name!r}.", hint=nearest(name, names()))
-    return import_module(f"curate.methods.{name}")  # type: ignore[return-value]
+    return checked(name, import_module(f"curate.methods.{name}"))
 
 
 def background_of(name: str) -> int:
     """Return how many documents of the pool a method is fitted on unless told otherwise."""
-    return getattr(get(name), "BACKGROUND", USUAL_BACKGROUND)
+    return get(name).BACKGROUND
 
 
 def refuse_unoffered(name: str, *, against: bool, per_token: bool, store: bool = False) -> None:

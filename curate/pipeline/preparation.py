@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from curate import __version__, methods
-from curate.documents import Overlap, Pool, Split, Target, check_fields, hold_out, open_pool, read_target, sample_rows
+from curate.documents import (
+    Overlap,
+    Pool,
+    Split,
+    Target,
+    check_fields,
+    estimated_rows,
+    hold_out,
+    open_pool,
+    read_target,
+    sample_rows,
+)
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import Reader
 from curate.folders.kept import Kept
 from curate.gradients.documents import Batching, default_budget
-from curate.methods import Method
-from curate.methods.contract import EncodedTarget, Inputs
+from curate.methods.contract import EncodedTarget, Inputs, Method, Sizes
 from curate.pipeline.origin import Origin
 from curate.progress import Reporter
 from curate.proxies.proxy import Proxy, ProxySettings, choose_device, keep_freed_memory, load_proxy
@@ -24,6 +34,7 @@ from curate.scores.run import Run
 from curate.settings import MAX_DEFAULT_CONTEXT, ScoreSettings, background_fingerprint, build
 from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
+from curate.training.states import Checkpoint, checkpoints_of, fingerprint_of
 
 Record = Callable[[Mapping[str, object]], None]
 
@@ -102,6 +113,7 @@ class Loaded:
     against: EncodedTarget | None
     fingerprints: dict[str, str]
     """Those of what was asked, and the model's."""
+    checkpoints: Sequence[Checkpoint] = ()
 
     @property
     def details(self) -> dict[str, Any]:
@@ -117,7 +129,7 @@ class Loaded:
 
     def inputs(self, run: Path, reporter: Reporter, record: Record | None = None) -> Inputs:
         """Return what the method prepares on; see `make_inputs`."""
-        return make_inputs(
+        inputs = make_inputs(
             self.asked.settings,
             self.proxy,
             self.fingerprints,
@@ -131,6 +143,13 @@ class Loaded:
             reporter=reporter,
             record=record,
         )
+        computed = self.asked.origin is None and self.asked.store is None
+        return replace(inputs, checkpoints=self.checkpoints, whole=self.sizes if computed else None)
+
+    def sizes(self) -> Sizes:
+        """Estimate how much there is of everything."""
+        pool = round(sum(map(estimated_rows, self.asked.pool.shards)))
+        return Sizes.of(pool, self.asked.settings.background or 0, self.target, self.against)
 
     def reader(self) -> Reader:
         """Return what cuts the pool into parts."""
@@ -143,6 +162,9 @@ def load(asked: Asked, reporter: Reporter) -> Loaded:
     proxy = load_proxy(proxy_settings_of(asked.settings))
     report_coverage(proxy, reporter)
     fingerprints = asked.fingerprints | {"model": proxy.fingerprint()}
+    checkpoints = checkpoints_of(proxy.settings) if "checkpoints" in asked.method.NEEDS else []
+    if checkpoints:
+        fingerprints["checkpoints"] = fingerprint_of(checkpoints)
     if asked.origin is not None:
         asked.origin.refuse_other_model(fingerprints["model"])
     if asked.store is not None:
@@ -156,6 +178,7 @@ def load(asked: Asked, reporter: Reporter) -> Loaded:
         target=encode_target(encoder, asked.split.used, reporter),
         against=None if control is None else encode_target(encoder, control, reporter, what="control set"),
         fingerprints=fingerprints,
+        checkpoints=checkpoints,
     )
 
 

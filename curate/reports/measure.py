@@ -1,5 +1,6 @@
 """A run's figures, computed from its parts: counts over all of it by DuckDB, distributions on a frame that fits."""
 
+from collections.abc import Mapping
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -85,10 +86,15 @@ def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
         "coverage": details.get("coverage") if gradients else None,  # without gradients no layer is tracked
         "arithmetic": arithmetic_note(details),
         "arithmetic_warning": arithmetic_warning(details),
-        "smoothness": tuple((details.get("magic") or {}).get("smoothness") or ()),
+        "smoothness": next((tuple(d["smoothness"]) for d in details.values() if _is_of_training(d)), ()),
         "excerpts": (),
         "texts_note": None,
     }
+
+
+def _is_of_training(detail: Any) -> bool:
+    """Whether a method recorded here what it measured of its training runs."""
+    return isinstance(detail, Mapping) and "smoothness" in detail
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from curate.gradients.scoring import SketchScorer, group_means, prepare_sketches
+from curate.gradients.scoring import SketchScorer, SketchTerm, group_means, prepare_sketches
 from curate.gradients.sketches import Block, SketchEngine
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
@@ -39,7 +39,7 @@ def scorer(proxy: Proxy, **changes: object) -> SketchScorer:
     engine = SketchEngine(proxy, dim=4, seed=0)
     torch.manual_seed(0)
     queries = torch.randn(3, engine.width, dtype=torch.float64)
-    return SketchScorer(engine=engine, queries=queries, **({"whitening": None, "unit": True} | changes))  # type: ignore[arg-type]
+    return SketchScorer(terms=[SketchTerm(engine=engine, queries=queries)], **({"unit": True} | changes))  # type: ignore[arg-type]
 
 
 def test_scores_do_not_depend_on_batches_padding_or_order() -> None:
@@ -84,6 +84,6 @@ class _Huge(SketchEngine):
 def test_a_norm_that_overflows_gives_no_score_at_all(unit: bool) -> None:
     engine = _Huge(tiny_proxy(), dim=4, seed=0)
     queries = torch.ones(1, engine.width, dtype=torch.float64)
-    score = SketchScorer(engine=engine, queries=queries, whitening=None, unit=unit)
+    score = SketchScorer(terms=[SketchTerm(engine=engine, queries=queries)], unit=unit)
     found = score(random_documents([5, 6, 7]), batching()).scores
     assert found.isnan().flatten().tolist() == [False, True, False]

@@ -22,6 +22,7 @@ from curate.methods.contract import EncodedTarget, Inputs
 from curate.methods.shared.target import group_columns, group_shares, usable_rows
 
 OFFERS = frozenset({"against", "per_token"})
+NEEDS = frozenset({"model", "background"})
 BACKGROUND = 1000
 
 

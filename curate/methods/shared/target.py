@@ -48,7 +48,10 @@ def usable_groups(
     target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter
 ) -> tuple[list[int], dict[str, list[Encoded]]]:
     """Return the rows that have a finite loss, and their documents by group, under names for folders."""
-    rows = usable_rows(target, finite_losses(proxy, target.encoded, batching), reporter)
+    with reporter.stage("target", total=len(target.encoded), grows="target") as stage:
+        finite = finite_losses(proxy, target.encoded, batching)
+        stage.advance(len(finite))
+    rows = usable_rows(target, finite, reporter)
     groups = target.by_group(rows).values()
     return rows, {f"group-{i}": [target.encoded[r] for r in mine] for i, mine in enumerate(groups)}
 
