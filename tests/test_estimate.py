@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from curate import methods
 from curate.cli import group
 from curate.pipeline import verbs as pipeline
 from curate.settings import ScoreSettings
@@ -42,11 +43,47 @@ def test_a_plan_counts_the_pool_and_measures_a_part_of_it(place: Path, method: s
     assert plan.training is None
 
 
-def test_a_larger_background_takes_longer_to_prepare(place: Path) -> None:
-    little, much = (
-        pipeline.plan_score(settings(place, method="ekfac", background=n)).prepare_seconds for n in (64, 64_000)
+def test_a_larger_background_takes_longer_to_prepare_up_to_the_pools_own_size(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "pool.jsonl").write_bytes(lines(make_rows(8_000, 5)))
+    little, all_of_it, more = (
+        pipeline.plan_score(settings(place, pool=(str(tmp_path),), method="ekfac", background=n)).prepare_seconds
+        for n in (64, 8_000, 64_000)
     )
-    assert much > 20 * little
+    assert all_of_it > 20 * little
+    assert more < 3 * all_of_it
+
+
+OWN = {"magic": {"steps": 8, "batch_size": 8, "accept_rough": True}, "embedding": {"centre": True}}
+RUNS = [(m, OWN.get(m, {})) for m in methods.names()] + [("ekfac", {"refine": "cg", "refine_documents": 40})]
+QUICK = {"bm25", "embedding", "length", "loss", "random", "trackstar"}
+
+
+@pytest.fixture(scope="module")
+def larger(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("larger")
+    for name, seed in (("a", 1), ("b", 2)):
+        (folder / f"{name}.jsonl").write_bytes(lines(make_rows(150, seed)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "own"), [pytest.param(*r, marks=() if r[0] in QUICK else pytest.mark.slow) for r in RUNS]
+)
+def test_a_plan_is_within_a_factor_of_two_of_the_run(
+    place: Path, larger: Path, tmp_path: Path, method: str, own: dict
+) -> None:
+    """Whatever the stages are called; the machine may be busy with other things, so the best of several counts."""
+    asked = settings(place, pool=(str(larger),), method=method, method_settings=own, background=100)
+    pipeline.score(asked, tmp_path / "first" / "run")  # libraries set themselves up on first use
+    ratios = []
+    for attempt in range(4):
+        run = pipeline.score(asked, tmp_path / str(attempt) / "run")  # apart: nothing is taken from one before
+        seconds = json.loads((run.path / "log.jsonl").read_text())["seconds"]
+        plan = pipeline.plan_score(asked)
+        ratios.append(plan.seconds / (seconds["prepare"] + seconds["score"]))
+        if 0.5 < ratios[-1] < 2:
+            return
+    pytest.fail(f"{method}: planned over measured seconds {ratios}")
 
 
 def test_training_runs_are_planned_by_a_step_that_is_measured(place: Path) -> None:

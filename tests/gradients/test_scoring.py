@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from curate.gradients.scoring import SketchScorer, SketchTerm, group_means, prep
 from curate.gradients.sketches import Block, SketchEngine
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
-from tests.small_models import batching, random_documents, tiny_proxy
+from tests.small_models import batching, random_documents, tiny_model, tiny_proxy
 
 BLOCKS = [Block(name="a", start=0, rows=1, columns=2), Block(name="b", start=2, rows=1, columns=1)]
 
@@ -65,6 +66,24 @@ def test_the_product_of_a_long_document_is_the_sum_over_its_windows() -> None:
     parts = score(windows, batching())
     torch.testing.assert_close(whole.scores[0], parts.scores.sum(0), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(whole.losses[0], parts.losses.sum())
+
+
+def test_the_scores_of_several_engines_add_up_by_their_weights() -> None:
+    first, second = (SketchEngine(tiny_proxy(tiny_model(seed=seed)), dim=4, seed=seed) for seed in (0, 1))
+    torch.manual_seed(0)
+    queries = [torch.randn(2, e.width, dtype=torch.float64) for e in (first, second)]
+    roots = {b.name: torch.diag(torch.arange(1.0, 1 + b.rows * b.columns, dtype=torch.float64)) for b in second.blocks}
+    terms = [
+        SketchTerm(engine=first, queries=queries[0], weight=0.25),
+        SketchTerm(engine=second, queries=queries[1], whitening=roots, weight=0.75),
+    ]
+    documents = random_documents([12, 3, 9])
+    whole = SketchScorer(terms=terms, unit=True)(documents, batching())
+    alone = [SketchScorer(terms=[replace(t, weight=1.0)], unit=True)(documents, batching()) for t in terms]
+    torch.testing.assert_close(whole.scores, 0.25 * alone[0].scores + 0.75 * alone[1].scores)
+    assert whole.losses is not None
+    assert whole.losses.equal(alone[1].losses)
+    assert not whole.losses.equal(alone[0].losses)
 
 
 def test_no_documents_have_no_scores() -> None:
