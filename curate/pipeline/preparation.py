@@ -113,7 +113,6 @@ class Loaded:
     against: EncodedTarget | None
     fingerprints: dict[str, str]
     """Those of what was asked, and the model's."""
-    checkpoints: Sequence[Checkpoint] = ()
 
     @property
     def details(self) -> dict[str, Any]:
@@ -144,11 +143,13 @@ class Loaded:
             record=record,
         )
         computed = self.asked.origin is None and self.asked.store is None
-        return replace(inputs, checkpoints=self.checkpoints, whole=self.sizes if computed else None)
+        return replace(inputs, whole=self.sizes if computed else None)
 
     def sizes(self) -> Sizes:
-        """Estimate how much there is of everything."""
-        pool = round(sum(map(estimated_rows, self.asked.pool.shards)))
+        """Estimate how much there is of everything; of many shards some hundreds are looked into."""
+        shards = self.asked.pool.shards
+        some = shards[:: max(1, len(shards) // 256)]
+        pool = round(sum(map(estimated_rows, some)) * len(shards) / max(1, len(some)))
         return Sizes.of(pool, self.asked.settings.background or 0, self.target, self.against)
 
     def reader(self) -> Reader:
@@ -162,8 +163,7 @@ def load(asked: Asked, reporter: Reporter) -> Loaded:
     proxy = load_proxy(proxy_settings_of(asked.settings))
     report_coverage(proxy, reporter)
     fingerprints = asked.fingerprints | {"model": proxy.fingerprint()}
-    checkpoints = checkpoints_of(proxy.settings) if "checkpoints" in asked.method.NEEDS else []
-    if checkpoints:
+    if checkpoints := needed_checkpoints(asked.method, proxy):
         fingerprints["checkpoints"] = fingerprint_of(checkpoints)
     if asked.origin is not None:
         asked.origin.refuse_other_model(fingerprints["model"])
@@ -178,7 +178,6 @@ def load(asked: Asked, reporter: Reporter) -> Loaded:
         target=encode_target(encoder, asked.split.used, reporter),
         against=None if control is None else encode_target(encoder, control, reporter, what="control set"),
         fingerprints=fingerprints,
-        checkpoints=checkpoints,
     )
 
 
@@ -226,7 +225,13 @@ def make_inputs(
         per_token=settings.per_token,
         stored=store,
         record=record or (lambda _: None),
+        checkpoints=needed_checkpoints(methods.get(settings.method), proxy),
     )
+
+
+def needed_checkpoints(method: Method, proxy: Proxy) -> list[Checkpoint]:
+    """Return the states of the proxy's training for a method that needs them; CurateError where there are none."""
+    return checkpoints_of(proxy.settings) if "checkpoints" in method.NEEDS else []
 
 
 def make_batching(settings: ScoreSettings | IndexSettings, proxy: Proxy, encoder: Encoder) -> Batching:
