@@ -1,4 +1,6 @@
 import json
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ from click.testing import CliRunner
 
 from curate import methods
 from curate.cli import group
+from curate.methods.contract import Inputs, Scorer, Sizes, checked
 from curate.pipeline import verbs as pipeline
 from curate.settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
@@ -115,3 +118,42 @@ def test_the_command_prints_the_plan_and_writes_nothing(place: Path, monkeypatch
     assert found["training"] is None
     assert found["seconds"] > 0
     assert sorted(place.rglob("*")) == before
+
+
+class Slow:
+    """Sleeps, under labels that nobody knows."""
+
+    NEEDS = frozenset({"background"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings:
+        laps: int = 40
+
+    @staticmethod
+    def rehearsal(settings: "Slow.Settings") -> "Slow.Settings":
+        return replace(settings, laps=2)
+
+    @staticmethod
+    def units(inputs: Inputs, settings: "Slow.Settings", whole: Sizes) -> dict[str, int]:
+        return {"laps": settings.laps}
+
+    @staticmethod
+    def prepare(inputs: Inputs, settings: "Slow.Settings") -> Scorer:
+        background, stage = len(inputs.background()), inputs.reporter.stage
+        with stage("warbling", total=background, grows="background"):
+            time.sleep(0.002 * background)
+        with stage("humming", total=settings.laps, grows="laps"):
+            time.sleep(0.01 * settings.laps)
+        with stage("background", total=1):
+            time.sleep(0.02)
+        return methods.get("length").prepare(inputs, methods.get("length").Settings())
+
+
+def test_a_stage_is_scaled_by_what_it_says_it_grows_with_whatever_its_name(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, slow = methods.get, checked("slow", Slow)
+    monkeypatch.setattr(methods, "get", lambda name: slow if name == "slow" else real(name))
+    plan = pipeline.plan_score(settings(place, method="slow", background=5_000))
+    # Of the pool's 120 documents; the rest is reading the background.
+    assert 0.9 * (0.002 * 120 + 0.01 * 40 + 0.02) < plan.prepare_seconds < 2 * (0.002 * 120 + 0.01 * 40 + 0.02)

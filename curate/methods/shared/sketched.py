@@ -182,7 +182,7 @@ def _gathered(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:
         "values": values,
         "losses": losses,
         "sizes": torch.tensor(sizes, dtype=torch.int64),
-        "hashes": torch.tensor(hashes, dtype=torch.uint8).view(len(hashes), -1),
+        "hashes": torch.tensor(hashes, dtype=torch.uint8).view(len(hashes), 16),
     }
 
 
