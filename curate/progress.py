@@ -17,8 +17,14 @@ class Task(Protocol):
 class Reporter(Protocol):
     """Where stages, notes and warnings go."""
 
-    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> AbstractContextManager[Task]:
-        """Open a stage of `total` units (None: unknown); closing the context ends it."""
+    def stage(
+        self, name: str, *, total: float | None = None, unit: str = "documents", grows: str = ""
+    ) -> AbstractContextManager[Task]:
+        """Open a stage of `total` units (None: unknown); closing the context ends it.
+
+        `grows` says with what it takes longer, for estimates: background, target, pool, or what a method says of
+        itself (`units` of its contract); nothing: it does not.
+        """
         ...
 
     def note(self, message: str) -> None: ...
@@ -35,7 +41,9 @@ class _SilentTask:
 class Silent:
     """A reporter for library use: stages and notes vanish, warnings become Python warnings."""
 
-    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> AbstractContextManager[Task]:
+    def stage(
+        self, name: str, *, total: float | None = None, unit: str = "documents", grows: str = ""
+    ) -> AbstractContextManager[Task]:
         return nullcontext(_SilentTask())
 
     def note(self, message: str) -> None: ...

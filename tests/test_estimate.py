@@ -1,11 +1,15 @@
 import json
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 import curate
+from curate import methods
 from curate.cli import group
+from curate.methods.contract import Inputs, Scorer, Sizes, checked
 from curate.score_settings import ScoreSettings
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 
@@ -42,11 +46,47 @@ def test_a_plan_counts_the_pool_and_measures_a_part_of_it(place: Path, method: s
     assert plan.training is None
 
 
-def test_a_larger_background_takes_longer_to_prepare(place: Path) -> None:
-    little, much = (
-        curate.plan_score(settings(place, method="ekfac", background=n)).prepare_seconds for n in (64, 64_000)
+def test_a_larger_background_takes_longer_to_prepare_up_to_the_pools_own_size(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "pool.jsonl").write_bytes(lines(make_rows(8_000, 5)))
+    little, all_of_it, more = (
+        curate.plan_score(settings(place, pool=(str(tmp_path),), method="ekfac", background=n)).prepare_seconds
+        for n in (64, 8_000, 64_000)
     )
-    assert much > 20 * little
+    assert all_of_it > 20 * little
+    assert more < 3 * all_of_it
+
+
+OWN = {"magic": {"steps": 8, "batch_size": 8, "accept_rough": True}, "embedding": {"centre": True}}
+RUNS = [(m, OWN.get(m, {})) for m in methods.names()] + [("ekfac", {"refine": "cg", "refine_documents": 40})]
+QUICK = {"bm25", "embedding", "length", "loss", "random", "trackstar"}
+
+
+@pytest.fixture(scope="module")
+def larger(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("larger")
+    for name, seed in (("a", 1), ("b", 2)):
+        (folder / f"{name}.jsonl").write_bytes(lines(make_rows(150, seed)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("method", "own"), [pytest.param(*r, marks=() if r[0] in QUICK else pytest.mark.slow) for r in RUNS]
+)
+def test_a_plan_is_within_a_factor_of_two_of_the_run(
+    place: Path, larger: Path, tmp_path: Path, method: str, own: dict
+) -> None:
+    """Whatever the stages are called; the machine may be busy with other things, so the best of several counts."""
+    asked = settings(place, pool=(str(larger),), method=method, method_settings=own, background=100)
+    curate.score(asked, tmp_path / "first" / "run")  # libraries set themselves up on first use
+    ratios = []
+    for attempt in range(4):
+        run = curate.score(asked, tmp_path / str(attempt) / "run")  # apart: nothing is taken from one before
+        seconds = json.loads((run.path / "log.jsonl").read_text())["seconds"]
+        plan = curate.plan_score(asked)
+        ratios.append(plan.seconds / (seconds["prepare"] + seconds["score"]))
+        if 0.5 < ratios[-1] < 2:
+            return
+    pytest.fail(f"{method}: planned over measured seconds {ratios}")
 
 
 def test_training_runs_are_planned_by_a_step_that_is_measured(place: Path) -> None:
@@ -78,3 +118,42 @@ def test_the_command_prints_the_plan_and_writes_nothing(place: Path, monkeypatch
     assert found["training"] is None
     assert found["seconds"] > 0
     assert sorted(place.rglob("*")) == before
+
+
+class Slow:
+    """Sleeps, under labels that nobody knows."""
+
+    NEEDS = frozenset({"background"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings:
+        laps: int = 40
+
+    @staticmethod
+    def rehearsal(settings: "Slow.Settings") -> "Slow.Settings":
+        return replace(settings, laps=2)
+
+    @staticmethod
+    def units(inputs: Inputs, settings: "Slow.Settings", whole: Sizes) -> dict[str, int]:
+        return {"laps": settings.laps}
+
+    @staticmethod
+    def prepare(inputs: Inputs, settings: "Slow.Settings") -> Scorer:
+        background, stage = len(inputs.background()), inputs.reporter.stage
+        with stage("warbling", total=background, grows="background"):
+            time.sleep(0.002 * background)
+        with stage("humming", total=settings.laps, grows="laps"):
+            time.sleep(0.01 * settings.laps)
+        with stage("background", total=1):
+            time.sleep(0.02)
+        return methods.get("length").prepare(inputs, methods.get("length").Settings())
+
+
+def test_a_stage_is_scaled_by_what_it_says_it_grows_with_whatever_its_name(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, slow = methods.get, checked("slow", Slow)
+    monkeypatch.setattr(methods, "get", lambda name: slow if name == "slow" else real(name))
+    plan = curate.plan_score(settings(place, method="slow", background=5_000))
+    # Of the pool's 120 documents; the rest is reading the background.
+    assert 0.9 * (0.002 * 120 + 0.01 * 40 + 0.02) < plan.prepare_seconds < 2 * (0.002 * 120 + 0.01 * 40 + 0.02)

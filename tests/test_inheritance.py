@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -19,9 +20,9 @@ class Heard(Silent):
         self.stages: list[str] = []
         self.notes: list[str] = []
 
-    def stage(self, name: str, *, total: float | None = None, unit: str = "documents"):
+    def stage(self, name: str, **options: Any):
         self.stages.append(name)
-        return super().stage(name, total=total, unit=unit)
+        return super().stage(name, **options)
 
     def note(self, message: str) -> None:
         self.notes.append(message)

@@ -2,6 +2,7 @@ import gzip
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,9 +20,9 @@ class Heard(Silent):
         self.warnings: list[str] = []
         self.stages: list[str] = []
 
-    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> AbstractContextManager[Task]:
+    def stage(self, name: str, **options: Any) -> AbstractContextManager[Task]:
         self.stages.append(name)
-        return super().stage(name, total=total, unit=unit)
+        return super().stage(name, **options)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

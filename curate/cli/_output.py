@@ -96,7 +96,7 @@ class RichReporter:
 
     @contextmanager
     def stage(
-        self, name: str, *, total: float | None = None, unit: str = "documents"
+        self, name: str, *, total: float | None = None, unit: str = "documents", grows: str = ""
     ) -> Iterator["_RichTask | _LoggedTask"]:
         if stderr.is_terminal:
             self._progress.start()  # only now: without a stage there is nothing to draw

@@ -83,15 +83,8 @@ def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
         ("GB kept for later runs", plan.kept_bytes / 1e9),
         ("GB of memory, measured on the small part", plan.memory_bytes / 1e9),
     ]
-    if (training := plan.training) is not None:
-        rows += [
-            ("training runs", training.runs),
-            ("steps of each", training.steps),
-            ("tokens of each, about", training.tokens),
-            ("seconds of a step, measured", training.step_seconds),
-            ("seconds of a step back, measured", training.step_back_seconds),
-            ("GB on disk at most, until then", training.disk_bytes / 1e9),
-        ]
+    if plan.training is not None:
+        rows += plan.training.rows().items()
     print_table(["scoring", ""], rows)
 
 

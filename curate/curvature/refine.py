@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.curvature._contract import Preconditioner
+from curate.curvature.contract import Preconditioner
 from curate.curvature.gauss_newton import GaussNewton
 from curate.errors import CurateError, SettingsError, nearest
 from curate.gradients.directions import Directions
@@ -101,7 +101,8 @@ def refine(
         raise CurateError("There are no background documents to refine on.", hint="Take a larger background.")
     reporter = reporter or Silent()
     draw = _Draw.of(len(background), settings)
-    with reporter.stage(f"refine ({settings.kind})", total=2 * settings.rounds + 2, unit="products") as task:
+    total = passed_through(len(background), settings)
+    with reporter.stage(f"refine ({settings.kind})", total=total, grows="refinement") as task:
         system = _System(GaussNewton(proxy), preconditioner, background, batching, task)
         u = {n: directions[n].to(device=proxy.device, dtype=system.product.proxy.dtype) for n in proxy.tracked}
         log = _Log(settings.kind, reporter)
@@ -109,6 +110,15 @@ def refine(
         x = solve(u, system, draw, settings, log)
     log.close(u)
     return Refined(directions=x, objectives=log.rows)
+
+
+def passed_through(count: int, settings: RefineSettings) -> int:
+    """Return how many documents all products with the exact matrix take together, of a background of `count`."""
+    held_out = min(settings.evaluation, count // 4)
+    subset = min(settings.documents, count - held_out)
+    if settings.kind == "cg":
+        return (settings.rounds + 1) * (subset + held_out)
+    return settings.rounds * subset + (settings.rounds + 1) * (held_out or subset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +170,7 @@ class _System:
 
     def times(self, x: Directions, documents: Sequence[int]) -> Directions:
         result = self.product(x, [self.background[i] for i in documents], self.batching)
-        self.task.advance(1)
+        self.task.advance(len(documents))
         return {n: g.add_(x[n], alpha=self.preconditioner.dampings[n]) for n, g in result.items()}
 
     def solve(self, u: Directions) -> Directions:

@@ -24,6 +24,7 @@ class Fingerprints:
     against: str = ""
     fit: str = ""  # of the background that fits taken from another run were made on
     shortlist: str = ""
+    checkpoints: str = ""  # states of the proxy's training, for methods that need them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +59,6 @@ class Holdout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Magic:
-    """How smooth each training run was that was differentiated through; 1 is smooth."""
-
-    smoothness: Sequence[float] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Moved:
     """How a rescoring changed a run's order of the shortlist; `stayed` counts documents of its top tenth."""
 
@@ -86,7 +80,6 @@ class Details:
     coverage: Coverage | None = None
     arithmetic: Arithmetic | None = None
     holdout: Holdout | None = None
-    magic: Magic | None = None
     moved: Mapping[str, Moved] = field(default_factory=dict)  # by the path of the run that was rescored
     pool: tuple[str, ...] = ()  # addresses, which may become more
     pool_fingerprint: str = ""
@@ -97,7 +90,7 @@ class Details:
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> "Details":
         """Return the details of a record's JSON."""
-        kinds = {"coverage": Coverage, "arithmetic": Arithmetic, "holdout": Holdout, "magic": Magic}
+        kinds = {"coverage": Coverage, "arithmetic": Arithmetic, "holdout": Holdout}
         typed: dict[str, Any] = {k: _typed(kind, found[k]) if found.get(k) else None for k, kind in kinds.items()}
         typed["moved"] = {path: _typed(Moved, moved) for path, moved in found.get("moved", {}).items()}
         return _typed(cls, {**found, **typed})
@@ -188,6 +181,11 @@ class RunRecord:
     def is_rescoring(self) -> bool:
         """Whether its documents are the shortlist of other runs."""
         return "parent_run" in self.settings
+
+    @property
+    def of_method(self) -> Mapping[str, Any]:
+        """What the run's method recorded, under its own name."""
+        return self.json["details"].get(self.method or "") or {}
 
     def with_details(self, details: Mapping[str, Any]) -> "RunRecord":
         """Return the record with more details, or others of these names."""

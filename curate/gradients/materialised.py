@@ -35,7 +35,7 @@ def weighted_gradients(
         d_out, d_in, has_bias = proxy.shape(name)
         sums[name] = torch.zeros(weights.shape[1], d_out, d_in + has_bias, dtype=wide, device=proxy.device)
     used = {i: e for i, e in enumerate(encoded) if bool((weights[i] != 0).any())}
-    with (reporter or Silent()).stage("target", total=len(used)) as stage:
+    with (reporter or Silent()).stage("target", total=len(used), grows="target") as stage:
         for batch in batches(used, batching.tokens, budget=batching.budget):
             weight = weights[list(batch.documents)].to(device=proxy.device, dtype=wide)
 

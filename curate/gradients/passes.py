@@ -121,7 +121,7 @@ class Passes:
         """
         while True:
             sums, spoilt = make(), set[int]()
-            with self.reporter.stage(stage, total=len(self.samples)) as task:
+            with self.reporter.stage(stage, total=len(self.samples), grows="background") as task:
                 parts = {i: s.encoded for i, s in self.samples.items()}
                 for batch in batches(parts, self.batching.tokens, budget=self.batching.budget):
                     spoilt |= self._add(sums, batch, number)

@@ -1,7 +1,9 @@
 """What a scorer gives back for documents, whatever its method."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,3 +20,22 @@ class Scored:
     """Gradient norm of the summed loss, exact or estimated without bias of its square; None without gradients."""
     tokens: list[Float[Tensor, "_ columns"]] | None = None
     """Per document the part of its scores that entered at each token, when asked for: rows sum to the scores."""
+
+
+def in_order(parts: Sequence[tuple[Sequence[int], Scored]]) -> Scored:
+    """Put documents that were scored apart (their positions, their scores) back into their order."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = torch.tensor([i for positions, _ in parts for i in positions]).argsort()
+
+    def joined(pieces: Sequence[Tensor | None]) -> Tensor | None:
+        there = [p for p in pieces if p is not None]
+        return torch.cat(there)[order] if len(there) == len(pieces) else None
+
+    tokens = [t for _, scored in parts for t in scored.tokens or ()]
+    return Scored(
+        scores=torch.cat([scored.scores for _, scored in parts])[order],
+        losses=joined([scored.losses for _, scored in parts]),
+        norms=joined([scored.norms for _, scored in parts]),
+        tokens=[tokens[i] for i in order.tolist()] if tokens else None,
+    )

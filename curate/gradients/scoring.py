@@ -16,13 +16,22 @@ from curate.proxies.tokens import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)
-class SketchScorer:
-    """Score documents by the product of their (whitened, normalised) sketches with a few queries."""
+class SketchTerm:
+    """What one engine gives to a score: the proxy's, or one checkpoint's."""
 
     engine: SketchEngine
     queries: Float[Tensor, "columns sketch"]
     """Target sketches, treated as documents are and averaged."""
-    whitening: Whitening | None
+    whitening: Whitening | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchScorer:
+    """Score documents by the products of their (whitened, normalised) sketches with a few queries."""
+
+    terms: Sequence[SketchTerm]
+    """Their weighted products add up. Loss and norm are those of the last."""
     unit: bool
     """Whether a document's sketch is brought to norm 1 after whitening."""
     rank: int = 0
@@ -30,17 +39,28 @@ class SketchScorer:
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's scores; no document's result depends on the others."""
-        scores = torch.zeros(len(encoded), len(self.queries), dtype=self.queries.dtype)
+        queries = self.terms[0].queries
+        scores = torch.zeros(len(encoded), len(queries), dtype=queries.dtype)
         losses, norms = torch.zeros(len(encoded)), torch.zeros(len(encoded))
-        for found in document_sketches(self.engine, encoded, batching):
-            index = torch.tensor(found.documents)
-            losses[index] = found.losses.to(losses)
-            norms[index] = found.values.norm(dim=1).to(norms)
-            values = truncated(found.values, self.engine.blocks, self.rank)
-            ready = prepare_sketches(values, self.engine.blocks, self.whitening, unit=self.unit)
-            scores[index] = (ready @ self.queries.T).to(scores)
-            scores[index[~norms[index].isfinite()]] = torch.nan  # an overflow on the way to norm 1 would hide it
+        for term in self.terms:
+            for sketches in document_sketches(term.engine, encoded, batching):
+                index = torch.tensor(sketches.documents)
+                products, their_norms = self.products(term, sketches.values)
+                scores[index] += products.to(scores)
+                losses[index], norms[index] = sketches.losses.to(losses), their_norms.cpu()
         return Scored(scores=scores, losses=losses, norms=norms)
+
+    def products(
+        self, term: SketchTerm, values: Float[Tensor, "documents sketch"]
+    ) -> tuple[Float[Tensor, "documents columns"], Float[Tensor, "documents"]]:
+        """Return one term of the scores of sketches, and their norms; NaN where a norm is not finite."""
+        norms = values.norm(dim=1).float()  # as it is kept: what overflows there has no norm
+        ready = prepare_sketches(
+            truncated(values, term.engine.blocks, self.rank), term.engine.blocks, term.whitening, unit=self.unit
+        )
+        products = term.weight * (ready @ term.queries.T)
+        products[~norms.isfinite()] = torch.nan  # an overflow on the way to norm 1 would hide it
+        return products, norms
 
 
 def prepare_sketches(

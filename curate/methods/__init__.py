@@ -1,30 +1,18 @@
 """One method per file; the folder and the entry points of the group `curate.methods` are the registry.
 
-A method's module holds `Settings` (a frozen dataclass), `prepare(inputs, settings) -> Scorer`, a docstring whose first
-line says what it is, and `OFFERS`, which of "against" (a control set), "per_token" (scores by token) and "store"
-(scores from a gradient store) have a meaning for it; `BACKGROUND` where another number of background documents than the
-usual suits it. Adding a method touches one file and its test.
+What a method is, `contract` says. Adding one touches one file and its test.
 """
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from curate.errors import SettingsError
 from curate.registry import Registry
 
-
-@runtime_checkable
-class Method(Protocol):
-    """What the pipeline asks of a method's module."""
-
-    Settings: type[Any]
-    OFFERS: frozenset[str]
-
-    def prepare(self, inputs: Any, settings: Any) -> Any: ...
-
+if TYPE_CHECKING:
+    from curate.methods.contract import Method
 
 DEFAULT = "trackstar"
-USUAL_BACKGROUND = 2048
 
 
 _REGISTRY = Registry(
@@ -33,7 +21,7 @@ _REGISTRY = Registry(
     folder=Path(__file__).parent,
     package=__name__,
     leave_out=frozenset({"contract"}),
-    needs=("Settings", "OFFERS", "prepare"),
+    needs=("Settings", "prepare"),
 )
 
 
@@ -42,14 +30,16 @@ def names() -> tuple[str, ...]:
     return _REGISTRY.names()
 
 
-def get(name: str) -> Method:
+def get(name: str) -> "Method":
     """Return a method by name."""
-    return _REGISTRY.get(name)
+    from curate.methods.contract import checked  # the names alone are to be had without torch
+
+    return checked(name, _REGISTRY.get(name))
 
 
 def background_of(name: str) -> int:
     """Return how many documents of the pool a method is fitted on unless told otherwise."""
-    return getattr(get(name), "BACKGROUND", USUAL_BACKGROUND)
+    return get(name).BACKGROUND
 
 
 def refuse_unoffered(name: str, *, against: bool, per_token: bool, store: bool = False) -> None:

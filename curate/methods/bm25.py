@@ -18,14 +18,15 @@ from torch import Tensor
 from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
-from curate.methods._terms import Terms
-from curate.methods._words import words
 from curate.methods.contract import EncodedTarget, Inputs
+from curate.methods.shared.terms import Terms
+from curate.methods.shared.words import words
 from curate.proxies.tokens import Encoded
 
 _AT_ONCE = 1024  # documents whose words are in memory side by side while the background is counted
 
 OFFERS = frozenset({"against"})
+NEEDS = frozenset({"background"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +119,20 @@ def prepare(inputs: Inputs, settings: Settings) -> Bm25Scorer:
 def _weigh(inputs: Inputs, settings: Settings) -> dict[str, Tensor]:
     """Return the terms, their weights, and the background's mean length, as tensors that a run keeps."""
     controls = [] if inputs.against is None else inputs.against.encoded
-    terms = Terms.of([*inputs.target.encoded, *controls], settings.tokenizer())
-    queries = _queries(inputs.target, terms)
-    if inputs.against is not None:
-        queries = queries - _queries(inputs.against, terms)[:, :1]
+    with inputs.reporter.stage("target", total=len(inputs.target.encoded) + len(controls), grows="target") as stage:
+        terms = Terms.of([*inputs.target.encoded, *controls], settings.tokenizer())
+        queries = _queries(inputs.target, terms)
+        if inputs.against is not None:
+            queries = queries - _queries(inputs.against, terms)[:, :1]
+        stage.advance(len(inputs.target.encoded) + len(controls))
     background = inputs.background()
     having, words_in_all = np.zeros(len(terms.terms), np.int64), 0
-    for start in range(0, len(background), _AT_ONCE):
-        found = terms.count(background[start : start + _AT_ONCE])
-        having += np.bincount(found.terms, minlength=len(having))
-        words_in_all += int(found.lengths.sum())
+    with inputs.reporter.stage("background", total=len(background), grows="background") as stage:
+        for start in range(0, len(background), _AT_ONCE):
+            counted = terms.count(background[start : start + _AT_ONCE])
+            having += np.bincount(counted.terms, minlength=len(having))
+            words_in_all += int(counted.lengths.sum())
+            stage.advance(len(counted.lengths))
     if not words_in_all:
         raise CurateError("The background sample of the pool holds no word.", hint="Is --text-column the right one?")
     weights = queries * _rarity(np.maximum(having, 1), len(background), settings.variant)[:, None]

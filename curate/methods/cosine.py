@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from functools import partial
 
-from curate.gradients.scoring import SketchScorer, prepare_sketches
+from curate.gradients.scoring import SketchScorer, SketchTerm, prepare_sketches
 from curate.gradients.sketches import SketchEngine
-from curate.methods._sketched import OFFERS as OFFERS
-from curate.methods._sketched import SketchSettings, queries, target_sketches
 from curate.methods.contract import Inputs
+from curate.methods.shared.sketched import OFFERS as OFFERS
+from curate.methods.shared.sketched import SketchSettings, queries, target_sketches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +21,4 @@ def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
     target = target_sketches(engine, inputs, settings)
     ready = partial(prepare_sketches, blocks=engine.blocks, whitening=None, unit=True)
     means = queries(engine, inputs, settings, target, ready)
-    return SketchScorer(engine=engine, queries=means, whitening=None, unit=True, rank=settings.rank)
+    return SketchScorer(terms=[SketchTerm(engine=engine, queries=means)], unit=True, rank=settings.rank)

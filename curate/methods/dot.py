@@ -7,9 +7,9 @@ either sign unless `normalize` says otherwise.
 from dataclasses import dataclass
 
 from curate.gradients.direction_scoring import DirectionScorer
-from curate.methods._directional import OFFERS as OFFERS
-from curate.methods._directional import DirectionSettings, direction_scorer
 from curate.methods.contract import Inputs
+from curate.methods.shared.directional import OFFERS as OFFERS
+from curate.methods.shared.directional import DirectionSettings, direction_scorer
 
 
 @dataclass(frozen=True, kw_only=True)

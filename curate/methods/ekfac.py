@@ -8,14 +8,15 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from curate.curvature.ekfac import Ekfac, fit
-from curate.curvature.refine import KINDS, RefineSettings, refine
+from curate.curvature.refine import KINDS, RefineSettings, passed_through, refine
 from curate.errors import SettingsError, nearest
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import Directions
-from curate.methods._directional import BACKGROUND as BACKGROUND
-from curate.methods._directional import OFFERS as OFFERS
-from curate.methods._directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
-from curate.methods.contract import Inputs
+from curate.methods.contract import Inputs, Sizes
+from curate.methods.shared.directional import BACKGROUND as BACKGROUND
+from curate.methods.shared.directional import NEEDS as NEEDS
+from curate.methods.shared.directional import OFFERS as OFFERS
+from curate.methods.shared.directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
 
 REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
 
@@ -61,6 +62,12 @@ class Settings(CurvatureSettings):
             step=self.step or None,
             seed=self.seed,
         )
+
+
+def units(inputs: Inputs, settings: Settings, whole: Sizes) -> dict[str, int | float]:
+    """Return how many documents refinement passes through."""
+    refinement = settings.refinement()
+    return {} if refinement is None else {"refinement": passed_through(whole.background, refinement)}
 
 
 def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:

@@ -22,6 +22,7 @@ from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded, batches
 
 OFFERS = frozenset({"against"})
+NEEDS = frozenset({"model", "background"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def _queries(
     """Return the mean embedding of all rows, then each group's; rows that are not finite are set aside."""
     keys = _depends_on(inputs, settings) | {"target": target.fingerprint}
     kept = inputs.kept.get(
-        "target/embeddings", keys, lambda: {"means": embedder.means(target.encoded, inputs.batching)}
+        "target/embeddings", keys, lambda: {"means": _means(embedder, inputs, target.encoded, "target")}
     )
     means = kept["means"]
     values = _unit(means if embedder.centre is None else means - embedder.centre)
@@ -126,8 +127,15 @@ def _queries(
     return group_means(values[finite], groups, target.names)
 
 
+def _means(embedder: Embedder, inputs: Inputs, encoded: Sequence[Encoded], what: str) -> Float[Tensor, "documents d"]:
+    with inputs.reporter.stage(what, total=len(encoded), grows=what) as stage:
+        means = embedder.means(encoded, inputs.batching)
+        stage.advance(len(encoded))
+    return means
+
+
 def _background_mean(embedder: Embedder, inputs: Inputs) -> Float[Tensor, "d"]:
-    means = embedder.means(inputs.background(), inputs.batching)
+    means = _means(embedder, inputs, inputs.background(), "background")
     finite = means.isfinite().all(1)
     if not bool(finite.any()):
         raise CurateError("No document of the background sample has a finite embedding.", hint="Use --dtype float32.")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from curate.curvature.kfac import Kfac, fit
 from curate.gradients.direction_scoring import DirectionScorer
-from curate.methods._directional import BACKGROUND as BACKGROUND
-from curate.methods._directional import OFFERS as OFFERS
-from curate.methods._directional import CurvatureSettings, curved
 from curate.methods.contract import Inputs
+from curate.methods.shared.directional import BACKGROUND as BACKGROUND
+from curate.methods.shared.directional import NEEDS as NEEDS
+from curate.methods.shared.directional import OFFERS as OFFERS
+from curate.methods.shared.directional import CurvatureSettings, curved
 
 
 @dataclass(frozen=True, kw_only=True)

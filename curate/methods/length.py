@@ -14,7 +14,7 @@ from curate.gradients.scored import Scored
 from curate.methods.contract import Inputs
 from curate.proxies.tokens import Encoded
 
-OFFERS: frozenset[str] = frozenset()
+NEEDS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,6 @@ from curate.gradients.scored import Scored
 from curate.methods.contract import Inputs
 from curate.proxies.tokens import Encoded
 
-OFFERS: frozenset[str] = frozenset()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

@@ -5,18 +5,20 @@ training is differentiated back to a few steps. A document's score is what a lit
 changed: the mean of ⟨-∂φ/∂g_k, ∇ℓ_z(θ_k)⟩ / D_k, one directional derivative and one pass over the pool per step.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from curate.errors import SettingsError
-from curate.methods._background_runs import BackgroundRuns, RunsScorer
-from curate.methods._directional import DirectionSettings
-from curate.methods.contract import Inputs
+from curate.methods.contract import REHEARSED, Inputs
+from curate.methods.shared.background_runs import BackgroundRuns, RunsScorer, num_runs, training_plan, training_units
+from curate.methods.shared.directional import DirectionSettings
 from curate.settings import Count, Flag, Listed, Number, least, option, settings
 from curate.training.recipe import Recipe
 
 OFFERS = frozenset({"against", "per_token"})
+NEEDS = frozenset({"model", "background", "training"})
 # Measured in examples/magic/STUDY.md by how well scores rank 60 retrainings: one run with two snapshots, where the rate
 # is highest and in the middle, gives .866, within noise of eight snapshots (.875); one gives .83 at best, and the mean
 # of two runs adds .01 to a single snapshot. The background is dealt out to two runs: one scores, the other scores the
@@ -24,6 +26,7 @@ OFFERS = frozenset({"against", "per_token"})
 BACKGROUND = 1536
 STEPS = 36
 SNAPSHOTS = (0.25, 0.5)
+REHEARSED_STEPS = 2
 
 
 @settings
@@ -56,6 +59,19 @@ class Settings(DirectionSettings):
         super().__post_init__()
         if not self.snapshots:
             raise SettingsError("snapshots is empty; expected shares of the run, each at least 0 and below 1.")
+
+
+def rehearsal(settings: Settings) -> Settings:
+    """Return runs of so few steps that nobody can ask them to be smooth."""
+    return replace(settings, recipe=replace(settings.recipe, steps=REHEARSED_STEPS), accept_rough=True)
+
+
+def rehearsal_background(settings: Settings) -> int:
+    """Return whole batches for every run, since a step costs what its batch does."""
+    return max(REHEARSED, num_runs(settings) * settings.recipe.batch_size)
+
+
+units, plan = training_units, training_plan
 
 
 def prepare(inputs: Inputs, settings: Settings) -> RunsScorer:

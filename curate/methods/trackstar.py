@@ -28,19 +28,24 @@ from curate.curvature.second_moment import (
 from curate.errors import CurateError, SettingsError
 from curate.gradients.low_rank import Packing
 from curate.gradients.roots import Whitening, moved
-from curate.gradients.scoring import SketchScorer, prepare_sketches
+from curate.gradients.scoring import SketchScorer, SketchTerm, prepare_sketches
 from curate.gradients.sketches import SketchEngine
-from curate.methods._sketched import OFFERS as OFFERS
-from curate.methods._sketched import (
+from curate.methods.contract import Inputs, Scorer, Sizes
+from curate.methods.shared.sketched import OFFERS as OFFERS
+from curate.methods.shared.sketched import (
+    BackgroundSketches,
     SketchSettings,
     TargetSketches,
     background_sketches,
+    bytes_of,
     depends_on,
+    kept_background,
+    pays,
     queries,
     target_sketches,
 )
-from curate.methods.contract import Inputs
 
+NEEDS = frozenset({"model", "background"})
 # The paper takes the 1000th of 65 536 eigenvalues; smaller sketches take the same fraction.
 PAPER_FRACTION = 1000 / 65536
 
@@ -68,28 +73,41 @@ class Settings(SketchSettings):
             )
 
 
-def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
+def prepare(inputs: Inputs, settings: Settings) -> Scorer:
     """Fit R on the background, whiten the target's sketches, and return the scorer."""
     engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
     target = target_sketches(engine, inputs, settings)
+    kept = kept_background(engine, inputs, settings)
     if settings.target_share == 0:
-        whitening = whitening_of(engine, inputs, settings)
+        whitening = whitening_of(engine, inputs, settings, kept)
     else:
-        mixed = _mixed(_moments(engine, inputs, settings), engine, target, settings)
+        mixed = _mixed(_moments(engine, inputs, settings, kept), engine, target, settings)
         whitening = inverse_roots(mixed, damping=settings.damping)
     ready = partial(prepare_sketches, blocks=engine.blocks, whitening=whitening, unit=True)
     means = queries(engine, inputs, settings, target, ready)
-    return SketchScorer(engine=engine, queries=means, whitening=whitening, unit=True, rank=settings.rank)
+    term = SketchTerm(engine=engine, queries=means, whitening=whitening)
+    scorer = SketchScorer(terms=[term], unit=True, rank=settings.rank)
+    return scorer if kept is None else kept.scorer(scorer)
 
 
-def whitening_of(engine: SketchEngine, inputs: Inputs, settings: Settings) -> Whitening:
+def units(inputs: Inputs, settings: Settings, whole: Sizes) -> dict[str, int | float]:
+    """Return how many documents of the pool are sketched anew, and the bytes of the background's sketches."""
+    if not pays(whole, inputs, settings):
+        return {}
+    return {"pool": whole.pool - whole.background, "kept": bytes_of(whole, inputs, settings)}
+
+
+def whitening_of(
+    engine: SketchEngine, inputs: Inputs, settings: Settings, kept: BackgroundSketches | None = None
+) -> Whitening:
     """Return R^(-1/2) of the background alone. A store keeps R's eigendecomposition, too: no solve per target."""
     if inputs.stored is None and not settings.rank:
-        return inverse_roots(_moments(engine, inputs, settings), damping=settings.damping)
+        return inverse_roots(_moments(engine, inputs, settings, kept), damping=settings.damping)
     keys = _depends_on(inputs, settings)
-    kept = inputs.kept.get("curvature/eigen", keys, lambda: _flat(_spectra(engine, inputs, settings)))
+    eigen = inputs.kept.get("curvature/eigen", keys, lambda: _flat(_spectra(engine, inputs, settings, kept)))
     whitening = roots_of(
-        {b.name: (kept[f"{b.name} values"], kept[f"{b.name} vectors"]) for b in engine.blocks}, damping=settings.damping
+        {b.name: (eigen[f"{b.name} values"], eigen[f"{b.name} vectors"]) for b in engine.blocks},
+        damping=settings.damping,
     )
     return moved(whitening, inputs.proxy.device, engine.dtype)
 
@@ -99,19 +117,19 @@ def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:
     return depends_on(inputs, settings) | {"background": inputs.background_fingerprint} | rank
 
 
-def _spectra(engine: SketchEngine, inputs: Inputs, settings: Settings) -> Spectra:
+def _spectra(engine: SketchEngine, inputs: Inputs, settings: Settings, kept: BackgroundSketches | None) -> Spectra:
     """Decompose R: at rank 0 from R itself, else layer by layer from the background's sketches, held packed.
 
     What is found takes documents × entries numbers per layer where documents are fewer (N = 2 048 at dim 64: 33 MB).
     """
     if not settings.rank:
-        return decompose(_moments(engine, inputs, settings))
+        return decompose(_moments(engine, inputs, settings, kept))
     packing = Packing(engine.blocks, settings.rank)
-    packed = [packing.pack(v[v.isfinite().all(1)]).cpu() for v in background_sketches(engine, inputs)]
+    packed = [packing.pack(v[v.isfinite().all(1)]).cpu() for v in background_sketches(engine, inputs, kept)]
     sample = torch.cat(packed) if packed else torch.zeros(0, packing.width)
     _refuse_none(len(sample))
     spectra: Spectra = {}
-    with inputs.reporter.stage("second moment", total=len(packing.places), unit="layers") as stage:
+    with inputs.reporter.stage("second moment", total=len(packing.places), unit="layers", grows="background") as stage:
         for place in packing.places:
             spectra[place.block.name] = decompose_sample(packing.layer(sample, place), engine.dtype)
             stage.advance(1)
@@ -123,15 +141,15 @@ def _refuse_none(documents: int) -> None:
         raise CurateError("No document of the background sample has a finite gradient.", hint="Use --dtype float32.")
 
 
-def _moments(engine: SketchEngine, inputs: Inputs, settings: Settings) -> Moments:
+def _moments(engine: SketchEngine, inputs: Inputs, settings: Settings, kept: BackgroundSketches | None) -> Moments:
     keys = _depends_on(inputs, settings)
-    moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs))
+    moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs, kept))
     return {name: moment.to(inputs.proxy.device) for name, moment in moments.items()}
 
 
-def _fit(engine: SketchEngine, inputs: Inputs) -> Moments:
+def _fit(engine: SketchEngine, inputs: Inputs, kept: BackgroundSketches | None) -> Moments:
     moment = SecondMoment(engine.blocks)
-    for values in background_sketches(engine, inputs):
+    for values in background_sketches(engine, inputs, kept):
         moment.update(values)
     _refuse_none(moment.count)
     return moment.mean()

@@ -20,10 +20,9 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
 from curate.folders.part_folder import PartFolder
 from curate.folders.tensors import TENSORS
-from curate.methods import Method
-from curate.methods.contract import Inputs
+from curate.methods.contract import Inputs, Method
 from curate.pipeline.samples import Quiet, draw, part_of
-from curate.proxies.proxy import Proxy, load_proxy
+from curate.proxies.proxy import load_proxy
 from curate.proxies.settings import PassSettings
 from curate.proxies.tokens import Encoded
 from curate.scores.arithmetic import LEAST, arithmetic_note, arithmetic_warning
@@ -53,7 +52,7 @@ def check_arithmetic(
     checked = run.record.details.arithmetic
     if checked is None or checked.failed is not None:
         dtype = inputs.proxy.settings.dtype
-        if dtype in ("float32", "float64"):
+        if dtype in ("float32", "float64") or "model" not in method.NEEDS:
             return
         try:
             found = _compare(method, method_settings, inputs, pool, settings, columns)
@@ -82,12 +81,9 @@ def _compare(
     if not sample:
         return None
     with TemporaryDirectory() as scratch, inputs.reporter.stage("arithmetic", total=2 * len(sample)) as stage:
-        small = part_of(inputs, background, Path(scratch) / inputs.proxy.settings.dtype, settings.seed, Quiet())
-        with _Watched(inputs.proxy) as watched:
-            ours = _scores(method, method_settings, small, sample)
+        small = part_of(inputs, lambda: background, Path(scratch) / inputs.proxy.settings.dtype, settings.seed, Quiet())
+        ours = _scores(method, method_settings, small, sample)
         stage.advance(len(sample))
-        if not watched.used:
-            return None  # nothing was computed in this type
         theirs = _reference_scores(method, method_settings, small, sample)
         stage.advance(len(sample))
     here, there = np.isfinite(ours).all(1), np.isfinite(theirs).all(1)
@@ -111,7 +107,13 @@ def _reference_scores(method: Method, method_settings: Any, inputs: Inputs, samp
     """Load the proxy anew, so that weights that the run's type rounds are whole; give its memory back afterwards."""
     proxy = load_proxy(replace(inputs.proxy.settings, dtype=REFERENCE))
     kept = Kept(inputs.kept.folder.child(REFERENCE), TENSORS)
-    whole = replace(inputs, proxy=proxy, proxy_fingerprint=f"{inputs.proxy_fingerprint}:{REFERENCE}", kept=kept)
+    whole = replace(
+        inputs,
+        proxy=proxy,
+        proxy_fingerprint=f"{inputs.proxy_fingerprint}:{REFERENCE}",
+        kept=kept,
+        checkpoints=[replace(c, settings=proxy.settings) for c in inputs.checkpoints],
+    )
     try:
         return _scores(method, method_settings, whole, sample)
     finally:
@@ -119,20 +121,3 @@ def _reference_scores(method: Method, method_settings: Any, inputs: Inputs, samp
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-class _Watched:
-    """Notices whether a proxy's decoder is run."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.used, self._decoder = False, proxy.decoder
-
-    def __enter__(self) -> "_Watched":
-        self._hook = self._decoder.register_forward_pre_hook(self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
-
-    def _note(self, *_: object) -> None:
-        self.used = True

@@ -1,50 +1,30 @@
-"""What a scoring run will take, from a small part of it that is done and thrown away."""
+"""What a scoring run will take, from a small part of it that is done and thrown away.
+
+A stage of the preparation says what it grows with, and is scaled by that; what belongs to no such stage takes as long
+for the whole. Nothing here knows a method: its contract says what is rehearsed, and how much of it the whole has.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TypeVar
 
 from curate import methods
-from curate.documents import Pool, estimated_rows
+from curate.documents import estimated_rows
 from curate.errors import CurateError
 from curate.memory import peak_memory
-from curate.methods import magic
-from curate.methods._snapshots import in_proxys_precision, trainable
-from curate.methods.ekfac import Settings as EkfacSettings
+from curate.methods.contract import Inputs, Plan, Scorer, Sizes
 from curate.pipeline.origin import unchanged
 from curate.pipeline.request import Request
-from curate.pipeline.samples import SAMPLE, Quiet, draw, part_of
+from curate.pipeline.samples import SAMPLE, Quiet, apart, drawn, part_of
 from curate.pipeline.workspace import Workspace
 from curate.progress import Task
 from curate.proxies.tokens import Encoded
-from curate.training.microbatches import Corpus
-from curate.training.replay import Replay, Training
-from curate.training.walk import step_at
 
-SHORT = 2  # steps of a training run that are measured
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """The training runs of a method that differentiates through training."""
-
-    runs: int
-    steps: int
-    """Of each run."""
-    step_back: int
-    """Steps that each way back takes, one way per target group."""
-    tokens: int
-    """Of each run, estimated."""
-    step_seconds: float
-    """Measured."""
-    step_back_seconds: float
-    """Measured."""
-    disk_bytes: int
-    """At most, until the run's directions are there."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +36,7 @@ class ScorePlan:
     tokens: int
     """Estimated from a sample, cut to the context."""
     documents_per_second: float
-    """Measured on a sample."""
+    """Measured on a sample, reading included."""
     prepare_seconds: float
     """Target, curvature, training: measured on a small part of each and scaled; about."""
     scoring_seconds: float
@@ -66,29 +46,55 @@ class ScorePlan:
     """Curvature and directions on disk."""
     memory_bytes: int
     """The most that the small part held; a curvature's fit and longer documents may take more."""
-    training: TrainingPlan | None
+    training: Plan | None
+    """What the method itself foresees; None where it has nothing to tell."""
 
 
 @dataclass
 class _Timing:
-    total: float
+    total: float = 0.0
     seconds: float = 0.0
 
 
 @dataclass
 class _Timed(Quiet):
-    """Keeps how long every stage took."""
+    """Keeps how long stages took, by what they grow with."""
 
     stages: dict[str, _Timing] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> Iterator[Task]:
+    def stage(
+        self, name: str, *, total: float | None = None, unit: str = "documents", grows: str = ""
+    ) -> Iterator[Task]:
         begun = time.perf_counter()
         with super().stage(name, total=total, unit=unit) as task:
             yield task
-        timing = self.stages.setdefault(name, _Timing(0.0))
+        timing = self.stages.setdefault(grows, _Timing())
         timing.total += total or 0.0
         timing.seconds += time.perf_counter() - begun
+
+    def scaled(self, small: Sizes, whole: Sizes, units: Mapping[str, float]) -> float:
+        """Return how much longer than here all stages take on the whole."""
+        more = 0.0
+        for grows, timing in self.stages.items():
+            if grows in units:
+                more += timing.seconds * (units[grows] / max(1.0, timing.total) - 1)
+            elif size := getattr(small, grows or "?", 0):
+                more += timing.seconds * (getattr(whole, grows) / size - 1)
+        return more
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """A sample of the pool, and what reading takes."""
+
+    sample: list[Encoded]
+    background: list[Encoded]
+    look: float
+    """Seconds of drawing a sample, which is a look through the pool."""
+    encoding: float
+    """Seconds per document, as the next is."""
+    comparing: float
 
 
 def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
@@ -97,103 +103,76 @@ def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
     Raises CurateError when the pool's sample holds nothing to score.
     """
     timed = _Timed()
+    method, settings, fitted = methods.get(asked.method), asked.method_settings, asked.origin is None
+    reading = _read(asked, workspace, method.rehearsal_background(settings))
+    looks: list[int] = []
+
+    def background() -> Sequence[Encoded]:
+        looks.append(len(reading.background))
+        return reading.background
+
     with TemporaryDirectory() as scratch:
         inputs = workspace.inputs(Path(scratch) / "run", timed)
-        sample, background = draw(inputs, asked.pool, asked.settings, background=_wanted(asked.method_settings))
-        if not sample:
-            raise CurateError("A sample of the pool holds nothing to score.", hint="Is --text-column the right one?")
-        if asked.origin is None:
+        if fitted:
             inputs = part_of(inputs, background, Path(scratch) / "run", asked.settings.seed, timed)
-        begun = time.perf_counter()
-        scorer = methods.get(asked.method).prepare(inputs, _shortened(asked.method_settings))
-        spent = time.perf_counter() - begun
+        scorer, spent = _clocked(lambda: method.prepare(inputs, method.rehearsal(settings)))
         kept = sum(p.stat().st_size for p in Path(scratch).rglob("*.safetensors"))
-        scorer(sample[: SAMPLE // 8], inputs.batching)  # libraries set themselves up on first use
-        begun = time.perf_counter()
-        scorer(sample, inputs.batching)
-        speed = len(sample) / (time.perf_counter() - begun)
-        training = _training(asked, workspace, background, timed, Path(scratch))
-    fixed = spent - sum(t.seconds for t in timed.stages.values())
-    prepare = fixed + sum(
-        t.seconds * _share(name, t, asked, workspace, len(background), training) for name, t in timed.stages.items()
-    )
-    documents = _documents(asked.pool, asked.origin and unchanged(asked.origin.run, asked.pool))
-    mean = sum(len(e.ids) for e in sample) / len(sample)
+        scoring = _seconds_each(scorer, reading.sample, inputs)
+        whole = workspace.sizes()
+        units = method.units(inputs, settings, whole) if fitted else {}
+        seconds = {grows: t.seconds / max(1.0, t.total) for grows, t in timed.stages.items()}
+        foreseen = method.plan(inputs, settings, whole, seconds) if fitted else None
+    prepare = spent
+    if fitted:
+        here = Sizes.of(whole.pool, len(reading.background), inputs.target, inputs.against)
+        prepare += timed.scaled(here, whole, units)
+        prepare += len(looks) * (reading.look + reading.encoding * whole.background)
+    documents = _documents(asked)
+    each = reading.encoding + reading.comparing
+    scoring_seconds = reading.look + documents * each + min(documents, units.get("pool", documents)) * scoring
     return ScorePlan(
         documents=documents,
-        tokens=round(documents * mean),
-        documents_per_second=speed,
+        tokens=round(documents * sum(len(e.ids) for e in reading.sample) / len(reading.sample)),
+        documents_per_second=documents / scoring_seconds,
         prepare_seconds=prepare,
-        scoring_seconds=documents / speed,
-        seconds=prepare + documents / speed,
-        kept_bytes=kept,
+        scoring_seconds=scoring_seconds,
+        seconds=prepare + scoring_seconds,
+        kept_bytes=kept + round(units.get("kept", 0)),
         memory_bytes=peak_memory(workspace.proxy.device),
-        training=training,
+        training=foreseen,
     )
 
 
-def _documents(pool: Pool, known: list[str] | None) -> int:
-    return round(sum(estimated_rows(s) for s in pool.shards if s.name not in (known or ())))
-
-
-def _share(
-    name: str, timing: _Timing, asked: Request, workspace: Workspace, background: int, training: TrainingPlan | None
-) -> float:
-    """Return how many times longer a stage takes on the whole: by its documents or steps, or as long as it took."""
-    settings = asked.settings
-    if asked.origin is not None:
-        return 1.0  # nothing is fitted, and the target is taken whole
-    if training is not None and name == "training":
-        return training.runs * training.steps / timing.total
-    if training is not None and name == "walking back":
-        groups = len(workspace.target.names) + (workspace.against is not None)
-        return training.runs * groups * training.step_back / timing.total
-    if name == "target":
-        whole = len(workspace.target.encoded) + (len(workspace.against.encoded) if workspace.against else 0)
-        return whole / max(1.0, timing.total)
-    whole = settings.background or 0
-    if name.startswith("refine") and isinstance(own := asked.method_settings, EkfacSettings):
-        most = own.refine_documents + own.evaluation_documents
-        return min(whole, most) / max(1, min(background, most))
-    return whole / max(1, background) if name in ("factors", "eigenvalues", "background") else 1.0
-
-
-def _wanted(settings: Any) -> int:
-    """Return how many background documents the small part needs: whole batches, where there is training."""
-    if isinstance(settings, magic.Settings):
-        return max(SAMPLE, max(2, settings.runs) * settings.recipe.batch_size)
-    return SAMPLE
-
-
-def _shortened(settings: Any) -> Any:
-    if not isinstance(settings, magic.Settings):
-        return settings
-    return replace(settings, recipe=replace(settings.recipe, steps=SHORT), accept_rough=True)
-
-
-def _training(
-    asked: Request, workspace: Workspace, background: list[Encoded], timed: _Timed, scratch: Path
-) -> TrainingPlan | None:
-    settings = asked.method_settings
-    if not isinstance(settings, magic.Settings) or "training" not in timed.stages:
-        return None
-    runs = max(2, settings.runs)
-    steps = settings.recipe.num_steps((asked.settings.background or 0) // runs)
-    recipe = replace(in_proxys_precision(settings.recipe, workspace.proxy), steps=steps)
-    corpus = Corpus(background, workspace.batching.tokens, budget=workspace.batching.budget)
-    replay = Replay(
-        Training(trainable(workspace.proxy, recipe), corpus, recipe),
-        scratch / "plan",
-        checkpoints=settings.checkpoints,
+def _read(asked: Request, workspace: Workspace, background: int) -> _Reading:
+    """Draw a sample and do with it what a run does before it scores. Raises CurateError where nothing can be scored."""
+    reader = workspace.reader(asked.target)
+    documents, look = _clocked(lambda: drawn(asked.pool, asked.settings, SAMPLE + background))
+    workspace.encoder(documents[:1])  # libraries set themselves up on first use
+    encoded, encoding = _clocked(lambda: workspace.encoder(documents))
+    _, comparing = _clocked(lambda: [reader.overlap.measure(d.plain_text) for d in documents])
+    sample, others = apart(encoded, background)
+    if not sample:
+        raise CurateError("A sample of the pool holds nothing to score.", hint="Is --text-column the right one?")
+    return _Reading(
+        sample=sample,
+        background=others,
+        look=look,
+        encoding=encoding / len(documents),
+        comparing=comparing / len(documents),
     )
-    forward, back = timed.stages["training"], timed.stages["walking back"]
-    needs = replay.plan()
-    return TrainingPlan(
-        runs=runs,
-        steps=steps,
-        step_back=steps - step_at(min(settings.snapshots), steps),
-        tokens=needs.tokens,
-        step_seconds=forward.seconds / max(1.0, forward.total),
-        step_back_seconds=back.seconds / max(1.0, back.total),
-        disk_bytes=needs.disk_bytes,
-    )
+
+
+def _seconds_each(scorer: Scorer, sample: Sequence[Encoded], inputs: Inputs) -> float:
+    scorer(sample[: SAMPLE // 8], inputs.batching)  # as above
+    return _clocked(lambda: scorer(sample, inputs.batching))[1] / len(sample)
+
+
+def _documents(asked: Request) -> int:
+    taken = unchanged(asked.origin.run, asked.pool) if asked.origin is not None else ()
+    return round(sum(estimated_rows(s) for s in asked.pool.shards if s.name not in taken))
+
+
+def _clocked(work: Callable[[], T]) -> tuple[T, float]:
+    """Return what work gives, and how many seconds it took."""
+    begun = time.perf_counter()
+    return work(), time.perf_counter() - begun

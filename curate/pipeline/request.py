@@ -8,7 +8,7 @@ from curate import methods
 from curate.documents import Pool, Split, Target, check_fields, hold_out, open_pool, read_target
 from curate.errors import SettingsError
 from curate.folders.record import differences
-from curate.methods import Method
+from curate.methods.contract import Method
 from curate.pipeline.origin import Origin
 from curate.progress import Reporter
 from curate.proxies.proxy import choose_device

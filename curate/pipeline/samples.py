@@ -1,7 +1,7 @@
 """A small seeded part of everything that a run works on, for what is tried before or beside it."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,34 +13,46 @@ from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Reporter, Silent
 from curate.proxies.settings import PassSettings
 from curate.proxies.tokens import Encoded, Encoder
+from curate.schema import Document
 
 SAMPLE = 64  # documents that are scored, and as many others that curvature is fitted on
 TARGET_ROWS = 32
 
 
-def draw(
-    inputs: Inputs, pool: Pool, settings: PassSettings, *, background: int = SAMPLE
-) -> tuple[list[Encoded], list[Encoded]]:
+def draw(inputs: Inputs, pool: Pool, settings: PassSettings) -> tuple[list[Encoded], list[Encoded]]:
     """Return what is scored and what curvature is fitted on; they overlap only in a pool that is small."""
-    drawn = sample_rows(pool, SAMPLE + background, settings.seed, settings.fields)
-    random.Random(f"{settings.seed}:arithmetic").shuffle(drawn)
-    encoded = Encoder(inputs.proxy.tokenizer, inputs.batching.tokens)(drawn)
+    encoded = Encoder(inputs.proxy.tokenizer, inputs.batching.tokens)(drawn(pool, settings, 2 * SAMPLE))
+    return apart(encoded, SAMPLE)
+
+
+def drawn(pool: Pool, settings: PassSettings, count: int) -> list[Document]:
+    """Return so many documents of a pool in an order of no meaning."""
+    documents = sample_rows(pool, count, settings.seed, settings.fields)
+    random.Random(f"{settings.seed}:arithmetic").shuffle(documents)
+    return documents
+
+
+def apart(encoded: Sequence[Encoded], background: int) -> tuple[list[Encoded], list[Encoded]]:
+    """Return the documents that are scored, and as many as are wanted for the background."""
     usable = [e for e in encoded if e.num_scored > 0]
     return usable[:SAMPLE], usable[-background:]
 
 
-def part_of(inputs: Inputs, background: Sequence[Encoded], scratch: Path, seed: int, reporter: Reporter) -> Inputs:
+def part_of(
+    inputs: Inputs, background: Callable[[], Sequence[Encoded]], scratch: Path, seed: int, reporter: Reporter
+) -> Inputs:
     """Return small inputs of the same kind, which leave no trace in the run."""
     return replace(
         inputs,
         target=rows_of(inputs.target, seed),
         against=None if inputs.against is None else rows_of(inputs.against, seed),
-        background=lambda: background,
+        background=background,
         background_fingerprint="sample",
         kept=Kept(open_folder(scratch), TENSORS),
         reporter=reporter,
         per_token=False,
         record=lambda _: None,
+        whole=None,
     )
 
 

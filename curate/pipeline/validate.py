@@ -10,7 +10,7 @@ from curate.folders.local import refuse_url
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import read_against
-from curate.pipeline.workspace import Workspace, encode_target, load
+from curate.pipeline.workspace import Workspace, encode_target, load, needed_checkpoints
 from curate.progress import Reporter, Silent
 from curate.proof.bank import Laboratory
 from curate.proof.places import draw
@@ -98,6 +98,7 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
         target=EncodedTarget(encoded=encoder(queries), groups=[""] * len(queries), names=[""], fingerprint=""),
         against=None if against is None else encode_target(encoder, against, reporter, what="control set"),
         per_token=scoring.per_token,
+        checkpoints=needed_checkpoints(scoring.method, proxy),
         origin=Origin.open(scoring.fit_from, run.record.settings) if scoring.fit_from else None,
     )
     return Subject(run=run, inputs=workspace.inputs(run.path, reporter))

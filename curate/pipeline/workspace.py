@@ -1,20 +1,20 @@
 """What a request needs in memory: proxy, encoder, batching, target, and the inputs of methods."""
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from curate import __version__
-from curate.documents import Overlap, Pool, Target, sample_rows
+from curate import __version__, methods
+from curate.documents import Overlap, Pool, Target, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import Reader
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
 from curate.gradients.documents import Batching, default_budget
-from curate.methods.contract import EncodedTarget, Inputs
+from curate.methods.contract import EncodedTarget, Inputs, Sizes
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import Request
 from curate.progress import Reporter
@@ -24,6 +24,7 @@ from curate.proxies.tokens import Encoded, Encoder, TokenSettings
 from curate.score_settings import background_fingerprint
 from curate.settings import part_of
 from curate.stores.store import Store
+from curate.training.states import Checkpoint, checkpoints_of, fingerprint_of
 
 NO_TARGET = EncodedTarget(encoded=[], groups=[], names=[""], fingerprint="")
 
@@ -43,6 +44,10 @@ class Workspace:
     per_token: bool = False
     origin: Origin | None = None
     store: Store | None = None
+    checkpoints: Sequence[Checkpoint] = ()
+    """States of the proxy's training, for a method that needs them."""
+    scores_pool: bool = False
+    """Whether the pool's documents are scored one by one, which sketches of the background can spare."""
 
     @property
     def batching(self) -> Batching:
@@ -86,7 +91,16 @@ class Workspace:
             per_token=self.per_token,
             stored=self.store,
             record=record,
+            checkpoints=self.checkpoints,
+            whole=self.sizes if self.scores_pool else None,
         )
+
+    def sizes(self) -> Sizes:
+        """Estimate how much there is of everything; of many shards some hundreds are looked into."""
+        shards = self.pool.shards
+        some = shards[:: max(1, len(shards) // 256)]
+        pool = round(sum(map(estimated_rows, some)) * len(shards) / max(1, len(some)))
+        return Sizes.of(pool, self.settings.background or 0, self.target, self.against)
 
     def _background(self) -> list[Encoded]:
         settings = self.settings
@@ -105,6 +119,8 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
     """Load the proxy and encode the target. Raises CurateError."""
     proxy, encoder = load(request.settings, reporter)
     fingerprints = request.fingerprints | {"model": proxy.fingerprint()}
+    if checkpoints := needed_checkpoints(request.method, proxy):
+        fingerprints["checkpoints"] = fingerprint_of(checkpoints)
     if request.origin is not None:
         request.origin.refuse_other_model(fingerprints["model"])
     if request.store is not None:
@@ -121,7 +137,14 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
         per_token=request.settings.per_token,
         origin=request.origin,
         store=request.store,
+        checkpoints=checkpoints,
+        scores_pool=request.origin is None and request.store is None,
     )
+
+
+def needed_checkpoints(method: str, proxy: Proxy) -> list[Checkpoint]:
+    """Return the states of a proxy's training for a method that needs them. Raises CurateError where there are none."""
+    return checkpoints_of(proxy.settings) if "checkpoints" in methods.get(method).NEEDS else []
 
 
 def load(settings: PassSettings, reporter: Reporter | None = None) -> tuple[Proxy, Encoder]:

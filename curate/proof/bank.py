@@ -22,7 +22,6 @@ from curate.folders.codecs import ARRAY
 from curate.folders.folder import put_json
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
-from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.progress import Reporter
 from curate.proof.subsets import indicator
 from curate.proxies.proxy import Proxy
@@ -31,6 +30,7 @@ from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Training
+from curate.training.snapshots import in_proxys_precision, trainable
 
 
 @dataclass(frozen=True, order=True)

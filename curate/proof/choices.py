@@ -44,7 +44,8 @@ class Choices:
     @cached_property
     def index(self) -> Run:
         """The run that random documents are drawn from: one that has scored the whole pool."""
-        whole = [m for m in self.baselines if m == "bm25"] or list(self.baselines)[:1]
+        without_model = [m for m in self.baselines if "model" not in methods.get(m).NEEDS]
+        whole = without_model or list(self.baselines)[:1]
         return self.scored(whole[0]) if whole else self._own_run()
 
     def arms(self, tokens: int, all_times: float) -> list[Arm]:
@@ -98,7 +99,8 @@ class Choices:
 
     def _needs(self, method: str) -> tuple[str, ...]:
         """Which contents must be the same: words are counted without any model."""
-        return ("pool", "target") if method in ("bm25", "length") else ("pool", "target", "model")
+        needs = methods.get(method).NEEDS
+        return ("pool", "target", *(name for name in ("model", "checkpoints") if name in needs))
 
     def _is_default(self, run: Run, method: str) -> bool:
         usual = vars(methods.get(method).Settings())

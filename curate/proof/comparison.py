@@ -12,7 +12,6 @@ from curate.folders.folder import Folder
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.gradients.documents import Batching
-from curate.methods._snapshots import in_proxys_precision, trainable
 from curate.progress import Reporter, Task
 from curate.proof.arms import ALL, Arm
 from curate.proof.choices import Choices
@@ -28,6 +27,7 @@ from curate.proxies.tokens import Encoder
 from curate.schema import Document
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
+from curate.training.snapshots import in_proxys_precision, trainable
 
 _OTHER_SEED = 7919  # keeps the sample of other text apart from the random arms' draws
 

@@ -91,7 +91,9 @@ class Subject:
                 with tempfile.TemporaryDirectory(dir=folder.local(), prefix=".scratch-") as scratch:
                     neighbours = [self.run.folder, *self.inputs.kept.neighbours]
                     kept = Kept(open_folder(scratch), TENSORS, neighbours)
-                    inputs = replace(self.inputs, target=target, kept=kept, per_token=False, reporter=_Quiet())
+                    inputs = replace(
+                        self.inputs, target=target, kept=kept, per_token=False, reporter=_Quiet(), whole=None
+                    )
                     scorer = methods.get(self.method).prepare(replace(inputs, record=lambda _: None), settings)
                     scores = scorer([sample[i] for i in usable], inputs.batching).scores.cpu().double().numpy()
                 found[usable, start : start + len(some)] = scores[:, 1:] if len(some) > 1 else scores
@@ -99,7 +101,7 @@ class Subject:
         return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _together(self, queries: int) -> int:
-        if self.method in RESCORED:  # every preparation is a training run
+        if "training" in methods.get(self.method).NEEDS:
             return queries
         return int(min(queries, max(1, _DIRECTION_BYTES // (4 * self.inputs.proxy.coverage.tracked))))
 

@@ -94,13 +94,14 @@ class Proxy:
         return digest.hexdigest()
 
 
-def load_proxy(settings: ProxySettings) -> Proxy:
+def load_proxy(settings: ProxySettings, *, weights: Path | None = None) -> Proxy:
     """Load a proxy from a folder or the hub, frozen and in evaluation mode.
 
-    Raises CurateError when the model cannot be had, or when no layer can be tracked.
+    `weights` is the folder of another state of the same model, which has no tokenizer of its own. Raises CurateError
+    when the model cannot be had, or when no layer can be tracked.
     """
     device = choose_device(settings.device)
-    model, tokenizer = _load(settings)
+    model, tokenizer = _load(settings, weights)
     return make_proxy(model.to(device), tokenizer, settings)  # type: ignore[arg-type]
 
 
@@ -180,7 +181,7 @@ def keep_freed_memory() -> None:
     mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def _load(settings: ProxySettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     logging.disable_progress_bar()  # a second bar under ours
     where, options = settings.model, {"revision": settings.revision} if settings.revision else {}
     folder = Path(where).expanduser()
@@ -190,10 +191,10 @@ def _load(settings: ProxySettings) -> tuple[PreTrainedModel, PreTrainedTokenizer
     dtype = DTYPES[settings.dtype]
     try:
         if folder.is_dir() and (folder / "adapter_config.json").exists():
-            model = _load_adapters(folder, dtype)
+            model = _load_adapters(weights or folder, dtype)
             source, options = _adapters_tokenizer(folder)
         else:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options)
+            model = AutoModelForCausalLM.from_pretrained(weights or source, dtype=dtype, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise _not_loaded(settings, folder.is_dir(), error) from error

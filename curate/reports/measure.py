@@ -70,7 +70,7 @@ def measure(run: Run, *, by: str | None = None) -> Figures:
 def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
     """What run.json says."""
     record, details = run.record, run.record.details
-    rows, aside, coverage, magic = details.target_rows, details.holdout, details.coverage, details.magic
+    rows, aside, coverage = details.target_rows, details.holdout, details.coverage
     return {
         "name": run.name,
         "path": str(run.path),
@@ -85,7 +85,7 @@ def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
         "coverage": vars(coverage) if gradients and coverage else None,  # without gradients no layer is tracked
         "arithmetic": arithmetic_note(details),
         "arithmetic_warning": arithmetic_warning(details),
-        "smoothness": tuple(magic.smoothness) if magic else (),
+        "smoothness": tuple(run.record.of_method.get("smoothness", ())),
         "excerpts": (),
         "texts_note": None,
     }

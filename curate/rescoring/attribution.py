@@ -20,10 +20,8 @@ from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
-from curate.methods._background_runs import finite_losses, usable_groups
-from curate.methods._snapshots import directions_of, in_proxys_precision, scoring_proxy, trainable
-from curate.methods._target import group_columns, group_shares
 from curate.methods.contract import EncodedTarget
+from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
 from curate.progress import Reporter
 from curate.proxies.proxy import Proxy
 from curate.proxies.token_texts import TokenTexts
@@ -34,6 +32,7 @@ from curate.training.adjoint import snapshot
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Replay, Training
+from curate.training.snapshots import directions_of, in_proxys_precision, scoring_proxy, trainable
 from curate.training.walk import refuse_rough, step_at, walk
 
 ADJOINT, SPREAD = "score_adjoint", "score_spread"

@@ -10,6 +10,7 @@ from torch import Tensor
 from curate.documents import Overlap
 from curate.executors.local import Work
 from curate.gradients.scoring import SketchScorer
+from curate.methods.contract import Scorer
 from curate.progress import Reporter
 from curate.schema import ROW_FIELDS, SCORE_FIELDS
 from curate.scores.run import Run
@@ -20,13 +21,15 @@ from curate.stores.whitening import folded, norms
 
 
 def score_stored(
-    run: Run, store: Store, scorer: SketchScorer, overlap: Overlap, columns: Sequence[str], reporter: Reporter
+    run: Run, store: Store, scorer: Scorer, overlap: Overlap, columns: Sequence[str], reporter: Reporter
 ) -> Work:
     """Write every part that a run lacks; its parts are the store's."""
     work = Work()
+    assert isinstance(scorer, SketchScorer)  # as methods that offer "store" promise
+    (term,) = scorer.terms
     missing = [p for p in store.all_parts() if p.index >= len(run.parts(p.shard))]
-    lengths = norms(store, scorer.whitening, reporter) if scorer.unit else None
-    products = Products(store.storage, folded(store, scorer.queries, scorer.whitening))
+    lengths = norms(store, term.whitening, reporter) if scorer.unit else None
+    products = Products(store.storage, folded(store, term.queries, term.whitening))
     with reporter.stage("scoring", total=len(store)) as stage:
         for part, found in stream(store, products, missing):
             scores = found if lengths is None else found / lengths[part.path.stem][:, None]

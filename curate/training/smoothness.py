@@ -63,10 +63,15 @@ def short_smoothness(replay: Replay, *, seed: int = 0) -> Smoothness:
     Costs half as much as training once: the steps as they were are in the folder.
     """
     training = replay.training
-    length = min(training.steps, max(2, math.ceil(SHARE * training.steps)))
+    length = short_steps(training.steps)
     first = min(max(length, training.recipe.warmup_steps(training.steps)), training.steps - length)
     end = replay.state_at(first + length)
     return smoothness(training, seed=seed, start=replay.state_at(first), until=first + length, end=end)
+
+
+def short_steps(steps: int) -> int:
+    """Return how many of a run's steps `short_smoothness` takes anew, twice."""
+    return min(steps, max(2, math.ceil(SHARE * steps)))
 
 
 def _signs(corpus: Corpus, seed: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from curate.progress import Reporter
 from curate.training.adjoint import Adjoint, differentiate
 from curate.training.microbatches import Corpus
 from curate.training.replay import Replay
-from curate.training.smoothness import LEAST_AGREEMENT, Smoothness, short_smoothness
+from curate.training.smoothness import LEAST_AGREEMENT, Smoothness, short_smoothness, short_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,15 @@ def walk(
     accepted, before it walks back; see `differentiate` for `until`.
     """
     steps = replay.training.steps
-    with reporter.stage("training", total=steps, unit="steps") as task:
+    with reporter.stage("training", total=steps, unit="steps", grows="training") as task:
         replay.run(task)
-    measured = short_smoothness(replay)
+    with reporter.stage("smoothness", total=2 * short_steps(steps), unit="steps", grows="smoothness") as task:
+        measured = short_smoothness(replay)
+        task.advance(2 * short_steps(steps))
     if not accept_rough:
         refuse_rough(measured.agreement)
-    with reporter.stage("walking back", total=len(targets) * (steps - until), unit="steps") as task:
+    total = len(targets) * (steps - until)
+    with reporter.stage("walking back", total=total, unit="steps", grows="walking back") as task:
         adjoints = {
             name: differentiate(replay, corpus, name, snapshots=snapshots, until=until, task=task)
             for name, corpus in targets.items()

@@ -9,13 +9,13 @@ from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
 from curate.gradients.documents import Batching
-from curate.methods._snapshots import scoring_proxy
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy, load_proxy
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.replay import Training
+from curate.training.snapshots import scoring_proxy
 
 PEERS: dict[str, tuple[str, dict[str, object]]] = {
     "EK-FAC": ("ekfac", {}),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from curate.curvature import diagonal, ekfac, kfac, shampoo
-from curate.curvature._contract import Preconditioner
+from curate.curvature.contract import Preconditioner
 from curate.errors import SettingsError
 from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from curate.curvature import ekfac
-from curate.curvature._contract import Preconditioner
+from curate.curvature.contract import Preconditioner
 from curate.curvature.ekfac import Ekfac
 from curate.curvature.gauss_newton import GaussNewton
 from curate.curvature.refine import Refined, RefineSettings, refine

@@ -1,13 +1,14 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from curate.gradients.scoring import SketchScorer, group_means, prepare_sketches
+from curate.gradients.scoring import SketchScorer, SketchTerm, group_means, prepare_sketches
 from curate.gradients.sketches import Block, SketchEngine
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
-from tests.small_models import batching, random_documents, tiny_proxy
+from tests.small_models import batching, random_documents, tiny_model, tiny_proxy
 
 BLOCKS = [Block(name="a", start=0, rows=1, columns=2), Block(name="b", start=2, rows=1, columns=1)]
 
@@ -39,7 +40,7 @@ def scorer(proxy: Proxy, **changes: object) -> SketchScorer:
     engine = SketchEngine(proxy, dim=4, seed=0)
     torch.manual_seed(0)
     queries = torch.randn(3, engine.width, dtype=torch.float64)
-    return SketchScorer(engine=engine, queries=queries, **({"whitening": None, "unit": True} | changes))  # type: ignore[arg-type]
+    return SketchScorer(terms=[SketchTerm(engine=engine, queries=queries)], **({"unit": True} | changes))  # type: ignore[arg-type]
 
 
 def test_scores_do_not_depend_on_batches_padding_or_order() -> None:
@@ -67,6 +68,24 @@ def test_the_product_of_a_long_document_is_the_sum_over_its_windows() -> None:
     torch.testing.assert_close(whole.losses[0], parts.losses.sum())
 
 
+def test_the_scores_of_several_engines_add_up_by_their_weights() -> None:
+    first, second = (SketchEngine(tiny_proxy(tiny_model(seed=seed)), dim=4, seed=seed) for seed in (0, 1))
+    torch.manual_seed(0)
+    queries = [torch.randn(2, e.width, dtype=torch.float64) for e in (first, second)]
+    roots = {b.name: torch.diag(torch.arange(1.0, 1 + b.rows * b.columns, dtype=torch.float64)) for b in second.blocks}
+    terms = [
+        SketchTerm(engine=first, queries=queries[0], weight=0.25),
+        SketchTerm(engine=second, queries=queries[1], whitening=roots, weight=0.75),
+    ]
+    documents = random_documents([12, 3, 9])
+    whole = SketchScorer(terms=terms, unit=True)(documents, batching())
+    alone = [SketchScorer(terms=[replace(t, weight=1.0)], unit=True)(documents, batching()) for t in terms]
+    torch.testing.assert_close(whole.scores, 0.25 * alone[0].scores + 0.75 * alone[1].scores)
+    assert whole.losses is not None
+    assert whole.losses.equal(alone[1].losses)
+    assert not whole.losses.equal(alone[0].losses)
+
+
 def test_no_documents_have_no_scores() -> None:
     assert scorer(tiny_proxy())([], batching()).scores.shape == (0, 3)
 
@@ -84,6 +103,6 @@ class _Huge(SketchEngine):
 def test_a_norm_that_overflows_gives_no_score_at_all(unit: bool) -> None:
     engine = _Huge(tiny_proxy(), dim=4, seed=0)
     queries = torch.ones(1, engine.width, dtype=torch.float64)
-    score = SketchScorer(engine=engine, queries=queries, whitening=None, unit=unit)
+    score = SketchScorer(terms=[SketchTerm(engine=engine, queries=queries)], unit=unit)
     found = score(random_documents([5, 6, 7]), batching()).scores
     assert found.isnan().flatten().tolist() == [False, True, False]

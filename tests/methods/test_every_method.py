@@ -69,7 +69,7 @@ def test_the_folder_is_the_registry() -> None:
 @every_method
 def test_a_method_says_in_one_line_what_it_is_and_has_frozen_settings_with_defaults(method: str) -> None:
     module = methods.get(method)
-    first, *rest = (module.__doc__ or "").splitlines()
+    first, *rest = module.description.splitlines()
     assert first.endswith(".") or rest[0] == ""
     assert 10 < len(first) <= 120
     settings = module.Settings()

@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -6,11 +8,14 @@ import torch
 from torch import Tensor
 
 from curate.errors import CurateError, SettingsError
+from curate.gradients.documents import document_sketches
+from curate.gradients.sketches import SketchEngine, Sketches
 from curate.methods import trackstar
+from curate.methods.contract import Inputs, Sizes
 from curate.proxies.proxy import Proxy
-from curate.proxies.tokens import Encoded
-from tests.methods.preparing import make_inputs, scores
-from tests.small_models import encoded, random_documents, tiny_model, tiny_proxy, whole_gradients
+from curate.proxies.tokens import Encoded, TokenBatch
+from tests.methods.preparing import make_inputs, prepare, scores
+from tests.small_models import batching, encoded, random_documents, tiny_model, tiny_proxy, whole_gradients
 
 WHOLE = 10_000
 LAYERS = ("layers.0.mlp.up_proj", "layers.1.self_attn.?_proj")
@@ -154,3 +159,93 @@ def test_a_background_without_a_finite_gradient_is_refused(tmp_path: Path, targe
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         trackstar.Settings(**changes)
+
+
+class Counted(SketchEngine):
+    """Counts the documents that go through the model."""
+
+    sketched = 0
+
+    def __call__(self, batch: TokenBatch) -> Sketches:
+        Counted.sketched += len(batch)
+        return super().__call__(batch)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
+    monkeypatch.setattr(trackstar, "SketchEngine", Counted)
+    Counted.sketched = 0
+    return Counted
+
+
+TARGET = random_documents([8, 11, 5], seed=2)
+POOL = random_documents([12, 3, 9, 2, 24, 12, 17, 5, 7, 9], seed=1)
+SAMPLE = [POOL[i] for i in (7, 2, 4, 9)]
+
+
+def of_pool(inputs: Inputs, pool: int = len(POOL)) -> Inputs:
+    return replace(inputs, whole=lambda: Sizes(pool=pool, background=len(SAMPLE), target=len(TARGET), groups=1))
+
+
+@pytest.mark.parametrize("settings", [{}, {"rank": 1}, {"target_share": 0.3}, {"damping": 1.0}])
+def test_documents_of_the_background_are_sketched_once_and_score_the_same(
+    tmp_path: Path, counted: type[Counted], settings: dict
+) -> None:
+    settings = {"dim": 4, **settings}
+    expected = scores("trackstar", make_inputs(tiny_proxy(), tmp_path / "twice", TARGET, SAMPLE), POOL, **settings)
+    assert counted.sketched == len(TARGET) + len(SAMPLE) + len(POOL)
+    counted.sketched = 0
+    once = of_pool(make_inputs(tiny_proxy(), tmp_path / "once", TARGET, SAMPLE))
+    found = scores("trackstar", once, POOL, **settings)
+    assert counted.sketched == len(TARGET) + len(POOL)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.losses, expected.losses)
+    torch.testing.assert_close(found.norms, expected.norms)
+
+
+def test_a_document_of_the_background_has_one_score_wherever_and_whenever_it_is_scored(
+    tmp_path: Path, counted: type[Counted]
+) -> None:
+    def refuse() -> list[Encoded]:
+        raise AssertionError("read again")
+
+    inputs = of_pool(make_inputs(tiny_proxy(), tmp_path, TARGET, SAMPLE))
+    first = scores("trackstar", inputs, POOL, dim=4)
+    counted.sketched = 0
+    scorer = prepare("trackstar", replace(inputs, background=refuse), dim=4)  # as another process does
+    copies = [replace(SAMPLE[1]), SAMPLE[3]]
+    assert scorer(copies, batching()).scores.equal(first.scores[[2, 9]])
+    assert counted.sketched == 0
+    assert scorer(POOL, inputs.batching).scores.equal(first.scores)
+    others = [d for i, d in enumerate(POOL) if i not in (2, 4, 7, 9)]
+    assert scorer(others, batching()).scores.shape == (len(others), 1)
+    assert scorer([], batching()).scores.shape == (0, 1)
+
+
+def test_a_document_of_the_background_that_is_not_finite_has_no_score(tmp_path: Path) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[50] = torch.nan
+    bad = encoded([3, 50, 4, 5])
+    sample, pool = ([d for d in some if 50 not in d.ids] for some in (SAMPLE, POOL))
+    target = [d for d in TARGET if 50 not in d.ids]
+    inputs = of_pool(make_inputs(tiny_proxy(model), tmp_path, target, [*sample, bad]))
+    found = scores("trackstar", inputs, [bad, *pool], dim=4)
+    assert found.scores[:, 0].isnan().tolist() == [True] + [False] * len(pool)
+
+
+@pytest.mark.parametrize("why", ["a small share", "a large file", "a store"])
+def test_sketches_are_kept_only_where_that_pays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counted: type[Counted], why: str
+) -> None:
+    inputs = of_pool(make_inputs(tiny_proxy(), tmp_path, TARGET, SAMPLE), pool=10_000 if why == "a small share" else 10)
+    if why == "a large file":
+        monkeypatch.setattr("curate.methods.shared.sketched.MOST_BYTES", 1000)
+    if why == "a store":
+        engine = SketchEngine(inputs.proxy, dim=4, seed=0)
+        values = [s.values for s in document_sketches(engine, SAMPLE, inputs.batching)]
+        stored = SimpleNamespace(background=lambda: iter(values))
+        inputs = replace(inputs, stored=stored)
+    scores("trackstar", inputs, POOL, dim=4)
+    assert not list(tmp_path.glob("background/*"))
+    assert counted.sketched == len(TARGET) + len(POOL) + (0 if why == "a store" else len(SAMPLE))

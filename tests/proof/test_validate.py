@@ -104,7 +104,7 @@ def test_a_methods_predictions_are_its_scores_for_a_run_of_the_single_query(plac
 
 
 def test_curvature_is_found_in_the_run_and_not_fitted_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curate.methods._directional.Passes", None)
+    monkeypatch.setattr("curate.methods.shared.directional.Passes", None)
     laboratory = validate._validating(settings(place, "ekfac", seed=5), Heard())
     assert laboratory._predictions(laboratory.subjects[0]).shape == (32, 3)
 

@@ -7,8 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import CurateError
+from curate.gradients.documents import Batching, document_losses
+from curate.gradients.frozen import FrozenPass
 from curate.methods.contract import EncodedTarget
 from curate.progress import Reporter
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoded
 
 
 def group_shares(target: EncodedTarget, rows: Sequence[int]) -> Float[Tensor, "groups"]:
@@ -38,3 +42,20 @@ def usable_rows(target: EncodedTarget, finite: Sequence[bool], reporter: Reporte
     if empty := sorted(set(target.names) - {target.groups[i] for i in rows}):
         raise CurateError(f"The target's group {empty[0]!r} has no row with a finite gradient.")
     return rows
+
+
+def usable_groups(
+    target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter
+) -> tuple[list[int], dict[str, list[Encoded]]]:
+    """Return the rows that have a finite loss, and their documents by group, under names for folders."""
+    with reporter.stage("target", total=len(target.encoded), grows="target") as stage:
+        finite = finite_losses(proxy, target.encoded, batching)
+        stage.advance(len(finite))
+    rows = usable_rows(target, finite, reporter)
+    groups = target.by_group(rows).values()
+    return rows, {f"group-{i}": [target.encoded[r] for r in mine] for i, mine in enumerate(groups)}
+
+
+def finite_losses(proxy: Proxy, encoded: Sequence[Encoded], batching: Batching) -> list[bool]:
+    """Return which documents the proxy has a finite loss for."""
+    return document_losses(FrozenPass(proxy), encoded, batching).isfinite().tolist()

@@ -12,16 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.curvature._contract import Preconditioner
+from curate.curvature.contract import Preconditioner
 from curate.errors import CurateError, SettingsError, nearest
 from curate.gradients.direction_scoring import NORMALIZATIONS, DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
 from curate.gradients.passes import FISHERS, Passes
-from curate.methods._target import group_columns, group_shares, usable_rows
 from curate.methods.contract import EncodedTarget, Inputs
+from curate.methods.shared.target import group_columns, group_shares, usable_rows
 
 OFFERS = frozenset({"against", "per_token"})
+NEEDS = frozenset({"model", "background"})
 BACKGROUND = 1000
 
 

@@ -1,6 +1,6 @@
 """Training runs on parts of the background, and scorers along what walking back through them found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,21 +16,19 @@ from curate.errors import CurateError
 from curate.folders.kept import workplace
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
-from curate.gradients.documents import Batching, document_losses
-from curate.gradients.frozen import FrozenPass
-from curate.gradients.scored import Scored
-from curate.methods._directional import proxy_keys
-from curate.methods._snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
-from curate.methods._target import group_columns, group_shares, usable_rows
-from curate.methods.contract import EncodedTarget, Inputs
-from curate.progress import Reporter
+from curate.gradients.documents import Batching
+from curate.gradients.scored import Scored, in_order
+from curate.methods.contract import EncodedTarget, Inputs, Sizes
+from curate.methods.shared.directional import proxy_keys
+from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.adjoint import snapshot
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Replay, Training
-from curate.training.smoothness import LEAST_AGREEMENT
+from curate.training.smoothness import LEAST_AGREEMENT, short_steps
+from curate.training.snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
 from curate.training.walk import refuse_rough, step_at, walk
 
 CONTROL = "control"
@@ -71,24 +69,79 @@ class RunsScorer:
             rows = [i for i, w in enumerate(whose) if w == owner]
             scorer = self.usual if owner < 0 else self.apart[owner][1]
             parts.append((rows, scorer([encoded[i] for i in rows], batching)))
-        return parts[0][1] if len(parts) == 1 else _in_order(parts)
+        return in_order(parts)
 
 
-def _in_order(parts: Sequence[tuple[list[int], Scored]]) -> Scored:
-    """Put documents that were scored apart back into their order."""
-    order = torch.tensor([i for rows, _ in parts for i in rows]).argsort()
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """The training runs of a method that differentiates through training."""
 
-    def joined(pieces: Sequence[Tensor | None]) -> Tensor | None:
-        there = [p for p in pieces if p is not None]
-        return torch.cat(there)[order] if len(there) == len(pieces) else None
+    runs: int
+    steps: int
+    """Of each run."""
+    step_back: int
+    """Steps that each way back takes, one way per target group."""
+    tokens: int
+    """Of each run, estimated."""
+    step_seconds: float
+    """Measured."""
+    step_back_seconds: float
+    """Measured."""
+    disk_bytes: int
+    """At most, until the run's directions are there."""
 
-    tokens = [t for _, found in parts for t in found.tokens or ()]
-    return Scored(
-        scores=torch.cat([found.scores for _, found in parts])[order],
-        losses=joined([found.losses for _, found in parts]),
-        norms=joined([found.norms for _, found in parts]),
-        tokens=[tokens[i] for i in order.tolist()] if tokens else None,
+    def rows(self) -> dict[str, int | float]:
+        """Return its figures by what they are."""
+        return {
+            "training runs": self.runs,
+            "steps of each": self.steps,
+            "tokens of each, about": self.tokens,
+            "seconds of a step, measured": self.step_seconds,
+            "seconds of a step back, measured": self.step_back_seconds,
+            "GB on disk at most, until then": self.disk_bytes / 1e9,
+        }
+
+
+def training_units(_: Inputs, settings: RunSettings, whole: Sizes) -> dict[str, int | float]:
+    """Return how many steps all runs take, forward, for their smoothness, and back from every group."""
+    runs, steps, back = _steps(settings, whole)
+    return {
+        "training": runs * steps,
+        "smoothness": runs * 2 * short_steps(steps),
+        "walking back": runs * whole.groups * back,
+    }
+
+
+def training_plan(inputs: Inputs, settings: RunSettings, whole: Sizes, seconds: Mapping[str, float]) -> TrainingPlan:
+    """Return what the runs take, by what a step of each kind took and the state that one would keep."""
+    runs, steps, back = _steps(settings, whole)
+    recipe = replace(in_proxys_precision(settings.recipe, inputs.proxy), steps=steps)
+    corpus = Corpus(inputs.background(), inputs.batching.tokens, budget=inputs.batching.budget)
+    training = Training(trainable(inputs.proxy, recipe), corpus, recipe)
+    needs = Replay(training, inputs.kept.folder.local("plan"), checkpoints=settings.checkpoints).plan()
+    return TrainingPlan(
+        runs=runs,
+        steps=steps,
+        step_back=back,
+        tokens=needs.tokens,
+        step_seconds=seconds["training"],
+        step_back_seconds=seconds["walking back"],
+        disk_bytes=needs.disk_bytes,
     )
+
+
+def num_runs(settings: RunSettings) -> int:
+    """Return how many runs the background is dealt out to: two at least."""
+    return max(2, settings.runs)
+
+
+def _steps(settings: RunSettings, whole: Sizes) -> tuple[int, int, int]:
+    """Return how many runs there are, the steps of each, and those of one way back."""
+    runs = num_runs(settings)
+    documents = whole.background // runs
+    batch = min(settings.recipe.batch_size, max(1, documents))
+    steps = max(1, replace(settings.recipe, batch_size=batch).num_steps(documents))
+    return runs, steps, steps - step_at(min(settings.snapshots), steps)
 
 
 class BackgroundRuns:
@@ -97,7 +150,7 @@ class BackgroundRuns:
     def __init__(self, inputs: Inputs, settings: RunSettings) -> None:
         self.inputs, self.settings = inputs, settings
         self.recipe = in_proxys_precision(settings.recipe, inputs.proxy)
-        self.parts = max(2, settings.runs)
+        self.parts = num_runs(settings)
 
     def scorer(self) -> RunsScorer:
         """Return the scorer along all runs' directions, made now or taken from the run."""
@@ -205,7 +258,9 @@ class BackgroundRuns:
     def _dealt(self) -> list[list[Encoded]]:
         """The background's documents in as many parts as there are runs, no content in two of them."""
         drawn = list(self.inputs.background())
-        finite = finite_losses(self.inputs.proxy, drawn, self.inputs.batching)
+        with self.inputs.reporter.stage("background", total=len(drawn), grows="background") as stage:
+            finite = finite_losses(self.inputs.proxy, drawn, self.inputs.batching)
+            stage.advance(len(finite))
         usable = [d for d, ok in zip(drawn, finite, strict=True) if ok]
         if len(usable) < len(drawn):
             self.inputs.reporter.note(f"{len(drawn) - len(usable)} background document(s) left out: loss not finite.")
@@ -272,17 +327,3 @@ def _under(prefix: str, kept: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _hashes(kept: dict[str, Tensor]) -> frozenset[str]:
     return frozenset(bytes(row.tolist()).hex() for row in kept["hashes"])
-
-
-def usable_groups(
-    target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter
-) -> tuple[list[int], dict[str, list[Encoded]]]:
-    """Return the rows that have a finite loss, and their documents by group, under names for folders."""
-    rows = usable_rows(target, finite_losses(proxy, target.encoded, batching), reporter)
-    groups = target.by_group(rows).values()
-    return rows, {f"group-{i}": [target.encoded[r] for r in mine] for i, mine in enumerate(groups)}
-
-
-def finite_losses(proxy: Proxy, encoded: Sequence[Encoded], batching: Batching) -> list[bool]:
-    """Return which documents the proxy has a finite loss for."""
-    return document_losses(FrozenPass(proxy), encoded, batching).isfinite().tolist()

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from curate.methods._words import words
+from curate.methods.shared.words import words
 
 
 def test_words_of_plain_english_are_those_of_bm25s() -> None:

@@ -1,0 +1,218 @@
+"""What the sketch methods do alike: sketch the target once, and the background once, and keep both in the run.
+
+The background is a sample of the pool, so its documents come by again when the pool is scored. Where it is a fair share
+of the pool, its sketches are kept, and those documents' scores are read off them: the same ones in every process.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from curate.gradients.documents import Batching, document_sketches
+from curate.gradients.scored import Scored, in_order
+from curate.gradients.scoring import SketchScorer, group_means
+from curate.gradients.shapes import DIM, RANK, check_shape
+from curate.gradients.sketches import SketchEngine
+from curate.methods.contract import EncodedTarget, Inputs, Scorer, Sizes
+from curate.methods.shared.target import usable_rows
+from curate.proxies.tokens import Encoded
+
+OFFERS = frozenset({"against", "store"})
+
+# Fewer documents than this share of the pool save no time worth the room; more bytes than that are no small part of it.
+LEAST_SHARE, MOST_BYTES = 0.02, 2e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchSettings:
+    """How gradients are projected."""
+
+    dim: int = DIM
+    """Dimensions per side and layer; a layer's sketch has dim² entries. More is closer to the exact gradient."""
+    rank: int = RANK
+    """Of the approximation that stands for each layer of a document's sketch, in 2·dim·rank numbers; 0: all of it."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_shape(self.dim, self.rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSketches:
+    """The target's usable documents."""
+
+    values: Float[Tensor, "targets sketch"]
+    """Gradients of the mean loss per scored token, projected."""
+    num_scored: Float[Tensor, "targets"]
+    """Tokens that carried loss; `values` times these are gradients of summed losses, as documents of the pool have."""
+    groups: list[str]
+
+
+def target_sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings) -> TargetSketches:
+    """Sketch every target document, or take the sketches from the run; set those aside that are not finite."""
+    return _sketches(engine, inputs, settings, inputs.target)
+
+
+def queries(
+    engine: SketchEngine,
+    inputs: Inputs,
+    settings: SketchSettings,
+    target: TargetSketches,
+    ready: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "columns sketch"]:
+    """Return the means of the target's prepared sketches, for all and by group, less the control set's mean."""
+    means = group_means(ready(target.values), target.groups, inputs.target.names)
+    if inputs.against is None:
+        return means
+    control = _sketches(engine, inputs, settings, inputs.against.ungrouped())
+    return means - ready(control.values).mean(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackgroundSketches:
+    """Every background document's sketch and loss, on the CPU, in the order in which they were made."""
+
+    values: Float[Tensor, "documents sketch"]
+    losses: Float[Tensor, "documents"]
+    sizes: Sequence[int]
+    """Of the batches: sums over batches come out the same to the last bit."""
+    places: Mapping[str, int]
+    """By content hash."""
+
+    def scorer(self, scorer: SketchScorer) -> "RememberingScorer":
+        """Return a scorer of one term that gives these documents the scores of their sketches here."""
+        (term,) = scorer.terms
+        parts = [scorer.products(term, v.to(term.queries)) for v in self.values.split(list(self.sizes))]
+        scores, norms = (torch.cat([part[side].cpu() for part in parts]) for side in (0, 1))
+        scored = Scored(scores=scores, losses=self.losses.float(), norms=norms)
+        return RememberingScorer(scorer=scorer, places=self.places, scored=scored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RememberingScorer:
+    """Looks up the scores of documents that were scored before, and scores all others."""
+
+    scorer: Scorer
+    places: Mapping[str, int]
+    """By content hash, the same for every copy of a document."""
+    scored: Scored
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
+        """Return every document's scores; which ones are looked up depends on nothing but their content."""
+        places = [self.places.get(e.content_hash, -1) for e in encoded]
+        there, others = ([i for i, p in enumerate(places) if (p >= 0) == known] for known in (True, False))
+        rows = [places[i] for i in there]
+        assert self.scored.losses is not None
+        assert self.scored.norms is not None
+        remembered = Scored(
+            scores=self.scored.scores[rows], losses=self.scored.losses[rows], norms=self.scored.norms[rows]
+        )
+        return in_order([(there, remembered), (others, self.scorer([encoded[i] for i in others], batching))])
+
+
+def kept_background(engine: SketchEngine, inputs: Inputs, settings: SketchSettings) -> BackgroundSketches | None:
+    """Return the background's sketches, made once and kept in the run; None where that does not pay.
+
+    Which it is follows from the pool's files and the settings alone, so that a run that goes on does as it did.
+    """
+    if inputs.stored is not None or inputs.whole is None or not pays(inputs.whole(), inputs, settings):
+        return None
+    keys = depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
+    kept = inputs.kept.get("background/sketches", keys, lambda: _gathered(engine, inputs))
+    hashes = [bytes(row).hex() for row in kept["hashes"].numpy()]
+    return BackgroundSketches(
+        values=kept["values"],
+        losses=kept["losses"],
+        sizes=kept["sizes"].tolist(),
+        places={h: i for i, h in enumerate(hashes)},
+    )
+
+
+def pays(whole: Sizes, inputs: Inputs, settings: SketchSettings) -> bool:
+    """Return whether the background's sketches are worth keeping for the pool's scores."""
+    share = whole.background / max(1, whole.pool)
+    return share >= LEAST_SHARE and bytes_of(whole, inputs, settings) <= MOST_BYTES
+
+
+def bytes_of(whole: Sizes, inputs: Inputs, settings: SketchSettings) -> int:
+    """Return how much room the background's sketches take."""
+    shapes = (inputs.proxy.shape(name) for name in inputs.proxy.tracked)
+    width = sum(min(d_out, settings.dim) * min(d_in + has_bias, settings.dim) for d_out, d_in, has_bias in shapes)
+    return whole.background * width * max(4, inputs.proxy.dtype.itemsize)
+
+
+def background_sketches(
+    engine: SketchEngine, inputs: Inputs, kept: BackgroundSketches | None = None
+) -> Iterator[Float[Tensor, "documents sketch"]]:
+    """Yield the sketches of the background sample: kept ones, a store's, or computed now."""
+    if kept is not None:
+        parts = kept.values.split(list(kept.sizes))
+    elif inputs.stored is not None:
+        parts = inputs.stored.background()
+    else:
+        parts = (values for _, values, _ in _background(engine, inputs, inputs.background()))
+    for values in parts:
+        yield values.to(inputs.proxy.device, engine.dtype)
+
+
+def _background(
+    engine: SketchEngine, inputs: Inputs, encoded: Sequence[Encoded]
+) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
+    """Yield the background's positions, sketches and losses, batch by batch."""
+    with inputs.reporter.stage("background", total=len(encoded), grows="background") as stage:
+        for batch in document_sketches(engine, encoded, inputs.batching):
+            yield batch.documents, batch.values, batch.losses
+            stage.advance(len(batch.documents))
+
+
+def _gathered(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:
+    encoded = inputs.background()
+    values = torch.empty(len(encoded), engine.width, dtype=engine.dtype)
+    losses, order, sizes = torch.empty(len(encoded), dtype=torch.float64), list[int](), list[int]()
+    for documents, sketches, their_losses in _background(engine, inputs, encoded):
+        rows = slice(len(order), len(order) + len(documents))
+        values[rows], losses[rows] = sketches.cpu(), their_losses.cpu().double()
+        order += documents
+        sizes.append(len(documents))
+    hashes = [list(bytes.fromhex(encoded[i].content_hash)) for i in order]
+    return {
+        "values": values,
+        "losses": losses,
+        "sizes": torch.tensor(sizes, dtype=torch.int64),
+        "hashes": torch.tensor(hashes, dtype=torch.uint8).view(len(hashes), 16),
+    }
+
+
+def _sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings, target: EncodedTarget) -> TargetSketches:
+    keys = depends_on(inputs, settings) | {"target": target.fingerprint}
+    kept = inputs.kept.get("target/sketches", keys, lambda: _sketch(engine, inputs, target.encoded))
+    values = kept["values"].to(inputs.proxy.device)
+    rows = usable_rows(target, torch.isfinite(values).all(1).tolist(), inputs.reporter)
+    num_scored = torch.tensor([e.num_scored for e in target.encoded]).to(values)
+    groups = [target.groups[i] for i in rows]
+    return TargetSketches(values=values[rows], num_scored=num_scored[rows], groups=groups)
+
+
+def depends_on(inputs: Inputs, settings: SketchSettings) -> dict[str, object]:
+    """Return all that sketches depend on beside whose they are, for `Kept`."""
+    return {
+        "proxy": inputs.proxy_fingerprint,
+        "tracked": inputs.proxy.tracked,
+        "batching": inputs.batching,
+        "device": str(inputs.proxy.device),
+        "dim": settings.dim,
+        "seed": settings.seed,
+    }
+
+
+def _sketch(engine: SketchEngine, inputs: Inputs, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
+    rows: dict[int, Tensor] = {}
+    with inputs.reporter.stage("target", total=len(encoded), grows="target") as stage:
+        for found in document_sketches(engine, encoded, inputs.batching):
+            for i, row in zip(found.documents, found.values, strict=True):
+                rows[i] = (row / encoded[i].num_scored).cpu()
+            stage.advance(len(found.documents))
+    return {"values": torch.stack([rows[i] for i in range(len(encoded))])}
