@@ -172,10 +172,9 @@ def _own_first(kind: type) -> Iterator[Any]:
 
 def _metavar(hint: Any, column: bool) -> str:
     """Return what stands for a value of this type in help: the words that it may be, or what kind it is."""
-    if words := words_of(hint):
-        return "|".join(words)
     kinds = {"int": "N", "float": "NUMBER"}
-    return next((kinds[k] for k in kinds if k in str(hint)), "COLUMN" if column else "TEXT")
+    words = [*(kinds[k] for k in kinds if k in str(hint)), *words_of(hint)]
+    return "|".join(words) or ("COLUMN" if column else "TEXT")
 
 
 def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:

@@ -9,10 +9,12 @@ since the pool is never held; a word that the sample lacks counts as if one docu
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from bm25s.tokenization import Tokenizer
+from pydantic import Field
 from torch import Tensor
 
 from curate.errors import CurateError, SettingsError
@@ -22,6 +24,7 @@ from curate.methods.contract import EncodedTarget, Inputs
 from curate.methods.shared.terms import Terms
 from curate.methods.shared.words import words
 from curate.proxies.tokens import Encoded
+from curate.settings import Number, option, settings
 
 _AT_ONCE = 1024  # documents whose words are in memory side by side while the background is counted
 
@@ -29,28 +32,25 @@ OFFERS = frozenset({"against"})
 NEEDS = frozenset({"background"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings:
     """BM25's own parameters, and what counts as a word."""
 
-    k1: float = 1.5
-    """How much further occurrences of a word add: 0 nothing."""
-    b: float = 0.75
-    """How much long documents are held back, from 0 to 1."""
-    variant: str = "lucene"
-    """'lucene', 'robertson' or 'atire'."""
-    stopwords: str = "english"
-    """A language whose stop words are left out, or 'none'. Frequent words count little anyway."""
-    stemmer: str = "none"
-    """A language whose words are reduced to their stems (Snowball, by PyStemmer), or 'none'."""
+    k1: Annotated[Number, Field(ge=0, allow_inf_nan=False)] = option(
+        default=1.5, help="How much further occurrences of a word add: 0 nothing."
+    )
+    b: Annotated[Number, Field(ge=0, le=1)] = option(
+        default=0.75, help="How much long documents are held back, from 0 to 1."
+    )
+    variant: Literal["lucene", "robertson", "atire"] = option(default="lucene", help="BM25's formula.")
+    stopwords: str = option(
+        default="english", help="A language whose stop words are left out, or none. Frequent words count little anyway."
+    )
+    stemmer: str = option(
+        default="none", help="A language whose words are reduced to their stems (Snowball, by PyStemmer), or none."
+    )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.k1 < float("inf"):
-            raise SettingsError(f"k1 is {self.k1}; expected 0 or more.")
-        if not 0 <= self.b <= 1:
-            raise SettingsError(f"b is {self.b}; expected a number from 0 to 1.")
-        if self.variant not in ("lucene", "robertson", "atire"):
-            raise SettingsError(f"variant is {self.variant!r}; expected 'lucene', 'robertson' or 'atire'.")
         self.tokenizer()
 
     def tokenizer(self) -> Tokenizer:

@@ -1,6 +1,5 @@
 """Gradient cosine: the dot product of gradients brought to norm 1, averaged over the target's documents."""
 
-from dataclasses import dataclass
 from functools import partial
 
 from curate.gradients.scoring import SketchScorer, SketchTerm, prepare_sketches
@@ -8,9 +7,10 @@ from curate.gradients.sketches import SketchEngine
 from curate.methods.contract import Inputs
 from curate.methods.shared.sketched import OFFERS as OFFERS
 from curate.methods.shared.sketched import SketchSettings, queries, target_sketches
+from curate.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings(SketchSettings):
     """Gradient cosine needs nothing but its projection."""
 

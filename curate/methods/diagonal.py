@@ -3,8 +3,6 @@
 The crudest curvature, and the yardstick for what Kronecker factors add.
 """
 
-from dataclasses import dataclass
-
 from curate.curvature.diagonal import Diagonal, fit
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.methods.contract import Inputs
@@ -12,9 +10,10 @@ from curate.methods.shared.directional import BACKGROUND as BACKGROUND
 from curate.methods.shared.directional import NEEDS as NEEDS
 from curate.methods.shared.directional import OFFERS as OFFERS
 from curate.methods.shared.directional import CurvatureSettings, curved
+from curate.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings(CurvatureSettings):
     """Damping and labels."""
 

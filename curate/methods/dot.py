@@ -4,15 +4,14 @@ Exact: nothing is projected. The document's loss is summed over its tokens, so l
 either sign unless `normalize` says otherwise.
 """
 
-from dataclasses import dataclass
-
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.methods.contract import Inputs
 from curate.methods.shared.directional import OFFERS as OFFERS
 from curate.methods.shared.directional import DirectionSettings, direction_scorer
+from curate.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings(DirectionSettings):
     """Gradient dot product has no curvature to set."""
 

@@ -4,12 +4,13 @@ Grosse et al. 2023, arXiv 2308.03296. With `refine` the direction is improved ag
 product, EK-FAC as preconditioner ('cg', or 'astra' after Wang et al. 2025, arXiv 2507.14740); scoring costs the same.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
+from typing import Literal
 
 from curate.curvature.ekfac import Ekfac, fit
-from curate.curvature.refine import KINDS, RefineSettings, passed_through, refine
-from curate.errors import SettingsError, nearest
+from curate.curvature.refine import RefineSettings, passed_through, refine
+from curate.errors import SettingsError
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import Directions
 from curate.methods.contract import Inputs, Sizes
@@ -17,32 +18,26 @@ from curate.methods.shared.directional import BACKGROUND as BACKGROUND
 from curate.methods.shared.directional import NEEDS as NEEDS
 from curate.methods.shared.directional import OFFERS as OFFERS
 from curate.methods.shared.directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
+from curate.settings import Count, Number, option, settings
 
 REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings(CurvatureSettings):
     """Damping, labels, and whether and how far the direction is refined."""
 
-    refine: str = "none"
-    """'none', 'cg' or 'astra'."""
-    rounds: int = 6
-    """Rounds of refinement."""
-    refine_documents: int = 200
-    """Background documents of cg's subset, and of each of astra's batches."""
-    evaluation_documents: int = 100
-    """Other background documents, on which the objective is measured and must fall."""
-    step: float = 0.0
-    """astra's step; 0: the best one on the subset, found anew in each round."""
+    refine: Literal["none", "cg", "astra"] = option(default="none", help="Improve the direction against the curvature.")
+    rounds: Count = option(default=6, help="Rounds of refinement.")
+    refine_documents: Count = option(
+        default=200, help="Background documents of cg's subset, and of each of astra's batches."
+    )
+    evaluation_documents: Count = option(
+        default=100, help="Other background documents, on which the objective is measured and must fall."
+    )
+    step: Number = option(default=0.0, help="astra's step; 0: the best one on the subset, found anew in each round.")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.refine not in ("none", *KINDS):
-            raise SettingsError(
-                f"refine is {self.refine!r}; expected none, {' or '.join(KINDS)}.",
-                hint=nearest(str(self.refine), ("none", *KINDS)),
-            )
         self.refinement()
         mine = {f.name: f.default for f in fields(self) if f.name in REFINEMENT}
         if self.refine == "none" and (changed := [n for n, d in mine.items() if getattr(self, n) != d]):

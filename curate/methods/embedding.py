@@ -7,37 +7,36 @@ norm 1, and the score is its mean cosine with the target's documents. Forward pa
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.errors import CurateError, SettingsError
+from curate.errors import CurateError
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.gradients.scoring import group_means
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded, batches
+from curate.settings import Flag, option, settings
 
 OFFERS = frozenset({"against"})
 NEEDS = frozenset({"model", "background"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings:
     """How hidden states become one vector."""
 
-    pooling: str = "weighted"
-    """'weighted': position t counts t times, from 1; 'mean': all alike."""
-    centre: bool = False
-    """Whether the mean embedding of the background is subtracted first. It reorders documents, but made the best 5 % of
-    a mixed pool no purer, and costs a pass over the background: as published, it is not."""
-
-    def __post_init__(self) -> None:
-        if self.pooling not in ("weighted", "mean"):
-            raise SettingsError(f"pooling is {self.pooling!r}; expected 'weighted' or 'mean'.")
+    pooling: Literal["weighted", "mean"] = option(
+        default="weighted", help="weighted: position t counts t times, from 1; mean: all alike."
+    )
+    # It reorders documents, but made the best 5 % of a mixed pool no purer, and costs a pass over the background: as
+    # published, it is not subtracted.
+    centre: Flag = option(default=False, help="Subtract the mean embedding of the background first.")
 
 
 @dataclass(frozen=True, kw_only=True)

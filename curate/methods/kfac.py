@@ -4,8 +4,6 @@ Cheaper to fit than EK-FAC by one pass, and coarser: its eigenvalues assume that
 independent (Martens & Grosse 2015, arXiv 1503.05671).
 """
 
-from dataclasses import dataclass
-
 from curate.curvature.kfac import Kfac, fit
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.methods.contract import Inputs
@@ -13,9 +11,10 @@ from curate.methods.shared.directional import BACKGROUND as BACKGROUND
 from curate.methods.shared.directional import NEEDS as NEEDS
 from curate.methods.shared.directional import OFFERS as OFFERS
 from curate.methods.shared.directional import CurvatureSettings, curved
+from curate.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings(CurvatureSettings):
     """Damping and labels."""
 

@@ -5,28 +5,24 @@ Tokens beyond the context do not count when documents are truncated. Every targe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from curate.errors import SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.methods.contract import Inputs
 from curate.proxies.tokens import Encoded
+from curate.settings import option, settings
 
 NEEDS: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings:
     """Which end of the lengths scores high."""
 
-    prefer: str = "long"
-    """'long' or 'short'."""
-
-    def __post_init__(self) -> None:
-        if self.prefer not in ("long", "short"):
-            raise SettingsError(f"prefer is {self.prefer!r}; expected 'long' or 'short'.")
+    prefer: Literal["long", "short"] = option(default="long", help="Which documents score high.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,27 +8,23 @@ is minus the loss; `prefer=high` turns it round. Every target group has the same
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from curate.errors import SettingsError
 from curate.gradients.documents import Batching, document_losses
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.scored import Scored
 from curate.methods.contract import Inputs
 from curate.proxies.tokens import Encoded
+from curate.settings import option, settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings:
     """Which end of the losses scores high."""
 
-    prefer: str = "low"
-    """'low' or 'high'."""
-
-    def __post_init__(self) -> None:
-        if self.prefer not in ("low", "high"):
-            raise SettingsError(f"prefer is {self.prefer!r}; expected 'low' or 'high'.")
+    prefer: Literal["low", "high"] = option(default="low", help="Which documents score high.")
 
 
 @dataclass(frozen=True, kw_only=True)

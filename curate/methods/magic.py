@@ -56,7 +56,6 @@ class Settings(DirectionSettings):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not self.snapshots:
             raise SettingsError("snapshots is empty; expected shares of the run, each at least 0 and below 1.")
 

@@ -14,15 +14,16 @@ from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.methods.contract import Inputs
 from curate.proxies.tokens import Encoded
+from curate.settings import Count, option, settings
 
 NEEDS: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings:
     """Another seed is another ranking."""
 
-    seed: int = 0
+    seed: Count = option(default=0, help="Of the ranking.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,6 @@ L = E[D Dᵀ] and R = E[Dᵀ D] over per-document gradients D, so that batching 
 1802.09568; corrected as by George et al. 2018, arXiv 1806.03884).
 """
 
-from dataclasses import dataclass
-
 from curate.curvature.shampoo import Shampoo, fit
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.methods.contract import Inputs
@@ -13,9 +11,10 @@ from curate.methods.shared.directional import BACKGROUND as BACKGROUND
 from curate.methods.shared.directional import NEEDS as NEEDS
 from curate.methods.shared.directional import OFFERS as OFFERS
 from curate.methods.shared.directional import CurvatureSettings, curved
+from curate.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings(CurvatureSettings):
     """Damping and labels."""
 

@@ -6,11 +6,11 @@ in the target's own second moment (`target_share`), which removes what all its r
 the signal, so the default is none.
 """
 
-import math
-from dataclasses import dataclass
 from functools import partial
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from curate.curvature.second_moment import (
@@ -44,31 +44,29 @@ from curate.methods.shared.sketched import (
     queries,
     target_sketches,
 )
+from curate.settings import Number, option, settings
 
 NEEDS = frozenset({"model", "background"})
 # The paper takes the 1000th of 65 536 eigenvalues; smaller sketches take the same fraction.
 PAPER_FRACTION = 1000 / 65536
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Settings(SketchSettings):
     """TrackStar's settings beside the projection."""
 
-    damping: float = 0.1
-    """Share of the mean eigenvalue of a layer's R that is added to each of them."""
-    target_share: float | str = 0.0
-    """λ in R = λ R_target + (1 - λ) R_pool, from 0 up to 1; 'paper' takes it from the two spectra."""
+    damping: Annotated[Number, Field(ge=0, allow_inf_nan=False)] = option(
+        default=0.1, help="Share of the mean eigenvalue of a layer's R that is added to each of its eigenvalues."
+    )
+    target_share: Annotated[Number, Field(ge=0, le=1)] | Literal["paper"] = option(
+        default=0.0, help="λ in R = λ R_target + (1 - λ) R_pool; 'paper' takes it from the two spectra."
+    )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.damping < math.inf:
-            raise SettingsError(f"damping is {self.damping}; expected 0 or more.")
-        share = self.target_share
-        if not (share == "paper" or (isinstance(share, int | float) and 0 <= share <= 1)):
-            raise SettingsError(f"target_share is {share!r}; expected a number from 0 to 1, or 'paper'.")
-        if self.rank and share != 0:
+        if self.rank and self.target_share != 0:
             raise SettingsError(
-                f"target_share is {share!r} with rank {self.rank}: R of low-rank sketches is never formed, nor mixed.",
+                f"target_share is {self.target_share!r} with rank {self.rank}: R of low-rank sketches is never formed,"
+                " nor mixed.",
                 hint="Leave target_share out, or use rank 0 and a small dim.",
             )
 

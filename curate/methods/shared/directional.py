@@ -6,61 +6,51 @@ is not linear: there the mixture is of directions refined group by group.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from curate.curvature.contract import Preconditioner
-from curate.errors import CurateError, SettingsError, nearest
-from curate.gradients.direction_scoring import NORMALIZATIONS, DirectionScorer
+from curate.errors import CurateError
+from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
-from curate.gradients.passes import FISHERS, Passes
+from curate.gradients.passes import Passes
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.methods.shared.target import group_columns, group_shares, usable_rows
+from curate.settings import Count, Number, option, settings
 
 OFFERS = frozenset({"against", "per_token"})
 NEEDS = frozenset({"model", "background"})
 BACKGROUND = 1000
 
+Damping = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
-@dataclass(frozen=True, kw_only=True)
+
+@settings
 class DirectionSettings:
     """What a score along a direction is divided by."""
 
-    normalize: str = "none"
-    """'none': influence of the whole document; 'length': per scored token; 'unit': per unit of gradient norm."""
-
-    def __post_init__(self) -> None:
-        if self.normalize not in NORMALIZATIONS:
-            raise SettingsError(
-                f"normalize is {self.normalize!r}; expected one of {', '.join(NORMALIZATIONS)}.",
-                hint=nearest(str(self.normalize), NORMALIZATIONS),
-            )
+    normalize: Literal["none", "length", "unit"] = option(
+        default="none",
+        help="Divide scores by nothing (influence of the whole document), its tokens, or its gradient's norm.",
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class CurvatureSettings(DirectionSettings):
     """How the curvature is fitted on the background, and how far it is trusted."""
 
-    damping: float = 0.1
-    """Share of a layer's mean eigenvalue that is added to each of them."""
-    fisher: str = "sampled"
-    """'sampled': gradients of labels drawn from the model; 'empirical': of the data's own."""
-    seed: int = 0
-    """Of the drawn labels."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.damping < float("inf"):
-            raise SettingsError(f"damping is {self.damping}; expected 0 or more.")
-        if self.fisher not in FISHERS:
-            raise SettingsError(
-                f"fisher is {self.fisher!r}; expected {' or '.join(map(repr, FISHERS))}.",
-                hint=nearest(str(self.fisher), FISHERS),
-            )
+    damping: Damping = option(
+        default=0.1, help="Share of a layer's mean eigenvalue that is added to each of its eigenvalues."
+    )
+    fisher: Literal["sampled", "empirical"] = option(
+        default="sampled", help="Curvature of labels that are drawn from the model, or of the data's own."
+    )
+    seed: Count = option(default=0, help="Of the drawn labels.")
 
 
 def fitted(

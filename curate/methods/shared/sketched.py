@@ -6,6 +6,7 @@ of the pool, its sketches are kept, and those documents' scores are read off the
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -14,11 +15,12 @@ from torch import Tensor
 from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.scored import Scored, in_order
 from curate.gradients.scoring import SketchScorer, group_means
-from curate.gradients.shapes import DIM, RANK, check_shape
+from curate.gradients.shapes import DIM, RANK
 from curate.gradients.sketches import SketchEngine
 from curate.methods.contract import EncodedTarget, Inputs, Scorer, Sizes
 from curate.methods.shared.target import usable_rows
 from curate.proxies.tokens import Encoded
+from curate.settings import Count, least, option, settings
 
 OFFERS = frozenset({"against", "store"})
 
@@ -26,18 +28,18 @@ OFFERS = frozenset({"against", "store"})
 LEAST_SHARE, MOST_BYTES = 0.02, 2e9
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SketchSettings:
     """How gradients are projected."""
 
-    dim: int = DIM
-    """Dimensions per side and layer; a layer's sketch has dim² entries. More is closer to the exact gradient."""
-    rank: int = RANK
-    """Of the approximation that stands for each layer of a document's sketch, in 2·dim·rank numbers; 0: all of it."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_shape(self.dim, self.rank)
+    dim: Annotated[Count, least(1)] = option(
+        default=DIM,
+        help="Projection dimensions per side and layer: a layer's sketch has their square. More is more exact.",
+    )
+    rank: Annotated[Count, least(0)] = option(
+        default=RANK, help="Of the approximation that stands for each layer of a document's sketch; 0: all of it."
+    )
+    seed: Count = option(default=0, help="Of the projections.")
 
 
 @dataclass(frozen=True, kw_only=True)
