@@ -139,7 +139,7 @@ class Scorer(Protocol):
 class Plan(Protocol):
     """What a method foresees of its own work: a dataclass."""
 
-    def rows(self) -> Mapping[str, float]:
+    def rows(self) -> Mapping[str, int | float]:
         """Return its figures by what they are, for a table."""
         ...
 
@@ -162,7 +162,7 @@ class Method(Protocol):
     def prepare(self, inputs: Inputs, settings: Any, /) -> Scorer: ...
     def rehearsal(self, settings: Any, /) -> Any: ...
     def rehearsal_background(self, settings: Any, /) -> int: ...
-    def units(self, inputs: Inputs, settings: Any, whole: Sizes, /) -> Mapping[str, float]: ...
+    def units(self, inputs: Inputs, settings: Any, whole: Sizes, /) -> Mapping[str, int | float]: ...
     def plan(self, inputs: Inputs, settings: Any, whole: Sizes, seconds: Mapping[str, float], /) -> Plan | None: ...
 
 
@@ -188,7 +188,7 @@ class _Checked:
     BACKGROUND: int = USUAL_BACKGROUND
     rehearsal: Callable[[Any], Any] = lambda settings: settings
     rehearsal_background: Callable[[Any], int] = lambda _: REHEARSED
-    units: Callable[[Inputs, Any, Sizes], Mapping[str, float]] = lambda *_: {}
+    units: Callable[[Inputs, Any, Sizes], Mapping[str, int | float]] = lambda *_: {}
     plan: Callable[[Inputs, Any, Sizes, Mapping[str, float]], Plan | None] = lambda *_: None
 
 

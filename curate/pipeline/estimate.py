@@ -73,7 +73,7 @@ class _Timed(Quiet):
         timing.total += total or 0.0
         timing.seconds += time.perf_counter() - begun
 
-    def scaled(self, small: Sizes, whole: Sizes, units: Mapping[str, float]) -> float:
+    def scaled(self, small: Sizes, whole: Sizes, units: Mapping[str, int | float]) -> float:
         """Return how much longer than here all stages take on the whole."""
         more = 0.0
         for grows, timing in self.stages.items():
@@ -95,6 +95,17 @@ class _Reading:
     encoding: float
     """Seconds per document, as the next is."""
     comparing: float
+    looks: list[int] = field(default_factory=list)
+    """One entry for every time that the background was asked for."""
+
+    def again(self) -> list[Encoded]:
+        """Return the background, and count: the run itself reads it every time."""
+        self.looks.append(len(self.background))
+        return self.background
+
+    def scoring(self, documents: int, computed: int | float, each: float) -> float:
+        """Return the seconds of reading all documents and computing so many of them, at so much each."""
+        return self.look + documents * (self.encoding + self.comparing) + min(documents, computed) * each
 
 
 def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
@@ -105,38 +116,30 @@ def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
     timed = _Timed()
     method, settings, fitted = methods.get(asked.method), asked.method_settings, asked.origin is None
     reading = _read(asked, workspace, method.rehearsal_background(settings))
-    looks: list[int] = []
-
-    def background() -> Sequence[Encoded]:
-        looks.append(len(reading.background))
-        return reading.background
-
     with TemporaryDirectory() as scratch:
         inputs = workspace.inputs(Path(scratch) / "run", timed)
         if fitted:
-            inputs = part_of(inputs, background, Path(scratch) / "run", asked.settings.seed, timed)
-        scorer, spent = _clocked(lambda: method.prepare(inputs, method.rehearsal(settings)))
+            inputs = part_of(inputs, reading.again, Path(scratch) / "run", asked.settings.seed, timed)
+        scorer, prepare = _clocked(lambda: method.prepare(inputs, method.rehearsal(settings)))
         kept = sum(p.stat().st_size for p in Path(scratch).rglob("*.safetensors"))
-        scoring = _seconds_each(scorer, reading.sample, inputs)
-        whole = workspace.sizes()
-        units = method.units(inputs, settings, whole) if fitted else {}
+        each = _seconds_each(scorer, reading.sample, inputs)
+        whole, units = workspace.sizes(), {}
+        if fitted:
+            units = method.units(inputs, settings, whole)
+            here = Sizes.of(whole.pool, len(reading.background), inputs.target, inputs.against)
+            prepare += timed.scaled(here, whole, units)
+            prepare += len(reading.looks) * (reading.look + reading.encoding * whole.background)
         seconds = {grows: t.seconds / max(1.0, t.total) for grows, t in timed.stages.items()}
         foreseen = method.plan(inputs, settings, whole, seconds) if fitted else None
-    prepare = spent
-    if fitted:
-        here = Sizes.of(whole.pool, len(reading.background), inputs.target, inputs.against)
-        prepare += timed.scaled(here, whole, units)
-        prepare += len(looks) * (reading.look + reading.encoding * whole.background)
     documents = _documents(asked)
-    each = reading.encoding + reading.comparing
-    scoring_seconds = reading.look + documents * each + min(documents, units.get("pool", documents)) * scoring
+    scoring = reading.scoring(documents, units.get("pool", documents), each)
     return ScorePlan(
         documents=documents,
         tokens=round(documents * sum(len(e.ids) for e in reading.sample) / len(reading.sample)),
-        documents_per_second=documents / scoring_seconds,
+        documents_per_second=documents / scoring,
         prepare_seconds=prepare,
-        scoring_seconds=scoring_seconds,
-        seconds=prepare + scoring_seconds,
+        scoring_seconds=scoring,
+        seconds=prepare + scoring,
         kept_bytes=kept + round(units.get("kept", 0)),
         memory_bytes=peak_memory(workspace.proxy.device),
         training=foreseen,
