@@ -39,11 +39,12 @@ if TYPE_CHECKING:
 @click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one batch.")
 @click.option("--part-documents", type=int, default=1024, help="Documents of one part, the most that a kill can lose.")
 @click.option("--seed", type=int, default=0, help="Of the background sample and the projections.")
+@click.option("--workers", type=int, default=1, help="Processes that share the pool; the store is the same.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
 @fields_options
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
-def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(out: Path | None, search: str, workers: int, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Write the gradient sketches of a pool to disk, so that a new target costs seconds.
 
     \b
@@ -67,7 +68,7 @@ def command(out: Path | None, search: str, dry_run: bool, as_json: bool, **optio
         if dry_run:
             _print_plan(pipeline.plan_index(settings, out, reporter=reporter), as_json)
             return
-        store = pipeline.index(settings, out, reporter=reporter)
+        store = pipeline.index(settings, out, workers=workers, reporter=reporter)
         made = pipeline.make_search(store, search, reporter=reporter)
     _print(store, made, as_json)
     if warning := arithmetic_warning(store.details):

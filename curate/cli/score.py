@@ -63,13 +63,16 @@ if TYPE_CHECKING:
 @click.option("--batch-tokens", type=int, show_default="by device", help="Tokens of one batch.")
 @click.option("--part-documents", type=int, default=1024, help="Documents of one part, the most that a kill can lose.")
 @click.option("--seed", type=int, default=0, help="Of the background sample and the projections.")
+@click.option("--workers", type=int, default=1, help="Processes that share the pool; scores are the same.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
 @fields_options
 @click.option("--target-text-column", help="Column of the target's text, where it differs from the pool's.")
 @config_option_beside(NAMES)
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(
+    ctx: click.Context, /, out: Path | None, workers: int, dry_run: bool, as_json: bool, **options: Any
+) -> None:
     """Score every document of a pool by its influence on a target.
 
     \b
@@ -81,7 +84,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --pool pile/ --method magic --dry-run
-    curate score --target val.jsonl --pool pile/ --method bm25
+    curate score --target val.jsonl --pool pile/ --method bm25 --workers 8
     curate score --target val.jsonl --store stores/pile
     curate score --config score.yaml
     curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown
@@ -100,7 +103,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
         if dry_run:
             _print_plan(pipeline.plan_score(settings, reporter=reporter), as_json)
             return
-        run = pipeline.score(settings, out, reporter=reporter)
+        run = pipeline.score(settings, out, workers=workers, reporter=reporter)
         trust = judged(run, reporter)
     if as_json:
         from curate.cli._output import print_json

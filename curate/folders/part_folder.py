@@ -20,7 +20,7 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.atomic import remove_leftovers, write_text
 from curate.folders.lock import NAME as LOCK_NAME
 from curate.folders.lock import Lock
-from curate.folders.parts import Part, metadata_of, part_name, read_part, write_table
+from curate.folders.parts import Part, Span, metadata_of, read_part, write_table
 from curate.folders.record import FORMAT, canonical, differences
 from curate.folders.unify import File
 from curate.schema import SKIPPED_SCHEMA
@@ -129,44 +129,34 @@ class PartFolder(ABC):
             whole.append(part)
         return whole
 
+    def holds(self, shard: str) -> bool:
+        """Whether all of a shard's parts are there."""
+        parts = self.parts(shard)
+        return bool(parts) and parts[-1].last
+
     def all_parts(self) -> list[Part]:
         """Every part in pool order."""
         return sorted((p for parts in self._by_shard().values() for p in parts), key=lambda p: p.order)
 
-    def write_part(
-        self,
-        *,
-        shard: str,
-        shard_index: int,
-        index: int,
-        start: int,
-        end: int,
-        last: bool,
-        rows: pa.Table,
-        skipped: pa.Table,
-    ) -> Part:
+    def write_part(self, span: Span, rows: pa.Table, skipped: pa.Table) -> Part:
         """Write one part: its skipped rows first, then its table, so that one with a table is whole."""
-        name = part_name(shard_index, index)
-        part = Part(
-            shard=shard,
-            shard_index=shard_index,
-            index=index,
-            start=start,
-            end=end,
-            last=last,
-            path=self.path / self.ROWS / name,
-            schema=rows.schema.remove_metadata(),
-        )
+        name = f"{span.name}.parquet"
+        schema = rows.schema.remove_metadata()
+        part = Part(**span.as_dict(), path=self.path / self.ROWS / name, schema=schema)
         aside = self.path / "skipped" / name
         if skipped.num_rows:
-            write_table(skipped, aside, metadata_of(part))
+            write_table(skipped, aside, metadata_of(span))
         else:
             aside.unlink(missing_ok=True)
-        write_table(rows, part.path, metadata_of(part))
+        write_table(rows, part.path, metadata_of(span))
         if self._parts is not None:
-            others = [p for p in self._parts.get(shard, []) if p.index != index]
-            self._parts[shard] = sorted([*others, part], key=lambda p: p.order)
+            others = [p for p in self._parts.get(span.shard, []) if p.index != span.index]
+            self._parts[span.shard] = sorted([*others, part], key=lambda p: p.order)
         return part
+
+    def refresh(self) -> None:
+        """Look again which parts there are: another process has written some."""
+        self._parts = None
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append what a session did; times live here and nowhere else, so that equal folders have equal bytes."""

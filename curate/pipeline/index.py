@@ -9,6 +9,8 @@ from typing import Any
 from curate import methods
 from curate.documents import Pool, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
+from curate.executors.contract import Executor
+from curate.executors.reading import unfinished
 from curate.folders.part_folder import FINISHED
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
@@ -19,18 +21,18 @@ from curate.pipeline.preparation import (
     make_batching,
     make_encoder,
     make_inputs,
-    make_reader,
     open_candidates,
     proxy_settings_of,
     report_coverage,
     versions,
 )
+from curate.pipeline.work import IndexWork, sketching
 from curate.progress import Reporter
 from curate.proxies.proxy import Proxy, choose_device, keep_freed_memory, load_proxy
 from curate.proxies.tokens import Encoder
 from curate.scores.counts import count
 from curate.settings import background_fingerprint
-from curate.stores.indexing import index_parts, sketched
+from curate.stores.indexing import sketched
 from curate.stores.settings import IndexSettings, default_store
 from curate.stores.storage import Storage
 from curate.stores.store import Store
@@ -96,7 +98,7 @@ class Indexing:
         pool = open_candidates(replace(settings, pool=tuple(dict.fromkeys(known + settings.pool))))
         return cls(settings=settings, pool=pool, path=path, record=record, reporter=reporter)
 
-    def run(self) -> Store:
+    def run(self, executor: Executor) -> Store:
         """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
         started, proxy = time.time(), self._proxy()
         engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
@@ -115,16 +117,12 @@ class Indexing:
                 store.remember_background(self._background_rows())
             self._check_arithmetic(store, proxy, encoder)
             numbers = {name: known["number"] for name, known in store.shards.items()}
-            documents = index_parts(
-                store,
-                make_reader(self.settings, self.pool, None, encoder, numbers),
-                engine,
-                make_batching(self.settings, proxy, encoder),
-                self.reporter,
-                total=sum(estimated_rows(s) for s in self.pool.shards),
-            )
+            opened = sketching(self.settings, store, proxy, engine, encoder)
+            work = IndexWork(settings=self.settings, path=self.path, opened=opened)
+            shards = unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
+            done = executor.run(work, shards, store, self.reporter)
             self._fit(store, proxy, engine, encoder)
-            store.log({"documents": documents, "seconds": round(time.time() - started, 3)})
+            store.log({"documents": done.documents, "seconds": round(time.time() - started, 3)})
             store.finish(count(store))
         return store
 

@@ -10,7 +10,6 @@ from typing import Any
 from curate import __version__, methods
 from curate.documents import Overlap, Pool, Split, Target, check_fields, hold_out, open_pool, read_target, sample_rows
 from curate.errors import CurateError, SettingsError
-from curate.executors.reading import Reader
 from curate.folders.kept import Kept
 from curate.gradients.documents import Batching, default_budget
 from curate.methods import Method
@@ -33,7 +32,6 @@ class Asked:
     """A scoring run as it was asked for: everything that can be wrong without a model has been found."""
 
     settings: ScoreSettings
-    method: Method
     method_settings: Any
     pool: Pool
     target: Target
@@ -48,6 +46,10 @@ class Asked:
     """Resolved settings, for run.json."""
     fingerprints: dict[str, str]
     """Of pool, target, control set and the background that fits come from."""
+
+    @property
+    def method(self) -> Method:
+        return methods.get(self.settings.method)  # a module, which does not pickle
 
 
 def ask(settings: ScoreSettings, reporter: Reporter) -> Asked:
@@ -77,7 +79,6 @@ def ask(settings: ScoreSettings, reporter: Reporter) -> Asked:
         fingerprints["fit"] = origin.background
     return Asked(
         settings=settings,
-        method=method,
         method_settings=method_settings,
         pool=pool,
         target=target,
@@ -131,10 +132,6 @@ class Loaded:
             reporter=reporter,
             record=record,
         )
-
-    def reader(self) -> Reader:
-        """Return what cuts the pool into parts."""
-        return make_reader(self.asked.settings, self.asked.pool, self.asked.target, self.encoder)
 
 
 def load(asked: Asked, reporter: Reporter) -> Loaded:
@@ -215,24 +212,6 @@ def refuse_early(path: Path, record: dict[str, Any], fingerprints: dict[str, str
     """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
     if (path / "run.json").exists():
         Run.open(path).refuse_other(record, fingerprints)
-
-
-def make_reader(
-    settings: ScoreSettings | IndexSettings,
-    pool: Pool,
-    target: Target | None,
-    encoder: Encoder,
-    numbers: Mapping[str, int] | None = None,
-) -> Reader:
-    """Return what cuts a pool into parts and measures overlap with the target, where there is one."""
-    return Reader(
-        pool=pool,
-        fields=settings.fields,
-        encoder=encoder,
-        overlap=overlap_with(target),
-        part_documents=settings.part_documents,
-        numbers=numbers,
-    )
 
 
 def overlap_with(target: Target | None) -> Overlap:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from curate.documents import Pool, Split, estimated_rows, hold_out
+from curate import executors
+from curate.documents import Pool, Split, hold_out
 from curate.errors import CurateError, SettingsError
-from curate.executors.local import Work, score_parts
+from curate.executors.contract import Work
+from curate.executors.reading import ChunkEncoder, unfinished
 from curate.gradients.documents import Batching, default_budget
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.arithmetic import check_arithmetic
@@ -22,7 +24,6 @@ from curate.pipeline.preparation import (
     make_batching,
     make_encoder,
     make_inputs,
-    make_reader,
     overlap_with,
     proxy_settings_of,
     read,
@@ -31,6 +32,7 @@ from curate.pipeline.preparation import (
     score_columns,
     versions,
 )
+from curate.pipeline.work import ScoreWork, Scoring
 from curate.progress import Reporter, Silent
 from curate.proof.bank import Laboratory
 from curate.proof.places import draw
@@ -60,13 +62,19 @@ from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
 
 
-def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Run:
+def score(
+    settings: ScoreSettings, out: Path | str | None = None, *, workers: int = 1, reporter: Reporter | None = None
+) -> Run:
     """Score every document of a pool, or of a store, against a target, or go on with a run that was stopped.
 
-    Everything that can be wrong with the settings, the pool's columns or the target is found before the model loads.
-    Raises CurateError; parts that were finished stay.
+    `workers` processes share the pool; how many decides nothing but the time. Everything that can be wrong with the
+    settings, the pool's columns or the target is found before the model loads. Raises CurateError; parts that were
+    finished stay.
     """
     reporter, started = reporter or Silent(), time.time()
+    executor = executors.of_workers(workers, settings.device)
+    if settings.store and workers > 1:
+        raise SettingsError("A store is scored by threads of one process.", hint="Leave --workers out.")
     asked = ask(settings, reporter)
     path = Path(out) if out is not None else default_out(settings)
     refuse_early(path, asked.record, asked.fingerprints)
@@ -85,8 +93,10 @@ def score(settings: ScoreSettings, out: Path | str | None = None, *, reporter: R
         if asked.origin is not None:
             asked.origin.give_parts(run, asked.pool, reporter)
         if asked.store is None:
-            total = sum(estimated_rows(s) for s in asked.pool.shards)
-            work = score_parts(run, made.reader(), scorer, inputs.batching, asked.columns, reporter, total=total)
+            todo = ScoreWork(request=asked, path=path, opened=Scoring.of(made, scorer) if workers == 1 else None)
+            del made, inputs, scorer  # workers load their own, and a device need not hold one more
+            shards = unfinished(run, asked.pool, asked.settings.fields, asked.settings.part_documents)
+            work = executor.run(todo, shards, run, reporter)
         else:
             work = score_stored(run, asked.store, scorer, overlap_with(asked.target), asked.columns, reporter)
         _log(run, work, {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared})
@@ -102,12 +112,15 @@ def plan_score(settings: ScoreSettings, *, reporter: Reporter | None = None) -> 
     return estimate(load(ask(settings, reporter), reporter))
 
 
-def index(settings: IndexSettings, out: Path | str | None = None, *, reporter: Reporter | None = None) -> Store:
+def index(
+    settings: IndexSettings, out: Path | str | None = None, *, workers: int = 1, reporter: Reporter | None = None
+) -> Store:
     """Write the sketches of a pool into a store, in one pass, or go on with it, or add the shards that are new.
 
-    Raises CurateError; parts that were finished stay.
+    `workers` processes share the pool. Raises CurateError; parts that were finished stay.
     """
-    return Indexing.open(settings, out, reporter or Silent()).run()
+    executor = executors.of_workers(workers, settings.device)
+    return Indexing.open(settings, out, reporter or Silent()).run(executor)
 
 
 def plan_index(
@@ -188,12 +201,11 @@ def _rescoring(
     keep_freed_memory()
     proxy = load_proxy(proxy_settings_of(asked))
     encoder = make_encoder(asked, proxy)
-    reader = make_reader(asked, pool, target, encoder)
     places = best_places(parents, settings.shortlist)
-    chunks = read_places(reader, places)
+    chunks = read_places(pool, asked.fields, ChunkEncoder(encoder=encoder, overlap=overlap_with(target)), places)
     shortlist = [d for chunk in chunks for d in chunk.documents]
     wanted = settings.background or len(shortlist)
-    others = draw_background(pool, reader, shortlist, wanted, settings.seed)
+    others = draw_background(pool, asked.fields, shortlist, wanted, settings.seed)
     if len(others) < wanted:
         reporter.note(f"{len(others):,} documents of the pool beside the shortlist; {wanted:,} were asked for.")
     rescoring = Rescoring(

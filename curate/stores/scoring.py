@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.documents import Overlap
-from curate.executors.local import Work
+from curate.executors.contract import Work
 from curate.gradients.scoring import SketchScorer
 from curate.progress import Reporter
 from curate.schema import ROW_FIELDS, SCORE_FIELDS
@@ -24,7 +24,8 @@ def score_stored(
 ) -> Work:
     """Write every part that a run lacks; its parts are the store's."""
     work = Work()
-    missing = [p for p in store.all_parts() if p.index >= len(run.parts(p.shard))]
+    there = {p.span for p in run.all_parts()}
+    missing = [p for p in store.all_parts() if p.span not in there]
     lengths = norms(store, scorer.whitening, reporter) if scorer.unit else None
     products = Products(store.storage, folded(store, scorer.queries, scorer.whitening))
     with reporter.stage("scoring", total=len(store)) as stage:
@@ -33,9 +34,7 @@ def score_stored(
             rows = pq.read_table(part.path)
             found_overlaps = [overlap.measure(text) for text in store.texts(part)]
             run.adopt(part, part.shard_index, _table(rows, scores, found_overlaps, columns))
-            work.documents += len(rows)
-            work.tokens += int(rows["n_tokens"].to_numpy().sum())
-            work.parts += 1
+            work.add(Work.of(rows))
             stage.advance(len(rows))
     return work
 

@@ -1,0 +1,130 @@
+"""What is done to the spans of a pool: scoring and sketching, as values that load a workspace wherever they are opened.
+
+A process that opens one finds all that was fitted in the run's folder, where the driver's own preparation has left it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curate.errors import CurateError
+from curate.executors.contract import Chunk, PartTables
+from curate.executors.reading import ChunkEncoder
+from curate.executors.tables import part_tables
+from curate.folders.part_folder import PartFolder
+from curate.gradients.documents import Batching
+from curate.gradients.sketches import SketchEngine
+from curate.methods.contract import Scorer
+from curate.pipeline.preparation import (
+    Asked,
+    Loaded,
+    load,
+    make_batching,
+    make_encoder,
+    overlap_with,
+    proxy_settings_of,
+)
+from curate.progress import Silent
+from curate.proxies.proxy import Proxy, keep_freed_memory, load_proxy
+from curate.proxies.token_texts import TokenTexts
+from curate.proxies.tokens import Encoder
+from curate.scores.run import Run
+from curate.stores.indexing import Sketching
+from curate.stores.settings import IndexSettings
+from curate.stores.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Scores chunks, with a model in memory."""
+
+    encode: ChunkEncoder
+    scorer: Scorer
+    batching: Batching
+    columns: Sequence[str]
+    texts: TokenTexts
+
+    @classmethod
+    def of(cls, loaded: Loaded, scorer: Scorer) -> "Scoring":
+        return cls(
+            encode=ChunkEncoder(encoder=loaded.encoder, overlap=overlap_with(loaded.asked.target)),
+            scorer=scorer,
+            batching=loaded.batching,
+            columns=loaded.asked.columns,
+            texts=TokenTexts(loaded.encoder.tokenizer),
+        )
+
+    def __call__(self, chunk: Chunk) -> PartTables:
+        """Return a chunk's scores, and the rows that have none."""
+        return part_tables(chunk, self.scorer(chunk.encoded, self.batching), self.columns, self.texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreWork:
+    """Scoring a pool's documents by a method that was prepared in a run's folder."""
+
+    request: Asked
+    path: Path
+    """The run's folder."""
+    opened: Scoring | None = field(default=None, repr=False)
+    """What this process has in memory already; it does not travel."""
+    stage: str = "scoring"
+    hint: str = "Repair or remove the shard, then score into a new folder (--out)."
+
+    def open(self) -> Scoring:
+        """Load the workspace and prepare from what the run keeps."""
+        if self.opened is not None:
+            return self.opened
+        loaded = load(self.request, Silent())
+        _refuse_changed(Run.open(self.path), loaded.proxy)
+        scorer = self.request.method.prepare(loaded.inputs(self.path, Silent()), self.request.method_settings)
+        return Scoring.of(loaded, scorer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"opened": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexWork:
+    """Sketching a pool's documents into a store."""
+
+    settings: IndexSettings
+    path: Path
+    """The store's folder."""
+    opened: Sketching | None = field(default=None, repr=False)
+    """What this process has in memory already; it does not travel."""
+    stage: str = "indexing"
+    hint: str = "Repair or remove the shard, then index again."
+
+    def open(self) -> Sketching:
+        """Load the proxy and open the store."""
+        if self.opened is not None:
+            return self.opened
+        keep_freed_memory()
+        store, proxy = Store.open(self.path), load_proxy(proxy_settings_of(self.settings))
+        _refuse_changed(store, proxy)
+        engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
+        return sketching(self.settings, store, proxy, engine, make_encoder(self.settings, proxy))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"opened": None}
+
+
+def sketching(settings: IndexSettings, store: Store, proxy: Proxy, engine: SketchEngine, encoder: Encoder) -> Sketching:
+    """Return what sketches chunks with a proxy that is in memory."""
+    return Sketching(
+        store=store,
+        encode=ChunkEncoder(encoder=encoder, overlap=overlap_with(None)),
+        engine=engine,
+        batching=make_batching(settings, proxy, encoder),
+    )
+
+
+def _refuse_changed(folder: PartFolder, proxy: Proxy) -> None:
+    """Raise CurateError unless the proxy is the one that the folder was begun with."""
+    if proxy.fingerprint() != folder.fingerprints["model"]:
+        raise CurateError(
+            f"The model {proxy.settings.model} has changed since {folder.path} was begun.",
+            hint="Put that model back, or give another folder with --out.",
+        )
