@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -54,8 +54,14 @@ class Child:
         lack = " (often for lack of memory)" if code == -signal.SIGKILL else "; what it printed says why"
         return CurateError(
             f"A worker process {how}{lack}.",
-            hint="What was finished is kept: give the command again. Fewer workers or smaller batches take less memory.",
+            hint="What was finished is kept: give the command again. Fewer workers, smaller batches take less memory.",
         )
+
+
+def heard(children: Sequence[Child], timeout: float | None = None) -> list[tuple[Child, Any]]:
+    """Wait until some process says something, and return who said what; raises as `Child.receive`."""
+    speaking = wait([child.pipe for child in children], timeout)
+    return [(child, child.receive()) for child in children if child.pipe in speaking]
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ def _run(work: Callable[..., None], order: Any, pipe: Connection, device: str | 
     warnings.simplefilter("ignore")
     try:
         work(order, pipe)
+        pipe.poll(None)  # until it is ended: whoever ends before has failed
     except BaseException as error:
         pipe.send(_Failure(_sendable(error), traceback.format_exc()))
 

@@ -7,13 +7,13 @@ so a kill leaves holes; the next start fills those.
 import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from curate.errors import CurateError
-from curate.executors.children import Child, cuda_devices, started
+from curate.executors.children import Child, cuda_devices, heard, started
 from curate.executors.contract import (
     Chunk,
     Executor,
@@ -32,7 +32,6 @@ from curate.progress import Reporter
 
 # One that is worked on, and one that is encoded meanwhile: nobody waits for this process, and memory stays bounded.
 IN_FLIGHT = 2
-_READY = "ready"
 
 
 def make(workers: int, device: str) -> Executor:
@@ -101,20 +100,12 @@ class _Crew:
 
     def listen(self, timeout: float | None = None) -> None:
         """Take in what processes say, waiting for the first word. Raises the error of one that failed."""
-        speaking = wait([child.pipe for child in self.children], timeout)
-        for child in self.children:
-            if child.pipe in speaking:
-                self._take(child, child.receive())
-
-    def _take(self, child: Child, message: object) -> None:
-        if message == _READY:
-            self.busy[child] = 0
-            return
-        self.busy[child] -= 1
-        if isinstance(message, Unreadable):
-            self.ledger.give_up(message)
-        elif isinstance(message, _Done):
-            self.ledger.finish(message.span, message.work)
+        for child, message in heard(self.children, timeout):
+            self.busy[child] = self.busy.get(child, 1) - 1  # the first word is that it is ready
+            if isinstance(message, Unreadable):
+                self.ledger.give_up(message)
+            elif isinstance(message, _Done):
+                self.ledger.finish(message.span, message.work)
 
 
 def _give_memory_back() -> None:
@@ -127,7 +118,7 @@ def _give_memory_back() -> None:
 def _work(order: _Order, pipe: Connection) -> None:
     """Be one of the processes: open the work, then write the part of every span that comes."""
     opened, folder = order.work.open(), order.kind.open(order.path)
-    pipe.send(_READY)
+    pipe.send(None)
     for chunk in ahead(_encoded(pipe, opened), depth=IN_FLIGHT - 1):
         if isinstance(chunk, Unreadable):
             pipe.send(chunk)

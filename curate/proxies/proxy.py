@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from curate.errors import CurateError, SettingsError
 from curate.proxies.attention import use_block_attention
+from curate.threads import choose as choose_threads
 
 # One of several experts by number, where each is a module of its own.
 _ROUTED = re.compile(r"experts?\.\d+(\.|$)")
@@ -113,13 +114,15 @@ class Proxy:
 
 
 def load_proxy(settings: ProxySettings) -> Proxy:
-    """Load a proxy from a folder or the hub, frozen and in evaluation mode.
+    """Load a proxy from a folder or the hub, frozen and in evaluation mode; torch gets the threads that suit it.
 
     Raises CurateError when the model cannot be had, or when no layer can be tracked.
     """
     device = choose_device(settings.device)
     model, tokenizer = _load(settings)
-    return make_proxy(model.to(device), tokenizer, settings)  # type: ignore[arg-type]
+    proxy = make_proxy(model.to(device), tokenizer, settings)  # type: ignore[arg-type]
+    choose_threads(proxy.coverage.total)
+    return proxy
 
 
 def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ProxySettings) -> Proxy:

@@ -1,6 +1,8 @@
 """Several processes give the bytes of one; what ends one of them is said, and none outlives the one that started it."""
 
 import random
+import re
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +13,7 @@ from curate import executors
 from curate.errors import CurateError, SettingsError
 from curate.pipeline import verbs as pipeline
 from curate.progress import Silent, Task
+from curate.scores.run import Run
 from curate.settings import ScoreSettings
 from curate.stores.settings import IndexSettings
 from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
@@ -30,6 +33,7 @@ SETTINGS = {
     "trackstar": {"dim": 4},
     "ekfac": {},
     "bm25": {},
+    "length": {},
     "magic": {"steps": 4, "batch_size": 8, "accept_rough": True},
 }
 
@@ -109,7 +113,9 @@ def alone(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
     return of
 
 
-@pytest.mark.parametrize("what", ["trackstar", "bm25", "index"])
+@pytest.mark.parametrize(
+    "what", ["trackstar", pytest.param("bm25", marks=pytest.mark.slow), pytest.param("index", marks=pytest.mark.slow)]
+)
 def test_two_processes_write_the_bytes_of_one(place: Path, tmp_path: Path, alone, what: str) -> None:
     seen = Seen()
     assert contents(make(what, place, tmp_path, workers=2, reporter=seen)) == alone(what)
@@ -127,7 +133,9 @@ def parts_of(folder: Path, what: str) -> list[Path]:
     return sorted((folder / ("rows" if what == "index" else "scores")).glob("*.parquet"))
 
 
-@pytest.mark.parametrize(("what", "workers"), [("trackstar", 1), ("trackstar", 2), ("index", 1)])
+@pytest.mark.parametrize(
+    ("what", "workers"), [("trackstar", 1), ("index", 1), pytest.param("trackstar", 2, marks=pytest.mark.slow)]
+)
 def test_holes_are_filled_and_nothing_else_is_done_again(
     place: Path, tmp_path: Path, alone, what: str, workers: int
 ) -> None:
@@ -146,13 +154,12 @@ def test_holes_are_filled_and_nothing_else_is_done_again(
     assert f'"parts": {len(removed)}' in (folder / "log.jsonl").read_text() or what == "index"
 
 
+@pytest.mark.slow
 def test_one_large_shard_is_shared_and_its_cut_depends_on_the_file_alone(place: Path, tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "big.jsonl").write_bytes(lines(make_rows(150, 5)))
     made = [
-        pipeline.score(
-            settings(place, "bm25", pool=(str(tmp_path / "pool"),)), tmp_path / str(n) / "x", workers=n
-        )
+        pipeline.score(settings(place, "bm25", pool=(str(tmp_path / "pool"),)), tmp_path / str(n) / "x", workers=n)
         for n in (1, 3)
     ]
     assert contents(made[0].path) == contents(made[1].path)
@@ -166,7 +173,8 @@ def test_a_shard_that_cannot_be_read_stops_no_other(place: Path, tmp_path: Path)
     broken = settings(place, "bm25", pool=(str(tmp_path / "pool"),))
     for workers in (1, 2):
         seen = Seen()
-        with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read to the end; all others are done\. .*b\.jsonl\.gz"):
+        told = r"1 shard\(s\) could not be read to the end; all others are done\. .*b\.jsonl\.gz"
+        with pytest.raises(CurateError, match=told):
             pipeline.score(broken, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
         assert [w.split(":")[0] for w in seen.warnings] == ["b.jsonl.gz"]
     assert contents(tmp_path / "1" / "x") == contents(tmp_path / "2" / "x")
@@ -183,8 +191,6 @@ def test_an_error_in_a_worker_arrives_with_its_hint(place: Path, tmp_path: Path)
 
         def stage(self, name: str, **given) -> AbstractContextManager[Task]:
             if name == "scoring":
-                import re
-
                 (folder / "run.json").write_text(re.sub('"model": "[0-9a-f]{32}"', '"model": "other"', text))
             return super().stage(name, **given)
 
@@ -193,15 +199,21 @@ def test_an_error_in_a_worker_arrives_with_its_hint(place: Path, tmp_path: Path)
     assert caught.value.hint == "Put that model back, or give another folder with --out."
 
 
+@pytest.mark.slow
 def test_documents_that_the_model_cannot_read_end_their_shard_alone(place: Path, tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     (tmp_path / "pool" / "chat.jsonl").write_bytes(lines([chat] * 40))
     (tmp_path / "pool" / "text.jsonl").write_bytes(lines(make_rows(40, 5)))
-    mixed = settings(place, pool=(str(tmp_path / "pool"),), background=2)
+    proxy = shutil.copytree(place / "proxy", tmp_path / "proxy")
+    (proxy / "chat_template.jinja").unlink()
+    mixed = settings(place, "length", pool=(str(tmp_path / "pool"),), model=str(proxy))
     for workers in (1, 2):
-        with pytest.raises(CurateError, match="no chat template"):
-            pipeline.score(mixed, tmp_path / str(workers) / "x", workers=workers, reporter=Seen())
+        seen = Seen()
+        with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read to the end.* no chat template"):
+            pipeline.score(mixed, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+        assert len(seen.warnings) == 1
+        assert [p.shard for p in Run.open(tmp_path / str(workers) / "x").all_parts()] == ["text.jsonl"] * 3
 
 
 def test_executors_are_found_by_name() -> None:
