@@ -8,12 +8,14 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+import torch
 
 from curate import threads
 from curate.errors import CurateError
@@ -76,9 +78,8 @@ def started(
 ) -> Iterator[list[Child]]:
     """Start a process per order, which calls `work(order, pipe)`; none outlives the block, nor this process.
 
-    At the block's end whatever they do is cut short: they have to have said by then that they are done.
-
-    `devices` are the CUDA devices that the processes see, one each; None: all of them.
+    At the block's end whatever they do is cut short: they have to have said by then that they are done. `devices` are
+    the CUDA devices that the processes see, one each; None: all of them.
     """
     context = multiprocessing.get_context("spawn")
     children: list[Child] = []
@@ -113,7 +114,8 @@ def _run(work: Callable[..., None], order: Any, pipe: Connection, device: str | 
         work(order, pipe)
         pipe.poll(None)  # until it is ended: whoever ends before has failed
     except BaseException as error:
-        pipe.send(_Failure(_sendable(error), traceback.format_exc()))
+        with suppress(OSError):  # nobody is there any more
+            pipe.send(_Failure(_sendable(error), traceback.format_exc()))
 
 
 def _end_with_parent() -> None:
@@ -134,8 +136,6 @@ def cuda_devices(device: str, count: int) -> list[str | None]:
     """Return which CUDA device each of some processes sees: all in turn where `device` names none, else no choice."""
     if device not in ("auto", "cuda"):
         return [None] * count
-    import torch
-
     there = torch.cuda.device_count()
     given = os.environ.get(_VISIBLE)
     names = given.split(",")[:there] if given else [str(i) for i in range(there)]

@@ -119,7 +119,9 @@ def _work(order: _Order, pipe: Connection) -> None:
     """Be one of the processes: open the work, then write the part of every span that comes."""
     opened, folder = order.work.open(), order.kind.open(order.path)
     pipe.send(None)
-    for chunk in ahead(_encoded(pipe, opened), depth=IN_FLIGHT - 1):
+    # Named, so that an error is sent before this is closed: closing waits for its thread, and that waits for rows.
+    chunks = ahead(_encoded(pipe, opened), depth=IN_FLIGHT - 1)
+    for chunk in chunks:
         if isinstance(chunk, Unreadable):
             pipe.send(chunk)
             continue

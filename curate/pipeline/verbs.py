@@ -93,10 +93,10 @@ def score(
         if asked.origin is not None:
             asked.origin.give_parts(run, asked.pool, reporter)
         if asked.store is None:
-            todo = ScoreWork(request=asked, path=path, opened=Scoring.of(made, scorer) if workers == 1 else None)
+            opened = Scoring.of(made, scorer) if workers == 1 else None
             del made, inputs, scorer  # workers load their own, and a device need not hold one more
             shards = unfinished(run, asked.pool, asked.settings.fields, asked.settings.part_documents)
-            work = executor.run(todo, shards, run, reporter)
+            work = executor.run(ScoreWork(request=asked, path=path, opened=opened), shards, run, reporter)
         else:
             work = score_stored(run, asked.store, scorer, overlap_with(asked.target), asked.columns, reporter)
         _log(run, work, {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared})

@@ -77,7 +77,7 @@ class ScoreWork:
         if self.opened is not None:
             return self.opened
         loaded = load(self.request, Silent())
-        _refuse_changed(Run.open(self.path), loaded.proxy)
+        _refuse_changed(Run.open(self.path), loaded.fingerprints["model"])
         scorer = self.request.method.prepare(loaded.inputs(self.path, Silent()), self.request.method_settings)
         return Scoring.of(loaded, scorer)
 
@@ -103,7 +103,7 @@ class IndexWork:
             return self.opened
         keep_freed_memory()
         store, proxy = Store.open(self.path), load_proxy(proxy_settings_of(self.settings))
-        _refuse_changed(store, proxy)
+        _refuse_changed(store, proxy.fingerprint())
         engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
         return sketching(self.settings, store, proxy, engine, make_encoder(self.settings, proxy))
 
@@ -121,10 +121,10 @@ def sketching(settings: IndexSettings, store: Store, proxy: Proxy, engine: Sketc
     )
 
 
-def _refuse_changed(folder: PartFolder, proxy: Proxy) -> None:
-    """Raise CurateError unless the proxy is the one that the folder was begun with."""
-    if proxy.fingerprint() != folder.fingerprints["model"]:
+def _refuse_changed(folder: PartFolder, model: str) -> None:
+    """Raise CurateError unless the folder was begun with a model of this fingerprint."""
+    if model != folder.fingerprints["model"]:
         raise CurateError(
-            f"The model {proxy.settings.model} has changed since {folder.path} was begun.",
+            f"The model {folder.settings['model']} has changed since {folder.path} was begun.",
             hint="Put that model back, or give another folder with --out.",
         )

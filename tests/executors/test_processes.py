@@ -1,21 +1,27 @@
 """Several processes give the bytes of one; what ends one of them is said, and none outlives the one that started it."""
 
+import multiprocessing
 import random
 import re
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from curate import executors
+from curate.documents import Fields, open_pool
 from curate.errors import CurateError, SettingsError
+from curate.executors.contract import Chunk, PartTables, SpanRows
+from curate.executors.reading import unfinished
 from curate.pipeline import verbs as pipeline
 from curate.progress import Silent, Task
 from curate.scores.run import Run
 from curate.settings import ScoreSettings
 from curate.stores.settings import IndexSettings
+from tests import small_runs
 from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
 from tests.test_resume import contents
 
@@ -197,6 +203,37 @@ def test_an_error_in_a_worker_arrives_with_its_hint(place: Path, tmp_path: Path)
     with pytest.raises(CurateError, match=r"proxy has changed since .* was begun") as caught:
         make("bm25", place, tmp_path, workers=2, reporter=Changing())
     assert caught.value.hint == "Put that model back, or give another folder with --out."
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Work that cannot be done: neither a `CurateError` nor any other may be lost on its way."""
+
+    error: Exception
+    stage: str = "scoring"
+    hint: str = ""
+
+    def open(self) -> "Failing":
+        return self
+
+    def encode(self, read: SpanRows) -> Chunk:
+        return Chunk(span=read.span, documents=[], encoded=[], overlaps=[], skipped=[])
+
+    def __call__(self, chunk: Chunk) -> PartTables:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [CurateError("It is full.", hint="Empty it."), pytest.param(KeyError("x"), marks=pytest.mark.slow)]
+)
+def test_an_error_in_the_middle_of_work_ends_all(place: Path, tmp_path: Path, error: Exception) -> None:
+    with Run.start(tmp_path / "x", settings=small_runs.SETTINGS, fingerprints=small_runs.FINGERPRINTS) as run:
+        shards = unfinished(run, open_pool(place / "pool"), Fields(), 16)
+        with pytest.raises(type(error)) as caught:
+            executors.get("processes", workers=2, device="cpu").run(Failing(error), shards, run, Silent())
+    assert vars(caught.value).items() >= vars(error).items()
+    assert any("in __call__" in note for note in caught.value.__notes__)
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow

@@ -95,6 +95,6 @@ def test_a_process_that_fails_is_an_error(tmp_path: Path) -> None:
     made = on_disk(tmp_path / "proxy")
     bank = Bank(made, tmp_path / "banks")
     (tmp_path / "proxy" / "model.safetensors").unlink()
-    with pytest.raises(CurateError, match="cannot be loaded") as caught:
+    with pytest.raises(CurateError, match="does not load as a causal language model") as caught:
         bank.fetch([Job(0), Job(0, (1,))], Silent(), elsewhere=Workers(("cpu", "cpu")))
     assert any("Traceback" in note and "load_proxy" in note for note in caught.value.__notes__)
