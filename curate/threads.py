@@ -23,8 +23,9 @@ def all_threads() -> int:
 
 def choose(parameters: int) -> None:
     """Set torch's threads to what a model of this size is worth; what is left to the user stays."""
+    most = all_threads()  # looked up before it changes
     if not _given():
-        torch.set_num_threads(all_threads() if parameters >= LARGE else 1)
+        torch.set_num_threads(most if parameters >= LARGE else 1)
 
 
 def be_one_of_several() -> None:
