@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate.folders.parts import Span
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.run import Run
 
@@ -54,10 +55,5 @@ def skipped(*entries: tuple[str, int, str]) -> pa.Table:
 def write(run: Run, shard: str, shard_index: int, table: pa.Table, aside: pa.Table | None = None, **part: Any) -> Any:
     """Write a whole shard as one part unless told otherwise."""
     cover = {"index": 0, "start": 0, "end": table.num_rows, "last": True, **part}
-    return run.write_part(
-        shard=shard,
-        shard_index=shard_index,
-        rows=table,
-        skipped=aside if aside is not None else skipped(),
-        **cover,
-    )
+    span = Span(shard=shard, shard_index=shard_index, **cover)
+    return run.write_part(span, table, aside if aside is not None else skipped())

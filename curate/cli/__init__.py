@@ -19,6 +19,7 @@ ORDER = (
     *("quickstart", "warmup", "score", "rescore", "report", "select", "validate", "verify"),
     *("index", "query", "sql", "status", "bench"),
 )
+SPINS = "10000"
 
 
 class Commands(click.Group):
@@ -55,9 +56,9 @@ def group() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exit code 0, 1 (failed) or 2 (asked wrongly)."""
-    # Before torch loads. A thread that has gone to sleep is slow to wake, above all in a virtual machine: spinning for
-    # some milliseconds first made training 1.7 times as fast; endless spinning starves whoever shares the cores.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000000")
+    # Before torch loads: how long its threads spin for each other before they sleep: less than a millisecond. Asleep at
+    # once they wake too late for the next product; spinning on they keep the cores from whoever shares them.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)
     except click.exceptions.Abort:

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: BHNSW32, IVF1024,PQ64 …",
 )
 @click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, search: str, dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(
+    ctx: click.Context, /, out: Path | None, search: str, workers: int, dry_run: bool, as_json: bool, **options: Any
+) -> None:
     """Write the gradient sketches of a pool to disk, so that a new target costs seconds.
 
     \b
@@ -49,7 +52,7 @@ def command(ctx: click.Context, /, out: Path | None, search: str, dry_run: bool,
         if dry_run:
             _print_plan(index.plan(settings, out, reporter=reporter), as_json)
             return
-        store = index.run(settings, out, search=search, reporter=reporter)
+        store = index.run(settings, out, search=search, workers=workers, reporter=reporter)
         made = index.make_search(store, search)
     _print(store, made, as_json)
     if warning := arithmetic_warning(store.record.details):

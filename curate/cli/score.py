@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 @click.command(cls=MethodCommand)
 @settings_options(ScoreSettings)
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
 @click.pass_context
-def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+def command(
+    ctx: click.Context, /, out: Path | None, workers: int, dry_run: bool, as_json: bool, **options: Any
+) -> None:
     """Score every document of a pool by its influence on a target.
 
     \b
@@ -33,7 +36,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --pool pile/ --method magic --dry-run
-    curate score --target val.jsonl --pool pile/ --method bm25
+    curate score --target val.jsonl --pool pile/ --method bm25 --workers 8
     curate score --target val.jsonl --store stores/pile
     curate score --config score.yaml
     curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown
@@ -52,7 +55,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
         if dry_run:
             _print_plan(score.plan(settings, reporter=reporter), as_json)
             return
-        run = score.run(settings, out, reporter=reporter)
+        run = score.run(settings, out, workers=workers, reporter=reporter)
         trust = judged(run, reporter)
     if as_json:
         from curate.cli._output import print_json

@@ -1,82 +1,33 @@
-"""Scoring a pool's missing parts in this process."""
+"""Spans one after another in this process, with the next ones read and encoded meanwhile."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curate.errors import CurateError
-from curate.executors.reading import Chunk, Reader, Unreadable, ahead
-from curate.executors.tables import part_tables, write_chunk
+from curate.executors.contract import Executor, PartWork, UnfinishedShard, Unreadable, Work
+from curate.executors.ledger import keeping
+from curate.executors.reading import ahead, read_all
 from curate.folders.part_folder import PartFolder
-from curate.gradients.documents import Batching
-from curate.methods.contract import Scorer
 from curate.progress import Reporter
-from curate.proxies.token_texts import TokenTexts
-from curate.scores.run import Run
 
 
-@dataclass(kw_only=True)
-class Work:
-    """What was done in one go."""
-
-    documents: int = 0
-    tokens: int = 0
-    parts: int = 0
+def make(workers: int, device: str) -> Executor:
+    """Return the executor; it has no use for either."""
+    return Local()
 
 
-def work_through(
-    folder: PartFolder,
-    reader: Reader,
-    do: Callable[[Chunk], None],
-    reporter: Reporter,
-    *,
-    stage: str,
-    done: str,
-    hint: str,
-    total: float | None = None,
-) -> None:
-    """Do something with every part that a folder lacks, in order.
+@dataclass(frozen=True)
+class Local:
+    """Works in this process."""
 
-    A shard that cannot be read to its end does not stop the others; it is an error once they are `done` (scored,
-    indexed), with `hint` unless the shard's own error has one.
-    """
-    unreadable: list[Unreadable] = []
-    with reporter.stage(stage, total=total) as task:
-        task.advance(sum(p.end - p.start for p in folder.all_parts()))
-        for chunk in ahead(reader.missing(folder)):
-            if isinstance(chunk, Unreadable):
-                unreadable.append(chunk)
-                reporter.warn(f"{chunk.shard}: {chunk.error.message}")
-                continue
-            do(chunk)
-            task.advance(chunk.end - chunk.start)
-    if unreadable:
-        first = unreadable[0]
-        raise CurateError(
-            f"{len(unreadable)} shard(s) could not be read to the end; all others are {done}. {first.error.message}",
-            hint=first.error.hint or hint,
-        )
-
-
-def score_parts(
-    run: Run,
-    reader: Reader,
-    scorer: Scorer,
-    batching: Batching,
-    columns: Sequence[str],
-    reporter: Reporter,
-    *,
-    total: float | None = None,
-) -> Work:
-    """Score and write every part that the run lacks, in order; see `work_through`."""
-    work, texts = Work(), TokenTexts(reader.encoder.tokenizer)
-
-    def score(chunk: Chunk) -> None:
-        scores, skipped = part_tables(chunk, scorer(chunk.encoded, batching), columns, texts)
-        write_chunk(run, chunk, scores, skipped)
-        work.documents += scores.num_rows
-        work.tokens += sum(e.num_scored for e in chunk.encoded)
-        work.parts += 1
-
-    hint = "Repair or remove the shard, then score into a new folder (--out)."
-    work_through(run, reader, score, reporter, stage="scoring", done="scored", hint=hint, total=total)
-    return work
+    def run(self, work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter) -> Work:
+        """Write the missing parts in order; see `Executor.run`."""
+        opened = work.open()
+        with keeping(work, shards, folder, reporter) as ledger:
+            for chunk in ahead(read_all(shards, opened.encode)):
+                if isinstance(chunk, Unreadable):
+                    ledger.give_up(chunk)
+                    continue
+                tables = opened(chunk)
+                folder.write_part(chunk.span, *tables)
+                ledger.finish(chunk.span, Work.of(tables.rows))
+        return ledger.work

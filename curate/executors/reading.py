@@ -1,14 +1,15 @@
-"""Cutting shards into parts and encoding them, ahead of the scoring."""
+"""Cutting shards into spans, and encoding the rows of a span, ahead of the work on them."""
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from curate.documents import Fields, Overlap, Pool, Shard, documents
 from curate.errors import CurateError
 from curate.folders.part_folder import PartFolder
+from curate.folders.parts import Span
 from curate.proxies.tokens import Encoded, Encoder
 from curate.schema import Document, Skipped
 
@@ -19,15 +20,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """The rows of one part, ready to be scored."""
+class SpanRows:
+    """The rows of a span as they were read: what one process hands to another."""
 
-    shard: str
-    shard_index: int
-    index: int
-    start: int
-    end: int
-    last: bool
+    span: Span
+    rows: Sequence[Document | Skipped]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """The rows of a span, ready to be worked on."""
+
+    span: Span
     documents: list[Document]
     encoded: list[Encoded]
     overlaps: list[tuple[bool, float]]
@@ -44,63 +48,111 @@ class Unreadable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
-    """Yields a pool's missing parts in order."""
+class UnfinishedShard:
+    """A shard of which a folder lacks parts."""
 
-    pool: Pool
+    shard: Shard
+    number: int
+    """The shard's, in the pool."""
     fields: Fields
-    encoder: Encoder
-    overlap: Overlap
     part_documents: int
-    numbers: Mapping[str, int] | None = None
-    """The shards' numbers by name, where they are not the pool's order."""
+    start: int = 0
+    """The first row without a part."""
+    index: int = 0
+    """Of the part that begins there."""
+    there: frozenset[Span] = frozenset()
+    """Spans behind that row that have a part: several processes finish parts out of order."""
 
-    def missing(self, folder: PartFolder) -> Iterator[Chunk | Unreadable]:
-        """Yield every part that the folder does not have yet; finished shards are not even opened."""
-        for place, shard in enumerate(self.pool.shards):
-            shard_index = place if self.numbers is None else self.numbers[shard.name]
-            done = folder.parts(shard.name)
-            if done and done[-1].last:
-                continue
-            start = done[-1].end if done else 0
-            try:
-                yield from self._chunks(shard, shard_index, start=start, index=len(done))
-            except CurateError as error:
-                yield Unreadable(shard=shard.name, error=error)
+    def read(self) -> Iterator[SpanRows]:
+        """Read and cut the shard from its first missing row on, and yield the spans that have no part.
 
-    def _chunks(self, shard: Shard, shard_index: int, *, start: int, index: int) -> Iterator[Chunk]:
+        Where a span ends follows from the shard and `part_documents` alone.
+        """
+        for span, rows in self._cut(self.start, self.index):
+            if span not in self.there:
+                yield SpanRows(span=span, rows=rows)
+
+    def _cut(self, start: int, index: int) -> Iterator[tuple[Span, list[Document | Skipped]]]:
         rows: list[Document | Skipped] = []
         characters = 0
-        for row in documents(shard, self.fields, start=start):
+
+        def span(*, last: bool) -> Span:
+            end = rows[-1].row + 1 if rows else start
+            return Span(shard=self.shard.name, shard_index=self.number, index=index, start=start, end=end, last=last)
+
+        for row in documents(self.shard, self.fields, start=start):
             if len(rows) >= self.part_documents or characters >= PART_CHARACTERS:
-                # Only now is it known that the part before this row was not the shard's last.
-                yield self.chunk_of(shard, shard_index, index, start, rows, last=False)
+                # Only now is it known that the span before this row was not the shard's last.
+                yield span(last=False), rows
                 start, index, rows, characters = rows[-1].row + 1, index + 1, [], 0
             rows.append(row)
             characters += len(row.plain_text) if isinstance(row, Document) else 0
-        yield self.chunk_of(shard, shard_index, index, start, rows, last=True)
+        yield span(last=True), rows
 
-    def chunk_of(
-        self, shard: Shard, shard_index: int, index: int, start: int, rows: list[Document | Skipped], *, last: bool
-    ) -> Chunk:
-        """Make a part of rows that were read: encode documents, measure overlaps, set aside what carries no loss."""
-        found = [r for r in rows if isinstance(r, Document)]
-        skipped = [r for r in rows if isinstance(r, Skipped)]
-        encoded = self.encoder(found)
+
+def unfinished(
+    folder: PartFolder,
+    pool: Pool,
+    fields: Fields,
+    part_documents: int,
+    numbers: Mapping[str, int] | None = None,
+) -> list[UnfinishedShard]:
+    """Return the shards of a pool that a folder has not to their end, in order; none is opened.
+
+    `numbers` are the shards' numbers by name, where they are not the pool's order.
+    """
+    there: dict[str, list[Span]] = {}
+    for part in folder.all_parts():
+        there.setdefault(part.shard, []).append(part.span)
+    shards = []
+    for place, shard in enumerate(pool.shards):
+        if folder.holds(shard.name):
+            continue
+        whole = folder.parts(shard.name)
+        shards.append(
+            UnfinishedShard(
+                shard=shard,
+                number=place if numbers is None else numbers[shard.name],
+                fields=fields,
+                part_documents=part_documents,
+                start=whole[-1].end if whole else 0,
+                index=len(whole),
+                there=frozenset(there.get(shard.name, [])[len(whole) :]),
+            )
+        )
+    return shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkEncoder:
+    """Makes chunks of rows: encodes documents, measures overlaps, sets aside what carries no loss."""
+
+    encoder: Encoder
+    overlap: Overlap
+
+    def __call__(self, read: SpanRows) -> Chunk:
+        """Return the chunk of a span's rows. Raises CurateError for documents that the model cannot read."""
+        candidates = [r for r in read.rows if isinstance(r, Document)]
+        skipped = [r for r in read.rows if isinstance(r, Skipped)]
+        encoded = self.encoder(candidates)
         kept = [i for i, e in enumerate(encoded) if e.num_scored > 0]
-        skipped += [no_scored_token(d, e) for d, e in zip(found, encoded, strict=True) if not e.num_scored]
+        skipped += [no_scored_token(d, e) for d, e in zip(candidates, encoded, strict=True) if not e.num_scored]
         return Chunk(
-            shard=shard.name,
-            shard_index=shard_index,
-            index=index,
-            start=start,
-            end=rows[-1].row + 1 if rows else start,
-            last=last,
-            documents=[found[i] for i in kept],
+            span=read.span,
+            documents=[candidates[i] for i in kept],
             encoded=[encoded[i] for i in kept],
-            overlaps=[self.overlap.measure(found[i].plain_text) for i in kept],
+            overlaps=[self.overlap.measure(candidates[i].plain_text) for i in kept],
             skipped=sorted(skipped, key=lambda s: s.row),
         )
+
+
+def read_all(shards: Iterable[UnfinishedShard], make: Callable[[SpanRows], T]) -> Iterator[T | Unreadable]:
+    """Yield what is made of every span that lacks a part, in order; a shard that cannot be read stops no other."""
+    for shard in shards:
+        try:
+            yield from map(make, shard.read())
+        except CurateError as error:
+            yield Unreadable(shard=shard.shard.name, error=error)
 
 
 def no_scored_token(document: Document, encoded: Encoded) -> Skipped:

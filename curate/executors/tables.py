@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from curate.executors.reading import Chunk
-from curate.folders.part_folder import PartFolder
+from curate.executors.contract import Chunk, PartTables
 from curate.gradients.scored import Scored
 from curate.proxies.tokens import Encoded
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, TOKEN_TEXTS, Skipped, is_reserved, token_column
@@ -18,8 +17,8 @@ Texts = Callable[[Sequence[int]], Sequence[str]]
 """From a document's ids to each token's text."""
 
 
-def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Texts) -> tuple[pa.Table, pa.Table]:
-    """Return (scores, skipped). A document whose scores are not all finite is set aside with its reason.
+def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Texts) -> PartTables:
+    """Return scores and skipped rows. A document whose scores are not all finite is set aside with its reason.
 
     `columns` names the score columns, `score` first. `texts` is asked only when there are scores per token.
     """
@@ -41,7 +40,7 @@ def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Tex
     if tokens is not None:
         arrays |= _token_columns([chunk.encoded[i] for i in kept], [tokens[i] for i in kept], columns, texts)
     arrays |= metadata_columns([chunk.documents[i] for i in kept])
-    return pa.table(arrays), skipped_table(skipped)
+    return PartTables(pa.table(arrays), skipped_table(skipped))
 
 
 def row_values(
@@ -99,20 +98,6 @@ def _token_columns(
     }
     words = pa.array([t for e in encoded for t in texts(e.ids.tolist())], pa.string())
     return found | {TOKEN_TEXTS: pa.ListArray.from_arrays(offsets, words)}
-
-
-def write_chunk(folder: PartFolder, chunk: Chunk, rows: pa.Table, skipped: pa.Table) -> None:
-    """Write a chunk's tables as the part of the folder that it is."""
-    folder.write_part(
-        shard=chunk.shard,
-        shard_index=chunk.shard_index,
-        index=chunk.index,
-        start=chunk.start,
-        end=chunk.end,
-        last=chunk.last,
-        rows=rows,
-        skipped=skipped,
-    )
 
 
 def _column(values: Any, kind: pa.DataType, rows: int) -> pa.Array:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Claim, Folder, put_json, put_text, read_json
 from curate.folders.local import open_folder
-from curate.folders.parts import Part, metadata_of, part_name, put_table, read_part
+from curate.folders.parts import Part, Span, metadata_of, put_table, read_part
 from curate.folders.record import RunRecord, differences
 from curate.folders.unify import File
 from curate.schema import SKIPPED_SCHEMA
@@ -111,6 +111,11 @@ class PartFolder(ABC):
             whole.append(part)
         return whole
 
+    def holds(self, shard: str) -> bool:
+        """Whether all of a shard's parts are there."""
+        parts = self.parts(shard)
+        return bool(parts) and parts[-1].last
+
     def all_parts(self) -> list[Part]:
         """Every part in pool order."""
         return sorted((p for parts in self._by_shard().values() for p in parts), key=lambda p: p.order)
@@ -119,38 +124,18 @@ class PartFolder(ABC):
         """Look again for parts: other processes have written some since."""
         self._parts = None
 
-    def write_part(
-        self,
-        *,
-        shard: str,
-        shard_index: int,
-        index: int,
-        start: int,
-        end: int,
-        last: bool,
-        rows: pa.Table,
-        skipped: pa.Table,
-    ) -> Part:
+    def write_part(self, span: Span, rows: pa.Table, skipped: pa.Table) -> Part:
         """Write one part: its skipped rows first, then its table, so that one with a table is whole."""
-        name, aside = f"{self.ROWS}/{part_name(shard_index, index)}", f"skipped/{part_name(shard_index, index)}"
-        part = Part(
-            shard=shard,
-            shard_index=shard_index,
-            index=index,
-            start=start,
-            end=end,
-            last=last,
-            path=self.folder.local(name),
-            schema=rows.schema.remove_metadata(),
-        )
+        name, aside = f"{self.ROWS}/{span.name}.parquet", f"skipped/{span.name}.parquet"
+        part = Part(**span.as_dict(), path=self.folder.local(name), schema=rows.schema.remove_metadata())
         if skipped.num_rows:
-            put_table(self.folder, aside, skipped, metadata_of(part))
+            put_table(self.folder, aside, skipped, metadata_of(span))
         else:
             self.folder.remove(aside)
-        put_table(self.folder, name, rows, metadata_of(part))
+        put_table(self.folder, name, rows, metadata_of(span))
         if self._parts is not None:
-            others = [p for p in self._parts.get(shard, []) if p.index != index]
-            self._parts[shard] = sorted([*others, part], key=lambda p: p.order)
+            others = [p for p in self._parts.get(span.shard, []) if p.index != span.index]
+            self._parts[span.shard] = sorted([*others, part], key=lambda p: p.order)
         return part
 
     def log(self, line: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """One part: the scores of a stretch of one shard's rows, which says itself what it covers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,12 +10,11 @@ import pyarrow.parquet as pq
 from curate.errors import CurateError
 from curate.folders.folder import Folder
 
-_KEYS = ("shard", "shard_index", "index", "start", "end", "last")
 ROW_GROUP = 122_880  # DuckDB's own: one group is one unit of parallel work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Span:
     """Rows `start` to `end` (exclusive; skipped rows count) of one shard; `last` when the shard ends here."""
 
     shard: str
@@ -23,18 +23,32 @@ class Part:
     start: int
     end: int
     last: bool
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Spans in this order are in pool order."""
+        return self.shard_index, self.index
+
+    @property
+    def name(self) -> str:
+        """What a part's files are called, without their endings."""
+        return f"{self.shard_index:05d}-{self.index:05d}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(Span)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part(Span):
+    """A span that a folder has the files of."""
+
     path: Path
     schema: pa.Schema = field(compare=False, repr=False)
     """Columns of its scores, as its footer has them."""
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Parts in this order are in pool order."""
-        return self.shard_index, self.index
-
-
-def part_name(shard_index: int, index: int) -> str:
-    return f"{shard_index:05d}-{index:05d}.parquet"
+    def span(self) -> Span:
+        return Span(**self.as_dict())
 
 
 def put_table(folder: Folder, name: str, table: pa.Table, metadata: dict[str, str]) -> None:
@@ -43,8 +57,8 @@ def put_table(folder: Folder, name: str, table: pa.Table, metadata: dict[str, st
     folder.put(name, lambda path: pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP))
 
 
-def metadata_of(part: Part) -> dict[str, str]:
-    return {f"curate.{key}": _encode(getattr(part, key)) for key in _KEYS}
+def metadata_of(span: Span) -> dict[str, str]:
+    return {f"curate.{key}": _encode(value) for key, value in span.as_dict().items()}
 
 
 def read_part(path: Path) -> Part:
@@ -57,7 +71,7 @@ def read_part(path: Path) -> Part:
             hint="Delete this file and start the same run again: it writes the part anew.",
         ) from error
     raw = schema.metadata or {}
-    found = {key: raw.get(f"curate.{key}".encode()) for key in _KEYS}
+    found = {key: raw.get(f"curate.{key}".encode()) for key in (f.name for f in fields(Span))}
     missing = [key for key, value in found.items() if value is None]
     if missing:
         raise CurateError(

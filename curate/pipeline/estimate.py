@@ -20,7 +20,7 @@ from curate.methods.contract import Inputs, Plan, Scorer, Sizes
 from curate.pipeline.origin import unchanged
 from curate.pipeline.request import Request
 from curate.pipeline.samples import SAMPLE, Quiet, apart, drawn, part_of
-from curate.pipeline.workspace import Workspace
+from curate.pipeline.workspace import Workspace, overlap_with
 from curate.progress import Task
 from curate.proxies.tokens import Encoded
 
@@ -148,11 +148,11 @@ def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
 
 def _read(asked: Request, workspace: Workspace, background: int) -> _Reading:
     """Draw a sample and do with it what a run does before it scores. Raises CurateError where nothing can be scored."""
-    reader = workspace.reader(asked.target)
+    overlap = overlap_with(asked.target)
     documents, look = _clocked(lambda: drawn(asked.pool, asked.settings, SAMPLE + background))
     workspace.encoder(documents[:1])  # libraries set themselves up on first use
     encoded, encoding = _clocked(lambda: workspace.encoder(documents))
-    _, comparing = _clocked(lambda: [reader.overlap.measure(d.plain_text) for d in documents])
+    _, comparing = _clocked(lambda: [overlap.measure(d.plain_text) for d in documents])
     sample, others = apart(encoded, background)
     if not sample:
         raise CurateError("A sample of the pool holds nothing to score.", hint="Is --text-column the right one?")

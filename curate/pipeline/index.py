@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curate import methods
+from curate import executors, methods
 from curate.documents import Pool, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
+from curate.executors.contract import Executor
+from curate.executors.reading import unfinished
 from curate.folders.local import refuse_url
 from curate.folders.part_folder import FINISHED
 from curate.gradients.sketches import SketchEngine
@@ -17,6 +19,7 @@ from curate.methods import trackstar
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.request import open_candidates, resolve_index
+from curate.pipeline.work import IndexWork, sketching
 from curate.pipeline.workspace import NO_TARGET, Workspace, load, versions
 from curate.progress import Reporter, Silent
 from curate.proxies.proxy import choose_device
@@ -24,7 +27,7 @@ from curate.score_settings import background_fingerprint
 from curate.scores.counts import count
 from curate.settings import changed, gathered
 from curate.stores.approximate import Made
-from curate.stores.indexing import index_parts, sketched
+from curate.stores.indexing import sketched
 from curate.stores.making import check_factory, ensure_search
 from curate.stores.neighbours import find_neighbours
 from curate.stores.settings import METHOD, IndexSettings, default_store
@@ -63,18 +66,20 @@ def run(
     out: Path | str | None = None,
     *,
     search: str = "auto",
+    workers: int = 1,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Store:
     """Write the sketches of a pool into a store, in one pass, or go on with it, or add the shards that are new.
 
-    `search` says how its nearest documents are found; see `make_search`. Raises CurateError; parts that were finished
-    stay.
+    `search` says how its nearest documents are found; see `make_search`. `workers` processes share the pool. Raises
+    CurateError; parts that were finished stay.
     """
     refuse_url(out, "--out")
     check_factory(search)
-    reporter = reporter or Silent()
-    store = Indexing.open(gathered(IndexSettings, settings, values), out, reporter).run()
+    reporter, settings = reporter or Silent(), gathered(IndexSettings, settings, values)
+    executor = executors.of_workers(workers, settings.device)
+    store = Indexing.open(settings, out, reporter).run(executor)
     ensure_search(store, search, reporter)
     return store
 
@@ -137,7 +142,7 @@ class Indexing:
         pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys(addresses + settings.pool))))
         return cls(settings=settings, pool=pool, path=path, record=record, reporter=reporter)
 
-    def run(self) -> Store:
+    def run(self, executor: Executor) -> Store:
         """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
         started, workspace = time.time(), self._workspace()
         proxy = workspace.proxy
@@ -156,16 +161,13 @@ class Indexing:
             if not store.has_background:
                 store.remember_background(self._background_rows())
             self._check_arithmetic(store, workspace)
-            documents = index_parts(
-                store,
-                workspace.reader(None, {name: shard["number"] for name, shard in store.shards.items()}),
-                engine,
-                workspace.batching,
-                self.reporter,
-                total=sum(estimated_rows(s) for s in self.pool.shards),
-            )
+            numbers = {name: shard["number"] for name, shard in store.shards.items()}
+            opened = sketching(self.settings, store, proxy, engine, workspace.encoder)
+            work = IndexWork(settings=self.settings, path=self.path, opened=opened)
+            shards = unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
+            done = executor.run(work, shards, store, self.reporter)
             self._fit(store, workspace, engine)
-            store.log({"documents": documents, "seconds": round(time.time() - started, 3)})
+            store.log({"documents": done.documents, "seconds": round(time.time() - started, 3)})
             store.finish(count(store))
         return store
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from curate.documents import Split, hold_out
 from curate.errors import CurateError
-from curate.executors.local import Work
+from curate.executors.contract import Work
+from curate.executors.reading import ChunkEncoder
 from curate.folders.local import refuse_url
 from curate.pipeline.request import open_candidates, read_rows, score_columns
 from curate.pipeline.score import log
-from curate.pipeline.workspace import Workspace, encode_target, load, versions
+from curate.pipeline.workspace import Workspace, encode_target, load, overlap_with, versions
 from curate.progress import Reporter, Silent
 from curate.rescoring import plan as planning
 from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
@@ -89,12 +90,12 @@ def _rescoring(
     proxy, encoder = load(scoring)
     fingerprints |= {"model": proxy.fingerprint()}
     workspace = Workspace(settings=scoring, proxy=proxy, encoder=encoder, pool=pool, fingerprints=fingerprints)
-    reader = workspace.reader(target)
     places = best_places(parents, settings.shortlist)
-    chunks = read_places(reader, places)
+    encode = ChunkEncoder(encoder=encoder, overlap=overlap_with(target))
+    chunks = read_places(pool, scoring.fields, encode, places)
     shortlist = [d for chunk in chunks for d in chunk.documents]
     wanted = settings.background or len(shortlist)
-    others = background(pool, reader, shortlist, wanted, settings.seed)
+    others = background(pool, scoring.fields, shortlist, wanted, settings.seed)
     if len(others) < wanted:
         reporter.note(f"{len(others):,} documents of the pool beside the shortlist; {wanted:,} were asked for.")
     rescoring = Rescoring(

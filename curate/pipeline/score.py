@@ -4,15 +4,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from curate import methods
-from curate.documents import estimated_rows
+from curate import executors, methods
 from curate.errors import SettingsError
-from curate.executors.local import Work, score_parts
+from curate.executors.contract import Work
+from curate.executors.reading import unfinished
 from curate.folders.local import refuse_url
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.origin import remember_shards
 from curate.pipeline.request import Request, request
+from curate.pipeline.work import ScoreWork, Scoring
 from curate.pipeline.workspace import Workspace, open_workspace, overlap_with, versions
 from curate.progress import Reporter, Silent
 from curate.score_settings import ScoreSettings, default_out
@@ -26,17 +27,22 @@ def run(
     settings: ScoreSettings | None = None,
     out: Path | str | None = None,
     *,
+    workers: int = 1,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Run:
     """Score every document of a pool, or of a store, against a target, or go on with a run that was stopped.
 
-    Settings come as an object, by name (the method's own among them), or both. Everything that can be wrong with them,
+    Settings come as an object, by name (the method's own among them), or both. `workers` processes share the pool; how
+    many decides nothing but the time. Everything that can be wrong with them,
     the pool's columns or the target is found before the model loads. Raises CurateError; parts that were finished stay.
     """
     refuse_url(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(ScoreSettings, settings, values)
+    executor = executors.of_workers(workers, settings.device)
+    if settings.store and workers > 1:
+        raise SettingsError("A store is scored by threads of one process.", hint="Leave --workers out.")
     asked = request(settings, reporter)
     path = Path(out) if out is not None else default_out(asked.settings)
     _refuse_early(path, asked)
@@ -55,9 +61,10 @@ def run(
         if asked.origin is not None:
             asked.origin.give_parts(run, asked.pool, reporter)
         if asked.store is None:
-            total = sum(estimated_rows(s) for s in asked.pool.shards)
-            reader = workspace.reader(asked.target)
-            work = score_parts(run, reader, scorer, inputs.batching, asked.columns, reporter, total=total)
+            opened = Scoring.of(asked, workspace, scorer) if workers == 1 else None
+            del workspace, inputs, scorer  # workers load their own, and a device need not hold one more
+            shards = unfinished(run, asked.pool, asked.settings.fields, asked.settings.part_documents)
+            work = executor.run(ScoreWork(request=asked, path=path, opened=opened), shards, run, reporter)
         else:
             work = score_stored(run, asked.store, scorer, overlap_with(asked.target), asked.columns, reporter)
         log(run, work, load=loaded - started, prepare=prepared - loaded, score=time.time() - prepared)

@@ -9,7 +9,6 @@ from pathlib import Path
 from curate import __version__, methods
 from curate.documents import Overlap, Pool, Target, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
-from curate.executors.reading import Reader
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
@@ -52,19 +51,7 @@ class Workspace:
     @property
     def batching(self) -> Batching:
         """How documents go through the proxy together."""
-        budget = self.settings.batch_tokens or default_budget(self.proxy)
-        return Batching(tokens=self.encoder.settings, budget=budget)
-
-    def reader(self, target: Target | None, numbers: Mapping[str, int] | None = None) -> Reader:
-        """Return a Reader for the pool, which looks for the target's rows in documents."""
-        return Reader(
-            pool=self.pool,
-            fields=self.settings.fields,
-            encoder=self.encoder,
-            overlap=overlap_with(target),
-            part_documents=self.settings.part_documents,
-            numbers=numbers,
-        )
+        return make_batching(self.settings, self.proxy, self.encoder)
 
     def inputs(
         self, run: Path, reporter: Reporter, record: Callable[[Mapping[str, object]], None] = lambda _: None
@@ -165,6 +152,11 @@ def make_encoder(settings: PassSettings, proxy: Proxy) -> Encoder:
             hint=f"Give --context {proxy.context} or less; --long windows reads longer documents whole.",
         )
     return Encoder(proxy.tokenizer, TokenSettings(context=settings.context or limit, long=settings.long))
+
+
+def make_batching(settings: PassSettings, proxy: Proxy, encoder: Encoder) -> Batching:
+    """Return how documents go through a proxy together."""
+    return Batching(tokens=encoder.settings, budget=settings.batch_tokens or default_budget(proxy))
 
 
 def encode_target(encoder: Encoder, target: Target, reporter: Reporter, what: str = "target") -> EncodedTarget:

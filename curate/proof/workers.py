@@ -1,23 +1,20 @@
 """Retrainings on several devices at once: a process each, which takes every n-th one and leaves files."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
-from time import sleep
 
 import torch
 
 from curate.errors import CurateError, SettingsError
+from curate.executors.children import heard, started
 from curate.folders.folder import Folder
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proxies.proxy import keep_freed_memory, load_proxy
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.recipe import Recipe
-
-_LOOK_EVERY = 0.2  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,32 +53,14 @@ class Workers:
 
     def __call__(self, bank: Bank, jobs: Sequence[Job]) -> Iterator[None]:
         """Yield once per retraining that is done. Raises CurateError when a process fails."""
-        context = multiprocessing.get_context("spawn")
         count = min(len(self.devices), len(jobs))
         orders = [_order(bank, device, jobs[i::count]) for i, device in enumerate(self.devices[:count])]
-        processes: list[BaseProcess] = [context.Process(target=_work, args=(o,), daemon=True) for o in orders]
-        for process in processes:
-            process.start()
-        told = 0
-        try:
-            while told < len(jobs):
-                done = len(jobs) - len(bank.missing(jobs))
-                yield from [None] * (done - told)
-                told = done
-                _refuse_failed(processes)
-                sleep(_LOOK_EVERY)
-        finally:
-            for process in processes:
-                process.terminate() if told < len(jobs) else process.join()
-
-
-def _refuse_failed(processes: Sequence[BaseProcess]) -> None:
-    for process in processes:
-        if process.exitcode:
-            raise CurateError(
-                f"A process that retrains ended with code {process.exitcode}; what it printed says why.",
-                hint="What is done is kept; the same command goes on. One device alone: --device.",
-            )
+        with started(_work, orders) as children:
+            done = 0
+            while done < len(jobs):
+                told = heard(children)
+                yield from [None] * len(told)
+                done += len(told)
 
 
 def _order(bank: Bank, device: str, jobs: Sequence[Job]) -> _Order:
@@ -99,7 +78,7 @@ def _order(bank: Bank, device: str, jobs: Sequence[Job]) -> _Order:
     )
 
 
-def _work(order: _Order) -> None:
+def _work(order: _Order, pipe: Connection) -> None:
     keep_freed_memory()
     laboratory = Laboratory(
         proxy=load_proxy(order.proxy),
@@ -112,5 +91,6 @@ def _work(order: _Order) -> None:
     bank = Bank(laboratory, order.root)
     if bank.folder != order.folder:
         raise CurateError(f"The model at {order.proxy.model} has changed while it was retrained.")
-    for job in bank.missing(order.jobs):
+    for job in order.jobs:
         bank.make(job)
+        pipe.send(None)

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from curate.errors import CurateError, SettingsError
 from curate.proxies.attention import use_block_attention
 from curate.proxies.settings import ProxySettings
+from curate.threads import choose as choose_threads
 
 # One of several experts by number, where each is a module of its own.
 _ROUTED = re.compile(r"experts?\.\d+(\.|$)")
@@ -95,14 +96,16 @@ class Proxy:
 
 
 def load_proxy(settings: ProxySettings, *, weights: Path | None = None) -> Proxy:
-    """Load a proxy from a folder or the hub, frozen and in evaluation mode.
+    """Load a proxy from a folder or the hub, frozen and in evaluation mode; torch gets the threads that suit it.
 
     `weights` is the folder of another state of the same model, which has no tokenizer of its own. Raises CurateError
     when the model cannot be had, or when no layer can be tracked.
     """
     device = choose_device(settings.device)
     model, tokenizer = _load(settings, weights)
-    return make_proxy(model.to(device), tokenizer, settings)  # type: ignore[arg-type]
+    proxy = make_proxy(model.to(device), tokenizer, settings)  # type: ignore[arg-type]
+    choose_threads(proxy.coverage.total)
+    return proxy
 
 
 def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ProxySettings) -> Proxy:

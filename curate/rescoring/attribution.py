@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from curate.errors import SettingsError
-from curate.executors.reading import Chunk
-from curate.executors.tables import part_tables, write_chunk
+from curate.executors.contract import Chunk
+from curate.executors.tables import part_tables
 from curate.folders.kept import Kept, workplace
 from curate.folders.tensors import TENSORS
 from curate.gradients.direction_scoring import DirectionScorer
@@ -183,7 +183,7 @@ class Rescoring:
             row = {d.row: n for d, n in zip(chunk.documents, own, strict=True)}
             kept_rows = [row[r] for r in table.column("row").to_pylist()]
             table = _with(table, {k: v[kept_rows].numpy() for k, v in extra.items()}, after=self.columns[-1])
-            write_chunk(run, chunk, table, skipped)
+            run.write_part(chunk.span, table, skipped)
 
 
 def _scored(

@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 import xxhash
 
-from curate.documents import Pool, documents, sample_rows
+from curate.documents import Fields, Pool, documents, sample_rows
 from curate.errors import CurateError
-from curate.executors.reading import Chunk, Reader
+from curate.executors.contract import Chunk, Span, SpanRows
+from curate.executors.reading import ChunkEncoder
 from curate.schema import Document
 from curate.scores.correlation import spearman
 from curate.scores.run import Run
@@ -33,27 +34,29 @@ def fingerprint(places: set[Place]) -> str:
     return xxhash.xxh3_128_hexdigest(repr(sorted(places)).encode())
 
 
-def read_places(reader: Reader, places: set[Place]) -> list[Chunk]:
+def read_places(pool: Pool, fields: Fields, encode: ChunkEncoder, places: set[Place]) -> list[Chunk]:
     """Read a shortlist's documents, a part per shard that has some.
 
     Raises CurateError where the pool has fewer of them than the shortlist.
     """
     chunks = []
-    for index, shard in enumerate(reader.pool.shards):
+    for index, shard in enumerate(pool.shards):
         wanted = sorted(row for name, row in places if name == shard.name)
-        rows = list(documents(shard, reader.fields, only=wanted)) if wanted else []
+        rows = list(documents(shard, fields, only=wanted)) if wanted else []
         if len(rows) < len(wanted):
             raise CurateError(f"{shard.name} has {len(rows)} of the {len(wanted)} rows that its scores name.")
         if rows:
-            chunks.append(reader.chunk_of(shard, index, 0, 0, rows, last=True))
+            end = rows[-1].row + 1
+            span = Span(shard=shard.name, shard_index=index, index=0, start=0, end=end, last=True)
+            chunks.append(encode(SpanRows(span=span, rows=rows)))
     return chunks
 
 
-def background(pool: Pool, reader: Reader, shortlist: Sequence[Document], count: int, seed: int) -> list[Document]:
+def background(pool: Pool, fields: Fields, shortlist: Sequence[Document], count: int, seed: int) -> list[Document]:
     """Draw documents of the pool that are not in the shortlist, nor copies of what is; all there are if fewer."""
     places = {(d.shard, d.row) for d in shortlist}
     contents = {d.content_hash for d in shortlist}
-    drawn = sample_rows(pool, count + len(shortlist), seed, reader.fields)
+    drawn = sample_rows(pool, count + len(shortlist), seed, fields)
     others = [d for d in drawn if (d.shard, d.row) not in places and d.content_hash not in contents]
     if len(others) <= count:
         return others

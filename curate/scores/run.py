@@ -8,6 +8,7 @@ shards.json         the pool's shards as they were, for a later run that takes o
 target/ …           whatever later runs reuse
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
@@ -41,14 +42,9 @@ class Run(PartFolder):
         """
         aside = part.path.parent.parent / "skipped" / part.path.name
         return self.write_part(
-            shard=part.shard,
-            shard_index=shard_index,
-            index=part.index,
-            start=part.start,
-            end=part.end,
-            last=part.last,
-            rows=pq.read_table(part.path) if rows is None else rows,
-            skipped=pq.read_table(aside) if aside.exists() else SKIPPED_SCHEMA.empty_table(),
+            replace(part.span, shard_index=shard_index),
+            pq.read_table(part.path) if rows is None else rows,
+            pq.read_table(aside) if aside.exists() else SKIPPED_SCHEMA.empty_table(),
         )
 
     def scores(self) -> "pl.LazyFrame":

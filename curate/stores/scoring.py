@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.documents import Overlap
-from curate.executors.local import Work
+from curate.executors.contract import Work
 from curate.gradients.scoring import SketchScorer
 from curate.methods.contract import Scorer
 from curate.progress import Reporter
@@ -27,7 +27,8 @@ def score_stored(
     work = Work()
     assert isinstance(scorer, SketchScorer)  # as methods that offer "store" promise
     (term,) = scorer.terms
-    missing = [p for p in store.all_parts() if p.index >= len(run.parts(p.shard))]
+    there = {p.span for p in run.all_parts()}
+    missing = [p for p in store.all_parts() if p.span not in there]
     lengths = norms(store, term.whitening, reporter) if scorer.unit else None
     products = Products(store.storage, folded(store, term.queries, term.whitening))
     with reporter.stage("scoring", total=len(store)) as stage:
@@ -36,9 +37,7 @@ def score_stored(
             rows = pq.read_table(part.path)
             found_overlaps = [overlap.measure(text) for text in store.texts(part)]
             run.adopt(part, part.shard_index, _table(rows, scores, found_overlaps, columns))
-            work.documents += len(rows)
-            work.tokens += int(rows["n_tokens"].to_numpy().sum())
-            work.parts += 1
+            work.add(Work.of(rows))
             stage.advance(len(rows))
     return work
 

@@ -120,11 +120,6 @@ class Store(PartFolder):
         """What the sketches take on disk."""
         return sum(p.stat().st_size for p in (self.path / "sketches").glob("*.npy"))
 
-    def holds(self, shard: str) -> bool:
-        """Whether all of a shard's parts are there."""
-        parts = self.parts(shard)
-        return bool(parts) and parts[-1].last
-
     def forget(self) -> None:
         """Remove all that lies beside the parts; there are none yet."""
         folders = ("sketches", "texts", "curvature", "norms", "search", "neighbours")

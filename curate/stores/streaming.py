@@ -1,4 +1,4 @@
-"""One pass over a store's sketches: every part once, by as many threads as torch has, in blocks that a cache holds."""
+"""One pass over a store's sketches: every part once, by a thread per core, in blocks that a cache holds."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 from curate.folders.parts import Part
 from curate.stores.storage import Codes
 from curate.stores.store import Store
+from curate.threads import all_threads
 
 # A task of several blocks costs less than handing each to a thread.
 TASK = 1024
@@ -21,12 +22,12 @@ AHEAD = 8
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
     """Open a pool with a thread per core in which torch works by itself: blocks are independent, products are small."""
-    count = torch.get_num_threads()
+    before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(all_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
-        torch.set_num_threads(count)  # MKL's threads are one number for the whole process
+        torch.set_num_threads(before)  # MKL's threads are one number for the whole process
 
 
 def stream(

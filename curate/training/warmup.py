@@ -64,6 +64,7 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
     warm-up left in `out` is replaced; any other folder that is not empty is refused. Holds the sample in
     memory, not the pool.
     """
+    from curate import threads
     from curate.proxies.proxy import choose_device, keep_freed_memory
 
     started = time.monotonic()
@@ -79,6 +80,7 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
     with new_folder(out) as folder, _without_bars():
         documents = _sample(pool, settings, reporter)
         model, tokenizer, context = _model(documents, settings, reporter)
+        threads.choose(sum(p.numel() for p in model.parameters()))
         windows, held_out, held = _windows(documents, tokenizer, context, reporter)
         fitted = _train(model, windows, held_out, folder, settings, reporter, started)
         model.save_pretrained(folder)

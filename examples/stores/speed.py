@@ -21,7 +21,7 @@ import torch
 
 from curate.folders.folder import put_json
 from curate.folders.local import open_folder
-from curate.folders.parts import part_name
+from curate.folders.parts import Span
 from curate.proxies.proxy import keep_freed_memory
 from curate.schema import SKIPPED_SCHEMA
 from curate.scores.counts import count
@@ -48,17 +48,10 @@ def repeated(source: Store, documents: int, out: Path) -> Store:
             values = source.storage.decode(source.codes(part))[: documents - done]
             noise = torch.randn(values.shape, generator=generator) / values.shape[1] ** 0.5
             codes = source.storage.encode(values + NOISE * values.norm(dim=1, keepdim=True) * noise)
-            store.write_sketches(part_name(number, 0).removesuffix(".parquet"), codes, source.texts(part)[: len(codes)])
-            store.write_part(
-                shard=f"repeated-{number}",
-                shard_index=number,
-                index=0,
-                start=0,
-                end=len(codes),
-                last=True,
-                rows=pq.read_table(part.path).slice(0, len(codes)),
-                skipped=SKIPPED_SCHEMA.empty_table(),
-            )
+            span = Span(shard=f"repeated-{number}", shard_index=number, index=0, start=0, end=len(codes), last=True)
+            store.write_sketches(span.name, codes, source.texts(part)[: len(codes)])
+            rows = pq.read_table(part.path).slice(0, len(codes))
+            store.write_part(span, rows, SKIPPED_SCHEMA.empty_table())
             number, done = number + 1, done + len(codes)
             if done == documents:
                 break

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from curate.executors.reading import Chunk
+from curate.executors.contract import Chunk, Span
 from curate.executors.tables import part_tables
 from curate.gradients.scored import Scored
 from curate.proxies.tokens import Encoded
@@ -21,12 +21,7 @@ def chunk() -> Chunk:
     ]
     encoded = [Encoded(ids=np.arange(n, dtype=np.int32), scored=np.arange(n) > 0, truncated=False) for n in LENGTHS]
     return Chunk(
-        shard="a",
-        shard_index=0,
-        index=0,
-        start=0,
-        end=3,
-        last=True,
+        span=Span(shard="a", shard_index=0, index=0, start=0, end=3, last=True),
         documents=documents,
         encoded=encoded,
         overlaps=[(False, 0.0)] * 3,

@@ -223,7 +223,7 @@ def test_scores_of_common_documents_alone_are_compared(place: Path, tmp_path: Pa
     first = whole.all_parts()[0]
     table = pl.read_parquet(first.path).head(12).to_arrow()
     empty = pl.DataFrame(schema={"shard": pl.String, "row": pl.Int64}).to_arrow()
-    part.write_part(shard=first.shard, shard_index=0, index=0, start=0, end=12, last=True, rows=table, skipped=empty)
+    part.write_part(replace(first.span, shard_index=0, end=12, last=True), table, empty)
     part.finish({"documents": 12, "tokens": 1, "skipped": {}})
     asked = replace(settings(place, "bm25"), runs=(str(place / "runs" / "bm25"), str(tmp_path / "part")), documents=500)
     documents = validate._validating(asked, Heard()).documents

@@ -207,7 +207,7 @@ def test_a_store_with_a_hole_is_not_finished(place: Path, tmp_path: Path, monkey
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("curate.pipeline.index.index_parts", killed)
+    monkeypatch.setattr("curate.executors.local.Local.run", killed)
     with pytest.raises(KeyboardInterrupt):
         curate.index(asked(place), tmp_path / "store")
     assert not Store.open(tmp_path / "store").is_finished

@@ -1,0 +1,53 @@
+"""What an executor has done so far: told as it happens, added up, and judged at the end."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from curate.documents import estimated_rows
+from curate.errors import CurateError
+from curate.executors.contract import PartWork, Span, UnfinishedShard, Unreadable, Work
+from curate.folders.part_folder import PartFolder
+from curate.progress import Reporter, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """Counts parts as they are finished, and shards that could not be read."""
+
+    task: Task
+    reporter: Reporter
+    work: Work = field(default_factory=Work)
+    unreadable: dict[str, CurateError] = field(default_factory=dict)
+    """Why, by the shard's name."""
+
+    def finish(self, span: Span, work: Work) -> None:
+        """Count a part that was written."""
+        self.work.add(work)
+        self.task.advance(span.end - span.start)
+
+    def give_up(self, shard: Unreadable) -> None:
+        """Take note of a shard that cannot be read to its end; once."""
+        if shard.shard not in self.unreadable:
+            self.unreadable[shard.shard] = shard.error
+            self.reporter.warn(f"{shard.shard}: {shard.error.message}")
+
+
+@contextmanager
+def keeping(
+    work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter
+) -> Iterator[Ledger]:
+    """Open the books for some work on a folder. Raises CurateError in the end where shards could not be read."""
+    names = {s.shard.name for s in shards}
+    there = [(p.end - p.start, p.shard in names) for p in folder.all_parts()]
+    total = sum(rows for rows, again in there if not again) + sum(estimated_rows(s.shard) for s in shards)
+    with reporter.stage(work.stage, total=total) as task:
+        task.advance(sum(rows for rows, _ in there))
+        ledger = Ledger(task=task, reporter=reporter)
+        yield ledger
+    if ledger.unreadable:
+        error = next(iter(ledger.unreadable.values()))
+        raise CurateError(
+            f"{len(ledger.unreadable)} shard(s) could not be read to the end; all others are done. {error.message}",
+            hint=error.hint or work.hint,
+        )

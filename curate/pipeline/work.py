@@ -1,0 +1,126 @@
+"""What is done to the spans of a pool: scoring and sketching, as values that load a workspace wherever they are opened.
+
+A process that opens one finds all that was fitted in the run's folder, where the driver's own preparation has left it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curate import methods
+from curate.errors import CurateError
+from curate.executors.contract import Chunk, PartTables
+from curate.executors.reading import ChunkEncoder
+from curate.executors.tables import part_tables
+from curate.folders.part_folder import PartFolder
+from curate.gradients.documents import Batching
+from curate.gradients.sketches import SketchEngine
+from curate.methods.contract import Scorer
+from curate.pipeline.request import Request
+from curate.pipeline.workspace import Workspace, load, make_batching, open_workspace, overlap_with
+from curate.progress import Silent
+from curate.proxies.proxy import Proxy
+from curate.proxies.token_texts import TokenTexts
+from curate.proxies.tokens import Encoder
+from curate.scores.run import Run
+from curate.stores.indexing import Sketching
+from curate.stores.settings import IndexSettings
+from curate.stores.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """Scores chunks, with a model in memory."""
+
+    encode: ChunkEncoder
+    scorer: Scorer
+    batching: Batching
+    columns: Sequence[str]
+    texts: TokenTexts
+
+    @classmethod
+    def of(cls, request: Request, workspace: Workspace, scorer: Scorer) -> "Scoring":
+        """Return what scores a request's documents in this process."""
+        return cls(
+            encode=ChunkEncoder(encoder=workspace.encoder, overlap=overlap_with(request.target)),
+            scorer=scorer,
+            batching=workspace.batching,
+            columns=request.columns,
+            texts=TokenTexts(workspace.encoder.tokenizer),
+        )
+
+    def __call__(self, chunk: Chunk) -> PartTables:
+        """Return a chunk's scores, and the rows that have none."""
+        return part_tables(chunk, self.scorer(chunk.encoded, self.batching), self.columns, self.texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreWork:
+    """Scoring a pool's documents by a method that was prepared in a run's folder."""
+
+    request: Request
+    path: Path
+    """The run's folder."""
+    opened: Scoring | None = field(default=None, repr=False)
+    """What this process has in memory already; it does not travel."""
+    stage: str = "scoring"
+    hint: str = "Repair or remove the shard, then score into a new folder (--out)."
+
+    def open(self) -> Scoring:
+        """Load the workspace and prepare from what the run keeps."""
+        if self.opened is not None:
+            return self.opened
+        workspace = open_workspace(self.request, Silent())
+        _refuse_changed(Run.open(self.path), workspace.fingerprints["model"])
+        inputs = workspace.inputs(self.path, Silent())
+        scorer = methods.get(self.request.method).prepare(inputs, self.request.method_settings)
+        return Scoring.of(self.request, workspace, scorer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"opened": None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexWork:
+    """Sketching a pool's documents into a store."""
+
+    settings: IndexSettings
+    path: Path
+    """The store's folder."""
+    opened: Sketching | None = field(default=None, repr=False)
+    """What this process has in memory already; it does not travel."""
+    stage: str = "indexing"
+    hint: str = "Repair or remove the shard, then index again."
+
+    def open(self) -> Sketching:
+        """Load the proxy and open the store."""
+        if self.opened is not None:
+            return self.opened
+        store = Store.open(self.path)
+        proxy, encoder = load(self.settings)
+        _refuse_changed(store, proxy.fingerprint())
+        engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
+        return sketching(self.settings, store, proxy, engine, encoder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"opened": None}
+
+
+def sketching(settings: IndexSettings, store: Store, proxy: Proxy, engine: SketchEngine, encoder: Encoder) -> Sketching:
+    """Return what sketches chunks with a proxy that is in memory."""
+    return Sketching(
+        store=store,
+        encode=ChunkEncoder(encoder=encoder, overlap=overlap_with(None)),
+        engine=engine,
+        batching=make_batching(settings, proxy, encoder),
+    )
+
+
+def _refuse_changed(folder: PartFolder, model: str) -> None:
+    """Raise CurateError unless the folder was begun with a model of this fingerprint."""
+    if model != folder.record.fingerprints.model:
+        raise CurateError(
+            f"The model {folder.record.model} has changed since {folder.path} was begun.",
+            hint="Put that model back, or give another folder with --out.",
+        )

@@ -1,0 +1,41 @@
+"""How many threads torch computes with.
+
+Threads share every small product of a model, and wait for each other after each: by spinning, since a thread that has
+gone to sleep is slow to wake. A small model's products are over before a second thread has helped, and where another
+process runs on the cores, spinning threads wait for one that does not get to run. So a small model has one thread; a
+large one all cores, which spin for a moment only. Whoever sets OMP_NUM_THREADS or MKL_NUM_THREADS decides himself.
+"""
+
+import os
+from functools import cache
+
+import torch
+
+# Parameters from which on a second thread is worth while on a CPU.
+LARGE = 5_000_000
+
+
+@cache
+def all_threads() -> int:
+    """Return how many threads torch had before this module chose."""
+    return torch.get_num_threads()
+
+
+def choose(parameters: int) -> None:
+    """Set torch's threads to what a model of this size is worth; what is left to the user stays."""
+    most = all_threads()  # looked up before it changes
+    if not _given():
+        torch.set_num_threads(most if parameters >= LARGE else 1)
+
+
+def be_one_of_several() -> None:
+    """Set torch's threads for a process that shares the cores with others like it: one, whatever the model."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if not _given():
+        torch.set_num_threads(1)
+        all_threads.cache_clear()
+        all_threads()
+
+
+def _given() -> bool:
+    return any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))

@@ -1,0 +1,270 @@
+"""Several processes give the bytes of one; what ends one of them is said, and none outlives the one that started it."""
+
+import multiprocessing
+import random
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from curate import executors
+from curate.documents import Fields, open_pool
+from curate.errors import CurateError, SettingsError
+from curate.executors.contract import Chunk, PartTables, SpanRows
+from curate.executors.reading import unfinished
+from curate.pipeline import verbs as pipeline
+from curate.progress import Silent, Task
+from curate.scores.run import Run
+from curate.settings import ScoreSettings
+from curate.stores.settings import IndexSettings
+from tests import small_runs
+from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
+from tests.test_resume import contents
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workers")
+    make_proxy_folder(folder / "proxy")
+    make_pool(folder / "pool", 60)
+    make_target(folder / "val.jsonl")
+    return folder
+
+
+SETTINGS = {
+    "trackstar": {"dim": 4},
+    "ekfac": {},
+    "bm25": {},
+    "length": {},
+    "magic": {"steps": 4, "batch_size": 8, "accept_rough": True},
+}
+
+
+def settings(place: Path, method: str = "trackstar", **changes) -> ScoreSettings:
+    given = {
+        "target": (str(place / "val.jsonl"),),
+        "pool": (str(place / "pool"),),
+        "model": str(place / "proxy"),
+        "method": method,
+        "method_settings": SETTINGS[method],
+        "group_by": "task",
+        "background": 32,
+        "part_documents": 16,
+        "device": "cpu",
+    }
+    return ScoreSettings(**(given | changes))
+
+
+def index_settings(place: Path) -> IndexSettings:
+    return IndexSettings(
+        pool=(str(place / "pool"),),
+        model=str(place / "proxy"),
+        dim=4,
+        background=32,
+        part_documents=16,
+        device="cpu",
+    )
+
+
+class Seen(Silent):
+    """Adds up what a stage is told."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, float | None] = {}
+        self.done: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> AbstractContextManager[Task]:
+        seen = self
+        self.totals[name], self.done[name] = total, 0.0
+
+        class Counting:
+            def __enter__(self) -> Task:
+                return self
+
+            def __exit__(self, *_: object) -> None: ...
+
+            def advance(self, amount: float) -> None:
+                seen.done[name] += amount
+
+            def set_total(self, total: float | None) -> None: ...
+
+        return Counting()
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def make(what: str, place: Path, out: Path, **options) -> Path:
+    """Score by a method, or index, into a folder; return it."""
+    if what == "index":
+        return pipeline.index(index_settings(place), out / "x", **options).path
+    return pipeline.score(settings(place, what), out / "x", **options).path
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, bytes]]:
+    """What one process writes, by method."""
+    made: dict[str, dict[str, bytes]] = {}
+
+    def of(what: str) -> dict[str, bytes]:
+        if what not in made:
+            made[what] = contents(make(what, place, tmp_path_factory.mktemp("alone")))
+        return made[what]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "what", ["trackstar", pytest.param("bm25", marks=pytest.mark.slow), pytest.param("index", marks=pytest.mark.slow)]
+)
+def test_two_processes_write_the_bytes_of_one(place: Path, tmp_path: Path, alone, what: str) -> None:
+    seen = Seen()
+    assert contents(make(what, place, tmp_path, workers=2, reporter=seen)) == alone(what)
+    stage = "indexing" if what == "index" else "scoring"
+    assert seen.done[stage] == 4 * 60 + 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["ekfac", "magic"])
+def test_fits_are_made_once_and_read_by_three_processes(place: Path, tmp_path: Path, alone, what: str) -> None:
+    assert contents(make(what, place, tmp_path, workers=3)) == alone(what)
+
+
+def parts_of(folder: Path, what: str) -> list[Path]:
+    return sorted((folder / ("rows" if what == "index" else "scores")).glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("what", "workers"), [("trackstar", 1), ("index", 1), pytest.param("trackstar", 2, marks=pytest.mark.slow)]
+)
+def test_holes_are_filled_and_nothing_else_is_done_again(
+    place: Path, tmp_path: Path, alone, what: str, workers: int
+) -> None:
+    folder = make(what, place, tmp_path)
+    parts = parts_of(folder, what)
+    removed = [*random.Random(0).sample(parts[:-1], 6), parts[-1]]
+    for part in removed:
+        part.unlink()
+    (folder / "finished.json").unlink()
+    before = {p: p.stat().st_mtime_ns for p in parts if p not in removed}
+    seen = Seen()
+    make(what, place, tmp_path, workers=workers, reporter=seen)
+    assert contents(folder) == alone(what)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert seen.done["indexing" if what == "index" else "scoring"] == 4 * 60 + 4
+    assert f'"parts": {len(removed)}' in (folder / "log.jsonl").read_text() or what == "index"
+
+
+@pytest.mark.slow
+def test_one_large_shard_is_shared_and_its_cut_depends_on_the_file_alone(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "big.jsonl").write_bytes(lines(make_rows(150, 5)))
+    made = [
+        pipeline.score(settings(place, "bm25", pool=(str(tmp_path / "pool"),)), tmp_path / str(n) / "x", workers=n)
+        for n in (1, 3)
+    ]
+    assert contents(made[0].path) == contents(made[1].path)
+    assert [(p.start, p.end) for p in made[1].all_parts()][:2] == [(0, 16), (16, 32)]
+
+
+def test_a_shard_that_cannot_be_read_stops_no_other(place: Path, tmp_path: Path) -> None:
+    make_pool(tmp_path / "pool", 40)
+    whole = (tmp_path / "pool" / "b.jsonl.gz").read_bytes()
+    (tmp_path / "pool" / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    broken = settings(place, "bm25", pool=(str(tmp_path / "pool"),))
+    for workers in (1, 2):
+        seen = Seen()
+        told = r"1 shard\(s\) could not be read to the end; all others are done\. .*b\.jsonl\.gz"
+        with pytest.raises(CurateError, match=told):
+            pipeline.score(broken, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+        assert [w.split(":")[0] for w in seen.warnings] == ["b.jsonl.gz"]
+    assert contents(tmp_path / "1" / "x") == contents(tmp_path / "2" / "x")
+
+
+def test_an_error_in_a_worker_arrives_with_its_hint(place: Path, tmp_path: Path) -> None:
+    folder = make("bm25", place, tmp_path)
+    for part in parts_of(folder, "bm25"):
+        part.unlink()
+    text = (folder / "run.json").read_text()
+
+    class Changing(Silent):
+        """Changes the record just before the workers start."""
+
+        def stage(self, name: str, **given) -> AbstractContextManager[Task]:
+            if name == "scoring":
+                (folder / "run.json").write_text(re.sub('"model": "[0-9a-f]{32}"', '"model": "other"', text))
+            return super().stage(name, **given)
+
+    with pytest.raises(CurateError, match=r"proxy has changed since .* was begun") as caught:
+        make("bm25", place, tmp_path, workers=2, reporter=Changing())
+    assert caught.value.hint == "Put that model back, or give another folder with --out."
+
+
+@dataclass(frozen=True)
+class Failing:
+    """Work that cannot be done: neither a `CurateError` nor any other may be lost on its way."""
+
+    error: Exception
+    stage: str = "scoring"
+    hint: str = ""
+
+    def open(self) -> "Failing":
+        return self
+
+    def encode(self, read: SpanRows) -> Chunk:
+        return Chunk(span=read.span, documents=[], encoded=[], overlaps=[], skipped=[])
+
+    def __call__(self, chunk: Chunk) -> PartTables:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [CurateError("It is full.", hint="Empty it."), pytest.param(KeyError("x"), marks=pytest.mark.slow)]
+)
+def test_an_error_in_the_middle_of_work_ends_all(place: Path, tmp_path: Path, error: Exception) -> None:
+    with Run.start(tmp_path / "x", settings=small_runs.SETTINGS, fingerprints=small_runs.FINGERPRINTS) as run:
+        shards = unfinished(run, open_pool(place / "pool"), Fields(), 16)
+        with pytest.raises(type(error)) as caught:
+            executors.get("processes", workers=2, device="cpu").run(Failing(error), shards, run, Silent())
+    assert vars(caught.value).items() >= vars(error).items()
+    assert any("in __call__" in note for note in caught.value.__notes__)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_documents_that_the_model_cannot_read_end_their_shard_alone(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "pool" / "chat.jsonl").write_bytes(lines([chat] * 40))
+    (tmp_path / "pool" / "text.jsonl").write_bytes(lines(make_rows(40, 5)))
+    proxy = shutil.copytree(place / "proxy", tmp_path / "proxy")
+    (proxy / "chat_template.jinja").unlink()
+    mixed = settings(place, "length", pool=(str(tmp_path / "pool"),), model=str(proxy))
+    for workers in (1, 2):
+        seen = Seen()
+        with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read to the end.* no chat template"):
+            pipeline.score(mixed, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+        assert len(seen.warnings) == 1
+        assert [p.shard for p in Run.open(tmp_path / str(workers) / "x").all_parts()] == ["text.jsonl"] * 3
+
+
+def test_executors_are_found_by_name() -> None:
+    assert executors.names() == ("local", "processes")
+    with pytest.raises(SettingsError, match=r"no executor 'proceses'") as caught:
+        executors.get("proceses")
+    assert "'processes'" in str(caught.value.hint)
+    with pytest.raises(SettingsError, match="workers is 0; expected at least 1"):
+        executors.of_workers(0, "cpu")
+
+
+def test_settings_are_refused_before_any_process_starts(place: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("curate.executors.processes.started", lambda *_, **__: pytest.fail("started processes"))
+    with pytest.raises(SettingsError, match="context is 9999"):
+        pipeline.score(settings(place, context=9999), tmp_path / "x", workers=2, reporter=Silent())
+    with pytest.raises(SettingsError, match="threads of one process"):
+        pipeline.score(settings(place, pool=(), store="stores/x"), tmp_path / "x", workers=2)
