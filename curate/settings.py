@@ -100,7 +100,7 @@ def settings(kind: type[T]) -> type[T]:
     @wraps(build_checked)
     def __init__(self: Any, **values: Any) -> None:
         try:
-            build_checked(self, **_without_nonewords_of(checked, values))
+            build_checked(self, **_without_none_words(checked, values))
         except ValidationError as error:
             raise _explained(error, checked, checked.__name__) from None
         object.__setattr__(self, _GIVEN, frozenset(values))
@@ -223,7 +223,7 @@ def _types(kind: type) -> dict[str, Any]:
     return {n: t for n, t in get_type_hints(kind, include_extras=True).items() if n in names}
 
 
-def _without_nonewords_of(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+def _without_none_words(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     """Read "none" and "null" as None where a field that holds no words may be None: a flag has no other way."""
 
     def is_none(name: str, value: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import curate
 from curate import methods
 from curate.documents import open_pool, read_target, sample_rows
 from curate.errors import CurateError
@@ -14,13 +15,12 @@ from curate.gradients.documents import document_sketches
 from curate.gradients.scoring import SketchScorer, SketchTerm, group_means
 from curate.gradients.sketches import SketchEngine
 from curate.methods.contract import Inputs, Scorer, checked
-from curate.pipeline import verbs as pipeline
-from curate.proxies.proxy import ProxySettings
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoder, TokenSettings
-from curate.settings import ScoreSettings
-from curate.training.proxies import Shape
+from curate.score_settings import ScoreSettings
+from curate.training.settings import Shape, WarmupSettings
 from curate.training.states import checkpoints_of
-from curate.training.warmup import WarmupSettings, warmup
+from curate.training.warmup import warmup
 from tests.methods.preparing import loss_after_a_step
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target
 
@@ -76,7 +76,7 @@ def settings(place: Path, monkeypatch: pytest.MonkeyPatch) -> ScoreSettings:
 def test_a_step_on_a_document_at_the_checkpoints_moves_the_targets_loss_as_its_score_says(
     settings: ScoreSettings, tmp_path: Path
 ) -> None:
-    run = pipeline.score(settings, tmp_path / "run")
+    run = curate.score(settings, tmp_path / "run")
     scores = run.scores().collect().sort("score")
     states = checkpoints_of(ProxySettings(model=settings.model, dtype="float64", device="cpu"))
     assert len(states) == 2
@@ -101,10 +101,10 @@ def test_a_step_on_a_document_at_the_checkpoints_moves_the_targets_loss_as_its_s
 
 def test_states_are_part_of_what_a_run_is_of(settings: ScoreSettings, place: Path, tmp_path: Path) -> None:
     """More checkpoints of the same training leave the same model, and other scores."""
-    run = pipeline.score(settings, tmp_path / "run")
+    run = curate.score(settings, tmp_path / "run")
     asked = WarmupSettings(shape=SHAPE, context=16, batch_tokens=256, steps=8, checkpoints=4)
     warmup(open_pool(place / "pool.jsonl"), tmp_path / "proxy", settings=asked)
-    other = pipeline.score(replace(settings, model=str(tmp_path / "proxy")), tmp_path / "other")
+    other = curate.score(replace(settings, model=str(tmp_path / "proxy")), tmp_path / "other")
     assert run.fingerprints["model"] == other.fingerprints["model"]
     assert run.fingerprints["checkpoints"] != other.fingerprints["checkpoints"]
 
@@ -112,5 +112,5 @@ def test_states_are_part_of_what_a_run_is_of(settings: ScoreSettings, place: Pat
 def test_a_proxy_without_states_is_refused_before_anything_is_written(settings: ScoreSettings, tmp_path: Path) -> None:
     make_proxy_folder(tmp_path / "bare")
     with pytest.raises(CurateError, match="holds no checkpoints of its training"):
-        pipeline.score(replace(settings, model=str(tmp_path / "bare")), tmp_path / "run")
+        curate.score(replace(settings, model=str(tmp_path / "bare")), tmp_path / "run")
     assert not (tmp_path / "run").exists()

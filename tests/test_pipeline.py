@@ -10,6 +10,7 @@ import pytest
 
 import curate
 from curate.errors import CurateError, SettingsError
+from curate.pipeline import request
 from curate.progress import Silent, Task
 from curate.score_settings import ScoreSettings
 from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
@@ -133,9 +134,9 @@ def test_groups_get_a_column_each(place: Path, tmp_path: Path) -> None:
 
 
 def test_group_columns_keep_every_script_and_are_told_apart_without_case() -> None:
-    assert pipeline.score_columns(["日本語", "über uns"]) == ["score", "score_日本語", "score_über_uns"]
+    assert request.score_columns(["日本語", "über uns"]) == ["score", "score_日本語", "score_über_uns"]
     with pytest.raises(SettingsError, match=r"'A b' and 'a_b'"):
-        pipeline.score_columns(["A b", "a_b"])
+        request.score_columns(["A b", "a_b"])
 
 
 def test_a_start_that_fails_does_not_stand_in_the_way_of_the_next(place: Path, tmp_path: Path) -> None:

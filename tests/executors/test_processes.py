@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
+import curate
 from curate import executors
 from curate.documents import Fields, open_pool
 from curate.errors import CurateError, SettingsError
 from curate.executors.contract import Chunk, PartTables, SpanRows
 from curate.executors.reading import unfinished
-from curate.pipeline import verbs as pipeline
 from curate.progress import Silent, Task
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.settings import ScoreSettings
 from curate.stores.settings import IndexSettings
 from tests import small_runs
 from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
@@ -102,8 +102,8 @@ class Seen(Silent):
 def make(what: str, place: Path, out: Path, **options) -> Path:
     """Score by a method, or index, into a folder; return it."""
     if what == "index":
-        return pipeline.index(index_settings(place), out / "x", **options).path
-    return pipeline.score(settings(place, what), out / "x", **options).path
+        return curate.index(index_settings(place), out / "x", **options).path
+    return curate.score(settings(place, what), out / "x", **options).path
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_one_large_shard_is_shared_and_its_cut_depends_on_the_file_alone(place: 
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "big.jsonl").write_bytes(lines(make_rows(150, 5)))
     made = [
-        pipeline.score(settings(place, "bm25", pool=(str(tmp_path / "pool"),)), tmp_path / str(n) / "x", workers=n)
+        curate.score(settings(place, "bm25", pool=(str(tmp_path / "pool"),)), tmp_path / str(n) / "x", workers=n)
         for n in (1, 3)
     ]
     assert contents(made[0].path) == contents(made[1].path)
@@ -181,7 +181,7 @@ def test_a_shard_that_cannot_be_read_stops_no_other(place: Path, tmp_path: Path)
         seen = Seen()
         told = r"1 shard\(s\) could not be read to the end; all others are done\. .*b\.jsonl\.gz"
         with pytest.raises(CurateError, match=told):
-            pipeline.score(broken, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+            curate.score(broken, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
         assert [w.split(":")[0] for w in seen.warnings] == ["b.jsonl.gz"]
     assert contents(tmp_path / "1" / "x") == contents(tmp_path / "2" / "x")
 
@@ -248,7 +248,7 @@ def test_documents_that_the_model_cannot_read_end_their_shard_alone(place: Path,
     for workers in (1, 2):
         seen = Seen()
         with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read to the end.* no chat template"):
-            pipeline.score(mixed, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+            curate.score(mixed, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
         assert len(seen.warnings) == 1
         assert [p.shard for p in Run.open(tmp_path / str(workers) / "x").all_parts()] == ["text.jsonl"] * 3
 
@@ -265,6 +265,6 @@ def test_executors_are_found_by_name() -> None:
 def test_settings_are_refused_before_any_process_starts(place: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("curate.executors.processes.started", lambda *_, **__: pytest.fail("started processes"))
     with pytest.raises(SettingsError, match="context is 9999"):
-        pipeline.score(settings(place, context=9999), tmp_path / "x", workers=2, reporter=Silent())
+        curate.score(settings(place, context=9999), tmp_path / "x", workers=2, reporter=Silent())
     with pytest.raises(SettingsError, match="threads of one process"):
-        pipeline.score(settings(place, pool=(), store="stores/x"), tmp_path / "x", workers=2)
+        curate.score(settings(place, pool=(), store="stores/x"), tmp_path / "x", workers=2)

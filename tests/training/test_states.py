@@ -6,10 +6,11 @@ from transformers import AutoModelForCausalLM
 
 from curate.documents import Pool
 from curate.errors import CurateError
-from curate.proxies.proxy import ProxySettings
+from curate.proxies.settings import ProxySettings
 from curate.training.moments import read_moments
+from curate.training.settings import WarmupSettings
 from curate.training.states import checkpoints_of, fingerprint_of
-from curate.training.warmup import Warmup, WarmupSettings, warmup
+from curate.training.warmup import Warmup, warmup
 from tests.training.conftest import TINY
 
 

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from curate.cli import group
 from curate.documents import Fields
 from curate.progress import Silent
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.scores.session import open_session
 from curate.selection.select import select
-from curate.settings import ScoreSettings
 from tests.documents.writing import write
 from tests.scoring import make_proxy_folder, make_rows, make_target
 
