@@ -55,7 +55,7 @@ def group() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; exit code 0, 1 (failed) or 2 (asked wrongly)."""
+    """Run the command line; exit code 0, 1 (failed) or 2 (usage or settings error)."""
     # Before torch loads: how long its threads spin for each other before they sleep: less than a millisecond. Asleep at
     # once they wake too late for the next product; spinning on they keep the cores from whoever shares them.
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
