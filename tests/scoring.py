@@ -1,9 +1,13 @@
 """A tiny proxy, pool and target on disk, for tests of the whole road."""
 
+import atexit
 import gzip
 import json
 import random
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,3 +75,18 @@ def make_target(path: Path, count: int = 12) -> Path:
     rng = random.Random(99)
     path.write_bytes(lines([{"text": sentence("sums", 40, rng), "task": "ab"[i % 3 == 0]} for i in range(count)]))
     return path
+
+
+def make_project(folder: Path, rows_per_shard: int, target_rows: int = 12) -> Path:
+    """Fill a folder with the small project of most tests: proxy/, pool/ of four shards, val.jsonl of two groups."""
+    shutil.copytree(_proxy_made_once(), folder / "proxy")
+    make_pool(folder / "pool", rows_per_shard)
+    make_target(folder / "val.jsonl", target_rows)
+    return folder
+
+
+@cache
+def _proxy_made_once() -> Path:
+    folder = Path(mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make_proxy_folder(folder / "proxy")

@@ -7,15 +7,13 @@ from curate.progress import Silent
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.scores.session import open_session
-from tests.scoring import make_pool, make_proxy_folder, make_target
+from tests.scoring import make_project
 
 
 @pytest.fixture(scope="module", params=["truncate", "windows"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     place = tmp_path_factory.mktemp("tokens")
-    make_proxy_folder(place / "proxy")
-    make_pool(place / "pool", 12)
-    make_target(place / "val.jsonl")
+    make_project(place, 12)
     settings = ScoreSettings(
         target=(str(place / "val.jsonl"),),
         pool=(str(place / "pool"),),

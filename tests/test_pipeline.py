@@ -13,7 +13,7 @@ from curate.errors import CurateError, SettingsError
 from curate.pipeline import request
 from curate.progress import Silent, Task
 from curate.score_settings import ScoreSettings
-from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
+from tests.scoring import lines, make_pool, make_project, make_rows, make_target
 
 
 class Heard(Silent):
@@ -32,10 +32,7 @@ class Heard(Silent):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("road")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 40)
-    make_target(folder / "val.jsonl")
-    return folder
+    return make_project(folder, 40)
 
 
 def settings(place: Path, **changes) -> ScoreSettings:

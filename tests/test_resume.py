@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scoring import make_pool, make_proxy_folder, make_target
+from tests.scoring import make_pool, make_project, make_proxy_folder, make_target
 
 KILLS = 5
 
@@ -127,9 +127,7 @@ def test_a_killed_index_ends_with_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["trackstar", "index"])
 def test_workers_end_with_a_killed_driver_and_holes_are_filled(tmp_path: Path, what: str) -> None:
-    make_proxy_folder(tmp_path / "proxy")
-    make_pool(tmp_path / "pool", 400)
-    make_target(tmp_path / "val.jsonl")
+    make_project(tmp_path, 400)
     alone, killed = (tmp_path / "trackstar" / name / "x" for name in ("one", "two"))
     asked = (index_command if what == "index" else command)(tmp_path, killed)
     subprocess.run((index_command if what == "index" else command)(tmp_path, alone), check=True, capture_output=True)
@@ -139,9 +137,7 @@ def test_workers_end_with_a_killed_driver_and_holes_are_filled(tmp_path: Path, w
 
 @pytest.mark.slow
 def test_a_killed_worker_is_told_and_leaves_what_was_finished(tmp_path: Path) -> None:
-    make_proxy_folder(tmp_path / "proxy")
-    make_pool(tmp_path / "pool", 400)
-    make_target(tmp_path / "val.jsonl")
+    make_project(tmp_path, 400)
     alone, shared = (tmp_path / "trackstar" / name / "x" for name in ("one", "two"))
     subprocess.run(command(tmp_path, alone), check=True, capture_output=True)
     asked = command(tmp_path, shared, "--workers", "2")
@@ -164,9 +160,7 @@ def test_a_killed_worker_is_told_and_leaves_what_was_finished(tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("after_parts", [0, 5])
 def test_an_interrupt_ends_all_processes_quietly(tmp_path: Path, after_parts: int) -> None:
-    make_proxy_folder(tmp_path / "proxy")
-    make_pool(tmp_path / "pool", 400)
-    make_target(tmp_path / "val.jsonl")
+    make_project(tmp_path, 400)
     folder = tmp_path / "trackstar" / "one" / "x"
     process = begin(command(tmp_path, folder, "--workers", "2"), folder, after_parts=after_parts)
     while not children(process):

@@ -6,16 +6,13 @@ import pytest
 from click.testing import CliRunner
 
 from curate.cli import group, main
-from tests.scoring import make_pool, make_proxy_folder, make_target
+from tests.scoring import make_project
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("index")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 20)
-    make_target(folder / "val.jsonl")
-    return folder
+    return make_project(folder, 20)
 
 
 def index(place: Path, out: Path, *more: str) -> list[str]:

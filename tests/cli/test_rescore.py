@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from curate.cli import group
 from curate.errors import SettingsError
 from curate.scores.run import Run
-from tests.scoring import make_pool, make_proxy_folder, make_target
+from tests.scoring import make_project
 
 RECIPES = Path(__file__).parents[2] / "examples" / "magic"
 TINY = ["--set", "batch_size=8"]
@@ -16,9 +16,7 @@ TINY = ["--set", "batch_size=8"]
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rescore")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 12)
-    make_target(folder / "val.jsonl", 6)
+    make_project(folder, 12, 6)
     called(*score(folder, "bm25"), "--out", str(folder / "bm25"))
     return folder
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from curate import methods
 from curate.cli import group
 from curate.errors import CurateError, SettingsError
-from tests.scoring import make_pool, make_proxy_folder, make_target
+from tests.scoring import make_project
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -25,9 +25,7 @@ def test_a_rank_of_zero_is_a_rank_that_was_asked_for() -> None:
 
 
 def test_a_trust_report_ends_a_run_and_stands_inside_its_json(tmp_path: Path) -> None:
-    make_proxy_folder(tmp_path / "proxy")
-    make_pool(tmp_path / "pool", 20)
-    make_target(tmp_path / "val.jsonl")
+    make_project(tmp_path, 20)
     asked = ["score", "--target", str(tmp_path / "val.jsonl"), "--pool", str(tmp_path / "pool"), "--holdout", "25%"]
     asked += ["--model", str(tmp_path / "proxy"), "--method", "bm25", "--device", "cpu", "--out", str(tmp_path / "x")]
     shown = CliRunner().invoke(group, asked, catch_exceptions=False).stdout
@@ -40,9 +38,7 @@ def test_a_trust_report_ends_a_run_and_stands_inside_its_json(tmp_path: Path) ->
 
 
 def test_a_folder_that_sql_cannot_name_costs_the_trust_report_and_not_the_run(tmp_path: Path) -> None:
-    make_proxy_folder(tmp_path / "proxy")
-    make_pool(tmp_path / "pool", 5)
-    make_target(tmp_path / "val.jsonl")
+    make_project(tmp_path, 5)
     asked = ["score", "--target", str(tmp_path / "val.jsonl"), "--pool", str(tmp_path / "pool"), "--method", "length"]
     asked += ["--model", str(tmp_path / "proxy"), "--device", "cpu", "--out", str(tmp_path / "x[1]")]
     made = CliRunner().invoke(group, asked, catch_exceptions=False)

@@ -6,15 +6,13 @@ from click.testing import CliRunner
 
 from curate.cli import group
 from curate.errors import SettingsError
-from tests.scoring import make_pool, make_proxy_folder, make_target
+from tests.scoring import make_project
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("validate")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 12)
-    make_target(folder / "val.jsonl", 6)
+    make_project(folder, 12, 6)
     where = ["--target", str(folder / "val.jsonl"), "--pool", str(folder / "pool"), "--model", str(folder / "proxy")]
     for method in ("bm25", "random"):
         called("score", *where, "--method", method, "--device", "cpu", "--out", str(folder / "runs" / method))

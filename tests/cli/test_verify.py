@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from curate.cli import group
 from curate.errors import CurateError, SettingsError
-from tests.scoring import lines, make_pool, make_proxy_folder, make_target, sentence
+from tests.scoring import lines, make_project, sentence
 
 
 def called(*args: str) -> str:
@@ -20,9 +20,7 @@ def called(*args: str) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 20)
-    make_target(folder / "val.jsonl", 6)
+    make_project(folder, 20, 6)
     rng = random.Random(3)
     (folder / "heldout.jsonl").write_bytes(lines([{"text": sentence("sums", 40, rng)} for _ in range(6)]))
     where = ["--target", str(folder / "val.jsonl"), "--pool", str(folder / "pool"), "--model", str(folder / "proxy")]

@@ -22,17 +22,14 @@ from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.stores.settings import IndexSettings
 from tests import small_runs
-from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
+from tests.scoring import lines, make_pool, make_project, make_rows
 from tests.test_resume import contents
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workers")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 60)
-    make_target(folder / "val.jsonl")
-    return folder
+    return make_project(folder, 60)
 
 
 SETTINGS = {

@@ -23,7 +23,7 @@ from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.training.recipe import Recipe
-from tests.scoring import make_pool, make_proxy_folder, make_target
+from tests.scoring import make_project, make_target
 
 RECIPE = Recipe(batch_size=8, learning_rate=3e-3, epsilon=1e-8)
 SMALL: dict[str, Any] = {"documents": 32, "queries": 3, "subsets": 8, "drop": 0.1, "removals": 2, "resamples": 200}
@@ -55,9 +55,7 @@ def score(place: Path, method: str, **changes: Any) -> Run:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("validating")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 20)
-    make_target(folder / "val.jsonl")
+    make_project(folder, 20)
     for method in ("ekfac", "bm25", "random"):
         score(folder, method)
     return folder

@@ -21,7 +21,7 @@ from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.selection.select import select
 from curate.training.recipe import Recipe
-from tests.scoring import lines, make_pool, make_proxy_folder, make_target, sentence
+from tests.scoring import lines, make_project, sentence
 
 RECIPE = Recipe(batch_size=4, learning_rate=3e-3)
 
@@ -50,9 +50,7 @@ def make_heldout(path: Path, topic: str = "sums") -> Path:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verifying")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 40)
-    make_target(folder / "val.jsonl")
+    make_project(folder, 40)
     make_heldout(folder / "heldout.jsonl")
     make_heldout(folder / "sea.jsonl", "sea")
     for method in ("dot", "bm25"):

@@ -17,7 +17,7 @@ from curate.scores.run import Run
 from curate.selection.select import select
 from curate.training.recipe import Recipe
 from curate.training.replay import Training
-from tests.scoring import lines, make_pool, make_proxy_folder, make_rows, make_target
+from tests.scoring import lines, make_project, make_rows
 
 RECIPE = Recipe(batch_size=8, learning_rate=1e-3, epsilon=1e-8)
 
@@ -35,9 +35,7 @@ class Heard(Silent):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rescoring")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 20)
-    make_target(folder / "val.jsonl")
+    make_project(folder, 20)
     for method in ("dot", "bm25"):
         asked = ScoreSettings(
             target=(str(folder / "val.jsonl"),),

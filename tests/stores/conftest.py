@@ -6,17 +6,14 @@ import pytest
 import curate
 from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
-from tests.scoring import make_pool, make_proxy_folder, make_target
+from tests.scoring import make_project
 
 
 @pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A proxy, a pool of four shards with odd rows, a target of two groups."""
     folder = tmp_path_factory.mktemp("stores")
-    make_proxy_folder(folder / "proxy")
-    make_pool(folder / "pool", 40)
-    make_target(folder / "val.jsonl")
-    return folder
+    return make_project(folder, 40)
 
 
 def asked(place: Path, **changes) -> IndexSettings:
