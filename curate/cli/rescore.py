@@ -88,7 +88,7 @@ def _print(run: "Run") -> None:
     print_table(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
     smooth = ", ".join(f"{a:.2f}" for a in run.record.of_method.get("smoothness", ())) or "not measured"
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)
-    for parent, moved in details.moved.items():
+    for parent, moved in run.record.details.moved.items():
         rank = "none" if moved.spearman is None else f"{moved.spearman:.2f}"
         stdout.print(
             f"against {parent}: rank correlation {rank} over {moved.documents:,} documents;"
