@@ -10,7 +10,7 @@ import pytest
 
 import curate
 from curate.errors import CurateError, SettingsError
-from curate.pipeline import request
+from curate.pipeline import request, workspace
 from curate.progress import Silent, Task
 from curate.score_settings import ScoreSettings
 from tests.scoring import lines, make_pool, make_project, make_rows, make_target
@@ -143,7 +143,7 @@ def test_a_start_that_fails_does_not_stand_in_the_way_of_the_next(place: Path, t
 
 
 def test_other_settings_are_refused_by_name_before_the_model_loads(place: Path, run, monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "load_proxy", lambda _: pytest.fail("loaded the model"))
+    monkeypatch.setattr(workspace, "load_proxy", lambda _: pytest.fail("loaded the model"))
     with pytest.raises(SettingsError, match=r"method_settings\.dim: the run has 4, you asked for 8"):
         curate.score(settings(place, method_settings={"dim": 8}), run.path)
 
@@ -276,7 +276,7 @@ def test_every_run_says_which_target_rows_it_used(run) -> None:
     ],
 )
 def test_wrong_settings_are_errors_before_the_model_loads(place, tmp_path, monkeypatch, changes, message) -> None:
-    monkeypatch.setattr(pipeline, "load_proxy", lambda _: pytest.fail("loaded the model"))
+    monkeypatch.setattr(workspace, "load_proxy", lambda _: pytest.fail("loaded the model"))
     with pytest.raises(CurateError, match=message):
         curate.score(settings(place, **changes), tmp_path / "x")
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+import curate
 from curate.cli import group
 from curate.documents import Fields
 from curate.progress import Silent
