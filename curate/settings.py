@@ -154,7 +154,7 @@ def build(kind: type[T], values: Mapping[str, Any], *, owner: str, prefix: str =
         else:
             inner.setdefault(home[name], {})[name] = value
     for name, part in inside.items():
-        if name in outer or name in inner:
+        if name in inner or outer.get(name) is not None:
             outer[name] = _nested_value(kind, name, part, outer.get(name), inner.get(name, {}))
     return _checked(kind, outer, prefix)
 

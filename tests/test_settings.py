@@ -1,8 +1,10 @@
+import re
+
 import pytest
 
 from curate.errors import SettingsError
 from curate.score_settings import ScoreSettings
-from curate.settings import Count, Flag, build, settings
+from curate.settings import Count, Flag, build, changed, given, settings
 
 
 @settings
@@ -32,3 +34,38 @@ def test_a_holdout_is_a_share(given: object, found: float) -> None:
 def test_a_holdout_that_is_no_part_is_refused(given: object) -> None:
     with pytest.raises(SettingsError, match="holdout"):
         ScoreSettings(target=("t",), pool=("p",), holdout=given)  # type: ignore[arg-type]
+
+
+def test_settings_of_a_record_are_those_that_it_was_written_from() -> None:
+    settings = ScoreSettings(target=("t",), pool=("p",), modules="*.mlp.*", against="web.jsonl")
+    assert ScoreSettings.from_record(settings.as_dict()) == settings
+    assert ScoreSettings.from_record(settings.as_dict()).target_fields is None
+
+
+def test_what_was_given_is_known_and_a_change_adds_to_it() -> None:
+    settings = changed(ScoreSettings(target=("t",), pool=("p",)), seed="3")
+    assert given(settings) == {"target": ("t",), "pool": ("p",), "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("background", "many", "background is 'many'; expected a whole number"),
+        ("background", 0, "background is 0; expected at least 1."),
+        (
+            "dtype",
+            "float61",
+            "dtype is 'float61'; expected one of float32, bfloat16, float64.\nDid you mean 'float64'?",
+        ),
+        ("device", "tpu", "device is 'tpu'; expected auto, cpu, cuda, cuda:N or mps."),
+        ("colour", 1, "ScoreSettings has no setting 'colour'."),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_what_was_expected(name: str, value: object, message: str) -> None:
+    with pytest.raises(SettingsError, match="^" + re.escape(message)):
+        ScoreSettings(target=("t",), pool=("p",), **{name: value})  # type: ignore[arg-type]
+
+
+def test_counts_are_read_as_people_write_them() -> None:
+    settings = ScoreSettings(target=("t",), pool=("p",), background="20k", part_documents="1e3")  # type: ignore[arg-type]
+    assert (settings.background, settings.part_documents) == (20_000, 1_000)
