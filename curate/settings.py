@@ -36,7 +36,7 @@ def _several(value: Any) -> Any:
 
 def _split(value: Any) -> Any:
     """Turn words with commas between them into a list."""
-    return value.split(",") if isinstance(value, str) else _several(value)
+    return [part for word in _several(value) for part in (word.split(",") if isinstance(word, str) else [word])]
 
 
 Count = Annotated[int, BeforeValidator(parse_int)]
@@ -263,7 +263,7 @@ def _expected(hint: Any, why: str) -> str:
     sizes = {"ge": "at least", "gt": "above", "lt": "less than", "le": "at most"}
     bounds = [f"{sizes[bound]} {value:g}" for bound, value in _bounds(hint)]
     if why.startswith(("greater", "less", "finite")) and bounds:
-        return " and ".join(bounds)
+        return ", or ".join([" and ".join(bounds), *words_of(hint)])
     nouns = {"int": "a whole number", "float": "a number", "bool": "true or false", "tuple": "a list"}
     return nouns.get(why.split("_")[0], "a word")
 

@@ -189,4 +189,4 @@ def test_when_scores_are_not_to_be_trusted(documents, lost, values, warns) -> No
     details = Details.of({"arithmetic": found | {"documents": documents, "lost": lost}})
     assert (arithmetic_warning(details) is not None) == warns
     assert arithmetic_warning(Details()) is None
-    assert arithmetic_note({}) is None
+    assert arithmetic_note(Details()) is None

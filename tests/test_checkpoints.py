@@ -105,8 +105,8 @@ def test_states_are_part_of_what_a_run_is_of(settings: ScoreSettings, place: Pat
     asked = WarmupSettings(shape=SHAPE, context=16, batch_tokens=256, steps=8, checkpoints=4)
     warmup(open_pool(place / "pool.jsonl"), tmp_path / "proxy", settings=asked)
     other = curate.score(replace(settings, model=str(tmp_path / "proxy")), tmp_path / "other")
-    assert run.fingerprints["model"] == other.fingerprints["model"]
-    assert run.fingerprints["checkpoints"] != other.fingerprints["checkpoints"]
+    assert run.record.fingerprints.model == other.record.fingerprints.model
+    assert run.record.fingerprints.checkpoints != other.record.fingerprints.checkpoints
 
 
 def test_a_proxy_without_states_is_refused_before_anything_is_written(settings: ScoreSettings, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_package_that_cannot_be_imported_is_named(site: Path) -> None:
 def test_a_module_that_lacks_what_a_method_needs_is_refused(site: Path) -> None:
     files = {"lacking.py": "class Settings: ...\n"}
     install(site, "lacking", entry_points={"curate.methods": {"half": "lacking"}}, files=files)
-    with pytest.raises(CurateError, match=r"'half' of the package lacking 1\.0 .lacking. has no OFFERS and no prepare"):
+    with pytest.raises(CurateError, match=r"'half' of the package lacking 1\.0 .lacking. has no prepare"):
         methods.get("half")
 
 

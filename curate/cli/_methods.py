@@ -7,6 +7,7 @@ import click
 
 from curate import methods
 from curate.cli._settings import METHOD, flags_of
+from curate.errors import SettingsError, nearest
 from curate.settings import read_yaml
 
 _OPTIONS = "curate.options of the method"
@@ -23,7 +24,12 @@ class MethodCommand(click.Command):
             own = [flag for flag in flags_of(kind, undocumented=True) if not taken & set(flag.flags)]
             ctx.meta[METHOD] = kind
             ctx.meta[_OPTIONS] = [flag.click_option() for flag in own]
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = nearest(error.option_name, [flag for p in self.get_params(ctx) for flag in p.opts])
+            method = name or methods.DEFAULT
+            raise SettingsError(f"Method {method!r} has no option {error.option_name}.", hint=hint) from None
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), *ctx.meta.get(_OPTIONS, [])]

@@ -200,7 +200,8 @@ def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: 
         elif _is_open(kind) or name in _names_inside(kind):
             values[name] = value
         else:
-            raise SettingsError(f"{path}: no option {str(written)!r}.", hint=nearest(name, sorted({*flags, *others})))
+            names = sorted({*flags, *others, *_names_inside(kind)})
+            raise SettingsError(f"{path}: no option {str(written)!r}.", hint=nearest(name, names))
 
 
 def _is_open(kind: type) -> bool:

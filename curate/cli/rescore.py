@@ -86,7 +86,7 @@ def _print(run: "Run") -> None:
     shown = run.scores().select("score", "score_adjoint", "n_tokens", "shard", "row", "preview").top_k(5, by="score")
     rows = [(*r[:5], r[5][:70]) for r in shown.collect().sort("score", descending=True).rows()]
     print_table(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
-    smooth = ", ".join(f"{a:.2f}" for a in run.record.of_method.get("smoothness", ())) or "not measured"
+    smooth = ", ".join(f"{a:.2f}" for a in run.record.smoothness) or "not measured"
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)
     for parent, moved in run.record.details.moved.items():
         rank = "none" if moved.spearman is None else f"{moved.spearman:.2f}"

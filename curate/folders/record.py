@@ -187,6 +187,12 @@ class RunRecord:
         """What the run's method recorded, under its own name."""
         return self.json["details"].get(self.method or "") or {}
 
+    @property
+    def smoothness(self) -> tuple[float, ...]:
+        """How smooth each training run was that a method differentiated through; 1 is smooth."""
+        recorded = (d for d in self.json["details"].values() if isinstance(d, Mapping) and "smoothness" in d)
+        return tuple(next(recorded, {"smoothness": ()})["smoothness"])
+
     def with_details(self, details: Mapping[str, Any]) -> "RunRecord":
         """Return the record with more details, or others of these names."""
         return RunRecord(json.loads(canonical({**self.json, "details": {**self.json["details"], **details}})))

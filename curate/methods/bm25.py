@@ -7,7 +7,7 @@ since the pool is never held; a word that the sample lacks counts as if one docu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Annotated, Literal
 
@@ -101,7 +101,7 @@ class Bm25Scorer:
 def prepare(inputs: Inputs, settings: Settings) -> Bm25Scorer:
     """Weigh the words of the target (less those of a control set), or take the weights from the run."""
     control = inputs.against
-    keys = vars(settings) | {
+    keys = asdict(settings) | {
         "target": (inputs.target.fingerprint, tuple(inputs.target.groups)),
         "control": control and control.fingerprint,
         "background": inputs.background_fingerprint,

@@ -1,7 +1,7 @@
 """Where every arm's documents come from: the selection, other methods' runs and choices, draws from the pool."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -103,7 +103,7 @@ class Choices:
         return ("pool", "target", *(name for name in ("model", "checkpoints") if name in needs))
 
     def _is_default(self, run: Run, method: str) -> bool:
-        usual = vars(methods.get(method).Settings())
+        usual = asdict(methods.get(method).Settings())
         return {k: v for k, v in run.record.method_settings.items() if k in usual} == usual
 
     def _own_run(self) -> Run:

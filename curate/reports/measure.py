@@ -85,7 +85,7 @@ def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
         "coverage": vars(coverage) if gradients and coverage else None,  # without gradients no layer is tracked
         "arithmetic": arithmetic_note(details),
         "arithmetic_warning": arithmetic_warning(details),
-        "smoothness": tuple(run.record.of_method.get("smoothness", ())),
+        "smoothness": run.record.smoothness,
         "excerpts": (),
         "texts_note": None,
     }

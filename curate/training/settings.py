@@ -79,11 +79,6 @@ class WarmupSettings:
     fields: Fields = option(factory=Fields, help="Columns of the pool.", suffix="-column")
 
     def __post_init__(self) -> None:
-        if self.model is not None and self.shape != Shape():
-            raise SettingsError(
-                "A shape is a new model's, but model names one to fine-tune.",
-                hint="Leave out --model, or --vocab-size, --layers, --width, --heads and --untied.",
-            )
         if self.tokens is not None and self.steps is not None:
             raise SettingsError("tokens and steps both say how long to train", hint="give one of them")
         if self.context > self.batch_tokens:

@@ -36,7 +36,7 @@ def repeated(source: Store, documents: int, out: Path) -> Store:
     """Write a store of so many documents at `out`, or open the one that is there."""
     if (out / "finished.json").exists():
         return Store.open(out)
-    record = source.record
+    record = source.record.json
     store = Store.start(
         out, settings=record["settings"], fingerprints=record["fingerprints"], details=record["details"]
     )

@@ -51,7 +51,7 @@ def test_a_shipped_recipe_scores_a_whole_pool(place: Path, tmp_path: Path) -> No
     asked = [*score(place, "magic"), "--background", "20", "--config", str(RECIPES / "finetune.yaml")]
     found = json.loads(called(*asked, "--set", "batch_size=4", "--out", str(tmp_path / "x"), "--json"))
     assert found["documents"] == 49
-    settings = Run.open(tmp_path / "x").settings["method_settings"]
+    settings = Run.open(tmp_path / "x").record.settings["method_settings"]
     assert settings["recipe"]["batch_size"] == 4
     assert settings["recipe"]["epochs"] == 1
 

@@ -20,7 +20,7 @@ def test_every_method_takes_the_options_that_all_have(method: str) -> None:
 
 def test_a_rank_of_zero_is_a_rank_that_was_asked_for() -> None:
     asked = ["score", "--target", "nowhere", "--pool", "nowhere/", "--method", "bm25", "--rank", "0"]
-    with pytest.raises(SettingsError, match="Method 'bm25' has no setting 'rank'"):
+    with pytest.raises(SettingsError, match="Method 'bm25' has no option --rank"):
         CliRunner().invoke(group, asked, catch_exceptions=False)
 
 

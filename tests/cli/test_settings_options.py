@@ -5,7 +5,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from curate import methods
@@ -212,5 +211,5 @@ def test_an_unknown_name_in_a_file_is_refused_with_the_nearest(tmp_path: Path) -
 
 
 def test_an_option_of_another_method_is_refused() -> None:
-    with pytest.raises(click.NoSuchOption, match="--refine"):
+    with pytest.raises(SettingsError, match="Method 'dot' has no option --refine"):
         by_command("score", ScoreSettings, ["--target", "t", "--pool", "p", "--method", "dot", "--refine", "cg"])

@@ -50,7 +50,7 @@ def test_a_dry_run_says_what_it_will_take(place: Path) -> None:
 
 
 def test_what_is_no_share_is_refused(place: Path) -> None:
-    with pytest.raises(SettingsError, match="--drop: expected a share"):
+    with pytest.raises(SettingsError, match="drop is 'some'; expected a share"):
         called("validate", str(place / "runs" / "bm25"), "--drop", "some")
     with pytest.raises(SettingsError, match="Did you mean 'learning_rate'"):
         called("validate", str(place / "runs" / "bm25"), "--set", "learningrate=1")

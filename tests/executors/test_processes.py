@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ class Seen(Silent):
         self.done: dict[str, float] = {}
         self.warnings: list[str] = []
 
-    def stage(self, name: str, *, total: float | None = None, unit: str = "documents") -> AbstractContextManager[Task]:
+    def stage(self, name: str, *, total: float | None = None, **options: Any) -> AbstractContextManager[Task]:
         seen = self
         self.totals[name], self.done[name] = total, 0.0
 

@@ -131,9 +131,9 @@ def test_a_target_or_a_background_without_words_is_named(proxy: Proxy, tmp_path:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"k1": -1.0}, "k1 is -1.0; expected 0 or more"),
-        ({"b": 1.5}, "b is 1.5; expected a number from 0 to 1"),
-        ({"variant": "bm25+"}, "variant is 'bm25\\+'; expected 'lucene'"),
+        ({"k1": -1.0}, "k1 is -1.0; expected at least 0"),
+        ({"b": 1.5}, "b is 1.5; expected at least 0 and at most 1"),
+        ({"variant": "bm25+"}, "variant is 'bm25\\+'; expected one of lucene"),
         ({"stopwords": "klingon"}, "stopwords is 'klingon'; expected 'none' or a language"),
         ({"stemmer": "klingon"}, "stemmer is 'klingon'; expected 'none' or one of arabic"),
     ],

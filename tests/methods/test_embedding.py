@@ -100,5 +100,5 @@ def test_a_target_without_a_finite_row_is_an_error(tmp_path: Path) -> None:
 
 
 def test_another_pooling_is_refused() -> None:
-    with pytest.raises(SettingsError, match="pooling is 'max'; expected 'weighted' or 'mean'"):
+    with pytest.raises(SettingsError, match="pooling is 'max'; expected one of weighted, mean"):
         methods.get("embedding").Settings(pooling="max")

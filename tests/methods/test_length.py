@@ -19,5 +19,5 @@ def test_a_score_is_the_number_of_tokens_that_carry_loss(prefer: str, expected: 
 
 
 def test_another_preference_is_refused() -> None:
-    with pytest.raises(SettingsError, match="prefer is 'longer'; expected 'long' or 'short'"):
+    with pytest.raises(SettingsError, match="prefer is 'longer'; expected one of long, short"):
         methods.get("length").Settings(prefer="longer")

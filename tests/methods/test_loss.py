@@ -39,5 +39,5 @@ def test_a_score_is_the_mean_loss_over_all_windows(prefer: str, sign: int, proxy
 
 
 def test_another_preference_is_refused() -> None:
-    with pytest.raises(SettingsError, match="prefer is 'middle'; expected 'low' or 'high'"):
+    with pytest.raises(SettingsError, match="prefer is 'middle'; expected one of low, high"):
         methods.get("loss").Settings(prefer="middle")

@@ -148,11 +148,11 @@ def test_a_background_without_a_finite_gradient_is_refused(tmp_path: Path, targe
     ("changes", "message"),
     [
         ({"dim": 0}, "dim is 0; expected at least 1"),
-        ({"rank": -1}, "rank is -1; expected 1 or more, or 0 for whole sketches"),
+        ({"rank": -1}, "rank is -1; expected at least 0"),
         ({"rank": 2, "target_share": "paper"}, r"target_share is 'paper' with rank 2"),
-        ({"damping": -0.1}, r"damping is -0\.1; expected 0 or more"),
+        ({"damping": -0.1}, r"damping is -0\.1; expected at least 0"),
         ({"damping": float("nan")}, "damping is nan"),
-        ({"target_share": 1.5}, r"target_share is 1\.5; expected a number from 0 to 1, or 'paper'"),
+        ({"target_share": 1.5}, r"target_share is 1\.5; expected at least 0 and at most 1, or paper"),
         ({"target_share": "most"}, "target_share is 'most'"),
     ],
 )

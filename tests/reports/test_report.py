@@ -127,7 +127,7 @@ def test_documents_come_with_the_pools_own_text_or_say_why_not(hostile: Run, lar
 
 
 def test_a_pool_that_changed_since_is_not_shown_as_the_one_scored(hostile: Run, tmp_path: Path) -> None:
-    path = Path(hostile.settings["pool"][0])
+    path = Path(hostile.record.pool[0])
     lines = path.read_text().splitlines()
     path.write_text("\n".join(["{}", *lines[1:]]) + "\n")
     (read,) = report(hostile, out=tmp_path / "a.html").runs

@@ -95,7 +95,7 @@ def test_a_score_is_what_more_weight_does_to_the_target_after_a_whole_training(p
     scores = rescored.scores().collect()
     document = int(scores["score"].abs().arg_max())
     place_of = scores.row(document, named=True)
-    rows = [(chunk.shard, d.row) for chunk in rescoring.chunks for d in chunk.documents]
+    rows = [(chunk.span.shard, d.row) for chunk in rescoring.chunks for d in chunk.documents]
     index = rows.index((place_of["shard"], place_of["row"]))
     losses = []
     for sign in (1, -1):
@@ -194,7 +194,7 @@ def test_runs_of_different_targets_are_refused(place: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "ekfac"}, "expected 'magic'"),
+        ({"method": "ekfac"}, "expected one of magic"),
         ({"shortlist": 0}, "shortlist is 0"),
         ({"repeats": 0}, "repeats is 0"),
         ({"snapshot": 1.0}, "snapshot is 1.0"),

@@ -1,6 +1,6 @@
 """Scores from a store are those of the pool itself."""
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 
 import curate
 from curate.errors import CurateError, SettingsError
+from curate.proxies.settings import PassSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.stores.store import Store
@@ -16,8 +17,17 @@ from tests.stores.conftest import asked
 
 
 def from_pool(place: Path, out: Path, method: str, *, dim: int = 4, rank: int = 0, **settings) -> pl.DataFrame:
-    own = asked(place, dim=dim, rank=rank).scoring(target=(str(place / "val.jsonl"),), method=method, group_by="task")
-    run = curate.score(replace(own, method_settings={**own.method_settings, **settings}), out)
+    index = asked(place, dim=dim, rank=rank)
+    run = curate.score(
+        ScoreSettings(
+            **{f.name: getattr(index, f.name) for f in fields(PassSettings)},
+            target=(str(place / "val.jsonl"),),
+            method=method,
+            group_by="task",
+            method_settings={**index.projection, **settings},
+        ),
+        out,
+    )
     return run.scores().collect()
 
 

@@ -71,7 +71,7 @@ def test_the_record_holds_settings_pool_and_curve(pool: Pool, tmp_path: Path):
     record = json.loads((made.out / "warmup.json").read_text())
     assert record["pool"]["fingerprint"] == pool.fingerprint()
     assert record["settings"]["steps"] == made.steps == 6
-    assert record["settings"]["lr"] == 2e-3
+    assert record["settings"]["learning_rate"] == 2e-3
     assert [e["step"] for e in record["curve"]] == [1, 2, 3, 4, 5, 6]
     assert record["tokens_seen"] == 6 * 256
     assert record["checkpoints"] == ["checkpoints/step-2", "checkpoints/step-4", "checkpoints/step-6"]
@@ -130,7 +130,7 @@ def test_a_checkpoint_keeps_weights_of_its_step_and_the_mean_rate_since_the_last
 
 
 def test_fine_tuning_goes_on_from_the_given_model(tiny_proxy: Warmup, pool: Pool, tmp_path: Path):
-    made = warmup(pool, tmp_path / "p", settings=settings(model=str(tiny_proxy.out), lr=1e-3))
+    made = warmup(pool, tmp_path / "p", settings=settings(model=str(tiny_proxy.out), learning_rate=1e-3))
     assert made.held_out_loss_before == pytest.approx(tiny_proxy.held_out_loss_after, rel=1e-4)
     assert made.held_out_loss_after is not None
     assert made.held_out_loss_after < made.held_out_loss_before
@@ -140,7 +140,7 @@ def test_fine_tuning_goes_on_from_the_given_model(tiny_proxy: Warmup, pool: Pool
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
 def test_adapters_train_alone_and_load_as_a_proxy(tiny_proxy: Warmup, pool: Pool, tmp_path: Path):
-    given = settings(model=str(tiny_proxy.out), lora_rank=2, lr=1e-2, steps=10)
+    given = settings(model=str(tiny_proxy.out), lora_rank=2, learning_rate=1e-2, steps=10)
     made = warmup(pool, tmp_path / "p", settings=given)
     assert 0 < made.trained_parameters < made.parameters
     assert made.held_out_loss_before is not None
@@ -179,7 +179,7 @@ def test_nothing_is_printed(pool: Pool, tmp_path: Path, capfd: pytest.CaptureFix
 
 def test_a_loss_that_is_not_a_number_is_an_error_and_leaves_nothing(pool: Pool, tmp_path: Path):
     with pytest.raises(CurateError, match="loss became nan") as caught:
-        warmup(pool, tmp_path / "p", settings=settings(lr=1e30))
+        warmup(pool, tmp_path / "p", settings=settings(learning_rate=1e30))
     assert "--lr" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["pool.jsonl"]
 
