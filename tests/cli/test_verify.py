@@ -50,7 +50,7 @@ def test_a_table_a_sentence_and_curves(place: Path) -> None:
 def test_what_makes_no_sense_is_refused(place: Path) -> None:
     with pytest.raises(SettingsError, match="sweep is 'lots'; expected a share"):
         called(*asked(place, "--sweep", "lots"))
-    with pytest.raises(SettingsError, match="--tokens: expected a whole number"):
+    with pytest.raises(SettingsError, match="tokens is 'many'; expected a whole number"):
         called(*asked(place, "--tokens", "many"))
     with pytest.raises(CurateError, match="took part in scoring"):
         called("verify", str(place / "selected"), "--target", str(place / "val.jsonl"))

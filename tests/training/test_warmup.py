@@ -180,7 +180,7 @@ def test_nothing_is_printed(pool: Pool, tmp_path: Path, capfd: pytest.CaptureFix
 def test_a_loss_that_is_not_a_number_is_an_error_and_leaves_nothing(pool: Pool, tmp_path: Path):
     with pytest.raises(CurateError, match="loss became nan") as caught:
         warmup(pool, tmp_path / "p", settings=settings(learning_rate=1e30))
-    assert "--lr" in str(caught.value)
+    assert "--learning-rate" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["pool.jsonl"]
 
 
