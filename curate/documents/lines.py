@@ -1,4 +1,4 @@
-"""Bytes to lines: plain, gzip and Zstandard streams in bounded memory, split at b"\\n" and nowhere else."""
+"""Split plain, gzip and Zstandard streams into lines at b"\\n", in bounded memory."""
 
 import re
 import zlib
@@ -15,7 +15,7 @@ _FILLED = re.compile(rb"[^ \t\r\n]")
 
 
 class Truncated(Exception):
-    """A compressed stream that ends or breaks before its end; what came before was given."""
+    """A compressed stream ends or breaks too early; the data before that point was given."""
 
 
 def filled_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -41,7 +41,7 @@ def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
-    """Give a stream's decompressed blocks; several gzip members or Zstandard frames follow one another."""
+    """Yield a stream's decompressed blocks; several gzip members or Zstandard frames follow one another."""
     if compression is None:
         while block := stream.read(_BLOCK):
             yield block

@@ -100,7 +100,7 @@ def _rows_of(shard: Shard, kept: pa.Table) -> Iterator[pa.Table]:
     wanted = kept.column("row").to_numpy()
     scores = kept.drop_columns(["row"])
     found = 0
-    for rows, table in raw_tables(shard, rows=wanted.tolist()):
+    for rows, table in raw_tables(shard, only=wanted.tolist()):
         places = np.searchsorted(wanted, rows)
         found += len(rows)
         for name in scores.column_names:

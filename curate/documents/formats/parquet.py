@@ -34,12 +34,12 @@ class _File:
         names = None if columns is None else list(columns)
         for group, count in enumerate(self.blocks()):
             if wants(first, count):
-                here = first
+                row = first
                 for batch in self._file.iter_batches(
                     batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False
                 ):
-                    yield here, batch
-                    here += batch.num_rows
+                    yield row, batch
+                    row += batch.num_rows
             first += count
 
 
