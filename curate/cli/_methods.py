@@ -13,7 +13,7 @@ _OPTIONS = "curate.options of the method"
 
 
 class MethodCommand(click.Command):
-    """Has the options of the method that is named by --method, in --config, or by the run of --fit-from."""
+    """A command with the options of the method named by --method, in --config, or by the run of --fit-from."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named(args)
@@ -30,7 +30,7 @@ class MethodCommand(click.Command):
 
 
 def _named(args: list[str]) -> str | None:
-    """Return the method that the arguments name; None where they name none."""
+    """Return the method that the arguments name; None without one."""
     joined = [arg.split("=", 1) for arg in args if arg.startswith("--") and "=" in arg]
     values = dict(pairwise(args)) | dict(joined)
     if "--method" in values:

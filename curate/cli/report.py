@@ -1,4 +1,4 @@
-"""curate report: what can be said of runs before their scores are trusted."""
+"""`curate report`: judge runs before their scores are trusted."""
 
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,9 @@ def command(
 ) -> None:
     """Write a trust report of one run, or of several and how they agree, as one HTML file that needs no network.
 
-    Without a RUN, the latest under runs/. The page shows how scores are distributed, what they follow (length, loss,
-    gradient norm), which sources and groups they choose, duplicates, contamination, coverage, arithmetic, and the best
-    and worst documents with their text; every verdict says its threshold and what to do.
+    The default RUN is the latest under runs/. The page shows how scores are distributed, what they follow (length,
+    loss, gradient norm), which sources and groups they choose, duplicates, contamination, coverage, arithmetic, and the
+    best and worst documents with their text; every verdict gives its threshold and what to do.
 
     \b
     curate report
@@ -38,13 +38,13 @@ def command(
     chosen = [chosen_run(r) for r in runs] or [chosen_run(None)]
     page = out or (None if as_json else "report.html")
     with RichReporter() as reporter:
-        made: Report = report(chosen, out=page, by=by, pool=pool or None, texts=not no_texts, reporter=reporter)
+        written: Report = report(chosen, out=page, by=by, pool=pool or None, texts=not no_texts, reporter=reporter)
     if as_json:
-        print_json(made.record())
+        print_json(written.record())
         return
-    for judged in made.runs:
+    for judged in written.runs:
         print_trust(judged, title=judged.figures.path)
         if warning := judged.figures.arithmetic_warning:
             print_alarm(warning)
-    print_pairs(made.pairs)
-    stdout.print(f"written to {made.out}", markup=False, soft_wrap=True)
+    print_pairs(written.pairs)
+    stdout.print(f"written to {written.out}", markup=False, soft_wrap=True)

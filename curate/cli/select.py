@@ -95,9 +95,9 @@ def command(
 ) -> None:
     """Choose documents by their scores and write them as a dataset.
 
-    RUN is a folder of `curate score`; the default is the latest under runs/. Documents that hold a row of the target
-    are dropped first; then come the filters in the order given, then --top and --budget. The dataset keeps the pool's own
-    columns, adds the scores, and loads with datasets.load_dataset.
+    RUN is a folder of `curate score`; the default is the latest under runs/. Documents that hold a row of the
+    target are dropped first; then come the filters in the order given, then --top and --budget. The dataset keeps
+    the pool's columns, adds the scores, and loads with datasets.load_dataset.
 
     \b
     curate select --top 5%

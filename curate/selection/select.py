@@ -103,9 +103,9 @@ def select(
 
     Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false.
     With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its
-    documents. `by`: the column to compare composition by (`source` where there is one, else the shard). `format`:
-    arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near documents, for
-    filters that need them (`curate.neighbours` finds them); by default those of the store that the run was scored
+    documents. `by`: the column to compare composition by (`source` or the shard by default). `format`:
+    arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near documents,
+    for filters that need them (`curate.neighbours` finds them); by default those of the store that the run was scored
     from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """

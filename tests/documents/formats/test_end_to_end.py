@@ -117,7 +117,7 @@ def test_a_target_of_csv_is_grouped_and_held_out_like_one_of_jsonl(place: Path) 
         score(place, f"target-{e}", "lines", target=f"val.{e}", group_by="task", holdout=0.3, method="bm25")
         for e in ("csv", "jsonl")
     ]
-    assert [set(r.details["columns"]) for r in runs] == [{"score", "score_a", "score_b"}] * 2
+    assert [set(r.record.details.columns) for r in runs] == [{"score", "score_a", "score_b"}] * 2
     kept = [(r.path / "target" / "heldout.jsonl").read_text().splitlines() for r in runs]
     assert [len(lines) for lines in kept] == [3, 3]  # a third of eight and of four
     assert all(json.loads(line).keys() == {"text", "task"} for line in kept[0])
