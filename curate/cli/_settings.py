@@ -6,6 +6,7 @@ defaults.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from inspect import get_annotations
@@ -174,7 +175,7 @@ def _declared_first(kind: type) -> Iterator[Any]:
 def _metavar(hint: Any, column: bool) -> str:
     """Return the word for a value of this type in help: its choices, or its kind."""
     kinds = {"int": "N", "float": "NUMBER"}
-    words = [*(kinds[k] for k in kinds if k in str(hint)), *words_of(hint)]
+    words = [*(kinds[k] for k in kinds if re.search(rf"\b{k}\b", str(hint))), *words_of(hint)]
     return "|".join(words) or ("COLUMN" if column else "TEXT")
 
 

@@ -101,8 +101,8 @@ def _print(store: "Store", search_index: "Made | None", as_json: bool) -> None:
     if search_index is not None:
         stdout.print(
             f"approximate index {search_index.factory}: {search_index.recall:.3f} of the ten nearest found (recall@10"
-            f" against the exact search, on the store's own documents), {search_index.milliseconds:.3g} ms a query, exactly"
-            f" {search_index.exact_milliseconds:.3g} ms",
+            f" against the exact search, on the store's own documents), {search_index.milliseconds:.3g} ms a query,"
+            f" exactly {search_index.exact_milliseconds:.3g} ms",
             soft_wrap=True,
         )
     next_ = f"next: curate score --target FILE --store {store.path}   or   curate query {store.path}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, type=click.Path(), metavar="[RUN]...")
 @click.option("--out", type=click.Path(), show_default="report.html", help="The page; with --json only where given.")
 @click.option("--by", metavar="COLUMN", help="Column of the pool to compare by.  [default: source, else shard]")
-@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved.")
+@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
 @click.option("--no-texts", is_flag=True, help="Show previews of documents; the pool is not read.")
 @click.option("--json", "as_json", is_flag=True, help="Print every figure and verdict as one JSON document.")
 def command(
@@ -35,10 +35,10 @@ def command(
     from curate.cli._trust import print_pairs, print_trust
     from curate.reports.report import report
 
-    chosen = [chosen_run(r) for r in runs] or [chosen_run(None)]
+    opened_runs = [chosen_run(r) for r in runs] or [chosen_run(None)]
     page = out or (None if as_json else "report.html")
     with RichReporter() as reporter:
-        written: Report = report(chosen, out=page, by=by, pool=pool or None, texts=not no_texts, reporter=reporter)
+        written: Report = report(opened_runs, out=page, by=by, pool=pool or None, texts=not no_texts, reporter=reporter)
     if as_json:
         print_json(written.record())
         return

@@ -75,7 +75,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
 @click.option("--dry-run", is_flag=True, help="Show the documents left by every filter; write nothing.")
 @click.option("--partial", is_flag=True, help="Select from a run that is not finished.")
-@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved.")
+@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
 @click.option("--by", metavar="COLUMN", help="Column to compare composition by.  [default: source, else shard]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
@@ -114,17 +114,17 @@ def command(
     from curate.selection.select import select
 
     filters = _filters(names, params)
-    chosen = chosen_run(run)
+    opened_run = chosen_run(run)
     with RichReporter() as reporter:
         selection = select(
-            chosen,
+            opened_run,
             filters=filters,
             top=top,
             budget=budget,
             decontaminate=not no_decontaminate,
             out=None if dry_run else out,
             pool=pool or None,
-            neighbours=_neighbours(filters, chosen, store or chosen.record.store, reporter),
+            neighbours=_neighbours(filters, opened_run, store or opened_run.record.store, reporter),
             reporter=reporter,
             **options,
         )

@@ -23,7 +23,7 @@ _SHOWN = 40
 @click.option("--limit", default=_SHOWN, show_default=True, type=click.IntRange(0), help="Rows of the table to show.")
 @click.option("--db", type=click.Path(dir_okay=False), help="Write a DuckDB database file that any client opens.")
 @click.option("--allow", multiple=True, type=click.Path(), help="Folder whose files queries may read, too; repeatable.")
-@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved.")
+@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
 def command(
     arguments: tuple[str, ...],
     style: str | None,

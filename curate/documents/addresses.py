@@ -220,8 +220,8 @@ def _hub_files(address: str, match: re.Match[str], path: Path) -> list[ListedFil
 def of_split(files: list[ListedFile], split: str, address: str) -> list[ListedFile]:
     """Return the files of one split, which `datasets` recognises as a whole word in the path."""
     word = re.compile(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z0-9])", re.IGNORECASE)
-    chosen = [f for f in files if word.search(f.name) and format_of(f.name)]
-    if not chosen:
+    matching = [f for f in files if word.search(f.name) and format_of(f.name)]
+    if not matching:
         names = ", ".join(f.name for f in files if format_of(f.name)) or "none"
         raise CurateError(f"{address}: no file of the split {split!r}. Files there: {names[:500]}.")
-    return chosen
+    return matching

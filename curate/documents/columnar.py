@@ -80,20 +80,20 @@ class Columnar:
         """Stream (row numbers, record batch); skip blocks without a chosen row."""
         chosen = None if only is None else np.asarray(only, dtype=np.int64)
 
-        def wants(first: int, count: int) -> bool:
-            return _overlaps(first, count, start, chosen)
+        def wants(first_row: int, count: int) -> bool:
+            return _overlaps(first_row, count, start, chosen)
 
         reached = [start]
         with self._opened(shard, reached) as file:
-            for first, batch in file.stream(wants, columns, batch_rows):
-                after = first + batch.num_rows
+            for first_row, batch in file.stream(wants, columns, batch_rows):
+                after = first_row + batch.num_rows
                 if chosen is None:
-                    numbers = np.arange(max(first, start), after, dtype=np.int64)
+                    numbers = np.arange(max(first_row, start), after, dtype=np.int64)
                     batch = batch.slice(batch.num_rows - len(numbers))
                 else:
-                    low, high = np.searchsorted(chosen, [max(first, start), after])
+                    low, high = np.searchsorted(chosen, [max(first_row, start), after])
                     numbers = chosen[low:high]
-                    batch = batch.take(pa.array(numbers - first))
+                    batch = batch.take(pa.array(numbers - first_row))
                 if len(numbers):
                     yield numbers, batch
                 reached[0] = after
@@ -141,12 +141,12 @@ class Columnar:
             ) from error
 
 
-def _overlaps(first: int, count: int, start: int, chosen: np.ndarray | None) -> bool:
-    if count == 0 or first + count <= start:
+def _overlaps(first_row: int, count: int, start: int, chosen: np.ndarray | None) -> bool:
+    if count == 0 or first_row + count <= start:
         return False
     if chosen is None:
         return True
-    low, high = np.searchsorted(chosen, [max(first, start), first + count])
+    low, high = np.searchsorted(chosen, [max(first_row, start), first_row + count])
     return bool(high > low)
 
 

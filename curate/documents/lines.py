@@ -30,14 +30,14 @@ def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Split at b"\\n" only: texts hold U+2028, form feeds and \\r, which `splitlines` would cut at."""
     pieces: list[bytes] = []
     for block in blocks:
-        first, *rest = block.split(b"\n")
-        pieces.append(first)
-        if rest:
+        head, *lines = block.split(b"\n")
+        pieces.append(head)
+        if lines:
             yield b"".join(pieces)
-            yield from rest[:-1]
-            pieces = [rest[-1]]
-    if last := b"".join(pieces):
-        yield last
+            yield from lines[:-1]
+            pieces = [lines[-1]]
+    if remainder := b"".join(pieces):
+        yield remainder
 
 
 def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
@@ -46,12 +46,12 @@ def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
         while block := stream.read(_BLOCK):
             yield block
         return
-    decoder, whole = None, 0
+    decoder, num_streams = None, 0
     while block := stream.read(_COMPRESSED_BLOCK):
         while block:
             if decoder is None:
                 # gzip files may end in zero padding, as tape and block devices leave it.
-                if whole and compression == "gz" and not (block := block.lstrip(b"\0")):
+                if num_streams and compression == "gz" and not (block := block.lstrip(b"\0")):
                     break
                 decoder = _decoder(compression)
             try:
@@ -62,8 +62,8 @@ def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
                 yield data
             block = b""
             if decoder.eof:
-                block, decoder, whole = decoder.unused_data, None, whole + 1
-    if decoder is not None or not whole:
+                block, decoder, num_streams = decoder.unused_data, None, num_streams + 1
+    if decoder is not None or not num_streams:
         raise Truncated(f"the {compression} stream ends before its end")
 
 

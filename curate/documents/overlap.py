@@ -89,8 +89,8 @@ class Overlap:
         owners = np.concatenate([self._owners[self._starts[i] : self._ends[i]] for i in run_indices])
         counts = np.bincount(owners, minlength=len(self._rows))
         shares = counts / self._sizes
-        whole = np.flatnonzero(counts == self._sizes)
-        return any(_contains(ids, self._rows[i]) for i in whole), float(shares.max())
+        complete_rows = np.flatnonzero(counts == self._sizes)
+        return any(_contains(ids, self._rows[i]) for i in complete_rows), float(shares.max())
 
     def _encode(self, parts: Sequence[str]) -> np.ndarray:
         return np.fromiter(map(self._ids.get, parts, repeat(0)), dtype=np.uint32, count=len(parts))

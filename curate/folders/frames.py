@@ -11,8 +11,8 @@ from curate.folders.unify import File, by_schema, unify
 def scan(files: Sequence[File], *, empty: pa.Schema) -> pl.LazyFrame:
     """Read Parquet files lazily as one frame, in the order given; no files give an empty frame of schema `empty`."""
     groups = by_schema(files)
-    whole = unify(schema for schema, _ in groups) if groups else empty
-    target = _polars_schema(whole)
+    unified = unify(schema for schema, _ in groups) if groups else empty
+    target = _polars_schema(unified)
     if not groups:
         return pl.LazyFrame(schema=target)
     frames = []

@@ -102,12 +102,12 @@ class PartFolder(ABC):
 
     def parts(self, shard: str) -> list[Part]:
         """Return the finished parts of a shard from its first row on, in order, without a gap."""
-        whole: list[Part] = []
+        gapless: list[Part] = []
         for part in self._by_shard().get(shard, []):
-            if part.index != len(whole) or part.start != (whole[-1].end if whole else 0):
+            if part.index != len(gapless) or part.start != (gapless[-1].end if gapless else 0):
                 break
-            whole.append(part)
-        return whole
+            gapless.append(part)
+        return gapless
 
     def holds(self, shard: str) -> bool:
         """Whether all of a shard's parts are there."""

@@ -34,7 +34,7 @@ class Arm:
     """Returns the documents of a seed."""
 
 
-def dumped(folder: Path, fields: Fields) -> Iterator[Document]:
+def selected_documents(folder: Path, fields: Fields) -> Iterator[Document]:
     """Yield the documents of a selection on disk."""
     for shard in open_pool(folder / SPLIT).shards:
         for row in documents(shard, fields):
@@ -42,7 +42,7 @@ def dumped(folder: Path, fields: Fields) -> Iterator[Document]:
                 yield row
 
 
-def chosen(
+def select_best(
     run: Run,
     folder: Path,
     *,

@@ -69,17 +69,17 @@ class Laboratory:
 
     @cached_property
     def model(self) -> Any:
-        return trainable(self.proxy, self.chosen)
+        return trainable(self.proxy, self.fitted_recipe)
 
     @cached_property
-    def chosen(self) -> Recipe:
+    def fitted_recipe(self) -> Recipe:
         """The recipe in the proxy's precision, its batches no larger than the documents are many."""
         recipe = in_proxys_precision(self.recipe, self.proxy)
         return replace(recipe, batch_size=min(recipe.batch_size, len(self.documents)))
 
     def training(self, job: Job) -> Training:
         """Return a retraining, whose steps differ only in the weights of the documents left out."""
-        recipe = replace(self.chosen, seed=self.chosen.seed + job.repeat)
+        recipe = replace(self.fitted_recipe, seed=self.fitted_recipe.seed + job.repeat)
         keep = torch.from_numpy(1 - indicator(job.left, len(self.corpus)))
         return Training(self.model, self.corpus, recipe, weights=self.corpus.spread(keep))
 
@@ -113,7 +113,7 @@ class Bank:
         self._kept = Kept(self.folder.child("losses"), ARRAY)
         record = {
             "model": laboratory.proxy.settings.model,
-            "recipe": laboratory.chosen.as_dict(),
+            "recipe": laboratory.fitted_recipe.as_dict(),
             "documents": [d.content_hash for d in laboratory.documents],
             "queries": [d.content_hash for d in laboratory.queries],
         }

@@ -9,7 +9,7 @@ from curate import methods
 from curate.documents import Pool
 from curate.errors import CurateError
 from curate.progress import Reporter
-from curate.proof.arms import ALL, SELECTION, SWEPT, Arm, chosen, dumped
+from curate.proof.arms import ALL, SELECTION, SWEPT, Arm, select_best, selected_documents
 from curate.proof.places import draw
 from curate.proof.selection import Selected
 from curate.proof.settings import RANDOM
@@ -45,8 +45,8 @@ class Choices:
     def index(self) -> Run:
         """The run that random documents are drawn from: one that has scored the whole pool."""
         without_model = [m for m in self.baselines if "model" not in methods.get(m).NEEDS]
-        whole = without_model or list(self.baselines)[:1]
-        return self.scored(whole[0]) if whole else self._selection_run()
+        candidates = without_model or list(self.baselines)[:1]
+        return self.scored(candidates[0]) if candidates else self._selection_run()
 
     def arms(self, tokens: int, all_times: float) -> list[Arm]:
         """Return all arms; `tokens` is the budget that each trains on."""
@@ -56,12 +56,12 @@ class Choices:
         for method in dict.fromkeys(self.baselines):
             folder = self.out / "choices" / method
             budget, column = self.selected.tokens, self.selected.column
-            key = chosen(self.scored(method), folder, column=column, tokens=budget, pool=pool)
+            key = select_best(self.scored(method), folder, column=column, tokens=budget, pool=pool)
             arms.append(self._dump(method, folder, key))
         for share in self.sweep:
             name = f"{SWEPT}{100 * share:g}%"
             folder = self.out / "choices" / name.replace(" ", "-").replace("%", "")
-            key = chosen(
+            key = select_best(
                 self._selection_run(),
                 folder,
                 column=self.selected.column,
@@ -119,7 +119,7 @@ class Choices:
         return run
 
     def _dump(self, name: str, folder: Path, key: str) -> Arm:
-        return Arm(name=name, key=key, documents=lambda _: dumped(folder, self.settings.fields))
+        return Arm(name=name, key=key, documents=lambda _: selected_documents(folder, self.settings.fields))
 
     def _drawn(self, name: str, tokens: int, times: float) -> Arm:
         budget = round(times * tokens)

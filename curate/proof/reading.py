@@ -20,9 +20,9 @@ HELDOUT = Path("target") / "heldout.jsonl"
 def scored_rows(run: Run) -> Target:
     """Read again the target's rows that a run was scored by. Raises CurateError where they have changed."""
     scoring = ScoreSettings.from_record(run.record.settings)
-    whole = read_target(scoring.target, scoring.target_fields or scoring.fields, group_by=scoring.group_by)
-    used = _without(whole, run.record.details)
-    if run.record.fingerprints.target not in (whole.fingerprint(), used.fingerprint()):
+    target = read_target(scoring.target, scoring.target_fields or scoring.fields, group_by=scoring.group_by)
+    used = _without(target, run.record.details)
+    if run.record.fingerprints.target not in (target.fingerprint(), used.fingerprint()):
         raise CurateError(
             f"The target's content has changed since {run.path} was scored.",
             hint="Score the changed target into another run first.",
@@ -54,10 +54,10 @@ def usable(documents: Iterable[Document], encoder: Encoder) -> tuple[list[Docume
 def _without(target: Target, details: Details) -> Target:
     """Leave out the rows that a run kept aside."""
     aside = details.holdout.rows if details.holdout else {}
-    kept = [i for i, d in enumerate(target.documents) if d.row not in _rows_of(aside, d.shard)]
+    positions = [i for i, d in enumerate(target.documents) if d.row not in _rows_of(aside, d.shard)]
     return Target(
-        documents=[target.documents[i] for i in kept],
-        groups=[target.groups[i] for i in kept],
+        documents=[target.documents[i] for i in positions],
+        groups=[target.groups[i] for i in positions],
         skipped=target.skipped,
     )
 

@@ -141,14 +141,14 @@ class Validating:
         with bank.folder.claim():
             self._announce(self.plan())
             subsets = [self.subset(i) for i in range(settings.subsets)]
-            whole = self._losses([()])[0]
-            measured = self._losses(subsets) - whole
+            baseline = self._losses([()])[0]
+            measured = self._losses(subsets) - baseline
             scores = {str(s.run.path): self._predictions(s) for s in self.subjects}
             if settings.magic:
                 scores[IN_RUN] = in_run(bank, self.reporter)
             masks = np.stack([indicator(left, len(self.documents)) for left in subsets])
             predicted = {name: masks @ values for name, values in scores.items()}
-            judged = tuple(self._judged(n, scores[n], predicted[n], measured, whole) for n in scores)
+            judged = tuple(self._judged(n, scores[n], predicted[n], measured, baseline) for n in scores)
         return Validation(
             bank=bank.folder.address,
             documents=len(self.documents),
@@ -196,13 +196,13 @@ class Validating:
         return [best(scores[:, q], self.dropped) for q in range(count)]
 
     def _judged(
-        self, name: str, scores: np.ndarray, predicted: np.ndarray, measured: np.ndarray, whole: np.ndarray
+        self, name: str, scores: np.ndarray, predicted: np.ndarray, measured: np.ndarray, baseline: np.ndarray
     ) -> Judged:
         settings = self.settings
         method = next((s.method for s in self.subjects if str(s.run.path) == name), "magic")
-        chosen, deletion = self._best(scores), None
-        if count := len(chosen):
-            rises = (self._losses(chosen) - whole)[np.arange(count), np.arange(count)]
+        best_documents, deletion = self._best(scores), None
+        if count := len(best_documents):
+            rises = (self._losses(best_documents) - baseline)[np.arange(count), np.arange(count)]
             deletion = qld(rises, measured[:, :count], resamples=settings.resamples, seed=settings.seed)
         return Judged(
             run=name,

@@ -104,8 +104,8 @@ def _held_out(settings: VerifySettings, selected: Selected, recorded: ScoreSetti
     aside = _kept_aside(selected.run)
     if selected.column == "score":
         return read_target(aside, fields).documents
-    kept = read_target(aside, fields, group_by=recorded.group_by)
-    return [d for d, g in zip(kept.documents, kept.groups, strict=True) if group_column(g) == selected.column]
+    target = read_target(aside, fields, group_by=recorded.group_by)
+    return [d for d, g in zip(target.documents, target.groups, strict=True) if group_column(g) == selected.column]
 
 
 def _kept_aside(run: Run) -> str:
@@ -126,8 +126,8 @@ def _refuse_seen(held_out: Sequence[Document], run: Run) -> None:
         message = f"It is not known whether rows of the target took part in scoring: {error.message}"
         raise CurateError(message, hint=hint) from error
     if seen := [d for d in held_out if d.content_hash in hashes]:
-        first = f"the first is row {seen[0].row} of {seen[0].shard}"
-        raise CurateError(f"{len(seen)} of {len(held_out)} rows took part in scoring; {first}.", hint=hint)
+        example = f"the first is row {seen[0].row} of {seen[0].shard}"
+        raise CurateError(f"{len(seen)} of {len(held_out)} rows took part in scoring; {example}.", hint=hint)
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -104,10 +104,10 @@ def _pieces(tree: ast.Module, lines: list[str]) -> Iterator[tuple[str, str, str]
 
 
 def _class_pieces(node: ast.ClassDef, lines: list[str]) -> Iterator[tuple[str, str, str]]:
-    whole = _source(node, lines)
+    source = _source(node, lines)
     methods = [n for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    if len(whole) <= MAX_CHARS or not methods:
-        yield node.name, "class", whole
+    if len(source) <= MAX_CHARS or not methods:
+        yield node.name, "class", source
         return
     yield node.name, "class", "\n".join(lines[_first_line(node) - 1 : _first_line(methods[0]) - 1])
     for method in methods:

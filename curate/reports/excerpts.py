@@ -98,7 +98,7 @@ def _read(
 
 
 def _excerpt(column: str, best: bool, row: Mapping[str, Any], text: str | None) -> Excerpt:
-    whole = row["preview"] if text is None else text
+    content = row["preview"] if text is None else text
     loss = row["loss"]
     return Excerpt(
         column=column,
@@ -112,6 +112,6 @@ def _excerpt(column: str, best: bool, row: Mapping[str, Any], text: str | None) 
         source=row["_by"],
         target_exact=row["target_exact"],
         target_overlap=rounded(row["target_overlap"]) or 0.0,
-        text=whole[:SHOWN],
-        cut=max(0, len(whole) - SHOWN),
+        text=content[:SHOWN],
+        cut=max(0, len(content) - SHOWN),
     )

@@ -95,7 +95,7 @@ def _view(figures: Figures, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _range(figures: Figures) -> tuple[float, float]:
     """Return the range of the sources' boxes: their own, within nearly all of the run's."""
-    whole = figures.scores[0].quantiles
+    quantiles = figures.scores[0].quantiles
     low = min(s.quantiles["q05"] or 0.0 for s in figures.sources)
     high = max(s.quantiles["q95"] or 0.0 for s in figures.sources)
-    return max(low, whole["q01"] or 0.0), min(high, whole["q99"] or 0.0)
+    return max(low, quantiles["q01"] or 0.0), min(high, quantiles["q99"] or 0.0)

@@ -31,8 +31,8 @@ def ticks(low: float, high: float, count: int = 3) -> list[float]:
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = max(m * power for m in (1, 2, 5) if m * power <= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [float(f"{i * step:.6g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    first_step = math.ceil(low / step - 1e-9)
+    return [float(f"{i * step:.6g}") for i in range(first_step, math.floor(high / step + 1e-9) + 1)]
 
 
 def distribution(scores: Scores) -> Markup:

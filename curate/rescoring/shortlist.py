@@ -57,11 +57,11 @@ def background(pool: Pool, fields: Fields, shortlist: Sequence[Document], count:
     places = {(d.shard, d.row) for d in shortlist}
     contents = {d.content_hash for d in shortlist}
     drawn = sample_rows(pool, count + len(shortlist), seed, fields)
-    others = [d for d in drawn if (d.shard, d.row) not in places and d.content_hash not in contents]
-    if len(others) <= count:
-        return others
-    kept = np.random.default_rng([seed, 2]).permutation(len(others))[:count]
-    return [others[i] for i in sorted(kept)]
+    candidates = [d for d in drawn if (d.shard, d.row) not in places and d.content_hash not in contents]
+    if len(candidates) <= count:
+        return candidates
+    positions = np.random.default_rng([seed, 2]).permutation(len(candidates))[:count]
+    return [candidates[i] for i in sorted(positions)]
 
 
 def movement(parent: Run, rescored: pl.DataFrame) -> dict[str, float | int | None]:

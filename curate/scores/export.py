@@ -22,13 +22,13 @@ from curate.scores.views import literal, quoted
 
 def write_json(result: Result, stream: TextIO) -> None:
     """Write a JSON array, an object per row and line, as rows come. NaN, which JSON lacks, becomes null."""
-    first = True
+    is_first = True
     for batch in result.batches():
         for row in batch.to_pylist():
-            stream.write("[\n" if first else ",\n")
+            stream.write("[\n" if is_first else ",\n")
             stream.write(_row(row))
-            first = False
-    stream.write("[]\n" if first else "\n]\n")
+            is_first = False
+    stream.write("[]\n" if is_first else "\n]\n")
 
 
 def write_csv(result: Result, stream: TextIO) -> None:

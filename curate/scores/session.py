@@ -246,18 +246,19 @@ def open_session(
     has moved. `neighbours`: pairs of near documents of a gradient store; by default those of the store that the runs
     were scored from. Close the session, or use it in a `with` block.
     """
-    chosen = [runs] if isinstance(runs, Run) else list(runs)
-    if not chosen:
+    run_list = [runs] if isinstance(runs, Run) else list(runs)
+    if not run_list:
         raise CurateError("No run was given; expected at least one.")
-    for run in chosen:
-        if odd := [c for c in "*?[" if c in str(run.path.resolve())]:
+    for run in run_list:
+        if wildcards := [c for c in "*?[" if c in str(run.path.resolve())]:
             raise CurateError(
-                f"{run.path}: DuckDB reads {odd[0]!r} in a path as a pattern.", hint="Rename the folder and try again."
+                f"{run.path}: DuckDB reads {wildcards[0]!r} in a path as a pattern.",
+                hint="Rename the folder and try again.",
             )
     for folder in allow:
         if not Path(folder).is_dir():
             raise CurateError(f"--allow {folder}: no such folder.")
-    session = Session(_named(chosen), pool=pool, threads=threads, neighbours=neighbours)
+    session = Session(_named(run_list), pool=pool, threads=threads, neighbours=neighbours)
     if lock:
         session.lock(allow)
     return session
@@ -282,14 +283,14 @@ def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
 def _named(runs: Sequence[Run]) -> list[tuple[str, Run]]:
     """Name each run by a plain identifier, unique and different from the views' names."""
     named: list[tuple[str, Run]] = []
-    taken: set[str] = set(VIEWS) if len(runs) > 1 else set()
+    used_names: set[str] = set(VIEWS) if len(runs) > 1 else set()
     for run in runs:
         base = re.sub(r"\W+", "_", run.name).strip("_") or "run"
-        base = f"run_{base}" if base[0].isdigit() or base.lower() in taken & set(VIEWS) else base
+        base = f"run_{base}" if base[0].isdigit() or base.lower() in used_names & set(VIEWS) else base
         name, number = base, 2
-        while name.lower() in taken:
+        while name.lower() in used_names:
             name, number = f"{base}_{number}", number + 1
-        taken.add(name.lower())
+        used_names.add(name.lower())
         named.append((name, run))
     return named
 

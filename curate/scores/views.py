@@ -31,11 +31,11 @@ def files_sql(files: Sequence[File], *, empty: pa.Schema) -> tuple[str, pa.Schem
     Files of equal columns are read together; columns are cast only where types differ, to those of `unify`.
     """
     groups = by_schema(files)
-    whole = unify(schema for schema, _ in groups) if groups else empty
+    unified = unify(schema for schema, _ in groups) if groups else empty
     if not groups:
-        columns = ", ".join(f"NULL::{sql_type(f.type)} AS {quoted(f.name)}" for f in whole)
-        return f"SELECT {columns} WHERE false", whole
-    return "\nUNION ALL\n".join(_group_sql(schema, paths, whole) for schema, paths in _merged(groups)), whole
+        columns = ", ".join(f"NULL::{sql_type(f.type)} AS {quoted(f.name)}" for f in unified)
+        return f"SELECT {columns} WHERE false", unified
+    return "\nUNION ALL\n".join(_group_sql(schema, paths, unified) for schema, paths in _merged(groups)), unified
 
 
 def _merged(groups: list[tuple[pa.Schema, list[Path]]]) -> list[tuple[pa.Schema, list[Path]]]:
@@ -50,14 +50,14 @@ def _merged(groups: list[tuple[pa.Schema, list[Path]]]) -> list[tuple[pa.Schema,
     return merged
 
 
-def _group_sql(schema: pa.Schema, files: Sequence[Path], whole: pa.Schema) -> str:
-    has = {f.name: f.type for f in schema}
+def _group_sql(schema: pa.Schema, files: Sequence[Path], unified: pa.Schema) -> str:
+    types = {f.name: f.type for f in schema}
     columns = []
-    for field in whole:
+    for field in unified:
         name = quoted(field.name)
-        if field.name not in has:
+        if field.name not in types:
             columns.append(f"NULL::{sql_type(field.type)} AS {name}")
-        elif sql_type(has[field.name]) != sql_type(field.type):
+        elif sql_type(types[field.name]) != sql_type(field.type):
             columns.append(f"{name}::{sql_type(field.type)} AS {name}")
         else:
             columns.append(name)

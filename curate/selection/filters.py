@@ -63,9 +63,9 @@ class Filter:
     sql: str
     path: Path
 
-    def needs_neighbours(self, given: Mapping[str, Any]) -> bool:
+    def needs_neighbours(self, parameters: Mapping[str, Any]) -> bool:
         """Whether it reads the pairs of near documents with these values."""
-        return self.needs is not None and (not self.needs or given.get(self.needs) is not None)
+        return self.needs is not None and (not self.needs or parameters.get(self.needs) is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,37 +183,37 @@ def _param(text: str, where: str) -> Param:
 
 
 def bind(
-    chosen: Filter, given: Mapping[str, Any], columns: Sequence[str], *, total: int, size: Mapping[str, Any]
+    filter: Filter, parameters: Mapping[str, Any], columns: Sequence[str], *, total: int, size: Mapping[str, Any]
 ) -> Bound:
     """Check a filter's parameters against its header and the candidates' columns, and fill in defaults.
 
     `size` holds the values of --top and --budget: `share`, `count` or `tokens`.
     """
-    names = [p.name for p in chosen.params]
-    for name in given:
+    names = [p.name for p in filter.params]
+    for name in parameters:
         if name not in names:
-            raise SettingsError(f"Filter {chosen.name!r} has no parameter {name!r}.", hint=nearest(name, names))
-    has_size = any(given.get(p.name) is not None for p in chosen.params if p.default in _FLAGS)
-    values = {p.name: _value(chosen, p, given, {} if has_size else size) for p in chosen.params}
-    _check_one_of(chosen, values, given)
-    sql = chosen.sql
-    for param in chosen.params:
+            raise SettingsError(f"Filter {filter.name!r} has no parameter {name!r}.", hint=nearest(name, names))
+    has_size = any(parameters.get(p.name) is not None for p in filter.params if p.default in _FLAGS)
+    values = {p.name: _value(filter, p, parameters, {} if has_size else size) for p in filter.params}
+    _check_one_of(filter, values, parameters)
+    sql = filter.sql
+    for param in filter.params:
         if param.type in COLUMN_TYPES and values[param.name] is not None:
-            matched = _columns(chosen, param, values[param.name], columns)
+            matched = _columns(filter, param, values[param.name], columns)
             values[param.name] = matched[0] if param.type == "column" else matched
             sql = sql.replace("{" + param.name + "}", ", ".join(quoted(c) for c in matched))
-    defaults = {p.name: _default(p) for p in chosen.params}
+    defaults = {p.name: _default(p) for p in filter.params}
     changed = {k: v for k, v in values.items() if v is not None and v != defaults[k]}
-    binding = {p.name: values[p.name] for p in chosen.params if p.type not in COLUMN_TYPES}
-    return Bound(filter=chosen, sql=sql, values=values, asked=changed, binding={**binding, "total": total})
+    binding = {p.name: values[p.name] for p in filter.params if p.type not in COLUMN_TYPES}
+    return Bound(filter=filter, sql=sql, values=values, asked=changed, binding={**binding, "total": total})
 
 
-def _value(chosen: Filter, param: Param, given: Mapping[str, Any], size: Mapping[str, Any]) -> Any:
-    raw = given.get(param.name)
+def _value(filter: Filter, param: Param, parameters: Mapping[str, Any], size: Mapping[str, Any]) -> Any:
+    raw = parameters.get(param.name)
     if raw is None:
         if param.default == "required":
             raise SettingsError(
-                f"Filter {chosen.name!r} needs {param.name!r}: {param.meaning}.", hint=f"Add -p {param.name}=…"
+                f"Filter {filter.name!r} needs {param.name!r}: {param.meaning}.", hint=f"Add -p {param.name}=…"
             )
         raw = size.get(param.name) if param.default in _FLAGS else param.default
         if raw is None or raw == "null":
@@ -224,7 +224,7 @@ def _value(chosen: Filter, param: Param, given: Mapping[str, Any], size: Mapping
         return PARSERS[param.type](raw)
     except ValueError as error:
         raise SettingsError(
-            f"Filter {chosen.name!r}, {param.name}: {error}.", hint=f"The parameter: {param.meaning}."
+            f"Filter {filter.name!r}, {param.name}: {error}.", hint=f"The parameter: {param.meaning}."
         ) from None
 
 
@@ -235,32 +235,32 @@ def _default(param: Param) -> Any:
     return param.default if param.type in COLUMN_TYPES else PARSERS[param.type](param.default)
 
 
-def _check_one_of(chosen: Filter, values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    if not chosen.one_of:
+def _check_one_of(filter: Filter, values: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    if not filter.one_of:
         return
-    named = [name for name in chosen.one_of if given.get(name) is not None]
+    named = [name for name in filter.one_of if parameters.get(name) is not None]
     if len(named) > 1:
         raise SettingsError(
-            f"Filter {chosen.name!r} has {' and '.join(named)}; expected one of {', '.join(chosen.one_of)}."
+            f"Filter {filter.name!r} has {' and '.join(named)}; expected one of {', '.join(filter.one_of)}."
         )
-    if all(values[name] is None for name in chosen.one_of):
-        flags = any(p.default in _FLAGS for p in chosen.params)
-        ways = " or ".join(f"-p {name}=…" for name in chosen.one_of)
+    if all(values[name] is None for name in filter.one_of):
+        flags = any(p.default in _FLAGS for p in filter.params)
+        ways = " or ".join(f"-p {name}=…" for name in filter.one_of)
         raise SettingsError(
-            f"Filter {chosen.name!r} needs one of {', '.join(chosen.one_of)}.",
+            f"Filter {filter.name!r} needs one of {', '.join(filter.one_of)}.",
             hint=f"Add {ways}{', or --top or --budget for the whole selection' if flags else ''}.",
         )
 
 
-def _columns(chosen: Filter, param: Param, value: Any, columns: Sequence[str]) -> list[str]:
+def _columns(filter: Filter, param: Param, value: Any, columns: Sequence[str]) -> list[str]:
     if param.type == "columns":
         try:
             return match_columns(value, columns)
         except SettingsError as error:
-            raise SettingsError(f"Filter {chosen.name!r}, {param.name}: {error.message}", hint=error.hint) from None
+            raise SettingsError(f"Filter {filter.name!r}, {param.name}: {error.message}", hint=error.hint) from None
     if value not in columns:
         raise SettingsError(
-            f"Filter {chosen.name!r}, {param.name}: no column {value!r}.",
+            f"Filter {filter.name!r}, {param.name}: no column {value!r}.",
             hint=nearest(str(value), list(columns)),
         )
     return [value]
