@@ -206,7 +206,7 @@ def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: 
 
 
 def _is_open(kind: type) -> bool:
-    """Whether a class takes settings by names that are not its own: a method's."""
+    """Return whether a class takes settings by names that are not its own: a method's."""
     return "method_settings" in {f.name for f in dataclasses.fields(kind)}
 
 

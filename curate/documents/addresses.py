@@ -116,7 +116,7 @@ def _saved_files(url: str) -> set[str] | None:
 
 
 def _hidden(name: str) -> bool:
-    """Whether a file is hidden, or lies in a hidden folder or among a table format's own records."""
+    """Return whether a file is hidden, or lies in a hidden folder or among a table format's own records."""
     parts = PurePosixPath(name).parts
     return any(part.startswith((".", "__")) or part in ("_delta_log", "_temporary") for part in parts)
 
@@ -160,7 +160,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _lies_anywhere(format_name: str | None) -> bool:
-    """Whether files of a format are shards wherever they lie, not only where an address names them."""
+    """Return whether files of a format are shards wherever they lie, not only where an address names them."""
     return format_name is not None and not get(format_name).named_only
 
 

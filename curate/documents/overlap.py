@@ -143,7 +143,7 @@ def _longest_shared(ids: np.ndarray) -> int:
 
 
 def _contains(ids: np.ndarray, row: np.ndarray) -> bool:
-    """Whether the row's words stand in the document side by side."""
+    """Return whether the row's words stand in the document side by side."""
     haystack, needle, width = ids.tobytes(), row.tobytes(), ids.itemsize
     at = haystack.find(needle)
     while at >= 0:

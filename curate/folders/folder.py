@@ -35,7 +35,7 @@ class Folder(Protocol):
         ...
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file, or a folder that holds any, has this name; '' is this folder."""
+        """Return whether a file, or a folder that holds any, has this name; '' is this folder."""
         ...
 
     def modified(self, name: str) -> int:

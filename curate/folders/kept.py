@@ -52,7 +52,7 @@ class Kept(Generic[T]):
         self.folder.put(self._file(name), partial(self.codec.write, value))
 
     def has(self, name: str) -> bool:
-        """Whether this folder keeps a file of this name, whole or damaged."""
+        """Return whether this folder keeps a file of this name, whole or damaged."""
         return self.folder.exists(self._file(name))
 
     def _file(self, name: str) -> str:

@@ -110,7 +110,7 @@ class PartFolder(ABC):
         return gapless
 
     def holds(self, shard: str) -> bool:
-        """Whether all of a shard's parts are there."""
+        """Return whether all of a shard's parts are there."""
         parts = self.parts(shard)
         return bool(parts) and parts[-1].last
 
@@ -196,7 +196,7 @@ class PartFolder(ABC):
 
     @classmethod
     def has_parts(cls, path: Path | str) -> bool:
-        """Whether a folder holds any part."""
+        """Return whether a folder holds any part."""
         return bool(_parts_in(open_folder(path), cls.ROWS))
 
     @classmethod

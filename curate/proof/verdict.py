@@ -171,7 +171,7 @@ def _error(left: np.ndarray, right: np.ndarray) -> float | None:
 
 
 def _differ(left: np.ndarray, right: np.ndarray) -> bool:
-    """Whether two means are apart by more than the seeds' spread explains; with one seed, at all."""
+    """Return whether two means are apart by more than the seeds' spread explains; with one seed, at all."""
     return bool(abs(left.mean() - right.mean()) > _CLEAR * (_error(left, right) or 0.0))
 
 

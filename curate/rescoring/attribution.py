@@ -133,7 +133,7 @@ class Rescoring:
         replay = Replay(training, folder, checkpoints=settings.checkpoints, keep_gradients=settings.keep_gradients)
         needs = replay.plan()
         self.reporter.note(
-            f"training {repeat + 1} of {settings.repeats}: {steps} steps on {len(self.trained):,} documents,"
+            f"Training {repeat + 1} of {settings.repeats}: {steps} steps on {len(self.trained):,} documents,"
             f" {needs.tokens:,} tokens; up to {needs.disk_bytes / 1e9:.2g} GB on disk until it is done,"
             f" {needs.state_bytes / 1e9:.2g} GB of memory for parameters and moments."
         )

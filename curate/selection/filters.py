@@ -64,7 +64,7 @@ class Filter:
     path: Path
 
     def needs_neighbours(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether it reads the pairs of near documents with these values."""
+        """Return whether it reads the pairs of near documents with these values."""
         return self.needs is not None and (not self.needs or parameters.get(self.needs) is not None)
 
 
@@ -83,7 +83,7 @@ class Bound:
 
 
 def needs_neighbours(filters: Sequence[str | Path | tuple[str | Path, Mapping[str, Any]]]) -> bool:
-    """Whether any of these filters, by name or with parameters, reads the pairs of near documents."""
+    """Return whether any of these filters, by name or with parameters, reads the pairs of near documents."""
     pairs = [(f, {}) if isinstance(f, str | Path) else f for f in filters]
     return any(find_filter(name).needs_neighbours(parameters) for name, parameters in pairs)
 
