@@ -72,7 +72,7 @@ def test_files_that_do_not_parse_and_folders_of_tests_are_passed_over(tmp_path: 
 
 
 def test_a_python_without_sources_says_so(tmp_path: Path):
-    with pytest.raises(CurateError, match="no Python source files"):
+    with pytest.raises(CurateError, match="There are no Python source files"):
         list(read_library(tmp_path))
 
 

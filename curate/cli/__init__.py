@@ -23,11 +23,11 @@ SPINS = "10000"
 
 
 class Commands(click.Group):
-    """Finds its commands in this folder, and imports one only when it is called or described."""
+    """The commands of this folder, each imported only when it is called or described."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        found = {p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_")}
-        return [c for c in ORDER if c in found] + sorted(found - set(ORDER))
+        names = {p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_")}
+        return [c for c in ORDER if c in names] + sorted(names - set(ORDER))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
@@ -38,7 +38,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
-            ctx.fail(f"no command {args[0]!r}. {nearest(args[0], self.list_commands(ctx))}")
+            ctx.fail(f"There is no command {args[0]!r}. {nearest(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
 
@@ -56,13 +56,13 @@ def group() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exit code 0, 1 (failed) or 2 (usage or settings error)."""
-    # Before torch loads: how long its threads spin for each other before they sleep: less than a millisecond. Asleep at
-    # once they wake too late for the next product; spinning on they keep the cores from whoever shares them.
+    # Before torch loads: its threads spin for less than a millisecond before they sleep. Sleeping at once, they wake
+    # too late for the next product; spinning longer, they keep the cores from other processes.
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("interrupted; given again, the same command goes on where it stopped", err=True)
+        click.echo("Interrupted. The same command, given again, goes on where it stopped.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()

@@ -14,16 +14,16 @@ _OPTIONS = "curate.options of the method"
 
 
 class MethodCommand(click.Command):
-    """Has the options of the method that is named by --method, in --config, or by the run of --fit-from."""
+    """A command with the options of the method named by --method, in --config, or by the run of --fit-from."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named(args)
         if name is not None or not {"--help", "-h"} & set(args):
             kind = methods.get(name or methods.DEFAULT).Settings
-            taken = {flag for p in self.params for flag in p.opts}
-            own = [flag for flag in flags_of(kind, undocumented=True) if not taken & set(flag.flags)]
+            taken_flags = {flag for p in self.params for flag in p.opts}
+            method_flags = [flag for flag in flags_of(kind, undocumented=True) if not taken_flags & set(flag.flags)]
             ctx.meta[METHOD] = kind
-            ctx.meta[_OPTIONS] = [flag.click_option() for flag in own]
+            ctx.meta[_OPTIONS] = [flag.click_option() for flag in method_flags]
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -36,7 +36,7 @@ class MethodCommand(click.Command):
 
 
 def _named(args: list[str]) -> str | None:
-    """Return the method that the arguments name; None where they name none."""
+    """Return the method that the arguments name; None without one."""
     joined = [arg.split("=", 1) for arg in args if arg.startswith("--") and "=" in arg]
     values = dict(pairwise(args)) | dict(joined)
     if "--method" in values:

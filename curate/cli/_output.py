@@ -1,4 +1,4 @@
-"""Everything the command line prints: results to stdout, progress and notes to stderr."""
+"""Print for the command line: results to stdout, progress and notes to stderr."""
 
 import json
 import os
@@ -27,19 +27,19 @@ def print_error(error: CurateError) -> None:
 
 
 def print_alarm(message: str) -> None:
-    """A warning in a red box on stderr: for what makes a result worthless."""
+    """Print a warning in a red box on stderr, for what makes a result worthless."""
     from rich.panel import Panel
 
     stderr.print(Panel(_escape(message), title="WARNING", border_style="bold red", style="bold"))
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout, for programs."""
+    """Print one JSON document on stdout, for programs."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
-    """A table where a person reads; numbers to the right, floats with four significant digits."""
+    """Print a table for people; numbers to the right, floats with four significant digits."""
     table = Table(title=title, title_justify="left", header_style="bold")
     rows = [list(r) for r in rows]
     for i, column in enumerate(columns):
@@ -71,7 +71,7 @@ def _escape(text: str) -> str:
 class RichReporter:
     """Draws stages as progress bars with rate and time left on stderr; notes and warnings above them.
 
-    Where stderr is no terminal (a log file, a batch job), a line per stage now and then takes the bars' place.
+    Where stderr is no terminal (a log file, a batch job), it prints a line per stage now and then instead.
     """
 
     def __init__(self) -> None:

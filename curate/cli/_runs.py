@@ -1,4 +1,4 @@
-"""How every command finds its run: the one that was named, or the latest, saying which."""
+"""Open the run of a command: the named one, or the latest."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ ROOT = Path("runs")
 
 
 def chosen_run(path: str | Path | None) -> "Run":
-    """Open the run at `path`, or the latest under runs/ and say so on stderr."""
+    """Open the run at `path`, or the latest under runs/, and print which to stderr."""
     from curate.scores.run import Run, latest_run
 
     if path is not None:

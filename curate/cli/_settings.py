@@ -1,10 +1,12 @@
 """Options of commands, generated from settings: every field with its help, default and flags.
 
 A command takes `@settings_options(Kind)` and gives `given(ctx, Kind, options)` to the library, which reads flags,
---config and keyword arguments by the same rules. What nobody gave is not passed on, so that one place decides defaults.
+--config and keyword arguments by the same rules. Options without a value are not passed on, so that one place decides
+defaults.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from inspect import get_annotations
@@ -33,7 +35,7 @@ class Flag:
     several: bool
     switch: bool
     words: str
-    """What stands for its value in help."""
+    """The word for its value in help."""
 
     @property
     def parameter(self) -> str:
@@ -42,7 +44,7 @@ class Flag:
 
     @property
     def help(self) -> str:
-        """Return the field's help with what its default is."""
+        """Return the field's help with its default."""
         shown = self.option.shown
         if shown is None and not self.switch and self.default not in (None, ()):
             shown = ",".join(map(str, self.default)) if isinstance(self.default, tuple) else f"{self.default}"
@@ -75,7 +77,7 @@ def flags_of(
     `undocumented`: of fields without help, too (a method of another package may have a plain dataclass).
     """
     parts, hints = nested(kind), get_type_hints(kind, include_extras=True)
-    for field in _own_first(kind):
+    for field in _declared_first(kind):
         option = field.metadata.get("option") or (Option(help="A setting of the method.") if undocumented else None)
         if option is None or option.argument:
             continue
@@ -145,13 +147,13 @@ def _pairs(texts: Any) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise SettingsError(f"--set {text}: expected NAME=VALUE.")
+            raise SettingsError(f"--set is {text}; expected NAME=VALUE.")
         pairs[name.strip()] = value.strip()
     return pairs
 
 
 def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    """Put a value where a nested field's belongs; a nested object that came whole is opened."""
+    """Put a value at a nested field's place; open a nested object that came whole."""
     for name in path[:-1]:
         inner = values.get(name)
         if dataclasses.is_dataclass(inner):
@@ -161,7 +163,7 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
     values[path[-1]] = value
 
 
-def _own_first(kind: type) -> Iterator[Any]:
+def _declared_first(kind: type) -> Iterator[Any]:
     """Yield a dataclass's fields, those that it declares itself before its bases'."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for base in kind.__mro__:
@@ -171,14 +173,14 @@ def _own_first(kind: type) -> Iterator[Any]:
 
 
 def _metavar(hint: Any, column: bool) -> str:
-    """Return what stands for a value of this type in help: the words that it may be, or what kind it is."""
+    """Return the word for a value of this type in help: its choices, or its kind."""
     kinds = {"int": "N", "float": "NUMBER"}
-    words = [*(kinds[k] for k in kinds if k in str(hint)), *words_of(hint)]
+    words = [*(kinds[k] for k in kinds if re.search(rf"\b{k}\b", str(hint))), *words_of(hint)]
     return "|".join(words) or ("COLUMN" if column else "TEXT")
 
 
 def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
-    """Keep what a file gives: settings for `given`, and the command's other options as click's defaults."""
+    """Read a file: keep its settings for `given`, and the command's other options as click's defaults."""
     if path is None:
         return
     content = read_yaml(path)
@@ -205,7 +207,7 @@ def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: 
 
 
 def _is_open(kind: type) -> bool:
-    """Whether a class takes settings by names that are not its own: a method's."""
+    """Return whether a class takes settings by names that are not its own: a method's."""
     return "method_settings" in {f.name for f in dataclasses.fields(kind)}
 
 

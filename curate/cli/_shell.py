@@ -24,13 +24,13 @@ def run_shell(session: "Session", show: Callable[[str], None]) -> bool:
     """Read statements from stdin until it ends; `show` runs and prints one. Return whether all of them worked."""
     from curate import __version__
 
-    talks = sys.stdin.isatty()
-    if talks:
+    interactive = sys.stdin.isatty()
+    if interactive:
         stdout.print(f"curate {__version__}, SQL over {', '.join(n for n, _ in session.runs)}; .help for help")
-    save = _history() if talks else None
+    save = _history() if interactive else None
     pending, worked = "", True
     try:
-        while (line := _read("   ...> " if pending.strip() else "curate> ", talks)) is not None:
+        while (line := _read("   ...> " if pending.strip() else "curate> ", interactive)) is not None:
             if not pending.strip() and line.strip().startswith("."):
                 if line.split()[0] in (".quit", ".exit"):
                     break
@@ -49,22 +49,22 @@ def run_shell(session: "Session", show: Callable[[str], None]) -> bool:
 
 
 def split_statements(text: str) -> tuple[list[str], str]:
-    """The complete statements at the start of `text`, and the rest; semicolons in strings and comments do not count."""
+    """Return the complete statements of `text`, and the rest; semicolons in strings and comments do not count."""
     import duckdb
 
     try:
-        found = [s.query.strip() for s in duckdb.extract_statements(text)]
+        statements = [s.query.strip() for s in duckdb.extract_statements(text)]
     except duckdb.Error:
         # Not parsed (yet): whole once it ends with a semicolon, and then its error is for the user to see.
         return ([text], "") if text.rstrip().endswith(";") else ([], text)
     if text.rstrip().endswith(";"):
-        return [s for s in found if s], ""
-    return [s for s in found[:-1] if s], found[-1] + "\n" if found else ""
+        return [s for s in statements if s], ""
+    return [s for s in statements[:-1] if s], statements[-1] + "\n" if statements else ""
 
 
-def _read(prompt: str, talks: bool) -> str | None:
+def _read(prompt: str, interactive: bool) -> str | None:
     try:
-        if talks:
+        if interactive:
             return input(prompt)
         return line.rstrip("\n") if (line := sys.stdin.readline()) else None
     except EOFError:

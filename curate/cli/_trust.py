@@ -1,4 +1,4 @@
-"""The short form of a trust report: a table of every check, and in full what is worth a look."""
+"""Print the short form of a trust report: a table of all checks, and the verdicts that are not fine."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def judged(run: "Run", reporter: "Reporter") -> "Judged | None":
-    """Measure and judge a run; None where it has no document to judge.
+    """Return a run's judgement; None where it has no document to judge.
 
-    What keeps a run from being read back (such as its folder's name) is a warning: its scores are there.
+    A run that cannot be read back (because of its folder's name, say) gives a warning: its scores exist.
     """
     from curate.errors import CurateError
     from curate.reports.report import judge
@@ -25,18 +25,18 @@ def judged(run: "Run", reporter: "Reporter") -> "Judged | None":
         return None
     try:
         with reporter.stage("trust report", total=1, unit="runs") as stage:
-            found = judge(run)
+            judgement = judge(run)
             stage.advance(1)
     except CurateError as error:
-        reporter.warn(f"no trust report: {error}")
+        reporter.warn(f"No trust report: {error}")
         return None
-    return found
+    return judgement
 
 
 def print_trust(judged: "Judged", *, title: str | None = None) -> None:
     """Print a run's checks with their figures, then the verdicts that are not fine, the worst first.
 
-    What is wrong with the arithmetic is left to the red box that says it (`print_alarm`).
+    Problems of the arithmetic are left to the red box (`print_alarm`).
     """
     from curate.reports.finding import FINE, LEVELS
 

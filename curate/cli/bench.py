@@ -1,4 +1,4 @@
-"""`curate bench`: what scoring costs on this machine, to plan a run by."""
+"""`curate bench`: measure the cost of scoring on this machine."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from curate.settings import build
 
 @click.command()
 @settings_options(BenchSettings)
-@click.option("--pool-tokens", type=float, help="Also say how long a pool of so many tokens takes (5e9).")
+@click.option("--pool-tokens", type=float, help="Also estimate the time for a pool of so many tokens (5e9).")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, pool_tokens: float | None, as_json: bool, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""`curate index`: a pool's gradient sketches on disk, made once, asked any number of times."""
+"""`curate index`: write a pool's gradient sketches to disk once, for any number of targets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
-@click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Measure a small part, estimate the whole, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
 @click.pass_context
 def command(
@@ -40,8 +40,8 @@ def command(
     curate score --target val.jsonl --store stores/pile
     curate query stores/pile --text "The capital of France is"
 
-    One pass over the pool. The same command goes on where it stopped; given a pool with new shards it adds those, and
-    what was fitted on the first pool stays, so that scores compare.
+    One pass over the pool. The same command goes on where it stopped; for a pool with new shards it adds those, and
+    keeps what was fitted on the first pool, so that scores compare.
     """
     from curate.cli._output import RichReporter, print_alarm
     from curate.pipeline import index
@@ -53,8 +53,8 @@ def command(
             _print_plan(index.plan(settings, out, reporter=reporter), as_json)
             return
         store = index.run(settings, out, search=search, workers=workers, reporter=reporter)
-        made = index.make_search(store, search)
-    _print(store, made, as_json)
+        search_index = index.make_search(store, search)
+    _print(store, search_index, as_json)
     if warning := arithmetic_warning(store.record.details):
         print_alarm(warning)
 
@@ -81,15 +81,15 @@ def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
     print_table(["indexing", ""], rows)
 
 
-def _print(store: "Store", made: "Made | None", as_json: bool) -> None:
+def _print(store: "Store", search_index: "Made | None", as_json: bool) -> None:
     from dataclasses import asdict
 
     from curate.cli._output import print_json, stderr, stdout
 
     totals, size = store.totals or {}, store.sketch_bytes
     if as_json:
-        index = None if made is None else asdict(made)
-        print_json({"store": str(store.path), "sketch_bytes": size, **totals, "search": index})
+        search_record = None if search_index is None else asdict(search_index)
+        print_json({"store": str(store.path), "sketch_bytes": size, **totals, "search": search_record})
         return
     stdout.print(
         f"{totals['documents']:,} documents, {totals['tokens']:,} tokens indexed in {store.path}: "
@@ -98,11 +98,11 @@ def _print(store: "Store", made: "Made | None", as_json: bool) -> None:
     )
     for reason, count in totals["skipped"].items():
         stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
-    if made is not None:
+    if search_index is not None:
         stdout.print(
-            f"approximate index {made.factory}: {made.recall:.3f} of the ten nearest found (recall@10 against the exact"
-            f" search, on the store's own documents), {made.milliseconds:.3g} ms a query, exactly"
-            f" {made.exact_milliseconds:.3g} ms",
+            f"approximate index {search_index.factory}: {search_index.recall:.3f} of the ten nearest found (recall@10"
+            f" against the exact search, on the store's own documents), {search_index.milliseconds:.3g} ms a query,"
+            f" exactly {search_index.exact_milliseconds:.3g} ms",
             soft_wrap=True,
         )
     next_ = f"next: curate score --target FILE --store {store.path}   or   curate query {store.path}"

@@ -1,4 +1,4 @@
-"""`curate query`: which documents of a store does a text's gradient lie nearest to?"""
+"""`curate query`: find the documents of a store with the nearest gradients to a text's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,19 +19,21 @@ ROOT = Path("stores")
 
 @settings
 class QuerySettings:
-    """Which columns of a file's rows hold what."""
+    """The columns of a file's rows."""
 
     fields: Fields = option(factory=Fields, help="Columns of the file.", suffix="-column")
 
 
 @click.command()
 @click.argument("store", required=False, type=click.Path(path_type=Path))
-@click.option("--text", "texts", multiple=True, help="What to look for; repeatable.")
-@click.option("--file", "files", multiple=True, help="Rows to look for: text, or prompt and completion; repeatable.")
-@click.option("-k", "--nearest", type=click.IntRange(min=1), default=10, help="Documents of each.")
-@click.option("--exact", is_flag=True, help="Look at every document, though the store has an approximate index.")
+@click.option("--text", "texts", multiple=True, help="A text to search by; repeatable.")
+@click.option(
+    "--file", "files", multiple=True, help="File of rows to search by: text, or prompt and completion; repeatable."
+)
+@click.option("-k", "--nearest", type=click.IntRange(min=1), default=10, help="Documents to return for each.")
+@click.option("--exact", is_flag=True, help="Search every document, even where the store has an approximate index.")
 @settings_options(QuerySettings)
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON, with whole texts.")
+@click.option("--json", "as_json", is_flag=True, help="Print the documents as JSON, with whole texts.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -51,22 +53,22 @@ def command(
     curate query stores/pile --file questions.jsonl --json
     curate query stores/pile                               # asks for texts, one after the other
 
-    STORE is a folder of `curate index`; without it, the latest under stores/. The score is the cosine of whitened
+    STORE is a folder of `curate index`; the default is the latest under stores/. The score is the cosine of whitened
     gradients: above 0, training on the document lowers the text's loss. Of a prompt with its completion, the completion
     alone carries loss.
     """
     from curate.cli._output import RichReporter
     from curate.stores.query import Searcher
 
-    opened = _chosen(store)
+    chosen_store = _chosen(store)
     queries = _queries(texts, files, build(QuerySettings, given(ctx, QuerySettings, options), owner="A query").fields)
     with RichReporter() as reporter:
-        searcher = Searcher.open(opened, exact=exact, reporter=reporter)
-        found = searcher.query(queries, nearest)
+        searcher = Searcher.open(chosen_store, exact=exact, reporter=reporter)
+        hits_by_query = searcher.query(queries, nearest)
     if as_json:
-        _print_json(queries, found)
+        _print_json(queries, hits_by_query)
     elif queries:
-        for query, hits in zip(queries, found, strict=True):
+        for query, hits in zip(queries, hits_by_query, strict=True):
             _print(query if isinstance(query, str) else query.preview, hits)
     else:
         _converse(searcher, nearest)
@@ -80,7 +82,7 @@ def _chosen(path: Path | None) -> Any:
     if path is not None:
         return Store.open(path)
     if not (latest := Store.newest_first(ROOT)):
-        raise CurateError(f"no store under {ROOT}/", hint=Store.WHICH)
+        raise CurateError(f"There is no store under {ROOT}/.", hint=Store.WHICH)
     stderr.print(f"store: {latest[0]}", style="dim", soft_wrap=True, markup=False)
     return Store.open(latest[0])
 
@@ -88,13 +90,13 @@ def _chosen(path: Path | None) -> Any:
 def _queries(texts: Sequence[str], files: Sequence[str], fields: Any) -> "list[str | Document]":
     from curate.documents import read_target
 
-    found: list[Any] = [*texts]
+    queries: list[Any] = [*texts]
     for file in files:
-        rows = read_target(file, fields)
-        for skipped in rows.skipped:
+        target = read_target(file, fields)
+        for skipped in target.skipped:
             click.echo(f"{file}, row {skipped.row}: set aside: {skipped.reason}", err=True)
-        found += rows.documents
-    return found
+        queries += target.documents
+    return queries
 
 
 def _print(query: str, hits: "list[Hit]") -> None:
@@ -115,7 +117,7 @@ def _print(query: str, hits: "list[Hit]") -> None:
     print_table(("rank", "score", source or "shard", "id", "text"), rows)
 
 
-def _print_json(queries: "Sequence[str | Document]", found: "list[list[Hit]]") -> None:
+def _print_json(queries: "Sequence[str | Document]", hits_by_query: "list[list[Hit]]") -> None:
     from dataclasses import asdict
 
     from curate.cli._output import print_json
@@ -127,13 +129,13 @@ def _print_json(queries: "Sequence[str | Document]", found: "list[list[Hit]]") -
                 "id": None if isinstance(q, str) else q.doc_id,
                 "hits": [asdict(h) for h in hits],
             }
-            for q, hits in zip(queries, found, strict=True)
+            for q, hits in zip(queries, hits_by_query, strict=True)
         ]
     )
 
 
 def _converse(searcher: "Searcher", nearest: int) -> None:
-    """Ask for texts until there is none, a line each."""
+    """Prompt for texts, a line each, until an empty one."""
     from curate.cli._output import print_error, stderr
     from curate.errors import CurateError
 

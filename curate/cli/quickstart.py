@@ -1,4 +1,4 @@
-"""`curate quickstart`: the main job from end to end, on text that every Python carries."""
+"""`curate quickstart`: run the main job from end to end, on text that every Python carries."""
 
 import shlex
 from pathlib import Path
@@ -24,7 +24,7 @@ _QUERIES = (
 
 @click.command(context_settings={"show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default=Path("quickstart"), help="Folder for everything.")
-@click.option("--package", default="asyncio", help="The package of the standard library that is the target.")
+@click.option("--package", default="asyncio", help="Package of the standard library as the target.")
 def command(out: Path, package: str) -> None:
     """Run the main job on the standard library's own sources: warm up, score, select, query.
 
@@ -32,9 +32,9 @@ def command(out: Path, package: str) -> None:
     curate quickstart
     curate quickstart --package email --out elsewhere
 
-    Holds out some of one package as the target and looks how much of the rest a selection of 5 % finds in a pool of
-    3 000 documents. Needs no network, and on two cores less than three minutes. Prints each command before it runs
-    it. Everything lies under --out; a second time starts afresh there.
+    It holds out some of one package as the target and measures how much of the rest a selection of 5 % finds in a
+    pool of 3 000 documents. It needs no network, and less than three minutes on two cores. It prints each command
+    before it runs it. Everything lies under --out; a second run starts afresh there.
     """
     from curate.cli._output import RichReporter
     from curate.quickstart import LibrarySettings, build_library_pool, measure_enrichment
@@ -68,38 +68,40 @@ def command(out: Path, package: str) -> None:
 
 
 def _fresh(out: Path) -> None:
-    """Make the folder, or empty it of what an earlier quickstart left; never of anything else."""
+    """Make the folder, or empty it of an earlier quickstart's files. Raises SettingsError for another folder."""
     from curate.errors import SettingsError
     from curate.folders.folder import put_text
     from curate.folders.local import open_folder, refuse_url
 
     refuse_url(out, "--out")
     if out.exists() and not out.is_dir():
-        raise SettingsError(f"{out} is a file, expected a folder to make", hint="give another folder with --out")
+        raise SettingsError(f"{out} is a file; expected a folder.", hint="Give another folder with --out.")
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARK).is_file():
-            raise SettingsError(f"{out} is not empty, and no quickstart made it", hint="give another folder with --out")
+            raise SettingsError(
+                f"{out} is not empty, and no quickstart made it.", hint="Give another folder with --out."
+            )
         for name in ("pool", "proxy", "runs", "selected"):
             open_folder(out).remove(name)
     put_text(open_folder(out), MARK, "{}\n")
 
 
 def _curate(*args: str) -> None:
-    """Run one command of this very command line, having printed it."""
+    """Print one command of this command line, and run it."""
     from curate.cli import group
 
     _say(f"\n$ curate {shlex.join(args)}", style="bold")
     group.main(args=list(args), prog_name="curate", standalone_mode=False)
 
 
-def _print(found: "Enrichment", built: "LibraryPool") -> None:
+def _print(enrichment: "Enrichment", pool: "LibraryPool") -> None:
     from curate.cli._output import print_table
 
     _say("")
     rows = [
-        (f"{built.package} among all {built.documents:,} documents", f"{found.base_rate:.1%}"),
-        (f"{built.package} among the {found.selected:,} selected", f"{found.share:.1%}"),
-        ("enrichment", f"{found.ratio:.1f}x"),
+        (f"{pool.package} among all {pool.documents:,} documents", f"{enrichment.base_rate:.1%}"),
+        (f"{pool.package} among the {enrichment.selected:,} selected", f"{enrichment.share:.1%}"),
+        ("enrichment", f"{enrichment.ratio:.1f}x"),
     ]
     print_table(["what the selection holds", "share"], rows)
 

@@ -1,4 +1,4 @@
-"""curate report: what can be said of runs before their scores are trusted."""
+"""`curate report`: judge runs before their scores are trusted."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, type=click.Path(), metavar="[RUN]...")
 @click.option("--out", type=click.Path(), show_default="report.html", help="The page; with --json only where given.")
 @click.option("--by", metavar="COLUMN", help="Column of the pool to compare by.  [default: source, else shard]")
-@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved.")
+@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
 @click.option("--no-texts", is_flag=True, help="Show previews of documents; the pool is not read.")
 @click.option("--json", "as_json", is_flag=True, help="Print every figure and verdict as one JSON document.")
 def command(
@@ -20,9 +20,9 @@ def command(
 ) -> None:
     """Write a trust report of one run, or of several and how they agree, as one HTML file that needs no network.
 
-    Without a RUN, the latest under runs/. The page shows how scores are distributed, what they follow (length, loss,
-    gradient norm), which sources and groups they choose, duplicates, contamination, coverage, arithmetic, and the best
-    and worst documents with their text; every verdict says its threshold and what to do.
+    The default RUN is the latest under runs/. The page shows how scores are distributed, what they follow (length,
+    loss, gradient norm), which sources and groups they choose, duplicates, contamination, coverage, arithmetic, and the
+    best and worst documents with their text; every verdict gives its threshold and what to do.
 
     \b
     curate report
@@ -35,16 +35,16 @@ def command(
     from curate.cli._trust import print_pairs, print_trust
     from curate.reports.report import report
 
-    chosen = [chosen_run(r) for r in runs] or [chosen_run(None)]
+    opened_runs = [chosen_run(r) for r in runs] or [chosen_run(None)]
     page = out or (None if as_json else "report.html")
     with RichReporter() as reporter:
-        made: Report = report(chosen, out=page, by=by, pool=pool or None, texts=not no_texts, reporter=reporter)
+        written: Report = report(opened_runs, out=page, by=by, pool=pool or None, texts=not no_texts, reporter=reporter)
     if as_json:
-        print_json(made.record())
+        print_json(written.record())
         return
-    for judged in made.runs:
+    for judged in written.runs:
         print_trust(judged, title=judged.figures.path)
         if warning := judged.figures.arithmetic_warning:
             print_alarm(warning)
-    print_pairs(made.pairs)
-    stdout.print(f"written to {made.out}", markup=False, soft_wrap=True)
+    print_pairs(written.pairs)
+    stdout.print(f"written to {written.out}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`curate rescore`: a run's best documents once more, by differentiating through training on them."""
+"""`curate rescore`: score a run's best documents again, by differentiating through training on them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.argument("run", required=False, type=click.Path())
 @settings_options(RescoreSettings)
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-magic", help="The rescored run's folder.")
-@click.option("--dry-run", is_flag=True, help="Say what it will take, from one step that is measured, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON.")
+@click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
 @click.pass_context
 def command(
     ctx: click.Context, /, run: str | None, out: Path | None, dry_run: bool, as_json: bool, **options: Any

@@ -1,4 +1,4 @@
-"""`curate score`: the influence of every document of a pool on a target."""
+"""`curate score`: measure the influence of every document of a pool on a target."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @settings_options(ScoreSettings)
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
-@click.option("--dry-run", is_flag=True, help="Measure a small part, say what all will take, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Measure a small part, estimate the whole, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
 @click.pass_context
 def command(
@@ -43,7 +43,7 @@ def command(
 
     score > 0: more weight on the document lowers the target's loss. The run's folder holds one Parquet row per
     document (`curate sql`), goes into `curate select`, and continues where it stopped when the same command is
-    given again. What its figures say of the ranking is printed at the end, and at length by `curate report`.
+    given again. A short judgement of the ranking is printed at the end; `curate report` gives the long one.
     """
     from curate.cli._output import RichReporter, print_alarm
     from curate.cli._trust import judged, short

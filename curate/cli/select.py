@@ -1,4 +1,4 @@
-"""curate select: from scores to a dataset, in seconds and without scoring again."""
+"""`curate select`: from scores to a dataset, in seconds and without scoring again."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
     from curate.cli._output import RichReporter
     from curate.scores.run import Run
-    from curate.selection.select import Asked, Selection
+    from curate.selection.select import FilterChoice, Selection
 
 _FILTER, _PARAM = ("--filter", "-f"), ("--param", "-p")
 
 
 class _InOrder(click.Command):
-    """Ties every -p to the --filter before it: click itself forgets how options of different names were mixed."""
+    """Tie every -p to the --filter before it: click itself forgets the order of options of different names."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _numbered(ctx, args))
@@ -33,42 +33,49 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
             numbered.append(arg)
             continue
         if filters < 0:
-            ctx.fail(f"{arg}: a parameter belongs to the --filter before it, and there is none")
+            ctx.fail(f"{arg}: a parameter belongs to the --filter before it, and there is none.")
         numbered += [flag, f"{filters}:{value if joined else next(rest, '')}"]
     return numbered
 
 
 @click.command(cls=_InOrder)
 @click.argument("run", required=False, type=click.Path())
-@click.option("--top", metavar="SHARE|N", help="The best: 5% or 0.05 of the run's documents, or so many of them.")
-@click.option("--budget", metavar="TOKENS", help="The best until so many tokens: 20M, 1.5B.")
-@click.option("-f", "--filter", "names", multiple=True, metavar="NAME|FILE.sql", help="Filters, in this order.")
-@click.option("-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="For the --filter before it.")
-@click.option("--list-filters", is_flag=True, help="Show the shipped filters and their parameters, and stop.")
+@click.option("--top", metavar="SHARE|N", help="Keep the best: a share (5%, 0.05) or a number of documents.")
+@click.option("--budget", metavar="TOKENS", help="Keep the best up to so many tokens: 20M, 1.5B.")
+@click.option(
+    "-f", "--filter", "names", multiple=True, metavar="NAME|FILE.sql", help="A filter; repeatable, in this order."
+)
+@click.option(
+    "-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="A parameter of the --filter before it."
+)
+@click.option("--list-filters", is_flag=True, help="Show the filters and their parameters, and stop.")
 @click.option("--store", metavar="STORE", show_default="the run's", help="Gradient store for filters on likeness.")
 @click.option("--no-decontaminate", is_flag=True, help="Keep documents that hold rows of the target.")
 @click.option(
-    "--unit", type=click.Choice(["document", "shard"]), default="document", show_default=True, help="What is chosen."
+    "--unit",
+    type=click.Choice(["document", "shard"]),
+    default="document",
+    show_default=True,
+    help="Choose documents or whole shards.",
 )
 @click.option(
     "--shard-score",
     default="mean",
     show_default=True,
-    help="A shard's score: mean, sum, max, q05 … q95 of its documents.",
+    help="A shard's score: the mean, sum, max, q05 … q95 of its documents.",
 )
 @click.option("--out", default="selected", show_default=True, type=click.Path(), help="Folder of the dataset.")
 @click.option(
     "--format",
-    "kind",
     type=click.Choice(["arrow", "parquet", "jsonl.zst"]),
     default="arrow",
     show_default=True,
     help="How the dataset is stored.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
-@click.option("--dry-run", is_flag=True, help="Show what would be left, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the documents left by every filter; write nothing.")
 @click.option("--partial", is_flag=True, help="Select from a run that is not finished.")
-@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved.")
+@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
 @click.option("--by", metavar="COLUMN", help="Column to compare composition by.  [default: source, else shard]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
@@ -88,9 +95,9 @@ def command(
 ) -> None:
     """Choose documents by their scores and write them as a dataset.
 
-    RUN is a folder of `curate score`; without it, the latest under runs/. Documents that hold a row of the target are
-    dropped first; then come the filters in the order given, then --top and --budget. The dataset keeps the pool's own
-    columns, adds the scores, and loads with datasets.load_dataset.
+    RUN is a folder of `curate score`; the default is the latest under runs/. Documents that hold a row of the
+    target are dropped first; then come the filters in the order given, then --top and --budget. The dataset keeps
+    the pool's columns, adds the scores, and loads with datasets.load_dataset.
 
     \b
     curate select --top 5%
@@ -106,18 +113,18 @@ def command(
     from curate.cli._runs import chosen_run
     from curate.selection.select import select
 
-    asked = _asked(names, params)
-    chosen = chosen_run(run)
+    filters = _filters(names, params)
+    opened_run = chosen_run(run)
     with RichReporter() as reporter:
         selection = select(
-            chosen,
-            filters=asked,
+            opened_run,
+            filters=filters,
             top=top,
             budget=budget,
             decontaminate=not no_decontaminate,
             out=None if dry_run else out,
             pool=pool or None,
-            neighbours=_neighbours(asked, chosen, store or chosen.record.store, reporter),
+            neighbours=_neighbours(filters, opened_run, store or opened_run.record.store, reporter),
             reporter=reporter,
             **options,
         )
@@ -127,22 +134,24 @@ def command(
         _print_selection(selection)
 
 
-def _asked(names: Sequence[str], params: Iterable[str]) -> list["Asked"]:
-    given: list[dict[str, str]] = [{} for _ in names]
+def _filters(names: Sequence[str], params: Iterable[str]) -> list["FilterChoice"]:
+    parameters: list[dict[str, str]] = [{} for _ in names]
     for param in params:
         number, _, text = param.partition(":")
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise click.UsageError(f"-p {text}: expected KEY=VALUE")
-        given[int(number)][key.strip()] = value
-    return list(zip(names, given, strict=True))
+            raise click.UsageError(f"-p is {text}; expected KEY=VALUE.")
+        parameters[int(number)][key.strip()] = value
+    return list(zip(names, parameters, strict=True))
 
 
-def _neighbours(asked: "Sequence[Asked]", run: "Run", store: str | None, reporter: "RichReporter") -> "Path | None":
-    """Find the store's pairs of near documents, where a filter reads them; torch is imported only then."""
+def _neighbours(
+    filters: "Sequence[FilterChoice]", run: "Run", store: str | None, reporter: "RichReporter"
+) -> "Path | None":
+    """Find the store's pairs of near documents where a filter reads them; only then import torch."""
     from curate.selection.filters import needs_neighbours
 
-    if store is None or not needs_neighbours(asked):
+    if store is None or not needs_neighbours(filters):
         return None
     from curate.errors import SettingsError
     from curate.pipeline.index import neighbours
@@ -154,7 +163,7 @@ def _neighbours(asked: "Sequence[Asked]", run: "Run", store: str | None, reporte
     if not same:
         raise SettingsError(
             f"{store} does not hold the pool that {run.path} scored.",
-            hint="Name a store of that pool: rows are found in it by their shard and number.",
+            hint="Name a store of that pool.",
         )
     return neighbours(opened, reporter=reporter)
 
@@ -164,9 +173,9 @@ def _print_selection(selection: "Selection") -> None:
 
     rows: list[tuple[Any, ...]] = [("(all)", None, selection.documents_before, selection.tokens_before, None)]
     for s in selection.stages:
-        asked = ", ".join(f"{k}={v}" for k, v in s.asked.items())
+        parameters = ", ".join(f"{k}={v}" for k, v in s.asked.items())
         kept = f"{s.kept:,} {'shard' if s.kept == 1 else 'shards'}; " if s.unit == "shard" else ""
-        rows.append((s.name, s.documents_dropped, s.documents, s.tokens, kept + asked))
+        rows.append((s.name, s.documents_dropped, s.documents, s.tokens, kept + parameters))
     print_table(("filter", "dropped", "documents", "tokens", "parameters"), rows)
     shown = selection.composition[:20]
     print_table(

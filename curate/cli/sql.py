@@ -1,4 +1,4 @@
-"""curate sql: read-only SQL over runs."""
+"""`curate sql`: read-only SQL over runs."""
 
 import json
 import re
@@ -20,10 +20,10 @@ _SHOWN = 40
 @click.option("--json", "style", flag_value="json", help="Print rows as JSON.")
 @click.option("--csv", "style", flag_value="csv", help="Print rows as CSV.")
 @click.option("--parquet", type=click.Path(dir_okay=False), help="Write rows to a Parquet file.")
-@click.option("--limit", default=_SHOWN, show_default=True, type=click.IntRange(0), help="Rows of the table shown.")
+@click.option("--limit", default=_SHOWN, show_default=True, type=click.IntRange(0), help="Rows of the table to show.")
 @click.option("--db", type=click.Path(dir_okay=False), help="Write a DuckDB database file that any client opens.")
-@click.option("--allow", multiple=True, type=click.Path(), help="A folder whose files queries may read, too.")
-@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved.")
+@click.option("--allow", multiple=True, type=click.Path(), help="Folder whose files queries may read, too; repeatable.")
+@click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
 def command(
     arguments: tuple[str, ...],
     style: str | None,
@@ -33,11 +33,11 @@ def command(
     allow: tuple[str, ...],
     pool: tuple[str, ...],
 ) -> None:
-    """Ask SQL of the scores of one or several runs; without a QUERY, in a shell.
+    """Query the scores of one or several runs by SQL; without a QUERY, in a shell.
 
-    Arguments that are folders are runs, the remaining one is the query; without a run, the latest under runs/. Views:
+    Arguments that are folders are runs, the other is the query; the default run is the latest under runs/. Views:
     scores, candidates, shards, skipped, runs, documents (the pool's own rows), and tokens (one row per token, of runs
-    scored with --per-token). Nothing can be written, and no other file be read, unless --allow opens its folder.
+    scored with --per-token). Queries cannot write, nor read other files, unless --allow opens their folder.
 
     \b
     curate sql "SELECT source, count(*), avg(score) FROM scores GROUP BY source ORDER BY 3 DESC"
@@ -52,11 +52,11 @@ def command(
     runs, query = _split(arguments)
     if db:
         if query:
-            raise click.UsageError("--db writes the views; it takes no query")
+            raise click.UsageError("--db writes the views; it takes no query.")
         _write_database(runs, db)
         return
     if query is None and parquet:
-        raise click.UsageError("--parquet needs a query")
+        raise click.UsageError("--parquet needs a query.")
     with open_session(runs, allow=allow, pool=pool or None) as session:
         if query is not None:
             _show(session, query, style=style, parquet=parquet, limit=limit)
@@ -64,19 +64,19 @@ def command(
         from curate.cli._shell import run_shell
 
         worked = run_shell(session, lambda sql: _show(session, sql, style=style, parquet=None, limit=limit))
-    if not worked and not sys.stdin.isatty():  # a script must hear of it; a person has seen it
+    if not worked and not sys.stdin.isatty():  # a script needs the exit code; a person has seen the error
         sys.exit(1)
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[list["Run"], str | None]:
     from curate.cli._runs import chosen_run
 
-    # No query is one word with a slash: that is a folder which is not there, and opening it says so.
+    # A word with a slash is no query but a missing folder, and opening it raises the right error.
     folders = [a for a in arguments if a and (_is_folder(a) or ("/" in a and not re.search(r"[\s('\"]", a)))]
     queries = [a for a in arguments if a not in folders]
     if len(queries) > 1:
-        gone = next((q for q in queries if " " not in q.strip()), queries[0])
-        raise click.UsageError(f"expected one query, got {len(queries)}; {gone!r} is no folder")
+        missing = next((q for q in queries if " " not in q.strip()), queries[0])
+        raise click.UsageError(f"There are {len(queries)} queries; expected one. {missing!r} is no folder.")
     return [chosen_run(f) for f in folders] or [chosen_run(None)], queries[0] if queries else None
 
 
@@ -111,7 +111,7 @@ def _show(session: "Session", sql: str, *, style: str | None, parquet: str | Non
 
 
 def _with_visible_tokens(columns: list[str], row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A row for a table: tokens in quotation marks, so that spaces and line ends show."""
+    """Return a row for a table: tokens in quotation marks, so that spaces and line ends show."""
     return tuple(
         json.dumps(v, ensure_ascii=False) if c == "token" and isinstance(v, str) else v
         for c, v in zip(columns, row, strict=True)

@@ -1,4 +1,4 @@
-"""curate status: which runs there are, and how far they have come."""
+"""`curate status`: list the runs and their progress."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 @click.argument("run", required=False, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(run: str | None, as_json: bool) -> None:
-    """Show runs and their progress: RUN alone, or all under runs/, the newest first.
+    """Show runs and their progress: of RUN alone, or of all under runs/, the newest first.
 
     \b
     curate status
@@ -24,25 +24,29 @@ def command(run: str | None, as_json: bool) -> None:
     from curate.scores.run import Run, list_runs
 
     runs = [Run.open(run)] if run else list_runs(ROOT)
-    found = [progress(r) for r in runs]
+    states = [progress(r) for r in runs]
     if as_json:
-        print_json(found)
+        print_json(states)
         return
-    if not found:
-        stderr.print(f"no run under {ROOT}/; `curate score --target FILE --pool FOLDER` makes one", markup=False)
+    if not states:
+        stderr.print(
+            f"There is no run under {ROOT}/; `curate score --target FILE --pool FOLDER` makes one.", markup=False
+        )
         return
     rows = [
         (
-            f["run"],
-            f["method"],
-            str(f["model"]).rstrip("/").split("/")[-1],  # the whole of it is in --json
-            "yes" if f["finished"] else "no",
-            f["shards"],
-            f["documents"],
-            f["tokens"],
-            "\n".join(f"{n:,} {reason}" for reason, n in f["skipped"].items()) if run else sum(f["skipped"].values()),
+            state["run"],
+            state["method"],
+            str(state["model"]).rstrip("/").split("/")[-1],  # the whole of it is in --json
+            "yes" if state["finished"] else "no",
+            state["shards"],
+            state["documents"],
+            state["tokens"],
+            "\n".join(f"{n:,} {reason}" for reason, n in state["skipped"].items())
+            if run
+            else sum(state["skipped"].values()),
         )
-        for f in found
+        for state in states
     ]
     print_table(("run", "method", "model", "done", "shards", "documents", "tokens", "skipped"), rows)
     for r in runs:
@@ -51,7 +55,7 @@ def command(run: str | None, as_json: bool) -> None:
 
 
 def progress(run: "Run") -> dict[str, Any]:
-    """What a run has so far, counted from its parts."""
+    """Return the progress of a run, counted from its parts."""
     from curate.scores.counts import count
 
     parts, counted = run.all_parts(), count(run)

@@ -1,4 +1,4 @@
-"""`curate validate`: does a score predict what retraining does?"""
+"""`curate validate`: compare scores with what retraining does."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @settings_options(ValidateSettings)
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-validation", help="Folder of the figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/predicted.png", help="File of the plot.")
-@click.option("--dry-run", is_flag=True, help="Say what it will take, from one step that is measured, and stop.")
+@click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.pass_context
 def command(
@@ -50,7 +50,8 @@ def command(
     from curate.pipeline import validate
 
     values = given(ctx, ValidateSettings, options) | ({"runs": runs} if runs else {})
-    values.setdefault("runs", str(chosen_run(None).path)) if not values.get("runs") else None
+    if not values.get("runs"):
+        values["runs"] = str(chosen_run(None).path)
     settings = build(ValidateSettings, values, owner="A validation")
     with RichReporter() as reporter:
         if dry_run:
@@ -80,23 +81,23 @@ def _print_plan(plan: "ValidatePlan", as_json: bool) -> None:
     print_table(["validation", ""], rows)
 
 
-def _print(found: "Validation") -> None:
+def _print(validation: "Validation") -> None:
     from curate.cli._output import print_table, stdout
 
     rows = []
-    for j in found.judged:
+    for j in validation.judged:
         row = [Path(j.run).name, j.method, f"{j.lds.mean:.3f}", f"{j.lds.low:.3f} … {j.lds.high:.3f}"]
         if j.qld is not None:
             row += [f"{j.qld.mean:+.4f}", f"{j.qld.control:+.4f}", f"{j.qld.low:+.4f} … {j.qld.high:+.4f}"]
         rows.append([*row, *[""] * (7 - len(row))])
     print_table(["run", "method", "LDS", "95 %", "QLD", "random", "QLD - random, 95 %"], rows)
     stdout.print(
-        f"{found.subsets} retrainings without {found.dropped:,} of {found.documents:,} documents,"
-        f" {found.queries} queries; QLD in nats per token. Bank: {found.bank}",
+        f"{validation.subsets} retrainings without {validation.dropped:,} of {validation.documents:,} documents,"
+        f" {validation.queries} queries; QLD in nats per token. Bank: {validation.bank}",
         soft_wrap=True,
         markup=False,
     )
-    for j in found.judged:
+    for j in validation.judged:
         if j.lds.undefined:
-            said = f"{Path(j.run).name}: {j.lds.undefined} queries ranked nothing and count as 0"
-            stdout.print(said, soft_wrap=True, markup=False)
+            text = f"{Path(j.run).name}: {j.lds.undefined} queries ranked nothing and count as 0"
+            stdout.print(text, soft_wrap=True, markup=False)

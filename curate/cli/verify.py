@@ -1,4 +1,4 @@
-"""`curate verify`: does training on a selection help?"""
+"""`curate verify`: measure whether training on a selection helps."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +34,8 @@ def command(
     Every arm starts from the same proxy and trains by the same recipe on equal tokens, in batches of equal tokens:
     the selection; random documents; the best by BM25 and by embeddings, as many tokens as the selection has; shares of
     a sweep. The arm `all` is one random pass over the pool, cut at four times the others' tokens. Rows of the target
-    that took part in scoring are refused; documents that hold a held-out row are left out of every arm. What is
-    finished is kept: a killed command goes on with the arm it was at.
+    that took part in scoring are refused; documents that hold a held-out row are left out of every arm. Finished
+    arms are kept: a killed command goes on with the next one.
     """
     from curate.cli._output import RichReporter, print_json
     from curate.pipeline import verify
@@ -47,22 +47,25 @@ def command(
     print_json(verification.record()) if as_json else _print(verification, plot)
 
 
-def _print(found: "Verification", plot: Path | None) -> None:
+def _print(verification: "Verification", plot: Path | None) -> None:
     from curate.cli._output import print_table, stdout
 
     def shown(value: float, spread: float | None) -> str:
         return f"{value:.4f}" if spread is None else f"{value:.4f} ± {spread:.4f}"
 
     rows: list[tuple[Any, ...]] = [
-        ("untrained", 0, "", f"{found.untrained['target']:.4f}", f"{found.untrained['other']:.4f}")
+        ("untrained", 0, "", f"{verification.untrained['target']:.4f}", f"{verification.untrained['other']:.4f}")
     ]
-    for r in found.rows():
+    for r in verification.rows():
         target, other = (shown(r[kind], r[f"{kind}_spread"]) for kind in ("target", "other"))
         rows.append((r["arm"], r["tokens"], f"{r['epochs']:.2f}", target, other))
-    print_table(["arm", "tokens", "epochs", f"target ({found.held_out} rows)", f"other ({found.others} rows)"], rows)
+    print_table(
+        ["arm", "tokens", "epochs", f"target ({verification.held_out} rows)", f"other ({verification.others} rows)"],
+        rows,
+    )
     stdout.print("Losses in nats per token, ± the standard deviation over seeds.", soft_wrap=True)
-    stdout.print(found.sentence, soft_wrap=True, markup=False, style="bold")
-    if (share := found.best_share()) is not None:
+    stdout.print(verification.sentence, soft_wrap=True, markup=False, style="bold")
+    if (share := verification.best_share()) is not None:
         alike = f"; no clear difference to {', '.join(share['alike'])}" if share["alike"] else ""
         stdout.print(f"Of the sweep, {share['best']} ends lowest{alike}.", soft_wrap=True, markup=False)
-    stdout.print(f"Learning curves: {plot or Path(found.out) / 'curves.png'}", soft_wrap=True, markup=False)
+    stdout.print(f"Learning curves: {plot or Path(verification.out) / 'curves.png'}", soft_wrap=True, markup=False)

@@ -37,34 +37,34 @@ def command(ctx: click.Context, /, out: Path, as_json: bool, **options: Any) -> 
 
     settings = build(WarmupSettings, given(ctx, WarmupSettings, options), owner="A warm-up")
     with RichReporter() as reporter:
-        made = warmup.run(settings, out, reporter=reporter)
+        record = warmup.run(settings, out, reporter=reporter)
     if as_json:
         from dataclasses import asdict
 
-        print_json(asdict(made))
+        print_json(asdict(record))
     else:
-        _print(made)
+        _print(record)
 
 
-def _print(made: "Warmup") -> None:
+def _print(record: "Warmup") -> None:
     from curate.cli._output import print_table, stderr
 
     rows: list[tuple[str, Any]] = [
-        ("parameters", made.parameters),
-        ("trained parameters", made.trained_parameters),
-        ("vocabulary", made.vocabulary),
-        ("context, tokens", made.context),
-        ("documents trained on", made.documents),
-        ("documents held out", made.held_out_documents),
-        ("steps", made.steps),
-        ("ended by", made.ended_by),
-        ("tokens seen", made.tokens_seen),
-        ("held-out loss before, nats/token", made.held_out_loss_before),
-        ("held-out loss after, nats/token", made.held_out_loss_after),
-        ("seconds in all", made.seconds),
-        ("training tokens per second", round(made.tokens_seen / made.training_seconds)),
-        ("checkpoints", ", ".join(made.checkpoints) or "none"),
+        ("parameters", record.parameters),
+        ("trained parameters", record.trained_parameters),
+        ("vocabulary", record.vocabulary),
+        ("context, tokens", record.context),
+        ("documents trained on", record.documents),
+        ("documents held out", record.held_out_documents),
+        ("steps", record.steps),
+        ("ended by", record.ended_by),
+        ("tokens seen", record.tokens_seen),
+        ("held-out loss before, nats/token", record.held_out_loss_before),
+        ("held-out loss after, nats/token", record.held_out_loss_after),
+        ("seconds in all", record.seconds),
+        ("training tokens per second", round(record.tokens_seen / record.training_seconds)),
+        ("checkpoints", ", ".join(record.checkpoints) or "none"),
     ]
-    print_table(["proxy", str(made.out)], rows)
-    following = f"next: curate score --model {made.out} --target val.jsonl --pool …"
+    print_table(["proxy", str(record.out)], rows)
+    following = f"next: curate score --model {record.out} --target val.jsonl --pool …"
     stderr.print(following, markup=False, soft_wrap=True, style="dim")

@@ -1,4 +1,4 @@
-"""Reading pools and targets as streams of documents, whatever their format and wherever they are."""
+"""Read pools and targets as streams of documents, in any format, from any place."""
 
 from curate.documents.check import check_fields
 from curate.documents.holdout import HELDOUT, Split, hold_out

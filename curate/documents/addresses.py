@@ -1,4 +1,4 @@
-"""From what a user types to files: folders, globs, files, `save_to_disk` folders, hub ids, object stores."""
+"""Find the files of an address: a folder, glob, file, `save_to_disk` folder, hub id or object store."""
 
 import glob
 import os
@@ -20,7 +20,7 @@ _WILD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class ListedFile:
     """One file below an address."""
 
     name: str
@@ -31,9 +31,9 @@ class Found:
 
 
 def find_shards(address: str) -> tuple[list[Shard], list[str]]:
-    """Find an address's shards and the names of the files there that are none.
+    """Return an address's shards, and the names of its other files.
 
-    Raises CurateError when there is nothing, or nothing readable, saying what was found and what is read.
+    Raises CurateError where no file is readable, naming the files and the readable formats.
     """
     path = local_path(address)
     if path is None:
@@ -45,18 +45,18 @@ def find_shards(address: str) -> tuple[list[Shard], list[str]]:
     else:
         raise CurateError(f"{address}: no such file or folder.", hint=_nearest_sibling(path))
     if not files:
-        raise CurateError(f"{address}: {_what(address, path)} no files.", hint=f"Readable: {readable()}.")
-    shards, ignored = _split(files, format_of(address))
+        raise CurateError(f"{address}: {_place(address, path)} no files.", hint=f"Readable: {readable()}.")
+    shards, ignored = _separate(files, format_of(address))
     if not shards:
-        seen = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
+        listed = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         raise CurateError(
-            f"{address}: no readable shard among {len(ignored)} file(s): {seen}.",
+            f"{address}: no readable shard among {len(ignored)} file(s): {listed}.",
             hint=f"Readable: {readable()}.",
         )
     return shards, ignored
 
 
-def _what(address: str, path: Path | None) -> str:
+def _place(address: str, path: Path | None) -> str:
     return "the pattern matches" if _WILD.search(address) and not (path and path.exists()) else "the folder holds"
 
 
@@ -69,8 +69,8 @@ def _nearest_sibling(path: Path) -> str:
     return close if close.startswith("Did") else "A pool is a folder, a glob, a file, a hub dataset id or a url."
 
 
-def _split(files: list[Found], named: str | None) -> tuple[list[Shard], list[str]]:
-    """Tell shards from the rest; in a `save_to_disk` folder only the files its state.json lists are data.
+def _separate(files: list[ListedFile], named: str | None) -> tuple[list[Shard], list[str]]:
+    """Return the shards, and the names of the rest; in a `save_to_disk` folder the shards are what state.json lists.
 
     `named` is the format that the address itself names, by its suffix.
     """
@@ -84,12 +84,12 @@ def _split(files: list[Found], named: str | None) -> tuple[list[Shard], list[str
         if path.parent.name == "rejected" and str(path.parent.parent) in manifests:
             ignored.append(f.name)
             continue
-        kind = format_of(f.name)
+        format_name = format_of(f.name)
         listed = saved.get(str(path.parent))
         if listed is not None:
-            kind = "saved" if path.name in listed else None
-        if kind is not None and (kind == named or _lies_anywhere(kind)):
-            shards.append(Shard(name=f.name, url=f.url, format=kind, size=f.size, digest=f.digest))
+            format_name = "saved" if path.name in listed else None
+        if format_name is not None and (format_name == named or _lies_anywhere(format_name)):
+            shards.append(Shard(name=f.name, url=f.url, format=format_name, size=f.size, digest=f.digest))
         else:
             ignored.append(f.name)
     missing = [f"{d}/{n}" for d, names in saved.items() for n in names if not _has(shards, d, n)]
@@ -103,7 +103,7 @@ def _has(shards: list[Shard], folder: str, name: str) -> bool:
 
 
 def _saved_files(url: str) -> set[str] | None:
-    """The data files a `datasets` state.json lists; None when it is some other state.json."""
+    """Return the data files that a `datasets` state.json lists; None for another state.json."""
     with open_binary(url) as stream:
         try:
             state = orjson.loads(stream.read())
@@ -116,19 +116,19 @@ def _saved_files(url: str) -> set[str] | None:
 
 
 def _hidden(name: str) -> bool:
-    """Whether a file is hidden, or lies in a hidden folder or among a table format's own records."""
+    """Return whether a file is hidden, or lies in a hidden folder or among a table format's own records."""
     parts = PurePosixPath(name).parts
     return any(part.startswith((".", "__")) or part in ("_delta_log", "_temporary") for part in parts)
 
 
-def _local_files(path: Path) -> list[Found]:
+def _local_files(path: Path) -> list[ListedFile]:
     if path.is_file():
-        return [Found(name=path.name, url=str(path), size=path.stat().st_size)]
+        return [ListedFile(name=path.name, url=str(path), size=path.stat().st_size)]
     if path.is_dir():
         return [_local(p, path) for p in _walk(path) if not _hidden(p.relative_to(path).as_posix())]
     root = Path(*_before_wild(path.parts))
     matches = sorted(Path(m) for m in glob.glob(str(path), recursive=True))
-    files: dict[str, Found] = {}
+    files: dict[str, ListedFile] = {}
     for match in matches:
         inside = _walk(match) if match.is_dir() else [match]
         for p in inside:
@@ -137,31 +137,31 @@ def _local_files(path: Path) -> list[Found]:
     return list(files.values())
 
 
-def _local(path: Path, root: Path) -> Found:
+def _local(path: Path, root: Path) -> ListedFile:
     try:
         size = path.stat().st_size
     except FileNotFoundError as error:
         raise CurateError(f"{path}: a link to a file that is not there.") from error
-    return Found(name=path.relative_to(root).as_posix(), url=str(path), size=size)
+    return ListedFile(name=path.relative_to(root).as_posix(), url=str(path), size=size)
 
 
 def _walk(folder: Path) -> list[Path]:
-    found, visited = [], set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
+    files, visited = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
         if real in visited:  # links may lead in circles
             folders.clear()
             continue
         visited.add(real)
         folders.sort()
-        paths = (Path(here) / n for n in sorted(names))
-        found.extend(p for p in paths if p.is_file() or (p.is_symlink() and _lies_anywhere(format_of(p.name))))
-    return found
+        paths = (Path(parent) / n for n in sorted(names))
+        files.extend(p for p in paths if p.is_file() or (p.is_symlink() and _lies_anywhere(format_of(p.name))))
+    return files
 
 
-def _lies_anywhere(kind: str | None) -> bool:
-    """Whether files of a format are shards wherever they lie, not only where an address names them."""
-    return kind is not None and not get(kind).named_only
+def _lies_anywhere(format_name: str | None) -> bool:
+    """Return whether files of a format are shards wherever they lie, not only where an address names them."""
+    return format_name is not None and not get(format_name).named_only
 
 
 def _before_wild(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ def _before_wild(parts: tuple[str, ...]) -> tuple[str, ...]:
     return parts
 
 
-def _remote_files(url: str) -> list[Found]:
+def _remote_files(url: str) -> list[ListedFile]:
     if "::" in url:
         raise CurateError(f"{url}: chained addresses are not read.", hint="Give the inner address by itself.")
     fs, path = filesystem(url)
@@ -197,16 +197,16 @@ def _remote_files(url: str) -> list[Found]:
         if info.get("type") == "file" and not _hidden(name):
             digest = next((str(info[k]) for k in _STORE_DIGESTS if info.get(k)), None)
             url_of_file = fs.unstrip_protocol(inner)
-            files.append(Found(name=name, url=url_of_file, size=info.get("size"), digest=digest))
+            files.append(ListedFile(name=name, url=url_of_file, size=info.get("size"), digest=digest))
     return files
 
 
 def hub_url(repo: str, revision: str | None) -> str:
-    """Give the hf:// address of a dataset repository; a revision with slashes (refs/…) is quoted."""
+    """Return the hf:// address of a dataset repository; a revision with slashes (refs/…) is quoted."""
     return f"hf://datasets/{repo}" + (f"@{revision.replace('/', '%2F')}" if revision else "")
 
 
-def _hub_files(address: str, match: re.Match[str], path: Path) -> list[Found]:
+def _hub_files(address: str, match: re.Match[str], path: Path) -> list[ListedFile]:
     try:
         files = _remote_files(hub_url(match["repo"], match["revision"]))
     except CurateError as error:
@@ -217,11 +217,11 @@ def _hub_files(address: str, match: re.Match[str], path: Path) -> list[Found]:
     return files if match["split"] is None else of_split(files, match["split"], address)
 
 
-def of_split(files: list[Found], split: str, address: str) -> list[Found]:
-    """Keep the files of one split, which `datasets` recognises as a whole word in the path."""
+def of_split(files: list[ListedFile], split: str, address: str) -> list[ListedFile]:
+    """Return the files of one split, which `datasets` recognises as a whole word in the path."""
     word = re.compile(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z0-9])", re.IGNORECASE)
-    chosen = [f for f in files if word.search(f.name) and format_of(f.name)]
-    if not chosen:
+    matching = [f for f in files if word.search(f.name) and format_of(f.name)]
+    if not matching:
         names = ", ".join(f.name for f in files if format_of(f.name)) or "none"
         raise CurateError(f"{address}: no file of the split {split!r}. Files there: {names[:500]}.")
-    return chosen
+    return matching

@@ -1,4 +1,4 @@
-"""Files of blocks that are read by themselves: all of a format but how one is opened and its blocks are streamed."""
+"""Formats of files made of blocks (Parquet, Arrow): all but opening a file and streaming its blocks."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from curate.documents.shards import BadRow, Shard
 from curate.errors import CurateError
 
 
-class Opened(Protocol):
-    """A file that is open until its stack closes."""
+class OpenFile(Protocol):
+    """An open file; it closes with its stack."""
 
     @property
     def schema(self) -> pa.Schema: ...
@@ -38,10 +38,10 @@ class Columnar:
 
     suffixes: tuple[str, ...]
     kind: str
-    """What a file is called where it is damaged."""
-    open: Callable[[Shard, ExitStack], Opened]
+    """The word for such a file in errors."""
+    open: Callable[[Shard, ExitStack], OpenFile]
     rows_per_block: int | None = None
-    """Rows that a sample takes of one block before another is read; None: it reads of as many as it likes."""
+    """Rows that a sample takes from one block before it reads another; None: it may read every block."""
     note: str = ""
     named_only: bool = False
     rows_per_shard: int | None = None
@@ -77,23 +77,23 @@ class Columnar:
         columns: Sequence[str] | None = None,
         batch_rows: int = 1024,
     ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Stream (row numbers, record batch); blocks without a wanted row are not read."""
-        wanted = None if only is None else np.asarray(only, dtype=np.int64)
+        """Stream (row numbers, record batch); skip blocks without a chosen row."""
+        chosen = None if only is None else np.asarray(only, dtype=np.int64)
 
-        def wants(first: int, count: int) -> bool:
-            return _overlaps(first, count, start, wanted)
+        def wants(first_row: int, count: int) -> bool:
+            return _overlaps(first_row, count, start, chosen)
 
         reached = [start]
         with self._opened(shard, reached) as file:
-            for first, batch in file.stream(wants, columns, batch_rows):
-                after = first + batch.num_rows
-                if wanted is None:
-                    numbers = np.arange(max(first, start), after, dtype=np.int64)
+            for first_row, batch in file.stream(wants, columns, batch_rows):
+                after = first_row + batch.num_rows
+                if chosen is None:
+                    numbers = np.arange(max(first_row, start), after, dtype=np.int64)
                     batch = batch.slice(batch.num_rows - len(numbers))
                 else:
-                    low, high = np.searchsorted(wanted, [max(first, start), after])
-                    numbers = wanted[low:high]
-                    batch = batch.take(pa.array(numbers - first))
+                    low, high = np.searchsorted(chosen, [max(first_row, start), after])
+                    numbers = chosen[low:high]
+                    batch = batch.take(pa.array(numbers - first_row))
                 if len(numbers):
                     yield numbers, batch
                 reached[0] = after
@@ -101,7 +101,7 @@ class Columnar:
     def rows(
         self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, Row]]:
-        """Stream rows as Python values; one that cannot be (a string that is not UTF-8) is a BadRow."""
+        """Stream rows as Python values; a row that cannot be decoded (not UTF-8) is a BadRow."""
         for numbers, batch in self.batches(shard, start=start, only=only, columns=columns):
             batch = _whole_microseconds(batch)
             try:
@@ -129,8 +129,8 @@ class Columnar:
         return until_broken(self.rows(shard, only=drawn, columns=columns)), count >= sum(blocks)
 
     @contextmanager
-    def _opened(self, shard: Shard, reached: list[int]) -> Iterator[Opened]:
-        """Open a file; turn Arrow's complaints into an error that names it and the row reached."""
+    def _opened(self, shard: Shard, reached: list[int]) -> Iterator[OpenFile]:
+        """Open a file; turn Arrow's errors into one that names the file and the row reached."""
         try:
             with ExitStack() as stack:
                 yield self.open(shard, stack)
@@ -141,12 +141,12 @@ class Columnar:
             ) from error
 
 
-def _overlaps(first: int, count: int, start: int, wanted: np.ndarray | None) -> bool:
-    if count == 0 or first + count <= start:
+def _overlaps(first_row: int, count: int, start: int, chosen: np.ndarray | None) -> bool:
+    if count == 0 or first_row + count <= start:
         return False
-    if wanted is None:
+    if chosen is None:
         return True
-    low, high = np.searchsorted(wanted, [max(first, start), first + count])
+    low, high = np.searchsorted(chosen, [max(first_row, start), first_row + count])
     return bool(high > low)
 
 
@@ -162,12 +162,12 @@ def _whole_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
     for i, field in enumerate(batch.schema):
         finer = getattr(field.type, "unit", None) == "ns"
         if finer and pa.types.is_timestamp(field.type):
-            kind: pa.DataType = pa.timestamp("us", field.type.tz)
+            microseconds: pa.DataType = pa.timestamp("us", field.type.tz)
         elif finer and pa.types.is_time64(field.type):
-            kind = pa.time64("us")
+            microseconds = pa.time64("us")
         elif finer and pa.types.is_duration(field.type):
-            kind = pa.duration("us")
+            microseconds = pa.duration("us")
         else:
             continue
-        batch = batch.set_column(i, field.name, batch.column(i).cast(kind, safe=False))
+        batch = batch.set_column(i, field.name, batch.column(i).cast(microseconds, safe=False))
     return batch

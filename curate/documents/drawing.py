@@ -1,4 +1,4 @@
-"""Drawing rows evenly: from a stream in one pass, and from blocks of known sizes."""
+"""Draw rows evenly, from a stream in one pass or from blocks of known sizes."""
 
 import math
 import random
@@ -14,7 +14,7 @@ T = TypeVar("T")
 def draw_from_stream(items: Iterable[T], size: int, rng: random.Random) -> tuple[list[tuple[int, T]], int]:
     """Draw `size` items of a stream, each equally likely, in one pass (algorithm L, Li 1994).
 
-    Returns (place from 0, item) in order, and how many items there were.
+    Returns (place from 0, item) in order, and the number of items.
     """
     kept: list[tuple[int, T]] = []
     following, w, seen = 0, 1.0, 0
@@ -56,7 +56,7 @@ def draw_from_blocks(blocks: Sequence[int], size: int, rng: random.Random, rows_
 
 
 def until_broken(items: Iterable[T]) -> Iterator[T]:
-    """Yield what a damaged shard still gives: a sample needs no more, and whoever reads the whole pool says so."""
+    """Yield the items before the damage in a shard: a sample needs no more, and reading the whole pool reports it."""
     try:
         yield from items
     except CurateError:

@@ -1,4 +1,4 @@
-"""Opening files wherever they are: local paths directly, everything else through fsspec."""
+"""Open files: local paths directly, all others through fsspec."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
 
 
 def local_path(address: str) -> Path | None:
-    """Give the local path an address means, or None for one with another protocol."""
+    """Return the local path of an address; None for an address of another protocol."""
     if address.startswith("file://"):
         return Path(address.removeprefix("file://"))
     if "://" in address or "::" in address:
@@ -23,7 +23,7 @@ def local_path(address: str) -> Path | None:
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Find the file system behind a url, and the path in it.
+    """Return the file system of a url, and the path in it.
 
     Raises CurateError naming the package to install when the protocol's backend is missing.
     """
@@ -44,7 +44,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def open_binary(url: str) -> IO[bytes]:
-    """Open a local path or fsspec url for reading; raises CurateError when it is not there."""
+    """Open a local path or fsspec url for reading. Raises CurateError where it is missing."""
     path = local_path(url)
     try:
         if path is not None:
@@ -59,7 +59,7 @@ def open_binary(url: str) -> IO[bytes]:
 
 
 def compression_of(name: str) -> str | None:
-    """Tell a file's compression ('gz' or 'zst') by its last suffix; None for one that is plain."""
+    """Return a file's compression ('gz' or 'zst') by its last suffix; None for a plain file."""
     return next((c for suffix, c in COMPRESSIONS.items() if _file_name(name).endswith(suffix)), None)
 
 

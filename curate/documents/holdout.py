@@ -1,4 +1,4 @@
-"""Keeping a seeded part of a target aside, so that what was scored can be verified on rows that took no part."""
+"""Keep a seeded part of a target aside, to verify scores on rows that took no part in them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,26 +32,26 @@ class Split:
     _address: Sequence[str] = field(repr=False)
 
     def fingerprints(self) -> dict[str, str]:
-        """Hash both parts, each on its own: scores depend on the first, contamination on the second, too."""
-        found = {"target": self.used.fingerprint()}
-        return found if self.heldout is None else found | {"heldout": self.heldout.fingerprint()}
+        """Return a hash of each part: scores depend on the first, contamination on both."""
+        hashes = {"target": self.used.fingerprint()}
+        return hashes if self.heldout is None else hashes | {"heldout": self.heldout.fingerprint()}
 
     def details(self) -> dict[str, Any]:
-        """Say for run.json which rows (content hashes) scoring used, and which (file, row number) it did not."""
-        found: dict[str, Any] = {"target_rows": sorted({d.content_hash for d in self.used.documents})}
+        """Return for run.json the rows that scoring used (content hashes), and those it did not (file, row number)."""
+        details: dict[str, Any] = {"target_rows": sorted({d.content_hash for d in self.used.documents})}
         if self.heldout is not None:
-            found["holdout"] = {"share": self.share, "seed": self.seed, "rows": self._places()}
-        return found
+            details["holdout"] = {"share": self.share, "seed": self.seed, "rows": self._places()}
+        return details
 
     def write(self, run: Path) -> None:
         """Write the rows kept aside, with all their columns, into a run's folder; once."""
         if self.heldout is None or (run / HELDOUT).exists():
             return
         (run / HELDOUT).parent.mkdir(exist_ok=True)
-        wanted = self._places()
+        places = self._places()
         with atomic_write(run / HELDOUT) as temporary, temporary.open("wb") as stream:
             for shard in open_pool(self._address, txt_lines=self.heldout.txt_lines).shards:
-                for _, raw in rows(shard, only=wanted.get(shard.name, [])):
+                for _, raw in rows(shard, only=places.get(shard.name, [])):
                     assert not isinstance(raw, BadRow)  # it was a document a moment ago
                     stream.write(orjson.dumps(raw, default=_plain, option=orjson.OPT_NON_STR_KEYS) + b"\n")
 
@@ -63,7 +63,7 @@ class Split:
 
 
 def hold_out(target: Target, share: float, seed: int, *, address: Sequence[str]) -> Split:
-    """Keep a share of every group's rows aside; 0 keeps none.
+    """Split a target: keep a share of every group's rows aside; 0 keeps none.
 
     Which rows depends on the seed and on where a row stands (file, number), never on its text nor on the order of
     addresses. Copies of a row that is kept aside follow it, into whatever group. Raises SettingsError where a group
@@ -75,18 +75,18 @@ def hold_out(target: Target, share: float, seed: int, *, address: Sequence[str])
     for i, group in enumerate(target.groups):
         members[group].append(i)
     aside: set[int] = set()
-    for group, found in members.items():
-        if len(found) < 2:
+    for group, positions in members.items():
+        if len(positions) < 2:
             raise SettingsError(
-                f"--holdout {share:.0%}: {_named(group, target)} has one row, and it cannot be on both sides.",
+                f"--holdout {share:.0%}: {_named(group, target)} has one row; expected at least two.",
                 hint="Give it more rows, leave it out, or score without --holdout.",
             )
-        drawn = sorted(found, key=lambda i: _draw(target, i, seed))
-        aside.update(drawn[: min(max(1, round(share * len(found))), len(found) - 1)])
+        drawn = sorted(positions, key=lambda i: _draw(target, i, seed))
+        aside.update(drawn[: min(max(1, round(share * len(positions))), len(positions) - 1)])
     contents = {target.documents[i].content_hash for i in aside}
     aside = {i for i, d in enumerate(target.documents) if d.content_hash in contents}
-    for group, found in members.items():
-        if aside.issuperset(found):
+    for group, positions in members.items():
+        if aside.issuperset(positions):
             raise SettingsError(
                 f"--holdout {share:.0%}: every row of {_named(group, target)} is kept aside, or is a copy of one.",
                 hint="Remove copies from the target, hold out less, or take another --seed.",
@@ -101,10 +101,10 @@ def _draw(target: Target, i: int, seed: int) -> str:
 
 
 def _part(target: Target, aside: set[int], *, kept_aside: bool) -> Target:
-    rows = [i for i in range(len(target.documents)) if (i in aside) == kept_aside]
+    positions = [i for i in range(len(target.documents)) if (i in aside) == kept_aside]
     return Target(
-        documents=[target.documents[i] for i in rows],
-        groups=[target.groups[i] for i in rows],
+        documents=[target.documents[i] for i in positions],
+        groups=[target.groups[i] for i in positions],
         skipped=[] if kept_aside else target.skipped,
         txt_lines=target.txt_lines,
     )
@@ -115,7 +115,7 @@ def _named(group: str, target: Target) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no type for, in a text that says all of it."""
+    """Return a value that JSON has no type for as text."""
     if isinstance(value, bytes):
         return value.hex()
     return value.isoformat() if isinstance(value, date | time) else str(value)

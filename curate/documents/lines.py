@@ -1,4 +1,4 @@
-"""Bytes to lines: plain, gzip and Zstandard streams in bounded memory, split at b"\\n" and nowhere else."""
+"""Split plain, gzip and Zstandard streams into lines at b"\\n", in bounded memory."""
 
 import re
 import zlib
@@ -15,7 +15,7 @@ _FILLED = re.compile(rb"[^ \t\r\n]")
 
 
 class Truncated(Exception):
-    """A compressed stream that ends or breaks before its end; what came before was given."""
+    """A compressed stream ends or breaks too early; the data before that point was given."""
 
 
 def filled_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -30,28 +30,28 @@ def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Split at b"\\n" only: texts hold U+2028, form feeds and \\r, which `splitlines` would cut at."""
     pieces: list[bytes] = []
     for block in blocks:
-        first, *rest = block.split(b"\n")
-        pieces.append(first)
-        if rest:
+        head, *lines = block.split(b"\n")
+        pieces.append(head)
+        if lines:
             yield b"".join(pieces)
-            yield from rest[:-1]
-            pieces = [rest[-1]]
-    if last := b"".join(pieces):
-        yield last
+            yield from lines[:-1]
+            pieces = [lines[-1]]
+    if remainder := b"".join(pieces):
+        yield remainder
 
 
 def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
-    """Give a stream's decompressed blocks; several gzip members or Zstandard frames follow one another."""
+    """Yield a stream's decompressed blocks; several gzip members or Zstandard frames follow one another."""
     if compression is None:
         while block := stream.read(_BLOCK):
             yield block
         return
-    decoder, whole = None, 0
+    decoder, num_streams = None, 0
     while block := stream.read(_COMPRESSED_BLOCK):
         while block:
             if decoder is None:
                 # gzip files may end in zero padding, as tape and block devices leave it.
-                if whole and compression == "gz" and not (block := block.lstrip(b"\0")):
+                if num_streams and compression == "gz" and not (block := block.lstrip(b"\0")):
                     break
                 decoder = _decoder(compression)
             try:
@@ -62,8 +62,8 @@ def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
                 yield data
             block = b""
             if decoder.eof:
-                block, decoder, whole = decoder.unused_data, None, whole + 1
-    if decoder is not None or not whole:
+                block, decoder, num_streams = decoder.unused_data, None, num_streams + 1
+    if decoder is not None or not num_streams:
         raise Truncated(f"the {compression} stream ends before its end")
 
 

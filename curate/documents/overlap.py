@@ -41,9 +41,9 @@ class Overlap:
 
     def __init__(self, targets: Iterable[str], *, n: int = 13) -> None:
         if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+            raise ValueError(f"n is {n}; expected at least 1.")
         self.n = n
-        rows = list({tuple(w): None for t in targets if _worth_finding(w := words(t))})
+        rows = list({tuple(w): None for t in targets if _is_telling(w := words(t))})
         self._ids = {word: i for i, word in enumerate(sorted({w for row in rows for w in row}), start=1)}
         # Words the target does not hold get id 0 and code 0; a run with one of them matches by hash collision
         # only.
@@ -74,29 +74,29 @@ class Overlap:
         self._table[self._runs >> self._shift] = True
 
     def measure(self, text: str) -> tuple[bool, float]:
-        """Give (a whole row is in the text, largest share of one row's runs that are in it).
+        """Return (whether a whole row is in the text, the largest share of one row's runs that are in it).
 
         Case, white space and punctuation aside; the first is true only for one contiguous run of words.
         """
         if not self._rows:
             return False, 0.0
         ids = self._encode(words(text))
-        if _longest_known(ids) < self._lengths[0]:
+        if _longest_shared(ids) < self._lengths[0]:
             return False, 0.0
-        found = self._found(ids)
-        if not len(found):
+        run_indices = self._runs_in(ids)
+        if not len(run_indices):
             return False, 0.0
-        owners = np.concatenate([self._owners[self._starts[i] : self._ends[i]] for i in found])
+        owners = np.concatenate([self._owners[self._starts[i] : self._ends[i]] for i in run_indices])
         counts = np.bincount(owners, minlength=len(self._rows))
         shares = counts / self._sizes
-        whole = np.flatnonzero(counts == self._sizes)
-        return any(_contains(ids, self._rows[i]) for i in whole), float(shares.max())
+        complete_rows = np.flatnonzero(counts == self._sizes)
+        return any(_contains(ids, self._rows[i]) for i in complete_rows), float(shares.max())
 
     def _encode(self, parts: Sequence[str]) -> np.ndarray:
         return np.fromiter(map(self._ids.get, parts, repeat(0)), dtype=np.uint32, count=len(parts))
 
-    def _found(self, ids: np.ndarray) -> np.ndarray:
-        """Indices of the target's distinct runs that are in a document."""
+    def _runs_in(self, ids: np.ndarray) -> np.ndarray:
+        """Return the indices of the target's distinct runs that a document holds."""
         hits = []
         for length in self._lengths:
             if length > len(ids):
@@ -127,14 +127,14 @@ def _powers(base: int, count: int) -> np.ndarray:
     return np.cumprod(powers, dtype=np.uint64)
 
 
-def _worth_finding(parts: list[str]) -> bool:
+def _is_telling(parts: list[str]) -> bool:
     unspaced = sum(1 for w in parts if len(w) == 1 and _UNSPACED.match(w))
     spaced = len(parts) - unspaced
     return spaced + unspaced // 2 >= _MIN_WORDS or len(" ".join(parts)) >= _MIN_CHARS + unspaced
 
 
-def _longest_known(ids: np.ndarray) -> int:
-    """Most words side by side that the target holds, too; few documents have as many as a run."""
+def _longest_shared(ids: np.ndarray) -> int:
+    """Return the longest stretch of words that the target holds, too; in few documents it is as long as a run."""
     unknown = np.flatnonzero(ids == 0)
     if not len(unknown):
         return len(ids)
@@ -143,7 +143,7 @@ def _longest_known(ids: np.ndarray) -> int:
 
 
 def _contains(ids: np.ndarray, row: np.ndarray) -> bool:
-    """Whether the row's words stand in the document side by side."""
+    """Return whether the row's words stand in the document side by side."""
     haystack, needle, width = ids.tobytes(), row.tobytes(), ids.itemsize
     at = haystack.find(needle)
     while at >= 0:

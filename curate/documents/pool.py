@@ -23,10 +23,10 @@ class Pool:
     """The candidates: shards sorted by name."""
 
     address: tuple[str, ...]
-    """What the user gave."""
+    """As the user gave it."""
     shards: tuple[Shard, ...]
     ignored: tuple[str, ...] = ()
-    """Files at the address that are no shards, such as a dataset card."""
+    """Other files at the address, such as a dataset card."""
 
     def fingerprint(self) -> str:
         """Hash the shards' names, sizes and a cheap digest of their content; 32 hex digits.
@@ -38,7 +38,7 @@ class Pool:
         return xxhash.xxh3_128_hexdigest(orjson.dumps(parts))
 
     def shard_fingerprints(self) -> dict[str, str]:
-        """Return size and digest of every shard by name; those whose store tells no digest are left out."""
+        """Return size and digest of every shard by name; shards whose store tells no digest are left out."""
         return {s.name: f"{s.size}-{digest}" for s in self.shards if (digest := self._digests[s.name])}
 
     @cached_property
@@ -47,28 +47,28 @@ class Pool:
 
 
 def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = False) -> Pool:
-    """Find a pool's shards: a folder, glob, file, `save_to_disk` folder, hub id or url, or a list of those.
+    """Open a pool: a folder, glob, file, `save_to_disk` folder, hub id or url, or a list of those.
 
     A local path wins over a hub id (`org/name`, `org/name@revision`, `org/name:split`). A file reached twice
     is one shard; equal names from different addresses get as many leading folders as tell them apart. `txt_lines`:
     every line of a .txt file is a document (`Fields.txt_lines`).
     Raises CurateError when an address holds nothing readable.
     """
-    given = (address,) if isinstance(address, str | Path) else tuple(address)
-    if not given:
+    addresses = (address,) if isinstance(address, str | Path) else tuple(address)
+    if not addresses:
         raise SettingsError("No address was given.", hint="Name a folder, a glob, a file, a hub dataset id or a url.")
     shards: dict[str, Shard] = {}
     ignored: set[str] = set()
-    for one in given:
-        if not str(one):
+    for item in addresses:
+        if not str(item):
             raise SettingsError("An address is empty.", hint="Name a folder, a glob, a file, a hub id or a url.")
-        found, rest = find_shards(str(one))
-        ignored.update(rest)
-        for shard in found:
+        address_shards, others = find_shards(str(item))
+        ignored.update(others)
+        for shard in address_shards:
             by_line = txt_lines and shard.format == "txt"
             shards.setdefault(_identity(shard), replace(shard, format="txt_lines") if by_line else shard)
     return Pool(
-        address=tuple(str(a) for a in given),
+        address=tuple(str(a) for a in addresses),
         shards=tuple(sorted(_with_unique_names(list(shards.values())), key=lambda s: s.name)),
         ignored=tuple(sorted(ignored)),
     )
@@ -80,20 +80,20 @@ def _identity(shard: Shard) -> str:
 
 
 def _with_unique_names(shards: list[Shard]) -> list[Shard]:
-    taken = Counter(s.name for s in shards)
+    counts = Counter(s.name for s in shards)
     depth = 0
-    while max(taken.values()) > 1:
+    while max(counts.values()) > 1:
         depth += 1
-        before = taken
-        shards = [replace(s, name=_longer(s, depth)) if before[s.name] > 1 else s for s in shards]
-        taken = Counter(s.name for s in shards)
+        previous = counts
+        shards = [replace(s, name=_longer(s, depth)) if previous[s.name] > 1 else s for s in shards]
+        counts = Counter(s.name for s in shards)
         if depth > 64:
-            raise CurateError(f"Two shards have the same name: {taken.most_common(1)[0][0]}.")
+            raise CurateError(f"Two shards have the same name: {counts.most_common(1)[0][0]}.")
     return shards
 
 
 def _longer(shard: Shard, depth: int) -> str:
-    """The shard's name with one more leading folder of its url."""
+    """Return the shard's name with one more leading folder of its url."""
     path = local_path(shard.url)
     parts = path.absolute().parts if path is not None else PurePosixPath(shard.url.split("://")[-1]).parts
     keep = len(PurePosixPath(shard.name).parts) + 1

@@ -1,4 +1,4 @@
-"""Rows to documents: finding the content, checking it, hashing it, keeping the scalar columns."""
+"""Make documents of rows: find the content, check it, hash it, keep the scalar columns."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,30 +32,30 @@ class _Refused:
 def documents(
     shard: Shard, fields: Fields, *, start: int = 0, only: Sequence[int] | None = None
 ) -> Iterator[Document | Skipped]:
-    """Stream every row from `start`, in order, as a document or as set aside with its reason.
+    """Stream every row from `start`, in order, as a document or as Skipped with its reason.
 
     Nested columns that are not content are not read from Parquet and Arrow. `only` (sorted, distinct) gives
-    just those rows. Raises CurateError with the row reached when the file is broken, after all rows before.
+    just those rows. Raises CurateError with the row reached where the file is broken, after the rows before it.
     """
     for row, raw in rows(shard, start=start, only=only, columns=useful_columns(shard, fields)):
         yield document_of(shard.name, row, raw, fields)
 
 
 def document_of(shard: str, row: int, raw: Mapping[str, Any] | BadRow, fields: Fields) -> Document | Skipped:
-    """Make one row's document, or say why there is none.
+    """Return one row's document, or Skipped with the reason.
 
     Reasons: those of BadRow, 'no text', 'not a string', 'empty text', 'invalid messages', 'no assistant
     turn'.
     """
     if isinstance(raw, BadRow):
         return Skipped(shard=shard, row=row, reason=raw.reason, detail=raw.detail)
-    own_id = _own_id(raw.get(fields.id))
+    pool_id = _pool_id(raw.get(fields.id))
     content = _content(raw, fields)
     if isinstance(content, _Refused):
-        return Skipped(shard=shard, row=row, reason=content.reason, detail=content.detail, doc_id=own_id)
+        return Skipped(shard=shard, row=row, reason=content.reason, detail=content.detail, doc_id=pool_id)
     content_hash = hash_content(content)
     return Document(
-        doc_id=own_id if own_id is not None else content_hash,
+        doc_id=pool_id if pool_id is not None else content_hash,
         shard=shard,
         row=row,
         content_hash=content_hash,
@@ -71,9 +71,9 @@ def hash_content(content: Mapping[str, Any]) -> str:
     """
     if "text" in content:
         return xxhash.xxh3_128_hexdigest(b"text\0" + _utf8(content["text"]))
-    kind = b"messages\0" if "messages" in content else b"completion\0"
+    prefix = b"messages\0" if "messages" in content else b"completion\0"
     values = content.get("messages") or [content["prompt"], content["completion"]]
-    return xxhash.xxh3_128_hexdigest(kind + orjson.dumps(values, default=str, option=orjson.OPT_SORT_KEYS))
+    return xxhash.xxh3_128_hexdigest(prefix + orjson.dumps(values, default=str, option=orjson.OPT_SORT_KEYS))
 
 
 def _utf8(text: str) -> bytes:
@@ -99,10 +99,10 @@ def _content(raw: Mapping[str, Any], fields: Fields) -> dict[str, Any] | _Refuse
         if not isinstance(prompt, str):  # an empty prompt is fine: it carries no loss
             return _not_a_string(fields.prompt, prompt)
         return _wrong_string(fields.completion, completion) or {"prompt": prompt, "completion": completion}
-    wanted = f"{fields.text!r}, {fields.messages!r} or {fields.prompt!r} with {fields.completion!r}"
+    expected = f"{fields.text!r}, {fields.messages!r} or {fields.prompt!r} with {fields.completion!r}"
     null = [c for c in fields.columns[:-1] if c in raw and raw[c] is None]
     nulls = f" (null: {', '.join(null)})" if null else ""
-    return _Refused("no text", f"expected {wanted}; columns here: {', '.join(map(str, raw)) or 'none'}{nulls}")
+    return _Refused("no text", f"expected {expected}; columns here: {', '.join(map(str, raw)) or 'none'}{nulls}")
 
 
 def _wrong_string(column: str, value: Any) -> _Refused | None:
@@ -155,23 +155,25 @@ def _wrong_turn(turn: Mapping[str, Any]) -> str | None:
     return f"'content' must be a string or a list of parts, found {type(content).__name__}"
 
 
-def _own_id(value: Any) -> str | None:
-    """The pool's own id; a nested or missing one does not count."""
+def _pool_id(value: Any) -> str | None:
+    """Return the pool's id of a document; None where it is missing or nested."""
     if isinstance(value, bytes):
         return value.hex()
     return str(value) if isinstance(value, str | int | float | Decimal | date) and value == value else None
 
 
 def _metadata(raw: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
-    taken = fields.columns
-    return {k: scalar for k, value in raw.items() if k not in taken and (scalar := _scalar(value)) is not _NESTED}
+    content_columns = fields.columns
+    return {
+        k: scalar for k, value in raw.items() if k not in content_columns and (scalar := _scalar(value)) is not _NESTED
+    }
 
 
 _NESTED = object()
 
 
 def _scalar(value: Any) -> Any:
-    """A metadata value SQL can group by; _NESTED for lists, objects and bytes."""
+    """Return a value that SQL can group by; _NESTED for lists, objects and bytes."""
     if value is None or isinstance(value, str | bool | float | datetime | date | time):
         return value
     if isinstance(value, int):

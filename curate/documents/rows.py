@@ -1,4 +1,4 @@
-"""One way in to a shard's rows, whatever its format: as Python values, or as Arrow tables."""
+"""Read a shard's rows in any format, as Python values or as Arrow tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,25 +21,25 @@ def rows(
 
     Row groups and record batches before `start` are not read; lines are counted without decoding them. `only`
     (sorted, distinct) gives just those rows. `columns` saves reading the others where the format allows it;
-    rows of lines come whole. Raises CurateError with the row reached when the file is broken, after all rows
-    before.
+    rows of lines come whole. Raises CurateError with the row reached where the file is broken, after the rows
+    before it.
     """
     return formats.get(shard.format).rows(shard, start=start, only=only, columns=columns)
 
 
 def raw_tables(
-    shard: Shard, *, batch_rows: int = 1024, start: int = 0, rows: Sequence[int] | None = None
+    shard: Shard, *, batch_rows: int = 1024, start: int = 0, only: Sequence[int] | None = None
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Stream (row numbers, table of the shard's own columns) in row order, at most `batch_rows` rows each.
 
     Parquet and Arrow keep their types; every column of csv is a string. Lines of JSON are typed per batch, so the types
-    of two tables may differ. Rows that cannot be decoded are left out. `rows` (sorted, distinct) gives only those rows.
+    of two tables may differ. Rows that cannot be decoded are left out. `only` (sorted, distinct) gives just those rows.
     """
-    return formats.get(shard.format).tables(shard, start=start, only=rows, batch_rows=batch_rows)
+    return formats.get(shard.format).tables(shard, start=start, only=only, batch_rows=batch_rows)
 
 
 def estimated_rows(shard: Shard) -> float:
-    """Return how many rows a shard has: known for Parquet and Arrow, estimated from the first bytes of lines.
+    """Return how many rows a shard has: exact for Parquet and Arrow, estimated from the first bytes of lines.
 
     A shard that cannot be opened counts as empty.
     """

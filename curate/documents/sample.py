@@ -21,14 +21,15 @@ _STREAMED_BYTES = 256 << 20
 
 @dataclass
 class _Draw:
-    """What one shard gave so far."""
+    """The draw from one shard so far."""
 
     order: int
     shard: Shard
     rng_seed: str
     weight: float = 0.0
     quota: int = 0
-    asked: int = 0
+    size: int = 0
+    """Rows to draw from it."""
     documents: list[Document] | None = None
     exhausted: bool = False
 
@@ -40,7 +41,7 @@ class _Draw:
 def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Document]:
     """Draw `count` documents without replacement, sorted by (shard order, row); all if there are fewer.
 
-    Each shard gives a share in proportion to its rows (known for Parquet and Arrow, estimated from the first
+    Each shard gives a share in proportion to its rows (exact for Parquet and Arrow, estimated from the first
     256 KiB of lines). What is read:
 
     - Parquet: only the row groups drawn from, one per 64 rows wanted. Groups are drawn at random; rows of one
@@ -55,7 +56,7 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
     others. The same pool, count, seed and fields give the same sample.
     """
     if count < 1:
-        raise SettingsError(f"A sample needs at least one document; got {count}.")
+        raise SettingsError(f"The sample has {count} documents; expected at least 1.")
     draws = [_Draw(order=i, shard=s, rng_seed=f"{seed}:{s.name}") for i, s in enumerate(pool.shards)]
     rng = random.Random(f"{seed}:shards")
     active = _within_budget(_weighted(draws, rng), rng)
@@ -63,7 +64,7 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
     for draw in active:
         # A tenth more than needed: most pools have few rows to set aside, and a second look costs a second
         # pass.
-        draw.asked = draw.quota + draw.quota // 10 + 4 if draw.quota else 0
+        draw.size = draw.quota + draw.quota // 10 + 4 if draw.quota else 0
     while True:
         for draw in active:
             if draw.documents is None:
@@ -76,24 +77,24 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
             active = draws
         missing = count - sum(len(d.documents or ()) for d in active)
         for draw in _with_more(active, missing, rng):
-            draw.asked, draw.documents = 2 * max(draw.asked, 16), None
+            draw.size, draw.documents = 2 * max(draw.size, 16), None
 
 
 def _weighted(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
-    """Weigh shards by their rows: all whose number is known unopened, and of the others a seeded choice for all."""
-    known = [d for d in draws if d.format.rows_per_shard is not None]
+    """Weigh shards by their rows: all whose number needs no opening, and a seeded choice that stands for the others."""
+    unopened = [d for d in draws if d.format.rows_per_shard is not None]
     others = [d for d in draws if d.format.rows_per_shard is None]
     opened = others if len(others) <= _SHARDS else rng.sample(others, _SHARDS)
-    for draw in (*known, *opened):
+    for draw in (*unopened, *opened):
         draw.weight = estimated_rows(draw.shard)
-    if known:
+    if unopened:
         for draw in opened:
             draw.weight *= len(others) / len(opened)
-    return sorted((*known, *opened), key=lambda d: d.order)
+    return sorted((*unopened, *opened), key=lambda d: d.order)
 
 
 def _with_more(draws: list[_Draw], missing: int, rng: random.Random) -> list[_Draw]:
-    """Choose the shards to ask for more: all that may have it, but of files of a row each only as many as it takes."""
+    """Choose the shards to draw more from: all that may have more, but of one-row files only as many as needed."""
     more = [d for d in draws if not d.exhausted]
     small = [d for d in more if d.format.rows_per_shard is not None]
     enough = rng.sample(small, min(len(small), missing + missing // 10 + 4))
@@ -101,7 +102,7 @@ def _with_more(draws: list[_Draw], missing: int, rng: random.Random) -> list[_Dr
 
 
 def _within_budget(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
-    """Leave out streamed shards beyond the budget; those kept take over the weight of those left out."""
+    """Leave out streamed shards beyond the budget; the others take over their weight."""
     streamed = [d for d in draws if d.format.streamed]
     total = sum(d.shard.size or 0 for d in streamed)
     if total <= _STREAMED_BYTES or len(streamed) <= _STREAMED_SHARDS:
@@ -115,8 +116,8 @@ def _within_budget(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
     scale = sum(d.weight for d in streamed) / max(sum(d.weight for d in kept), 1e-9)
     for draw in kept:
         draw.weight *= scale
-    names = {d.order for d in kept}
-    return [d for d in draws if not d.format.streamed or d.order in names]
+    orders = {d.order for d in kept}
+    return [d for d in draws if not d.format.streamed or d.order in orders]
 
 
 def _set_quotas(draws: list[_Draw], count: int, rng: random.Random) -> None:
@@ -133,8 +134,8 @@ def _set_quotas(draws: list[_Draw], count: int, rng: random.Random) -> None:
 
 
 def _look(draw: _Draw, fields: Fields) -> None:
-    """Draw `asked` rows of a shard, in a seeded order, and keep those that are documents."""
-    if not draw.asked:
+    """Draw `size` rows of a shard, in a seeded order, and keep those that are documents."""
+    if not draw.size:
         draw.documents = []
         return
     rng = random.Random(draw.rng_seed)
@@ -143,14 +144,14 @@ def _look(draw: _Draw, fields: Fields) -> None:
     except CurateError:  # a damaged file
         draw.documents, draw.exhausted = [], True
         return
-    drawn, draw.exhausted = draw.format.draw(draw.shard, draw.asked, rng, columns)
+    drawn, draw.exhausted = draw.format.draw(draw.shard, draw.size, rng, columns)
     candidates = (document_of(draw.shard.name, row, raw, fields) for row, raw in drawn)
     draw.documents = [d for d in candidates if isinstance(d, Document)]
     rng.shuffle(draw.documents)
 
 
 def _picked(draws: list[_Draw], count: int) -> list[Document]:
-    """Take each shard's quota, and fill what is missing from shards that have more, one each in turn."""
+    """Take each shard's quota; fill up from shards that have more, one document each in turn."""
     taken = {d.order: min(d.quota, len(d.documents or ())) for d in draws}
     missing = count - sum(taken.values())
     while missing > 0:

@@ -14,9 +14,9 @@ class Shard:
     format: str
     """Name of the format that reads it, of `curate.documents.formats`."""
     size: int | None
-    """Bytes on disk, where the file system tells."""
+    """Bytes on disk, where the file system tells them."""
     digest: str | None = None
-    """What an object store calls the content (ETag, blob id), where it does."""
+    """An object store's digest of the content (ETag, blob id), where it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,4 +26,4 @@ class BadRow:
     reason: str
     """'undecodable line', 'not an object', 'undecodable row', 'wrong number of fields' or 'too large'."""
     detail: str
-    """The line number (from 1) and what was found."""
+    """The line number (from 1) and what the line holds."""

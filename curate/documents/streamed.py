@@ -1,4 +1,4 @@
-"""Files whose rows are reached only one after another: all of a format but where records end and how one is decoded."""
+"""Formats of files whose rows are read one after another: all but splitting into records and decoding one."""
 
 import json
 import random
@@ -48,9 +48,9 @@ def count_lines(blocks: Iterator[bytes], _shard: Shard) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Streamed(Generic[R]):
-    """A `Format`, plain or compressed, made of where its records end and how one is decoded.
+    """A `Format`, plain or compressed, made of a function that splits records and one that decodes them.
 
-    Rows before `start`, rows that are not asked for and rows that a sample leaves out are counted, never decoded.
+    Rows before `start`, rows outside `only` and rows that a sample leaves out are counted, never decoded.
     """
 
     endings: tuple[str, ...]
@@ -64,9 +64,9 @@ class Streamed(Generic[R]):
     count: Callable[[Iterator[bytes], Shard], int] = count_lines
     """Count the rows in the first blocks of a file, which end anywhere."""
     row: str = "a row"
-    """What a line should be, in the error where none of the first is one."""
+    """What a line should be, for the error where none of the first lines is one."""
     hint: str | None = None
-    """What to do then."""
+    """The hint of that error."""
     check: Callable[[Shard, R], None] | None = None
     """Raise CurateError for a first record that shows the file to be something else."""
     note: str = ""
@@ -103,21 +103,21 @@ class Streamed(Generic[R]):
     def rows(
         self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, Row]]:
-        """Stream rows, whole ones whatever `columns` are."""
+        """Stream whole rows; `columns` has no effect."""
         if only is not None:
             return self._chosen(shard, [r for r in only if r >= start])
         return ((row, self.decode(record, number)) for row, number, record in self.numbered(shard) if row >= start)
 
     def _chosen(self, shard: Shard, only: Sequence[int]) -> Iterator[tuple[int, Row]]:
-        wanted = iter(only)
-        following = next(wanted, None)
-        if following is None:
+        row_numbers = iter(only)
+        next_row = next(row_numbers, None)
+        if next_row is None:
             return
         for row, number, record in self.numbered(shard):
-            if row == following:
+            if row == next_row:
                 yield row, self.decode(record, number)
-                following = next(wanted, None)
-                if following is None:
+                next_row = next(row_numbers, None)
+                if next_row is None:
                     return
 
     def tables(
@@ -129,22 +129,23 @@ class Streamed(Generic[R]):
             yield np.array([n for n, _ in batch], dtype=np.int64), self.table([row for _, row in batch])
 
     def schema(self, shard: Shard) -> None:
-        """Return None: only rows tell."""
+        """Return None: only the rows tell the columns."""
 
     def columns(self, shard: Shard) -> list[str]:
         """List the columns of the first thousand rows."""
-        if self.check and (first := next(self.numbered(shard), None)):
-            self.check(shard, first[2])
+        if self.check and (numbered_record := next(self.numbered(shard), None)):
+            self.check(shard, numbered_record[2])
         columns: dict[str, None] = {}
-        bad: BadRow | None = None
+        first_bad: BadRow | None = None
         for _, row in islice(self.rows(shard), _FIRST_ROWS):
             if isinstance(row, BadRow):
-                bad = bad or row
+                first_bad = first_bad or row
             else:
                 columns.update(dict.fromkeys(row))
-        if bad and not columns:
+        if first_bad and not columns:
             raise CurateError(
-                f"{shard.url}: none of the first lines is {self.row}; {bad.reason}, {bad.detail}", hint=self.hint
+                f"{shard.url}: none of the first lines is {self.row}; {first_bad.reason}, {first_bad.detail}",
+                hint=self.hint,
             )
         return list(columns)
 

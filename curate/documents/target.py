@@ -1,4 +1,4 @@
-"""Reading a target: a pool small enough to hold, with its groups."""
+"""Read a target: a pool small enough for memory, with its groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class Target:
     groups: list[str]
     skipped: list[Skipped]
     txt_lines: bool = False
-    """Whether it was read with every line of a .txt file as a row."""
+    """Whether every line of a .txt file was read as a row."""
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """The distinct groups, sorted."""
+        """Distinct groups, sorted."""
         return tuple(sorted(set(self.groups)))
 
     def fingerprint(self) -> str:
@@ -49,7 +49,7 @@ def read_target(address: str | Path | Sequence[str | Path], fields: Fields, *, g
     """
     pool = open_pool(address, txt_lines=fields.txt_lines)
     check_fields(pool, fields, also=(group_by,) if group_by else ())
-    found: list[Document] = []
+    documents: list[Document] = []
     groups: list[str] = []
     skipped: list[Skipped] = []
     for shard in pool.shards:
@@ -64,14 +64,14 @@ def read_target(address: str | Path | Sequence[str | Path], fields: Fields, *, g
                     Skipped(shard=shard.name, row=number, reason="no group", detail=detail, doc_id=document.doc_id)
                 )
             else:
-                found.append(document)
+                documents.append(document)
                 groups.append(group)
-    if not found:
-        why = (
+    if not documents:
+        reason = (
             f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         )
-        raise CurateError(f"{', '.join(pool.address)}: the target holds no document{why}.")
-    return Target(documents=found, groups=groups, skipped=skipped, txt_lines=fields.txt_lines)
+        raise CurateError(f"{', '.join(pool.address)}: the target holds no document{reason}.")
+    return Target(documents=documents, groups=groups, skipped=skipped, txt_lines=fields.txt_lines)
 
 
 def _group(raw: Mapping[str, Any] | BadRow, column: str) -> str | None:

@@ -30,11 +30,11 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path | str, *, by: str = "another process") -> Iterator[Path]:
+def atomic_folder(path: Path | str, *, by: str = "Another process") -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; when the block ends without an error it takes the place of `path`.
 
-    What a killed process left in it is removed first. Raises CurateError while another process fills it; `by` says
-    which that may be.
+    What a killed process left in it is removed first. Raises CurateError while another process fills it; `by` names
+    that process.
     """
     path = Path(os.path.abspath(path))
     partial = path.with_name(f".{path.name}.partial")
@@ -44,7 +44,9 @@ def atomic_folder(path: Path | str, *, by: str = "another process") -> Iterator[
         try:
             lock(descriptor, partial)
         except BlockingIOError:
-            raise CurateError(f"{by} is making {path}", hint="wait for it, or give another folder with --out") from None
+            raise CurateError(
+                f"{by} is making {path}.", hint="Wait for it, or give another folder with --out."
+            ) from None
         _empty(partial)
         try:
             yield partial

@@ -1,4 +1,4 @@
-"""How what is kept lies in a file: NumPy's arrays and JSON; tensors have a module of their own, which needs torch."""
+"""Codecs of kept values: NumPy arrays and JSON. The codec of tensors has its own module, which needs torch."""
 
 import json
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Codec(Protocol[T]):
-    """Writes values of one kind, and reads them back."""
+    """Write and read values of one kind."""
 
     @property
     def suffix(self) -> str: ...
     def write(self, value: T, path: Path) -> object: ...
     def read(self, path: Path) -> T:
-        """Raises ValueError for a damaged file."""
+        """Read a value. Raises ValueError for a damaged file."""
         ...
 
 

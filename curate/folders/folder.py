@@ -1,4 +1,4 @@
-"""What a place for results can do, wherever it lies: names in, bytes out, and nothing is ever half there."""
+"""A folder of results: files by name, each there whole or not at all."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -21,21 +21,21 @@ class Claim(Protocol):
 class Folder(Protocol):
     """Results by name (`scores/00000-00000.parquet`). A value that pickles; folders of one address are equal.
 
-    `LocalFolder` is the one there is. Another kind of place is one more class with these methods, which
+    `LocalFolder` is the only kind so far. Another kind is one more class with these methods, which
     `open_folder` returns for its addresses.
     """
 
     @property
     def address(self) -> str:
-        """What a user gives to name it."""
+        """The address that a user gives."""
         ...
 
     def read(self, name: str) -> bytes:
-        """Return what a file holds. Raises FileNotFoundError."""
+        """Return a file's bytes. Raises FileNotFoundError."""
         ...
 
     def exists(self, name: str = "") -> bool:
-        """Whether a file, or a folder that holds any, has this name; '' is this folder."""
+        """Return whether a file, or a folder that holds any, has this name; '' is this folder."""
         ...
 
     def modified(self, name: str) -> int:
@@ -43,35 +43,35 @@ class Folder(Protocol):
         ...
 
     def list(self, prefix: str = "") -> list[str]:
-        """Return the names of what lies directly in the folder `prefix`, sorted; those of folders end with '/'."""
+        """Return the names of the entries of the folder `prefix`, sorted; those of folders end with '/'."""
         ...
 
     def put(self, name: str, write: Callable[[Path], object]) -> None:
-        """Have `write` fill a new file, which takes the name whole or not at all."""
+        """Write a file by `write`; it takes the name whole or not at all."""
         ...
 
     def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
-        """Have `fill` fill an empty folder, which takes the name whole or not at all; one process at a time."""
+        """Write a folder by `fill`; it takes the name whole or not at all. One process at a time."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all that it holds; nothing where there is none."""
+        """Remove a file, or a folder with its content; do nothing where there is none."""
         ...
 
     def claim(self) -> Claim:
-        """Claim the right to write, and remove what a killed process left half written.
+        """Claim the right to write, and remove a killed process's half-written files.
 
-        Processes that work for the one with the claim put files without one of their own. Raises CurateError while
-        another process holds it.
+        Worker processes of the holder put files without a claim of their own. Raises CurateError while another
+        process holds it.
         """
         ...
 
     def local(self, name: str = "") -> Path:
-        """Return a path on this machine for what must be one (memory maps, FAISS): itself, or a cached copy."""
+        """Return a path on this machine, for memory maps and FAISS: the file itself, or a cached copy."""
         ...
 
     def child(self, name: str) -> "Folder":
-        """Return the folder of this name, which need not be there yet."""
+        """Return the folder of this name, which need not exist yet."""
         ...
 
 
@@ -86,5 +86,5 @@ def put_json(folder: Folder, name: str, value: Mapping[str, Any]) -> None:
 
 
 def read_json(folder: Folder, name: str) -> Any:
-    """Return what a JSON file holds. Raises FileNotFoundError."""
+    """Return the value of a JSON file. Raises FileNotFoundError."""
     return json.loads(folder.read(name))

@@ -1,4 +1,4 @@
-"""Parts as one lazy frame: files of equal columns are scanned together, and all are brought to one schema."""
+"""Scan parts as one lazy frame: files of equal columns together, all brought to one schema."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,18 @@ from curate.folders.unify import File, by_schema, unify
 
 
 def scan(files: Sequence[File], *, empty: pa.Schema) -> pl.LazyFrame:
-    """Read Parquet files lazily as one frame in the order given; no file at all gives no row of `empty`."""
+    """Read Parquet files lazily as one frame, in the order given; no files give an empty frame of schema `empty`."""
     groups = by_schema(files)
-    whole = unify(schema for schema, _ in groups) if groups else empty
-    target = _polars_schema(whole)
+    unified = unify(schema for schema, _ in groups) if groups else empty
+    target = _polars_schema(unified)
     if not groups:
         return pl.LazyFrame(schema=target)
     frames = []
     for schema, paths in groups:
-        has = set(schema.names)
+        names = set(schema.names)
         columns = [
-            pl.col(name).cast(kind) if name in has else pl.lit(None, dtype=kind).alias(name)
-            for name, kind in target.items()
+            pl.col(name).cast(dtype) if name in names else pl.lit(None, dtype=dtype).alias(name)
+            for name, dtype in target.items()
         ]
         frames.append(pl.scan_parquet(paths, glob=False).select(columns))
     return pl.concat(frames, how="vertical") if len(frames) > 1 else frames[0]

@@ -1,4 +1,4 @@
-"""What was expensive to make and is kept in a folder, by a fingerprint of all that it depends on."""
+"""Values that were expensive to make, kept in a folder by a fingerprint of all that they depend on."""
 
 import os
 import shutil
@@ -13,46 +13,46 @@ import xxhash
 from curate.folders.codecs import Codec, T
 from curate.folders.folder import Folder
 
-# Raised whenever a fit or a solve comes to mean something else, so that no older run's tensors are taken for it.
+# Raise it whenever the meaning of a fit or a solve changes, so that an older run's tensors are not reused.
 ALGORITHMS = 2
 
 
 class Kept(Generic[T]):
-    """Values of one kind in a folder: found there, else in a neighbour, else made, and kept for the next time."""
+    """Values of one kind in a folder: read from it, else from a neighbour, else made and kept."""
 
     def __init__(self, folder: Folder, codec: Codec[T], neighbours: Sequence[Folder] = ()) -> None:
         self.folder, self.codec, self.neighbours = folder, codec, neighbours
 
     def get(self, name: str, depends_on: Mapping[str, object], make: Callable[[], T]) -> T:
-        """Return the value kept under `name` for exactly these dependencies, making and keeping it if need be."""
+        """Return the value kept under `name` for exactly these dependencies; make and keep it first if need be."""
         key = xxhash.xxh3_64_hexdigest(repr([ALGORITHMS, *sorted(depends_on.items())]).encode())
         return self.at(f"{name}-{key}", make)
 
     def at(self, name: str, make: Callable[[], T]) -> T:
-        """Return the value of a file whose name says all that it depends on, making and keeping it if need be."""
-        if (there := self.find(name)) is not None:
-            return there
+        """Return the value of a file whose name says all that it depends on; make and keep it first if need be."""
+        if (value := self.find(name)) is not None:
+            return value
         for neighbour in self.neighbours:
-            if (theirs := self._read(neighbour, name)) is not None:
+            if (value := self._read(neighbour, name)) is not None:
                 source = neighbour.local(self._file(name))
                 self.folder.put(self._file(name), partial(_same_file, source))
-                return theirs
+                return value
         self.keep(name, make())
         # Read back, so that the first use and every later one see the same memory layout and give the same bits.
-        made = self.find(name)
-        assert made is not None
-        return made
+        value = self.find(name)
+        assert value is not None
+        return value
 
     def find(self, name: str) -> T | None:
-        """Return the value that this folder keeps; None where there is none, or it is damaged and better made again."""
+        """Return the value that this folder keeps; None where it is missing or damaged."""
         return self._read(self.folder, name)
 
     def keep(self, name: str, value: T) -> None:
-        """Keep a value, in the place of any that is there."""
+        """Keep a value; replace an older one."""
         self.folder.put(self._file(name), partial(self.codec.write, value))
 
     def has(self, name: str) -> bool:
-        """Whether this folder keeps a file of this name, whole or damaged."""
+        """Return whether this folder keeps a file of this name, whole or damaged."""
         return self.folder.exists(self._file(name))
 
     def _file(self, name: str) -> str:
@@ -68,7 +68,7 @@ class Kept(Generic[T]):
 
 
 def kept_folder(folder: Folder, name: str, fill: Callable[[Path], object]) -> Path:
-    """Return a folder whose name says all that it depends on, filled now unless it is there."""
+    """Return a folder whose name says all that it depends on; fill it first if need be."""
     if not folder.exists(name):
         folder.put_folder(name, fill)
     return folder.local(name)
@@ -76,9 +76,9 @@ def kept_folder(folder: Folder, name: str, fill: Callable[[Path], object]) -> Pa
 
 @contextmanager
 def workplace(folder: Folder, name: str) -> Iterator[Path]:
-    """Yield a place for what a long making leaves on its way: gigabytes, to go on from after a kill.
+    """Yield a folder for a long computation's intermediate files: gigabytes, to resume from after a kill.
 
-    It goes when the block ends without an error.
+    It is removed when the block ends without an error.
     """
     yield folder.local(name)
     folder.remove(name)

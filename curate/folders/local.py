@@ -1,4 +1,4 @@
-"""Folders of this machine's file systems, and the refusal of addresses that are none."""
+"""Folders on this machine's file systems; other addresses are refused."""
 
 import os
 import re
@@ -40,16 +40,16 @@ class LocalFolder:
         """See `Folder`. Raises CurateError where a file has the folder's name."""
         try:
             with os.scandir(self.path / prefix) as entries:
-                there = [(e.name, e.is_dir()) for e in entries]
+                children = [(e.name, e.is_dir()) for e in entries]
         except FileNotFoundError:
             return []
         except NotADirectoryError:
             raise CurateError(
-                f"{self.path / prefix} is a file, not a folder", hint="Give another folder with --out."
+                f"{self.path / prefix} is a file; expected a folder.", hint="Give another folder with --out."
             ) from None
-        before = f"{prefix.rstrip('/')}/" if prefix else ""
-        visible = [(n, d) for n, d in there if n != LOCK_NAME and not n.endswith(".tmp")]
-        return sorted(f"{before}{n}{'/' if is_folder else ''}" for n, is_folder in visible)
+        parent = f"{prefix.rstrip('/')}/" if prefix else ""
+        visible = [(n, d) for n, d in children if n != LOCK_NAME and not n.endswith(".tmp")]
+        return sorted(f"{parent}{n}{'/' if is_folder else ''}" for n, is_folder in visible)
 
     def put(self, name: str, write: Callable[[Path], object]) -> None:
         path = self.path / name
@@ -82,20 +82,20 @@ class LocalFolder:
 
 
 def open_folder(address: Path | str) -> Folder:
-    """Return the folder of an address, which need not be there yet. Raises SettingsError for a URL."""
+    """Return the folder of an address, which need not exist yet. Raises SettingsError for a URL."""
     refuse_url(address, "The folder of results")
     return LocalFolder(Path(address))
 
 
 def put_file(path: Path | str, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a file that a user named, whole or not at all. Raises SettingsError for a URL."""
+    """Write a file that a user named by `write`, whole or not at all. Raises SettingsError for a URL."""
     path = Path(path)
     refuse_url(path, "The file of results")
     LocalFolder(path.parent).put(path.name, write)
 
 
 def refuse_url(address: Path | str | None, what: str) -> None:
-    """Raise SettingsError where results are to go to an object store or a hub; `what` names the setting."""
+    """Raise SettingsError for an object store or a hub as the place of results; `what` names the setting."""
     if address is not None and (url := _SCHEME.match(str(address))):
         raise SettingsError(
             f"{what} is {url[1]}://{str(address)[url.end() :]}; expected a path on this machine.",

@@ -24,8 +24,8 @@ class Lock:
         except BlockingIOError:
             os.close(descriptor)
             raise CurateError(
-                f"{folder}: another process is writing this run",
-                hint="Wait for it, stop it, or give another folder with --out: one process writes a run.",
+                f"{folder}: another process is writing this run.",
+                hint="Wait for it, stop it, or give another folder with --out.",
             ) from None
         except OSError:
             os.close(descriptor)
@@ -50,5 +50,5 @@ def lock(descriptor: int, folder: Path) -> None:
         if error.errno not in _UNSUPPORTED:
             raise
         warnings.warn(
-            f"{folder}: this file system has no locks; take care that one process alone writes here", stacklevel=4
+            f"{folder}: this file system has no locks; make sure that only one process writes here.", stacklevel=4
         )

@@ -35,12 +35,12 @@ class PartFolder(ABC):
     """Parts on disk. `start` a folder to write it (one process at a time), `open` one to read it."""
 
     KIND: ClassVar[str]
-    """What messages call it."""
+    """The word for it in messages."""
     RECORD: ClassVar[str]
     ROWS: ClassVar[str]
     """The folder of the parts' tables."""
     WHICH: ClassVar[str]
-    """What to give where a folder is none of the kind."""
+    """The hint where a folder is not of this kind."""
 
     def __init__(self, folder: Folder, record: RunRecord, claim: Claim | None = None) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class PartFolder(ABC):
 
     @property
     def path(self) -> Path:
-        """Where it lies on this machine."""
+        """Its path on this machine."""
         return self.folder.local()
 
     @classmethod
@@ -62,34 +62,33 @@ class PartFolder(ABC):
         fingerprints: Mapping[str, str],
         details: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Create a folder, or continue one that was asked for with the same settings and fingerprints.
+        """Create a folder, or continue one of the same settings and fingerprints.
 
-        Removes what a killed process left half written. Raises SettingsError naming every setting that
-        differs from what is there, and CurateError if another process is writing it. `details` are
-        not compared: on continuing, those of the first start stay. A folder without any part holds nothing
-        to protect, such as after a start that failed: other settings take its place.
+        Removes a killed process's half-written files. Raises SettingsError naming every setting that differs, and
+        CurateError while another process is writing. `details` are not compared: on continuing, those of the first
+        start stay. Other settings replace a folder without any part, as a failed start leaves it.
         """
         folder = open_folder(path)
         cls._refuse_foreign(folder)
         claim = folder.claim()
-        found = cls(folder, cls._read_record(folder), claim) if folder.exists(cls.RECORD) else None
-        if found is not None:
-            found.refuse_other(settings, fingerprints)
-        if found is None or found._differences(settings, fingerprints):
-            found = cls(folder, RunRecord.make(settings, fingerprints, details or {}), claim)
-            put_text(folder, cls.RECORD, found.record.text)
-        return found
+        started = cls(folder, cls._read_record(folder), claim) if folder.exists(cls.RECORD) else None
+        if started is not None:
+            started.refuse_other(settings, fingerprints)
+        if started is None or started._differences(settings, fingerprints):
+            started = cls(folder, RunRecord.make(settings, fingerprints, details or {}), claim)
+            put_text(folder, cls.RECORD, started.record.text)
+        return started
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """Open a folder for reading. Raises CurateError saying what is missing when `path` is none of the kind.
+        """Open a folder for reading. Raises CurateError where `path` is not of this kind.
 
-        Processes that work for the one that started the folder open it so, too, and write parts into it.
+        Worker processes of the one that started the folder open it this way, too, and write parts into it.
         """
         folder = open_folder(path)
         if not folder.exists(cls.RECORD):
-            lacks = f"not a {cls.KIND} (it holds no {cls.RECORD})" if folder.local().is_dir() else "no such folder"
-            raise CurateError(f"{folder.address}: {lacks}", hint=cls._how_to_find(folder))
+            problem = f"not a {cls.KIND} (it holds no {cls.RECORD})" if folder.local().is_dir() else "no such folder"
+            raise CurateError(f"{folder.address}: {problem}.", hint=cls._how_to_find(folder))
         return cls(folder, cls._read_record(folder))
 
     @property
@@ -97,56 +96,55 @@ class PartFolder(ABC):
         return self.path.resolve().name
 
     def add_details(self, **details: Any) -> None:
-        """Put more into the record's details (what was only known later: coverage, totals of a sample …)."""
+        """Add to the record's details (coverage, totals of a sample …)."""
         self.record = self.record.with_details(details)
         put_text(self.folder, self.RECORD, self.record.text)
 
     def parts(self, shard: str) -> list[Part]:
-        """The finished parts of a shard from its first row on, in order, without a gap."""
-        found = self._by_shard().get(shard, [])
-        whole: list[Part] = []
-        for part in found:
-            if part.index != len(whole) or part.start != (whole[-1].end if whole else 0):
+        """Return the finished parts of a shard from its first row on, in order, without a gap."""
+        gapless: list[Part] = []
+        for part in self._by_shard().get(shard, []):
+            if part.index != len(gapless) or part.start != (gapless[-1].end if gapless else 0):
                 break
-            whole.append(part)
-        return whole
+            gapless.append(part)
+        return gapless
 
     def holds(self, shard: str) -> bool:
-        """Whether all of a shard's parts are there."""
+        """Return whether all of a shard's parts are there."""
         parts = self.parts(shard)
         return bool(parts) and parts[-1].last
 
     def all_parts(self) -> list[Part]:
-        """Every part in pool order."""
+        """Return every part in pool order."""
         return sorted((p for parts in self._by_shard().values() for p in parts), key=lambda p: p.order)
 
     def refresh(self) -> None:
-        """Look again for parts: other processes have written some since."""
+        """Read the parts again: other processes have written some since."""
         self._parts = None
 
-    def write_part(self, span: Span, rows: pa.Table, skipped: pa.Table) -> Part:
+    def write_part(self, span: Span, table: pa.Table, skipped: pa.Table) -> Part:
         """Write one part: its skipped rows first, then its table, so that one with a table is whole."""
         name, aside = f"{self.ROWS}/{span.name}.parquet", f"skipped/{span.name}.parquet"
-        part = Part(**span.as_dict(), path=self.folder.local(name), schema=rows.schema.remove_metadata())
+        part = Part(**span.as_dict(), path=self.folder.local(name), schema=table.schema.remove_metadata())
         if skipped.num_rows:
             put_table(self.folder, aside, skipped, metadata_of(span))
         else:
             self.folder.remove(aside)
-        put_table(self.folder, name, rows, metadata_of(span))
+        put_table(self.folder, name, table, metadata_of(span))
         if self._parts is not None:
             others = [p for p in self._parts.get(span.shard, []) if p.index != span.index]
             self._parts[span.shard] = sorted([*others, part], key=lambda p: p.order)
         return part
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Append what a session did; times live here and nowhere else, so that equal folders have equal bytes."""
+        """Append a line about a session; times stand only here, so that equal folders have equal bytes."""
         before = self.folder.read(LOG).decode() if self.folder.exists(LOG) else ""
         put_text(self.folder, LOG, before + json.dumps({"ended": round(time.time()), **line}) + "\n")
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Mark that every shard has reached its end, with totals (documents, tokens, skipped by reason).
 
-        Lets go of the claim."""
+        Releases the claim."""
         put_json(self.folder, FINISHED, totals)
         self.close()
 
@@ -156,33 +154,33 @@ class PartFolder(ABC):
 
     @property
     def totals(self) -> dict[str, Any] | None:
-        """What `finish` was given; None while the work is unfinished."""
+        """The totals that `finish` was given; None while the work is unfinished."""
         return read_json(self.folder, FINISHED) if self.is_finished else None
 
     def table(self, empty: pa.Schema) -> "pl.LazyFrame":
-        """Every row of the parts in pool order, lazily; columns that differ between parts are unified."""
+        """Return every row of the parts in pool order, lazily; columns that differ between parts are unified."""
         from curate.folders.frames import scan
 
         return scan(self.rows_files(), empty=empty)
 
     def skipped(self) -> "pl.LazyFrame":
-        """Every row that was set aside, with its reason, in pool order, lazily."""
+        """Return every row that was set aside, with its reason, in pool order, lazily."""
         from curate.folders.frames import scan
 
         return scan(self.skipped_files(), empty=SKIPPED_SCHEMA)
 
     def rows_files(self) -> list[File]:
-        """The parts' tables in pool order, each with its columns."""
+        """Return the parts' tables in pool order, each with its columns."""
         return [(p.path, p.schema) for p in self.all_parts()]
 
     def skipped_files(self) -> list[File]:
-        """The files in skipped/ of whole parts; a file whose part has no table yet is not counted."""
-        there = set(_parts_in(self.folder, "skipped"))
+        """Return the files in skipped/ of whole parts; a file whose part has no table yet does not count."""
+        written = set(_parts_in(self.folder, "skipped"))
         names = [f"skipped/{p.path.name}" for p in self.all_parts()]
-        return [(self.folder.local(name), SKIPPED_SCHEMA) for name in names if name in there]
+        return [(self.folder.local(name), SKIPPED_SCHEMA) for name in names if name in written]
 
     def close(self) -> None:
-        """Let another process write the folder."""
+        """Release the claim, so that another process may write."""
         if self._claim:
             self._claim.release()
             self._claim = None
@@ -198,16 +196,16 @@ class PartFolder(ABC):
 
     @classmethod
     def has_parts(cls, path: Path | str) -> bool:
-        """Whether a folder holds any part."""
+        """Return whether a folder holds any part."""
         return bool(_parts_in(open_folder(path), cls.ROWS))
 
     @classmethod
     def newest_first(cls, root: Path | str) -> list[Path]:
-        """The folders of the kind directly under `root`, by the time their records were written."""
+        """Return the folders of this kind directly under `root`, by the time of their records."""
         folder = open_folder(root)
         children = [folder.child(name.rstrip("/")) for name in folder.list() if name.endswith("/")]
-        there = [child for child in children if child.exists(cls.RECORD)]
-        by_age = sorted(there, key=lambda child: (child.modified(cls.RECORD), child.address), reverse=True)
+        folders = [child for child in children if child.exists(cls.RECORD)]
+        by_age = sorted(folders, key=lambda child: (child.modified(cls.RECORD), child.address), reverse=True)
         return [child.local() for child in by_age]
 
     def refuse_other(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
@@ -219,7 +217,7 @@ class PartFolder(ABC):
             self.close()
             grown = all(line.startswith("pool") for line in lines) and not self.record.store
             raise SettingsError(
-                f"{self.path} was started differently:\n  " + "\n  ".join(lines),
+                f"{self.path} was started with other settings:\n  " + "\n  ".join(lines),
                 hint=f"Give another folder with --out, or the same settings to continue this {self.KIND}."
                 + (f" If the pool has grown, --fit-from {self.path} scores its new shards alone." if grown else ""),
             )
@@ -227,16 +225,16 @@ class PartFolder(ABC):
     def _by_shard(self) -> dict[str, list[Part]]:
         if self._parts is None:
             self._parts = {}
-            found = (read_part(self.folder.local(name)) for name in _parts_in(self.folder, self.ROWS))
-            for part in sorted(found, key=lambda p: p.order):
+            parts = (read_part(self.folder.local(name)) for name in _parts_in(self.folder, self.ROWS))
+            for part in sorted(parts, key=lambda p: p.order):
                 self._parts.setdefault(part.shard, []).append(part)
         return self._parts
 
     def _differences(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:
-        known = {k: v for k, v in self.record.json["fingerprints"].items() if k in fingerprints}
-        what = f"the {self.KIND} has"
-        changed = differences(known, fingerprints, had=what, asked="now it is")
-        lines = differences(self.record.settings, settings, had=what)
+        recorded = {k: v for k, v in self.record.json["fingerprints"].items() if k in fingerprints}
+        had = f"the {self.KIND} has"
+        changed = differences(recorded, fingerprints, had=had, asked="now it is")
+        lines = differences(self.record.settings, settings, had=had)
         return [*lines, *(f"{line} (its content has changed)" for line in changed)]
 
     @classmethod
@@ -245,7 +243,7 @@ class PartFolder(ABC):
         try:
             text = folder.read(cls.RECORD)
         except OSError as error:
-            raise CurateError(f"{where}: cannot be read ({error})") from error
+            raise CurateError(f"{where}: cannot be read ({error}).") from error
         return RunRecord.read(text, where=where, kind=cls.KIND)
 
     @classmethod
@@ -254,7 +252,7 @@ class PartFolder(ABC):
         if foreign and not folder.exists(cls.RECORD):
             listed = ", ".join(name.rstrip("/") for name in foreign[:3])
             raise CurateError(
-                f"{folder.address} is not empty and not a {cls.KIND} (it holds {listed})",
+                f"{folder.address} is not empty and not a {cls.KIND} (it holds {listed}).",
                 hint="Give another folder with --out, or empty this one.",
             )
 

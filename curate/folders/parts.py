@@ -1,4 +1,4 @@
-"""One part: the scores of a stretch of one shard's rows, which says itself what it covers."""
+"""Spans and parts: a part holds one span's rows, and its footer says which."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,12 +26,12 @@ class Span:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Spans in this order are in pool order."""
+        """The key that sorts spans into pool order."""
         return self.shard_index, self.index
 
     @property
     def name(self) -> str:
-        """What a part's files are called, without their endings."""
+        """The name of a part's files, without their endings."""
         return f"{self.shard_index:05d}-{self.index:05d}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -40,11 +40,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part(Span):
-    """A span that a folder has the files of."""
+    """A span whose files are in a folder."""
 
     path: Path
     schema: pa.Schema = field(compare=False, repr=False)
-    """Columns of its scores, as its footer has them."""
+    """Columns of its table, from its footer."""
 
     @property
     def span(self) -> Span:
@@ -62,30 +62,30 @@ def metadata_of(span: Span) -> dict[str, str]:
 
 
 def read_part(path: Path) -> Part:
-    """Read what a part covers from its footer alone."""
+    """Read a part's span and columns from its footer alone."""
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise CurateError(
-            f"{path}: not a readable Parquet file ({error})",
+            f"{path}: not a readable Parquet file ({error}).",
             hint="Delete this file and start the same run again: it writes the part anew.",
         ) from error
-    raw = schema.metadata or {}
-    found = {key: raw.get(f"curate.{key}".encode()) for key in (f.name for f in fields(Span))}
-    missing = [key for key, value in found.items() if value is None]
+    metadata = schema.metadata or {}
+    values = {key: metadata.get(f"curate.{key}".encode()) for key in (f.name for f in fields(Span))}
+    missing = [key for key, value in values.items() if value is None]
     if missing:
         raise CurateError(
-            f"{path}: not a part of a run (its metadata lacks {', '.join(missing)})",
+            f"{path}: not a part of a run (its metadata lacks {', '.join(missing)}).",
             hint="Keep other files out of a run's scores/ folder.",
         )
-    text = {key: value.decode() for key, value in found.items() if value is not None}
+    texts = {key: value.decode() for key, value in values.items() if value is not None}
     return Part(
-        shard=text["shard"],
-        shard_index=int(text["shard_index"]),
-        index=int(text["index"]),
-        start=int(text["start"]),
-        end=int(text["end"]),
-        last=text["last"] == "1",
+        shard=texts["shard"],
+        shard_index=int(texts["shard_index"]),
+        index=int(texts["index"]),
+        start=int(texts["start"]),
+        end=int(texts["end"]),
+        last=texts["last"] == "1",
         path=path,
         schema=schema.remove_metadata(),
     )

@@ -1,4 +1,4 @@
-"""The record of a run or a store: what was asked for and what is known of it, as bytes that are always the same."""
+"""The record of a run or a store: settings, fingerprints and details, as JSON of reproducible bytes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class Coverage:
 
 @dataclass(frozen=True, kw_only=True)
 class Arithmetic:
-    """What a check of the compute type against a reference found."""
+    """The result of checking the compute type against a reference."""
 
     dtype: str
     reference: str
@@ -70,9 +70,9 @@ class Moved:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What is known of a run or a store beside settings and fingerprints; the last five are a store's.
+    """Details of a run or a store beside settings and fingerprints; the last five are a store's.
 
-    What a method of one's own put there is in the record's JSON alone.
+    Details of a user's own method are in the record's JSON alone.
     """
 
     columns: tuple[str, ...] = ()  # of scores
@@ -88,12 +88,12 @@ class Details:
     blocks: tuple[Mapping[str, Any], ...] = ()  # layers of a sketch
 
     @classmethod
-    def of(cls, found: Mapping[str, Any]) -> "Details":
+    def of(cls, content: Mapping[str, Any]) -> "Details":
         """Return the details of a record's JSON."""
         kinds = {"coverage": Coverage, "arithmetic": Arithmetic, "holdout": Holdout}
-        typed: dict[str, Any] = {k: _typed(kind, found[k]) if found.get(k) else None for k, kind in kinds.items()}
-        typed["moved"] = {path: _typed(Moved, moved) for path, moved in found.get("moved", {}).items()}
-        return _typed(cls, {**found, **typed})
+        typed: dict[str, Any] = {k: _typed(kind, content[k]) if content.get(k) else None for k, kind in kinds.items()}
+        typed["moved"] = {path: _typed(Moved, moved) for path, moved in content.get("moved", {}).items()}
+        return _typed(cls, {**content, **typed})
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class RunRecord:
     def make(
         cls, settings: Mapping[str, Any], fingerprints: Mapping[str, str], details: Mapping[str, Any]
     ) -> "RunRecord":
-        """Return the record as it will be read again."""
-        given = {"settings": settings, "fingerprints": fingerprints, "details": details}
-        return cls(json.loads(canonical({"format": FORMAT} | {k: dict(v) for k, v in given.items()})))
+        """Return the record as it will be read back."""
+        sections = {"settings": settings, "fingerprints": fingerprints, "details": details}
+        return cls(json.loads(canonical({"format": FORMAT} | {k: dict(v) for k, v in sections.items()})))
 
     @classmethod
     def read(cls, text: bytes, *, where: str, kind: str) -> "RunRecord":
@@ -116,16 +116,16 @@ class RunRecord:
         try:
             record = json.loads(text)
         except ValueError as error:
-            raise CurateError(f"{where}: cannot be read as JSON ({error})") from error
+            raise CurateError(f"{where}: cannot be read as JSON ({error}).") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             seen = record.get("format") if isinstance(record, dict) else type(record).__name__
             raise CurateError(
-                f"{where}: format {seen!r}, this version of curate reads format {FORMAT}",
+                f"{where}: the format is {seen!r}; expected {FORMAT}.",
                 hint=f"Read it with the version that wrote it, or make the {kind} again in another folder.",
             )
         missing = [key for key in ("settings", "fingerprints", "details") if key not in record]
         if missing:
-            raise CurateError(f"{where}: lacks {', '.join(missing)}; it is not a {kind}'s record")
+            raise CurateError(f"{where}: lacks {', '.join(missing)}; it is not a {kind}'s record.")
         return cls(record)
 
     @property
@@ -184,7 +184,7 @@ class RunRecord:
 
     @property
     def of_method(self) -> Mapping[str, Any]:
-        """What the run's method recorded, under its own name."""
+        """The details that the run's method recorded under its name."""
         return self.json["details"].get(self.method or "") or {}
 
     @property
@@ -198,9 +198,9 @@ class RunRecord:
         return RunRecord(json.loads(canonical({**self.json, "details": {**self.json["details"], **details}})))
 
 
-def _typed(kind: type[_T], found: Mapping[str, Any]) -> _T:
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items() if k in known})
+def _typed(kind: type[_T], content: Mapping[str, Any]) -> _T:
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items() if k in names})
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -208,28 +208,28 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def canonical(value: Mapping[str, Any]) -> str:
-    """The one JSON text of a value: sorted keys, two spaces, paths as strings, a final newline."""
+    """Return the canonical JSON text of a value: sorted keys, two spaces, paths as strings, a final newline."""
     return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, default=str) + "\n"
 
 
 def as_json(value: Any) -> Any:
-    """The value as it comes back from run.json: tuples as lists, paths as strings."""
+    """Return a value as it comes back from run.json: tuples as lists, paths as strings."""
     return json.loads(json.dumps(value, sort_keys=True, default=str))
 
 
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], *, had: str = "the run has", asked: str = "you asked for"
 ) -> list[str]:
-    """One line for each leaf that differs: `dim: the run has 16, you asked for 32`.
+    """Return a line for each leaf that differs: `dim: the run has 16, you asked for 32`.
 
-    A setting that an older run does not know, and that asks for nothing now, is no difference.
+    A setting that an older record lacks, and that is empty now, is no difference.
     """
     before, after = _leaves(old), _leaves(as_json(new))
     lines = []
     for key in sorted({*before, *after}):
-        was, now = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if was != now and not (was is _ABSENT and not now):
-            lines.append(f"{key}: {had} {_show(was)}, {asked} {_show(now)}")
+        old_value, new_value = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        if old_value != new_value and not (old_value is _ABSENT and not new_value):
+            lines.append(f"{key}: {had} {_show(old_value)}, {asked} {_show(new_value)}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""One schema for parts whose pool columns differ: nulls here, integers there, strings elsewhere."""
+"""One schema for parts whose pool columns differ in type."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,10 @@ import pyarrow as pa
 
 
 def unify(schemas: Iterable[pa.Schema]) -> pa.Schema:
-    """The schema that holds every row of all of them: columns by name in the order first seen.
+    """Return the schema that holds the rows of all schemas: columns by name in the order first seen.
 
     A type that fits both is taken where Arrow knows one (null with anything, int32 with int64, int with
-    float, the fields of structs); what fits nothing else (a number here, a date there) becomes a string.
+    float, the fields of structs); types without a common one (a number and a date) become strings.
     """
     types: dict[str, pa.DataType] = {}
     for schema in schemas:
@@ -37,7 +37,7 @@ def by_schema(files: Sequence[File]) -> list[tuple[pa.Schema, list[Path]]]:
 
 
 def unify_types(left: pa.DataType, right: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both."""
+    """Return the type that holds the values of both."""
     if left == right:
         return left
     if _mixes_unsigned(left, right):

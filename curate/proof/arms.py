@@ -25,16 +25,16 @@ class Arm:
 
     name: str
     key: str
-    """Of all that decides which documents they are."""
+    """A hash of all that decides which documents they are."""
     times: float = 1.0
     """Its budget of tokens as a multiple of the others'."""
     per_seed: bool = False
     """Whether every seed has documents of its own, not only an order."""
     documents: Callable[[int], Iterable[Document]]
-    """By seed."""
+    """Returns the documents of a seed."""
 
 
-def dumped(folder: Path, fields: Fields) -> Iterator[Document]:
+def selected_documents(folder: Path, fields: Fields) -> Iterator[Document]:
     """Yield the documents of a selection on disk."""
     for shard in open_pool(folder / SPLIT).shards:
         for row in documents(shard, fields):
@@ -42,7 +42,7 @@ def dumped(folder: Path, fields: Fields) -> Iterator[Document]:
                 yield row
 
 
-def chosen(
+def select_best(
     run: Run,
     folder: Path,
     *,
@@ -54,25 +54,25 @@ def chosen(
 ) -> str:
     """Select a run's best by a column into a folder, by a budget of tokens or a share; return a key of the request.
 
-    What is there by the same request is taken as it is.
+    A selection of the same key in the folder is taken as it is.
     """
     name, size = ("token_budget", {"tokens": tokens}) if share is None else ("top", {"share": share})
-    asked = [*filters, (name, {**size, "score": column})]
-    key = key_of(run.record.json, asked)
-    beside, mark = open_folder(folder.parent), f"{folder.name}.key"
-    there = beside.exists(f"{folder.name}/{MANIFEST}") and beside.exists(mark)
-    if not (there and beside.read(mark).decode() == key):
-        beside.remove(mark)
-        select(run, filters=asked, out=folder, pool=pool.address, overwrite=True)
-        put_text(beside, mark, key)
+    all_filters = [*filters, (name, {**size, "score": column})]
+    key = key_of(run.record.json, all_filters)
+    parent, key_name = open_folder(folder.parent), f"{folder.name}.key"
+    is_there = parent.exists(f"{folder.name}/{MANIFEST}") and parent.exists(key_name)
+    if not (is_there and parent.read(key_name).decode() == key):
+        parent.remove(key_name)
+        select(run, filters=all_filters, out=folder, pool=pool.address, overwrite=True)
+        put_text(parent, key_name, key)
     return key
 
 
 def ranking_column(manifest: dict, columns: Sequence[str]) -> str:
     """Return the score column that a selection was ranked by.
 
-    That of its last filter that says how much to keep (`dedup` has a column, too, but decides between copies alone);
-    else the only group's column that a filter of the user's own names in its SQL; else that of the last that has one.
+    That is the column of the last filter with a size (`dedup` has a column, too, but only decides between copies);
+    else the only group's column in the SQL of a user's filter; else the column of the last filter that has one.
     """
     ranked = [s for s in manifest["filters"] if s["values"].get("score") in columns]
     sized = [s for s in ranked if any(s["values"].get(size) is not None for size in ("share", "count", "tokens"))]
@@ -80,11 +80,11 @@ def ranking_column(manifest: dict, columns: Sequence[str]) -> str:
         named = {c for s in manifest["filters"] for c in _columns_in(s.get("sql", ""), columns)}
         if len(named) == 1:
             return named.pop()
-    found = sized or ranked
-    return found[-1]["values"]["score"] if found else "score"
+    candidates = sized or ranked
+    return candidates[-1]["values"]["score"] if candidates else "score"
 
 
 def _columns_in(sql: str, columns: Sequence[str]) -> set[str]:
-    """Return the groups' score columns that stand in a query outside its comments."""
+    """Return the groups' score columns in a query, outside its comments."""
     words = set(re.findall(r"\w+", re.sub(r"--.*", "", sql)))
     return words & {c for c in columns if c != "score"}

@@ -1,10 +1,10 @@
 """A bank of retrainings: one run on all documents, others without some of them, and every query's loss after each.
 
-bank.json            what the bank is made of, for people
+bank.json            model, recipe, documents and queries, for people
 losses/K-S.npy       float64 [queries]: after the retraining of order K that left the documents of hash S out
 
-A retraining is a file, which is there whole or not at all: a killed bank goes on with the next one, a larger one keeps
-what a smaller one has, and all methods are judged by the same files.
+A retraining is a file, which is there whole or not at all: a killed bank goes on with the next one, a larger one reuses
+a smaller one's files, and all methods are judged by the same files.
 """
 
 import time
@@ -38,7 +38,7 @@ class Job:
     """One retraining."""
 
     repeat: int
-    """Which order of the documents."""
+    """Number of the order of the documents."""
     left: tuple[int, ...] = ()
     """Positions of the documents that it leaves out."""
 
@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Laboratory:
-    """All that a retraining takes: a model, documents, a recipe, and queries to measure."""
+    """The ingredients of a retraining: a model, documents, a recipe, and queries to measure."""
 
     proxy: Proxy
     recipe: Recipe
@@ -69,17 +69,17 @@ class Laboratory:
 
     @cached_property
     def model(self) -> Any:
-        return trainable(self.proxy, self.chosen)
+        return trainable(self.proxy, self.fitted_recipe)
 
     @cached_property
-    def chosen(self) -> Recipe:
+    def fitted_recipe(self) -> Recipe:
         """The recipe in the proxy's precision, its batches no larger than the documents are many."""
         recipe = in_proxys_precision(self.recipe, self.proxy)
         return replace(recipe, batch_size=min(recipe.batch_size, len(self.documents)))
 
     def training(self, job: Job) -> Training:
-        """Return a retraining, whose steps stay as they are but for the weights of what is left out."""
-        recipe = replace(self.chosen, seed=self.chosen.seed + job.repeat)
+        """Return a retraining, whose steps differ only in the weights of the documents left out."""
+        recipe = replace(self.fitted_recipe, seed=self.fitted_recipe.seed + job.repeat)
         keep = torch.from_numpy(1 - indicator(job.left, len(self.corpus)))
         return Training(self.model, self.corpus, recipe, weights=self.corpus.spread(keep))
 
@@ -93,7 +93,7 @@ class Laboratory:
         return xxhash.xxh3_128_hexdigest(" ".join(parts).encode())
 
     def job_seconds(self) -> float:
-        """Return what a retraining takes, from one step and one look at the queries that are measured."""
+        """Return the seconds of a retraining, from measuring one step and one evaluation of the queries."""
         training = self.training(Job(0))
         state = training.start()
         begun = time.perf_counter()
@@ -104,23 +104,23 @@ class Laboratory:
 
 
 class Bank:
-    """The retrainings of one laboratory in a folder; `fetch` makes those that are missing."""
+    """The retrainings of one laboratory in a folder; `fetch` makes the missing ones."""
 
     def __init__(self, laboratory: Laboratory, root: Path) -> None:
-        """Open or make the bank under `root`, in a folder named by all that decides it."""
+        """Open or make the bank under `root`, in a folder named by its fingerprint."""
         self.laboratory = laboratory
         self.folder = open_folder(root).child(laboratory.fingerprint())
         self._kept = Kept(self.folder.child("losses"), ARRAY)
         record = {
             "model": laboratory.proxy.settings.model,
-            "recipe": laboratory.chosen.as_dict(),
+            "recipe": laboratory.fitted_recipe.as_dict(),
             "documents": [d.content_hash for d in laboratory.documents],
             "queries": [d.content_hash for d in laboratory.queries],
         }
         put_json(self.folder, "bank.json", record)
 
     def missing(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return which retrainings are not there yet, each once."""
+        """Return the retrainings that are missing, each once."""
         return [j for j in dict.fromkeys(jobs) if not self._kept.has(j.name)]
 
     def fetch(
@@ -130,7 +130,7 @@ class Bank:
         *,
         elsewhere: Callable[["Bank", Sequence[Job]], Any] | None = None,
     ) -> np.ndarray:
-        """Return losses `[jobs, queries]`, retraining where they are missing.
+        """Return losses `[jobs, queries]`; retrain where they are missing.
 
         `elsewhere` makes missing ones in other processes and yields once for each; see `workers`.
         """
@@ -142,5 +142,5 @@ class Bank:
         return np.stack([self.make(job) for job in jobs])
 
     def make(self, job: Job) -> np.ndarray:
-        """Return the losses after one retraining, which is kept."""
+        """Return the losses after one retraining; keep them."""
         return self._kept.at(job.name, lambda: self.laboratory.losses(job))

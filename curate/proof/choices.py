@@ -1,4 +1,4 @@
-"""Where every arm's documents come from: the selection, other methods' runs and choices, draws from the pool."""
+"""Make every arm of a comparison: the selection, other methods' selections, draws from the pool."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from curate import methods
 from curate.documents import Pool
 from curate.errors import CurateError
 from curate.progress import Reporter
-from curate.proof.arms import ALL, SELECTION, SWEPT, Arm, chosen, dumped
+from curate.proof.arms import ALL, SELECTION, SWEPT, Arm, select_best, selected_documents
 from curate.proof.places import draw
 from curate.proof.selection import Selected
 from curate.proof.settings import RANDOM
@@ -23,7 +23,7 @@ from curate.settings import changed
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Makes the arms; runs and selections that this takes are kept in the comparison's folder and found again."""
+    """Makes the arms; the runs and selections behind them are kept in the comparison's folder and reused."""
 
     selected: Selected
     settings: ScoreSettings
@@ -33,85 +33,85 @@ class Choices:
     out: Path
     seed: int
     score: Callable[..., Run]
-    """Scores a pool: (settings, out, reporter=…)."""
+    """The function that scores a pool: (settings, out, reporter=…)."""
     reporter: Reporter
 
     @cached_property
     def pool(self) -> Pool:
-        """The pool that was scored; raises CurateError where it has changed."""
+        """The pool that was scored. Raises CurateError where it has changed."""
         return pool_of(self.selected.run, self.settings.pool)
 
     @cached_property
     def index(self) -> Run:
         """The run that random documents are drawn from: one that has scored the whole pool."""
         without_model = [m for m in self.baselines if "model" not in methods.get(m).NEEDS]
-        whole = without_model or list(self.baselines)[:1]
-        return self.scored(whole[0]) if whole else self._own_run()
+        candidates = without_model or list(self.baselines)[:1]
+        return self.scored(candidates[0]) if candidates else self._selection_run()
 
     def arms(self, tokens: int, all_times: float) -> list[Arm]:
         """Return all arms; `tokens` is the budget that each trains on."""
         pool = self.pool
-        found = [self._dump(SELECTION, self.selected.folder, self.selected.manifest["fingerprint"])]
-        found.append(self._drawn(RANDOM, tokens, 1.0))
+        arms = [self._dump(SELECTION, self.selected.folder, self.selected.manifest["fingerprint"])]
+        arms.append(self._drawn(RANDOM, tokens, 1.0))
         for method in dict.fromkeys(self.baselines):
             folder = self.out / "choices" / method
             budget, column = self.selected.tokens, self.selected.column
-            key = chosen(self.scored(method), folder, column=column, tokens=budget, pool=pool)
-            found.append(self._dump(method, folder, key))
+            key = select_best(self.scored(method), folder, column=column, tokens=budget, pool=pool)
+            arms.append(self._dump(method, folder, key))
         for share in self.sweep:
             name = f"{SWEPT}{100 * share:g}%"
             folder = self.out / "choices" / name.replace(" ", "-").replace("%", "")
-            key = chosen(
-                self._own_run(),
+            key = select_best(
+                self._selection_run(),
                 folder,
                 column=self.selected.column,
                 share=share,
                 filters=self.selected.filters,
                 pool=pool,
             )
-            found.append(self._dump(name, folder, key))
+            arms.append(self._dump(name, folder, key))
         if all_times:
-            there = (self.index.totals or {})["tokens"] / tokens
-            found.append(self._drawn(ALL, tokens, min(all_times, there)))
-        return found
+            passes = (self.index.totals or {})["tokens"] / tokens
+            arms.append(self._drawn(ALL, tokens, min(all_times, passes)))
+        return arms
 
     def scored(self, method: str) -> Run:
-        """Return a run of the same pool and target by another method: one beside the selection's run, or made now."""
-        own = self.selected.run
-        beside = list_runs(own.path.parent) if own.path.parent.is_dir() else []
-        for run in beside:
-            prints, others = run.record.fingerprints, own.record.fingerprints
-            same = all(getattr(prints, k) == getattr(others, k) for k in self._needs(method))
-            defaults = run.record.method == method and self._is_default(run, method)
-            if run.is_finished and same and defaults and self.selected.column in run.record.details.columns:
+        """Return a run of the same pool and target by another method: one beside the selection's, else a new one."""
+        own_run = self.selected.run
+        neighbours = list_runs(own_run.path.parent) if own_run.path.parent.is_dir() else []
+        for run in neighbours:
+            fingerprints, own_fingerprints = run.record.fingerprints, own_run.record.fingerprints
+            is_same = all(getattr(fingerprints, k) == getattr(own_fingerprints, k) for k in self._needs(method))
+            is_default = run.record.method == method and self._is_default(run, method)
+            if run.is_finished and is_same and is_default and self.selected.column in run.record.details.columns:
                 self.reporter.note(f"{method}: scored in {run.path} already.")
                 return run
-        offered = methods.get(method).OFFERS
-        asked = changed(
+        offers = methods.get(method).OFFERS
+        settings = changed(
             self.settings,
             method=method,
             method_settings={},
             background=None,
             per_token=False,
-            against=self.settings.against if "against" in offered else (),
+            against=self.settings.against if "against" in offers else (),
         )
-        return self.score(asked, self.out / "baselines" / method, reporter=self.reporter)
+        return self.score(settings, self.out / "baselines" / method, reporter=self.reporter)
 
     def _needs(self, method: str) -> tuple[str, ...]:
-        """Which contents must be the same: words are counted without any model."""
+        """Return the fingerprints that must be equal; a method without a model needs none of the model."""
         needs = methods.get(method).NEEDS
         return ("pool", "target", *(name for name in ("model", "checkpoints") if name in needs))
 
     def _is_default(self, run: Run, method: str) -> bool:
-        usual = asdict(methods.get(method).Settings())
-        return {k: v for k, v in run.record.method_settings.items() if k in usual} == usual
+        defaults = asdict(methods.get(method).Settings())
+        return {k: v for k, v in run.record.method_settings.items() if k in defaults} == defaults
 
-    def _own_run(self) -> Run:
+    def _selection_run(self) -> Run:
         try:
             run = Run.open(self.selected.run.path)
         except CurateError as error:
             raise CurateError(
-                f"The selection's run is needed, and is not at {self.selected.run.path}.",
+                f"{self.selected.run.path}: the selection's run is not there.",
                 hint="Start this where the selection was made; only --sweep and runs without baselines need it.",
             ) from error
         record = self.selected.run.record.json
@@ -119,14 +119,14 @@ class Choices:
         return run
 
     def _dump(self, name: str, folder: Path, key: str) -> Arm:
-        return Arm(name=name, key=key, documents=lambda _: dumped(folder, self.settings.fields))
+        return Arm(name=name, key=key, documents=lambda _: selected_documents(folder, self.settings.fields))
 
     def _drawn(self, name: str, tokens: int, times: float) -> Arm:
-        wanted = round(times * tokens)
+        budget = round(times * tokens)
 
         def documents(seed: int) -> Iterator[Document]:
-            places = draw([self.index], 1000 * (self.seed + 1) + seed, tokens=round(1.02 * wanted))
+            places = draw([self.index], 1000 * (self.seed + 1) + seed, tokens=round(1.02 * budget))
             return places.read(self.pool, self.settings.fields)
 
-        key = key_of(self.pool.fingerprint(), self.seed, wanted)
+        key = key_of(self.pool.fingerprint(), self.seed, budget)
         return Arm(name=name, key=key, times=times, per_seed=True, documents=documents)

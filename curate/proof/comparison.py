@@ -1,4 +1,4 @@
-"""All arms of a comparison on one proxy: what each trains on, what all are measured on, and what is there already."""
+"""Compare arms on one proxy: train each, measure all on the same rows, reuse the arms already trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,7 +77,7 @@ class Comparison:
 
     @property
     def step_tokens(self) -> float:
-        """Tokens of a batch: those of as many documents as the recipe says, of the run's mean length."""
+        """Tokens of a batch: the recipe's batch size times the run's mean length."""
         return self.recipe.batch_size * self.selected.mean_tokens
 
     def steps(self, times: float) -> int:
@@ -87,22 +87,22 @@ class Comparison:
         arms = self.choices.arms(self.tokens, self.settings.all_times)
         shared = self._shared_key()
         untrained = self._kept("untrained", key_of(shared), self._untrained)
-        wanted = [(arm, seed) for arm in arms for seed in range(self.settings.seeds)]
+        trainings = [(arm, seed) for arm in arms for seed in range(self.settings.seeds)]
         curves: dict[str, list[Curve]] = {arm.name: [] for arm in arms}
         counts: dict[str, dict[str, int]] = {}
-        total, last = sum(self.steps(arm.times) for arm, _ in wanted), arms[-1]
-        longer = f"; {ALL}: {last.times:.3g} times as many" if last.name == ALL else ""
+        total, last_arm = sum(self.steps(arm.times) for arm, _ in trainings), arms[-1]
+        longer = f"; {ALL}: {last_arm.times:.3g} times as many" if last_arm.name == ALL else ""
         self.reporter.note(
-            f"{len(wanted)} trainings ({len(arms)} arms, {self.settings.seeds} seeds) of {self.tokens:,} tokens in"
+            f"{len(trainings)} trainings ({len(arms)} arms, {self.settings.seeds} seeds) of {self.tokens:,} tokens in"
             f" {self.steps(1)} steps each{longer}."
         )
         with self.reporter.stage("training", total=total, unit="steps") as task:
-            for arm, seed in wanted:
+            for arm, seed in trainings:
                 key = key_of(shared, arm.key, arm.times, self.tokens, self.steps(arm.times), seed)
                 make = partial(self._trained, arm, seed, untrained, task)
-                made = self._kept(f"{arm.name}-{seed}", key, make)
-                curves[arm.name].append(Curve(**made["curve"]))
-                counts.setdefault(arm.name, made["counts"])
+                trained = self._kept(f"{arm.name}-{seed}", key, make)
+                curves[arm.name].append(Curve(**trained["curve"]))
+                counts.setdefault(arm.name, trained["counts"])
         self._folder.remove("spools")
         outcomes = tuple(
             Outcome(name=a.name, times=a.times, counts=counts[a.name], curves=tuple(curves[a.name])) for a in arms
@@ -120,10 +120,10 @@ class Comparison:
 
     def _trained(self, arm: Arm, seed: int, untrained: dict[str, float], task: Task) -> dict[str, Any]:
         """Train one arm from one seed."""
-        which = f"{arm.name}-{seed}" if arm.per_seed else arm.name
-        folder = self.out / "spools" / f"{which}-{key_of(self._shared_key(), arm.key, arm.per_seed and seed)}"
+        name = f"{arm.name}-{seed}" if arm.per_seed else arm.name
+        folder = self.out / "spools" / f"{name}-{key_of(self._shared_key(), arm.key, arm.per_seed and seed)}"
         counts = spooled(
-            folder, lambda: arm.documents(seed), self.encoder, self.excluded, what=which, reporter=self.reporter
+            folder, lambda: arm.documents(seed), self.encoder, self.excluded, what=name, reporter=self.reporter
         )
         corpus = SpooledCorpus(folder, self.batching.tokens, budget=self.batching.budget)
         recipe = replace(self.recipe, seed=self.recipe.seed + seed)
@@ -139,7 +139,7 @@ class Comparison:
         return {"target": target, "other": other}
 
     def _kept(self, name: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return what a file of these dependencies holds, making it if need be."""
+        """Return the value kept under this key; make it first if need be."""
         kept = Kept(self._folder.child("arms"), JSON)
         return kept.at(f"{name.replace(' ', '-').replace('%', '')}-{key}", make)
 

@@ -1,4 +1,4 @@
-"""One arm trained from one seed, and the losses on the way."""
+"""Train one arm from one seed, and measure losses on the way."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ from curate.training.replay import Training
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Losses by tokens trained on, the untrained model's first."""
+    """Losses by tokens trained on, from the untrained model's."""
 
     tokens: tuple[int, ...]
     target: tuple[float, ...]
     """Mean over held-out rows of their mean loss per token, in nats."""
     other: tuple[float, ...]
-    """The same of text that is not the target's."""
+    """The same for text other than the target's."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -30,7 +30,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """What is measured on the way: held-out rows of the target, and other text."""
+    """Measures the losses of held-out rows of the target and of other text."""
 
     model: LanguageModel
     target: Corpus

@@ -1,4 +1,4 @@
-"""MAGIC in the bank's own training: near the most that summed scores can predict, as a mark beside the methods."""
+"""MAGIC in the bank's own training: a reference near the most that summed scores can predict."""
 
 from pathlib import Path
 
@@ -16,25 +16,25 @@ from curate.training.replay import Replay
 def in_run(bank: Bank, reporter: Reporter) -> np.ndarray:
     """Return scores `[documents, queries]` by walking back through the whole training once per query.
 
-    Kept in the bank; a walk that was killed goes on where it was.
+    The scores are kept in the bank; a killed walk goes on where it stopped.
     """
     with workplace(bank.folder, "replay") as folder:
         return Kept(bank.folder, ARRAY).at("magic", lambda: _walked(bank.laboratory, folder, reporter))
 
 
-def in_run_known(bank: Bank) -> np.ndarray | None:
-    """Return the scores that the bank keeps; None where they have not been made."""
+def kept_in_run(bank: Bank) -> np.ndarray | None:
+    """Return the scores that the bank keeps; None where it keeps none."""
     return Kept(bank.folder, ARRAY).find("magic")
 
 
-def _walked(made: Laboratory, folder: Path, reporter: Reporter) -> np.ndarray:
-    replay = Replay(made.training(Job(0)), folder)
+def _walked(laboratory: Laboratory, folder: Path, reporter: Reporter) -> np.ndarray:
+    replay = Replay(laboratory.training(Job(0)), folder)
     with reporter.stage("training", total=replay.training.steps, unit="steps") as task:
         replay.run(task)
-    found = []
-    with reporter.stage("walking back", total=len(made.queries), unit="queries") as task:
-        for i, query in enumerate(made.queries):
-            aim = Corpus([query], made.tokens, budget=made.budget)
-            found.append(differentiate(replay, aim, f"q{i:04d}").scores.numpy())
+    scores = []
+    with reporter.stage("walking back", total=len(laboratory.queries), unit="queries") as task:
+        for i, query in enumerate(laboratory.queries):
+            aim = Corpus([query], laboratory.tokens, budget=laboratory.budget)
+            scores.append(differentiate(replay, aim, f"q{i:04d}").scores.numpy())
             task.advance(1)
-    return np.stack(found, 1)
+    return np.stack(scores, 1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 COVERAGE = 0.95
-"""Of every interval: between the percentiles 2.5 and 97.5 of the resampled figures."""
+"""The share of resampled figures in every interval: percentiles 2.5 to 97.5."""
 _AT_ONCE = 1 << 22  # numbers of one temporary array
 
 
@@ -33,21 +33,23 @@ def lds(predicted: np.ndarray, measured: np.ndarray, *, resamples: int = 1000, s
     Raises ValueError for other shapes, or fewer than three subsets, which rank nothing.
     """
     if predicted.shape != measured.shape or predicted.ndim != 2 or len(predicted) < 3:
-        raise ValueError(f"expected two arrays [subsets ≥ 3, queries], got {predicted.shape} and {measured.shape}")
+        raise ValueError(
+            f"The shapes are {predicted.shape} and {measured.shape}; expected [subsets ≥ 3, queries] twice."
+        )
     subsets, queries = predicted.shape
-    found = correlations(predicted, measured, np.ones((1, subsets)))[0]
+    by_query = correlations(predicted, measured, np.ones((1, subsets)))[0]
     rng = np.random.default_rng([seed, 3])
     counts = rng.multinomial(subsets, np.full(subsets, 1 / subsets), size=resamples).astype(np.float64)
-    chosen = rng.multinomial(queries, np.full(queries, 1 / queries), size=resamples)
+    query_counts = rng.multinomial(queries, np.full(queries, 1 / queries), size=resamples)
     resampled = correlations(predicted, measured, counts)
-    means = (np.nan_to_num(resampled) * chosen).sum(1) / queries
+    means = (np.nan_to_num(resampled) * query_counts).sum(1) / queries
     low, high = interval(means)
     return Lds(
-        mean=float(np.nan_to_num(found).mean()),
+        mean=float(np.nan_to_num(by_query).mean()),
         low=low,
         high=high,
-        queries=tuple(float(v) for v in np.nan_to_num(found)),
-        undefined=int(np.isnan(found).sum()),
+        queries=tuple(float(v) for v in np.nan_to_num(by_query)),
+        undefined=int(np.isnan(by_query).sum()),
     )
 
 
@@ -59,27 +61,27 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def correlations(left: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return Spearman correlations `[resamples, queries]` of arrays `[subsets, queries]`; NaN where one ranks nothing.
+    """Return Spearman correlations `[resamples, queries]` of arrays `[subsets, queries]`; NaN where one is constant.
 
     `counts` `[resamples, subsets]` says how often each resample holds each subset: copies are ties, at their mean rank.
     """
-    found = np.empty((len(counts), left.shape[1]))
+    values = np.empty((len(counts), left.shape[1]))
     step = max(1, _AT_ONCE // counts.shape[1])
     for start in range(0, len(counts), step):
-        some = counts[start : start + step]
+        block = counts[start : start + step]
         for query in range(left.shape[1]):
-            ours, theirs = _ranks(left[:, query], some), _ranks(right[:, query], some)
-            found[start : start + step, query] = _pearson(ours, theirs, some)
-    return found
+            left_ranks, right_ranks = _ranks(left[:, query], block), _ranks(right[:, query], block)
+            values[start : start + step, query] = _pearson(left_ranks, right_ranks, block)
+    return values
 
 
 def _ranks(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the mean rank of every value among its copies and equals, for every row of counts."""
-    distinct, place = np.unique(values, return_inverse=True)
-    held = np.zeros((len(counts), len(distinct)))
-    np.add.at(held.T, place, counts.T)
-    upto = held.cumsum(1)
-    return (upto - held / 2 + 0.5)[:, place]
+    distinct, position = np.unique(values, return_inverse=True)
+    copies = np.zeros((len(counts), len(distinct)))
+    np.add.at(copies.T, position, counts.T)
+    cumulative = copies.cumsum(1)
+    return (cumulative - copies / 2 + 0.5)[:, position]
 
 
 def _pearson(left: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:

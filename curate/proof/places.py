@@ -1,4 +1,4 @@
-"""Seeded draws among the documents that runs scored, read off their parts: any number of them, in bounded memory.
+"""Draw documents that runs scored, by seed, from their parts, in bounded memory.
 
 Every document has a key, a hash of its shard, row and the seed; a draw is those of the lowest keys. So a draw depends
 on no order of reading, one of fewer documents is part of one of more, and several runs have a draw of what they share.
@@ -34,19 +34,19 @@ class Places:
     def read(self, pool: Pool, fields: Fields) -> Iterator[Document]:
         """Yield the documents in the pool's order. Raises CurateError where the pool lacks one."""
         for shard in pool.shards:
-            wanted = self.rows.get(shard.name, [])
-            found = 0
-            for document in documents(shard, fields, only=wanted) if wanted else ():
+            row_numbers = self.rows.get(shard.name, [])
+            num_read = 0
+            for document in documents(shard, fields, only=row_numbers) if row_numbers else ():
                 if isinstance(document, Document):
-                    found += 1
+                    num_read += 1
                     yield document
-            if found < len(wanted):
-                raise CurateError(f"{shard.name} has {found} of the {len(wanted)} rows that its scores name.")
+            if num_read < len(row_numbers):
+                raise CurateError(f"{shard.name} has {num_read} of the {len(row_numbers)} scored rows.")
 
 
 @dataclass
 class _Held:
-    """What a draw holds on its way: candidates of the lowest keys."""
+    """The candidates of the lowest keys so far."""
 
     keys: np.ndarray
     shards: np.ndarray
@@ -57,7 +57,7 @@ class _Held:
         return _Held(*(np.concatenate(pair) for pair in zip(self._columns(), other._columns(), strict=True)))
 
     def lowest(self, documents: int | None, tokens: int | None) -> "_Held":
-        """Return the lowest keys' candidates: so many documents, or as many as fill the tokens."""
+        """Return the candidates of the lowest keys: `documents` of them, or enough for `tokens`."""
         order = np.lexsort((self.rows, self.shards, self.keys))
         count = len(order) if documents is None else min(documents, len(order))
         if tokens is not None:
@@ -69,22 +69,22 @@ class _Held:
 
 
 def draw(runs: Sequence[Run], seed: int, *, documents: int | None = None, tokens: int | None = None) -> Places:
-    """Draw documents that all runs scored: so many, or as many as reach so many tokens; all of them where neither.
+    """Draw documents that all runs scored: `documents` of them, or enough for `tokens`; without either, all.
 
-    Documents that hold a whole row of the target take no part, as a selection drops them, too.
+    Documents that hold a whole row of the target are left out, as a selection drops them, too.
     """
     held = _Held(np.zeros(0, np.uint64), *(np.zeros(0, np.int64) for _ in range(3)))
-    names, kept = [p.shard for p in runs[0].all_parts() if p.index == 0], 0
+    names, num_kept = [p.shard for p in runs[0].all_parts() if p.index == 0], 0
     for index, shard in enumerate(names):
         rows, counts = _shared(runs, shard)
         keys = _keys(shard, rows, seed)
         held = held.joined(_Held(keys, np.full(len(rows), index), rows, counts))
-        if len(held.keys) > 2 * kept + _SLACK:
+        if len(held.keys) > 2 * num_kept + _SLACK:
             held = held.lowest(documents, tokens)
-            kept = len(held.keys)
+            num_kept = len(held.keys)
     held = held.lowest(documents, tokens)
-    found = {names[i]: sorted(held.rows[held.shards == i].tolist()) for i in np.unique(held.shards)}
-    return Places(rows=found, tokens=int(held.tokens.sum()))
+    rows_by_shard = {names[i]: sorted(held.rows[held.shards == i].tolist()) for i in np.unique(held.shards)}
+    return Places(rows=rows_by_shard, tokens=int(held.tokens.sum()))
 
 
 def _shared(runs: Sequence[Run], shard: str) -> tuple[np.ndarray, np.ndarray]:

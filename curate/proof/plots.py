@@ -1,4 +1,4 @@
-"""Pictures of what was measured, as PNG files that come out the same every time."""
+"""Plot the figures as PNG files, with reproducible bytes."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,7 +20,7 @@ def predicted_against_measured(
 ) -> None:
     """Draw a panel per method: every retraining and query a point, each query in its own standard deviations.
 
-    Arrays are `[subsets, queries]`; without standardising, the few queries of large changes would be all one sees.
+    Arrays are `[subsets, queries]`; without standardising, few queries of large changes would fill the picture.
     """
     across = min(_ACROSS, len(predicted))
     down = -(-len(predicted) // across)

@@ -1,8 +1,8 @@
-"""What a run's method predicts for single queries: its own preparation and scorer, on a sample, a column per query.
+"""Score a sample by a run's method for single queries, a column per query.
 
-A run keeps one column per group of its target, and a group is an average; retrainings are told apart by single queries.
-So the method is prepared once more with every query as a group of its own. What was expensive and does not depend on
-the target (curvature, second moments) is found in the run.
+A run keeps one column per group of its target, and a group is an average; retrainings differ by single queries. So the
+method is prepared once more with every query as a group. Expensive values that do not depend on the target (curvature,
+second moments) are read from the run.
 """
 
 import tempfile
@@ -38,7 +38,7 @@ class Subject:
 
     run: Run
     inputs: Inputs
-    """As the run itself was prepared; `kept` finds what the run has."""
+    """As for the run itself; `kept` reads the values that the run keeps."""
 
     @property
     def method(self) -> str:
@@ -51,42 +51,47 @@ class Subject:
 
     def settings(self) -> Any:
         """Return the method's settings, as the run recorded them."""
-        given = {n: v for n, v in self.run.record.method_settings.items() if v is not None}
+        values = {n: v for n, v in self.run.record.method_settings.items() if v is not None}
         if self.adjoint:
-            given = {n: v for n, v in given.items() if n not in _UNKNOWN_TO_METHODS}
-            given["snapshots"] = given.pop("snapshot")  # a rescoring has one
-        return build(methods.get(self.method).Settings, given, owner=f"Method {self.method!r} of {self.run.path}")
+            values = {n: v for n, v in values.items() if n not in _UNKNOWN_TO_METHODS}
+            values["snapshots"] = values.pop("snapshot")  # a rescoring has one
+        return build(methods.get(self.method).Settings, values, owner=f"Method {self.method!r} of {self.run.path}")
 
     def key(self, documents: Sequence[Document], queries: Sequence[Document]) -> str:
         """Hash all that decides the scores."""
-        hashes = [[d.content_hash for d in some] for some in (documents, queries)]
-        given = self.run.record.json
-        record = {"run": given["settings"], "fingerprints": given["fingerprints"], "hashes": hashes, "version": 1}
-        return xxhash.xxh3_64_hexdigest(canonical(record).encode())
+        hashes = [[d.content_hash for d in sample] for sample in (documents, queries)]
+        record = self.run.record.json
+        dependencies = {
+            "run": record["settings"],
+            "fingerprints": record["fingerprints"],
+            "hashes": hashes,
+            "version": 1,
+        }
+        return xxhash.xxh3_64_hexdigest(canonical(dependencies).encode())
 
-    def known(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray | None:
-        """Return the scores that are kept; None where there are none yet."""
+    def kept(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray | None:
+        """Return the scores that are kept; None where there are none."""
         return Kept(folder, ARRAY).find(self.key(documents, queries))
 
     def predictions(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray:
-        """Return scores `[documents, queries]`, kept in `folder`; a document that has no finite score has 0."""
+        """Return scores `[documents, queries]`, kept in `folder`; 0 for a document without a finite score."""
         return Kept(folder, ARRAY).at(self.key(documents, queries), lambda: self._scored(documents, queries, folder))
 
     def _scored(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray:
         encode = Encoder(self.inputs.proxy.tokenizer, self.inputs.batching.tokens)
         sample, rows = encode(documents), encode(queries)
         usable = [i for i, e in enumerate(sample) if e.num_scored > 0]
-        found, settings = np.zeros((len(documents), len(queries))), self.settings()
+        all_scores, settings = np.zeros((len(documents), len(queries))), self.settings()
         step = self._together(len(queries))
         folder.local().mkdir(parents=True, exist_ok=True)  # scratch lies beside, so that curvature is linked
         with self.inputs.reporter.stage(f"scoring by {self.method}", total=len(queries), unit="queries") as task:
             for start in range(0, len(queries), step):
-                some = rows[start : start + step]
+                block = rows[start : start + step]
                 target = EncodedTarget(
-                    encoded=some,
-                    groups=[f"{i:06d}" for i in range(len(some))],
-                    names=[f"{i:06d}" for i in range(len(some))],
-                    fingerprint="queries:" + ",".join(e.content_hash for e in some),
+                    encoded=block,
+                    groups=[f"{i:06d}" for i in range(len(block))],
+                    names=[f"{i:06d}" for i in range(len(block))],
+                    fingerprint="queries:" + ",".join(e.content_hash for e in block),
                 )
                 with tempfile.TemporaryDirectory(dir=folder.local(), prefix=".scratch-") as scratch:
                     neighbours = [self.run.folder, *self.inputs.kept.neighbours]
@@ -96,9 +101,9 @@ class Subject:
                     )
                     scorer = methods.get(self.method).prepare(replace(inputs, record=lambda _: None), settings)
                     scores = scorer([sample[i] for i in usable], inputs.batching).scores.cpu().double().numpy()
-                found[usable, start : start + len(some)] = scores[:, 1:] if len(some) > 1 else scores
-                task.advance(len(some))
-        return np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
+                all_scores[usable, start : start + len(block)] = scores[:, 1:] if len(block) > 1 else scores
+                task.advance(len(block))
+        return np.nan_to_num(all_scores, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _together(self, queries: int) -> int:
         if "training" in methods.get(self.method).NEEDS:
@@ -107,6 +112,6 @@ class Subject:
 
 
 class _Quiet(Silent):
-    """Says nothing of what the run itself said when it was made."""
+    """Drops the warnings that the run itself gave when it was made."""
 
     def warn(self, message: str) -> None: ...

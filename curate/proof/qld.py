@@ -1,4 +1,4 @@
-"""Query loss after deletion: what leaving out a query's best documents does to it, beside leaving out random ones."""
+"""Query loss after deletion: the rise without a query's best documents, beside the rise without random ones."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Qld:
     control: float
     """After retraining without as many random ones: the mean over the bank's subsets."""
     low: float
-    """Of the difference between the two."""
+    """Lower end of the interval of their difference."""
     high: float
     queries: tuple[float, ...]
 
@@ -37,9 +37,11 @@ def qld(rises: np.ndarray, controls: np.ndarray, *, resamples: int = 1000, seed:
     """
     subsets, queries = controls.shape
     rng = np.random.default_rng([seed, 4])
-    chosen = rng.multinomial(queries, np.full(queries, 1 / queries), size=resamples) / queries
-    counts = rng.multinomial(subsets, np.full(subsets, 1 / subsets), size=resamples) / subsets
-    low, high = interval(chosen @ rises - np.einsum("bs,sq,bq->b", counts, controls, chosen, optimize=True))
+    query_weights = rng.multinomial(queries, np.full(queries, 1 / queries), size=resamples) / queries
+    subset_weights = rng.multinomial(subsets, np.full(subsets, 1 / subsets), size=resamples) / subsets
+    low, high = interval(
+        query_weights @ rises - np.einsum("bs,sq,bq->b", subset_weights, controls, query_weights, optimize=True)
+    )
     return Qld(
         mean=float(rises.mean()),
         control=float(controls.mean()),

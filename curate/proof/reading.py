@@ -1,4 +1,4 @@
-"""The rows of a target that a run was scored by, and those that it kept aside."""
+"""Read the rows of a target that a run was scored by, and those that it kept aside."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,10 +19,10 @@ HELDOUT = Path("target") / "heldout.jsonl"
 
 def scored_rows(run: Run) -> Target:
     """Read again the target's rows that a run was scored by. Raises CurateError where they have changed."""
-    asked = ScoreSettings.from_record(run.record.settings)
-    whole = read_target(asked.target, asked.target_fields or asked.fields, group_by=asked.group_by)
-    used = _without(whole, run.record.details)
-    if run.record.fingerprints.target not in (whole.fingerprint(), used.fingerprint()):
+    scoring = ScoreSettings.from_record(run.record.settings)
+    target = read_target(scoring.target, scoring.target_fields or scoring.fields, group_by=scoring.group_by)
+    used = _without(target, run.record.details)
+    if run.record.fingerprints.target not in (target.fingerprint(), used.fingerprint()):
         raise CurateError(
             f"The target's content has changed since {run.path} was scored.",
             hint="Score the changed target into another run first.",
@@ -32,8 +32,8 @@ def scored_rows(run: Run) -> Target:
 
 def scored_hashes(run: Run) -> frozenset[str]:
     """Return the content hashes of the target's rows that a run was scored by, from its record where it has them."""
-    known = run.record.details.target_rows
-    return frozenset(known) if known else frozenset(d.content_hash for d in scored_rows(run).documents)
+    hashes = run.record.details.target_rows
+    return frozenset(hashes) if hashes else frozenset(d.content_hash for d in scored_rows(run).documents)
 
 
 def drawn(documents: Sequence[Document], count: int, seed: int) -> list[Document]:
@@ -44,20 +44,20 @@ def drawn(documents: Sequence[Document], count: int, seed: int) -> list[Document
 
 def usable(documents: Iterable[Document], encoder: Encoder) -> tuple[list[Document], list[Encoded]]:
     """Return the documents that have a scored token, and their tokens. Raises CurateError where none has."""
-    found = list(documents)
-    pairs = [(d, e) for d, e in zip(found, encoder(found), strict=True) if e.num_scored > 0]
+    candidates = list(documents)
+    pairs = [(d, e) for d, e in zip(candidates, encoder(candidates), strict=True) if e.num_scored > 0]
     if not pairs:
-        raise CurateError(f"None of {len(found)} documents has a token that counts as loss.")
+        raise CurateError(f"None of {len(candidates)} documents has a scored token; expected at least one.")
     return [d for d, _ in pairs], [e for _, e in pairs]
 
 
 def _without(target: Target, details: Details) -> Target:
     """Leave out the rows that a run kept aside."""
     aside = details.holdout.rows if details.holdout else {}
-    kept = [i for i, d in enumerate(target.documents) if d.row not in _rows_of(aside, d.shard)]
+    positions = [i for i, d in enumerate(target.documents) if d.row not in _rows_of(aside, d.shard)]
     return Target(
-        documents=[target.documents[i] for i in kept],
-        groups=[target.groups[i] for i in kept],
+        documents=[target.documents[i] for i in positions],
+        groups=[target.groups[i] for i in positions],
         skipped=target.skipped,
     )
 

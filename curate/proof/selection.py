@@ -1,4 +1,4 @@
-"""A selection on disk and the run that it came from, as its manifest tells."""
+"""A selection on disk and its run, from its manifest."""
 
 import json
 from dataclasses import dataclass
@@ -17,27 +17,27 @@ _SIZES = ("top", "token_budget", "decontaminate")
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """What was selected, from which run and how."""
+    """A selection: its folder, manifest and run."""
 
     folder: Path
     manifest: dict[str, Any]
     run: Run
-    """By the manifest's record of it; its folder may be gone."""
+    """From the record in the manifest; its folder may be gone."""
 
     @classmethod
     def read(cls, folder: Path) -> "Selected":
-        """Read a selection's manifest. Raises CurateError for a folder that is none."""
+        """Read a selection's manifest. Raises CurateError for another folder."""
         path = folder / MANIFEST
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CurateError(
-                f"{folder} holds no selection ({path.name}: {error})",
+                f"{folder} holds no selection ({path.name}: {error}).",
                 hint="Give the folder that `curate select` wrote.",
             ) from error
         if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
             raise CurateError(
-                f"{path} is no manifest of a selection.", hint="Give the folder that `curate select` wrote."
+                f"{path} is not the manifest of a selection.", hint="Give the folder that `curate select` wrote."
             )
         record = RunRecord({k: v for k, v in manifest["run"].items() if k != "path"})
         return cls(folder=folder, manifest=manifest, run=Run(open_folder(manifest["run"]["path"]), record))
@@ -59,5 +59,5 @@ class Selected:
 
     @property
     def filters(self) -> list[tuple[str, dict[str, Any]]]:
-        """Its filters but for those of size, and decontamination, which every selection has."""
+        """Its filters except those of size, and decontamination, which every selection has."""
         return [(s["name"], s["asked"]) for s in self.manifest["filters"] if s["name"] not in _SIZES]

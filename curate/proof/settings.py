@@ -1,4 +1,4 @@
-"""What a validation and a verification are asked for, checked as they are built."""
+"""The settings of validation and verification, checked as they are built."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +34,7 @@ class ValidateSettings:
     )
     drop: Annotated[Share, Field(gt=0, lt=1)] = option(
         default=0.01,
-        help="That share: 1% or 0.01. For claims about algorithms rather than one training: 50%, with several repeats.",
+        help="Share of the documents to leave out: 1% or 0.01. For claims about algorithms: 50%, several repeats.",
     )
     removals: Annotated[Count, least(0)] = option(
         default=10, help="Queries whose best documents a retraining leaves out (QLD); 0: none."
@@ -58,9 +58,11 @@ class ValidateSettings:
     batch_tokens: Annotated[Count, least(1)] | None = option(
         default=None, help="Tokens of one micro-batch.", shown="by device"
     )
-    resamples: Annotated[Count, least(100)] = option(default=1000, help="Of the bootstrap behind the intervals.")
+    resamples: Annotated[Count, least(100)] = option(
+        default=1000, help="Resamples of the bootstrap behind the intervals."
+    )
     seed: Count = option(
-        default=0, help="Of the sample, the queries, the subsets and the bootstrap; the recipe has its own."
+        default=0, help="Seed of the sample, the queries, the subsets and the bootstrap; the recipe has its own."
     )
 
     def __post_init__(self) -> None:
@@ -69,9 +71,9 @@ class ValidateSettings:
 
     def scored_like(self, run: "Run") -> ScoreSettings:
         """Return the settings that a run was scored by, with the pool where it is now."""
-        found = ScoreSettings.from_record(run.record.settings)
-        background = methods.background_of(found.method) if run.record.is_rescoring else found.background
-        return changed(found, pool=self.pool or found.pool, background=background, store=None)
+        scoring = ScoreSettings.from_record(run.record.settings)
+        background = methods.background_of(scoring.method) if run.record.is_rescoring else scoring.background
+        return changed(scoring, pool=self.pool or scoring.pool, background=background, store=None)
 
     def retrained_like(self, scoring: ScoreSettings) -> ScoreSettings:
         """Return a run's settings with the proxy that is retrained: all its weights, in single precision or finer."""
@@ -100,8 +102,12 @@ class VerifySettings:
     target: Words = option(default=(), help="Rows that did not score; repeatable.", shown="what the run kept aside")
     pool: Words = option(default=(), help="Where the pool is now, if it has moved; repeatable.", shown="the run's")
     other: Words = option(default=(), help="Text that is not the target's; repeatable.", shown="a sample of the pool")
-    other_documents: Annotated[Count, least(1)] = option(default=256, help="Size of that sample; no arm trains on it.")
-    seeds: Annotated[Count, least(1)] = option(default=3, help="Orders of the documents, and draws of random ones.")
+    other_documents: Annotated[Count, least(1)] = option(
+        default=256, help="Documents of other text drawn from the pool; no arm trains on them."
+    )
+    seeds: Annotated[Count, least(1)] = option(
+        default=3, help="Trainings per arm, each with its own order and random documents."
+    )
     recipe: Recipe = option(factory=Recipe, help="YAML file of the training run.", metavar="FILE")
     tokens: Annotated[Count, least(1)] | None = option(
         default=None, help="Tokens every arm trains on: 2M.", shown="as many as the selection has"
@@ -112,15 +118,19 @@ class VerifySettings:
     baselines: Words = option(
         default=("bm25", "embedding"), help="Method to compare with; repeatable.", flags=("--baseline",)
     )
-    all_times: Annotated[Number, least(0)] = option(default=4.0, help="Budgets of the arm on all of the pool; 0: none.")
-    points: Annotated[Count, least(1)] = option(default=6, help="Of every learning curve, beside its start.")
+    all_times: Annotated[Number, least(0)] = option(
+        default=4.0, help="Budget of the arm on the whole pool, as a multiple of the others'; 0: no such arm."
+    )
+    points: Annotated[Count, least(1)] = option(default=6, help="Points of every learning curve, beside its start.")
     model: str | None = option(default=None, help="Proxy to train: a folder or a hub id.", shown="the run's")
     device: Device | None = option(default=None, help=f"Where to train: {DEVICES}", shown="the run's")
     batch_tokens: Annotated[Count, least(1)] | None = option(
         default=None, help="Tokens of one micro-batch.", shown="by device"
     )
-    allow_seen_target: Flag = option(default=False, help="Go on though rows of the target took part in scoring.")
-    seed: Count = option(default=0, help="Of the sample of other text and of random draws; the recipe has its own.")
+    allow_seen_target: Flag = option(default=False, help="Accept rows of the target that took part in scoring.")
+    seed: Count = option(
+        default=0, help="Seed of the sample of other text and of random draws; the recipe has its own."
+    )
 
     def __post_init__(self) -> None:
         if self.recipe.steps is not None or self.recipe.epochs != 1:
@@ -131,7 +141,10 @@ class VerifySettings:
         for name in self.baselines:
             methods.get(name)
         if RANDOM in self.baselines:
-            raise SettingsError("random is an arm of its own already.", hint="Leave --baseline random out.")
+            raise SettingsError(
+                "The baselines contain 'random', which is an arm already; expected methods.",
+                hint="Leave --baseline random out.",
+            )
 
 
 def default_verify_out(settings: VerifySettings) -> Path:
@@ -141,7 +154,7 @@ def default_verify_out(settings: VerifySettings) -> Path:
 
 
 def num_dropped(documents: int, drop: float) -> int:
-    """Return how many documents a share is. Raises SettingsError where that is none, or all of them."""
+    """Return how many documents a share is. Raises SettingsError for none, or all of them."""
     count = round(drop * documents)
     if not 1 <= count < documents:
         raise SettingsError(

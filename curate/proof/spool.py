@@ -3,7 +3,7 @@
 ids.bin      int32, all documents one after the other
 scored.bin   bool, aligned
 lengths.npy  int64 [documents]
-spool.json   what was left out on the way
+spool.json   counts of documents, tokens and rows left out
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ _RECORD = "spool.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Excluded:
-    """What no arm may train on: rows that losses are reported on, and documents that hold one whole."""
+    """Documents that no arm may train on: the rows that losses are reported on, and documents that hold one whole."""
 
     hashes: frozenset[str]
     overlap: Overlap
@@ -41,7 +41,7 @@ class Excluded:
 
 
 class SpooledCorpus(Corpus):
-    """A corpus whose documents lie in a spool: in memory are their lengths alone."""
+    """A corpus whose documents lie in a spool; only their lengths are in memory."""
 
     def __init__(self, folder: Path, settings: TokenSettings, *, budget: int) -> None:
         lengths = np.load(folder / "lengths.npy")
@@ -81,7 +81,7 @@ def spooled(
     what: str,
     reporter: Reporter,
 ) -> dict[str, int]:
-    """Encode documents into a folder, which appears whole or not at all, unless it is there; return what was left out.
+    """Encode documents into a folder, which appears whole or not at all, unless it exists; return its counts.
 
     Raises CurateError where no document is left.
     """
@@ -90,7 +90,7 @@ def spooled(
         with reporter.stage(f"reading {what}") as task:
             counts = _write(partial, documents(), encoder, excluded, task.advance)
         if not counts["documents"]:
-            raise CurateError(f"{what}: no document is left to train on.")
+            raise CurateError(f"{what}: no document is left to train on; expected at least one.")
         JSON.write(counts, partial / _RECORD)
 
     return JSON.read(kept_folder(open_folder(folder.parent), folder.name, fill) / _RECORD)
@@ -103,10 +103,10 @@ def _write(
     counts = {"documents": 0, "tokens": 0, "held_out": 0, "nothing_scored": 0}
     stream = iter(documents)
     with (folder / "ids.bin").open("wb") as ids, (folder / "scored.bin").open("wb") as scored:
-        while some := list(islice(stream, _AT_ONCE)):
-            kept = [d for d in some if not excluded.holds(d)]
-            counts["held_out"] += len(some) - len(kept)
-            for document in encoder(kept):
+        while block := list(islice(stream, _AT_ONCE)):
+            included = [d for d in block if not excluded.holds(d)]
+            counts["held_out"] += len(block) - len(included)
+            for document in encoder(included):
                 if not document.num_scored:
                     counts["nothing_scored"] += 1
                     continue
@@ -114,7 +114,7 @@ def _write(
                 scored.write(np.ascontiguousarray(document.scored, bool).tobytes())
                 lengths.append(len(document.ids))
                 counts["tokens"] += document.num_scored
-            advance(len(some))
+            advance(len(block))
     counts["documents"] = len(lengths)
     np.save(folder / "lengths.npy", np.array(lengths, np.int64))
     return counts

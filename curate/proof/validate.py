@@ -14,7 +14,7 @@ from curate.folders.folder import put_text
 from curate.folders.local import open_folder
 from curate.progress import Reporter
 from curate.proof.bank import Bank, Job, Laboratory
-from curate.proof.in_run import in_run, in_run_known
+from curate.proof.in_run import in_run, kept_in_run
 from curate.proof.lds import Lds, lds
 from curate.proof.plots import predicted_against_measured
 from curate.proof.predictions import Subject
@@ -47,11 +47,11 @@ class ValidatePlan:
     """Of one retraining."""
     retrainings: int
     there: int
-    """Of these, in the bank already."""
+    """How many of these are in the bank already."""
     seconds_each: float
     """From one step that is measured."""
     seconds: float
-    """Of what is missing, on as many devices as there are; scoring the sample by the methods comes on top."""
+    """Of the missing retrainings, on all devices; scoring the sample by the methods is extra."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Validation:
         return {n: getattr(self, n) for n in names} | {"methods": [asdict(j) for j in self.judged]}
 
     def write(self, folder: Path, plot: Path | None = None) -> None:
-        """Leave validation.json in a folder, and predicted.png there or wherever `plot` says."""
+        """Write validation.json into a folder, and predicted.png there or to `plot`."""
         put_text(open_folder(folder), "validation.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
         titles = {j.run: f"{Path(j.run).name}: LDS {j.lds.mean:.3f}" for j in self.judged}
         predicted_against_measured(self.predicted, self.measured, titles, plot or folder / "predicted.png")
@@ -90,7 +90,7 @@ class Validating:
     settings: ValidateSettings
     laboratory: Laboratory
     documents: Sequence[Document]
-    """The same as the laboratory's, unencoded: every method has tokens of its own."""
+    """The laboratory's documents, unencoded: every method has its own tokens."""
     queries: Sequence[Document]
     subjects: Sequence[Subject]
     root: Path
@@ -110,25 +110,27 @@ class Validating:
 
     def repeated(self, left: Sequence[tuple[int, ...]]) -> list[Job]:
         """Return the retrainings without each of these, in every order of the documents."""
-        return [Job(repeat, one) for one in left for repeat in range(self.settings.repeats)]
+        return [Job(repeat, positions) for positions in left for repeat in range(self.settings.repeats)]
 
     def plan(self) -> ValidatePlan:
-        """Measure one step and say what all will take."""
-        wanted = self.repeated([(), *map(self.subset, range(self.settings.subsets))])
-        kept = self.bank.folder.child("predictions")
-        known = [s.known(self.documents, self.queries, kept) for s in self.subjects]
-        known += [in_run_known(self.bank)] if self.settings.magic else []
-        removals = min(self.settings.removals, len(self.queries)) * self.settings.repeats * len(known)
-        again = [job for scores in known if scores is not None for job in self.repeated(self._best(scores))]
-        unknown = removals - len(again)  # their scores have not been made yet
-        missing = len(self.bank.missing([*wanted, *again])) + unknown
+        """Measure one step and estimate the whole."""
+        retrainings = self.repeated([(), *map(self.subset, range(self.settings.subsets))])
+        folder = self.bank.folder.child("predictions")
+        kept_scores = [s.kept(self.documents, self.queries, folder) for s in self.subjects]
+        kept_scores += [kept_in_run(self.bank)] if self.settings.magic else []
+        removals = min(self.settings.removals, len(self.queries)) * self.settings.repeats * len(kept_scores)
+        removal_jobs = [
+            job for scores in kept_scores if scores is not None for job in self.repeated(self._best(scores))
+        ]
+        unknown = removals - len(removal_jobs)  # their scores are not made yet
+        missing = len(self.bank.missing([*retrainings, *removal_jobs])) + unknown
         each = self.laboratory.job_seconds()
         return ValidatePlan(
             documents=len(self.documents),
             queries=len(self.queries),
             steps=self.laboratory.training(Job(0)).steps,
-            retrainings=len(wanted) + removals,
-            there=len(wanted) + removals - missing,
+            retrainings=len(retrainings) + removals,
+            there=len(retrainings) + removals - missing,
             seconds_each=each,
             seconds=missing * each / len(self.devices),
         )
@@ -137,16 +139,16 @@ class Validating:
         """Fill the bank, score the sample by every method, and compare."""
         settings, bank = self.settings, self.bank
         with bank.folder.claim():
-            self._say(self.plan())
+            self._announce(self.plan())
             subsets = [self.subset(i) for i in range(settings.subsets)]
-            whole = self._losses([()])[0]
-            measured = self._losses(subsets) - whole
+            baseline = self._losses([()])[0]
+            measured = self._losses(subsets) - baseline
             scores = {str(s.run.path): self._predictions(s) for s in self.subjects}
             if settings.magic:
                 scores[IN_RUN] = in_run(bank, self.reporter)
             masks = np.stack([indicator(left, len(self.documents)) for left in subsets])
             predicted = {name: masks @ values for name, values in scores.items()}
-            judged = tuple(self._judged(n, scores[n], predicted[n], measured, whole) for n in scores)
+            judged = tuple(self._judged(n, scores[n], predicted[n], measured, baseline) for n in scores)
         return Validation(
             bank=bank.folder.address,
             documents=len(self.documents),
@@ -159,7 +161,7 @@ class Validating:
             measured=measured,
         )
 
-    def _say(self, plan: ValidatePlan) -> None:
+    def _announce(self, plan: ValidatePlan) -> None:
         if plan.retrainings > plan.there:
             self.reporter.note(
                 f"{plan.retrainings - plan.there} of {plan.retrainings} retrainings to make, of {plan.steps} steps on"
@@ -171,8 +173,8 @@ class Validating:
     def _losses(self, left: Sequence[tuple[int, ...]]) -> np.ndarray:
         """Return every query's loss without each of these, `[left, queries]`, averaged over the repeats."""
         elsewhere = Workers(self.devices) if len(self.devices) > 1 else None
-        found = self.bank.fetch(self.repeated(left), self.reporter, elsewhere=elsewhere)
-        return found.reshape(len(left), self.settings.repeats, -1).mean(1)
+        losses = self.bank.fetch(self.repeated(left), self.reporter, elsewhere=elsewhere)
+        return losses.reshape(len(left), self.settings.repeats, -1).mean(1)
 
     def _predictions(self, subject: Subject) -> np.ndarray:
         if subject.adjoint:
@@ -180,12 +182,13 @@ class Validating:
                 f"{subject.run.path} was rescored in a training of its own, which a walk back per query would have to"
                 " repeat: judged is the adjoint of its recipe on background documents. --magic judges in-run scores."
             )
-        found = subject.predictions(self.documents, self.queries, self.bank.folder.child("predictions"))
-        if not np.isfinite(found).all():
+        scores = subject.predictions(self.documents, self.queries, self.bank.folder.child("predictions"))
+        if not np.isfinite(scores).all():
             raise CurateError(
-                f"The scores that are kept for {subject.run.path} in {self.bank.folder.address} are damaged."
+                f"The scores of {subject.run.path} in {self.bank.folder.address} are damaged.",
+                hint="Delete the folder `predictions` there and start again.",
             )
-        return found
+        return scores
 
     def _best(self, scores: np.ndarray) -> list[tuple[int, ...]]:
         """Return the best documents of each query that QLD is measured on."""
@@ -193,13 +196,13 @@ class Validating:
         return [best(scores[:, q], self.dropped) for q in range(count)]
 
     def _judged(
-        self, name: str, scores: np.ndarray, predicted: np.ndarray, measured: np.ndarray, whole: np.ndarray
+        self, name: str, scores: np.ndarray, predicted: np.ndarray, measured: np.ndarray, baseline: np.ndarray
     ) -> Judged:
         settings = self.settings
         method = next((s.method for s in self.subjects if str(s.run.path) == name), "magic")
-        chosen, deletion = self._best(scores), None
-        if count := len(chosen):
-            rises = (self._losses(chosen) - whole)[np.arange(count), np.arange(count)]
+        best_documents, deletion = self._best(scores), None
+        if count := len(best_documents):
+            rises = (self._losses(best_documents) - baseline)[np.arange(count), np.arange(count)]
             deletion = qld(rises, measured[:, :count], resamples=settings.resamples, seed=settings.seed)
         return Judged(
             run=name,

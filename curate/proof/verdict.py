@@ -1,4 +1,4 @@
-"""What a comparison of arms says: a table, and one sentence."""
+"""Judge a comparison of arms: a table, and one sentence."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from curate.proof.plots import learning_curves
 from curate.proof.settings import RANDOM
 
 _CLEAR = 2.0
-"""Standard errors that a difference of means must have to be called one."""
+"""Standard errors from which a difference of means counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Verdict:
     """Whether a selection beats random."""
 
     beats_random: bool | None
-    """None: the difference is too small for the seeds' spread."""
+    """None where the difference is too small for the seeds' spread."""
     difference: float
     """Random's loss less the selection's, in nats per token."""
     error: float | None
@@ -89,39 +89,43 @@ class Verification:
     def verdict(self) -> Verdict:
         """Compare the selection with random and with the best arm that trained on equal tokens."""
         final = {o.name: o.final("target") for o in self.outcomes if o.name != ALL}
-        ours, random = final[SELECTION], final[RANDOM]
+        selection, random = final[SELECTION], final[RANDOM]
         means = {name: float(values.mean()) for name, values in final.items()}
         best = min(means, key=lambda name: means[name])
         gap, difference = means[RANDOM] - means[best], means[RANDOM] - means[SELECTION]
         return Verdict(
-            beats_random=difference > 0 if _differ(ours, random) else None,
+            beats_random=difference > 0 if _differ(selection, random) else None,
             difference=difference,
-            error=_error(ours, random),
+            error=_error(selection, random),
             share=difference / gap if gap > 0 else None,
             best=best,
         )
 
     @property
     def sentence(self) -> str:
-        """Say it in words."""
-        found, rows = self.verdict, {o.name: o.row() for o in self.outcomes}
-        ours, random = rows[SELECTION]["target"], rows[RANDOM]["target"]
-        seeds = f"{len(rows[RANDOM]['seeds'])} seeds" if found.error is not None else "one seed, so no spread is known"
-        losses = f"{ours:.4f} against {random:.4f} nats per token on held-out rows ({seeds})"
-        if found.beats_random is None:
-            said = f"No difference from random is clear: {losses}; a difference of {found.difference:+.4f}"
-            return f"{said} is within twice its standard error of {found.error:.4f}.{self._above(ours, random)}"
-        said = f"The selection {'beats' if found.beats_random else 'does NOT beat'} random: {losses}"
-        if found.best == SELECTION:
-            said += "; it is the best arm of equal tokens"
-        elif found.share is not None and found.beats_random:
-            said += f", {found.share:.0%} of the distance from random to the best arm of equal tokens ({found.best})"
-        elif found.best != RANDOM:
-            said += f"; the best arm of equal tokens is {found.best} ({rows[found.best]['target']:.4f})"
-        return f"{said}.{self._above(ours, random)}"
+        """The verdict in words."""
+        verdict, rows = self.verdict, {o.name: o.row() for o in self.outcomes}
+        selection, random = rows[SELECTION]["target"], rows[RANDOM]["target"]
+        seeds = (
+            f"{len(rows[RANDOM]['seeds'])} seeds" if verdict.error is not None else "one seed, so no spread is known"
+        )
+        losses = f"{selection:.4f} against {random:.4f} nats per token on held-out rows ({seeds})"
+        if verdict.beats_random is None:
+            text = f"No difference from random is clear: {losses}; a difference of {verdict.difference:+.4f}"
+            return f"{text} is within twice its standard error of {verdict.error:.4f}.{self._above(selection, random)}"
+        text = f"The selection {'beats' if verdict.beats_random else 'does NOT beat'} random: {losses}"
+        if verdict.best == SELECTION:
+            text += "; it is the best arm of equal tokens"
+        elif verdict.share is not None and verdict.beats_random:
+            text += (
+                f", {verdict.share:.0%} of the distance from random to the best arm of equal tokens ({verdict.best})"
+            )
+        elif verdict.best != RANDOM:
+            text += f"; the best arm of equal tokens is {verdict.best} ({rows[verdict.best]['target']:.4f})"
+        return f"{text}.{self._above(selection, random)}"
 
     def _above(self, *losses: float) -> str:
-        """Say so where training made it worse."""
+        """Return a sentence where training made the loss worse, else nothing."""
         if min(losses) <= self.untrained["target"]:
             return ""
         return (
@@ -129,7 +133,7 @@ class Verification:
         )
 
     def best_share(self) -> dict[str, Any] | None:
-        """Return which share of a sweep ends lowest, and which others are within two standard errors of it."""
+        """Return the share of a sweep that ends lowest, and those within two standard errors of it."""
         swept = {o.name: o.final("target") for o in self.outcomes if o.name.startswith(SWEPT)}
         if not swept:
             return None
@@ -153,7 +157,7 @@ class Verification:
         }
 
     def write(self, folder: Path, plot: Path | None = None) -> None:
-        """Leave verify.json in a folder, and curves.png there or wherever `plot` says."""
+        """Write verify.json into a folder, and curves.png there or to `plot`."""
         put_text(open_folder(folder), "verify.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
         lines = [_line(o.name, o.curves) for o in self.outcomes]
         learning_curves(lines, self.untrained, plot or folder / "curves.png")
@@ -167,7 +171,7 @@ def _error(left: np.ndarray, right: np.ndarray) -> float | None:
 
 
 def _differ(left: np.ndarray, right: np.ndarray) -> bool:
-    """Whether two means are apart by more than the seeds' spread explains; with one seed, at all."""
+    """Return whether two means are apart by more than the seeds' spread explains; with one seed, at all."""
     return bool(abs(left.mean() - right.mean()) > _CLEAR * (_error(left, right) or 0.0))
 
 

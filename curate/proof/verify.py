@@ -1,4 +1,4 @@
-"""Does training on a selection help? The same proxy, recipe and tokens on it, on random, on others' choices."""
+"""Verify a selection: train the same proxy, by the same recipe and tokens, on it and on other choices."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from curate.settings import changed
 
 @dataclass(frozen=True, kw_only=True)
 class Verifying:
-    """A selection that was read and found fit to be verified."""
+    """A selection that can be verified."""
 
     settings: VerifySettings
     selected: Selected
     scoring: ScoreSettings
-    """As its run was scored, with pool and model as they are now."""
+    """The settings of its run, with pool and model as they are now."""
     held_out: list[Document]
     out: Path
 
@@ -39,18 +39,18 @@ class Verifying:
         """Read the selection and the target. Raises CurateError where rows of the target took part in scoring."""
         selected = Selected.read(Path(settings.selection))
         _refuse_foreign(out)
-        found = ScoreSettings.from_record(selected.run.record.settings)
-        dtype = "float64" if found.dtype == "float64" else "float32"
+        recorded = ScoreSettings.from_record(selected.run.record.settings)
+        dtype = "float64" if recorded.dtype == "float64" else "float32"
         scoring = changed(
-            found,
+            recorded,
             store=None,
-            pool=settings.pool or found.pool,
-            model=settings.model or found.model,
-            revision=found.revision if settings.model is None else None,
-            device=settings.device or found.device,
+            pool=settings.pool or recorded.pool,
+            model=settings.model or recorded.model,
+            revision=recorded.revision if settings.model is None else None,
+            device=settings.device or recorded.device,
             dtype=dtype,
         )
-        held_out = _held_out(settings, selected, found)
+        held_out = _held_out(settings, selected, recorded)
         if not settings.allow_seen_target:
             _refuse_seen(held_out, selected.run)
         return cls(settings=settings, selected=selected, scoring=scoring, held_out=held_out, out=out)
@@ -64,7 +64,7 @@ class Verifying:
         reporter: Reporter,
         plot: Path | None = None,
     ) -> Verification:
-        """Train all arms that are not there yet, compare them, and leave figures and curves in the folder."""
+        """Train the missing arms, compare all, and write figures and curves into the folder."""
         budget = self.settings.batch_tokens or default_budget(proxy)
         batching = Batching(tokens=encoder.settings, budget=budget)
         folder = open_folder(self.out)
@@ -80,7 +80,7 @@ class Verifying:
                 score=score,
                 reporter=reporter,
             )
-            found = Comparison(
+            verification = Comparison(
                 settings=self.settings,
                 selected=self.selected,
                 fields=self.scoring.fields,
@@ -92,20 +92,20 @@ class Verifying:
                 choices=choices,
                 reporter=reporter,
             ).compare()
-        found.write(self.out, plot)
-        return found
+        verification.write(self.out, plot)
+        return verification
 
 
-def _held_out(settings: VerifySettings, selected: Selected, asked: ScoreSettings) -> list[Document]:
-    """Read the rows to report on: those given, else what the run kept aside of the group that was selected for."""
-    fields = asked.target_fields or asked.fields
+def _held_out(settings: VerifySettings, selected: Selected, recorded: ScoreSettings) -> list[Document]:
+    """Read the rows to report on: the given ones, else the rows kept aside, of the selected group."""
+    fields = recorded.target_fields or recorded.fields
     if settings.target:
         return read_target(settings.target, fields).documents
     aside = _kept_aside(selected.run)
     if selected.column == "score":
         return read_target(aside, fields).documents
-    kept = read_target(aside, fields, group_by=asked.group_by)
-    return [d for d, g in zip(kept.documents, kept.groups, strict=True) if group_column(g) == selected.column]
+    target = read_target(aside, fields, group_by=recorded.group_by)
+    return [d for d, g in zip(target.documents, target.groups, strict=True) if group_column(g) == selected.column]
 
 
 def _kept_aside(run: Run) -> str:
@@ -121,15 +121,15 @@ def _kept_aside(run: Run) -> str:
 def _refuse_seen(held_out: Sequence[Document], run: Run) -> None:
     hint = "Give other rows (`score --holdout 30%` keeps some aside), or accept it with --allow-seen-target."
     try:
-        known = scored_hashes(run)
+        hashes = scored_hashes(run)
     except CurateError as error:
-        message = f"Whether rows of the target took part in scoring cannot be told: {error.message}"
+        message = f"It is not known whether rows of the target took part in scoring: {error.message}"
         raise CurateError(message, hint=hint) from error
-    if seen := [d for d in held_out if d.content_hash in known]:
-        first = f"the first is row {seen[0].row} of {seen[0].shard}"
-        raise CurateError(f"{len(seen)} of {len(held_out)} rows took part in scoring; {first}.", hint=hint)
+    if seen := [d for d in held_out if d.content_hash in hashes]:
+        example = f"the first is row {seen[0].row} of {seen[0].shard}"
+        raise CurateError(f"{len(seen)} of {len(held_out)} rows took part in scoring; {example}.", hint=hint)
 
 
 def _refuse_foreign(out: Path) -> None:
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "arms").is_dir())):
-        raise SettingsError(f"{out} is there and is no verification.", hint="Give another folder with --out.")
+        raise SettingsError(f"{out} exists and is no verification.", hint="Give another folder with --out.")

@@ -1,4 +1,4 @@
-"""Retrainings on several devices at once: a process each, which takes every n-th one and leaves files."""
+"""Retrain on several devices at once: a process each takes every n-th retraining and writes its files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from curate.training.recipe import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class _Order:
-    """What one process is told: enough to build the laboratory anew on its device."""
+    """The message to one process: enough to build the laboratory on its device."""
 
     proxy: ProxySettings
     recipe: Recipe
@@ -32,10 +32,10 @@ class _Order:
     jobs: Sequence[Job]
 
 
-def devices_of(asked: Sequence[str], device: torch.device) -> tuple[str, ...]:
-    """Return the devices that retrain: those asked for, else every CUDA device where one is used, else the one."""
-    if asked:
-        return tuple(asked)
+def devices_of(given: Sequence[str], device: torch.device) -> tuple[str, ...]:
+    """Return the devices to retrain on: the given ones, else every CUDA device where one is used, else `device`."""
+    if given:
+        return tuple(given)
     if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
         return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
     return (str(device),)
@@ -49,7 +49,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         if not self.devices:
-            raise SettingsError("No device was given to retrain on.")
+            raise SettingsError("No device was given; expected at least one.")
 
     def __call__(self, bank: Bank, jobs: Sequence[Job]) -> Iterator[None]:
         """Yield once per retraining that is done. Raises CurateError when a process fails."""
@@ -58,20 +58,20 @@ class Workers:
         with started(_work, orders) as children:
             done = 0
             while done < len(jobs):
-                told = heard(children)
-                yield from [None] * len(told)
-                done += len(told)
+                messages = heard(children)
+                yield from [None] * len(messages)
+                done += len(messages)
 
 
 def _order(bank: Bank, device: str, jobs: Sequence[Job]) -> _Order:
-    made: Laboratory = bank.laboratory
+    laboratory: Laboratory = bank.laboratory
     return _Order(
-        proxy=replace(made.proxy.settings, device=device),
-        recipe=made.recipe,
-        documents=made.documents,
-        queries=made.queries,
-        tokens=made.tokens,
-        budget=made.budget,
+        proxy=replace(laboratory.proxy.settings, device=device),
+        recipe=laboratory.recipe,
+        documents=laboratory.documents,
+        queries=laboratory.queries,
+        tokens=laboratory.tokens,
+        budget=laboratory.budget,
         root=bank.folder.local().parent,
         folder=bank.folder,
         jobs=jobs,
@@ -90,7 +90,7 @@ def _work(order: _Order, pipe: Connection) -> None:
     )
     bank = Bank(laboratory, order.root)
     if bank.folder != order.folder:
-        raise CurateError(f"The model at {order.proxy.model} has changed while it was retrained.")
+        raise CurateError(f"The model at {order.proxy.model} has changed during the retraining.")
     for job in order.jobs:
         bank.make(job)
         pipe.send(None)

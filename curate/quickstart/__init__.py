@@ -1,4 +1,4 @@
-"""The whole road on text that every Python carries: a pool, a target held out of it, and what a selection gained."""
+"""The quickstart on text that every Python carries: a pool, a target held out of it, and a selection's gain."""
 
 from curate.quickstart.enrichment import Enrichment, measure_enrichment
 from curate.quickstart.pool import LibraryPool, LibrarySettings, build_library_pool

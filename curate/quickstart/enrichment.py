@@ -1,4 +1,4 @@
-"""How much of the target's own package a selection holds, against what chance would give."""
+"""Measure the share of the target's package in a selection, against chance."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,9 @@ class Enrichment:
 
 
 def measure_enrichment(selection: Path, built: LibraryPool) -> Enrichment:
-    """Read a selection's rows and count those of the target's package; CurateError when it holds no rows."""
+    """Read a selection's rows and count those of the target's package. Raises CurateError for an empty one."""
     rows = [d for shard in open_pool(selection).shards for d in documents(shard, Fields()) if isinstance(d, Document)]
     if not rows:
-        raise CurateError(f"{selection}: the selection holds no documents")
-    own = sum(d.metadata.get("source") == built.package for d in rows)
-    return Enrichment(selected=len(rows), in_package=own, base_rate=built.base_rate)
+        raise CurateError(f"{selection} holds no documents; expected at least one.")
+    num_of_package = sum(d.metadata.get("source") == built.package for d in rows)
+    return Enrichment(selected=len(rows), in_package=num_of_package, base_rate=built.base_rate)

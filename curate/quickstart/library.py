@@ -46,29 +46,29 @@ class Piece:
 
 
 def read_library(root: Path | None = None) -> Iterator[Piece]:
-    """Give every piece of the standard library, in an order that depends on file names only.
+    """Yield every piece of the standard library, in an order that depends on file names only.
 
     `root` defaults to this Python's own library. Files that do not parse (the library keeps some on purpose)
-    are passed over. Raises CurateError when there are no sources, as in an interpreter frozen into one file.
+    are skipped. Raises CurateError where there are no sources, as in an interpreter frozen into one file.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     files = sorted(_source_files(root))
     if not files:
         raise CurateError(
-            f"no Python source files in {root}, the standard library's folder",
-            hint="run the quickstart with a Python that ships its library's sources",
+            f"There are no Python source files in {root}, the standard library's folder.",
+            hint="Run the quickstart with a Python that ships its library's sources.",
         )
     for path in files:
         yield from read_module(path, path.relative_to(root))
 
 
 def read_module(path: Path, relative: Path) -> Iterator[Piece]:
-    """Give one file's pieces; nothing for a file that does not parse."""
+    """Yield one file's pieces; none for a file that does not parse."""
     try:
         with tokenize.open(path) as file:  # honours the file's own coding line
             code = file.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a newer parser's opinion of an old file's escapes is not ours
+            warnings.simplefilter("ignore")  # a newer parser warns of an old file's escapes
             tree = ast.parse(code)
     except (SyntaxError, UnicodeDecodeError, ValueError):
         return
@@ -104,10 +104,10 @@ def _pieces(tree: ast.Module, lines: list[str]) -> Iterator[tuple[str, str, str]
 
 
 def _class_pieces(node: ast.ClassDef, lines: list[str]) -> Iterator[tuple[str, str, str]]:
-    whole = _source(node, lines)
+    source = _source(node, lines)
     methods = [n for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    if len(whole) <= MAX_CHARS or not methods:
-        yield node.name, "class", whole
+    if len(source) <= MAX_CHARS or not methods:
+        yield node.name, "class", source
         return
     yield node.name, "class", "\n".join(lines[_first_line(node) - 1 : _first_line(methods[0]) - 1])
     for method in methods:

@@ -13,7 +13,7 @@ from curate.quickstart.library import Piece, read_library
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibrarySettings:
-    """What to take from the standard library."""
+    """The target's package and the sizes of target and pool."""
 
     package: str = "asyncio"
     """The target: some of its pieces are held out, the rest stay in the pool to be found."""
@@ -25,12 +25,12 @@ class LibrarySettings:
     def __post_init__(self) -> None:
         for name in ("target_rows", "documents"):
             if getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}, expected at least 1")
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected at least 1.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibraryPool:
-    """What was made, and what a selection by chance would hold."""
+    """The pool and target, and the share of the package in the pool."""
 
     pool: Path
     target: Path
@@ -48,21 +48,21 @@ class LibraryPool:
 def build_library_pool(out: Path, settings: LibrarySettings, *, root: Path | None = None) -> LibraryPool:
     """Write `out/pool/` (five shard formats) and `out/target.jsonl`; the same Python gives the same rows.
 
-    Raises CurateError when `package` is unknown, or too small to be split into a target and a remainder.
+    Raises CurateError where `package` is unknown, or too small to be split into a target and a remainder.
     """
     pieces = _distinct(read_library(root))
     random.Random(settings.seed).shuffle(pieces)
-    own = [p for p in pieces if p.source == settings.package]
-    if not own:
+    package_pieces = [p for p in pieces if p.source == settings.package]
+    if not package_pieces:
         hint = nearest(settings.package, sorted({p.source for p in pieces}))
-        raise CurateError(f"the standard library has no package {settings.package!r}", hint=hint)
-    if len(own) < 2 * settings.target_rows:
+        raise CurateError(f"The standard library has no package {settings.package!r}.", hint=hint)
+    if len(package_pieces) < 2 * settings.target_rows:
         raise CurateError(
-            f"package {settings.package!r} gives {len(own)} documents, "
-            f"too few to hold out {settings.target_rows} and leave as many to be found",
-            hint=f"ask for at most {len(own) // 2} target rows, or for a larger package",
+            f"Package {settings.package!r} gives {len(package_pieces)} documents; expected at least "
+            f"{2 * settings.target_rows}, to hold out half of them and leave the others in the pool.",
+            hint=f"Take at most {len(package_pieces) // 2} target rows, or a larger package.",
         )
-    target, remainder = own[: settings.target_rows], own[settings.target_rows :]
+    target, remainder = package_pieces[: settings.target_rows], package_pieces[settings.target_rows :]
     others = [p for p in pieces if p.source != settings.package]
     rows = remainder + others[: max(settings.documents - len(remainder), 0)]
     rows = sorted(rows[: settings.documents], key=lambda p: p.id)
@@ -80,10 +80,10 @@ def build_library_pool(out: Path, settings: LibrarySettings, *, root: Path | Non
 
 def _distinct(pieces: Iterable[Piece]) -> list[Piece]:
     """Keep the first of equal texts: a target row's copy in the pool would flatter the result."""
-    first: dict[str, Piece] = {}
+    by_text: dict[str, Piece] = {}
     for piece in pieces:
-        first.setdefault(piece.text, piece)
-    return list(first.values())
+        by_text.setdefault(piece.text, piece)
+    return list(by_text.values())
 
 
 def _write_shards(folder: Path, rows: Sequence[Piece]) -> None:

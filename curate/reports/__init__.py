@@ -1,1 +1,1 @@
-"""Trust reports: what a run's figures say, in plain words and on one page that opens anywhere. Never imports torch."""
+"""Trust reports: a run's figures, judged in plain words, on one page that opens anywhere. Never imports torch."""

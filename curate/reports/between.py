@@ -11,13 +11,13 @@ from curate.reports.ranks import correlation, membership, ranks, rounded
 from curate.scores.run import Run
 
 SHARES = {"1 %": 0.01, "5 %": 0.05}
-_NUMBERS = 6  # what a document's place and score take, counted in numbers
+_NUMBERS = 6  # the memory of a document's place and score, in numbers
 
 
 def compare(runs: Sequence[Run]) -> tuple[Pair, ...]:
     """Compare every two runs on the documents that both scored.
 
-    Runs of different pools have no documents in common that a place would tell: they are left out.
+    Runs of different pools share no places and are left out.
     """
     every = sampled_by(runs)
     frames = [_places(run, every) for run in runs]
@@ -29,29 +29,29 @@ def compare(runs: Sequence[Run]) -> tuple[Pair, ...]:
 
 
 def sampled_by(runs: Sequence[Run]) -> int:
-    """Return 1 where all documents are compared, n where one in n is: they are held in memory together."""
+    """Return n where one in n documents is compared, so that all fit in memory together; 1 where all are."""
     counts = [run.scores().select(pl.len()).collect().item() for run in runs]
     return max(1, -(-max(counts) * _NUMBERS * len(runs) // VALUES))
 
 
 def _places(run: Run, every: int) -> pl.DataFrame:
-    rows = run.scores().select(pl.struct("shard", "row").hash(0).alias("place"), "score")
-    return rows.filter(pl.col("place") % every == 0).collect(engine="streaming")
+    places = run.scores().select(pl.struct("shard", "row").hash(0).alias("place"), "score")
+    return places.filter(pl.col("place") % every == 0).collect(engine="streaming")
 
 
-def _pair(left: Run, right: Run, one: pl.DataFrame, other: pl.DataFrame) -> Pair:
-    both = one.join(other, on="place", suffix="_right", maintain_order="left")
-    if both.is_empty():
+def _pair(left: Run, right: Run, left_places: pl.DataFrame, right_places: pl.DataFrame) -> Pair:
+    joined = left_places.join(right_places, on="place", suffix="_right", maintain_order="left")
+    if joined.is_empty():
         return Pair(left=str(left.path), right=str(right.path), documents=0, spearman=None, overlap={})
-    a, b = both["score"].to_numpy(), both["score_right"].to_numpy()
+    left_scores, right_scores = joined["score"].to_numpy(), joined["score_right"].to_numpy()
     overlap = {}
     for name, share in SHARES.items():
-        here, there = membership(a, share), membership(b, share)
-        overlap[name] = rounded(float((here * there).sum() / here.sum()))
+        in_left, in_right = membership(left_scores, share), membership(right_scores, share)
+        overlap[name] = rounded(float((in_left * in_right).sum() / in_left.sum()))
     return Pair(
         left=str(left.path),
         right=str(right.path),
-        documents=both.height,
-        spearman=correlation(ranks(a), ranks(b)),
+        documents=joined.height,
+        spearman=correlation(ranks(left_scores), ranks(right_scores)),
         overlap=overlap,
     )

@@ -15,10 +15,10 @@ from curate.scores.session import Session, open_session, pool_of
 from curate.scores.views import literal, quoted
 
 SHOWN = 3000
-"""Characters of a document that a report shows at most."""
+"""The most characters of a document that a report shows."""
 BEST, WORST, BEST_OF_GROUP = 10, 5, 5
 GROUPS = 16
-"""Groups whose best documents are shown."""
+"""The most groups whose best documents are shown."""
 
 Place = tuple[str, int]
 
@@ -28,29 +28,32 @@ def excerpts(
 ) -> tuple[tuple[Excerpt, ...], str | None]:
     """Find the best documents of every score column and the worst of the first, and read their texts.
 
-    The second value says why there are previews only, where the pool cannot be read. Only shards that hold one of the
-    documents are opened. Ties go by place.
+    The second value is a note where the pool cannot be read and only previews are shown. Only shards that hold one of
+    the documents are opened. Ties go by place.
     """
     with open_session(run) as session:
         ends = _ends(session, columns[: GROUPS + 1])
-        rows = _rows(session, {place for _, _, places in ends for place in places}, by)
-    read, note = _texts(run, rows, pool, reporter) if texts else ({}, "Previews only, as asked.")
-    found = [_excerpt(column, best, rows[place], read.get(place)) for column, best, places in ends for place in places]
-    return tuple(found), note
+        rows_by_place = _rows(session, {place for _, _, places in ends for place in places}, by)
+    texts_by_place, note = _texts(run, rows_by_place, pool, reporter) if texts else ({}, "Previews only, as asked.")
+    shown = [
+        _excerpt(column, best, rows_by_place[place], texts_by_place.get(place))
+        for column, best, places in ends
+        for place in places
+    ]
+    return tuple(shown), note
 
 
 def _ends(session: Session, columns: Sequence[str]) -> list[tuple[str, bool, list[Place]]]:
-    """Return (column, whether the best, places) in the order that a report shows them, from one look at the scores."""
-    wanted = [(columns[0], True, BEST), (columns[0], False, WORST), *((c, True, BEST_OF_GROUP) for c in columns[1:])]
+    """Return (column, whether the best, places) in the order of the report, by one query."""
+    ends = [(columns[0], True, BEST), (columns[0], False, WORST), *((c, True, BEST_OF_GROUP) for c in columns[1:])]
     place = "struct_pack(shard := shard, row := row)"
-    asked = [
-        f"arg_min({place}, ({'-' if best else ''}{quoted(c)}::DOUBLE, shard, row), {count})"
-        for c, best, count in wanted
+    expressions = [
+        f"arg_min({place}, ({'-' if best else ''}{quoted(c)}::DOUBLE, shard, row), {count})" for c, best, count in ends
     ]
-    (found,) = session.query(f"SELECT {', '.join(asked)} FROM scores").rows()
+    (places_of_ends,) = session.query(f"SELECT {', '.join(expressions)} FROM scores").rows()
     return [
         (column, best, [(p["shard"], p["row"]) for p in places])
-        for (column, best, _), places in zip(wanted, found, strict=True)
+        for (column, best, _), places in zip(ends, places_of_ends, strict=True)
     ]
 
 
@@ -60,14 +63,14 @@ def _rows(session: Session, places: set[Place], by: str) -> dict[Place, dict[str
     result = session.query(
         f"SELECT *, {quoted(by)}::VARCHAR AS _by FROM scores WHERE row IN ({numbers}) AND shard IN ({shards})"
     )
-    found = (dict(zip(result.columns, values, strict=True)) for values in result.rows())
-    return {place: row for row in found if (place := (row["shard"], row["row"])) in places}
+    rows = (dict(zip(result.columns, values, strict=True)) for values in result.rows())
+    return {place: row for row in rows if (place := (row["shard"], row["row"])) in places}
 
 
 def _texts(
     run: Run, rows: Mapping[Place, Mapping[str, Any]], address: Sequence[str] | None, reporter: Reporter
 ) -> tuple[dict[Place, str], str | None]:
-    """Read documents of the pool, all that can be; the second value says what could not."""
+    """Read documents of the pool; the second value is a note about those that cannot be read."""
     try:
         pool = pool_of(run, address)
         return _read(pool, Fields(**run.record.fields), rows, reporter)
@@ -78,24 +81,24 @@ def _texts(
 def _read(
     pool: Pool, fields: Fields, rows: Mapping[Place, Mapping[str, Any]], reporter: Reporter
 ) -> tuple[dict[Place, str], str | None]:
-    wanted: dict[str, list[int]] = defaultdict(list)
+    row_numbers: dict[str, list[int]] = defaultdict(list)
     for shard, row in rows:
-        wanted[shard].append(row)
-    shards = [s for s in pool.shards if s.name in wanted]
-    found: dict[Place, str] = {}
+        row_numbers[shard].append(row)
+    shards = [s for s in pool.shards if s.name in row_numbers]
+    texts: dict[Place, str] = {}
     with reporter.stage("texts", total=len(shards), unit="shards") as stage:
         for shard in shards:
-            for document in documents(shard, fields, only=sorted(wanted[shard.name])):
+            for document in documents(shard, fields, only=sorted(row_numbers[shard.name])):
                 place = (document.shard, document.row)
                 if isinstance(document, Document) and document.content_hash == rows[place]["content_hash"]:
-                    found[place] = document.plain_text
+                    texts[place] = document.plain_text
             stage.advance(1)
-    lost = len(rows) - len(found)
-    return found, f"{lost} of {len(rows)} documents shown are no longer as they were scored." if lost else None
+    num_lost = len(rows) - len(texts)
+    return texts, f"{num_lost} of {len(rows)} documents shown are no longer as they were scored." if num_lost else None
 
 
 def _excerpt(column: str, best: bool, row: Mapping[str, Any], text: str | None) -> Excerpt:
-    whole = row["preview"] if text is None else text
+    content = row["preview"] if text is None else text
     loss = row["loss"]
     return Excerpt(
         column=column,
@@ -109,6 +112,6 @@ def _excerpt(column: str, best: bool, row: Mapping[str, Any], text: str | None) 
         source=row["_by"],
         target_exact=row["target_exact"],
         target_overlap=rounded(row["target_overlap"]) or 0.0,
-        text=whole[:SHOWN],
-        cut=max(0, len(whole) - SHOWN),
+        text=content[:SHOWN],
+        cut=max(0, len(content) - SHOWN),
     )

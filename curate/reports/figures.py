@@ -1,16 +1,16 @@
-"""What a report knows of a run: plain records, which `--json` prints as they are."""
+"""The figures of a report: plain records, which `--json` prints as they are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 VARIABLES = {"n_tokens": "length", "loss": "loss", "grad_norm": "gradient norm"}
-"""What scores are compared with: the column, and what people call it."""
+"""Variables that scores are compared with: column and name for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """Counts of equal bins between two values; the outermost hold everything beyond them, too."""
+    """Counts of equal bins between two values; the outermost bins include everything beyond."""
 
     low: float
     high: float
@@ -84,7 +84,7 @@ class Duplicates:
     """Documents of equal content."""
 
     contents: int
-    """Contents that are there more than once."""
+    """Contents of more than one document."""
     copies: int
     """Documents beyond the first of their content."""
     largest: int
@@ -102,11 +102,11 @@ class Contamination:
     overlapping: int
     """Documents that hold OVERLAP or more of a row's 13-grams, those with a whole row included."""
     in_best: int
-    """Of these, among the best 1 %."""
+    """How many of these are among the best 1 %."""
 
 
 OVERLAP = 0.5
-"""What `curate select` drops from, too: filters/decontaminate.sql."""
+"""The threshold of filters/decontaminate.sql, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +131,7 @@ class Excerpt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Everything that a report says of one run."""
+    """All figures of one run."""
 
     name: str
     path: str

@@ -1,4 +1,4 @@
-"""A run's figures, computed from its parts: counts over all of it by DuckDB, distributions on a frame that fits."""
+"""Compute a run's figures: counts over all parts by DuckDB, distributions on a frame that fits in memory."""
 
 from itertools import combinations_with_replacement
 from typing import Any
@@ -35,24 +35,26 @@ CURVE = np.geomspace(0.001, 1, 40)
 
 
 def measure(run: Run, *, by: str | None = None) -> Figures:
-    """Compute what a report says of a run, without its documents' texts; finished or not.
+    """Compute the figures of a run, finished or not, without its documents' texts.
 
     Raises CurateError where the run has no score, SettingsError where it has no column `by`.
     """
     with open_session(run) as session:
-        counted = _counted(session)
-        if not counted["documents"]:
-            raise CurateError(f"{run.path} holds no score, so there is nothing to report.", hint="curate status")
-        frame = read_frame(run, counted["documents"], by=by)
+        counts = _counted(session)
+        if not counts["documents"]:
+            raise CurateError(
+                f"{run.path} holds no score; expected at least one.", hint="`curate status` shows the runs."
+            )
+        frame = read_frame(run, counts["documents"], by=by)
         duplicates = _duplicates(session, frame)
     best = frame.best("score", BEST)
     top = frame.table["hit"].to_numpy()[frame.best("score", BEST_OF_ALL)]
     sources, others = _sources(frame)
     return Figures(
         **_record(run, gradients="grad_norm" in frame.variables),
-        documents=counted["documents"],
-        tokens=counted["tokens"],
-        truncated=counted["truncated"],
+        documents=counts["documents"],
+        tokens=counts["tokens"],
+        truncated=counts["truncated"],
         skipped=_skipped(run),
         sampled=frame.sampled,
         scores=tuple(_scores(frame, c) for c in frame.columns),
@@ -63,14 +65,14 @@ def measure(run: Run, *, by: str | None = None) -> Figures:
         other_sources=others,
         between_groups=_between(frame),
         duplicates=duplicates,
-        contamination=Contamination(exact=counted["exact"], overlapping=counted["overlapping"], in_best=int(top.sum())),
+        contamination=Contamination(exact=counts["exact"], overlapping=counts["overlapping"], in_best=int(top.sum())),
     )
 
 
 def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
-    """What run.json says."""
+    """Return the figures that run.json holds."""
     record, details = run.record, run.record.details
-    rows, aside, coverage = details.target_rows, details.holdout, details.coverage
+    target_rows, holdout, coverage = details.target_rows, details.holdout, details.coverage
     return {
         "name": run.name,
         "path": str(run.path),
@@ -80,8 +82,8 @@ def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
         "pool": record.pool,
         "method_settings": dict(record.method_settings),
         "finished": run.is_finished,
-        "target_rows": None if rows is None else len(rows),
-        "heldout_rows": None if aside is None else sum(map(len, aside.rows.values())),
+        "target_rows": None if target_rows is None else len(target_rows),
+        "heldout_rows": None if holdout is None else sum(map(len, holdout.rows.values())),
         "coverage": vars(coverage) if gradients and coverage else None,  # without gradients no layer is tracked
         "arithmetic": arithmetic_note(details),
         "arithmetic_warning": arithmetic_warning(details),
@@ -103,7 +105,7 @@ def _counted(session: Session) -> dict[str, int]:
 
 
 def _skipped(run: Run) -> dict[str, int]:
-    """Rows that were set aside by reason, the commonest first."""
+    """Return the number of skipped rows by reason, the commonest first."""
     grouped = run.skipped().group_by("reason").len().sort("len", "reason", descending=[True, False])
     return dict(grouped.collect().iter_rows())
 
@@ -121,7 +123,7 @@ def _duplicates(session: Session, frame: Frame) -> Duplicates:
 def _scores(frame: Frame, column: str) -> Scores:
     values = frame.numbers(column)
     low, high, counts = histogram(values, BINS)
-    held = mass(values, np.array([BEST_OF_ALL, *CURVE]))
+    masses = mass(values, np.array([BEST_OF_ALL, *CURVE]))
     return Scores(
         column=column,
         label=visible(column.removeprefix("score_")),
@@ -130,8 +132,8 @@ def _scores(frame: Frame, column: str) -> Scores:
         quantiles=_quantiles(values, QUANTILES),
         positive=rounded(float((values > 0).mean())) or 0.0,
         histogram=Histogram(low=rounded(low) or 0.0, high=rounded(high) or 0.0, counts=tuple(counts)),
-        mass=rounded(float(held[0])),
-        concentration=_pairs(CURVE, held[1:]),
+        mass=rounded(float(masses[0])),
+        concentration=_pairs(CURVE, masses[1:]),
         spearman={v: _against(frame, frame.ranks[column], values, v) for v in frame.variables},
         spearman_of_size=_sizes(frame, values) if column == frame.columns[0] else {},
     )
@@ -148,19 +150,19 @@ def _pairs(left: np.ndarray, right: np.ndarray) -> tuple[tuple[float, float], ..
 
 
 def _against(frame: Frame, ranked: np.ndarray, values: np.ndarray, variable: str) -> float | None:
-    """Correlate by the ranks that are there already, unless some documents lack the variable."""
+    """Correlate by ranks that are computed already, unless some documents lack the variable."""
     if variable in frame.ranks:
         return correlation(ranked, frame.ranks[variable])
     return spearman(values, frame.numbers(variable))
 
 
-def _quantiles(values: np.ndarray, wanted: dict[str, float]) -> dict[str, float | None]:
-    found = np.quantile(values, list(wanted.values()))
-    return {name: rounded(float(q)) for name, q in zip(wanted, found, strict=True)}
+def _quantiles(values: np.ndarray, levels: dict[str, float]) -> dict[str, float | None]:
+    quantiles = np.quantile(values, list(levels.values()))
+    return {name: rounded(float(q)) for name, q in zip(levels, quantiles, strict=True)}
 
 
 def _bands(frame: Frame, variable: str) -> tuple[Band, ...]:
-    """Cut the documents into parts of about equal size along a variable, and say how the score lies in each.
+    """Cut the documents into bands of about equal size along a variable; return the score's quantiles in each.
 
     Documents of equal rank stay together.
     """
@@ -168,49 +170,49 @@ def _bands(frame: Frame, variable: str) -> tuple[Band, ...]:
     if variable in frame.ranks:
         ranked = frame.ranks[variable]
     else:
-        there = np.isfinite(by)
-        by, scores = by[there], scores[there]
+        finite = np.isfinite(by)
+        by, scores = by[finite], scores[finite]
         ranked = ranks(by)
     bins = min(BANDS, len(by) // 10)
-    part = ((ranked - 0.5) * bins // max(1, len(by))).astype(np.int8)
-    found = []
+    band_of = ((ranked - 0.5) * bins // max(1, len(by))).astype(np.int8)
+    bands = []
     for i in range(bins):
-        rows = np.flatnonzero(part == i)
-        if not len(rows):
+        members = np.flatnonzero(band_of == i)
+        if not len(members):
             continue
-        low, high = float(by[rows].min()), float(by[rows].max())
-        quantiles = tuple(rounded(float(q)) or 0.0 for q in np.quantile(scores[rows], BAND))
-        found.append(Band(low=rounded(low) or 0.0, high=rounded(high) or 0.0, quantiles=quantiles))
-    return tuple(found)
+        low, high = float(by[members].min()), float(by[members].max())
+        quantiles = tuple(rounded(float(q)) or 0.0 for q in np.quantile(scores[members], BAND))
+        bands.append(Band(low=rounded(low) or 0.0, high=rounded(high) or 0.0, quantiles=quantiles))
+    return tuple(bands)
 
 
 def _between(frame: Frame) -> tuple[tuple[float | None, ...], ...]:
     """Correlate the ranks of every two score columns."""
-    known: dict[tuple[str, str], float | None] = {}
+    correlations: dict[tuple[str, str], float | None] = {}
     for a, b in combinations_with_replacement(frame.columns, 2):
-        known[a, b] = known[b, a] = correlation(frame.ranks[a], frame.ranks[b])
-    return tuple(tuple(known[a, b] for b in frame.columns) for a in frame.columns)
+        correlations[a, b] = correlations[b, a] = correlation(frame.ranks[a], frame.ranks[b])
+    return tuple(tuple(correlations[a, b] for b in frame.columns) for a in frame.columns)
 
 
 def _typical(frame: Frame, variable: str, best: np.ndarray) -> Typical:
     values = frame.numbers(variable)
-    chosen = values[best]
+    best_values = values[best]
     return Typical(
         median=rounded(float(np.nanmedian(values))),
-        median_of_best=rounded(float(np.nanmedian(chosen))) if np.isfinite(chosen).any() else None,
+        median_of_best=rounded(float(np.nanmedian(best_values))) if np.isfinite(best_values).any() else None,
     )
 
 
 def _sources(frame: Frame) -> tuple[tuple[Source, ...], int]:
-    """The commonest values of a column with their scores, and how many more values there are."""
+    """Return the commonest values of a column with their scores, and the number of other values."""
     in_best = {f"best_{i}": _chosen(frame, c) for i, c in enumerate(frame.columns)}
-    wanted = {n: QUANTILES[n] for n in ("q05", "q25", "q50", "q75", "q95")}
+    levels = {n: QUANTILES[n] for n in ("q05", "q25", "q50", "q75", "q95")}
     table = frame.table.select("by", "score", "n_tokens").with_columns(**{n: pl.Series(m) for n, m in in_best.items()})
     grouped = table.group_by("by").agg(
         pl.len().alias("documents"),
         pl.col("n_tokens").cast(pl.Int64).sum(),
         pl.col("score").cast(pl.Float64).mean().alias("mean"),
-        *(pl.col("score").quantile(q, "linear").alias(n) for n, q in wanted.items()),
+        *(pl.col("score").quantile(q, "linear").alias(n) for n, q in levels.items()),
         *(pl.col(n).sum() for n in in_best),
     )
     listed = grouped.sort("documents", "by", descending=[True, False], nulls_last=True)
@@ -222,7 +224,7 @@ def _sources(frame: Frame) -> tuple[tuple[Source, ...], int]:
             documents=r["documents"],
             tokens=r["n_tokens"],
             mean=rounded(r["mean"]),
-            quantiles={n: rounded(r[n]) for n in wanted},
+            quantiles={n: rounded(r[n]) for n in levels},
             share=rounded(r["documents"] / total) or 0.0,
             share_of_best={c: rounded(r[n] / best[n]) or 0.0 for c, n in zip(frame.columns, in_best, strict=True)},
             enrichment=rounded(r["best_0"] / best["best_0"] / (r["documents"] / total)),
@@ -232,6 +234,6 @@ def _sources(frame: Frame) -> tuple[tuple[Source, ...], int]:
 
 
 def _chosen(frame: Frame, column: str) -> np.ndarray:
-    chosen = np.zeros(frame.table.height, dtype=bool)
-    chosen[frame.best(column, BEST)] = True
-    return chosen
+    mask = np.zeros(frame.table.height, dtype=bool)
+    mask[frame.best(column, BEST)] = True
+    return mask

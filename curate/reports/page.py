@@ -15,7 +15,7 @@ from curate.reports.ranking_verdicts import FOLLOWS, HEAVY
 from curate.reports.writing import number, percent, rho, unbroken, visible, with_code
 
 MADE_HERE = "<!-- made by `curate report` -->"
-"""Stands in the page, so that no other file is ever replaced by one."""
+"""A mark in the page, so that a report replaces no other file."""
 _FOLDER = Path(__file__).parent
 
 
@@ -24,10 +24,9 @@ def page(
 ) -> str:
     """Write the HTML of one run or several.
 
-    Everything that is not this project's own (paths, names, values, texts) is escaped where it is printed, and shows
-    control characters instead of obeying them.
+    Foreign text (paths, names, values, documents) is escaped where it is printed, its control characters shown.
     """
-    runs = [_view(figures, found) for figures, found in judged]
+    runs = [_view(figures, findings) for figures, findings in judged]
     possible = len(runs) * (len(runs) - 1) // 2
     return (
         _environment()
@@ -73,9 +72,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _view(figures: Figures, found: Sequence[Finding]) -> dict[str, Any]:
+def _view(figures: Figures, findings: Sequence[Finding]) -> dict[str, Any]:
     """Arrange a run for the template."""
-    ranked = sorted(found, key=lambda f: LEVELS.index(f.level))
+    ranked = sorted(findings, key=lambda f: LEVELS.index(f.level))
     low, high = _range(figures)
     groups = [
         (s.label, [e for e in figures.excerpts if e.column == s.column])
@@ -85,7 +84,7 @@ def _view(figures: Figures, found: Sequence[Finding]) -> dict[str, Any]:
         "figures": figures,
         "worst": [f for f in ranked if f.level != FINE],
         "fine": [f for f in ranked if f.level == FINE],
-        "levels": [(level, n) for level in LEVELS if (n := sum(f.level == level for f in found))],
+        "levels": [(level, n) for level in LEVELS if (n := sum(f.level == level for f in findings))],
         "low": low,
         "high": high,
         "best": [e for e in figures.excerpts if e.column == "score" and e.best],
@@ -95,8 +94,8 @@ def _view(figures: Figures, found: Sequence[Finding]) -> dict[str, Any]:
 
 
 def _range(figures: Figures) -> tuple[float, float]:
-    """The scores that the sources' boxes span: their own, but no more than nearly all of the run's."""
-    whole = figures.scores[0].quantiles
+    """Return the range of the sources' boxes: their own, within nearly all of the run's."""
+    quantiles = figures.scores[0].quantiles
     low = min(s.quantiles["q05"] or 0.0 for s in figures.sources)
     high = max(s.quantiles["q95"] or 0.0 for s in figures.sources)
-    return max(low, whole["q01"] or 0.0), min(high, whole["q99"] or 0.0)
+    return max(low, quantiles["q01"] or 0.0), min(high, quantiles["q99"] or 0.0)

@@ -1,7 +1,7 @@
 """Plots as small SVGs, drawn by hand: a few rectangles and lines, whose colours are the page's.
 
-Coordinates are in a picture of WIDTH by HEIGHT units; classes name what a shape is, and the style sheet its colour for
-light and dark. Every picture has a text for those who do not see it.
+Coordinates are in a picture of WIDTH by HEIGHT units; classes name the shapes, and the style sheet gives their colours
+for light and dark. Every picture has a text for those who do not see it.
 """
 
 import math
@@ -25,14 +25,14 @@ def linear(low: float, high: float, start: float, end: float) -> Scale:
 
 
 def ticks(low: float, high: float, count: int = 3) -> list[float]:
-    """Return round numbers within [low, high], as many as asked or up to twice as many and one."""
+    """Return round numbers within [low, high]: at least `count`, at most twice as many and one."""
     if not high > low:
         return [low]
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = max(m * power for m in (1, 2, 5) if m * power <= rough)
-    first = math.ceil(low / step - 1e-9)
-    return [float(f"{i * step:.6g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    first_step = math.ceil(low / step - 1e-9)
+    return [float(f"{i * step:.6g}") for i in range(first_step, math.floor(high / step + 1e-9) + 1)]
 
 
 def distribution(scores: Scores) -> Markup:
@@ -57,7 +57,7 @@ def small_distribution(scores: Scores) -> Markup:
 
 
 def concentration(scores: Scores) -> Markup:
-    """Draw which part of Σ|score| how few documents hold; the dashed line is equal shares."""
+    """Draw the share of Σ|score| that the largest documents hold; the dashed line is equal shares."""
     x = linear(math.log(0.001), 0, LEFT, WIDTH - RIGHT)
     y = linear(0, 1, HEIGHT - BOTTOM, TOP)
     points = [(x(math.log(share)), y(held)) for share, held in scores.concentration]
@@ -75,30 +75,30 @@ def concentration(scores: Scores) -> Markup:
     return _picture(shapes, f"The 1 % of documents with the largest |score| hold {percent(scores.mass)} of its sum.")
 
 
-def bands(found: Sequence[Band], name: str) -> Markup:
-    """Draw how the score lies along a variable: its median, the middle half and the middle 80 %."""
-    low = min(b.quantiles[0] for b in found)
-    high = max(b.quantiles[-1] for b in found)
+def bands(parts: Sequence[Band], name: str) -> Markup:
+    """Draw the score along a variable: its median, the middle half and the middle 80 %."""
+    low = min(b.quantiles[0] for b in parts)
+    high = max(b.quantiles[-1] for b in parts)
     y = linear(low, high, HEIGHT - BOTTOM, TOP)
-    x = linear(0, len(found), LEFT, WIDTH - RIGHT)
+    x = linear(0, len(parts), LEFT, WIDTH - RIGHT)
 
     def area(lower: int, upper: int) -> str:
-        # There along the upper quantile, and back along the lower one.
-        there = [(x(i + 0.5), y(b.quantiles[upper])) for i, b in enumerate(found)]
-        back = [(x(i + 0.5), y(b.quantiles[lower])) for i, b in reversed(list(enumerate(found)))]
-        return _path([*there, *back]) + "Z"
+        # Forth along the upper quantile, back along the lower one.
+        upper_edge = [(x(i + 0.5), y(b.quantiles[upper])) for i, b in enumerate(parts)]
+        lower_edge = [(x(i + 0.5), y(b.quantiles[lower])) for i, b in reversed(list(enumerate(parts)))]
+        return _path([*upper_edge, *lower_edge]) + "Z"
 
-    middle = _path([(x(i + 0.5), y(b.quantiles[2])) for i, b in enumerate(found)])
-    at = [0, len(found) // 3, 2 * len(found) // 3, len(found) - 1]
-    marks = {i + 0.5: (found[i].low + found[i].high) / 2 for i in at}
+    middle = _path([(x(i + 0.5), y(b.quantiles[2])) for i, b in enumerate(parts)])
+    at = [0, len(parts) // 3, 2 * len(parts) // 3, len(parts) - 1]
+    marks = {i + 0.5: (parts[i].low + parts[i].high) / 2 for i in at}
     shapes = [
         Markup('<path class="pale" d="{}"/><path class="area" d="{}"/>').format(area(0, 4), area(1, 3)),
         Markup('<path class="line" d="{}"/>').format(middle),
-        _x_axis(x, list(marks), f"{name} ({len(found)} parts of like size)", lambda m: number(marks[m], 2)),
+        _x_axis(x, list(marks), f"{name} ({len(parts)} parts of like size)", lambda m: number(marks[m], 2)),
         _y_axis(y, ticks(low, high)),
         Markup('<path class="zero" d="M{} {:.1f}H{}"/>').format(LEFT, y(0), WIDTH - RIGHT) if low < 0 < high else "",
     ]
-    return _picture(shapes, f"The score along {name}: median, middle half and middle 80 % of {len(found)} parts.")
+    return _picture(shapes, f"The score along {name}: median, middle half and middle 80 % of {len(parts)} parts.")
 
 
 def box(source: Source, low: float, high: float) -> Markup:
@@ -151,7 +151,7 @@ def _y_axis(y: Scale, marks: Sequence[float], write: Callable[[float], str] = nu
 
 
 def _upright(x: float, name: str, side: str) -> Markup:
-    """A line from top to bottom with its name, which ends or starts at it, on the other side where there is no room."""
+    """Draw a line from top to bottom; its name ends or starts at it, on the other side where there is no room."""
     if x > WIDTH - RIGHT - 50:
         side = "end"
     elif x < LEFT + 50:

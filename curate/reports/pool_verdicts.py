@@ -1,4 +1,4 @@
-"""Judgements of what a run holds: its documents, what was left out of it, and what of the proxy was looked at."""
+"""Judge the content of a run: its documents, those left out, and the covered part of the proxy."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ LITTLE_COVERED = 0.3
 
 
 def unfinished(f: Figures) -> Iterator[Finding]:
-    """Say that a run has only begun."""
+    """Note that a run is not finished."""
     if not f.finished:
         yield Finding(
             about="progress",
@@ -71,7 +71,7 @@ def contamination(f: Figures) -> Iterator[Finding]:
 
 
 def coverage(f: Figures) -> Iterator[Finding]:
-    """Judge which part of the proxy the gradients are of."""
+    """Judge which part of the proxy the gradients cover."""
     if not f.coverage:
         return
     share, uncovered = f.coverage["tracked"] / f.coverage["total"], f.coverage.get("uncovered") or {}

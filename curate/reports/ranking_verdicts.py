@@ -1,4 +1,4 @@
-"""Judgements of a ranking: is it rounding, chaos, length, a few documents, one source?"""
+"""Judge a ranking: is it rounding, chaos, length, a few documents, one source?"""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,10 +10,10 @@ from curate.scores.arithmetic import LEAST
 FOLLOWS, IS_NEARLY = 0.5, 0.8
 """|Spearman| from which a ranking follows a variable, and from which it is nearly that variable's ranking."""
 TIMES = 2.0
-"""How far the median of the best 5 % lies from the run's before it is worth a note."""
+"""Ratio between the medians of the best 5 % and of the run from which it is worth a note."""
 HEAVY, OVERWHELMING = 0.2, 0.5
-NAMED = 3  # groups in a sentence
 """Share of Σ|score| in the top 1 % (a normal distribution: 3.6 %)."""
+NAMED = 3  # groups in a sentence
 ONE_SIDED = 0.8
 """Share of the best 5 % with one value of the column."""
 APART = 0.3
@@ -23,7 +23,7 @@ LEAST_SMOOTHNESS = 0.5
 
 
 def arithmetic(f: Figures) -> Iterator[Finding]:
-    """Pass on the check of a narrow compute type against float32."""
+    """Report the check of a narrow compute type against float32."""
     threshold = f"Spearman with float32 of at least {LEAST}"
     if f.arithmetic_warning:
         yield Finding(
@@ -74,7 +74,7 @@ def ranks_nothing(f: Figures) -> Iterator[Finding]:
 def variables(f: Figures) -> Iterator[Finding]:
     """Judge whether the ranking, or its ends, follow length, loss or gradient norm."""
     for variable, name in VARIABLES.items():
-        if variable not in f.bands or f.method == name:  # the baselines `length` and `loss` are what they are called
+        if variable not in f.bands or f.method == name:  # the baselines `length` and `loss` rank by nothing else
             continue
         score, size = f.scores[0].spearman.get(variable), f.scores[0].spearman_of_size.get(variable)
         level, says = _follows(f, variable, score, size)
@@ -98,8 +98,8 @@ def _follows(f: Figures, variable: str, score: float | None, size: float | None)
         return FINE, f"Scores or {name} do not vary."
     if score is not None and abs(score) >= FOLLOWS:
         nearly = " nearly" if abs(score) >= IS_NEARLY else ""
-        first = high if score > 0 else low
-        return WARNING, f"Scores{nearly} follow {name} (ρ = {rho(score)}): {first} documents come first."
+        leading = high if score > 0 else low
+        return WARNING, f"Scores{nearly} follow {name} (ρ = {rho(score)}): {leading} documents come first."
     if size is not None and abs(size) >= FOLLOWS:
         verb, ends = ("follows", high) if size > 0 else ("falls with", low)
         return WARNING, f"|score| {verb} {name} (ρ = {rho(size)}): both ends of the ranking are {ends} documents."
@@ -160,7 +160,7 @@ def _heaviest(held: Mapping[str, float]) -> str:
 
 
 def sources(f: Figures) -> Iterator[Finding]:
-    """Say who has most of the best 5 %, and whether that is nearly all."""
+    """Judge whether one source has nearly all of the best 5 %."""
     if not f.sources or (len(f.sources) == 1 and not f.other_sources):
         return
     s = max(f.sources, key=lambda s: s.share_of_best["score"])
@@ -184,17 +184,17 @@ def sources(f: Figures) -> Iterator[Finding]:
 def groups(f: Figures) -> Iterator[Finding]:
     """Judge whether one target group owns the total."""
     groups = [(s, f.between_groups[0][i]) for i, s in enumerate(f.scores) if i and s.column != "score_adjoint"]
-    known = [(visible(s.label), r) for s, r in groups if r is not None]
-    if len(known) < 2:
+    correlations = [(visible(s.label), r) for s, r in groups if r is not None]
+    if len(correlations) < 2:
         return
-    lead, least = max(known, key=lambda g: g[1]), min(known, key=lambda g: g[1])
-    owned = least[1] < APART
+    nearest, last = max(correlations, key=lambda g: g[1]), min(correlations, key=lambda g: g[1])
+    owned = last[1] < APART
     yield Finding(
         about="groups",
         level=NOTE if owned else FINE,
-        figure=f"ρ of the total: {lead[0]} {rho(lead[1])} … {least[0]} {rho(least[1])}",
-        says=f"The total's ranking has little of {least[0]}'s (ρ = {rho(least[1])}); {lead[0]}'s is nearest to it"
-        f" (ρ = {rho(lead[1])})."
+        figure=f"ρ of the total: {nearest[0]} {rho(nearest[1])} … {last[0]} {rho(last[1])}",
+        says=f"The total's ranking has little of {last[0]}'s (ρ = {rho(last[1])}); {nearest[0]}'s is nearest to it"
+        f" (ρ = {rho(nearest[1])})."
         if owned
         else "The total says something of every group.",
         do="`--filter round_robin` lets every group choose in turn." if owned else None,

@@ -32,8 +32,8 @@ def correlation(left: np.ndarray, right: np.ndarray) -> float | None:
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float | None:
     """Return the rank correlation over documents where both are finite; None where one side ranks nothing."""
-    both = np.isfinite(left) & np.isfinite(right)
-    return correlation(ranks(left[both]), ranks(right[both]))
+    finite = np.isfinite(left) & np.isfinite(right)
+    return correlation(ranks(left[finite]), ranks(right[finite]))
 
 
 def share_of(count: int, share: float) -> int:
@@ -52,7 +52,7 @@ def best(scores: np.ndarray, share: float) -> np.ndarray:
 def membership(scores: np.ndarray, share: float) -> np.ndarray:
     """Return for every document how much of it belongs to the best share: 1, 0, or a part where scores tie at its edge.
 
-    So that two rankings which tie everywhere share what chance gives, and not what the order of files gives.
+    Two rankings that tie everywhere then share what chance gives, not what the order of files gives.
     """
     count = share_of(len(scores), share)
     edge = np.partition(scores, len(scores) - count)[len(scores) - count]

@@ -1,9 +1,9 @@
-"""Report: what can be said of a run before its scores are trusted.
+"""Report: judge a run before its scores are trusted.
 
 from curate.reports.report import report
 
-made = report(["runs/x", "runs/y"], out="report.html")
-[f.says for f in made.runs[0].findings if f.level != "fine"]
+written = report(["runs/x", "runs/y"], out="report.html")
+[f.says for f in written.runs[0].findings if f.level != "fine"]
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from curate.scores.run import Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """One run's figures, and what they mean."""
+    """One run's figures and findings."""
 
     figures: Figures
     findings: tuple[Finding, ...]
@@ -36,7 +36,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Runs, one by one and against each other."""
+    """Runs, one by one and in pairs."""
 
     runs: tuple[Judged, ...]
     pairs: tuple[tuple[Pair, Finding], ...]
@@ -54,7 +54,7 @@ class Report:
 
 
 def judge(run: Run, *, by: str | None = None) -> Judged:
-    """Measure one run and say what its figures mean, without reading the pool."""
+    """Measure and judge one run, without reading the pool."""
     figures = measure(run, by=by)
     return Judged(figures=figures, findings=findings(figures))
 
@@ -68,7 +68,7 @@ def report(
     texts: bool = True,
     reporter: Reporter | None = None,
 ) -> Report:
-    """Measure runs, judge them, and write the page to `out`, if given.
+    """Measure and judge runs; write the page to `out`, if given.
 
     `by`: the column whose values are compared, by default `source`, else the shard. `pool`: where the pool is now, if
     it has moved; its documents at both ends of the ranking are read unless `texts` is false. Raises CurateError for a
@@ -76,32 +76,36 @@ def report(
     """
     refuse_url(out, "--out")
     reporter = reporter or Silent()
-    asked = [runs] if isinstance(runs, Run | str | Path) else list(runs)
-    opened = [run if isinstance(run, Run) else Run.open(run) for run in asked]
+    given_runs = [runs] if isinstance(runs, Run | str | Path) else list(runs)
+    opened = [run if isinstance(run, Run) else Run.open(run) for run in given_runs]
     if not opened:
-        raise CurateError("A report needs at least one run.")
+        raise CurateError("No run was given; expected at least one.")
     path = None if out is None else _free(Path(out))
-    judged = []
+    judged_runs = []
     with reporter.stage("report", total=len(opened), unit="runs") as stage:
         for run in opened:
-            found = judge(run, by=by)
+            judged_run = judge(run, by=by)
             if path is not None:
-                columns, by_column = [s.column for s in found.figures.scores], found.figures.by
+                columns, by_column = [s.column for s in judged_run.figures.scores], judged_run.figures.by
                 ends, note = excerpts(run, columns, by=by_column, pool=pool, texts=texts, reporter=reporter)
-                found = replace(found, figures=replace(found.figures, excerpts=ends, texts_note=note))
-            judged.append(found)
+                judged_run = replace(judged_run, figures=replace(judged_run.figures, excerpts=ends, texts_note=note))
+            judged_runs.append(judged_run)
             stage.advance(1)
     pairs = tuple((pair, judge_pair(pair)) for pair in compare(opened)) if len(opened) > 1 else ()
     if path is not None:
-        html = page([(j.figures, j.findings) for j in judged], pairs, compared_on=sampled_by(opened) if pairs else 1)
+        html = page(
+            [(j.figures, j.findings) for j in judged_runs], pairs, compared_on=sampled_by(opened) if pairs else 1
+        )
         put_text(open_folder(path.parent), path.name, html)
-    return Report(runs=tuple(judged), pairs=pairs, out=path)
+    return Report(runs=tuple(judged_runs), pairs=pairs, out=path)
 
 
 def _free(path: Path) -> Path:
-    """A path that may be written: nothing is there, or an older report."""
+    """Return a path that may be written: a new file or an older report. Raises CurateError for another."""
     if path.is_dir():
-        raise CurateError(f"{path} is a folder; expected a file for the report.", hint=f"--out {path / 'report.html'}")
+        raise CurateError(
+            f"{path} is a folder; expected a file for the report.", hint=f"Give a file: --out {path / 'report.html'}."
+        )
     if path.exists():
         with path.open(encoding="utf-8", errors="replace") as stream:
             if MADE_HERE not in stream.read(400):

@@ -1,6 +1,6 @@
-"""What the figures mean, in plain words: one finding per question, with its threshold and what to do.
+"""Judge the figures in plain words: a finding per question, with its threshold and what to do.
 
-The thresholds are conventions, said beside every verdict: they mark what is worth a look, and prove nothing.
+The thresholds are conventions, given with every verdict: they mark what is worth a look, and prove nothing.
 """
 
 from curate.reports import pool_verdicts as pool

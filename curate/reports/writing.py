@@ -1,4 +1,4 @@
-"""How a report writes numbers and other people's text."""
+"""Write numbers and other people's text."""
 
 import re
 
@@ -18,7 +18,7 @@ def visible(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as people read it: 1,234 · 0.0123 · −4.5e−7; a dash where there is none."""
+    """Return a number as people read it: 1,234 · 0.0123 · −4.5e−7; a dash where there is none."""
     if value is None:
         return "–"
     if float(value).is_integer() and abs(value) < 1e15:
@@ -31,7 +31,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share: 0.04 %, 3.6 %, 42 %."""
+    """Return a share as text: 0.04 %, 3.6 %, 42 %."""
     if share is None:
         return "–"
     value = 100 * share
@@ -40,7 +40,7 @@ def percent(share: float | None) -> str:
 
 
 def rho(value: float | None) -> str:
-    """A correlation with two digits after the point: .93, −.04, 1.00."""
+    """Return a correlation with two digits after the point: .93, −.04, 1.00."""
     if value is None:
         return "none"
     shown = f"{abs(value):.2f}"

@@ -1,4 +1,4 @@
-"""The scores of a shortlist by the trainings on it: in-run, by the adjoint, and their spread over orders."""
+"""Score a shortlist by trainings on it: in-run, by the adjoint, and their spread over orders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ ADJOINT, SPREAD = "score_adjoint", "score_spread"
 
 @dataclass(frozen=True, kw_only=True)
 class Rescoring:
-    """All that the trainings on a shortlist need, read and encoded."""
+    """The inputs of the trainings on a shortlist, read and encoded."""
 
     settings: RescoreSettings
     proxy: Proxy
@@ -48,7 +48,7 @@ class Rescoring:
     chunks: Sequence[Chunk]
     """The shortlist, by shard."""
     others: Sequence[Encoded]
-    """What is trained on beside it."""
+    """Documents to train on beside it."""
     batching: Batching
     columns: Sequence[str]
     reporter: Reporter
@@ -56,7 +56,7 @@ class Rescoring:
     def __post_init__(self) -> None:
         if taken := {ADJOINT, SPREAD} & set(self.columns):
             raise SettingsError(
-                f"A group's scores would have the column {taken.pop()}, which means something else here.",
+                f"A group's scores would have the column {taken.pop()}, which has another meaning here.",
                 hint="Rename that group in the target's column (--group-by).",
             )
 
@@ -67,12 +67,12 @@ class Rescoring:
 
     @cached_property
     def usable(self) -> list[int]:
-        """Which of them have a finite loss."""
+        """Positions of those with a finite loss."""
         return [i for i, ok in enumerate(finite_losses(self.proxy, self.shortlist, self.batching)) if ok]
 
     @cached_property
     def trained(self) -> list[Encoded]:
-        """What is trained on: the usable part of the shortlist, then the others."""
+        """The documents of the training: the usable part of the shortlist, then the others."""
         finite = finite_losses(self.proxy, self.others, self.batching)
         others = [d for d, ok in zip(self.others, finite, strict=True) if ok]
         return [*(self.shortlist[i] for i in self.usable), *others]
@@ -87,7 +87,7 @@ class Rescoring:
         return self._usable_target[1]
 
     def recipe(self, repeat: int = 0) -> Recipe:
-        """Return the recipe of one repeat, which has an order of its own."""
+        """Return the recipe of one repeat, which has its own order."""
         recipe = in_proxys_precision(self.settings.recipe, self.proxy)
         return replace(recipe, seed=recipe.seed + repeat, batch_size=min(recipe.batch_size, len(self.trained)))
 
@@ -102,7 +102,7 @@ class Rescoring:
         return Corpus(documents, self.batching.tokens, budget=self.batching.budget)
 
     def attribute(self, run: Run) -> None:
-        """Train and walk back as often as asked, write the parts, and record what was measured."""
+        """Train and walk back for every repeat, write the parts, and record the measurements."""
         repeats = [self._kept(run, repeat) for repeat in range(self.settings.repeats)]
         agreement = [round(float(kept["smoothness"]), 4) for kept in repeats]
         if not self.settings.accept_rough:
@@ -125,21 +125,21 @@ class Rescoring:
         }
         with workplace(run.folder, "training") as folder:
             kept = Kept(run.folder, TENSORS)
-            return kept.get("attribution/magic", keys, lambda: self._made(training, folder / fingerprint, repeat))
+            return kept.get("attribution/magic", keys, lambda: self._attributed(training, folder / fingerprint, repeat))
 
-    def _made(self, training: Training, folder: Path, repeat: int) -> dict[str, Tensor]:
+    def _attributed(self, training: Training, folder: Path, repeat: int) -> dict[str, Tensor]:
         """Train once, walk back from every group, and score the shortlist both ways."""
         settings, steps = self.settings, training.steps
         replay = Replay(training, folder, checkpoints=settings.checkpoints, keep_gradients=settings.keep_gradients)
         needs = replay.plan()
         self.reporter.note(
-            f"training {repeat + 1} of {settings.repeats}: {steps} steps on {len(self.trained):,} documents,"
+            f"Training {repeat + 1} of {settings.repeats}: {steps} steps on {len(self.trained):,} documents,"
             f" {needs.tokens:,} tokens; up to {needs.disk_bytes / 1e9:.2g} GB on disk until it is done,"
             f" {needs.state_bytes / 1e9:.2g} GB of memory for parameters and moments."
         )
         step = step_at(settings.snapshot, steps)
         targets = {name: self.corpus(rows) for name, rows in self.groups.items()}
-        found = walk(replay, targets, self.reporter, snapshots=[step], accept_rough=settings.accept_rough)
+        walked = walk(replay, targets, self.reporter, snapshots=[step], accept_rough=settings.accept_rough)
         snapshots = [snapshot(replay, name, step) for name in targets]
         proxy = scoring_proxy(self.proxy, replace(training.recipe, seed=settings.recipe.seed), snapshots[0].parameters)
         directions = directions_of(proxy, [s.directions for s in snapshots])
@@ -153,13 +153,13 @@ class Rescoring:
         assert adjoint.norms is not None
         tokens = sum(len(d.ids) for d in shortlist)
         return {
-            "scores": torch.stack([a.scores[: len(shortlist)] for a in found.adjoints.values()], 1),
-            "token_scores": torch.stack([a.token_scores[:tokens] for a in found.adjoints.values()], 1),
+            "scores": torch.stack([a.scores[: len(shortlist)] for a in walked.adjoints.values()], 1),
+            "token_scores": torch.stack([a.token_scores[:tokens] for a in walked.adjoints.values()], 1),
             "adjoint": adjoint.scores,
             "losses": adjoint.losses,
             "norms": adjoint.norms,
-            "target_losses": torch.tensor([a.loss for a in found.adjoints.values()], dtype=torch.float64),
-            "smoothness": torch.tensor(found.smoothness.agreement, dtype=torch.float64),
+            "target_losses": torch.tensor([a.loss for a in walked.adjoints.values()], dtype=torch.float64),
+            "smoothness": torch.tensor(walked.smoothness.agreement, dtype=torch.float64),
             "steps": torch.tensor(steps),
         }
 
@@ -175,40 +175,40 @@ class Rescoring:
         if self.settings.per_token:
             mean = torch.stack([kept["token_scores"] for kept in repeats]).mean(0) @ columns.T
             tokens = list(mean.split([len(self.shortlist[i].ids) for i in self.usable]))
-        texts, place, first = TokenTexts(self.proxy.tokenizer), {i: n for n, i in enumerate(self.usable)}, 0
+        texts, position_of, offset = TokenTexts(self.proxy.tokenizer), {i: n for n, i in enumerate(self.usable)}, 0
         for chunk in self.chunks:
-            own = [place.get(first + i) for i in range(len(chunk.encoded))]
-            first += len(chunk.encoded)
-            table, skipped = part_tables(chunk, _scored(own, values, tokens, chunk), self.columns, texts)
-            row = {d.row: n for d, n in zip(chunk.documents, own, strict=True)}
-            kept_rows = [row[r] for r in table.column("row").to_pylist()]
-            table = _with(table, {k: v[kept_rows].numpy() for k, v in extra.items()}, after=self.columns[-1])
+            positions = [position_of.get(offset + i) for i in range(len(chunk.encoded))]
+            offset += len(chunk.encoded)
+            table, skipped = part_tables(chunk, _scored(positions, values, tokens, chunk), self.columns, texts)
+            position_of_row = {d.row: n for d, n in zip(chunk.documents, positions, strict=True)}
+            kept_rows = [position_of_row[r] for r in table.column("row").to_pylist()]
+            table = _with_columns(table, {k: v[kept_rows].numpy() for k, v in extra.items()}, after=self.columns[-1])
             run.write_part(chunk.span, table, skipped)
 
 
 def _scored(
-    own: Sequence[int | None], values: dict[str, Tensor], tokens: Sequence[Tensor] | None, chunk: Chunk
+    positions: Sequence[int | None], values: dict[str, Tensor], tokens: Sequence[Tensor] | None, chunk: Chunk
 ) -> Scored:
-    """Return the scores of one chunk's documents; those that could not be trained on have none."""
-    rows = torch.tensor([-1 if n is None else n for n in own])
+    """Return the scores of one chunk's documents; NaN for those that could not be trained on."""
+    indices = torch.tensor([-1 if n is None else n for n in positions])
 
     def of(name: str) -> Tensor:
-        found = values[name][rows]
-        found[rows < 0] = torch.nan
-        return found
+        chosen = values[name][indices]
+        chosen[indices < 0] = torch.nan
+        return chosen
 
     by_token = None
     if tokens is not None:
         width = values["scores"].shape[1]
         by_token = [
             torch.full((len(e.ids), width), torch.nan, dtype=torch.float64) if n is None else tokens[n]
-            for n, e in zip(own, chunk.encoded, strict=True)
+            for n, e in zip(positions, chunk.encoded, strict=True)
         ]
     return Scored(scores=of("scores"), losses=of("losses"), norms=of("norms"), tokens=by_token)
 
 
-def _with(table: pa.Table, columns: dict[str, Any], *, after: str) -> pa.Table:
-    """Put columns behind one that is there; a pool's own of the same name is renamed on reading already."""
+def _with_columns(table: pa.Table, columns: dict[str, Any], *, after: str) -> pa.Table:
+    """Insert columns after another; a pool's column of the same name was renamed on reading."""
     for name, values in reversed(columns.items()):
         array = pa.array(np.asarray(values, np.float32))
         table = table.add_column(table.column_names.index(after) + 1, name, array)

@@ -16,36 +16,39 @@ def parents_of(settings: RescoreSettings) -> list[Run]:
 
 
 def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
-    """Open the runs; raise where one is unfinished, or two are not of one pool and target."""
+    """Open the runs. Raises CurateError for an unfinished one, or for two of different pools or targets."""
     runs = [Run.open(path) for path in dict.fromkeys(paths)]
     for run in runs:
         if not run.is_finished:
             raise CurateError(f"{run.path} is not finished.", hint="Run `curate score` with its settings to its end.")
-        prints, others = run.record.fingerprints, runs[0].record.fingerprints
-        for what, same in (("pool", prints.pool == others.pool), ("target", prints.target == others.target)):
-            if not same:
+        fingerprints, first_fingerprints = run.record.fingerprints, runs[0].record.fingerprints
+        for what, is_same in (
+            ("pool", fingerprints.pool == first_fingerprints.pool),
+            ("target", fingerprints.target == first_fingerprints.target),
+        ):
+            if not is_same:
                 raise SettingsError(
-                    f"{run.path} and {runs[0].path} have different contents of their {what}.",
-                    hint="Runs that are taken together score one pool by one target.",
+                    f"{run.path} and {runs[0].path} have different contents of their {what}; expected the same.",
+                    hint="Give runs that score one pool by one target.",
                 )
     return runs
 
 
 def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
-    """Return the settings of a run as they were given, changed to what the rescoring asks."""
-    found = ScoreSettings.from_record(run.record.settings)
+    """Return the settings of a run as they were given, changed for the rescoring."""
+    recorded = ScoreSettings.from_record(run.record.settings)
     return changed(
-        found,
+        recorded,
         store=None,
         method=settings.method,
         method_settings=settings.method_settings(),
         background=settings.background,
-        model=settings.model or found.model,
-        pool=settings.pool or found.pool,
-        device=settings.device or found.device,
+        model=settings.model or recorded.model,
+        pool=settings.pool or recorded.pool,
+        device=settings.device or recorded.device,
         batch_tokens=settings.batch_tokens,
         per_token=settings.per_token,
-        modules=() if settings.recipe.lora_rank else found.modules,
+        modules=() if settings.recipe.lora_rank else recorded.modules,
         seed=settings.seed,
         fit_from=None,
     )

@@ -1,4 +1,4 @@
-"""What a rescoring will take, from one step that is measured."""
+"""Estimate the cost of a rescoring from one measured step."""
 
 import time
 from dataclasses import dataclass
@@ -36,11 +36,11 @@ class RescorePlan:
     disk_bytes: int
     """At most, until it is done."""
     memory_bytes: int
-    """The most that the measured step held: on the GPU where it ran there, else of this process."""
+    """Peak memory of the measured step: of the GPU where it ran there, else of this process."""
 
 
 def plan(rescoring: Rescoring) -> RescorePlan:
-    """Measure one step forward and back, and reckon what all will take."""
+    """Measure one step forward and back, and estimate the whole."""
     training, settings = rescoring.training(), rescoring.settings
     with TemporaryDirectory() as folder:
         replay = Replay(

@@ -1,4 +1,4 @@
-"""What a rescoring is asked for, and the training run on it."""
+"""The settings of a rescoring and of its training run."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ class RescoreSettings:
         flags=("--from",),
         shown="the latest",
     )
-    method: Literal["magic"] = option(default="magic", help="How they are rescored.")
+    method: Literal["magic"] = option(default="magic", help="Method of the rescoring.")
     shortlist: Annotated[Count, least(1)] = option(
         default=5000, help="The best documents of each run that are rescored."
     )
@@ -45,10 +45,10 @@ class RescoreSettings:
     keep_gradients: Flag = option(
         default=True, help="Keep no gradients on disk: less room, a quarter more time.", flags=("--recompute",)
     )
-    seed: Count = option(default=0, help="Of the background sample; the recipe has its own.")
-    accept_rough: Flag = option(default=False, help="Go on though the training run is not smooth.")
+    seed: Count = option(default=0, help="Seed of the background sample; the recipe has its own.")
+    accept_rough: Flag = option(default=False, help="Accept a training run that is not smooth.")
 
     def method_settings(self) -> dict[str, Any]:
-        """Return what decides the scores beside pool, target and model, for run.json."""
+        """Return for run.json the settings that decide the scores beside pool, target and model."""
         names = ("shortlist", "repeats", "snapshot", "accept_rough")
         return {n: getattr(self, n) for n in names} | {"recipe": asdict(self.recipe)}

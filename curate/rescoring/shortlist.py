@@ -1,4 +1,4 @@
-"""Which documents are rescored, and which are trained on beside them."""
+"""Choose the documents to rescore, and those to train on beside them."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,14 @@ Place = tuple[str, int]
 
 
 def best_places(runs: Sequence[Run], count: int) -> set[Place]:
-    """Return where the best documents of each run lie; equal scores go by place."""
-    found: set[Place] = set()
+    """Return the places of the best documents of each run; equal scores go by place."""
+    places: set[Place] = set()
     for run in runs:
         ranked = (
             run.scores().select("shard", "row", "score").sort("score", "shard", "row", descending=[True, False, False])
         )
-        found |= set(ranked.head(count).select("shard", "row").collect().iter_rows())
-    return found
+        places |= set(ranked.head(count).select("shard", "row").collect().iter_rows())
+    return places
 
 
 def fingerprint(places: set[Place]) -> str:
@@ -41,10 +41,10 @@ def read_places(pool: Pool, fields: Fields, encode: ChunkEncoder, places: set[Pl
     """
     chunks = []
     for index, shard in enumerate(pool.shards):
-        wanted = sorted(row for name, row in places if name == shard.name)
-        rows = list(documents(shard, fields, only=wanted)) if wanted else []
-        if len(rows) < len(wanted):
-            raise CurateError(f"{shard.name} has {len(rows)} of the {len(wanted)} rows that its scores name.")
+        row_numbers = sorted(row for name, row in places if name == shard.name)
+        rows = list(documents(shard, fields, only=row_numbers)) if row_numbers else []
+        if len(rows) < len(row_numbers):
+            raise CurateError(f"{shard.name} has {len(rows)} of the {len(row_numbers)} scored rows.")
         if rows:
             end = rows[-1].row + 1
             span = Span(shard=shard.name, shard_index=index, index=0, start=0, end=end, last=True)
@@ -53,26 +53,26 @@ def read_places(pool: Pool, fields: Fields, encode: ChunkEncoder, places: set[Pl
 
 
 def background(pool: Pool, fields: Fields, shortlist: Sequence[Document], count: int, seed: int) -> list[Document]:
-    """Draw documents of the pool that are not in the shortlist, nor copies of what is; all there are if fewer."""
+    """Draw documents of the pool that are neither in the shortlist nor copies of its documents; all if fewer."""
     places = {(d.shard, d.row) for d in shortlist}
     contents = {d.content_hash for d in shortlist}
     drawn = sample_rows(pool, count + len(shortlist), seed, fields)
-    others = [d for d in drawn if (d.shard, d.row) not in places and d.content_hash not in contents]
-    if len(others) <= count:
-        return others
-    kept = np.random.default_rng([seed, 2]).permutation(len(others))[:count]
-    return [others[i] for i in sorted(kept)]
+    candidates = [d for d in drawn if (d.shard, d.row) not in places and d.content_hash not in contents]
+    if len(candidates) <= count:
+        return candidates
+    positions = np.random.default_rng([seed, 2]).permutation(len(candidates))[:count]
+    return [candidates[i] for i in sorted(positions)]
 
 
 def movement(parent: Run, rescored: pl.DataFrame) -> dict[str, float | int | None]:
-    """Say how a run's ranking of the rescored documents moved: rank correlation, and who stayed in the top tenth."""
+    """Return how a run's ranking of the rescored documents moved: rank correlation, and overlap of the top tenth."""
     before = parent.scores().select("shard", "row", pl.col("score").alias("before")).collect()
-    both = rescored.select("shard", "row", "score").join(before, on=["shard", "row"]).sort("shard", "row")
-    tenth = max(1, len(both) // 10)
-    top = [set(both.with_row_index().top_k(tenth, by=column)["index"]) for column in ("before", "score")]
+    joined = rescored.select("shard", "row", "score").join(before, on=["shard", "row"]).sort("shard", "row")
+    tenth = max(1, len(joined) // 10)
+    top = [set(joined.with_row_index().top_k(tenth, by=column)["index"]) for column in ("before", "score")]
     return {
-        "documents": len(both),
-        "spearman": spearman(both["before"].to_numpy(), both["score"].to_numpy()) if len(both) > 1 else None,
+        "documents": len(joined),
+        "spearman": spearman(joined["before"].to_numpy(), joined["score"].to_numpy()) if len(joined) > 1 else None,
         "top_tenth": tenth,
         "stayed": len(top[0] & top[1]),
     }

@@ -1,1 +1,1 @@
-"""Runs on disk: parts written whole or not at all, read lazily, and seen through SQL. Never imports torch."""
+"""Runs on disk: write parts whole or not at all, read them lazily, query them by SQL. Never imports torch."""

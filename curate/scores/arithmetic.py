@@ -1,4 +1,4 @@
-"""What a run's record says of its arithmetic: did the compute type keep the ranking that float32 gives?"""
+"""The check of a run's arithmetic: did the compute type keep the ranking that float32 gives?"""
 
 from curate.folders.record import Details
 
@@ -7,35 +7,35 @@ LEAST = 0.95
 
 
 def arithmetic_note(details: Details) -> str | None:
-    """Say what the check found; None where there was none, as in float32."""
-    found = details.arithmetic
-    if found is None or found.failed is not None:
+    """Return the result of the check in words; None where there was no check, as in float32."""
+    check = details.arithmetic
+    if check is None or check.failed is not None:
         return None
-    listed = ", ".join(f"{column} {_shown(value)}" for column, value in found.spearman.items())
-    lost = f"; {found.lost} more had finite scores in {found.reference} alone" if found.lost else ""
+    listed = ", ".join(f"{column} {_shown(value)}" for column, value in check.spearman.items())
+    lost = f"; {check.lost} more had finite scores in {check.reference} alone" if check.lost else ""
     return (
-        f"{found.dtype} against {found.reference} on {found.documents} documents of the pool, Spearman"
+        f"{check.dtype} against {check.reference} on {check.documents} documents of the pool, Spearman"
         f" correlation: {listed}{lost}"
     )
 
 
 def arithmetic_warning(details: Details) -> str | None:
-    """Say why a run's scores are not to be trusted, in words that no one can miss; None where they are."""
-    found = details.arithmetic
-    if found is None:
+    """Return a warning that no one can miss where a run's scores are not to be trusted; None where they are."""
+    check = details.arithmetic
+    if check is None:
         return None
-    dtype, reference = found.dtype, found.reference
-    if found.failed is not None:
+    dtype, reference = check.dtype, check.reference
+    if check.failed is not None:
         return (
-            f"THE ARITHMETIC COULD NOT BE CHECKED: {found.failed} Whether {dtype} keeps the ranking that {reference}"
+            f"THE ARITHMETIC COULD NOT BE CHECKED: {check.failed} Whether {dtype} keeps the ranking that {reference}"
             f" gives is not known; --dtype {reference} needs no check."
         )
-    kept = all(v is not None and v >= found.least for v in found.spearman.values())
-    few = found.documents < 3  # two documents have no ranking to speak of
-    if not found.lost if few else kept:
+    is_kept = all(v is not None and v >= check.least for v in check.spearman.values())
+    is_tiny = check.documents < 3  # two documents have no ranking to speak of
+    if not check.lost if is_tiny else is_kept:
         return None
     return (
-        f"THESE SCORES ARE LARGELY ROUNDING ERROR. {arithmetic_note(details)}; expected at least {found.least}."
+        f"THESE SCORES ARE LARGELY ROUNDING ERROR. {arithmetic_note(details)}; expected at least {check.least}."
         f" SCORE AGAIN WITH --dtype {reference} (into another folder, --out)."
     )
 

@@ -1,4 +1,4 @@
-"""How alike two rankings are."""
+"""Rank correlation of two arrays."""
 
 import math
 
@@ -7,8 +7,10 @@ import polars as pl
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float | None:
-    """Return the rank correlation, ties at their mean rank; None where one side ranks nothing and they differ."""
+    """Return the rank correlation, ties at their mean rank; None where one side is constant and the two differ."""
     if np.array_equal(left, right):
         return 1.0
-    found = pl.DataFrame({"left": left, "right": right}).select(pl.corr("left", "right", method="spearman")).item()
-    return None if found is None or math.isnan(found) else round(found, 4)
+    coefficient = (
+        pl.DataFrame({"left": left, "right": right}).select(pl.corr("left", "right", method="spearman")).item()
+    )
+    return None if coefficient is None or math.isnan(coefficient) else round(coefficient, 4)

@@ -1,4 +1,4 @@
-"""What a run or a store holds, counted from its parts: once for its totals, and for whoever asks while it runs."""
+"""Count the documents of a run or a store from its parts, finished or not."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from curate.schema import ROW_FIELDS
 
 def count(folder: PartFolder) -> dict[str, Any]:
     """Return documents, their scored tokens, and the rows set aside by reason (in the reasons' order)."""
-    rows = folder.table(pa.schema(ROW_FIELDS))
-    counted = rows.select(pl.len().alias("documents"), pl.col("n_tokens").cast(pl.Int64).sum()).collect()
+    scored = folder.table(pa.schema(ROW_FIELDS))
+    counted = scored.select(pl.len().alias("documents"), pl.col("n_tokens").cast(pl.Int64).sum()).collect()
     reasons = folder.skipped().group_by("reason").len().sort("reason").collect()
     return {
         "documents": counted.item(0, "documents"),

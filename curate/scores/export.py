@@ -1,4 +1,4 @@
-"""Results for other programs: JSON, CSV, Parquet, and a database file that any DuckDB client opens."""
+"""Write results for other programs: JSON, CSV, Parquet, and a database file that any DuckDB client opens."""
 
 import csv
 import json
@@ -21,18 +21,18 @@ from curate.scores.views import literal, quoted
 
 
 def write_json(result: Result, stream: TextIO) -> None:
-    """A JSON array with one object per row and line, written as rows come. JSON knows no NaN: it is null."""
-    first = True
+    """Write a JSON array, an object per row and line, as rows come. NaN, which JSON lacks, becomes null."""
+    is_first = True
     for batch in result.batches():
         for row in batch.to_pylist():
-            stream.write("[\n" if first else ",\n")
+            stream.write("[\n" if is_first else ",\n")
             stream.write(_row(row))
-            first = False
-    stream.write("[]\n" if first else "\n]\n")
+            is_first = False
+    stream.write("[]\n" if is_first else "\n]\n")
 
 
 def write_csv(result: Result, stream: TextIO) -> None:
-    """A header and one line per row, written as rows come; null is empty."""
+    """Write a header and one line per row, as rows come; null is empty."""
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(result.columns)
     for batch in result.batches():
@@ -40,19 +40,19 @@ def write_csv(result: Result, stream: TextIO) -> None:
 
 
 def write_parquet(result: Result, path: Path | str) -> int:
-    """Write the rows atomically as they come; gives back how many."""
+    """Write the rows atomically as they come; return how many."""
     refuse_url(path, "--parquet")
-    rows = 0
+    num_rows = 0
 
     def write(temporary: Path) -> None:
-        nonlocal rows
+        nonlocal num_rows
         with pq.ParquetWriter(temporary, result.schema, compression="zstd") as writer:
             for batch in result.batches():
                 writer.write_batch(batch)
-                rows += batch.num_rows
+                num_rows += batch.num_rows
 
     put_file(path, write)
-    return rows
+    return num_rows
 
 
 def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
@@ -60,12 +60,12 @@ def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
 
     The scores are in the file itself, so it opens anywhere, also where the runs are not; scores per token as a table of
     lists, which `tokens` unfolds. Several runs are one table with a column `run`, and a view per run. Raises
-    CurateError when the file exists.
+    CurateError where the file exists.
     """
     refuse_url(path, "--db")
     path = Path(path)
     if path.exists():
-        raise CurateError(f"{path} exists", hint="Give another name with --db, or delete it.")
+        raise CurateError(f"{path} exists; expected a new file.", hint="Give another name with --db, or delete it.")
     try:
         with open_session(runs, lock=False) as session:
             put_file(path, partial(_copy_into, session))
@@ -74,24 +74,24 @@ def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
 
 
 def _copy_into(session: Session, path: Path) -> None:
-    def do(sql: str) -> list[Any]:
+    def execute(sql: str) -> list[Any]:
         return session.connection.execute(sql).fetchall()
 
     several = len(session.runs) > 1
-    do(f"ATTACH {literal(str(path))} AS file")
+    execute(f"ATTACH {literal(str(path))} AS file")
     by_token = session.tokens_query is not None
     for table in ("scores", "skipped", "runs", *([TOKEN_LISTS] if by_token else [])):
-        do(f"CREATE TABLE file.{table} AS SELECT * FROM memory.{table}")
-    do("USE file")
-    do("CREATE VIEW candidates AS SELECT * FROM scores")
-    do(f"CREATE VIEW shards AS {session.shards_query}")
+        execute(f"CREATE TABLE file.{table} AS SELECT * FROM memory.{table}")
+    execute("USE file")
+    execute("CREATE VIEW candidates AS SELECT * FROM scores")
+    execute(f"CREATE VIEW shards AS {session.shards_query}")
     if by_token:
-        do(f"CREATE VIEW tokens AS {session.tokens_query}")
+        execute(f"CREATE VIEW tokens AS {session.tokens_query}")
     if several:
         for name, _ in session.runs:
-            do(f"CREATE VIEW {quoted(name)} AS SELECT * EXCLUDE (run) FROM scores WHERE run = {literal(name)}")
-    do("USE memory")
-    do("DETACH file")
+            execute(f"CREATE VIEW {quoted(name)} AS SELECT * EXCLUDE (run) FROM scores WHERE run = {literal(name)}")
+    execute("USE memory")
+    execute("DETACH file")
 
 
 def _row(row: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Which SQL may run: queries, told by how DuckDB parses them and not by how they look."""
+"""Let only queries run, by DuckDB's own parser rather than by how they look."""
 
 import json
 import re
@@ -18,50 +18,50 @@ _HINT = "A session reads only: SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, 
 
 
 def check_query(connection: duckdb.DuckDBPyConnection, sql: str) -> set[str]:
-    """Refuse everything but one query; gives back the names of the tables it reads, in lower case.
+    """Return the names of the tables that one query reads, in lower case.
 
-    Raises CurateError with the kind of statement that was seen.
+    Raises CurateError for anything but one query, naming the kind of statement.
     """
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
         raise sql_error(error) from error
     if len(statements) != 1:
-        raise CurateError(f"expected one SQL statement, got {len(statements)}", hint="Run them one by one.")
-    kind = statements[0].type.name
-    if kind == "EXPLAIN":
+        raise CurateError(f"There are {len(statements)} SQL statements; expected one.", hint="Run them one by one.")
+    statement_type = statements[0].type.name
+    if statement_type == "EXPLAIN":
         return check_query(connection, _EXPLAIN.sub("", statements[0].query, count=1))
-    if kind != "SELECT":
-        raise CurateError(f"{_named(kind)} is not a query: refused", hint=_HINT)
+    if statement_type != "SELECT":
+        raise CurateError(f"{_named(statement_type)} is not a query.", hint=_HINT)
     # fetchall, not fetchone: DuckDB 2 keeps a connection busy until a result is read to its end.
     row = connection.execute("SELECT json_serialize_sql(?)", [statements[0].query]).fetchall()
     tree = json.loads(row[0][0])
     if tree["error"]:
-        raise CurateError(f"not a plain query: {tree.get('error_message')}", hint=_HINT)
+        raise CurateError(f"This is not a plain query: {tree.get('error_message')}.", hint=_HINT)
     return _tables(tree)
 
 
 def without_semicolon(sql: str) -> str:
-    """A statement that can stand inside another: without its final semicolon and the comments behind it."""
-    head, found, tail = sql.rpartition(";")
+    """Return a statement that can stand inside another: without its final semicolon and the comments behind it."""
+    head, semicolon, tail = sql.rpartition(";")
     try:
-        ends = bool(found) and not duckdb.extract_statements(tail)
+        ends = bool(semicolon) and not duckdb.extract_statements(tail)
     except duckdb.Error:  # that semicolon was inside a string or a comment
         return sql
     return head if ends else sql
 
 
 def sql_error(error: duckdb.Error) -> CurateError:
-    """DuckDB's own message, which names the nearest column or table; with a way on where files are closed."""
+    """Return an error with DuckDB's message, which names the nearest column or table, and a hint for closed files."""
     text = str(error).strip()
     hint = None
     if "Permission Error" in text or "disabled by configuration" in text:
-        hint = "A session reads the runs alone; --allow FOLDER opens one more."
+        hint = "A session reads only the runs; --allow FOLDER opens one more folder."
     return CurateError(text, hint=hint)
 
 
-def _named(kind: str) -> str:
-    return "a PIVOT without IN (…)" if kind == "MULTI" else kind.replace("VARIABLE_", "")
+def _named(statement_type: str) -> str:
+    return "A PIVOT without IN (…)" if statement_type == "MULTI" else statement_type.replace("VARIABLE_", "")
 
 
 def _tables(tree: Any) -> set[str]:
@@ -69,11 +69,11 @@ def _tables(tree: Any) -> set[str]:
     for node in _walk(tree):
         kind = node.get("type")
         if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _QUERY_NODES:
-            seen = kind.removesuffix("_NODE").removesuffix("_QUERY")
-            raise CurateError(f"{seen} inside WITH is not a query: refused", hint=_HINT)
+            statement = kind.removesuffix("_NODE").removesuffix("_QUERY")
+            raise CurateError(f"{statement} inside WITH is not a query.", hint=_HINT)
         if str(node.get("function_name", "")).lower() in _RUNS_STRINGS:
             name = node["function_name"]
-            raise CurateError(f"{name}() runs SQL from a string: refused", hint="Write the query itself.")
+            raise CurateError(f"{name}() runs SQL from a string, which is refused.", hint="Write the query itself.")
         if kind == "BASE_TABLE":
             names.add(str(node.get("table_name", "")).lower())
         elif kind == "SHOW_REF":

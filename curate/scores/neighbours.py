@@ -1,4 +1,4 @@
-"""Pairs of near documents, as a gradient store keeps them: what filters on likeness read."""
+"""Pairs of near documents, which a gradient store keeps and filters on likeness read."""
 
 from pathlib import Path
 
@@ -19,6 +19,6 @@ SCHEMA = pa.schema(
 
 
 def pairs_of(store: str | Path | None) -> Path | None:
-    """Return a store's pairs, where it has them."""
+    """Return the file of a store's pairs; None where it has none."""
     path = Path(store) / NEIGHBOURS if store else None
     return path if path is not None and path.exists() else None

@@ -1,4 +1,4 @@
-"""The pool's own rows as one Arrow stream of shard, row and the pool's columns, read when a query asks."""
+"""The pool's rows as one Arrow stream of shard, row and the pool's columns, read when a query needs them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,9 +22,9 @@ class PoolRows:
 
     def __init__(self, pool: Pool, scored: pa.Schema) -> None:
         self._pool = pool
-        self._own = own_schema(pool, scored)
+        self._pool_schema = pool_schema(pool, scored)
         self.schema = pa.schema(
-            [("shard", pa.string()), ("row", pa.int64()), *((_shown(f.name), f.type) for f in self._own)]
+            [("shard", pa.string()), ("row", pa.int64()), *((_shown(f.name), f.type) for f in self._pool_schema)]
         )
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
@@ -36,20 +36,20 @@ class PoolRows:
                 columns = [
                     pa.chunked_array([pa.array([shard.name]).take(pa.array([0] * len(numbers)))]),
                     pa.chunked_array([pa.array(numbers)]),
-                    *_conformed(table, self._own, shard, int(numbers[0])).columns,
+                    *_conformed(table, self._pool_schema, shard, int(numbers[0])).columns,
                 ]
                 yield from pa.Table.from_arrays(columns, schema=self.schema).to_batches()
 
 
-def own_schema(pool: Pool, scored: pa.Schema) -> pa.Schema:
-    """The pool's own columns typed by the first rows of some shards and by the scores of all."""
+def pool_schema(pool: Pool, scored: pa.Schema) -> pa.Schema:
+    """Return the pool's columns, typed by the first rows of some shards and by the scores of all."""
     shards = pool.shards
     step = max(1, len(shards) // _PROBED)
-    known = unify(_first_schema(shard) for shard in shards[::step])
+    probed = unify(_first_schema(shard) for shard in shards[::step])
     metadata = pa.schema(
         [(_original(f.name), f.type) for f in scored if f.name not in SCORE_COLUMNS and not f.name.startswith("score_")]
     )
-    return unify([known, metadata])
+    return unify([probed, metadata])
 
 
 def _first_schema(shard: Shard) -> pa.Schema:
@@ -63,7 +63,7 @@ def _conformed(table: pa.Table, schema: pa.Schema, shard: Shard, row: int) -> pa
         return conform(table, schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise CurateError(
-            f"{shard.name}, after row {row}: a column changes its type ({error})",
+            f"{shard.name}, after row {row}: a column changes its type ({error}).",
             hint="Give such a column one type, or query `scores`, which holds every scalar column.",
         ) from error
 
@@ -73,5 +73,5 @@ def _shown(name: str) -> str:
 
 
 def _original(name: str) -> str:
-    own = name.removeprefix("pool_")
-    return own if own != name and is_reserved(own) else name
+    bare = name.removeprefix("pool_")
+    return bare if bare != name and is_reserved(bare) else name

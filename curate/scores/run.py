@@ -1,4 +1,4 @@
-"""The run directory: one method's scores of one pool, and all that is needed to make them again.
+"""The run directory: one method's scores of one pool, and all that it takes to reproduce them.
 
 run.json            settings and fingerprints (both must match to continue), and details (versions …)
 scores/S-P.parquet  part P of shard S; its footer says which rows it covers
@@ -35,36 +35,36 @@ class Run(PartFolder):
     ROWS: ClassVar[str] = "scores"
     WHICH: ClassVar[str] = "Give the folder that `curate score` wrote, or none for the latest run under runs/."
 
-    def adopt(self, part: Part, shard_index: int, rows: pa.Table | None = None) -> Part:
-        """Write a part of another folder as one of this run, whose pool has the same shard in another place, maybe.
+    def adopt(self, part: Part, shard_index: int, table: pa.Table | None = None) -> Part:
+        """Copy a part of another folder into this run, whose pool may have the same shard at another index.
 
-        `rows` takes the place of its table: scores of a store's documents, say.
+        `table` replaces the part's own, for instance by scores of a store's documents.
         """
         aside = part.path.parent.parent / "skipped" / part.path.name
         return self.write_part(
             replace(part.span, shard_index=shard_index),
-            pq.read_table(part.path) if rows is None else rows,
+            pq.read_table(part.path) if table is None else table,
             pq.read_table(aside) if aside.exists() else SKIPPED_SCHEMA.empty_table(),
         )
 
     def scores(self) -> "pl.LazyFrame":
-        """Every scored document in pool order, lazily; columns that differ between parts are unified."""
+        """Return every scored document in pool order, lazily; columns that differ between parts are unified."""
         return self.table(pa.schema(SCORE_FIELDS))
 
 
 def list_runs(root: Path | str = "runs") -> list[Run]:
-    """Every run directly under `root`, newest first by the time its run.json was written."""
+    """Return every run directly under `root`, newest first by the time of its run.json."""
     return [Run.open(path) for path in Run.newest_first(root)]
 
 
 def latest_run(root: Path | str = "runs") -> Run:
-    """The newest run under `root` that holds scores, else the newest.
+    """Return the newest run under `root` that holds scores, else the newest.
 
-    Raises CurateError saying what to do when there is none."""
+    Raises CurateError where there is none."""
     paths = Run.newest_first(root)
     if not paths:
         raise CurateError(
-            f"no run under {root}/",
+            f"There is no run under {root}/.",
             hint="Make one with `curate score --target FILE --pool FOLDER`, or give the run's folder.",
         )
     return Run.open(next((path for path in paths if Run.has_parts(path)), paths[0]))

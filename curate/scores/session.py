@@ -1,6 +1,6 @@
 """SQL over runs: an in-memory DuckDB that reads and cannot write, reach the network or open other files.
 
-Views: `scores`, `candidates` (what a filter reads: the scores), `shards`, `skipped`, `runs`, `documents` (the pool's
+Views: `scores`, `candidates` (the scores, as filters read them), `shards`, `skipped`, `runs`, `documents` (the pool's
 own rows), `tokens` (one row per token, of runs that were scored by token), and `neighbours` (pairs of near documents,
 of runs whose gradient store has them). The lists per token are in no other view, so that `SELECT * FROM scores` stays
 readable; `Run.scores()` has them. With several runs each view has a column `run`, and each run's scores are a view of
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 VIEWS = ("scores", "candidates", "shards", "tokens", "skipped", "runs", "documents", "neighbours")
 _UNION = "\nUNION ALL BY NAME\n"
 TOKEN_LISTS = "_token_lists"
-"""What `tokens` is made from: a row per document with its lists."""
+"""The view behind `tokens`: a row per document with its lists."""
 
 
 class Result:
@@ -63,22 +63,22 @@ class Result:
         return pa.Table.from_batches(list(self.batches()), self.schema)
 
     def rows(self, limit: int | None = None) -> list[tuple[Any, ...]]:
-        """The first `limit` rows as Python values; the rest is not computed where DuckDB can stop early."""
-        found: list[tuple[Any, ...]] = []
+        """Return the first `limit` rows as Python values; the rest is not computed where DuckDB can stop early."""
+        rows: list[tuple[Any, ...]] = []
         for batch in self.batches():
-            wanted = batch if limit is None else batch.slice(0, limit - len(found))
-            columns = [c.to_pylist() for c in wanted.columns]
-            found.extend(zip(*columns, strict=True))
-            if limit is not None and len(found) >= limit:
+            piece = batch if limit is None else batch.slice(0, limit - len(rows))
+            columns = [c.to_pylist() for c in piece.columns]
+            rows.extend(zip(*columns, strict=True))
+            if limit is not None and len(rows) >= limit:
                 break
-        return found
+        return rows
 
     def close(self) -> None:
         self._reader.close()
 
 
 class Session:
-    """Open with `open_session`; `query` gives results, and refuses what is not a query."""
+    """An SQL session on runs, from `open_session`; `query` returns results and refuses all but queries."""
 
     def __init__(
         self,
@@ -128,12 +128,12 @@ class Session:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The views that there are."""
-        there = {"tokens": self.tokens_query is not None, "neighbours": self.neighbours is not None}
-        return tuple(v for v in VIEWS if there.get(v, True))
+        """The views of this session."""
+        available = {"tokens": self.tokens_query is not None, "neighbours": self.neighbours is not None}
+        return tuple(v for v in VIEWS if available.get(v, True))
 
     def count(self, sql: str) -> int | None:
-        """How many rows a query has; None where only reading the pool would tell, or it cannot be wrapped."""
+        """Return how many rows a query has; None where that takes reading the pool, or it cannot be wrapped."""
         self._close_result()
         if "documents" in check_query(self.connection, sql):
             return None
@@ -144,7 +144,7 @@ class Session:
         return row[0][0]
 
     def provide_documents(self) -> None:
-        """Open the pool and make the view `documents`; done by itself when a query names it."""
+        """Open the pool and make the view `documents`; `query` does so when a query names it."""
         if not self._documents:
             from curate.scores.pool_rows import PoolRows
 
@@ -152,11 +152,13 @@ class Session:
             self._documents = True
 
     def pool(self) -> "Pool":
-        """The pool that was scored. Raises CurateError if it has changed or gone, or runs differ in it."""
+        """Open the pool that was scored. Raises CurateError where it has changed or gone, or the runs have several."""
         prints = {run.record.fingerprints.pool for _, run in self.runs}
         if len(prints) > 1:
             names = ", ".join(name for name, _ in self.runs)
-            raise CurateError(f"the runs {names} have different pools", hint="Ask for the documents of one run.")
+            raise CurateError(
+                f"The runs {names} have different pools; expected one.", hint="Query the documents of one run."
+            )
         return pool_of(self.runs[0][1], self._pool_address)
 
     def close(self) -> None:
@@ -177,7 +179,7 @@ class Session:
 
     def _make_views(self) -> pa.Schema:
         con, several = self.connection, len(self.runs) > 1
-        parts, lists, aside, schemas = [], [], [], []
+        parts, lists, skipped_parts, schemas = [], [], [], []
         for name, run in self.runs:
             sql, schema = files_sql(run.rows_files(), empty=pa.schema(SCORE_FIELDS))
             tag = f"{literal(name)} AS run, " if several else ""
@@ -186,16 +188,16 @@ class Session:
                 lists.append((f"SELECT {tag}doc_id, shard, row, {listed} FROM ({sql})", by_token))
                 sql = f"SELECT * EXCLUDE ({listed}) FROM ({sql})"
             schemas.append(pa.schema([f for f in schema if f.name not in by_token]))
-            gone, _ = files_sql(run.skipped_files(), empty=SKIPPED_SCHEMA)
+            skipped_sql, _ = files_sql(run.skipped_files(), empty=SKIPPED_SCHEMA)
             parts.append(f"SELECT {tag}* FROM ({sql})")
-            aside.append(f"SELECT {tag}* FROM ({gone})")
+            skipped_parts.append(f"SELECT {tag}* FROM ({skipped_sql})")
             if several:
                 con.execute(f"CREATE VIEW {quoted(name)} AS {sql}")
         schema = unify(schemas)
         by = ("run", "shard") if several else ("shard",)
         con.execute(f"CREATE VIEW scores AS {_UNION.join(parts)}")
         con.execute("CREATE VIEW candidates AS SELECT * FROM scores")
-        con.execute(f"CREATE VIEW skipped AS {_UNION.join(aside)}")
+        con.execute(f"CREATE VIEW skipped AS {_UNION.join(skipped_parts)}")
         self.shards_query = shards_sql(schema, by=by)
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")
         self.tokens_query = self._make_tokens(lists)
@@ -209,7 +211,7 @@ class Session:
         return schema
 
     def _make_tokens(self, lists: Sequence[tuple[str, list[str]]]) -> str | None:
-        """Make the view of the runs that have scores per token; give back its SQL over TOKEN_LISTS."""
+        """Make the view of the runs that have scores per token; return its SQL over TOKEN_LISTS."""
         if not lists:
             return None
         self.connection.execute(f"CREATE VIEW {TOKEN_LISTS} AS {_UNION.join(sql for sql, _ in lists)}")
@@ -220,7 +222,7 @@ class Session:
         return query
 
     def lock(self, allow: Sequence[Path | str]) -> None:
-        """Close every door but the runs' folders and `allow`; nothing can open one again."""
+        """Close all files but those in the runs' folders and `allow`, for the rest of the session."""
         folders = [run.path.resolve() for _, run in self.runs] + [Path(a).resolve() for a in allow]
         folders += [self.neighbours.resolve().parent] if self.neighbours else []
         listed = ", ".join(literal(str(f)) for f in folders)
@@ -244,18 +246,19 @@ def open_session(
     has moved. `neighbours`: pairs of near documents of a gradient store; by default those of the store that the runs
     were scored from. Close the session, or use it in a `with` block.
     """
-    chosen = [runs] if isinstance(runs, Run) else list(runs)
-    if not chosen:
-        raise CurateError("a session needs at least one run")
-    for run in chosen:
-        if odd := [c for c in "*?[" if c in str(run.path.resolve())]:
+    run_list = [runs] if isinstance(runs, Run) else list(runs)
+    if not run_list:
+        raise CurateError("No run was given; expected at least one.")
+    for run in run_list:
+        if wildcards := [c for c in "*?[" if c in str(run.path.resolve())]:
             raise CurateError(
-                f"{run.path}: DuckDB reads {odd[0]!r} in a path as a pattern", hint="Rename the folder and try again."
+                f"{run.path}: DuckDB reads {wildcards[0]!r} in a path as a pattern.",
+                hint="Rename the folder and try again.",
             )
     for folder in allow:
         if not Path(folder).is_dir():
-            raise CurateError(f"--allow {folder}: no such folder")
-    session = Session(_named(chosen), pool=pool, threads=threads, neighbours=neighbours)
+            raise CurateError(f"--allow {folder}: no such folder.")
+    session = Session(_named(run_list), pool=pool, threads=threads, neighbours=neighbours)
     if lock:
         session.lock(allow)
     return session
@@ -267,44 +270,44 @@ def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
 
     by_line = run.record.fields.get("txt_lines", False)
     pool = open_pool(list(address) if address else run.record.pool, txt_lines=by_line)
-    found, expected = pool.fingerprint(), run.record.fingerprints.pool
-    if found != expected:
+    fingerprint, expected = pool.fingerprint(), run.record.fingerprints.pool
+    if fingerprint != expected:
         where = ", ".join(pool.address)
         raise CurateError(
-            f"{where}: not the pool that {run.path} scored (fingerprint {found}, the run has {expected})",
+            f"{where}: not the pool that {run.path} scored (the fingerprint is {fingerprint}; expected {expected}).",
             hint="Give the same shards with --pool, or score the changed pool into another run.",
         )
     return pool
 
 
 def _named(runs: Sequence[Run]) -> list[tuple[str, Run]]:
-    """A name for each run that is a plain identifier, unique, and no view's."""
+    """Name each run by a plain identifier, unique and different from the views' names."""
     named: list[tuple[str, Run]] = []
-    taken: set[str] = set(VIEWS) if len(runs) > 1 else set()
+    used_names: set[str] = set(VIEWS) if len(runs) > 1 else set()
     for run in runs:
         base = re.sub(r"\W+", "_", run.name).strip("_") or "run"
-        base = f"run_{base}" if base[0].isdigit() or base.lower() in taken & set(VIEWS) else base
+        base = f"run_{base}" if base[0].isdigit() or base.lower() in used_names & set(VIEWS) else base
         name, number = base, 2
-        while name.lower() in taken:
+        while name.lower() in used_names:
             name, number = f"{base}_{number}", number + 1
-        taken.add(name.lower())
+        used_names.add(name.lower())
         named.append((name, run))
     return named
 
 
 def no_neighbours() -> CurateError:
-    """What to do where a query needs pairs of near documents and there are none."""
+    """Return the error of a query that needs pairs of near documents where there are none."""
     return CurateError(
-        "no pairs of near documents are known of this run",
-        hint="Index its pool (curate index --pool FOLDER), then name the store: curate select … --store STORE",
+        "This run has no pairs of near documents.",
+        hint="Index its pool (curate index --pool FOLDER), then name the store: curate select … --store STORE.",
     )
 
 
 def _not_by_token(runs: Sequence[tuple[str, Run]]) -> CurateError:
     names = ", ".join(name for name, _ in runs)
     return CurateError(
-        f"no scores per token in {names}, so there is no view tokens",
-        hint="Score with --per-token into a run of its own: curate score … --per-token --out runs/NAME",
+        f"There are no scores per token in {names}, so there is no view tokens.",
+        hint="Score with --per-token into a run of its own: curate score … --per-token --out runs/NAME.",
     )
 
 

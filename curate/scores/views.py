@@ -16,48 +16,48 @@ QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 
 
 def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
+    """Return a name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """A text as an SQL literal."""
+    """Return a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def files_sql(files: Sequence[File], *, empty: pa.Schema) -> tuple[str, pa.Schema]:
-    """A query over Parquet files whose columns may differ, and its schema.
+    """Return a query over Parquet files whose columns may differ, and its schema.
 
-    Files of equal columns are read together; only where types differ are they cast, to the types of `unify`.
+    Files of equal columns are read together; columns are cast only where types differ, to those of `unify`.
     """
     groups = by_schema(files)
-    whole = unify(schema for schema, _ in groups) if groups else empty
+    unified = unify(schema for schema, _ in groups) if groups else empty
     if not groups:
-        columns = ", ".join(f"NULL::{sql_type(f.type)} AS {quoted(f.name)}" for f in whole)
-        return f"SELECT {columns} WHERE false", whole
-    return "\nUNION ALL\n".join(_group_sql(schema, paths, whole) for schema, paths in _merged(groups)), whole
+        columns = ", ".join(f"NULL::{sql_type(f.type)} AS {quoted(f.name)}" for f in unified)
+        return f"SELECT {columns} WHERE false", unified
+    return "\nUNION ALL\n".join(_group_sql(schema, paths, unified) for schema, paths in _merged(groups)), unified
 
 
 def _merged(groups: list[tuple[pa.Schema, list[Path]]]) -> list[tuple[pa.Schema, list[Path]]]:
-    """Queries have no order: groups of equal columns that are not neighbours are one, too."""
+    """Merge groups of equal columns that are not neighbours: a query has no order."""
     merged: list[tuple[pa.Schema, list[Path]]] = []
     for schema, files in groups:
-        same = next((kept for known, kept in merged if known.equals(schema)), None)
-        if same is None:
+        kept_files = next((paths for kept_schema, paths in merged if kept_schema.equals(schema)), None)
+        if kept_files is None:
             merged.append((schema, list(files)))
         else:
-            same.extend(files)
+            kept_files.extend(files)
     return merged
 
 
-def _group_sql(schema: pa.Schema, files: Sequence[Path], whole: pa.Schema) -> str:
-    has = {f.name: f.type for f in schema}
+def _group_sql(schema: pa.Schema, files: Sequence[Path], unified: pa.Schema) -> str:
+    types = {f.name: f.type for f in schema}
     columns = []
-    for field in whole:
+    for field in unified:
         name = quoted(field.name)
-        if field.name not in has:
+        if field.name not in types:
             columns.append(f"NULL::{sql_type(field.type)} AS {name}")
-        elif sql_type(has[field.name]) != sql_type(field.type):
+        elif sql_type(types[field.name]) != sql_type(field.type):
             columns.append(f"{name}::{sql_type(field.type)} AS {name}")
         else:
             columns.append(name)
@@ -66,7 +66,7 @@ def _group_sql(schema: pa.Schema, files: Sequence[Path], whole: pa.Schema) -> st
 
 
 def sql_type(kind: pa.DataType) -> str:
-    """DuckDB's name of an Arrow type, scalar or list of scalars."""
+    """Return DuckDB's name of an Arrow type, scalar or list of scalars."""
     simple = {
         pa.bool_(): "BOOLEAN", pa.int8(): "TINYINT", pa.int16(): "SMALLINT", pa.int32(): "INTEGER",
         pa.int64(): "BIGINT", pa.uint8(): "UTINYINT", pa.uint16(): "USMALLINT", pa.uint32(): "UINTEGER",
@@ -87,12 +87,12 @@ def sql_type(kind: pa.DataType) -> str:
 
 
 def score_columns(schema: pa.Schema) -> list[str]:
-    """`score` and the score of every group, in the order of the table."""
+    """Return `score` and the groups' score columns, in the order of the table."""
     return [f.name for f in schema if f.name == "score" or f.name.startswith("score_")]
 
 
 def shards_sql(schema: pa.Schema, *, source: str = "scores", by: Sequence[str] = ("shard",)) -> str:
-    """One row per shard: documents, tokens, mean … q95 of the score; as `mean_<group>` … per group."""
+    """Return the SQL of a row per shard: documents, tokens, mean … q95 of the score; as `mean_<group>` … per group."""
     columns = [*by, "count(*) AS documents", "sum(n_tokens)::BIGINT AS tokens"]
     for name in score_columns(schema):
         suffix, column = name.removeprefix("score"), quoted(name)
@@ -106,20 +106,20 @@ def shards_sql(schema: pa.Schema, *, source: str = "scores", by: Sequence[str] =
 
 
 def token_columns(schema: pa.Schema) -> list[str]:
-    """The lists per token, in the order of the table; none when the run was not scored by token."""
+    """Return the columns of lists per token, in the order of the table; none where the run was not scored by token."""
     return [f.name for f in schema if is_token_column(f.name) and pa.types.is_list(f.type)]
 
 
 def tokens_sql(columns: Sequence[str], *, source: str, by: Sequence[str]) -> str:
-    """One row per token: `by`, its position in the document from 0, its text as `token`, `score`, `score_<group>` …
+    """Return the SQL of a row per token: `by`, its position from 0, its text as `token`, `score`, `score_<group>` …
 
     `columns`: the lists of `source`, from `token_columns`; lists of one document are as long as each other.
     """
     scores = [c for c in columns if c != TOKEN_TEXTS]
-    named = [f"unnest({quoted(c)}) AS {quoted('score' + c.removeprefix(TOKEN_SCORES))}" for c in scores]
+    score_parts = [f"unnest({quoted(c)}) AS {quoted('score' + c.removeprefix(TOKEN_SCORES))}" for c in scores]
     texts = quoted(TOKEN_TEXTS)
-    made = [f"unnest(range(len({texts})))::INTEGER AS position", f"unnest({texts}) AS token", *named]
-    return f"SELECT {', '.join([*by, *made])} FROM {source}"
+    token_parts = [f"unnest(range(len({texts})))::INTEGER AS position", f"unnest({texts}) AS token", *score_parts]
+    return f"SELECT {', '.join([*by, *token_parts])} FROM {source}"
 
 
 RUN_COLUMNS = {
@@ -136,7 +136,7 @@ RUN_COLUMNS = {
 
 
 def run_row(name: str, run: Run) -> list[Any]:
-    """A run in the order of RUN_COLUMNS; what is nested, as JSON."""
+    """Return a run in the order of RUN_COLUMNS; nested values as JSON."""
     record = run.record
     return [
         name,

@@ -1,1 +1,1 @@
-"""From scores to a dataset: SQL filters composed in DuckDB, and the dump of what they leave."""
+"""From scores to a dataset: SQL filters composed in DuckDB, and the dataset of the documents that are left."""

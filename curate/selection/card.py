@@ -10,9 +10,9 @@ from curate.selection.formats import ENDINGS, SPLIT
 _LISTED = 50
 
 
-def card(manifest: dict[str, Any], kind: str, columns: Sequence[str]) -> str:
-    """Front matter that tells `load_dataset` which files are data, then what was asked and what came of it."""
-    data = [{"split": SPLIT, "path": f"{SPLIT}/*.{ENDINGS[kind]}"}]
+def card(manifest: dict[str, Any], format: str, columns: Sequence[str]) -> str:
+    """Return the card: front matter that tells `load_dataset` which files are data, then filters and composition."""
+    data = [{"split": SPLIT, "path": f"{SPLIT}/*.{ENDINGS[format]}"}]
     front = {"configs": [{"config_name": "default", "data_files": data}], "tags": ["curate", "data-selection"]}
     run, composition = manifest["run"], manifest["composition"]
     before, after = manifest["before"], manifest["after"]

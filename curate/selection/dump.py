@@ -1,8 +1,8 @@
 """The selection on disk: the pool's own columns and the scores of the documents that are left, in pool order.
 
 train/…        the data, as `datasets.load_dataset(folder)` reads it (Arrow also with `load_from_disk`)
-README.md      dataset card: what was asked, what came of it
-manifest.json  everything needed to make the selection again
+README.md      dataset card: the filters and what they left
+manifest.json  all that it takes to reproduce the selection
 rejected/      documents that a filter dropped, with the filter's name; no part of the dataset
 """
 
@@ -32,16 +32,20 @@ KIND = "curate selection"
 _MARK = "\0"  # before a score's name until the names of all shards' own columns are known
 
 
-def check_out(out: Path, *, overwrite: bool, kind: str) -> None:
-    """Refuse, before any work, a folder that would be damaged and a format that is not known."""
-    if kind not in ENDINGS:
-        raise SettingsError(f"unknown format {kind!r}", hint=nearest(kind, list(ENDINGS)))
+def check_out(out: Path, *, overwrite: bool, format: str) -> None:
+    """Refuse, before any work, a folder with other content and an unknown format."""
+    if format not in ENDINGS:
+        raise SettingsError(
+            f"The format is {format!r}; expected {', '.join(ENDINGS)}.", hint=nearest(format, list(ENDINGS))
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file() or KIND not in (out / MANIFEST).read_text(encoding="utf-8"):
-        raise SettingsError(f"{out} is there and is not a selection of curate", hint="Give another folder with --out.")
+        raise SettingsError(f"{out} exists and is not a selection of curate.", hint="Give another folder with --out.")
     if not overwrite:
-        raise SettingsError(f"{out} holds a selection", hint="Replace it with --overwrite, or give another --out.")
+        raise SettingsError(
+            f"{out} holds a selection already.", hint="Replace it with --overwrite, or give another --out."
+        )
 
 
 def write_dump(
@@ -49,12 +53,12 @@ def write_dump(
     pool: Pool,
     out: Path,
     *,
-    kind: str,
+    format: str,
     manifest: dict[str, Any],
     card: Callable[[list[str]], str],
     task: Task,
 ) -> None:
-    """Write the whole selection beside `out`, then rename it there: it is complete or not there at all.
+    """Write the whole selection beside `out`, then rename it, so that it appears complete or not at all.
 
     `card` makes the dataset card from the names that the score columns have in the dump.
     """
@@ -67,9 +71,9 @@ def write_dump(
         columns = _final_names(spool.schema.names)
         schema = pa.schema([spool.schema.field(old).with_name(new) for old, new in columns.items()])
         tables = (pa.table([t.column(old) for old in columns], schema=schema) for t in spool.tables())
-        names = write_files(tables, schema, folder / SPLIT, kind)
+        names = write_files(tables, schema, folder / SPLIT, format)
         shutil.rmtree(folder / "spool")
-        if kind == "arrow":
+        if format == "arrow":
             describe_arrow(folder, schema, names, manifest["fingerprint"])
         _write_rejected(funnel, folder / "rejected")
         scores = [new for old, new in columns.items() if old.startswith(_MARK)]
@@ -78,15 +82,15 @@ def write_dump(
 
 
 def _final_names(names: list[str]) -> dict[str, str]:
-    """The dump's columns: the pool's own as trainers know them, then the scores; one of the same name makes way."""
-    own = [n for n in names if not n.startswith(_MARK)]
+    """Return the dump's columns: the pool's unchanged, then the scores, renamed where the pool has the same name."""
+    pool_columns = [n for n in names if not n.startswith(_MARK)]
     scores = [n for n in names if n.startswith(_MARK)]
-    bare = {n: n.removeprefix(_MARK) for n in scores}
-    return {n: n for n in own} | {n: f"curate_{b}" if b in own else b for n, b in bare.items()}
+    plain_names = {n: n.removeprefix(_MARK) for n in scores}
+    return {n: n for n in pool_columns} | {n: f"curate_{b}" if b in pool_columns else b for n, b in plain_names.items()}
 
 
 def _selected(funnel: Funnel, pool: Pool) -> Iterator[pa.Table]:
-    """The pool's rows that are left, with their scores, in pool order."""
+    """Yield the pool's rows that are left, with their scores, in pool order."""
     funnel.materialise()
     numbers = funnel.shard_numbers
     for shard in pool.shards:
@@ -97,18 +101,18 @@ def _selected(funnel: Funnel, pool: Pool) -> Iterator[pa.Table]:
 
 
 def _rows_of(shard: Shard, kept: pa.Table) -> Iterator[pa.Table]:
-    wanted = kept.column("row").to_numpy()
+    row_numbers = kept.column("row").to_numpy()
     scores = kept.drop_columns(["row"])
-    found = 0
-    for rows, table in raw_tables(shard, rows=wanted.tolist()):
-        places = np.searchsorted(wanted, rows)
-        found += len(rows)
+    num_read = 0
+    for numbers, table in raw_tables(shard, only=row_numbers.tolist()):
+        places = np.searchsorted(row_numbers, numbers)
+        num_read += len(numbers)
         for name in scores.column_names:
             table = table.append_column(_MARK + name, scores.column(name).take(places))
         yield table
-    if found != len(wanted):
+    if num_read != len(row_numbers):
         raise CurateError(
-            f"{shard.url}: {len(wanted) - found} of the {len(wanted)} selected rows are not there any more",
+            f"{shard.url} lacks {len(row_numbers) - num_read} of its {len(row_numbers)} selected rows.",
             hint="The shard has changed since it was scored: score the pool again.",
         )
 

@@ -1,4 +1,4 @@
-"""Filters: one SQL file each, with a comment header that says what it does and what it can be told.
+"""Filters: one SQL file each, with a comment header that gives its summary and parameters.
 
     -- summary: keep the best documents by score
     -- param: share  share   null   share of all documents of the run
@@ -63,14 +63,14 @@ class Filter:
     sql: str
     path: Path
 
-    def needs_neighbours(self, given: Mapping[str, Any]) -> bool:
-        """Whether it reads the pairs of near documents when it is given these values."""
-        return self.needs is not None and (not self.needs or given.get(self.needs) is not None)
+    def needs_neighbours(self, parameters: Mapping[str, Any]) -> bool:
+        """Return whether it reads the pairs of near documents with these values."""
+        return self.needs is not None and (not self.needs or parameters.get(self.needs) is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """A filter with its values: SQL to run, and what is bound to it."""
+    """A filter with its values: the SQL to run, and the values bound to it."""
 
     filter: Filter
     sql: str
@@ -79,17 +79,17 @@ class Bound:
     asked: Mapping[str, Any]
     """Those of the values that are not defaults."""
     binding: Mapping[str, Any]
-    """What the SQL's `$names` get."""
+    """The values of the SQL's `$names`."""
 
 
-def needs_neighbours(asked: Sequence[str | Path | tuple[str | Path, Mapping[str, Any]]]) -> bool:
-    """Whether any of some filters, by name and with what they are given, reads the pairs of near documents."""
-    chosen = [(f, {}) if isinstance(f, str | Path) else f for f in asked]
-    return any(find_filter(name).needs_neighbours(given) for name, given in chosen)
+def needs_neighbours(filters: Sequence[str | Path | tuple[str | Path, Mapping[str, Any]]]) -> bool:
+    """Return whether any of these filters, by name or with parameters, reads the pairs of near documents."""
+    pairs = [(f, {}) if isinstance(f, str | Path) else f for f in filters]
+    return any(find_filter(name).needs_neighbours(parameters) for name, parameters in pairs)
 
 
 def filters_folder() -> Path:
-    """The shipped filters: inside the package when installed, else beside it in the checkout."""
+    """Return the folder of the shipped filters: inside the package when installed, else beside it in the checkout."""
     package = Path(curate.__file__).parent
     inside = package / "_filters"
     return inside if inside.is_dir() else package.parent / "filters"
@@ -105,12 +105,12 @@ _REGISTRY = Registry(
 
 
 def named_filters() -> dict[str, Filter]:
-    """Every filter that has a name: the shipped ones and those of installed packages."""
+    """Return every filter that has a name: the shipped ones and those of installed packages."""
     return {name: find_filter(name) for name in _REGISTRY.names()}
 
 
 def find_filter(name: str | Path) -> Filter:
-    """A filter by its name, or a user's own by the path of its .sql file."""
+    """Return a filter by its name, or by the path of its .sql file."""
     if str(name).endswith(".sql"):
         return read_filter(Path(name))
     source = _REGISTRY.source(str(name))
@@ -136,84 +136,84 @@ def read_filter(path: Path) -> Filter:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}).") from error
     summary, params, one_of, needs = "", [], (), None
     for number, line in enumerate(text.splitlines(), 1):
-        if not (found := _HEADER.match(line)):
+        if not (header := _HEADER.match(line)):
             continue
-        kind, rest = found.groups()
-        if kind == "summary":
-            summary = rest.strip()
-        elif kind == "param":
-            params.append(_param(rest, f"{path}, line {number}"))
-        elif kind == "needs":
-            needs = _needs(rest, f"{path}, line {number}")
+        key, content = header.groups()
+        if key == "summary":
+            summary = content.strip()
+        elif key == "param":
+            params.append(_param(content, f"{path}, line {number}"))
+        elif key == "needs":
+            needs = _needs(content, f"{path}, line {number}")
         else:
-            one_of = tuple(name.strip() for name in rest.split(","))
+            one_of = tuple(name.strip() for name in content.split(","))
     if unknown := set(one_of) - {p.name for p in params}:
-        raise CurateError(f"{path}: 'one of' names {sorted(unknown)[0]!r}, which is no param")
+        raise CurateError(f"{path}: 'one of' names {sorted(unknown)[0]!r}, which is no param.")
     if needs and needs not in {p.name for p in params}:
-        raise CurateError(f"{path}: 'needs' names {needs!r}, which is no param")
+        raise CurateError(f"{path}: 'needs' names {needs!r}, which is no param.")
     return Filter(
         name=path.stem, summary=summary, params=tuple(params), one_of=one_of, needs=needs, sql=text, path=path
     )
 
 
 def _needs(text: str, where: str) -> str:
-    if not (found := _NEEDS.fullmatch(text.strip())):
-        raise CurateError(
-            f"{where}: expected `-- needs: neighbours` or `-- needs: neighbours when PARAM`, got {text!r}"
-        )
-    return found.group(1) or ""
+    if not (match := _NEEDS.fullmatch(text.strip())):
+        raise CurateError(f"{where} is {text!r}; expected `-- needs: neighbours` or `-- needs: neighbours when PARAM`.")
+    return match.group(1) or ""
 
 
 def _param(text: str, where: str) -> Param:
     words = text.split(maxsplit=3)
     if len(words) < 4:
-        raise CurateError(f"{where}: expected `-- param: name type default meaning`, got {text!r}")
+        raise CurateError(f"{where} is {text!r}; expected `-- param: name type default meaning`.")
     param = Param(name=words[0], type=words[1], default=words[2], meaning=words[3].strip())
     types = [*PARSERS, *COLUMN_TYPES]
     if param.type not in types:
-        raise CurateError(f"{where}: unknown type {param.type!r}", hint=nearest(param.type, types))
+        raise CurateError(
+            f"{where}: the type is {param.type!r}; expected one of {', '.join(types)}.", hint=nearest(param.type, types)
+        )
     if param.name in _RESERVED:
-        raise CurateError(f"{where}: ${param.name} is given by curate; choose another name")
+        raise CurateError(f"{where}: ${param.name} is given by curate.", hint="Choose another name.")
     if param.default.startswith("--") and param.default not in _FLAGS:
-        raise CurateError(f"{where}: unknown flag {param.default}", hint=f"Known: {', '.join(_FLAGS)}.")
+        raise CurateError(f"{where}: the default is {param.default}; expected one of {', '.join(_FLAGS)}, or a value.")
     return param
 
 
 def bind(
-    chosen: Filter, given: Mapping[str, Any], columns: Sequence[str], *, total: int, size: Mapping[str, Any]
+    filter: Filter, parameters: Mapping[str, Any], columns: Sequence[str], *, total: int, size: Mapping[str, Any]
 ) -> Bound:
-    """Check what was given for a filter against its header and the candidates' columns, and fill in defaults.
+    """Check a filter's parameters against its header and the candidates' columns, and fill in defaults.
 
-    `size` holds what --top and --budget were given: `share`, `count` or `tokens`.
+    `size` holds the values of --top and --budget: `share`, `count` or `tokens`.
     """
-    names = [p.name for p in chosen.params]
-    for name in given:
+    names = [p.name for p in filter.params]
+    for name in parameters:
         if name not in names:
-            raise SettingsError(f"filter {chosen.name!r} has no parameter {name!r}", hint=nearest(name, names))
-    own_size = any(given.get(p.name) is not None for p in chosen.params if p.default in _FLAGS)
-    values = {p.name: _value(chosen, p, given, {} if own_size else size) for p in chosen.params}
-    _check_one_of(chosen, values, given)
-    sql = chosen.sql
-    for param in chosen.params:
+            raise SettingsError(f"Filter {filter.name!r} has no parameter {name!r}.", hint=nearest(name, names))
+    has_size = any(parameters.get(p.name) is not None for p in filter.params if p.default in _FLAGS)
+    values = {p.name: _value(filter, p, parameters, {} if has_size else size) for p in filter.params}
+    _check_one_of(filter, values, parameters)
+    sql = filter.sql
+    for param in filter.params:
         if param.type in COLUMN_TYPES and values[param.name] is not None:
-            found = _columns(chosen, param, values[param.name], columns)
-            values[param.name] = found[0] if param.type == "column" else found
-            sql = sql.replace("{" + param.name + "}", ", ".join(quoted(c) for c in found))
-    defaults = {p.name: _default(p) for p in chosen.params}
-    asked = {k: v for k, v in values.items() if v is not None and v != defaults[k]}
-    bound = {p.name: values[p.name] for p in chosen.params if p.type not in COLUMN_TYPES}
-    return Bound(filter=chosen, sql=sql, values=values, asked=asked, binding={**bound, "total": total})
+            matched = _columns(filter, param, values[param.name], columns)
+            values[param.name] = matched[0] if param.type == "column" else matched
+            sql = sql.replace("{" + param.name + "}", ", ".join(quoted(c) for c in matched))
+    defaults = {p.name: _default(p) for p in filter.params}
+    changed = {k: v for k, v in values.items() if v is not None and v != defaults[k]}
+    binding = {p.name: values[p.name] for p in filter.params if p.type not in COLUMN_TYPES}
+    return Bound(filter=filter, sql=sql, values=values, asked=changed, binding={**binding, "total": total})
 
 
-def _value(chosen: Filter, param: Param, given: Mapping[str, Any], size: Mapping[str, Any]) -> Any:
-    raw = given.get(param.name)
+def _value(filter: Filter, param: Param, parameters: Mapping[str, Any], size: Mapping[str, Any]) -> Any:
+    raw = parameters.get(param.name)
     if raw is None:
         if param.default == "required":
             raise SettingsError(
-                f"filter {chosen.name!r} needs {param.name!r}: {param.meaning}", hint=f"Add -p {param.name}=…"
+                f"Filter {filter.name!r} needs {param.name!r}: {param.meaning}.", hint=f"Add -p {param.name}=…"
             )
         raw = size.get(param.name) if param.default in _FLAGS else param.default
         if raw is None or raw == "null":
@@ -223,42 +223,44 @@ def _value(chosen: Filter, param: Param, given: Mapping[str, Any], size: Mapping
     try:
         return PARSERS[param.type](raw)
     except ValueError as error:
-        raise SettingsError(f"filter {chosen.name!r}, {param.name}: {error}", hint=param.meaning) from None
+        raise SettingsError(
+            f"Filter {filter.name!r}, {param.name}: {error}.", hint=f"The parameter: {param.meaning}."
+        ) from None
 
 
 def _default(param: Param) -> Any:
-    """What the header says, as a value; None for null, required and flags."""
+    """Return the header's default as a value; None for null, required and flags."""
     if param.default in ("null", "required", *_FLAGS):
         return None
     return param.default if param.type in COLUMN_TYPES else PARSERS[param.type](param.default)
 
 
-def _check_one_of(chosen: Filter, values: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    if not chosen.one_of:
+def _check_one_of(filter: Filter, values: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+    if not filter.one_of:
         return
-    twice = [name for name in chosen.one_of if given.get(name) is not None]
-    if len(twice) > 1:
+    named = [name for name in filter.one_of if parameters.get(name) is not None]
+    if len(named) > 1:
         raise SettingsError(
-            f"filter {chosen.name!r} takes one of {', '.join(chosen.one_of)}; got {' and '.join(twice)}"
+            f"Filter {filter.name!r} has {' and '.join(named)}; expected one of {', '.join(filter.one_of)}."
         )
-    if all(values[name] is None for name in chosen.one_of):
-        flags = any(p.default in _FLAGS for p in chosen.params)
-        ways = " or ".join(f"-p {name}=…" for name in chosen.one_of)
+    if all(values[name] is None for name in filter.one_of):
+        flags = any(p.default in _FLAGS for p in filter.params)
+        ways = " or ".join(f"-p {name}=…" for name in filter.one_of)
         raise SettingsError(
-            f"filter {chosen.name!r} needs one of {', '.join(chosen.one_of)}",
+            f"Filter {filter.name!r} needs one of {', '.join(filter.one_of)}.",
             hint=f"Add {ways}{', or --top or --budget for the whole selection' if flags else ''}.",
         )
 
 
-def _columns(chosen: Filter, param: Param, value: Any, columns: Sequence[str]) -> list[str]:
+def _columns(filter: Filter, param: Param, value: Any, columns: Sequence[str]) -> list[str]:
     if param.type == "columns":
         try:
             return match_columns(value, columns)
         except SettingsError as error:
-            raise SettingsError(f"filter {chosen.name!r}, {param.name}: {error.message}", hint=error.hint) from None
+            raise SettingsError(f"Filter {filter.name!r}, {param.name}: {error.message}", hint=error.hint) from None
     if value not in columns:
         raise SettingsError(
-            f"filter {chosen.name!r}, {param.name}: no column {value!r}",
+            f"Filter {filter.name!r}, {param.name}: no column {value!r}.",
             hint=nearest(str(value), list(columns)),
         )
     return [value]

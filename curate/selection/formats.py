@@ -1,4 +1,4 @@
-"""How a selection's rows are written: Arrow as `datasets` keeps it, Parquet, or compressed lines of JSON."""
+"""Write a selection's rows: Arrow as `datasets` keeps it, Parquet, or compressed lines of JSON."""
 
 import base64
 import json
@@ -18,16 +18,16 @@ SPLIT = "train"
 _FILE_BYTES = 512 << 20
 
 
-def write_files(tables: Iterator[pa.Table], schema: pa.Schema, folder: Path, kind: str) -> list[str]:
-    """Write tables to files of about half a gigabyte (in memory) in `folder`; gives back their names."""
+def write_files(tables: Iterator[pa.Table], schema: pa.Schema, folder: Path, format: str) -> list[str]:
+    """Write tables to files of about half a gigabyte (in memory) in `folder`; return their names."""
     folder.mkdir(parents=True)
     names: list[str] = []
-    open_one = {"arrow": _arrow, "parquet": _parquet, "jsonl.zst": _lines}[kind]
+    open_file = {"arrow": _arrow, "parquet": _parquet, "jsonl.zst": _lines}[format]
     pending = next(tables, None)
     while pending is not None or not names:
-        names.append(f"{len(names):05d}.{ENDINGS[kind]}")
+        names.append(f"{len(names):05d}.{ENDINGS[format]}")
         size = 0
-        with open_one(folder / names[-1], schema) as write:
+        with open_file(folder / names[-1], schema) as write:
             while pending is not None and size < _FILE_BYTES:
                 write(pending)
                 size += pending.nbytes
@@ -36,7 +36,7 @@ def write_files(tables: Iterator[pa.Table], schema: pa.Schema, folder: Path, kin
 
 
 def describe_arrow(folder: Path, schema: pa.Schema, names: list[str], fingerprint: str) -> None:
-    """Write what `datasets.load_from_disk` reads beside Arrow files."""
+    """Write the files that `datasets.load_from_disk` reads beside Arrow files."""
     from datasets import DatasetInfo, Features
 
     state = {

@@ -1,4 +1,4 @@
-"""Filters composed: each narrows the view `candidates` of a session, and what it dropped is remembered."""
+"""Compose filters: each narrows the view `candidates` of a session; the funnel records what it dropped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SHARD_STATISTICS = ("mean", "sum", "max", "q05", "q25", "q50", "q75", "q95")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What one filter was asked and what it did."""
+    """One filter's parameters and its effect."""
 
     name: str
     values: dict[str, Any]
@@ -75,11 +75,11 @@ class Funnel:
 
     @property
     def total(self) -> int:
-        """How many documents, or shards, there were before any filter."""
+        """Number of documents, or shards, before any filter."""
         return self.documents if self.unit == "document" else self._shards
 
     def use_shards(self) -> None:
-        """From now on whole shards are the candidates: one row each, of the documents that are left."""
+        """Make whole shards the candidates: one row each, of the documents that are left."""
         self.unit = "shard"
         self._execute("CREATE VIEW _left AS SELECT _documents.* FROM _documents SEMI JOIN _kept ON _kept.pos = _pos")
         self._execute(f"CREATE TABLE _units AS {self._shards_sql()}")
@@ -90,7 +90,7 @@ class Funnel:
         )
 
     def apply(self, bound: Bound) -> Stage:
-        """Run one filter on the candidates. Raises CurateError when it gives back what was not among them."""
+        """Run one filter on the candidates. Raises CurateError where it returns other rows."""
         name = bound.filter.name
         tables = check_query(self._con, bound.sql)
         if "documents" in tables:
@@ -99,11 +99,11 @@ class Funnel:
             self._provide_neighbours(required=bound.filter.needs_neighbours(bound.values))
         sql = without_semicolon(bound.sql)
         self._collect(name, sql, bound)
-        units = self.unit == "shard"
-        table = "_kept_units" if units else "_kept"
+        by_shard = self.unit == "shard"
+        table = "_kept_units" if by_shard else "_kept"
         before = self._number(f"SELECT count(*) FROM {table}")
         self._narrow(table, name)
-        if units:
+        if by_shard:
             self._drop_documents_of(name)
         kept = self._number(f"SELECT count(*) FROM {table}")
         documents, tokens = self._sums()
@@ -123,7 +123,7 @@ class Funnel:
         return stage
 
     def _provide_neighbours(self, *, required: bool) -> None:
-        """Let a filter name the pairs of near documents where there are none, as long as it has no use for them."""
+        """Make an empty view `neighbours` where there are no pairs. Raises CurateError where the filter needs them."""
         if self.session.neighbours is not None:
             return
         if required:
@@ -146,13 +146,13 @@ class Funnel:
         )
 
     def selected_of(self, shard_index: int) -> pa.Table:
-        """Row, scores and weight of one shard's rows that are left, by row; after `materialise`."""
+        """Return row, scores and weight of one shard's rows that are left, by row; after `materialise`."""
         low, high = shard_index << _ROW_BITS, (shard_index + 1) << _ROW_BITS
         sql = f"SELECT * EXCLUDE (pos) FROM _selected WHERE pos >= {low} AND pos < {high} ORDER BY pos"
         return self._con.sql(sql).to_arrow_table()
 
     def rejected(self) -> pa.RecordBatchReader:
-        """Every document that a filter dropped, with the filter's name, in pool order; close it after use."""
+        """Return every document that a filter dropped, with the filter's name, in pool order; close it after use."""
         sql = (
             'SELECT d.doc_id, d.shard, d."row", r.stage AS filter, d.score '
             "FROM _rejected r JOIN _documents d ON d._pos = r.pos ORDER BY r.pos"
@@ -160,7 +160,7 @@ class Funnel:
         return self._con.sql(sql).to_arrow_reader()
 
     def composition(self, by: str) -> list[tuple[Any, ...]]:
-        """Per value of a column: documents and tokens of the run, documents and tokens left, mean score left."""
+        """Return per value of a column: documents and tokens of the run, documents and tokens left, mean score left."""
         return self._execute(
             f"SELECT {quoted(by)}, count(*), sum(d.n_tokens)::BIGINT, count(k.pos), "
             "coalesce(sum(k.n_tokens), 0)::BIGINT, avg(d.score) FILTER (k.pos IS NOT NULL) "
@@ -168,45 +168,47 @@ class Funnel:
         )
 
     def _collect(self, name: str, sql: str, bound: Bound) -> None:
-        """Put the positions a filter gives back into `_result`, and check that they were candidates, once each."""
+        """Put the positions that a filter returns into `_result`; check that each is a candidate, once."""
         used = duckdb.extract_statements(sql)[0].named_parameters
-        given = {k: v for k, v in bound.binding.items() if k in used}
-        if missing := sorted(set(used) - set(given)):
-            raise CurateError(f"filter {name!r} uses ${missing[0]}, which its header does not declare")
+        parameters = {k: v for k, v in bound.binding.items() if k in used}
+        if missing := sorted(set(used) - set(parameters)):
+            raise CurateError(f"Filter {name!r} uses ${missing[0]}, which its header does not declare.")
         row = 'f."row"' if self.unit == "document" else "0"
         pos = f"(_shards.shard_index << {_ROW_BITS}) + {row}"
-        names = self._output(name, sql, given)
+        names = self._output(name, sql, parameters)
         weight = "f.weight::DOUBLE" if "weight" in names else "NULL::DOUBLE"
         self._execute("DROP TABLE IF EXISTS _result")
         self._execute(
             f"CREATE TABLE _result AS SELECT {pos} AS pos, {weight} AS weight\n"
             f"FROM (\n{sql}\n) AS f LEFT JOIN _shards USING (shard)",
-            given,
+            parameters,
         )
         table = "_kept_units" if self.unit == "shard" else "_kept"
-        rows, distinct, known = self._row(
+        returned, distinct, candidates = self._row(
             f"SELECT count(*), count(DISTINCT r.pos), count(k.pos) FROM _result r LEFT JOIN {table} k USING (pos)"
         )
-        if rows != known:
-            raise CurateError(f"filter {name!r} gave back {rows - known} rows that are not among its candidates")
-        if rows != distinct:
+        if returned != candidates:
             raise CurateError(
-                f"filter {name!r} gave back {rows - distinct} rows twice",
+                f"Filter {name!r} returns {returned - candidates} rows that are not among its candidates."
+            )
+        if returned != distinct:
+            raise CurateError(
+                f"Filter {name!r} returns {returned - distinct} rows twice.",
                 hint="A filter keeps each row at most once.",
             )
 
-    def _output(self, name: str, sql: str, given: dict[str, Any]) -> list[str]:
-        """The names of a filter's columns; it must give at least shard and row."""
+    def _output(self, name: str, sql: str, parameters: dict[str, Any]) -> list[str]:
+        """Return the names of a filter's columns. Raises CurateError where shard or row is missing."""
         empty = f"SELECT * FROM (\n{sql}\n) LIMIT 0"
         try:
-            relation = self._con.sql(empty, params=given) if given else self._con.sql(empty)
+            relation = self._con.sql(empty, params=parameters) if parameters else self._con.sql(empty)
         except duckdb.Error as error:
-            raise CurateError(f"filter {name!r}: {sql_error(error).message}") from error
+            raise CurateError(f"Filter {name!r}: {sql_error(error).message}") from error
         names = relation.columns
         if missing := [c for c in ("shard", "row") if c not in names]:
             raise CurateError(
-                f"filter {name!r} gives back no column {missing[0]!r}",
-                hint="A filter gives back rows of candidates: SELECT * FROM candidates …",
+                f"Filter {name!r} returns no column {missing[0]!r}.",
+                hint="A filter returns rows of candidates: SELECT * FROM candidates …",
             )
         return names
 
@@ -222,7 +224,7 @@ class Funnel:
         self._execute(f"ALTER TABLE _next RENAME TO {table}")
 
     def _drop_documents_of(self, name: str) -> None:
-        """Of the shards that are gone, the documents go, too; those that stay take their shard's weight."""
+        """Drop the documents of dropped shards; the others take their shard's weight."""
         shard = f"(k.pos >> {_ROW_BITS}) << {_ROW_BITS}"
         self._execute(
             f"INSERT INTO _rejected SELECT k.pos, ? FROM _kept k ANTI JOIN _kept_units u ON u.pos = {shard}",
@@ -236,17 +238,17 @@ class Funnel:
         self._execute("ALTER TABLE _next RENAME TO _kept")
 
     def _show_documents(self) -> None:
-        own = [c for c in self._names("_documents") if c != "weight"]
-        listed = ", ".join(f"d.{quoted(c)}" for c in own)
+        columns = [c for c in self._names("_documents") if c != "weight"]
+        listed = ", ".join(f"d.{quoted(c)}" for c in columns)
         # A pool's own column of this name would hide the weights that filters give.
-        pools = ", d.weight AS pool_weight" if "weight" in self._names("_documents") else ""
+        pool_weight = ", d.weight AS pool_weight" if "weight" in self._names("_documents") else ""
         self._execute(
-            f"CREATE OR REPLACE VIEW candidates AS SELECT {listed}{pools}, k.weight "
+            f"CREATE OR REPLACE VIEW candidates AS SELECT {listed}{pool_weight}, k.weight "
             "FROM _documents d JOIN _kept k ON k.pos = d._pos"
         )
 
     def _shards_sql(self) -> str:
-        """One row per shard in the columns of documents, each the shard's summary."""
+        """Return the SQL of a row per shard in the columns of documents, each the shard's summary."""
         function = _statistic(self._shard_score)
         columns = [
             f"((_pos >> {_ROW_BITS}) << {_ROW_BITS}) AS _pos",
@@ -272,11 +274,11 @@ class Funnel:
 
     def _register_shards(self, numbers: dict[str, int]) -> None:
         # As lists and not as an Arrow table: making one from Python values imports pandas, which takes its time.
-        given = {"names": list(numbers), "numbers": list(numbers.values())}
+        parameters = {"names": list(numbers), "numbers": list(numbers.values())}
         self._execute(
             "CREATE TABLE _shards AS SELECT unnest($names::VARCHAR[]) AS shard, "
             "unnest($numbers::BIGINT[]) AS shard_index",
-            given,
+            parameters,
         )
 
     def _sums(self) -> tuple[int, int]:

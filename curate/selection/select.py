@@ -1,4 +1,4 @@
-"""Select: filters over a run's scores, a funnel to look at, a dataset to train on. Never scores again.
+"""Select documents by filters over a run's scores, and write them as a dataset. Never scores again.
 
 from curate.scores.run import latest_run
 from curate.selection.select import select
@@ -28,13 +28,13 @@ from curate.selection.filters import Filter, bind, find_filter
 from curate.selection.funnel import SHARD_STATISTICS, Funnel, Stage
 from curate.selection.values import parse_int, parse_top
 
-Asked = str | Path | tuple[str | Path, Mapping[str, Any]]
+FilterChoice = str | Path | tuple[str | Path, Mapping[str, Any]]
 """A filter by name or by the path of its .sql file, alone or with its parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composition:
-    """One value of a column: what the run had of it, and what is left."""
+    """One value of a column: its documents in the run, and those that are left."""
 
     value: Any
     pool_documents: int
@@ -48,7 +48,7 @@ class Composition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What a selection did: the funnel, and what is left."""
+    """The result of a selection: the funnel, and the documents that are left."""
 
     run: Run
     unit: str
@@ -63,7 +63,7 @@ class Selection:
     out: Path | None
 
     def record(self) -> dict[str, Any]:
-        """The selection as JSON values: what manifest.json holds."""
+        """Return the selection as JSON values, as manifest.json holds it."""
         return as_json(
             {
                 "kind": KIND,
@@ -83,7 +83,7 @@ class Selection:
 def select(
     run: Run,
     *,
-    filters: Sequence[Asked] = (),
+    filters: Sequence[FilterChoice] = (),
     top: str | float | int | None = None,
     budget: str | int | None = None,
     decontaminate: bool = True,
@@ -91,7 +91,7 @@ def select(
     shard_score: str = "mean",
     by: str | None = None,
     out: Path | str | None = None,
-    kind: str = "arrow",
+    format: str = "arrow",
     overwrite: bool = False,
     partial: bool = False,
     pool: Sequence[str] | None = None,
@@ -103,26 +103,26 @@ def select(
 
     Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false.
     With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its
-    documents. `by`: the column to compare composition by (`source` where there is one, else the shard). `kind`: arrow,
-    parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near documents, for
-    filters that need them (`curate.neighbours` finds them); those of the store that the run was scored from if it is
-    not given. `threads` changes nothing but the time.
-    Raises SettingsError for what cannot work, before any work.
+    documents. `by`: the column to compare composition by (`source` or the shard by default). `format`:
+    arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near documents,
+    for filters that need them (`curate.neighbours` finds them); by default those of the store that the run was scored
+    from. `threads` changes only the time.
+    Raises SettingsError for wrong settings, before any work.
     """
     refuse_url(out, "--out")
     start, reporter = time.perf_counter(), reporter or Silent()
-    asked = _asked(filters, top, budget, decontaminate)
+    steps = _steps(filters, top, budget, decontaminate)
     _check(run, unit, shard_score, partial)
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
-        check_out(Path(out), overwrite=overwrite, kind=kind)
+        check_out(Path(out), overwrite=overwrite, format=format)
     with open_session(run, pool=pool, threads=threads, neighbours=neighbours) as session:
         funnel = Funnel(session, shard_score=shard_score)
-        _apply(funnel, asked, size, unit, reporter)
+        _apply(funnel, steps, size, unit, reporter)
         column = _composition_column(funnel, by)
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
         if selection.out is not None:
-            _dump(selection, funnel, kind, pool, reporter)
+            _dump(selection, funnel, format, pool, reporter)
             selection = replace(selection, seconds=time.perf_counter() - start)
     return selection
 
@@ -130,22 +130,22 @@ def select(
 @dataclass(frozen=True, slots=True)
 class _Step:
     filter: Filter
-    given: Mapping[str, Any]
+    parameters: Mapping[str, Any]
     on_documents: bool = False
     """Also where whole shards are the candidates."""
 
 
-def _asked(filters: Sequence[Asked], top: Any, budget: Any, decontaminate: bool) -> list[_Step]:
-    chosen = [(f, {}) if isinstance(f, str | Path) else f for f in filters]
-    steps = [_Step(find_filter(name), dict(given)) for name, given in chosen]
+def _steps(filters: Sequence[FilterChoice], top: Any, budget: Any, decontaminate: bool) -> list[_Step]:
+    pairs = [(f, {}) if isinstance(f, str | Path) else f for f in filters]
+    steps = [_Step(find_filter(name), dict(parameters)) for name, parameters in pairs]
     if top is not None:
         steps.append(_Step(find_filter("top"), parse_top(top)))
     if budget is not None:
         steps.append(_Step(find_filter("token_budget"), {"tokens": _budget(budget)}))
     if not steps:
         raise SettingsError(
-            "nothing was asked of the selection",
-            hint="Give --top 5%, --budget 20M or --filter NAME; `curate select --list-filters` shows them.",
+            "No filter was given; expected --top, --budget or --filter.",
+            hint="Give --top 5%, --budget 20M or --filter NAME; `curate select --list-filters` shows the filters.",
         )
     if decontaminate and not any(s.filter.name == "decontaminate" for s in steps):
         steps.insert(0, _Step(find_filter("decontaminate"), {}, on_documents=True))
@@ -156,34 +156,39 @@ def _budget(value: Any) -> int:
     try:
         tokens = parse_int(value)
     except ValueError as error:
-        raise SettingsError(f"--budget: {error}") from None
+        raise SettingsError(f"--budget: {error}.") from None
     if tokens <= 0:
-        raise SettingsError(f"--budget {value}: nothing would be left", hint="Give tokens: 20M, 1.5B.")
+        raise SettingsError(f"--budget is {value}; expected more than 0.", hint="Give a number of tokens: 20M, 1.5B.")
     return tokens
 
 
 def _check(run: Run, unit: str, shard_score: str, partial: bool) -> None:
     if unit not in ("document", "shard"):
-        raise SettingsError(f"unknown unit {unit!r}", hint="Known: document, shard.")
+        raise SettingsError(
+            f"The unit is {unit!r}; expected document or shard.", hint="Give --unit document or --unit shard."
+        )
     if shard_score not in SHARD_STATISTICS:
-        raise SettingsError(f"unknown shard score {shard_score!r}", hint=nearest(shard_score, SHARD_STATISTICS))
+        raise SettingsError(
+            f"The shard score is {shard_score!r}; expected {', '.join(SHARD_STATISTICS)}.",
+            hint=nearest(shard_score, SHARD_STATISTICS),
+        )
     parts = run.all_parts()
     if not parts:
-        raise CurateError(f"{run.path} has no scores yet", hint="Run `curate score` with its settings again.")
+        raise CurateError(f"{run.path} has no scores yet.", hint="Run `curate score` with its settings again.")
     if not run.is_finished and not partial:
         whole = sum(p.last for p in parts)
         raise CurateError(
-            f"{run.path} is not finished: {len(parts)} parts are there, {whole} shards have reached their end",
-            hint="Run `curate score` with the same settings to its end, or add --partial to select from what is there.",
+            f"{run.path} is not finished: {len(parts)} parts are there, {whole} shards have reached their end.",
+            hint="Run `curate score` with the same settings to its end, or select from these parts with --partial.",
         )
 
 
-def _apply(funnel: Funnel, asked: list[_Step], size: Mapping[str, Any], unit: str, reporter: Reporter) -> None:
-    with reporter.stage("select", total=len(asked), unit="filters") as task:
-        for step in asked:
+def _apply(funnel: Funnel, steps: list[_Step], size: Mapping[str, Any], unit: str, reporter: Reporter) -> None:
+    with reporter.stage("select", total=len(steps), unit="filters") as task:
+        for step in steps:
             if unit == "shard" and funnel.unit != "shard" and not step.on_documents:
                 funnel.use_shards()
-            bound = bind(step.filter, step.given, funnel.columns, total=funnel.total, size=size)
+            bound = bind(step.filter, step.parameters, funnel.columns, total=funnel.total, size=size)
             funnel.apply(bound)
             task.advance(1)
 
@@ -193,7 +198,7 @@ def _composition_column(funnel: Funnel, by: str | None) -> str:
     if by is None:
         return "source" if "source" in names else "shard"
     if by not in names:
-        raise SettingsError(f"--by: no column {by!r}", hint=nearest(by, list(names)))
+        raise SettingsError(f"--by: no column {by!r}.", hint=nearest(by, list(names)))
     return by
 
 
@@ -226,17 +231,17 @@ def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: 
     )
 
 
-def _dump(selection: Selection, funnel: Funnel, kind: str, pool: Sequence[str] | None, reporter: Reporter) -> None:
+def _dump(selection: Selection, funnel: Funnel, format: str, pool: Sequence[str] | None, reporter: Reporter) -> None:
     if not selection.documents:
         empty = next(s.name for s in selection.stages if not s.documents)
         hint = "Look at the funnel with --dry-run."
         if empty == "decontaminate":
             hint = f"Every document holds rows of the target; --no-decontaminate keeps them. {hint}"
-        raise CurateError(f"nothing is left after the filter {empty!r}", hint=hint)
+        raise CurateError(f"Nothing is left after the filter {empty!r}.", hint=hint)
     assert selection.out is not None
     manifest = selection.record()
     manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())
-    text = with_arguments(card, manifest, kind)
+    text = with_arguments(card, manifest, format)
     source = pool_of(selection.run, pool)
     with reporter.stage("write", total=selection.documents) as task:
-        write_dump(funnel, source, selection.out, kind=kind, manifest=manifest, card=text, task=task)
+        write_dump(funnel, source, selection.out, format=format, manifest=manifest, card=text, task=task)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from curate.folders.unify import conform, unify
 
-_ROWS, _BYTES = 16_384, 64 << 20  # of one table that is given back
+_ROWS, _BYTES = 16_384, 64 << 20  # of one table that is yielded
 
 
 class Spool:
@@ -44,7 +44,7 @@ class Spool:
         return unify(self._schemas)
 
     def tables(self) -> Iterator[pa.Table]:
-        """Everything that was written, in tables of a good size; deletes each file once it is read."""
+        """Yield everything that was written, in tables of a good size; delete each file once it is read."""
         schema, held, rows, size = self.schema, [], 0, 0
         for file in self._files:
             with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as reader:

@@ -1,4 +1,4 @@
-"""What users write for a filter's parameters: `5%`, `20M`, `true`, a column."""
+"""Read the values of a filter's parameters: `5%`, `20M`, `true`, a column."""
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -9,9 +9,9 @@ from curate.errors import SettingsError, nearest
 
 
 def parse_bool(value: Any) -> bool:
-    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     try:
-        return known[str(value).strip().lower()]
+        return words[str(value).strip().lower()]
     except KeyError:
         raise ValueError(f"expected true or false, got {value!r}") from None
 
@@ -26,29 +26,29 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
 COLUMN_TYPES = ("column", "columns")
 
 
-def match_columns(patterns: str | Sequence[str], known: Sequence[str]) -> list[str]:
-    """Columns by name or by pattern (`score_*`), in the table's order within each."""
+def match_columns(patterns: str | Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return columns by name or by pattern (`score_*`), in the table's order within each."""
     listed = patterns.split(",") if isinstance(patterns, str) else list(patterns)
-    found: list[str] = []
+    matched: list[str] = []
     for pattern in (p.strip() for p in listed):
-        here = [pattern] if pattern in known else [c for c in known if fnmatchcase(c, pattern)]
-        if not here:
-            hint = nearest(pattern, list(known))
+        matches = [pattern] if pattern in columns else [c for c in columns if fnmatchcase(c, pattern)]
+        if not matches:
+            hint = nearest(pattern, list(columns))
             if pattern == "score_*":
                 hint = "The run has a single target group: `curate score --group-by COLUMN` gives each its column."
-            raise SettingsError(f"no column matches {pattern!r}", hint=hint)
-        found += [c for c in here if c not in found]
-    return found
+            raise SettingsError(f"No column matches {pattern!r}.", hint=hint)
+        matched += [c for c in matches if c not in matched]
+    return matched
 
 
 def parse_top(value: Any) -> dict[str, Any]:
-    """`5%` and `0.05` are a share, `50000` and `20k` a number of documents."""
+    """Return a share (`5%`, `0.05`) or a number of documents (`50000`, `20k`), by its name."""
     text = str(value).strip()
     is_share = text.endswith("%") or isinstance(value, float) or ("." in text and text[-1].isdigit())
     try:
-        chosen = {"share": parse_share(value)} if is_share else {"count": parse_int(value)}
+        size = {"share": parse_share(value)} if is_share else {"count": parse_int(value)}
     except ValueError as error:
-        raise SettingsError(f"--top: {error}", hint="Give a share (5%, 0.05) or a number (50000, 20k).") from None
-    if next(iter(chosen.values())) <= 0:
-        raise SettingsError(f"--top {value}: nothing would be left", hint="Give a share (5%) or a number (50000).")
-    return chosen
+        raise SettingsError(f"--top: {error}.", hint="Give a share (5%, 0.05) or a number (50000, 20k).") from None
+    if next(iter(size.values())) <= 0:
+        raise SettingsError(f"--top is {value}; expected more than 0.", hint="Give a share (5%) or a number (50000).")
+    return size

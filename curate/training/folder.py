@@ -19,7 +19,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     empty nor a proxy made here, CurateError when another process is filling the same folder.
     """
     check_replaceable(out)
-    with atomic_folder(out, by="another warm-up") as partial:
+    with atomic_folder(out, by="Another warm-up") as partial:
         yield partial
 
 

@@ -56,7 +56,7 @@ def test_every_option_has_help(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_unknown_option_is_asked_wrongly(name: str, capsys: pytest.CaptureFixture[str]):
+def test_an_unknown_option_is_a_usage_error(name: str, capsys: pytest.CaptureFixture[str]):
     assert main_exit_code(name, "--no-such-option") == 2
     assert "--no-such-option" in capsys.readouterr().err
 
@@ -86,7 +86,7 @@ print("\\n" + json.dumps([m for m in {HEAVY!r} if m in sys.modules]))
     assert all(f"\n  {name}" in out for name in NAMES)
 
 
-def test_an_unknown_command_is_asked_wrongly_and_the_nearest_is_named(capsys: pytest.CaptureFixture[str]):
+def test_an_unknown_command_is_a_usage_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]):
     assert main_exit_code("warmpu") == 2
     said = capsys.readouterr().err
     assert "'warmpu'" in said

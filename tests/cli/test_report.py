@@ -43,7 +43,7 @@ def test_json_holds_every_figure_and_a_page_is_written_only_where_asked(capsys: 
     assert Path("r.html").exists()
 
 
-def test_a_column_that_is_not_there_is_asked_wrongly(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_column_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["report", "runs/x", "--by", "sauce"])
     assert caught.value.code == 2

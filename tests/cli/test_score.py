@@ -43,5 +43,5 @@ def test_a_folder_that_sql_cannot_name_costs_the_trust_report_and_not_the_run(tm
     asked += ["--model", str(tmp_path / "proxy"), "--device", "cpu", "--out", str(tmp_path / "x[1]")]
     made = CliRunner().invoke(group, asked, catch_exceptions=False)
     assert made.exit_code == 0
-    assert "no trust report" in made.stderr
+    assert "No trust report" in made.stderr
     assert "documents, " in made.stdout

@@ -66,11 +66,11 @@ def test_filters_are_listed_with_their_parameters(capsys):
         (["--filter", "quot"], 2, "no filter 'quot'"),
         (["--top", "lots"], 2, "--top: expected"),
         (["nowhere", "--top", "5"], 1, "no such folder"),
-        ([], 2, "nothing was asked"),
+        ([], 2, "No filter was given"),
         (["--top", "1", "--out", "pool"], 2, "is not a selection"),
     ],
 )
-def test_what_is_asked_wrongly_is_said(work, capsys, arguments, code, seen):
+def test_usage_errors_are_said(work, capsys, arguments, code, seen):
     with pytest.raises(SystemExit) as stopped:
         main(["select", *arguments])
     assert stopped.value.code == code

@@ -75,7 +75,7 @@ def test_documents_are_joined_on_demand(work, capsys):
         (["runs/x", "SELECT scor FROM scores"], 1, "scor"),
         (["runs/z", "SELECT 1"], 1, "runs/z: no such folder"),
         (["runs/z"], 1, "runs/z: no such folder"),
-        (["SELECT 1", "SELECT 2"], 2, "expected one query"),
+        (["SELECT 1", "SELECT 2"], 2, "There are 2 queries; expected one"),
         (["runs/x", "FROM 'pool/b.parquet'"], 1, "--allow"),
         (["runs/x", "SELECT 1", "--db", "x.db"], 2, "takes no query"),
     ],

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 from fsspec.registry import known_implementations
 
 from curate.documents import Fields, documents, open_pool
-from curate.documents.addresses import Found, find_shards, hub_url, of_split
+from curate.documents.addresses import ListedFile, find_shards, hub_url, of_split
 from curate.errors import CurateError
 from tests.documents.writing import lines_of, write
 
@@ -165,7 +165,7 @@ def test_a_hub_id_that_cannot_be_reached_names_both_readings(monkeypatch, tmp_pa
 
 def test_a_split_is_a_whole_word_of_the_path():
     files = [
-        Found(name=n, url=n, size=1)
+        ListedFile(name=n, url=n, size=1)
         for n in [
             "data/train-00000-of-00002.parquet",
             "data/test-00000.parquet",

@@ -43,7 +43,7 @@ def test_chosen_rows_come_alone_and_in_order(tmp_path, ending, only, start):
     shard = shard_at(write(tmp_path / f"a{ending}", SOME))
     expected = [(r, SOME[r]) for r in only if r >= start]
     assert list(rows(shard, only=only, start=start)) == expected
-    tables = list(raw_tables(shard, rows=only, start=start, batch_rows=2))
+    tables = list(raw_tables(shard, only=only, start=start, batch_rows=2))
     assert [n for numbers, _ in tables for n in numbers.tolist()] == [r for r, _ in expected]
     assert [row for _, table in tables for row in table.to_pylist()] == [row for _, row in expected]
     assert all(len(numbers) == table.num_rows <= 2 for numbers, table in tables)

@@ -108,7 +108,7 @@ def test_of_very_many_shards_some_are_looked_into(tmp_path, monkeypatch):
 
 
 def test_an_empty_sample_is_refused(pool):
-    with pytest.raises(SettingsError, match="at least one"):
+    with pytest.raises(SettingsError, match="expected at least 1"):
         sample_rows(pool, 0, 0, Fields())
 
 

@@ -63,7 +63,7 @@ def test_a_list_has_what_lies_directly_in_a_folder_and_nothing_half_written(tmp_
         assert folder.list("a") == ["a/deep/", "a/one.txt", "a/two.txt"]
     assert folder.list("none") == []
     assert folder.child("a").list() == ["deep/", "one.txt", "two.txt"]
-    with pytest.raises(CurateError, match="is a file, not a folder"):
+    with pytest.raises(CurateError, match="is a file; expected a folder"):
         open_folder(tmp_path / "b.txt").list()
 
 

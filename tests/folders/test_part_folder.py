@@ -100,7 +100,7 @@ def test_open_says_what_is_missing(start, tmp_path):
         Run.open(tmp_path)
     assert str(run.path) in error.value.hint
     (run.path / "run.json").write_text('{"format": 99}')
-    with pytest.raises(CurateError, match="format 99"):
+    with pytest.raises(CurateError, match="the format is 99; expected 1"):
         Run.open(run.path)
 
 

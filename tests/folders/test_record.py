@@ -53,8 +53,8 @@ def test_what_is_known_is_typed_and_what_a_plug_in_put_there_survives() -> None:
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "format 'list'"),
-        ('{"format": 99}', "format 99"),
+        ("[]", "the format is 'list'"),
+        ('{"format": 99}', "the format is 99; expected 1"),
         ('{"format": 1, "settings": {}}', "lacks fingerprints, details; it is not a run's record"),
     ],
 )

@@ -227,7 +227,7 @@ def test_what_is_no_selection_or_no_verification_is_refused(place: Path, tmp_pat
         ({"recipe": Recipe(steps=3)}, "The recipe gives steps or epochs"),
         ({"sweep": (0.0,)}, "sweep is 0"),
         ({"baselines": ("bm52",)}, "Did you mean 'bm25'"),
-        ({"baselines": ("random",)}, "random is an arm of its own"),
+        ({"baselines": ("random",)}, "'random', which is an arm already"),
         ({"seeds": 0}, "seeds is 0"),
         ({"all_times": -1.0}, "all_times is -1"),
     ],

@@ -82,7 +82,7 @@ def test_parts_of_different_types_are_one_view(start):
         ("PRAGMA database_list", "PRAGMA is not a query"),
         ("CREATE TABLE t AS SELECT 1", "CREATE is not a query"),
         ("DROP VIEW scores", "DROP is not a query"),
-        ("SELECT 1; SELECT 2", "expected one SQL statement, got 2"),
+        ("SELECT 1; SELECT 2", "There are 2 SQL statements; expected one"),
         ("EXPORT DATABASE '{run}/x'", "EXPORT is not a query"),
         ("PREPARE p AS SELECT 1", "PREPARE is not a query"),
     ],

@@ -330,13 +330,13 @@ def test_broken_filters_are_named(run, tmp_path, sql, seen):
         ("top", {"shar": "5%"}, "no parameter 'shar'", "'share'"),
         ("top", {"share": "5 apples"}, "expected a share such as 5%", "share of all"),
         ("top", {"share": "500%"}, "between 0 and 1", ""),
-        ("top", {"share": "5%", "count": 3}, "takes one of share, count", ""),
+        ("top", {"share": "5%", "count": 3}, "has share and count; expected one of share, count", ""),
         ("top", {"count": "few"}, "expected a whole number", ""),
         ("top", {"count": 3, "score": "scor"}, "no column 'scor'", "'score'"),
         ("top", {"count": 3, "score": 'score" DESC; --'}, "no column", ""),
         ("quota", {}, "needs 'by'", "-p by="),
         ("sample", {}, "needs one of share, count, tokens", "--budget"),
-        ("round_robin", {"count": 1, "groups": "grade_*"}, "no column matches 'grade_*'", ""),
+        ("round_robin", {"count": 1, "groups": "grade_*"}, "No column matches 'grade_*'", ""),
     ],
 )
 def test_wrong_parameters_are_named(run, name, given, message, hint):
@@ -355,10 +355,10 @@ def test_unknown_filter_names_the_nearest():
 @pytest.mark.parametrize(
     ("line", "seen"),
     [
-        ("-- param: x int", "line 1: expected"),
-        ("-- param: x integer null meaning", "unknown type 'integer'"),
+        ("-- param: x int", "line 1 is 'x int'; expected"),
+        ("-- param: x integer null meaning", "the type is 'integer'; expected one of int"),
         ("-- param: total int null meaning", "given by curate"),
-        ("-- param: x int --topp meaning", "unknown flag"),
+        ("-- param: x int --topp meaning", "the default is --topp; expected"),
         ("-- one of: x", "which is no param"),
     ],
 )
@@ -438,7 +438,7 @@ def test_a_filter_says_what_it_needs(tmp_path):
     with pytest.raises(CurateError, match="'needs' names 'near', which is no param"):
         read_filter(path)
     path.write_text("-- summary: s\n-- needs: friends\nSELECT * FROM candidates\n")
-    with pytest.raises(CurateError, match="line 2: expected `-- needs: neighbours`"):
+    with pytest.raises(CurateError, match="line 2 is 'friends'; expected `-- needs: neighbours`"):
         read_filter(path)
 
 

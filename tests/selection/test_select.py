@@ -34,7 +34,7 @@ def load(folder: Path, cache: Path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_dump_loads_with_datasets(run, tmp_path, kind):
     out = tmp_path / "selected"
-    selection = select(run, top=5, out=out, kind=kind)
+    selection = select(run, top=5, out=out, format=kind)
     found = load(out, tmp_path / "cache")
     assert list(found) == ["train"]
     table = found["train"]
@@ -146,7 +146,7 @@ def test_runs_by_token_and_without_losses_are_selected_from(tmp_path, pool, unit
     dumps = {}
     for name, chosen in (("tokens", run), ("plain", other)):
         out = tmp_path / f"selected-{name}"
-        select(chosen, unit=unit, top=1, filters=["dedup"], out=out, kind="parquet")
+        select(chosen, unit=unit, top=1, filters=["dedup"], out=out, format="parquet")
         dumps[name] = pq.read_table(out / "train")
     assert dumps["tokens"].equals(dumps["plain"])  # the lists stay in the run
 
@@ -200,16 +200,16 @@ def test_unfinished_runs_are_refused_unless_asked(tmp_path):
 
 
 def test_nothing_asked_and_nothing_left_are_errors(run, tmp_path):
-    with pytest.raises(SettingsError, match="nothing was asked"):
+    with pytest.raises(SettingsError, match="No filter was given"):
         select(run)
-    with pytest.raises(CurateError, match="nothing is left after the filter 'threshold'"):
+    with pytest.raises(CurateError, match="Nothing is left after the filter 'threshold'"):
         select(run, filters=[("threshold", {"min": 99})], out=tmp_path / "s")
 
 
 def test_weights_reach_the_dump(run, tmp_path):
     own = tmp_path / "own.sql"
     own.write_text("SELECT * REPLACE (score * 2 AS weight) FROM candidates WHERE score > 0")
-    select(run, filters=[own], top=2, out=tmp_path / "s", kind="parquet")
+    select(run, filters=[own], top=2, out=tmp_path / "s", format="parquet")
     table = pq.read_table(tmp_path / "s" / "train")
     assert table.column("weight").to_pylist() == [4.0, 6.0]
 

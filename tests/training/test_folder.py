@@ -61,7 +61,7 @@ def test_any_other_folder_is_refused_and_left_alone(tmp_path: Path):
 
 def test_two_at_once_are_refused(tmp_path: Path):
     with new_folder(tmp_path / "proxy") as folder:
-        with pytest.raises(CurateError, match="another warm-up"):
+        with pytest.raises(CurateError, match="Another warm-up"):
             make(tmp_path / "proxy", "second")
         (folder / RECORD).write_text("first")
     assert (tmp_path / "proxy" / RECORD).read_text() == "first"

@@ -47,12 +47,12 @@ def format_of(name: str) -> str | None:
 
 
 def readable() -> str:
-    """Say for people what is read."""
+    """Return the readable suffixes, as text for people."""
     clauses = []
-    for one in map(get, names()):
-        plain = [s for s in one.suffixes if compression_of(s) is None]
-        compressed = "also with .gz or .zst" if len(plain) < len(one.suffixes) else ""
-        notes = ", ".join(n for n in (one.note, compressed) if n)
+    for file_format in map(get, names()):
+        plain = [s for s in file_format.suffixes if compression_of(s) is None]
+        compressed = "also with .gz or .zst" if len(plain) < len(file_format.suffixes) else ""
+        notes = ", ".join(n for n in (file_format.note, compressed) if n)
         clauses += [", ".join(plain) + (f" ({notes})" if notes else "")] if plain else []
     return "; ".join(clauses)
 

@@ -35,15 +35,15 @@ class _File:
     def stream(
         self, wants: Callable[[int, int], bool], columns: Sequence[str] | None, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        first = 0
+        first_row = 0
         for batch in self._batches():
             if columns is not None:
                 batch = batch.select(list(columns))
             for offset in range(0, batch.num_rows, batch_rows):
                 piece = batch.slice(offset, batch_rows)
-                if wants(first + offset, piece.num_rows):
-                    yield first + offset, piece
-            first += batch.num_rows
+                if wants(first_row + offset, piece.num_rows):
+                    yield first_row + offset, piece
+            first_row += batch.num_rows
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         if isinstance(self._reader, pa.RecordBatchFileReader):

@@ -30,17 +30,17 @@ class _File:
     def stream(
         self, wants: Callable[[int, int], bool], columns: Sequence[str] | None, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        first = 0
+        first_row = 0
         names = None if columns is None else list(columns)
         for group, count in enumerate(self.blocks()):
-            if wants(first, count):
-                here = first
+            if wants(first_row, count):
+                row = first_row
                 for batch in self._file.iter_batches(
                     batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False
                 ):
-                    yield here, batch
-                    here += batch.num_rows
-            first += count
+                    yield row, batch
+                    row += batch.num_rows
+            first_row += count
 
 
 FORMAT = Columnar(suffixes=(".parquet", ".pq"), kind="Parquet", open=_File, rows_per_block=64)

@@ -126,7 +126,7 @@ def test_chosen_rows_come_alone_and_in_order(tmp_path, only, start):
     shard = shard_at(write(tmp_path / "a.csv", some))
     expected = [(r, some[r]) for r in only if r >= start]
     assert list(rows(shard, only=only, start=start)) == expected
-    tables = list(raw_tables(shard, rows=only, start=start, batch_rows=2))
+    tables = list(raw_tables(shard, only=only, start=start, batch_rows=2))
     assert [row for _, table in tables for row in table.to_pylist()] == [row for _, row in expected]
     assert [n for numbers, _ in tables for n in numbers.tolist()] == [r for r, _ in expected]
 

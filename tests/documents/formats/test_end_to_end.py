@@ -87,7 +87,7 @@ def test_a_selection_of_csv_holds_the_pools_rows_and_loads_with_datasets(
     import datasets
 
     datasets.disable_progress_bars()
-    select(tables, top=20, out=tmp_path / "out", kind=kind)
+    select(tables, top=20, out=tmp_path / "out", format=kind)
     found = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"]
     best = set(tables.scores().collect().top_k(20, by="score")["doc_id"])
     columns = list(ROWS[0])
@@ -137,7 +137,7 @@ def test_a_file_or_a_line_is_a_document_and_scores_as_its_text_does(place: Path,
 
 
 def _selected(run: Run, out: Path) -> list[dict]:
-    select(run, top=10, out=out, kind="parquet")
+    select(run, top=10, out=out, format="parquet")
     return pl.read_parquet(out / "train" / "*.parquet").to_dicts()
 
 
