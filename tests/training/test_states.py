@@ -29,7 +29,7 @@ def test_a_warmups_states_come_in_order_with_their_weights_and_moments(tiny_prox
         assert len(proxy.tokenizer) == tiny_proxy.vocabulary
         moments = state.moments()
         assert moments.exp_avg.keys() <= {n for n, _ in proxy.model.named_parameters()}
-        assert state.mean_lr == moments.mean_lr > 0
+        assert state.mean_learning_rate == moments.mean_learning_rate > 0
         assert moments.step == read_moments(state.folder).step == state.step
     ends = [states[0].proxy(), states[-1].proxy()]
     assert ends[0].fingerprint() != ends[1].fingerprint()
