@@ -11,7 +11,6 @@ from curate.training.moments import read_moments
 from curate.training.settings import WarmupSettings
 from curate.training.states import checkpoints_of, fingerprint_of
 from curate.training.warmup import Warmup, warmup
-from tests.training.conftest import TINY
 
 
 def of(made: Warmup) -> ProxySettings:
@@ -37,7 +36,9 @@ def test_a_warmups_states_come_in_order_with_their_weights_and_moments(tiny_prox
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
 def test_adapters_have_states_too(pool: Pool, tiny_proxy: Warmup, tmp_path: Path) -> None:
-    adapted = WarmupSettings(**(TINY | {"model": str(tiny_proxy.out), "steps": 4, "checkpoints": 2, "lora_rank": 2}))
+    adapted = WarmupSettings(
+        model=str(tiny_proxy.out), context=16, batch_tokens=256, steps=4, checkpoints=2, lora_rank=2
+    )
     made = warmup(pool, tmp_path / "adapted", settings=adapted)
     first, last = (s.proxy() for s in checkpoints_of(of(made)))
     assert all(".lora_" in n for n in first.tracked)
