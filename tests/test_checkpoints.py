@@ -42,7 +42,7 @@ class TracIn:
 
     @staticmethod
     def prepare(inputs: Inputs, settings: Any) -> Scorer:
-        rates = [c.mean_lr or 0.0 for c in inputs.checkpoints]
+        rates = [c.mean_learning_rate or 0.0 for c in inputs.checkpoints]
         terms = []
         for checkpoint, rate in zip(inputs.checkpoints, rates, strict=True):
             engine = SketchEngine(checkpoint.proxy(), dim=settings.dim, seed=0)
@@ -80,7 +80,7 @@ def test_a_step_on_a_document_at_the_checkpoints_moves_the_targets_loss_as_its_s
     scores = run.scores().collect().sort("score")
     states = checkpoints_of(ProxySettings(model=settings.model, dtype="float64", device="cpu"))
     assert len(states) == 2
-    rates = [s.moments().mean_lr for s in states]
+    rates = [s.moments().mean_learning_rate for s in states]
     proxies = [s.proxy() for s in states]
     encode = Encoder(proxies[0].tokenizer, TokenSettings(context=16))
     documents = {d.row: d for d in sample_rows(open_pool(settings.pool[0]), 40, 0, settings.fields)}

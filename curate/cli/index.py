@@ -11,7 +11,7 @@ from curate.stores.settings import IndexSettings
 
 if TYPE_CHECKING:
     from curate.pipeline.index import IndexPlan
-    from curate.stores.approximate import Made
+    from curate.stores.approximate import IndexRecord
     from curate.stores.store import Store
 
 
@@ -81,7 +81,7 @@ def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
     print_table(["indexing", ""], rows)
 
 
-def _print(store: "Store", search_index: "Made | None", as_json: bool) -> None:
+def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) -> None:
     from dataclasses import asdict
 
     from curate.cli._output import print_json, stderr, stdout

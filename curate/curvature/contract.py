@@ -1,4 +1,4 @@
-"""What every preconditioner can do, whatever it was fitted as."""
+"""The contract of preconditioners."""
 
 from typing import Protocol, runtime_checkable
 

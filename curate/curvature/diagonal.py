@@ -8,7 +8,7 @@ from torch import Tensor
 from curate.curvature.eigenbasis import Squares, divide, mean_dampings
 from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes
-from curate.gradients.shared_inputs import first_of_inputs
+from curate.gradients.shared_inputs import input_leaders
 
 
 def fit(passes: Passes) -> dict[str, Tensor]:
@@ -16,8 +16,8 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 
     Returns a tensor `[d_out, d_in]` per layer. Raises CurateError when no document has a finite gradient.
     """
-    first = first_of_inputs(passes.frozen.proxy)
-    return passes.run("factors", 1, lambda: Squares(passes, first)).mean(passes)
+    leaders = input_leaders(passes.frozen.proxy)
+    return passes.run("factors", 1, lambda: Squares(passes, leaders)).mean(passes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Diagonal:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], *, damping: float = 0.1) -> "Diagonal":
-        """Read what a fit gave back; δ = damping · mean second moment, per layer."""
+        """Read what `fit` returned; δ = damping · mean second moment, per layer."""
         return cls(moments=tensors, dampings=mean_dampings(tensors, damping))
 
     def solve(self, directions: Directions) -> Directions:

@@ -24,7 +24,7 @@ Matrix = Float[Tensor, "_ _"]
 def eigenvectors(moment: Matrix, name: str) -> tuple[Float[Tensor, "n"], Matrix]:
     """Return eigenvalues (float64, not negative) and eigenvectors (columns, as `moment`) of a symmetric matrix.
 
-    In float64 on the CPU, so that every device gets the same basis. Raises CurateError where it cannot be had.
+    In float64 on the CPU, so that every device gets the same basis. Raises CurateError where there is none.
     """
     wide = moment.cpu().to(torch.float64)
     if not bool(wide.isfinite().all()):
@@ -32,7 +32,7 @@ def eigenvectors(moment: Matrix, name: str) -> tuple[Float[Tensor, "n"], Matrix]
     try:
         values, vectors = torch.linalg.eigh(wide)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise CurateError(f"The curvature of {name} has no eigenvectors that can be found: {error}") from error
+        raise CurateError(f"The curvature of {name} has no eigenvectors: {error}.") from error
     return values.clamp_min(0), vectors.to(moment).contiguous()  # eigh gives columns
 
 
@@ -52,22 +52,22 @@ class Bases:
 
     outputs: Factors
     inputs: Factors
-    """By the first layer that sees the inputs."""
-    first: Mapping[str, str]
-    """That layer, by layer."""
+    """By leader: the first layer that sees the inputs."""
+    leaders: Mapping[str, str]
+    """Every layer's leader."""
 
     def rotations(self) -> dict[str, Rotation]:
         """Return both bases by layer."""
-        return {n: Rotation(outputs=self.outputs[n], inputs=self.inputs[f]) for n, f in self.first.items()}
+        return {n: Rotation(outputs=self.outputs[n], inputs=self.inputs[leader]) for n, leader in self.leaders.items()}
 
 
 class Squares:
     """Add up the squares of documents' gradients, entry by entry, in the basis that they arrive in."""
 
-    def __init__(self, passes: Passes, first: Mapping[str, str], bases: Bases | None = None) -> None:
+    def __init__(self, passes: Passes, leaders: Mapping[str, str], bases: Bases | None = None) -> None:
         self.sums: Factors = {}
         rotations = None if bases is None else bases.rotations()
-        self.taps = PerDocument(passes.frozen.proxy, first, self._add, rotations).taps
+        self.taps = PerDocument(passes.frozen.proxy, leaders, self._add, rotations).taps
 
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
         if name not in self.sums:
@@ -82,17 +82,17 @@ class Squares:
 
 def corrected_eigenvalues(passes: Passes, bases: Bases, number: int) -> Factors:
     """Return Λ = E_documents[(Q_Sᵀ (GᵀA) Q_A)²] of one pass (EK-FAC, George et al. 2018, arXiv 1806.03884, §3)."""
-    return passes.run("eigenvalues", number, lambda: Squares(passes, bases.first, bases)).mean(passes)
+    return passes.run("eigenvalues", number, lambda: Squares(passes, bases.leaders, bases)).mean(passes)
 
 
 def to_tensors(bases: Bases, eigenvalues: Mapping[str, Matrix]) -> dict[str, Tensor]:
-    """Return bases and eigenvalues as tensors by name for one file; bases that layers share are there once."""
+    """Return bases and eigenvalues as tensors by name for one file; bases that layers share are stored once."""
     factors = sorted(bases.inputs)
     tensors = {f"inputs/{name}": basis for name, basis in bases.inputs.items()}
-    for name, first in bases.first.items():
+    for name, leader in bases.leaders.items():
         tensors[f"outputs/{name}"] = bases.outputs[name]
         tensors[f"eigenvalues/{name}"] = eigenvalues[name]
-        tensors[f"inputs_of/{name}"] = torch.tensor(factors.index(first))
+        tensors[f"inputs_of/{name}"] = torch.tensor(factors.index(leader))
     return tensors
 
 
@@ -107,13 +107,13 @@ class Eigenbasis:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], *, damping: float = 0.1) -> "Eigenbasis":
-        """Read what a fit gave back; δ = damping · mean(Λ) per layer."""
+        """Read what `fit` returned; δ = damping · mean(Λ) per layer."""
         parts = _by_kind(tensors)
         factors = sorted(parts["inputs"])
-        first = {name: factors[int(index)] for name, index in parts["inputs_of"].items()}
+        leaders = {name: factors[int(index)] for name, index in parts["inputs_of"].items()}
         eigenvalues = parts["eigenvalues"]
         return cls(
-            bases=Bases(outputs=parts["outputs"], inputs=parts["inputs"], first=first),
+            bases=Bases(outputs=parts["outputs"], inputs=parts["inputs"], leaders=leaders),
             eigenvalues=eigenvalues,
             dampings=mean_dampings(eigenvalues, damping),
         )
@@ -121,14 +121,14 @@ class Eigenbasis:
     def solve(self, directions: Directions) -> Directions:
         """Return Q_S [(Q_Sᵀ u Q_A) / (Λ + δ)] Q_Aᵀ per layer (Grosse et al. 2023, arXiv 2308.03296, §2.3).
 
-        Where Λ + δ is 0, no background document has a gradient, and neither has the solution anything there.
+        Where Λ + δ is 0 no background document has a gradient, and the solution is 0.
         """
-        found = {}
+        solutions = {}
         for name, u in directions.items():
-            outputs, inputs = self.bases.outputs[name].to(u), self.bases.inputs[self.bases.first[name]].to(u)
+            outputs, inputs = self.bases.outputs[name].to(u), self.bases.inputs[self.bases.leaders[name]].to(u)
             damped = self.eigenvalues[name].to(u) + self.dampings[name]
-            found[name] = outputs @ divide(outputs.T @ u @ inputs, damped) @ inputs.T
-        return found
+            solutions[name] = outputs @ divide(outputs.T @ u @ inputs, damped) @ inputs.T
+        return solutions
 
 
 def divide(numerator: Tensor, damped: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def divide(numerator: Tensor, damped: Tensor) -> Tensor:
 def mean_dampings(eigenvalues: Mapping[str, Tensor], damping: float) -> dict[str, float]:
     """Return δ = damping · mean(Λ) per layer."""
     if not 0 <= damping < math.inf:
-        raise SettingsError(f"damping is {damping}; expected 0 or more.")
+        raise SettingsError(f"damping is {damping}; expected a finite number, at least 0.")
     return {name: damping * float(values.double().mean()) for name, values in eigenvalues.items()}
 
 

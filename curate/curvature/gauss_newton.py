@@ -50,12 +50,12 @@ class GaussNewton:
         Samples whose hidden states are not finite are left out of the mean. The result does not depend on the batches,
         up to rounding.
         """
-        place = {"device": self.proxy.device, "dtype": self.proxy.dtype}
-        layers = {n: _Layer(self.proxy, n, directions[n].to(**place)) for n in self.proxy.tracked}
+        options = {"device": self.proxy.device, "dtype": self.proxy.dtype}
+        layers = {n: _Layer(self.proxy, n, directions[n].to(**options)) for n in self.proxy.tracked}
         samples = 0
         for batch in batches(encoded, batching.tokens, budget=batching.budget):
-            rows = (batch.labels != IGNORED).any(1)
-            samples += self._add(layers, _rows(batch, rows).to(self.proxy.device))
+            has_loss = (batch.labels != IGNORED).any(1)
+            samples += self._add(layers, _chosen(batch, has_loss).to(self.proxy.device))
         return {n: layer.products.div_(max(1, samples)) for n, layer in layers.items()}
 
     def _add(self, layers: Mapping[str, "_Layer"], batch: TokenBatch) -> int:
@@ -70,7 +70,7 @@ class GaussNewton:
             if bool(finite.all()):
                 self._send_back(layers, hidden, leaf, scored)
                 return len(batch)
-        return self._add(layers, _rows(batch, finite))  # a sum holds what is not finite for good
+        return self._add(layers, _chosen(batch, finite))  # a sum holds what is not finite for good
 
     def _send_back(self, layers: Mapping[str, "_Layer"], hidden: Tensor, leaf: Tensor, scored: Tensor) -> None:
         tangents = torch.stack(list(_tangents(hidden, leaf, layers, scored)))
@@ -82,11 +82,11 @@ class GaussNewton:
             hidden.backward(sent, retain_graph=q + 1 < len(pulled))
 
 
-def _rows(batch: TokenBatch, rows: Bool[Tensor, "sequences"]) -> TokenBatch:
-    if bool(rows.all()):
+def _chosen(batch: TokenBatch, chosen: Bool[Tensor, "sequences"]) -> TokenBatch:
+    if bool(chosen.all()):
         return batch
-    documents = tuple(d for d, kept in zip(batch.documents, rows.tolist(), strict=True) if kept)
-    return TokenBatch(ids=batch.ids[rows], labels=batch.labels[rows], documents=documents)
+    documents = tuple(d for d, is_chosen in zip(batch.documents, chosen.tolist(), strict=True) if is_chosen)
+    return TokenBatch(ids=batch.ids[chosen], labels=batch.labels[chosen], documents=documents)
 
 
 def _tangents(hidden: Tensor, leaf: Tensor, layers: Mapping[str, "_Layer"], scored: Tensor) -> Iterator[Tensor]:
@@ -113,7 +113,7 @@ class _Layer:
         d_out, d_in, has_bias = proxy.shape(name)
         if values.shape[1:] != (d_out, d_in + has_bias):
             expected = (len(values), d_out, d_in + has_bias)
-            raise AssertionError(f"{name}: directions of shape {tuple(values.shape)}, not {expected}")
+            raise AssertionError(f"{name}: directions have shape {tuple(values.shape)}; expected {expected}")
         self.weights = [v[:, :d_in].contiguous() for v in values]
         # oneDNN's product takes a bias that is not contiguous for one that is.
         self.biases = values[:, :, d_in].contiguous() if has_bias else None
@@ -149,11 +149,11 @@ class _Linear(torch.autograd.Function):
         (grad,) = grad_outputs
         if ctx.kept._version != ctx.version:
             raise AssertionError("the model writes over a layer's inputs")
-        wanted = ctx.needs_input_grad[0]
+        needs_inputs = ctx.needs_input_grad[0]
         if ctx.layer is not None and ctx.layer.collecting:
             ctx.layer.collect(ctx.kept, grad)
-            return linear(grad, ctx.weight.T) if wanted else None, None, None, None, None
-        inputs, mark = _Adjoint.apply(grad, ctx.kept, ctx.weight, ctx.layer, wanted)  # type: ignore[misc]
+            return linear(grad, ctx.weight.T) if needs_inputs else None, None, None, None, None
+        inputs, mark = _Adjoint.apply(grad, ctx.kept, ctx.weight, ctx.layer, needs_inputs)  # type: ignore[misc]
         return inputs, mark, None, None, None
 
 
@@ -165,11 +165,11 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, kept: Tensor, weight: Tensor, layer: _Layer | None, wanted: bool
+        ctx: Any, grad: Tensor, kept: Tensor, weight: Tensor, layer: _Layer | None, needs_inputs: bool
     ) -> tuple[Tensor | None, Tensor | None]:
         ctx.set_materialize_grads(False)
         ctx.kept, ctx.weight, ctx.layer = kept, weight, layer
-        return linear(grad, weight.T) if wanted else None, None if layer is None else grad.new_zeros(())
+        return linear(grad, weight.T) if needs_inputs else None, None if layer is None else grad.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, None, None, None, None]:

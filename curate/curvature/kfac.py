@@ -12,7 +12,7 @@ from torch import Tensor
 from curate.curvature.eigenbasis import Bases, Eigenbasis, into_eigenvectors, to_tensors
 from curate.gradients.covariances import Covariances
 from curate.gradients.passes import Passes
-from curate.gradients.shared_inputs import first_of_inputs
+from curate.gradients.shared_inputs import input_leaders
 
 Kfac = Eigenbasis
 """Read a fit by `Kfac.of(tensors, damping=…)`."""
@@ -28,8 +28,8 @@ def fit(passes: Passes) -> dict[str, Tensor]:
     bases, (outputs, inputs) = kronecker_bases(passes)
     scale = passes.num_scored / len(passes.samples)
     eigenvalues = {
-        name: torch.outer(outputs[name] * scale, inputs[first]).to(bases.outputs[name])
-        for name, first in bases.first.items()
+        name: torch.outer(outputs[name] * scale, inputs[leader]).to(bases.outputs[name])
+        for name, leader in bases.leaders.items()
     }
     return to_tensors(bases, eigenvalues)
 
@@ -37,11 +37,11 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 def kronecker_bases(passes: Passes) -> tuple[Bases, Spectra]:
     """Return the eigenvectors of S_cov and A_cov from one pass, and their eigenvalues (outputs', inputs')."""
     proxy = passes.frozen.proxy
-    first = first_of_inputs(proxy)
-    sums = passes.run("factors", FIRST_PASS, lambda: Covariances(proxy, first))
+    leaders = input_leaders(proxy)
+    sums = passes.run("factors", FIRST_PASS, lambda: Covariances(proxy, leaders))
     for factors in (sums.outputs, sums.inputs):
         for total in factors.values():
             total.div_(passes.num_scored)
-    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, first=first)
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders=leaders)
     outputs = into_eigenvectors(bases.outputs, passes.reporter)
     return bases, (outputs, into_eigenvectors(bases.inputs, passes.reporter))

@@ -47,7 +47,7 @@ class RefineSettings:
     kind: str = "cg"
     """'cg' or 'astra'."""
     rounds: int = 6
-    """At most."""
+    """Largest number of rounds."""
     documents: int = 200
     """Background documents that a round works on: cg's subset, the same in every round, or one of astra's batches."""
     evaluation: int = 100
@@ -62,13 +62,15 @@ class RefineSettings:
             raise SettingsError(
                 f"refine is {self.kind!r}; expected {' or '.join(KINDS)}.", hint=nearest(self.kind, KINDS)
             )
-        for name, least in (("rounds", 1), ("documents", 1), ("evaluation", 0)):
-            if getattr(self, name) < least:
-                raise SettingsError(f"refinement's {name} is {getattr(self, name)}; expected at least {least}.")
+        for name, minimum in (("rounds", 1), ("documents", 1), ("evaluation", 0)):
+            if getattr(self, name) < minimum:
+                raise SettingsError(f"refinement's {name} is {getattr(self, name)}; expected at least {minimum}.")
         if self.step is not None and not 0 < self.step < float("inf"):
-            raise SettingsError(f"refinement's step is {self.step}; expected a number above 0, or none.")
+            raise SettingsError(f"refinement's step is {self.step}; expected a finite number above 0, or none.")
         if self.step is not None and self.kind == "cg":
-            raise SettingsError("cg finds its own steps; a step is astra's.", hint="Leave it out, or refine by astra.")
+            raise SettingsError(
+                f"step is {self.step} with 'cg', which finds its own steps.", hint="Leave step out, or refine by astra."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ def refine(
         solve = _conjugate_gradients if settings.kind == "cg" else _stochastic
         x = solve(u, system, draw, settings, log)
     log.close(u)
-    return Refined(directions=x, objectives=log.rows)
+    return Refined(directions=x, objectives=log.objectives)
 
 
 def passed_through(count: int, settings: RefineSettings) -> int:
@@ -136,9 +138,9 @@ class _Draw:
     def of(cls, count: int, settings: RefineSettings) -> "_Draw":
         generator = np.random.Generator(np.random.Philox(settings.seed))
         order = generator.permutation(count)
-        held_out, rest = np.split(order, [min(settings.evaluation, count // 4)])
-        subset = _sorted(rest[: settings.documents])
-        fresh = _fresh(generator, rest, settings.documents)
+        held_out, remaining = np.split(order, [min(settings.evaluation, count // 4)])
+        subset = _sorted(remaining[: settings.documents])
+        fresh = _fresh(generator, remaining, settings.documents)
         return cls(fixed=_sorted(held_out) or subset, subset=subset, fresh=fresh)
 
 
@@ -184,29 +186,29 @@ class _Log:
 
     kind: str
     reporter: Reporter
-    rows: list[list[float]] = field(default_factory=list)
+    objectives: list[list[float]] = field(default_factory=list)
 
     def add(self, x: Directions, u: Directions, residual: Directions) -> None:
         """Note ½ xᵀ(G + D)x - xᵀu = -½ xᵀ(u + r), r = u - (G + D)x."""
-        row = [-0.5 * value for value in (_dot(x, u) + _dot(x, residual)).tolist()]
-        number = len(self.rows)
-        shown = ", ".join(f"{value:.6g}" for value in row)
+        values = [-0.5 * value for value in (_dot(x, u) + _dot(x, residual)).tolist()]
+        number = len(self.objectives)
+        shown = ", ".join(f"{value:.6g}" for value in values)
         self.reporter.note(f"{self.kind}, {f'round {number}' if number else 'start'}: objective {shown}")
-        self.rows.append(row)
-        for q, value in enumerate(row):
-            best = min((r[q] for r in self.rows[:-1]), default=value)
+        self.objectives.append(values)
+        for q, value in enumerate(values):
+            best = min((earlier[q] for earlier in self.objectives[:-1]), default=value)
             if not value <= best + TOLERANCE * abs(best):  # true of what is not a number, too
                 raise CurateError(
                     f"Refining by {self.kind} diverges: direction {q}'s objective is {value:.6g} after round {number}"
-                    f" ({self.rows[0][q]:.6g} at the start, {best:.6g} at best), and should fall.",
+                    f" ({self.objectives[0][q]:.6g} at the start, {best:.6g} at best), and should fall.",
                     hint="Raise the damping, lower the step (or give none), or refine on more background documents.",
                 )
 
     def close(self, u: Directions) -> None:
-        """Warn of directions that are where they were."""
+        """Warn of directions that did not improve."""
         nonzero = (_dot(u, u) > 0).tolist()
-        ends = zip(self.rows[0], self.rows[-1], strict=True)
-        same = [q for q, (first, last) in enumerate(ends) if nonzero[q] and last >= first - GAIN * abs(first)]
+        ends = zip(self.objectives[0], self.objectives[-1], strict=True)
+        same = [q for q, (start, end) in enumerate(ends) if nonzero[q] and end >= start - GAIN * abs(start)]
         if same:
             self.reporter.warn(
                 f"Refining by {self.kind} could not improve {len(same)} of {len(nonzero)} directions on documents held"
@@ -223,44 +225,44 @@ def _conjugate_gradients(
     p, size = z, _dot(r, z)
     stopped = torch.zeros(size.shape, dtype=torch.bool)
     for _ in range(settings.rounds + 1):  # the first goes along P⁻¹u: to the start, at its best length
-        pushed = system.times(p, draw.subset)
-        step = _ratio(_dot(r, p), _dot(p, pushed))
+        product = system.times(p, draw.subset)
+        step = _ratio(_dot(r, p), _dot(p, product))
         shortened = torch.zeros_like(stopped)
         if held_out:
-            seen = system.times(p, draw.fixed)
-            slope, bend = _dot(p, e), _dot(p, seen)
+            held_out_product = system.times(p, draw.fixed)
+            slope, bend = _dot(p, e), _dot(p, held_out_product)
             rises = step * (0.5 * step * bend - slope) > 0
             step = torch.where(rises, _ratio(slope, bend).clamp_min(0), step).where(~stopped, 0.0)
-            stopped |= rises & bool(log.rows)
+            stopped |= rises & bool(log.objectives)
             shortened = rises
-            _add(e, -step, seen)
+            _add(e, -step, held_out_product)
         _add(x, step, p)
-        _add(r, -step, pushed)
+        _add(r, -step, product)
         log.add(x, u, e if held_out else r)
         if bool(stopped.all()):
             break
         z = system.solve(r)
-        size, before = _dot(r, z), size
-        p = _add(z, _ratio(size, before).where(~shortened, 0.0), p)  # conjugacy needs whole steps: start anew
+        size, previous = _dot(r, z), size
+        p = _add(z, _ratio(size, previous).where(~shortened, 0.0), p)  # conjugacy needs whole steps: start anew
     return x
 
 
 def _stochastic(u: Directions, system: _System, draw: _Draw, settings: RefineSettings, log: _Log) -> Directions:
     x = system.solve(u)
-    seen = system.times(x, draw.fixed)
-    length = _ratio(_dot(x, u), _dot(x, seen))
-    e = _add(_scaled(u, 1.0), -length, seen)
+    product = system.times(x, draw.fixed)
+    length = _ratio(_dot(x, u), _dot(x, product))
+    e = _add(_scaled(u, 1.0), -length, product)
     x = _add(_scaled(x, 0.0), length, x)
     log.add(x, u, e)
     for _ in range(settings.rounds):
         documents = next(draw.fresh)
         move = system.solve(e if documents == draw.fixed else _difference(u, system.times(x, documents)))
-        seen = system.times(move, draw.fixed)
-        step = _ratio(_dot(move, e), _dot(move, seen)).clamp_min(0)
+        product = system.times(move, draw.fixed)
+        step = _ratio(_dot(move, e), _dot(move, product)).clamp_min(0)
         if settings.step is not None:
             step = torch.full_like(step, settings.step)
         _add(x, step, move)
-        _add(e, -step, seen)
+        _add(e, -step, product)
         log.add(x, u, e)
     return x
 

@@ -32,8 +32,8 @@ class SecondMoment:
         self.count += len(values)
         for block in self.blocks:
             part = values[:, block.start : block.stop]
-            known = self._sums.get(block.name)
-            self._sums[block.name] = part.T @ part if known is None else known.addmm_(part.T, part)
+            total = self._sums.get(block.name)
+            self._sums[block.name] = part.T @ part if total is None else total.addmm_(part.T, part)
 
     def mean(self) -> Moments:
         """Return R per layer."""
@@ -55,8 +55,8 @@ def decompose(moments: Moments) -> Spectra:
 
     On the CPU: MPS has no float64, and every device gets the same root.
     """
-    found = {name: torch.linalg.eigh(moment.cpu().to(torch.float64)) for name, moment in moments.items()}
-    return {name: (values.clamp_min(0), vectors) for name, (values, vectors) in found.items()}
+    decompositions = {name: torch.linalg.eigh(moment.cpu().to(torch.float64)) for name, moment in moments.items()}
+    return {name: (values.clamp_min(0), vectors) for name, (values, vectors) in decompositions.items()}
 
 
 def decompose_sample(
@@ -106,8 +106,8 @@ def mixing_share(pool: Float[Tensor, "n"], target: Float[Tensor, "n"], k: int) -
     (TrackStar, appendix on task-specific second moments).
     """
     k = min(max(1, k), len(pool), len(target)) - 1
-    ours, theirs = pool.sort(descending=True).values[k], target.sort(descending=True).values[k]
-    return float(ours / (theirs + ours)) if float(theirs + ours) > 0 else 0.0
+    pool_value, target_value = pool.sort(descending=True).values[k], target.sort(descending=True).values[k]
+    return float(pool_value / (target_value + pool_value)) if float(target_value + pool_value) > 0 else 0.0
 
 
 def spectrum(moments: Moments) -> Float[Tensor, "n"]:

@@ -15,7 +15,7 @@ from curate.curvature.kfac import FIRST_PASS
 from curate.gradients.covariances import Factors
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument
-from curate.gradients.shared_inputs import first_of_inputs
+from curate.gradients.shared_inputs import input_leaders
 from curate.proxies.proxy import Proxy
 
 Shampoo = Eigenbasis
@@ -28,24 +28,24 @@ def fit(passes: Passes) -> dict[str, Tensor]:
     Returns tensors for one file, laid out as EK-FAC's. Raises CurateError when no document has a finite gradient.
     """
     proxy = passes.frozen.proxy
-    first = first_of_inputs(proxy)
-    sums = passes.run("factors", FIRST_PASS, lambda: _Products(proxy, first))
+    leaders = input_leaders(proxy)
+    sums = passes.run("factors", FIRST_PASS, lambda: _Products(proxy, leaders))
     for factors in (sums.outputs, sums.inputs):
         for total in factors.values():
             total.div_(len(passes.samples))
         into_eigenvectors(factors, passes.reporter)
     # R depends on output gradients, too: layers with the same inputs do not share it.
-    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, first={name: name for name in proxy.tracked})
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders={name: name for name in proxy.tracked})
     return to_tensors(bases, corrected_eigenvalues(passes, bases, FIRST_PASS + 1))
 
 
 class _Products:
     """Add up D Dᵀ and DᵀD."""
 
-    def __init__(self, proxy: Proxy, first: Mapping[str, str]) -> None:
+    def __init__(self, proxy: Proxy, leaders: Mapping[str, str]) -> None:
         self.outputs: Factors = {}
         self.inputs: Factors = {}
-        self.taps = PerDocument(proxy, first, self._add).taps
+        self.taps = PerDocument(proxy, leaders, self._add).taps
 
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
         _, d_out, d_in = gradients.shape

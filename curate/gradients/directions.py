@@ -2,8 +2,8 @@
 
 For a linear layer with inputs A `[tokens, d_in]` (a ones column appended where it has a bias) and output gradients G
 `[tokens, d_out]` the document's gradient is GᵀA, and its product with a direction U is Σ_t g_tᵀ U a_t: one product more
-than the frozen pass already makes, and nothing of a document's size d_out × d_in. Several directions meet GᵀA itself,
-a few sequences at a time, which costs about as much as one.
+than the frozen pass already makes, and nothing of a document's size d_out × d_in. Several directions are multiplied
+by GᵀA itself, a few sequences at a time, which costs about as much as one.
 """
 
 from dataclasses import dataclass
@@ -25,27 +25,27 @@ Directions = dict[str, Float[Tensor, "directions d_out d_in"]]
 
 
 MANY = 2
-"""Directions from which on a layer's gradients are formed after all, some at a time: (T + Q)·d² instead of T·Q·d²."""
+"""From this many directions on, gradients are formed a few at a time: (T + Q)·d² instead of T·Q·d²."""
 FORMED = 1 << 24
-"""Numbers of them that are in memory at a time."""
+"""Numbers of formed gradients that are in memory at a time."""
 NORM_DIM = 8
-"""Dimensions per side of the sketch that estimates norms: within a few per cent over a model's layers together."""
+"""Dimensions per side of the sketch that estimates norms, to a few per cent over all layers together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Derivatives:
-    """What one batch gives, by sequence."""
+    """The derivatives of one batch, by sequence."""
 
     values: Float[Tensor, "sequences directions"]
     """Directional derivatives of the loss summed over scored tokens; float32 (float64 for a float64 proxy)."""
     losses: Float[Tensor, "sequences"]
     """Loss summed over scored tokens, in nats."""
     tokens: Float[Tensor, "sequences tokens directions"] | None
-    """The parts of `values` that entered at each position, when asked for."""
+    """The parts of `values` that entered at each position, where requested."""
     gradients: Float[Tensor, "sequences sketch"] | None
-    """Small sketches of the gradients, whose norms are theirs up to a few per cent; None when norms are exact."""
+    """Small sketches that have the gradients' norms, to a few per cent; None when norms are exact."""
     squares: Float[Tensor, "sequences"] | None
-    """Squared norms of the gradients, when asked for."""
+    """Squared norms of the gradients, where requested."""
 
 
 class DirectionEngine:
@@ -60,17 +60,19 @@ class DirectionEngine:
             d_out, d_in, has_bias = proxy.shape(name)
             expected = (self.width, d_out, d_in + has_bias)
             if directions[name].shape != expected:
-                raise AssertionError(f"{name}: a direction of shape {tuple(directions[name].shape)}, not {expected}")
+                raise AssertionError(
+                    f"{name}: direction has shape {tuple(directions[name].shape)}; expected {expected}"
+                )
             u = directions[name].to(device=proxy.device, dtype=proxy.dtype)
             self._layers[name] = _Layer.of(u, has_bias=has_bias)
 
     def __call__(self, batch: TokenBatch, *, per_token: bool = False, exact_norms: bool = False) -> Derivatives:
         """Return a batch's derivatives, one row per sequence. Padding and masked tokens add nothing to them."""
         sequences, length = batch.ids.shape
-        place = {"dtype": torch.promote_types(self.proxy.dtype, torch.float32), "device": self.proxy.device}
+        options = {"dtype": torch.promote_types(self.proxy.dtype, torch.float32), "device": self.proxy.device}
         shape = (sequences, length, self.width) if per_token else (sequences, self.width)
-        sums = torch.zeros(shape, **place)
-        squares = torch.zeros(sequences, **place) if exact_norms else None
+        sums = torch.zeros(shape, **options)
+        squares = torch.zeros(sequences, **options) if exact_norms else None
         sketches = None if exact_norms else self._sketches.empty(sequences)
 
         def make_tap(name: str) -> _DirectionTap | None:
@@ -97,7 +99,7 @@ class _Layer:
     matrices: Float[Tensor, "directions d_out d_in"]
     bias: Float[Tensor, "directions d_out"] | None
     by_inputs: bool
-    """Whether G U meets A, in the width of the inputs; else A Uᵀ meets G, in that of the outputs."""
+    """Whether G U is multiplied by A, in the width of the inputs; else A Uᵀ by G, in the width of the outputs."""
 
     @classmethod
     def of(cls, directions: Float[Tensor, "directions d_out d_in"], *, has_bias: bool) -> "_Layer":
@@ -112,7 +114,7 @@ class _Layer:
 
 
 class _DirectionTap:
-    """Keeps the inputs (no copy) on the way forward; on the way back adds Σ_t g_tᵀ U a_t to every direction's sum."""
+    """Keep the inputs (no copy) in the forward pass; add Σ_t g_tᵀ U a_t to the sums in the backward pass."""
 
     def __init__(
         self, layer: _Layer, sums: Tensor, squares: Tensor | None, sketch: Tap | None, shape: torch.Size
@@ -142,16 +144,16 @@ class _DirectionTap:
 
     def _one_by_one(self, a: Tensor, g: Tensor) -> None:
         wide = self.sums.dtype
-        source, other = (g, a.to(wide)) if self.layer.by_inputs else (a, g.to(wide))
+        source, opposite = (g, a.to(wide)) if self.layer.by_inputs else (a, g.to(wide))
         for q, weight in enumerate(self.layer.weights):
             product = linear(source, weight).to(wide)
             if self.sums.ndim == 3:
-                self.sums[:, :, q] += torch.linalg.vecdot(product, other)
+                self.sums[:, :, q] += torch.linalg.vecdot(product, opposite)
             else:
-                self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ other.flatten(1).unsqueeze(2)).flatten()
+                self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ opposite.flatten(1).unsqueeze(2)).flatten()
 
     def _through_gradients(self, a: Tensor, g: Tensor) -> None:
-        """Form GᵀA of some sequences at a time, and meet all directions at once."""
+        """Form GᵀA of a few sequences at a time and multiply it by all directions at once."""
         wide, directions = self.sums.dtype, self.layer.matrices.flatten(1)
         step = max(1, FORMED // directions.shape[1])
         for i in range(0, len(a), step):

@@ -1,4 +1,4 @@
-"""From token batches back to documents: one sketch per document, whatever batches and windows it was spread over."""
+"""From token batches back to documents: one sketch per document, whatever batches and windows it is spread over."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LARGE, LARGE_BATCH_TOKENS = 50_000_000, 512
 
 
 def default_budget(proxy: Proxy) -> int:
-    """Return how many tokens a batch has unless told otherwise, by device and size of the model."""
+    """Return the default number of tokens of a batch, by device and size of the model."""
     if proxy.device.type == "cpu" and proxy.coverage.total > LARGE:
         return LARGE_BATCH_TOKENS
     return DEFAULT_BATCH_TOKENS[proxy.device.type]
@@ -50,19 +50,19 @@ def document_sketches(
 ) -> Iterator[DocumentSketches]:
     """Yield the sketches of every document, a batch at a time, shortest first.
 
-    A document of several windows comes alone, the sum of its windows' sketches: its gradient is the sum of theirs.
+    A document of several windows comes alone. Its sketch is the sum of its windows' sketches, as its gradient is.
     """
     short = {i: e for i, e in enumerate(encoded) if len(e.ids) <= batching.tokens.context}
     for batch in batches(short, batching.tokens, budget=batching.budget):
-        found = engine(batch)
-        yield DocumentSketches(documents=batch.documents, values=found.values, losses=found.losses)
+        sketches = engine(batch)
+        yield DocumentSketches(documents=batch.documents, values=sketches.values, losses=sketches.losses)
     for i, document in enumerate(encoded):
         if i in short:
             continue
         values, losses = torch.zeros(()), torch.zeros(())
         for batch in batches({i: document}, batching.tokens, budget=batching.budget):
-            found = engine(batch)  # added up at once: a whole book's windows side by side would be gigabytes
-            values, losses = found.values.sum(0) + values.to(found.values), found.losses.sum() + losses.to(found.losses)
+            part = engine(batch)  # added up at once: a whole book's windows side by side would be gigabytes
+            values, losses = part.values.sum(0) + values.to(part.values), part.losses.sum() + losses.to(part.losses)
         yield DocumentSketches(documents=(i,), values=values[None], losses=losses[None])
 
 

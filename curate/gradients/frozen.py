@@ -23,7 +23,7 @@ class FrozenPass:
         """Send the gradient of the loss, summed over scored tokens, through the decoder; return each sequence's loss.
 
         With `uniforms` in [0, 1) the labels are drawn from the model at scored positions: what a Fisher matrix needs.
-        Does nothing useful outside `tapped`: with no tap there is no graph to go back through.
+        Call it inside `tapped`: without a tap there is no graph to go back through.
         """
         batch = batch.to(self.proxy.device)
         hidden = self._hidden(batch.ids)
@@ -51,10 +51,10 @@ class FrozenPass:
         labels = ids.roll(-1, 1)
         logits = self.proxy.model(input_ids=ids, use_cache=False).logits[0].double()
         expected = torch.nn.functional.cross_entropy(logits, labels[0], reduction="none")
-        found, _ = self.head(self._hidden(ids)[0], labels[0], gradient=False)
+        losses, _ = self.head(self._hidden(ids)[0], labels[0], gradient=False)
         tolerance = 0.1 if self.proxy.dtype in (torch.bfloat16, torch.float16) else 1e-3
-        if not torch.allclose(found.double(), expected, rtol=tolerance, atol=tolerance):
-            gap = (found - expected).abs().max().item()
+        if not torch.allclose(losses.double(), expected, rtol=tolerance, atol=tolerance):
+            gap = (losses - expected).abs().max().item()
             raise CurateError(
                 f"{type(self.proxy.model).__name__} does more between its last hidden state and its logits than a"
                 f" linear head with scale, bias and soft cap: the losses differ by {gap:.3g} nats.",

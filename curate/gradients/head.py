@@ -70,9 +70,9 @@ class Head:
         gradients = torch.zeros_like(hidden) if gradient else None
         chunk = TOKENS_CPU if hidden.device.type == "cpu" else TOKENS_GPU
         for positions in scored.split(chunk) if len(scored) else ():
-            count, rows = len(positions), _filled(positions)
-            drawn = None if uniforms is None else uniforms[rows]
-            loss, grad = self._chunk(hidden[rows], labels[rows], gradient, drawn)
+            count, padded = len(positions), _padded(positions)
+            drawn = None if uniforms is None else uniforms[padded]
+            loss, grad = self._chunk(hidden[padded], labels[padded], gradient, drawn)
             losses[positions] = loss[:count]
             if gradients is not None and grad is not None:
                 gradients[positions] = grad[:count].to(gradients.dtype)
@@ -127,7 +127,7 @@ class Head:
         return [slice(start, start + rows) for start in range(0, self.weight.shape[0], rows)]
 
     def _sweep(self, hidden: Tensor, reference: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """One pass over the vocabulary: Σ_v e_v by block and Σ_v e_v ∂l_v/∂h, with e_v = exp(l_v - reference)."""
+        """Return Σ_v e_v by block of the vocabulary and Σ_v e_v ∂l_v/∂h, with e_v = exp(l_v - reference)."""
         wide = torch.promote_types(hidden.dtype, torch.float32)
         blocks = self._blocks(hidden)
         sums = torch.zeros(hidden.shape[0], len(blocks), dtype=wide, device=hidden.device)
@@ -149,23 +149,23 @@ class Head:
         """
         fine = torch.float32 if hidden.device.type == "mps" else torch.float64  # MPS has no float64
         cumulated = sums.to(fine).cumsum(-1)
-        wanted = uniforms.to(cumulated).unsqueeze(-1) * cumulated[:, -1:]
-        chosen = torch.searchsorted(cumulated, wanted, right=True).squeeze(-1).clamp_max(sums.shape[1] - 1)
-        within = wanted.squeeze(-1) - (cumulated - sums).gather(1, chosen.unsqueeze(-1)).squeeze(-1)
+        thresholds = uniforms.to(cumulated).unsqueeze(-1) * cumulated[:, -1:]
+        chosen = torch.searchsorted(cumulated, thresholds, right=True).squeeze(-1).clamp_max(sums.shape[1] - 1)
+        within = thresholds.squeeze(-1) - (cumulated - sums).gather(1, chosen.unsqueeze(-1)).squeeze(-1)
         labels = torch.empty_like(chosen)
         blocks = self._blocks(hidden)
         for i in chosen.unique().tolist():
-            mine = (chosen == i).nonzero().squeeze(-1)
-            rows = _filled(mine)
-            logits = self._logits(hidden[rows], blocks[i])
-            exponentials = (logits if reference is None else logits - reference[rows]).exp()
-            inside = exponentials[: len(mine)].to(fine).cumsum(-1)
-            found = torch.searchsorted(inside, within[mine].unsqueeze(-1), right=True).squeeze(-1)
-            labels[mine] = blocks[i].start + found.clamp_max(logits.shape[1] - 1)
+            members = (chosen == i).nonzero().squeeze(-1)
+            padded = _padded(members)
+            logits = self._logits(hidden[padded], blocks[i])
+            exponentials = (logits if reference is None else logits - reference[padded]).exp()
+            inside = exponentials[: len(members)].to(fine).cumsum(-1)
+            offsets = torch.searchsorted(inside, within[members].unsqueeze(-1), right=True).squeeze(-1)
+            labels[members] = blocks[i].start + offsets.clamp_max(logits.shape[1] - 1)
         return labels
 
 
-def _filled(positions: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
+def _padded(positions: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
     """Repeat the last position up to a multiple of 64: oneDNN keeps half a megabyte for every number of rows it saw."""
     missing = -len(positions) % 64
     return torch.cat([positions, positions[-1:].expand(missing)]) if missing else positions

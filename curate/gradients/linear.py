@@ -40,7 +40,7 @@ def linear(
 
 @runtime_checkable
 class Tap(Protocol):
-    """What sees a layer's two sides. `forward` may keep what it needs of the inputs for `backward`."""
+    """See a layer's inputs and output gradients. What `forward` returns is handed to `backward`."""
 
     def forward(self, inputs: Tensor) -> Any: ...
 

@@ -37,7 +37,7 @@ class Place:
 
     @property
     def middle(self) -> int:
-        """Where its right vectors begin."""
+        """The column where its right vectors begin."""
         return self.start + self.sizes[0]
 
     @property
@@ -46,7 +46,7 @@ class Place:
 
 
 class Packing:
-    """Turns sketches into packed ones, in which every layer that gains by it is two factors, and back.
+    """Pack sketches, in which every layer that gains by it becomes two factors, and unpack them.
 
     A layer gains when r·(rows + columns) < rows·columns; any other stays whole, as all do at rank 0.
     """
@@ -66,20 +66,20 @@ class Packing:
         if self.is_whole:
             return values
         packed = values.new_empty(len(values), self.width)
-        alike: dict[tuple[int, int], list[Place]] = {}
+        by_shape: dict[tuple[int, int], list[Place]] = {}
         for place in self.places:
             if place.rank:
-                alike.setdefault((place.block.rows, place.block.columns), []).append(place)
+                by_shape.setdefault((place.block.rows, place.block.columns), []).append(place)
             else:
                 packed[:, place.start : place.stop] = values[:, place.block.start : place.block.stop]
-        for (rows, columns), places in alike.items():
+        for (rows, columns), places in by_shape.items():
             # Layers of one shape together: so few numbers each would be all overhead.
             parts = torch.stack([values[:, p.block.start : p.block.stop] for p in places], 1)
             left, right = factors(parts.view(-1, rows, columns), places[0].rank)
-            made = torch.cat([left.flatten(1), right.flatten(1)], 1)
-            made = made.view(len(values), len(places), sum(places[0].sizes))
+            vectors = torch.cat([left.flatten(1), right.flatten(1)], 1)
+            vectors = vectors.view(len(values), len(places), sum(places[0].sizes))
             for i, place in enumerate(places):
-                packed[:, place.start : place.stop] = made[:, i]
+                packed[:, place.start : place.stop] = vectors[:, i]
         return packed
 
     def layer(self, packed: Float[Tensor, "documents packed"], place: Place) -> Float[Tensor, "documents entries"]:
@@ -130,11 +130,11 @@ def factors(
     # At a largest entry of 1, no square on the way overflows or vanishes.
     matrices = torch.where(usable, matrices / sizes, torch.zeros_like(matrices))
     basis = _leading(matrices, rank)
-    others = matrices.transpose(1, 2) @ basis
-    strengths = others.norm(dim=1, keepdim=True)
-    even = torch.where(strengths > 0, strengths, torch.ones_like(strengths)).sqrt()
+    images = matrices.transpose(1, 2) @ basis
+    strengths = images.norm(dim=1, keepdim=True)
+    balance = torch.where(strengths > 0, strengths, torch.ones_like(strengths)).sqrt()
     roots = sizes.sqrt()
-    return (basis * (strengths / even) * roots).transpose(1, 2), (others / even * roots).transpose(1, 2)
+    return (basis * (strengths / balance) * roots).transpose(1, 2), (images / balance * roots).transpose(1, 2)
 
 
 def _leading(matrices: Float[Tensor, "n rows columns"], rank: int) -> Float[Tensor, "n rows rank"]:

@@ -1,4 +1,4 @@
-"""Whole gradients, for the few that are worth their memory: weighted sums over the target's documents."""
+"""Whole gradients, where they are worth their memory: weighted sums over the target's documents."""
 
 from collections.abc import Sequence
 
@@ -49,7 +49,7 @@ def weighted_gradients(
 
 
 class _SumTap:
-    """Keeps the inputs on the way forward; on the way back adds (w ∘ G)ᵀA to every sum that has a weight here."""
+    """Keep the inputs in the forward pass; add (w ∘ G)ᵀA to every sum with a weight in the backward pass."""
 
     def __init__(
         self,
@@ -66,10 +66,10 @@ class _SumTap:
         wide = self.sums.dtype
         a, g = (x.reshape(*self.shape, -1).to(wide) for x in (kept, output_gradients))
         for total, weight in zip(self.sums, self.weights.T, strict=True):
-            rows = weight.nonzero().squeeze(-1)
-            if not len(rows):
+            sequences = weight.nonzero().squeeze(-1)
+            if not len(sequences):
                 continue
-            weighted = (g[rows] * weight[rows, None, None]).flatten(0, 1)
-            total[:, : a.shape[2]].addmm_(weighted.T, a[rows].flatten(0, 1))
+            weighted = (g[sequences] * weight[sequences, None, None]).flatten(0, 1)
+            total[:, : a.shape[2]].addmm_(weighted.T, a[sequences].flatten(0, 1))
             if total.shape[1] > a.shape[2]:
                 total[:, -1] += weighted.sum(0)

@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchView:
-    """What the taps of one batch know about it, and what they find out."""
+    """One batch as its taps see it, and what they note about it."""
 
     shape: torch.Size
     """`[sequences, tokens]`."""
@@ -48,27 +48,27 @@ class BatchView:
     """Taps clear a sequence's flag when its gradient is not finite in their layer."""
     norms: dict[str, Tensor] = field(default_factory=dict)
     """Norms of each sequence's inputs, by the layer that saw them first."""
-    kept: dict[str, Tensor] = field(default_factory=dict)
-    """What that layer made of its inputs, for others that see the same ones."""
+    rotated_inputs: dict[str, Tensor] = field(default_factory=dict)
+    """Inputs rotated by that layer, for the other layers that see the same ones."""
 
     def by_sequence(self, x: Tensor) -> Float[Tensor, "sequences tokens width"]:
         """View a layer's side as sequences, also where the model flattened them."""
         if x.shape[:-1] not in (self.shape, (self.shape.numel(),)):
-            raise AssertionError(f"a layer does not see sequences: {tuple(x.shape)}, not {tuple(self.shape)}")
+            raise AssertionError(f"layer input has shape {tuple(x.shape)}; expected {tuple(self.shape)}")
         return x.reshape(*self.shape, -1)
 
-    def see_inputs(self, first: str, inputs: Tensor) -> None:
+    def see_inputs(self, leader: str, inputs: Tensor) -> None:
         """Note the norms of inputs, for `check`."""
-        self.norms[first] = _norms(self.by_sequence(inputs))
+        self.norms[leader] = _norms(self.by_sequence(inputs))
 
-    def check(self, first: str, output_gradients: Tensor) -> None:
+    def check(self, leader: str, output_gradients: Tensor) -> None:
         """Clear the flags of sequences for which ‖A‖²‖G‖², which bounds all that is summed, is not finite."""
-        self.finite.logical_and_(((self.norms[first] * _norms(self.by_sequence(output_gradients))) ** 2).isfinite())
+        self.finite.logical_and_(((self.norms[leader] * _norms(self.by_sequence(output_gradients))) ** 2).isfinite())
 
 
 @runtime_checkable
 class Sums(Protocol):
-    """What a pass adds up."""
+    """Sums that a pass adds to."""
 
     def taps(self, view: BatchView) -> Callable[[str], Tap | None]: ...
 
@@ -79,8 +79,8 @@ S = TypeVar("S", bound=Sums)
 class Passes:
     """Run passes over a background of which each sequence (a document, or each window of a long one) is one sample.
 
-    Sequences without a scored token have no gradient and are no samples. `fisher` says whose labels the gradients
-    belong to: 'sampled' from the model itself, anew in every pass, or 'empirical', the data's.
+    Sequences without a scored token have no gradient and are no samples. `fisher` says which labels the gradients
+    are of: 'sampled' from the model itself, anew in every pass, or 'empirical', the data's.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Passes:
         return sum(s.encoded.num_scored for s in self.samples.values())
 
     def run(self, stage: str, number: int, make: Callable[[], S]) -> S:
-        """Return the sums of one pass over the samples; those of documents that are not finite leave for good.
+        """Return the sums of one pass over the samples, and drop samples of documents that are not finite for good.
 
         `number` tells passes apart: each draws labels of its own. Raises CurateError when no document is left.
         """
@@ -133,14 +133,14 @@ class Passes:
 
     def uniforms(self, samples: Sequence[Sample], number: int, length: int) -> Float[Tensor, "sequences tokens"]:
         """Return the numbers in [0, 1) that draw the labels: functions of seed, pass, document and window alone."""
-        rows = np.zeros((len(samples), length), np.float32)
-        for row, sample in zip(rows, samples, strict=True):
+        uniforms = np.zeros((len(samples), length), np.float32)
+        for sequence, sample in zip(uniforms, samples, strict=True):
             key = f"{self.seed}\0{number}\0{sample.document}\0{sample.window}".encode()
             digest = hashlib.blake2b(key, digest_size=16).digest()
             generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
             tokens = len(sample.encoded.ids)
-            row[:tokens] = generator.random(tokens, dtype=np.float32)
-        return torch.from_numpy(rows)
+            sequence[:tokens] = generator.random(tokens, dtype=np.float32)
+        return torch.from_numpy(uniforms)
 
     def _add(self, sums: Sums, batch: TokenBatch, number: int) -> set[int]:
         """Add a batch up; return its documents that are not finite."""

@@ -1,7 +1,7 @@
-"""Every document's whole gradient GᵀA of every layer, rotated into another basis if wanted, one chunk at a time.
+"""Every document's whole gradient GᵀA of every layer, rotated into another basis where there is one, a chunk at a time.
 
-Of size d_out × d_in, so nobody keeps it: whoever wants sums over documents (of squares, of products) is handed a few
-documents' gradients of a layer, adds them up and lets them go.
+Each is of size d_out × d_in and none is kept: `add` receives a few documents' gradients of a layer at a time and adds
+up what it needs (squares, products).
 """
 
 from collections.abc import Callable, Mapping
@@ -38,47 +38,46 @@ class PerDocument:
     def __init__(
         self,
         proxy: Proxy,
-        first: Mapping[str, str],
+        leaders: Mapping[str, str],
         add: Callable[[str, Float[Tensor, "documents d_out d_in"]], None],
         rotations: Mapping[str, Rotation] | None = None,
     ) -> None:
-        self.first, self.add, self.rotations = first, add, rotations or {}
+        self.leaders, self.add, self.rotations = leaders, add, rotations or {}
         self.shapes = {name: proxy.shape(name) for name in proxy.tracked}
         self.readers: dict[str, int] = {}
         """Rows of D, over all layers that share a layer's inputs."""
         self.last: dict[str, str] = {}
         """The last layer in the forward pass that sees a layer's inputs."""
-        for name, leader in first.items():
+        for name, leader in leaders.items():
             self.readers[leader] = self.readers.get(leader, 0) + self.shapes[name][0]
             self.last[leader] = name
         self.wide = torch.promote_types(proxy.dtype, torch.float32)
 
     def taps(self, view: BatchView) -> Callable[[str], "_GradientTap | None"]:
-        """Return what makes the taps of one batch."""
-        return lambda name: _GradientTap(self, name, view) if name in self.first else None
+        """Return a function that makes a layer's tap for one batch."""
+        return lambda name: _GradientTap(self, name, view) if name in self.leaders else None
 
 
 class _GradientTap:
-    """Keeps the inputs themselves or, where that is cheaper, rotated ones on the way forward; multiplies on the way
-    back."""
+    """Keep the inputs, rotated where that is cheaper, in the forward pass; multiply in the backward pass."""
 
     def __init__(self, whole: PerDocument, name: str, view: BatchView) -> None:
         self.whole, self.name, self.view = whole, name, view
-        self.first, self.rotation = whole.first[name], whole.rotations.get(name)
+        self.leader, self.rotation = whole.leaders[name], whole.rotations.get(name)
         _, self.d_in, self.biased = whole.shapes[name]
         tokens = view.shape[1]
-        self.rotate_inputs_early = self.rotation is not None and tokens < whole.readers[self.first]
+        self.rotate_inputs_early = self.rotation is not None and tokens < whole.readers[self.leader]
         self.rotate_outputs_early = self.rotation is not None and tokens < self.d_in
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, int]:
-        if self.first == self.name:
+        if self.leader == self.name:
             self.view.see_inputs(self.name, inputs)
         if self.rotate_inputs_early:
-            if self.first == self.name:
-                self.view.kept[self.name] = self._rotated(self.view.by_sequence(inputs))
-            inputs = self.view.kept[self.first]
-            if self.whole.last[self.first] == self.name:
-                del self.view.kept[self.first]
+            if self.leader == self.name:
+                self.view.rotated_inputs[self.name] = self._rotated(self.view.by_sequence(inputs))
+            inputs = self.view.rotated_inputs[self.leader]
+            if self.whole.last[self.leader] == self.name:
+                del self.view.rotated_inputs[self.leader]
         return inputs, inputs._version
 
     def _rotated(self, inputs: Tensor) -> Tensor:
@@ -90,15 +89,15 @@ class _GradientTap:
         inputs, version = kept
         if inputs._version != version:
             raise AssertionError(f"the model writes over the inputs of {self.name}")
-        self.view.check(self.first, output_gradients)
+        self.view.check(self.leader, output_gradients)
         a = self.view.by_sequence(inputs).to(self.whole.wide)
         a = with_ones(a) if self.biased and not self.rotate_inputs_early else a
         g = self.view.by_sequence(output_gradients).to(self.whole.wide)
         if self.rotation is not None and self.rotate_outputs_early:
             g = linear(g, self.rotation.outputs.T)
         step = max(1, CHUNK // (a.shape[2] * g.shape[2]))
-        for ours, theirs in zip(g.split(step), a.split(step), strict=True):
-            gradients = ours.transpose(1, 2) @ theirs
+        for g_part, a_part in zip(g.split(step), a.split(step), strict=True):
+            gradients = g_part.transpose(1, 2) @ a_part
             self.whole.add(self.name, self._finish(gradients))
 
     def _finish(self, gradients: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a scorer gives back for documents, whatever its method."""
+"""The result of every scorer, whatever its method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Scored:
     norms: Float[Tensor, "documents"] | None = None
     """Gradient norm of the summed loss, exact or estimated without bias of its square; None without gradients."""
     tokens: list[Float[Tensor, "_ columns"]] | None = None
-    """Per document the part of its scores that entered at each token, when asked for: rows sum to the scores."""
+    """Per document the part of its scores that entered at each token, where requested; they sum to the scores."""
 
 
 def in_order(parts: Sequence[tuple[Sequence[int], Scored]]) -> Scored:
@@ -29,8 +29,8 @@ def in_order(parts: Sequence[tuple[Sequence[int], Scored]]) -> Scored:
     order = torch.tensor([i for positions, _ in parts for i in positions]).argsort()
 
     def joined(pieces: Sequence[Tensor | None]) -> Tensor | None:
-        there = [p for p in pieces if p is not None]
-        return torch.cat(there)[order] if len(there) == len(pieces) else None
+        present = [p for p in pieces if p is not None]
+        return torch.cat(present)[order] if len(present) == len(pieces) else None
 
     tokens = [t for _, scored in parts for t in scored.tokens or ()]
     return Scored(

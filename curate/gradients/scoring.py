@@ -17,7 +17,7 @@ from curate.proxies.tokens import Encoded
 
 @dataclass(frozen=True, kw_only=True)
 class SketchTerm:
-    """What one engine gives to a score: the proxy's, or one checkpoint's."""
+    """One engine's part of a score: the proxy's, or one checkpoint's."""
 
     engine: SketchEngine
     queries: Float[Tensor, "columns sketch"]
@@ -35,7 +35,7 @@ class SketchScorer:
     unit: bool
     """Whether a document's sketch is brought to norm 1 after whitening."""
     rank: int = 0
-    """Of the approximation that stands for each layer of a document's sketch; 0: it is whole, as queries always are."""
+    """Rank of each layer of a document's sketch; 0: whole, as queries always are."""
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's scores; no document's result depends on the others."""
@@ -54,12 +54,12 @@ class SketchScorer:
         self, term: SketchTerm, values: Float[Tensor, "documents sketch"]
     ) -> tuple[Float[Tensor, "documents columns"], Float[Tensor, "documents"]]:
         """Return one term of the scores of sketches, and their norms; NaN where a norm is not finite."""
-        norms = values.norm(dim=1).float()  # as it is kept: what overflows there has no norm
-        ready = prepare_sketches(
+        norms = values.norm(dim=1).float()  # norms are kept in float32: one that overflows there is not finite
+        prepared = prepare_sketches(
             truncated(values, term.engine.blocks, self.rank), term.engine.blocks, term.whitening, unit=self.unit
         )
-        products = term.weight * (ready @ term.queries.T)
-        products[~norms.isfinite()] = torch.nan  # an overflow on the way to norm 1 would hide it
+        products = term.weight * (prepared @ term.queries.T)
+        products[~norms.isfinite()] = torch.nan  # dividing by the norm would hide an overflow
         return products, norms
 
 
@@ -84,7 +84,7 @@ def group_means(
     values: Float[Tensor, "targets sketch"], groups: Sequence[str], names: Sequence[str]
 ) -> Float[Tensor, "columns sketch"]:
     """Return the mean over all target documents, then the mean of each group when there are several."""
-    rows = [values.mean(0)]
+    means = [values.mean(0)]
     if len(names) > 1:
-        rows += [values[[i for i, g in enumerate(groups) if g == name]].mean(0) for name in names]
-    return torch.stack(rows)
+        means += [values[[i for i, g in enumerate(groups) if g == name]].mean(0) for name in names]
+    return torch.stack(means)

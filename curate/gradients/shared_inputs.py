@@ -1,4 +1,4 @@
-"""Which layers see the very same inputs: q, k and v; gate and up. What is made of inputs is then made once."""
+"""Find layers that see the very same inputs (q, k and v; gate and up), so that work on inputs is done once."""
 
 from typing import Any
 
@@ -9,28 +9,29 @@ from curate.errors import CurateError
 from curate.proxies.proxy import Proxy
 
 
-def first_of_inputs(proxy: Proxy) -> dict[str, str]:
-    """Return, by tracked layer, the first layer in the forward pass that sees the same inputs (often itself).
+def input_leaders(proxy: Proxy) -> dict[str, str]:
+    """Return every tracked layer's leader: the first layer in the forward pass that sees the same inputs.
 
-    The same means the same memory, unchanged in between, and a ones column for both or none. Found on a few tokens, all
-    inputs held side by side so that no memory is used twice. Raises CurateError for a layer that a pass uses twice:
-    its gradient would be the sum of both uses.
+    The same means the same memory, unchanged in between, and a ones column for both or none. A layer may be its own
+    leader. Runs a few tokens and holds all their inputs, so that no memory is used twice.
+
+    Raises CurateError for a layer that a pass uses twice: its gradient would be the sum of both uses.
     """
-    seen: dict[tuple[Any, ...], str] = {}
-    first: dict[str, str] = {}
+    leader_of_memory: dict[tuple[Any, ...], str] = {}
+    leaders: dict[str, str] = {}
     held: list[Tensor] = []
 
     def note(name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]
-            if name in first:
+            if name in leaders:
                 raise CurateError(
                     f"{type(proxy.model).__name__} uses the layer {name} twice in a pass, and has no gradient per use.",
                     hint="Leave it out with --modules.",
                 )
             held.append(x)
             key = (x.data_ptr(), x._version, tuple(x.shape), x.stride(), proxy.shape(name)[2])
-            first[name] = seen.setdefault(key, name)
+            leaders[name] = leader_of_memory.setdefault(key, name)
 
         return hook
 
@@ -43,4 +44,4 @@ def first_of_inputs(proxy: Proxy) -> dict[str, str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return first
+    return leaders

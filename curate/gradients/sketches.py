@@ -35,7 +35,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Sketches:
-    """What one batch gives, by sequence."""
+    """The sketches of one batch, by sequence."""
 
     values: Float[Tensor, "sequences sketch"]
     """Projected gradients of the loss summed over scored tokens; float32 (float64 for a float64 proxy)."""
@@ -56,17 +56,20 @@ class SketchEngine:
         self._by_name: dict[str, Block] = {}
         self._inputs: dict[str, tuple[Tensor | None, Tensor | None]] = {}
         self._outputs: dict[str, Tensor | None] = {}
-        place = {"device": proxy.device, "dtype": proxy.dtype}
+        options = {"device": proxy.device, "dtype": proxy.dtype}
         start = 0
         for name in proxy.tracked:
             d_out, d_in, has_bias = proxy.shape(name)
             p_in = projection(name, "inputs", d_in + has_bias, dim, seed)
             p_out = projection(name, "outputs", d_out, dim, seed)
             if p_in is None:
-                self._inputs[name] = (None, torch.ones(1, **place) if has_bias else None)
+                self._inputs[name] = (None, torch.ones(1, **options) if has_bias else None)
             else:
-                self._inputs[name] = (_rows(p_in[:d_in]).to(**place), p_in[d_in].to(**place) if has_bias else None)
-            self._outputs[name] = None if p_out is None else _rows(p_out).to(**place)
+                self._inputs[name] = (
+                    _rows(p_in[:d_in]).to(**options),
+                    p_in[d_in].to(**options) if has_bias else None,
+                )
+            self._outputs[name] = None if p_out is None else _rows(p_out).to(**options)
             rows = d_out if p_out is None else dim
             columns = d_in + has_bias if p_in is None else dim
             self.blocks.append(Block(name=name, start=start, rows=rows, columns=columns))
@@ -82,16 +85,16 @@ class SketchEngine:
         return Sketches(values=values, losses=losses)
 
     def empty(self, sequences: int) -> Float[Tensor, "sequences sketch"]:
-        """Return room for a batch's sketches, which taps add to."""
+        """Return zeros for a batch's sketches, which taps add to."""
         return torch.zeros(sequences, self.width, dtype=self.dtype, device=self.proxy.device)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What sketches are added up in."""
+        """The type that sketches are added up in."""
         return torch.promote_types(self.proxy.dtype, torch.float32)
 
     def tap(self, name: str, values: Float[Tensor, "sequences sketch"], shape: torch.Size) -> "Tap | None":
-        """Return what adds a layer's part to the sketches of a batch of this shape; None for an untracked layer."""
+        """Return the tap that adds a layer's part to a batch's sketches; None for an untracked layer."""
         if name not in self._by_name:
             return None
         return _SketchTap(self._by_name[name], self._inputs[name], self._outputs[name], values, shape)
@@ -103,7 +106,7 @@ def _rows(projection: Float[Tensor, "width dim"]) -> Float[Tensor, "dim width"]:
 
 
 class _SketchTap:
-    """Keeps A P_a on the way forward, adds (G P_g)ᵀ(A P_a) to its columns on the way back."""
+    """Keep A P_a in the forward pass; add (G P_g)ᵀ(A P_a) to the layer's columns in the backward pass."""
 
     def __init__(
         self,
@@ -133,5 +136,5 @@ class _SketchTap:
 
     def _by_sequence(self, x: Tensor) -> Tensor:
         if x.shape[:-1] not in (self.shape, (self.shape.numel(),)):
-            raise AssertionError(f"{self.block.name} does not see sequences: {tuple(x.shape)}")
+            raise AssertionError(f"{self.block.name}: input has shape {tuple(x.shape)}; expected {tuple(self.shape)}")
         return x.reshape(*self.shape, -1)

@@ -1,6 +1,6 @@
 """One method per file; the folder and the entry points of the group `curate.methods` are the registry.
 
-What a method is, `contract` says. Adding one touches one file and its test.
+`contract` says what a method is. Adding one touches one file and its test.
 """
 
 from pathlib import Path
@@ -26,33 +26,33 @@ _REGISTRY = Registry(
 
 
 def names() -> tuple[str, ...]:
-    """Return the methods that there are. Imports none of them."""
+    """Return the names of all methods, without importing them."""
     return _REGISTRY.names()
 
 
 def get(name: str) -> "Method":
     """Return a method by name."""
-    from curate.methods.contract import checked  # the names alone are to be had without torch
+    from curate.methods.contract import checked  # imported here: the names alone need no torch
 
     return checked(name, _REGISTRY.get(name))
 
 
 def background_of(name: str) -> int:
-    """Return how many documents of the pool a method is fitted on unless told otherwise."""
+    """Return the default size of a method's background."""
     return get(name).BACKGROUND
 
 
 def refuse_unoffered(name: str, *, against: bool, per_token: bool, store: bool = False) -> None:
-    """Raise SettingsError where something is asked of a method that has no meaning for it.
+    """Raise SettingsError where a method does not offer what is requested of it.
 
     Ignoring it would give a run whose record says that a control set was subtracted.
     """
     offers = get(name).OFFERS
-    for asked, offer, flag, what in (
+    for requested, offer, flag, reason in (
         (against, "against", "--against", "has no gradient or query to subtract a control set's from"),
         (per_token, "per_token", "--per-token", "scores whole documents, not their tokens"),
         (store, "store", "--store", "does not score by the sketches that a store holds"),
     ):
-        if asked and offer not in offers:
-            others = ", ".join(n for n in names() if offer in get(n).OFFERS)
-            raise SettingsError(f"Method {name!r} {what}.", hint=f"Leave out {flag}, or choose one of {others}.")
+        if requested and offer not in offers:
+            offering = ", ".join(n for n in names() if offer in get(n).OFFERS)
+            raise SettingsError(f"Method {name!r} {reason}.", hint=f"Leave out {flag}, or choose one of {offering}.")

@@ -1,4 +1,4 @@
-"""BM25: how many of the target's words a document shares, rare ones above all. No model takes part.
+"""BM25: how many of the target's words a document shares, weighted by rarity. No model takes part.
 
 Each target row is a query, and a document's score is its mean BM25 score over the group's rows, as bm25s computes it
 (variants after Kamphuis et al. 2020). Scores add up over a query's words, so a group is one weight per word, and a
@@ -26,7 +26,7 @@ from curate.methods.shared.words import words
 from curate.proxies.tokens import Encoded
 from curate.settings import Number, option, settings
 
-_AT_ONCE = 1024  # documents whose words are in memory side by side while the background is counted
+_AT_ONCE = 1024  # documents whose words are counted together
 
 OFFERS = frozenset({"against"})
 NEEDS = frozenset({"background"})
@@ -37,10 +37,10 @@ class Settings:
     """BM25's own parameters, and what counts as a word."""
 
     k1: Annotated[Number, Field(ge=0, allow_inf_nan=False)] = option(
-        default=1.5, help="How much further occurrences of a word add: 0 nothing."
+        default=1.5, help="How much repeated occurrences of a word add; 0: nothing."
     )
     b: Annotated[Number, Field(ge=0, le=1)] = option(
-        default=0.75, help="How much long documents are held back, from 0 to 1."
+        default=0.75, help="How much long documents are penalised, from 0 to 1."
     )
     variant: Literal["lucene", "robertson", "atire"] = option(default="lucene", help="BM25's formula.")
     stopwords: str = option(
@@ -54,17 +54,17 @@ class Settings:
         self.tokenizer()
 
     def tokenizer(self) -> Tokenizer:
-        """Return a tokenizer without any word yet; raises SettingsError for a language that it does not know."""
+        """Return a tokenizer with an empty vocabulary. Raises SettingsError for an unknown language."""
         stemmer = None
         if self.stemmer != "none":
             try:
                 stemmer = import_module("Stemmer").Stemmer(self.stemmer)
             except ImportError:
-                hint = "pip install 'curate[stem]'"
+                hint = "Install it: pip install 'curate[stem]'."
                 raise SettingsError(f"stemmer is {self.stemmer!r}, which needs PyStemmer.", hint=hint) from None
             except KeyError:
-                known = ", ".join(import_module("Stemmer").algorithms())
-                raise SettingsError(f"stemmer is {self.stemmer!r}; expected 'none' or one of {known}.") from None
+                languages = ", ".join(import_module("Stemmer").algorithms())
+                raise SettingsError(f"stemmer is {self.stemmer!r}; expected 'none' or one of {languages}.") from None
         try:
             stopwords = None if self.stopwords == "none" else self.stopwords
             return Tokenizer(splitter=words, stopwords=stopwords, stemmer=stemmer)  # type: ignore[arg-type]
@@ -86,32 +86,32 @@ class Bm25Scorer:
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's mean BM25 score over each group's rows, from all of its text."""
-        found, settings = self.terms.count(encoded), self.settings
-        relative = 1 - settings.b + settings.b * found.lengths[found.documents] / self.mean_length
-        frequency = found.counts / (found.counts + settings.k1 * relative)
+        counted, settings = self.terms.count(encoded), self.settings
+        relative = 1 - settings.b + settings.b * counted.lengths[counted.documents] / self.mean_length
+        frequency = counted.counts / (counted.counts + settings.k1 * relative)
         if settings.variant == "atire":
             frequency *= settings.k1 + 1
         scores = np.empty((len(encoded), self.weights.shape[1]))
         for column, weights in enumerate(self.weights.T):
-            entries = frequency * weights[found.terms]
-            scores[:, column] = np.bincount(found.documents, entries, minlength=len(encoded))
+            entries = frequency * weights[counted.terms]
+            scores[:, column] = np.bincount(counted.documents, entries, minlength=len(encoded))
         return Scored(scores=torch.from_numpy(scores))
 
 
 def prepare(inputs: Inputs, settings: Settings) -> Bm25Scorer:
-    """Weigh the words of the target (less those of a control set), or take the weights from the run."""
+    """Weigh the words of the target (less those of a control set), or read the weights kept in the run."""
     control = inputs.against
     keys = asdict(settings) | {
         "target": (inputs.target.fingerprint, tuple(inputs.target.groups)),
         "control": control and control.fingerprint,
         "background": inputs.background_fingerprint,
     }
-    kept = inputs.kept.get("target/bm25", keys, lambda: _weigh(inputs, settings))
-    terms = bytes(kept["terms"].numpy()).decode("utf-8", "surrogatepass").split("\n")
+    tensors = inputs.kept.get("target/bm25", keys, lambda: _weigh(inputs, settings))
+    terms = bytes(tensors["terms"].numpy()).decode("utf-8", "surrogatepass").split("\n")
     return Bm25Scorer(
         terms=Terms(terms, settings.tokenizer()),
-        weights=kept["weights"].numpy(),
-        mean_length=float(kept["mean_length"]),
+        weights=tensors["weights"].numpy(),
+        mean_length=float(tensors["mean_length"]),
         settings=settings,
     )
 
@@ -134,7 +134,7 @@ def _weigh(inputs: Inputs, settings: Settings) -> dict[str, Tensor]:
             words_in_all += int(counted.lengths.sum())
             stage.advance(len(counted.lengths))
     if not words_in_all:
-        raise CurateError("The background sample of the pool holds no word.", hint="Is --text-column the right one?")
+        raise CurateError("The background sample of the pool holds no word.", hint="Check --text-column.")
     weights = queries * _rarity(np.maximum(having, 1), len(background), settings.variant)[:, None]
     return {
         "terms": torch.frombuffer(
@@ -147,18 +147,18 @@ def _weigh(inputs: Inputs, settings: Settings) -> dict[str, Tensor]:
 
 def _queries(target: EncodedTarget, terms: Terms) -> np.ndarray:
     """Return float64 `[terms, columns]`: mean occurrences per row, over all rows, then over each group's."""
-    found = terms.count(target.encoded)
+    counted = terms.count(target.encoded)
     groups = np.array(target.groups)
     chosen = [np.ones(len(groups), bool), *(groups == name for name in target.names)][: target.columns]
     columns = []
-    for rows, whose in zip(chosen, ["", *target.names], strict=False):
-        if not found.lengths[rows].any():
-            group = f" of group {whose!r}" if whose else ""
+    for members, group_name in zip(chosen, ["", *target.names], strict=False):
+        if not counted.lengths[members].any():
+            group = f" of group {group_name!r}" if group_name else ""
             raise CurateError(
-                f"No row{group} holds a word to look for.", hint="BM25 needs text; choose another --method."
+                f"No row{group} holds a word to look for.", hint="BM25 needs text: choose another --method."
             )
-        counts = found.counts * rows[found.documents]
-        columns.append(np.bincount(found.terms, counts, minlength=len(terms.terms)) / rows.sum())
+        counts = counted.counts * members[counted.documents]
+        columns.append(np.bincount(counted.terms, counts, minlength=len(terms.terms)) / members.sum())
     return np.stack(columns, 1)
 
 

@@ -1,4 +1,4 @@
-"""What a method is, what it is given, and what it gives back.
+"""The contract of methods: what a method is, what it gets, and what it returns.
 
 A method is a module, here or in another package, whose docstring's first line says what it is. It must have
 
@@ -12,7 +12,7 @@ and may have, where the default does not suit it,
     NEEDS               frozenset of "model" (its weights; the tokenizer is always there), "background" (a sample of
                         the pool), "checkpoints" (states of the proxy's training), "training" (preparing trains the
                         proxy, so that targets are best prepared together); {"model"}
-    BACKGROUND          how many documents of the pool it is fitted on unless told otherwise; 2048
+    BACKGROUND          default number of documents of the pool that it is fitted on; 2048
     rehearsal           Settings -> Settings, the small form that a dry run measures; the same settings
     rehearsal_background    Settings -> int, how many background documents that small form takes; 64
     units               (Inputs, Settings, Sizes) -> {what a stage grows with: how many units the whole has}, where that
@@ -61,7 +61,7 @@ class EncodedTarget:
         return 1 if len(self.names) < 2 else 1 + len(self.names)
 
     def by_group(self, rows: Sequence[int]) -> dict[str, list[int]]:
-        """Return which of some rows belong to each group."""
+        """Return the given rows by group."""
         return {name: [i for i in rows if self.groups[i] == name] for name in self.names}
 
     def ungrouped(self) -> "EncodedTarget":
@@ -77,7 +77,7 @@ class Inputs:
     proxy_fingerprint: str
     target: EncodedTarget
     background: Callable[[], Sequence[Encoded]]
-    """Reads the background sample when it is asked for, so that a method without curvature never does."""
+    """Reads the background sample on demand, so that a method without curvature never does."""
     background_fingerprint: str
     batching: Batching
     kept: Kept[dict[str, Tensor]]
@@ -85,23 +85,23 @@ class Inputs:
     against: EncodedTarget | None = None
     """A control set, whose mean query is subtracted from the target's and from each group's."""
     per_token: bool = False
-    """Whether scores are wanted by token, too."""
+    """Whether to score tokens, too."""
     stored: "Stored | None" = None
-    """A store that has the sketches of the background already; of the methods that offer it."""
+    """A store with the background's sketches, for methods that offer "store"."""
     record: Callable[[Mapping[str, object]], None] = lambda _: None
-    """Takes what was measured on the way into the run's record, under names of the method's own."""
+    """Writes measurements to the run's record, under the method's own names."""
     checkpoints: Sequence[Checkpoint] = ()
     """States of the proxy's training in their order, for methods that need them."""
     whole: "Callable[[], Sizes] | None" = None
-    """Estimates how much there is of everything; None where the pool is not what will be scored."""
+    """Estimates the sizes of the run; None where the pool is not what will be scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much there is of what a run works on."""
+    """The sizes of what a run works on."""
 
     pool: int
-    """Documents, as everything here that is not said to be another thing."""
+    """In documents, as all sizes here unless noted."""
     background: int
     target: int
     """The control set included."""
@@ -110,7 +110,7 @@ class Sizes:
 
     @classmethod
     def of(cls, pool: int, background: int, target: EncodedTarget, against: EncodedTarget | None) -> "Sizes":
-        """Count a target; of a small pool all documents may be background, and no more."""
+        """Count a target; the background is at most the whole pool."""
         return cls(
             pool=pool,
             background=min(background, pool),
@@ -121,7 +121,7 @@ class Sizes:
 
 @runtime_checkable
 class Stored(Protocol):
-    """Where sketches were kept."""
+    """Sketches kept earlier."""
 
     def background(self) -> Iterator[Float[Tensor, "documents sketch"]]:
         """Yield the sketches of the background sample, of summed losses."""
@@ -130,23 +130,23 @@ class Stored(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores documents against the target, any number of them at a time."""
+    """Score any number of documents against the target."""
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored: ...
 
 
 @runtime_checkable
 class Plan(Protocol):
-    """What a method foresees of its own work: a dataclass."""
+    """A method's estimate of its own work: a dataclass."""
 
     def rows(self) -> Mapping[str, int | float]:
-        """Return its figures by what they are, for a table."""
+        """Return its figures by description, for a table."""
         ...
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A method with all of its members, those that it left out by their defaults."""
+    """A method with all members, defaults included."""
 
     @property
     def description(self) -> str: ...
@@ -166,16 +166,16 @@ class Method(Protocol):
     def plan(self, inputs: Inputs, settings: Any, whole: Sizes, seconds: Mapping[str, float], /) -> Plan | None: ...
 
 
-def checked(name: str, part: Any) -> Method:
-    """Return a method with defaults for what it leaves out. Raises CurateError that names what is missing or odd."""
-    if odd := list(_oddities(part)):
+def checked(name: str, module: Any) -> Method:
+    """Return a method with defaults for what it leaves out. Raises CurateError that names what is wrong."""
+    if oddities := list(_oddities(module)):
         raise CurateError(
-            f"Method {name!r} does not keep the contract: {'; '.join(odd)}.",
-            hint="The docstring of curate.methods.contract says what a method has.",
+            f"Method {name!r} does not keep the contract: {'; '.join(oddities)}.",
+            hint="See the docstring of curate.methods.contract for what a method has.",
         )
     names = [f.name for f in dataclasses.fields(_Checked) if f.name != "description"]
-    given = {n: getattr(part, n) for n in names if hasattr(part, n)}
-    return _Checked(description=part.__doc__ or "", **given)
+    members = {n: getattr(module, n) for n in names if hasattr(module, n)}
+    return _Checked(description=module.__doc__ or "", **members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,26 +192,26 @@ class _Checked:
     plan: Callable[[Inputs, Any, Sizes, Mapping[str, float]], Plan | None] = lambda *_: None
 
 
-def _oddities(part: Any) -> Iterator[str]:
-    """Yield what keeps something from being a method."""
-    settings = getattr(part, "Settings", None)
+def _oddities(module: Any) -> Iterator[str]:
+    """Yield what a module lacks to be a method."""
+    settings = getattr(module, "Settings", None)
     if not (isinstance(settings, type) and dataclasses.is_dataclass(settings)):
         yield "it has no dataclass Settings"
     else:
         if not settings.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             yield "Settings is not frozen"
-        for f in dataclasses.fields(settings):
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-                yield f"Settings.{f.name} has no default"
-    if not callable(getattr(part, "prepare", None)):
+        for setting in dataclasses.fields(settings):
+            if setting.default is dataclasses.MISSING and setting.default_factory is dataclasses.MISSING:
+                yield f"Settings.{setting.name} has no default"
+    if not callable(getattr(module, "prepare", None)):
         yield "it has no prepare(inputs, settings)"
     for name in ("rehearsal", "rehearsal_background", "units", "plan"):
-        if hasattr(part, name) and not callable(getattr(part, name)):
+        if hasattr(module, name) and not callable(getattr(module, name)):
             yield f"{name} cannot be called"
     for name, allowed in (("OFFERS", OFFERS), ("NEEDS", NEEDS)):
-        given = getattr(part, name, frozenset())
-        if not isinstance(given, frozenset) or not given <= allowed:
-            yield f"{name} is {given!r}, expected a frozenset of {', '.join(sorted(allowed))}"
-    background = getattr(part, "BACKGROUND", 1)
+        flags = getattr(module, name, frozenset())
+        if not isinstance(flags, frozenset) or not flags <= allowed:
+            yield f"{name} is {flags!r}; expected a frozenset of {', '.join(sorted(allowed))}"
+    background = getattr(module, "BACKGROUND", 1)
     if not isinstance(background, int) or background < 1:
-        yield f"BACKGROUND is {background!r}, expected at least 1"
+        yield f"BACKGROUND is {background!r}; expected at least 1"

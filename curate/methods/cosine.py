@@ -12,13 +12,13 @@ from curate.settings import settings
 
 @settings
 class Settings(SketchSettings):
-    """Gradient cosine needs nothing but its projection."""
+    """The projection's settings."""
 
 
 def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
     """Return a scorer whose queries are means of the target documents' gradient directions."""
     engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
     target = target_sketches(engine, inputs, settings)
-    ready = partial(prepare_sketches, blocks=engine.blocks, whitening=None, unit=True)
-    means = queries(engine, inputs, settings, target, ready)
+    prepared = partial(prepare_sketches, blocks=engine.blocks, whitening=None, unit=True)
+    means = queries(engine, inputs, settings, target, prepared)
     return SketchScorer(terms=[SketchTerm(engine=engine, queries=means)], unit=True, rank=settings.rank)

@@ -13,7 +13,7 @@ from curate.settings import settings
 
 @settings
 class Settings(DirectionSettings):
-    """Gradient dot product has no curvature to set."""
+    """There is no curvature to set."""
 
 
 def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:

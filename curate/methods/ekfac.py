@@ -35,14 +35,15 @@ class Settings(CurvatureSettings):
     evaluation_documents: Count = option(
         default=100, help="Other background documents, on which the objective is measured and must fall."
     )
-    step: Number = option(default=0.0, help="astra's step; 0: the best one on the subset, found anew in each round.")
+    step: Number = option(default=0.0, help="astra's step; 0: in each round the best one on the subset.")
 
     def __post_init__(self) -> None:
         self.refinement()
-        mine = {f.name: f.default for f in fields(self) if f.name in REFINEMENT}
-        if self.refine == "none" and (changed := [n for n, d in mine.items() if getattr(self, n) != d]):
+        defaults = {f.name: f.default for f in fields(self) if f.name in REFINEMENT}
+        if self.refine == "none" and (changed := [n for n, default in defaults.items() if getattr(self, n) != default]):
             raise SettingsError(
-                f"{changed[0]} is refinement's, and nothing is refined.", hint="Add --refine cg or astra."
+                f"{changed[0]} is a setting of refinement, and refine is none.",
+                hint="Add --refine cg or --refine astra.",
             )
 
     def refinement(self) -> RefineSettings | None:
@@ -60,13 +61,13 @@ class Settings(CurvatureSettings):
 
 
 def units(inputs: Inputs, settings: Settings, whole: Sizes) -> dict[str, int | float]:
-    """Return how many documents refinement passes through."""
+    """Return how many documents refinement passes through the model."""
     refinement = settings.refinement()
     return {} if refinement is None else {"refinement": passed_through(whole.background, refinement)}
 
 
 def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
-    """Fit on the background, solve with the target's gradients, refine if asked; return the scorer along them."""
+    """Fit on the background, solve with the target's gradients, refine if set; return the scorer along the result."""
     refinement = settings.refinement()
     if refinement is None:
         return curved(inputs, "ekfac", settings, fit, Ekfac.of)
@@ -75,7 +76,7 @@ def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
 
 
 def _refined(inputs: Inputs, settings: Settings, refinement: RefineSettings, gradients: Directions) -> Directions:
-    found = refine(
+    refined = refine(
         gradients,
         Ekfac.of(fitted(inputs, "ekfac", settings, fit), damping=settings.damping),
         inputs.proxy,
@@ -84,4 +85,4 @@ def _refined(inputs: Inputs, settings: Settings, refinement: RefineSettings, gra
         refinement,
         reporter=inputs.reporter,
     )
-    return found.directions
+    return refined.directions

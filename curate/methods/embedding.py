@@ -32,7 +32,7 @@ class Settings:
     """How hidden states become one vector."""
 
     pooling: Literal["weighted", "mean"] = option(
-        default="weighted", help="weighted: position t counts t times, from 1; mean: all alike."
+        default="weighted", help="weighted: position t counts t times, from 1; mean: all positions count alike."
     )
     # It reorders documents, but made the best 5 % of a mixed pool no purer, and costs a pass over the background: as
     # published, it is not subtracted.
@@ -62,21 +62,21 @@ class Embedder:
             ids, documents = batch.ids.to(self.proxy.device), torch.tensor(batch.documents)
             states = self.proxy.decoder(input_ids=ids, use_cache=False).last_hidden_state
             states = states.to(torch.promote_types(states.dtype, torch.float32))
-            left = [len(whole[i].ids) - start for i, start in zip(batch.documents, batch.starts, strict=True)]
-            weights = self._weights(ids.shape[1], left, batch.starts)
-            found = torch.einsum("st,std->sd", weights.to(states), states).cpu()
+            lengths = [len(whole[i].ids) - start for i, start in zip(batch.documents, batch.starts, strict=True)]
+            weights = self._weights(ids.shape[1], lengths, batch.starts)
+            weighted_sums = torch.einsum("st,std->sd", weights.to(states), states).cpu()
             if sums.ndim == 0:
-                sums = found.new_zeros(len(encoded), found.shape[1])
-            sums.index_add_(0, documents, found)
+                sums = weighted_sums.new_zeros(len(encoded), weighted_sums.shape[1])
+            sums.index_add_(0, documents, weighted_sums)
             totals.index_add_(0, documents, weights.sum(1))
         return sums / totals.clamp_min(1).to(sums)[:, None]
 
-    def _weights(self, width: int, left: Sequence[int], starts: Sequence[int]) -> Float[Tensor, "sequences tokens"]:
-        """Return what each position counts: 0 for padding and the token that a window shares with the one before.
+    def _weights(self, width: int, lengths: Sequence[int], starts: Sequence[int]) -> Float[Tensor, "sequences tokens"]:
+        """Return each position's weight: 0 for padding and the token that a window shares with the one before.
 
-        `left` are the document's tokens from the sequence's start on."""
+        `lengths` are the document's tokens from each sequence's start on."""
         position, start = torch.arange(width, dtype=torch.float64)[None], torch.tensor(starts)[:, None]
-        counts = (position < torch.tensor(left)[:, None]) & ((position > 0) | (start == 0))
+        counts = (position < torch.tensor(lengths)[:, None]) & ((position > 0) | (start == 0))
         return counts.double() * (position + start + 1 if self.weighted else 1.0)
 
 
@@ -89,17 +89,17 @@ class EmbeddingScorer:
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's mean cosine with each group's rows."""
-        found = self.embedder(encoded, batching) if encoded else self.queries[:0]
-        return Scored(scores=found @ self.queries.T)
+        embeddings = self.embedder(encoded, batching) if encoded else self.queries[:0]
+        return Scored(scores=embeddings @ self.queries.T)
 
 
 def prepare(inputs: Inputs, settings: Settings) -> EmbeddingScorer:
-    """Embed the target (and a control set), or take the embeddings from the run, and return the scorer."""
+    """Embed the target (and a control set), or read the embeddings kept in the run; return the scorer."""
     embedder = Embedder(proxy=inputs.proxy, weighted=settings.pooling == "weighted")
     if settings.centre:
         keys = _depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
-        kept = inputs.kept.get("background/embedding", keys, lambda: {"mean": _background_mean(embedder, inputs)})
-        embedder = replace(embedder, centre=kept["mean"])
+        tensors = inputs.kept.get("background/embedding", keys, lambda: {"mean": _background_mean(embedder, inputs)})
+        embedder = replace(embedder, centre=tensors["mean"])
     queries = _queries(inputs.target, "target", embedder, inputs, settings)
     if inputs.against is not None:
         queries = queries - _queries(inputs.against, "control", embedder, inputs, settings)[:1]
@@ -111,23 +111,23 @@ def _queries(
 ) -> Float[Tensor, "columns d"]:
     """Return the mean embedding of all rows, then each group's; rows that are not finite are set aside."""
     keys = _depends_on(inputs, settings) | {"target": target.fingerprint}
-    kept = inputs.kept.get(
+    tensors = inputs.kept.get(
         "target/embeddings", keys, lambda: {"means": _means(embedder, inputs, target.encoded, "target")}
     )
-    means = kept["means"]
+    means = tensors["means"]
     values = _unit(means if embedder.centre is None else means - embedder.centre)
     finite = values.isfinite().all(1)
     if not bool(finite.all()):
         inputs.reporter.warn(f"{int((~finite).sum())} {name} row(s) set aside: their embedding is not finite.")
     groups = [g for g, ok in zip(target.groups, finite.tolist(), strict=True) if ok]
     if empty := sorted(set(target.names) - set(groups)):
-        whose = f"the {name}'s group {empty[0]!r}" if len(target.names) > 1 else f"the {name}"
-        raise CurateError(f"No row of {whose} has a finite embedding.", hint="Use --dtype float32.")
+        owner = f"the {name}'s group {empty[0]!r}" if len(target.names) > 1 else f"the {name}"
+        raise CurateError(f"No row of {owner} has a finite embedding.", hint="Use --dtype float32.")
     return group_means(values[finite], groups, target.names)
 
 
-def _means(embedder: Embedder, inputs: Inputs, encoded: Sequence[Encoded], what: str) -> Float[Tensor, "documents d"]:
-    with inputs.reporter.stage(what, total=len(encoded), grows=what) as stage:
+def _means(embedder: Embedder, inputs: Inputs, encoded: Sequence[Encoded], role: str) -> Float[Tensor, "documents d"]:
+    with inputs.reporter.stage(role, total=len(encoded), grows=role) as stage:
         means = embedder.means(encoded, inputs.batching)
         stage.advance(len(encoded))
     return means

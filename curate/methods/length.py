@@ -1,4 +1,4 @@
-"""Length: the number of scored tokens, to see how much of a method's ranking is nothing but length.
+"""Length: the number of scored tokens, to see how much of a method's ranking is mere length.
 
 Tokens beyond the context do not count when documents are truncated. Every target group has the same column.
 """
@@ -20,7 +20,7 @@ NEEDS: frozenset[str] = frozenset()
 
 @settings
 class Settings:
-    """Which end of the lengths scores high."""
+    """Whether long or short documents score high."""
 
     prefer: Literal["long", "short"] = option(default="long", help="Which documents score high.")
 
@@ -39,5 +39,5 @@ class LengthScorer:
 
 
 def prepare(inputs: Inputs, settings: Settings) -> LengthScorer:
-    """Return the scorer; the target gives nothing but the number of columns."""
+    """Return the scorer; the target decides only the number of columns."""
     return LengthScorer(sign=1 if settings.prefer == "long" else -1, columns=inputs.target.columns)

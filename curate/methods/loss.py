@@ -1,6 +1,6 @@
 """Loss: the proxy's mean loss per scored token (the logarithm of its perplexity), by a forward pass alone.
 
-Which end is the good one is a matter of dispute: filters of web text keep what a model of good text finds likely
+Which end is better is disputed: filters of web text keep what a model of good text finds likely
 (CCNet, arXiv 1911.00359), while pruning by perplexity did best in the middle or at the top (Marion et al. 2023, arXiv
 2309.04564; Ankner et al. 2024, arXiv 2405.20541). The default is the customary one, low loss → high score, so the score
 is minus the loss; `prefer=high` turns it round. Every target group has the same column.
@@ -22,9 +22,9 @@ from curate.settings import option, settings
 
 @settings
 class Settings:
-    """Which end of the losses scores high."""
+    """Whether low or high losses score high."""
 
-    prefer: Literal["low", "high"] = option(default="low", help="Which documents score high.")
+    prefer: Literal["low", "high"] = option(default="low", help="Which losses score high.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,6 @@ class LossScorer:
 
 
 def prepare(inputs: Inputs, settings: Settings) -> LossScorer:
-    """Return the scorer; the target gives nothing but the number of columns."""
+    """Return the scorer; the target decides only the number of columns."""
     sign = -1 if settings.prefer == "low" else 1
     return LossScorer(frozen=FrozenPass(inputs.proxy), sign=sign, columns=inputs.target.columns)

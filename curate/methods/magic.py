@@ -31,7 +31,7 @@ REHEARSED_STEPS = 2
 
 @settings
 class Settings(DirectionSettings):
-    """The training run that is differentiated, how many of them, and at which step."""
+    """The training runs that are differentiated, and at which steps."""
 
     recipe: Recipe = option(
         factory=lambda: Recipe(steps=STEPS),
@@ -49,7 +49,7 @@ class Settings(DirectionSettings):
         help="Steps at which documents are scored, as shares of the run; their scores are averaged: 0.25,0.5.",
     )
     accept_rough: Flag = option(
-        default=False, help="Go on though the training run is too rough for its derivatives to be trusted."
+        default=False, help="Go on even where the training run is too rough to trust its derivatives."
     )
     checkpoints: Literal["sqrt", "all", "log"] = option(
         default="sqrt", help="States that the run keeps for the way back."
@@ -61,7 +61,7 @@ class Settings(DirectionSettings):
 
 
 def rehearsal(settings: Settings) -> Settings:
-    """Return runs of so few steps that nobody can ask them to be smooth."""
+    """Return settings with few steps, whose roughness is accepted."""
     return replace(settings, recipe=replace(settings.recipe, steps=REHEARSED_STEPS), accept_rough=True)
 
 
@@ -74,7 +74,7 @@ units, plan = training_units, training_plan
 
 
 def prepare(inputs: Inputs, settings: Settings) -> RunsScorer:
-    """Train on the background and walk back from the target, or take both from the run; return the scorer.
+    """Train on the background and walk back from the target, or read what the run keeps of both; return the scorer.
 
     Raises CurateError where the training is too rough, unless that is accepted.
     """

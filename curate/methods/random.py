@@ -21,9 +21,9 @@ NEEDS: frozenset[str] = frozenset()
 
 @settings
 class Settings:
-    """Another seed is another ranking."""
+    """The ranking's seed."""
 
-    seed: Count = option(default=0, help="Of the ranking.")
+    seed: Count = option(default=0, help="Seed of the ranking.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class RandomScorer:
     columns: int
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
-        """Return every document's numbers; raises ValueError for a document that was made without its hash."""
-        rows = [[self._uniform(e, column) for column in range(self.columns)] for e in encoded]
-        return Scored(scores=torch.tensor(rows, dtype=torch.float64).view(len(encoded), self.columns))
+        """Return every document's numbers. Raises ValueError for a document without a content hash."""
+        uniforms = [[self._uniform(e, column) for column in range(self.columns)] for e in encoded]
+        return Scored(scores=torch.tensor(uniforms, dtype=torch.float64).view(len(encoded), self.columns))
 
     def _uniform(self, document: Encoded, column: int) -> float:
         if not document.content_hash:
@@ -46,5 +46,5 @@ class RandomScorer:
 
 
 def prepare(inputs: Inputs, settings: Settings) -> RandomScorer:
-    """Return the scorer; the target gives nothing but the number of columns."""
+    """Return the scorer; the target decides only the number of columns."""
     return RandomScorer(seed=settings.seed, columns=inputs.target.columns)

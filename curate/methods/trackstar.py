@@ -65,8 +65,8 @@ class Settings(SketchSettings):
     def __post_init__(self) -> None:
         if self.rank and self.target_share != 0:
             raise SettingsError(
-                f"target_share is {self.target_share!r} with rank {self.rank}: R of low-rank sketches is never formed,"
-                " nor mixed.",
+                f"target_share is {self.target_share!r} with rank {self.rank}; expected 0, since R of low-rank"
+                " sketches is never formed.",
                 hint="Leave target_share out, or use rank 0 and a small dim.",
             )
 
@@ -81,15 +81,15 @@ def prepare(inputs: Inputs, settings: Settings) -> Scorer:
     else:
         mixed = _mixed(_moments(engine, inputs, settings, kept), engine, target, settings)
         whitening = inverse_roots(mixed, damping=settings.damping)
-    ready = partial(prepare_sketches, blocks=engine.blocks, whitening=whitening, unit=True)
-    means = queries(engine, inputs, settings, target, ready)
+    prepared = partial(prepare_sketches, blocks=engine.blocks, whitening=whitening, unit=True)
+    means = queries(engine, inputs, settings, target, prepared)
     term = SketchTerm(engine=engine, queries=means, whitening=whitening)
     scorer = SketchScorer(terms=[term], unit=True, rank=settings.rank)
     return scorer if kept is None else kept.scorer(scorer)
 
 
 def units(inputs: Inputs, settings: Settings, whole: Sizes) -> dict[str, int | float]:
-    """Return how many documents of the pool are sketched anew, and the bytes of the background's sketches."""
+    """Return how many documents of the pool are still to be sketched, and the bytes of the background's sketches."""
     if not pays(whole, inputs, settings):
         return {}
     return {"pool": whole.pool - whole.background, "kept": bytes_of(whole, inputs, settings)}
@@ -111,14 +111,14 @@ def whitening_of(
 
 
 def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:
-    rank = {"rank": settings.rank} if settings.rank else {}  # whole sketches were kept before there were others
+    rank = {"rank": settings.rank} if settings.rank else {}  # absent at rank 0, as in older runs
     return depends_on(inputs, settings) | {"background": inputs.background_fingerprint} | rank
 
 
 def _spectra(engine: SketchEngine, inputs: Inputs, settings: Settings, kept: BackgroundSketches | None) -> Spectra:
     """Decompose R: at rank 0 from R itself, else layer by layer from the background's sketches, held packed.
 
-    What is found takes documents × entries numbers per layer where documents are fewer (N = 2 048 at dim 64: 33 MB).
+    The result takes documents × entries numbers per layer where documents are fewer (N = 2 048 at dim 64: 33 MB).
     """
     if not settings.rank:
         return decompose(_moments(engine, inputs, settings, kept))
@@ -155,7 +155,7 @@ def _fit(engine: SketchEngine, inputs: Inputs, kept: BackgroundSketches | None) 
 
 def _flat(spectra: Spectra) -> dict[str, Tensor]:
     return {
-        f"{n} {part}": t for n, both in spectra.items() for part, t in zip(("values", "vectors"), both, strict=True)
+        f"{n} {part}": t for n, pair in spectra.items() for part, t in zip(("values", "vectors"), pair, strict=True)
     }
 
 
@@ -164,8 +164,8 @@ def _mixed(pool: Moments, engine: SketchEngine, target: TargetSketches, settings
         return pool
     moment = SecondMoment(engine.blocks)
     moment.update(target.values * target.num_scored[:, None])  # summed losses, as the pool's
-    theirs = moment.mean()
+    target_moments = moment.mean()
     share = settings.target_share
     if isinstance(share, str):
-        share = mixing_share(spectrum(pool), spectrum(theirs), round(PAPER_FRACTION * engine.width))
-    return mix(pool, theirs, float(share))
+        share = mixing_share(spectrum(pool), spectrum(target_moments), round(PAPER_FRACTION * engine.width))
+    return mix(pool, target_moments, float(share))

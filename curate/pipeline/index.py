@@ -26,7 +26,7 @@ from curate.proxies.proxy import choose_device
 from curate.score_settings import background_fingerprint
 from curate.scores.counts import count
 from curate.settings import changed, gathered
-from curate.stores.approximate import Made
+from curate.stores.approximate import IndexRecord
 from curate.stores.indexing import sketched
 from curate.stores.making import check_factory, ensure_search
 from curate.stores.neighbours import find_neighbours
@@ -95,7 +95,7 @@ def plan(
     return Indexing.open(gathered(IndexSettings, settings, values), out, reporter or Silent()).plan()
 
 
-def make_search(store: Store, how: str = "auto", *, reporter: Reporter | None = None) -> Made | None:
+def make_search(store: Store, how: str = "auto", *, reporter: Reporter | None = None) -> IndexRecord | None:
     """Give a store an approximate index unless it has it, and say what it reaches; None where it is searched exactly.
 
     `how`: auto (an index from 50 000 documents on, of a kind that suits their number), none, or a FAISS factory string.

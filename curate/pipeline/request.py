@@ -127,7 +127,7 @@ def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, d
     Raises SettingsError where something else was given, and CurateError unless the store is finished.
     """
     store.require_finished()
-    indexed = store.asked
+    indexed = store.settings
     shared = {f.name: getattr(indexed, f.name) for f in fields(PassSettings) if f.name != "device"}
     here = {name: value for name, value in given(settings).items() if name in shared}
     projection: dict[str, Any] = dict(indexed.projection)

@@ -1,1 +1,1 @@
-"""Gradient stores: a pool's sketches on disk, made in one pass, asked any number of times."""
+"""Gradient stores: a pool's sketches on disk, made in one pass, queried any number of times."""

@@ -3,9 +3,9 @@
 Whitened sketches point nearly everywhere: 256 principal components hold a fifth of them, and inverted lists miss half
 of what is near. One bit of every number, though, keeps their angles (1/16 of a float16 store; Charikar 2002): the usual
 index compares bits, and the candidates of a query are ranked by their exact cosines, read from the store. Any other
-FAISS factory indexes principal components. How many lists are probed and how many candidates ranked is chosen on
-documents of the store, so that at least RECALL of the ten nearest are found, at the least measured cost; what was
-reached is kept and told.
+FAISS factory indexes principal components. The numbers of probed lists and of ranked candidates are
+chosen on documents of the store: at least RECALL of the ten nearest are found, at the least measured cost. The index
+records the recall that it reaches.
 """
 
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.folders.folder import Folder, read_json
-from curate.stores.search import Exact, Found, Whitened
+from curate.stores.search import Exact, Nearest, Whitened
 from curate.stores.store import read_array
 
 K = 10
-"""Of the nearest that recall counts, and that depth is chosen for."""
+"""How many nearest documents recall counts, and depth is chosen for."""
 BITS_MOST = 8192
 SEED = 0
 
 
 @runtime_checkable
 class Search(Protocol):
-    """Finds the nearest documents of unit vectors."""
+    """Find the nearest documents of unit vectors."""
 
     @property
     def whitened(self) -> Whitened: ...
 
-    def __call__(self, queries: Float[Tensor, "queries sketch"], k: int) -> Found: ...
+    def __call__(self, queries: Float[Tensor, "queries sketch"], k: int) -> Nearest: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What an index was made as, and what it was measured to do."""
+class IndexRecord:
+    """How an index was made, and its measured recall and speed."""
 
     factory: str
     """FAISS's name of the index; B… compares bits."""
@@ -55,7 +55,7 @@ class Made:
     recall: float
     """Share of the ten nearest that are found, over a sample of the store's own documents."""
     milliseconds: float
-    """Of one query, asked alone."""
+    """Of one query by itself."""
     exact_milliseconds: float
     """Of the exact search for one query, in the same process."""
 
@@ -67,7 +67,7 @@ class Short:
     components: Float[Tensor, "width sketch"] | None = None
 
     def __call__(self, units: Float[Tensor, "documents sketch"]) -> np.ndarray:
-        """Return what FAISS is given: uint8 of eight bits each, or float32."""
+        """Return vectors for FAISS: uint8 of eight bits each, or float32."""
         if self.components is None:
             return np.packbits(units[:, _numbers(units.shape[1])].numpy() > 0, axis=1)
         return (units @ self.components.T).contiguous().numpy()
@@ -80,36 +80,36 @@ class Approximate:
     whitened: Whitened
     index: Any
     short: Short
-    made: Made
+    record: IndexRecord
 
-    def __call__(self, queries: Float[Tensor, "queries sketch"], k: int) -> Found:
+    def __call__(self, queries: Float[Tensor, "queries sketch"], k: int) -> Nearest:
         """Return the `k` nearest of each query among the candidates; cosines are exact."""
-        depth = min(self.made.documents, max(self.made.depth, self.made.depth * k // K))
+        depth = min(self.record.documents, max(self.record.depth, self.record.depth * k // K))
         candidates = self.candidates(queries, depth)
         cosines = self.whitened.cosines(queries, candidates)
         # By position first, so that equal cosines keep the store's order.
         order = candidates.sort(1).indices
         order = order.gather(1, cosines.gather(1, order).sort(dim=1, descending=True, stable=True).indices)[:, :k]
-        return Found(cosines=cosines.gather(1, order), positions=candidates.gather(1, order))
+        return Nearest(cosines=cosines.gather(1, order), positions=candidates.gather(1, order))
 
     def candidates(self, queries: Tensor, depth: int) -> Tensor:
-        """Return the positions of the documents that seem nearest; -1 where the probed lists hold fewer."""
+        """Return the positions of the nearest documents by the index; -1 where the probed lists hold fewer."""
         return torch.from_numpy(self.index.search(self.short(queries), depth)[1])
 
 
 @lru_cache
 def _numbers(width: int) -> Tensor | slice:
-    """Return which numbers give a bit: all, or a seeded choice where there are more than tell angles apart."""
+    """Return which numbers give a bit: all, or a seeded choice of BITS_MOST."""
     if width <= BITS_MOST:
         return slice(None)
-    chosen = np.random.default_rng(SEED).choice(width, BITS_MOST, replace=False)
-    return torch.from_numpy(np.sort(chosen))
+    columns = np.random.default_rng(SEED).choice(width, BITS_MOST, replace=False)
+    return torch.from_numpy(np.sort(columns))
 
 
 def choose_search(whitened: Whitened, *, exact: bool = False) -> Search:
-    """Return the store's index where it has one that covers it, else the exact search."""
-    found = None if exact else open_approximate(whitened)
-    return found or Exact(whitened)
+    """Return the store's index where one covers the whole store, else the exact search."""
+    approximate = None if exact else open_approximate(whitened)
+    return approximate or Exact(whitened)
 
 
 def open_approximate(whitened: Whitened) -> Approximate | None:
@@ -117,15 +117,15 @@ def open_approximate(whitened: Whitened) -> Approximate | None:
     folder = folder_of(whitened)
     if not folder.exists("index.json"):
         return None
-    made = Made(**read_json(folder, "index.json"))
-    if made.documents != len(whitened):
+    record = IndexRecord(**read_json(folder, "index.json"))
+    if record.documents != len(whitened):
         return None
-    index = _read(folder.local("index.faiss"), made.factory)
-    set_breadth(index, made.breadth)
+    index = _read(folder.local("index.faiss"), record.factory)
+    set_breadth(index, record.breadth)
     components = None
-    if not compares_bits(made.factory):
+    if not compares_bits(record.factory):
         components = torch.from_numpy(np.array(read_array(folder.local("components.npy"))))
-    return Approximate(whitened=whitened, index=index, short=Short(components=components), made=made)
+    return Approximate(whitened=whitened, index=index, short=Short(components=components), record=record)
 
 
 def compares_bits(factory: str) -> bool:

@@ -1,4 +1,4 @@
-"""Sketching one part of a pool into a store: sketches and nothing else."""
+"""Sketch one part of a pool into a store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from curate.stores.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Sketching:
-    """Sketches chunks, with a model in memory."""
+    """Sketch chunks, with a model in memory."""
 
     store: Store
     encode: ChunkEncoder
@@ -31,15 +31,15 @@ class Sketching:
         """Write a chunk's sketches and texts; return its rows and those set aside."""
         codes, losses, norms = sketched(self.store.storage, self.engine, chunk.encoded, self.batching)
         finite = np.isfinite(losses) & np.isfinite(norms.astype(np.float32))
-        kept, gone = np.flatnonzero(finite).tolist(), np.flatnonzero(~finite).tolist()
+        kept, dropped = np.flatnonzero(finite).tolist(), np.flatnonzero(~finite).tolist()
         self.store.write_sketches(
             chunk.span.name,
-            codes if not gone else codes[np.array(kept, np.int64)],
+            codes if not dropped else codes[np.array(kept, np.int64)],
             [chunk.documents[i].plain_text for i in kept],
         )
         columns = arrays_of(ROW_FIELDS, row_values(chunk, kept, losses, norms), len(kept))
         columns |= metadata_columns([chunk.documents[i] for i in kept])
-        skipped = [*chunk.skipped, *(not_finite(chunk, i, float(losses[i])) for i in gone)]
+        skipped = [*chunk.skipped, *(not_finite(chunk, i, float(losses[i])) for i in dropped)]
         return PartTables(pa.table(columns), skipped_table(skipped))
 
 
@@ -48,14 +48,14 @@ def sketched(
 ) -> tuple[Codes, np.ndarray, np.ndarray]:
     """Return (codes, losses summed over scored tokens, norms of sketches) of documents in their order.
 
-    Sketches are compressed as they come: what is held is what will lie on disk, not its float32. Those that are not
-    finite have codes of zero and a loss or norm that says so.
+    Sketches are compressed batch by batch, so that memory holds their codes, not float32. A sketch that is not
+    finite has codes of zero, and a loss or norm that is not finite.
     """
     codes, losses, norms = storage.empty(len(encoded)), np.zeros(len(encoded)), np.zeros(len(encoded))
-    for found in document_sketches(engine, encoded, batching):
-        index = np.array(found.documents)
-        losses[index], norms[index] = found.losses.cpu().double().numpy(), found.values.norm(dim=1).cpu().numpy()
-        finite = found.values.isfinite().all(1, keepdim=True)
-        made = storage.encode(torch.where(finite, found.values, torch.zeros_like(found.values)))
-        codes.codes[index], codes.scales[index] = made.codes, made.scales
+    for batch in document_sketches(engine, encoded, batching):
+        index = np.array(batch.documents)
+        losses[index], norms[index] = batch.losses.cpu().double().numpy(), batch.values.norm(dim=1).cpu().numpy()
+        finite = batch.values.isfinite().all(1, keepdim=True)
+        batch_codes = storage.encode(torch.where(finite, batch.values, torch.zeros_like(batch.values)))
+        codes.codes[index], codes.scales[index] = batch_codes.codes, batch_codes.scales
     return codes, losses, norms

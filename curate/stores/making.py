@@ -1,4 +1,4 @@
-"""Making a store's approximate index, and measuring how well and how fast it finds against the exact search."""
+"""Make a store's approximate index, and measure its recall and speed against the exact search."""
 
 import time
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from curate.stores.approximate import (
     BITS_MOST,
     SEED,
     Approximate,
+    IndexRecord,
     K,
-    Made,
     Short,
     breadth_name,
     compares_bits,
@@ -32,34 +32,34 @@ from curate.stores.store import Store, put_array
 from curate.stores.streaming import stream
 
 LEAST_DOCUMENTS = 50_000
-"""Fewer are searched exactly: one pass over them takes about a tenth of a second."""
-RECALL = 0.97  # aimed at on the store's own documents; a little is lost on others
+"""Smaller stores are searched exactly: a pass over them takes about a tenth of a second."""
+RECALL = 0.97  # the aim on the store's own documents; others reach a little less
 BITS = "BFlat"
-"""The index that is made unless another is asked for."""
+"""The default index."""
 COMPONENTS = 256
-_TRAINING = 8192  # documents that principal components are found on, of wide sketches as many as fill these bytes
+_TRAINING = 8192  # documents that principal components are fitted on; of wide sketches, as many as fill these bytes
 _TRAINING_BYTES = 2**31
 _CALIBRATION = 256
 _DEPTHS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 _BREADTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def ensure_search(store: Store, how: str, reporter: Reporter) -> Made | None:
-    """Return the store's index, made now unless it is there as asked for; None where it is searched exactly."""
-    if how == "none" or len(store) <= (LEAST_DOCUMENTS - 1 if how == "auto" else K):
+def ensure_search(store: Store, search: str, reporter: Reporter) -> IndexRecord | None:
+    """Return the record of the store's index, making the index if need be; None where the store is searched exactly."""
+    if search == "none" or len(store) <= (LEAST_DOCUMENTS - 1 if search == "auto" else K):
         return None
     whitened = Whitened(store, reporter)
-    factory = BITS if how == "auto" else how
-    known = open_approximate(whitened)
-    if known is None or (how != "auto" and known.made.factory != factory):
+    factory = BITS if search == "auto" else search
+    index = open_approximate(whitened)
+    if index is None or (search != "auto" and index.record.factory != factory):
         with store.folder.claim():
-            known = make_approximate(whitened, factory)
-    if known.made.recall < RECALL:
+            index = make_approximate(whitened, factory)
+    if index.record.recall < RECALL:
         reporter.warn(
-            f"the index {known.made.factory} finds {known.made.recall:.2f} of the ten nearest; --exact, or another"
-            " factory (--search), finds more."
+            f"the index {index.record.factory} finds {index.record.recall:.2f} of the ten nearest; use --exact, or"
+            " another factory (--search), to find more."
         )
-    return known.made
+    return index.record
 
 
 def make_approximate(whitened: Whitened, factory: str = BITS, width: int = COMPONENTS) -> Approximate:
@@ -70,7 +70,7 @@ def make_approximate(whitened: Whitened, factory: str = BITS, width: int = COMPO
     """
     reporter, folder = whitened.reporter, folder_of(whitened)
     index = _new(factory, whitened.store.storage.width, width)
-    # What is told of the index goes first: killed from here on, the store has none, not one that is told of falsely.
+    # The old record goes first: a store killed from here on has no index, not one with a false record.
     folder.remove("index.json")
     short = Short()
     if not compares_bits(factory):
@@ -82,8 +82,8 @@ def make_approximate(whitened: Whitened, factory: str = BITS, width: int = COMPO
     write = faiss.write_index_binary if compares_bits(factory) else faiss.write_index
     folder.put("index.faiss", lambda path: write(index, str(path)))
     with reporter.stage("measuring recall", total=None):
-        made = _calibrated(whitened, index, short, factory)
-    put_json(folder, "index.json", asdict(made))
+        record = _calibrated(whitened, index, short, factory)
+    put_json(folder, "index.json", asdict(record))
     opened = open_approximate(whitened)
     assert opened is not None
     return opened
@@ -96,8 +96,8 @@ def _new(factory: str, numbers: int, width: int) -> Any:
         return faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise SettingsError(
-            f"FAISS makes no index of {factory!r}.",
-            hint="A factory string: BFlat or BHNSW32 (bits), IVF1024,PQ64, HNSW32 or Flat (principal components).",
+            f"search is {factory!r}; expected a factory string that FAISS knows.",
+            hint="Use BFlat or BHNSW32 (bits), IVF1024,PQ64, HNSW32 or Flat (principal components).",
         ) from error
 
 
@@ -123,66 +123,66 @@ def _at(whitened: Whitened, positions: np.ndarray) -> Tensor:
 
 
 def _fill(whitened: Whitened, index: Any, short: Short, reporter: Reporter) -> None:
-    """Train the index on as many vectors as its lists ask for, and add all, in one pass."""
+    """Train the index on as many vectors as its lists need, and add all, in one pass."""
 
-    work, found = _Shortening(whitened, short), []
+    work, shortened = _Shortening(whitened, short), []
     with reporter.stage("approximate index", total=len(whitened)) as stage:
         for _, part in stream(whitened.store, work, whitened.parts):
-            found.append(part.numpy())
+            shortened.append(part.numpy())
             stage.advance(len(part))
-        vectors = np.concatenate(found)
+        vectors = np.concatenate(shortened)
         if not index.is_trained:
-            wanted = min(len(vectors), max(64 * getattr(index, "nlist", 0), 16384))
+            count = min(len(vectors), max(64 * getattr(index, "nlist", 0), 16384))
             rng = np.random.default_rng(SEED)
             try:
-                index.train(vectors[np.sort(rng.choice(len(vectors), wanted, replace=False))])
+                index.train(vectors[np.sort(rng.choice(len(vectors), count, replace=False))])
             except RuntimeError as error:
                 raise SettingsError(
-                    f"FAISS cannot train the index on {wanted:,} documents: {str(error).splitlines()[0]}",
-                    hint="A factory with fewer lists, or --search BFlat, which needs no training.",
+                    f"FAISS cannot train the index on {count:,} documents: {str(error).splitlines()[0]}",
+                    hint="Use a factory with fewer lists, or --search BFlat, which needs no training.",
                 ) from error
         index.add(vectors)
 
 
 @dataclass(frozen=True)
 class _Shortening:
-    """Makes shortened vectors of codes."""
+    """Shorten vectors of codes."""
 
     whitened: Whitened
     short: Short
 
     @property
     def rows(self) -> int:
-        """How many documents are whole at a time: wide sketches are megabytes each."""
+        """Documents that are decoded at a time: wide sketches are megabytes each."""
         return max(1, min(128, (1 << 22) // self.whitened.store.storage.width))
 
     def __call__(self, codes: Codes) -> Tensor:
         return torch.from_numpy(self.short(self.whitened.units(self.whitened.store.storage.decode(codes))))
 
 
-def check_factory(how: str) -> None:
-    """Raise SettingsError for a way of searching that there is not, before any work is done."""
-    if how not in ("auto", "none"):
-        _new(how, 64, 16)
+def check_factory(search: str) -> None:
+    """Raise SettingsError for an unknown index, before any work is done."""
+    if search not in ("auto", "none"):
+        _new(search, 64, 16)
 
 
-def _calibrated(whitened: Whitened, index: Any, short: Short, factory: str) -> Made:
+def _calibrated(whitened: Whitened, index: Any, short: Short, factory: str) -> IndexRecord:
     """Choose breadth and depth on documents of the store, each searched for its ten nearest others."""
     rng = np.random.default_rng(SEED + 1)
     positions = np.sort(rng.choice(len(whitened), min(_CALIBRATION, len(whitened)), replace=False))
-    queries, own = _at(whitened, positions), torch.from_numpy(positions)[:, None]
+    queries, places = _at(whitened, positions), torch.from_numpy(positions)[:, None]
     exact = Exact(whitened)
     truth = exact(queries, K + 1).positions
-    truth = torch.stack([row[row != mine][:K] for row, mine in zip(truth, own, strict=True)])
-    best: Made | None = None
+    truth = torch.stack([nearest[nearest != place][:K] for nearest, place in zip(truth, places, strict=True)])
+    best: IndexRecord | None = None
     for breadth in _BREADTHS if breadth_name(index) else (1,):
         set_breadth(index, breadth)
-        reached = _reached(whitened, index, short, factory, breadth, queries, own, truth)
+        reached = _reached(whitened, index, short, factory, breadth, queries, places, truth)
         if best is None or _better(reached, best):
             best = reached
     assert best is not None
-    one = queries[:1]
-    best_exact = min(_seconds(lambda: exact(one, K)) for _ in range(3))
+    query = queries[:1]
+    best_exact = min(_seconds(lambda: exact(query, K)) for _ in range(3))
     return replace(best, exact_milliseconds=1000 * best_exact)
 
 
@@ -193,19 +193,21 @@ def _reached(
     factory: str,
     breadth: int,
     queries: Tensor,
-    own: Tensor,
+    places: Tensor,
     truth: Tensor,
-) -> Made:
-    """Return what one breadth reaches: at the least depth that finds enough, or at the greatest."""
+) -> IndexRecord:
+    """Return the record of one breadth: at the least depth that reaches RECALL, or at the greatest."""
     depths = [d for d in _DEPTHS if d < len(whitened)] or [len(whitened)]
-    found = torch.from_numpy(index.search(short(queries), min(depths[-1] + 1, len(whitened)))[1])
-    rows = zip(found, own, strict=True)
-    others = torch.stack([torch.cat([row[row != mine], mine])[: found.shape[1] - 1] for row, mine in rows])
-    places = others[:, None, :] == truth[:, :, None]
-    ranks = torch.where(places.any(2), places.int().argmax(2), len(whitened))
+    candidates = torch.from_numpy(index.search(short(queries), min(depths[-1] + 1, len(whitened)))[1])
+    pairs = zip(candidates, places, strict=True)
+    others = torch.stack(
+        [torch.cat([nearest[nearest != place], place])[: candidates.shape[1] - 1] for nearest, place in pairs]
+    )
+    matches = others[:, None, :] == truth[:, :, None]
+    ranks = torch.where(matches.any(2), matches.int().argmax(2), len(whitened))
     recalls = {d: float((ranks < d).float().mean()) for d in depths}
     depth = next((d for d in depths if recalls[d] >= RECALL), depths[-1])
-    made = Made(
+    record = IndexRecord(
         factory=factory,
         width=8 * short(queries[:1]).shape[1] if short.components is None else len(short.components),
         documents=len(whitened),
@@ -215,20 +217,20 @@ def _reached(
         milliseconds=0.0,
         exact_milliseconds=0.0,
     )
-    search = Approximate(whitened=whitened, index=index, short=short, made=made)
+    search = Approximate(whitened=whitened, index=index, short=short, record=record)
     seconds = [
         min(_seconds(lambda q=queries[i : i + 1]: search(q, K)) for _ in range(2)) for i in range(min(8, len(queries)))
     ]
-    return replace(made, milliseconds=1000 * float(np.median(seconds)))
+    return replace(record, milliseconds=1000 * float(np.median(seconds)))
 
 
-def _better(one: Made, other: Made) -> bool:
-    if (one.recall >= RECALL) != (other.recall >= RECALL):
-        return one.recall >= RECALL
-    return one.milliseconds < other.milliseconds if one.recall >= RECALL else one.recall > other.recall
+def _better(record: IndexRecord, other: IndexRecord) -> bool:
+    if (record.recall >= RECALL) != (other.recall >= RECALL):
+        return record.recall >= RECALL
+    return record.milliseconds < other.milliseconds if record.recall >= RECALL else record.recall > other.recall
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started

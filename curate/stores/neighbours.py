@@ -1,4 +1,4 @@
-"""Every document's nearest others, once: a Parquet of pairs, so that filters on likeness stay SQL."""
+"""Every document's nearest others, as a Parquet file of pairs, so that filters on likeness stay SQL."""
 
 from pathlib import Path
 
@@ -20,44 +20,44 @@ LEAST = 0.2
 _KEY = "curate.documents"
 
 
-def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST, least: float = LEAST) -> Path:
-    """Return the store's pairs, found now unless they are there: a document's `nearest` others, both ways round.
+def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST, minimum: float = LEAST) -> Path:
+    """Return the file of the store's pairs, made if need be: each document's `nearest` others, in both directions.
 
-    By the store's approximate index where it has one, else exactly.
+    Searches the store's approximate index where it has one, else exactly.
     """
     path = store.folder.local(NEIGHBOURS)
-    about = f"{len(store)} {nearest} {least}"
-    if path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY.encode()) == about.encode():
+    key = f"{len(store)} {nearest} {minimum}"
+    if path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY.encode()) == key.encode():
         return path
     with store.folder.claim():
-        put_table(store.folder, NEIGHBOURS, _found(Whitened(store, reporter), nearest, least), {_KEY: about})
+        put_table(store.folder, NEIGHBOURS, _nearest_pairs(Whitened(store, reporter), nearest, minimum), {_KEY: key})
     return path
 
 
-def _found(whitened: Whitened, nearest: int, least: float) -> pa.Table:
+def _nearest_pairs(whitened: Whitened, nearest: int, least: float) -> pa.Table:
     search = choose_search(whitened)
     firsts, seconds, cosines = [], [], []
     with whitened.reporter.stage("neighbours", total=len(whitened)) as stage:
         for number, part in enumerate(whitened.parts):
-            own = torch.arange(whitened.starts[number], whitened.starts[number + 1])
-            if not len(own):
+            positions = torch.arange(whitened.starts[number], whitened.starts[number + 1])
+            if not len(positions):
                 continue
             found = search(whitened.vectors(part), min(nearest + 1, len(whitened)))
-            firsts.append(own[:, None].expand_as(found.positions).flatten().numpy())
+            firsts.append(positions[:, None].expand_as(found.positions).flatten().numpy())
             seconds.append(found.positions.flatten().numpy())
             cosines.append(found.cosines.flatten().numpy())
-            stage.advance(len(own))
+            stage.advance(len(positions))
     empty = np.zeros(0, np.int64)
     first, second, cosine = (np.concatenate([empty, *found]) for found in (firsts, seconds, cosines))
     return _pairs(whitened, first.astype(np.int64), second.astype(np.int64), cosine.astype(np.float32), least)
 
 
-def _pairs(whitened: Whitened, first: np.ndarray, second: np.ndarray, cosine: np.ndarray, least: float) -> pa.Table:
-    kept = (second >= 0) & (first != second) & (cosine >= least)
+def _pairs(whitened: Whitened, first: np.ndarray, second: np.ndarray, cosine: np.ndarray, minimum: float) -> pa.Table:
+    kept = (second >= 0) & (first != second) & (cosine >= minimum)
     first, second, cosine = first[kept], second[kept], cosine[kept]
-    both = np.concatenate([first * len(whitened) + second, second * len(whitened) + first])
-    keys, at = np.unique(both, return_index=True)
-    first, second = np.divmod(keys, len(whitened))
+    keys = np.concatenate([first * len(whitened) + second, second * len(whitened) + first])
+    distinct, at = np.unique(keys, return_index=True)
+    first, second = np.divmod(distinct, len(whitened))
     rows = whitened.store.rows().select("shard", "row").collect()
     shards, numbers = rows["shard"].to_numpy(), rows["row"].to_numpy()
     return pa.table(

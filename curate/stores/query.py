@@ -1,4 +1,4 @@
-"""Asking a store: texts to gradients, gradients to the nearest documents, with what is known of them."""
+"""Query a store: texts to gradients, gradients to the nearest documents with their columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import ROW_FIELDS, Document
 from curate.settings import changed, part_of
 from curate.stores.approximate import Search, choose_search
-from curate.stores.search import Found, Whitened
+from curate.stores.search import Nearest, Whitened
 from curate.stores.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """One document that was found."""
+    """One document near a query."""
 
     rank: int
     """From 1."""
@@ -35,11 +35,11 @@ class Hit:
     n_tokens: int
     text: str
     columns: Mapping[str, Any]
-    """The pool's own."""
+    """The pool's own columns."""
 
 
 class Searcher:
-    """A store with its proxy loaded: asks any number of questions."""
+    """A store with its proxy loaded, for any number of queries."""
 
     def __init__(
         self, store: Store, encoder: Encoder, engine: SketchEngine, batching: Batching, search: Search
@@ -53,9 +53,9 @@ class Searcher:
         Raises CurateError when the store is not finished or the proxy has changed.
         """
         store.require_finished()
-        indexed = store.asked
+        indexed = store.settings
         keep_freed_memory()
-        # A store that was made on a GPU is asked on a laptop, too.
+        # A store that was made on a GPU can be queried on a laptop.
         proxy = load_proxy(changed(part_of(ProxySettings, indexed), device="auto"))
         store.refuse_other_model(proxy.fingerprint())
         tokens = TokenSettings(context=store.record.details.context, long=indexed.long)
@@ -70,46 +70,46 @@ class Searcher:
     def query(self, texts: Sequence[str | Document], k: int) -> list[list[Hit]]:
         """Return the `k` nearest documents of each text or document, the nearest first.
 
-        Raises CurateError for one whose gradient says nothing: no scored token, or not finite.
+        Raises CurateError for a query without a scored token or a finite gradient.
         """
         if not texts:
             return []
         documents = [t if isinstance(t, Document) else _document(t, i) for i, t in enumerate(texts)]
         encoded = self.encoder(documents)
-        for document, one in zip(documents, encoded, strict=True):
-            if one.num_scored == 0:
+        for document, document_tokens in zip(documents, encoded, strict=True):
+            if document_tokens.num_scored == 0:
                 raise CurateError(
                     f"Query {document.row + 1} ({document.preview[:40]!r}) has no token that carries loss.",
                     hint="Give two words or more; of a prompt and its completion, the completion carries loss.",
                 )
         values = torch.zeros(len(documents), self.engine.width)
-        for found in document_sketches(self.engine, encoded, self.batching):
-            values[list(found.documents)] = found.values.cpu().float()
+        for batch in document_sketches(self.engine, encoded, self.batching):
+            values[list(batch.documents)] = batch.values.cpu().float()
         if not (finite := values.isfinite().all(1)).all():
-            worst = documents[int(finite.logical_not().nonzero()[0])]
-            raise CurateError(f"Query {worst.row + 1} ({worst.preview[:40]!r}) has no finite gradient.")
+            document = documents[int(finite.logical_not().nonzero()[0])]
+            raise CurateError(f"Query {document.row + 1} ({document.preview[:40]!r}) has no finite gradient.")
         return self._hits(self.search(self.search.whitened.units(values), k))
 
-    def _hits(self, found: Found) -> list[list[Hit]]:
+    def _hits(self, nearest: Nearest) -> list[list[Hit]]:
         whitened = self.search.whitened
-        flat = found.positions.flatten()
-        wanted = sorted({p for p in flat.tolist() if p >= 0})
-        known: dict[int, dict[str, Any]] = {}
-        for number, places in whitened.at(wanted).items():
+        flat = nearest.positions.flatten()
+        found_positions = sorted({p for p in flat.tolist() if p >= 0})
+        rows: dict[int, dict[str, Any]] = {}
+        for number, indices in whitened.at(found_positions).items():
             part = whitened.parts[number]
-            positions = [wanted[i] for i in places]
-            rows = [p - whitened.starts[number] for p in positions]
-            table = pq.read_table(part.path).take(rows).to_pylist()
-            for position, row, text in zip(positions, table, self.store.texts(part, rows), strict=True):
-                known[position] = row | {"text": text}
-        pairs = zip(found.cosines.tolist(), found.positions.tolist(), strict=True)
+            positions = [found_positions[i] for i in indices]
+            numbers = [p - whitened.starts[number] for p in positions]
+            table = pq.read_table(part.path).take(numbers).to_pylist()
+            for position, row, text in zip(positions, table, self.store.texts(part, numbers), strict=True):
+                rows[position] = row | {"text": text}
+        queries = zip(nearest.cosines.tolist(), nearest.positions.tolist(), strict=True)
         return [
-            [_hit(rank, c, known[p]) for rank, (c, p) in enumerate(zip(*each, strict=True), start=1) if p >= 0]
-            for each in pairs
+            [_hit(rank, c, rows[p]) for rank, (c, p) in enumerate(zip(*hits, strict=True), start=1) if p >= 0]
+            for hits in queries
         ]
 
 
-_OWN = {f.name for f in ROW_FIELDS}
+_ROW_NAMES = {f.name for f in ROW_FIELDS}
 
 
 def _hit(rank: int, cosine: float, row: dict[str, Any]) -> Hit:
@@ -121,7 +121,7 @@ def _hit(rank: int, cosine: float, row: dict[str, Any]) -> Hit:
         row=row["row"],
         n_tokens=row["n_tokens"],
         text=row["text"],
-        columns={k: v for k, v in row.items() if k not in _OWN | {"text"}},
+        columns={k: v for k, v in row.items() if k not in _ROW_NAMES | {"text"}},
     )
 
 

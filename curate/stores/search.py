@@ -21,17 +21,17 @@ from curate.stores.store import Store
 from curate.stores.streaming import stream
 from curate.stores.whitening import folded, norms
 
-QUERIES = 1024  # that are multiplied together
-GATHERED = 1 << 24  # numbers of sketches that are in memory at a time, for exact cosines
+QUERIES = 1024  # multiplied together
+GATHERED = 1 << 24  # numbers of sketches in memory at a time, for exact cosines
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Nearest:
     """The nearest documents of each query, the nearest first; ties in the store's order."""
 
     cosines: Float[Tensor, "queries k"]
     positions: Int[Tensor, "queries k"]
-    """Places of documents in the store, counted over all parts; -1 behind the last where there are fewer than k."""
+    """Documents' positions in the store, counted over all parts; -1 in the last places where there are fewer than k."""
 
 
 class Whitened:
@@ -59,15 +59,15 @@ class Whitened:
         return self.units(self.store.storage.decode(self.store.codes(part)))
 
     def products(self, queries: Float[Tensor, "queries sketch"]) -> Products:
-        """Return what multiplies raw sketches by unit vectors; it is divided by the norms afterwards."""
+        """Return the products of raw sketches with unit vectors; divide them by the norms."""
         return Products(self.store.storage, folded(self.store, queries, self.whitening))
 
     def at(self, positions: Sequence[int]) -> dict[int, list[int]]:
-        """Return by a part's number which of these positions lie in it, as places in the sequence given."""
-        found: dict[int, list[int]] = {}
+        """Return, by a part's number, the indices of the positions that lie in it."""
+        places: dict[int, list[int]] = {}
         for i, position in enumerate(positions):
-            found.setdefault(bisect_right(self.starts, position) - 1, []).append(i)
-        return found
+            places.setdefault(bisect_right(self.starts, position) - 1, []).append(i)
+        return places
 
     def cosines(
         self, queries: Float[Tensor, "queries sketch"], candidates: Int[Tensor, "queries depth"]
@@ -75,29 +75,29 @@ class Whitened:
         """Return the exact cosine of every query with its own candidates; -1 where there is none (position -1)."""
         raw = folded(self.store, queries, self.whitening)
         flat, cosines = candidates.flatten(), torch.full((candidates.numel(),), -1.0)
-        known = (flat >= 0).nonzero()[:, 0]
-        # Many at once, since small products in turn would spend their time waking threads; but never all of them.
+        present = (flat >= 0).nonzero()[:, 0]
+        # Many at once, since small products would spend their time waking threads; never all at once.
         step = max(16, GATHERED // self.store.storage.width)
-        for i in range(0, len(known), step):
-            some = known[i : i + step]
-            codes, lengths = self.gathered(flat[some].numpy())
-            cosines[some] = paired(self.store.storage, codes, raw, some // candidates.shape[1]) / lengths
+        for i in range(0, len(present), step):
+            block = present[i : i + step]
+            codes, lengths = self.gathered(flat[block].numpy())
+            cosines[block] = paired(self.store.storage, codes, raw, block // candidates.shape[1]) / lengths
         return cosines.view(candidates.shape)
 
     def gathered(self, positions: np.ndarray) -> tuple[Codes, Tensor]:
-        """Return the sketches and the whitened norms of documents anywhere in the store."""
-        found, lengths = self.store.storage.empty(len(positions)), np.ones(len(positions), np.float32)
+        """Return the sketches and whitened norms of documents by position in the store."""
+        gathered, lengths = self.store.storage.empty(len(positions)), np.ones(len(positions), np.float32)
         numbers = np.searchsorted(self.starts, positions, side="right") - 1
         for number in np.unique(numbers):
-            part, mine = self.parts[number], np.flatnonzero(numbers == number)
-            rows, codes = positions[mine] - self.starts[number], self._codes(part)
-            found.codes[mine], found.scales[mine] = codes.codes[rows], codes.scales[rows]
-            lengths[mine] = self.norms[part.path.stem].numpy()[rows]
-        return found, torch.from_numpy(lengths)
+            part, members = self.parts[number], np.flatnonzero(numbers == number)
+            rows, codes = positions[members] - self.starts[number], self._codes(part)
+            gathered.codes[members], gathered.scales[members] = codes.codes[rows], codes.scales[rows]
+            lengths[members] = self.norms[part.path.stem].numpy()[rows]
+        return gathered, torch.from_numpy(lengths)
 
 
 def _open_parts() -> int:
-    """How many parts may stay memory-mapped: each holds two of the files that a process may have open."""
+    """Return how many parts may stay memory-mapped: each holds two of the process's open files."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 4096 if most == resource.RLIM_INFINITY else max(4, min(4096, (most - 128) // 2))
 
@@ -108,22 +108,24 @@ class Exact:
 
     whitened: Whitened
 
-    def __call__(self, queries: Float[Tensor, "queries sketch"], k: int) -> Found:
+    def __call__(self, queries: Float[Tensor, "queries sketch"], k: int) -> Nearest:
         """Return the `k` nearest of each query, which are unit vectors."""
-        blocks = [self._block(queries[i : i + QUERIES], k) for i in range(0, max(1, len(queries)), QUERIES)]
-        return Found(cosines=torch.cat([b.cosines for b in blocks]), positions=torch.cat([b.positions for b in blocks]))
+        parts = [self._block(queries[i : i + QUERIES], k) for i in range(0, max(1, len(queries)), QUERIES)]
+        return Nearest(
+            cosines=torch.cat([part.cosines for part in parts]), positions=torch.cat([part.positions for part in parts])
+        )
 
-    def _block(self, queries: Tensor, k: int) -> Found:
+    def _block(self, queries: Tensor, k: int) -> Nearest:
         whitened, products = self.whitened, self.whitened.products(queries)
         best = torch.full((len(queries), k), -torch.inf)
-        where = torch.full((len(queries), k), -1)
+        best_positions = torch.full((len(queries), k), -1)
 
-        for number, (part, found) in enumerate(stream(whitened.store, products, whitened.parts)):
-            cosines = (found / whitened.norms[part.path.stem][:, None]).T
+        for number, (part, batch_products) in enumerate(stream(whitened.store, products, whitened.parts)):
+            cosines = (batch_products / whitened.norms[part.path.stem][:, None]).T
             # By position, then stably by cosine, so that equal ones keep the store's order.
             nearest = cosines.topk(min(k, cosines.shape[1]), dim=1).indices.sort(dim=1).values
-            both = torch.cat([best, cosines.gather(1, nearest)], 1)
-            positions = torch.cat([where, nearest + whitened.starts[number]], 1)
-            order = both.sort(dim=1, descending=True, stable=True).indices[:, :k]
-            best, where = both.gather(1, order), positions.gather(1, order)
-        return Found(cosines=best, positions=where)
+            cosines_so_far = torch.cat([best, cosines.gather(1, nearest)], 1)
+            positions = torch.cat([best_positions, nearest + whitened.starts[number]], 1)
+            order = cosines_so_far.sort(dim=1, descending=True, stable=True).indices[:, :k]
+            best, best_positions = cosines_so_far.gather(1, order), positions.gather(1, order)
+        return Nearest(cosines=best, positions=best_positions)

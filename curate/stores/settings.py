@@ -1,4 +1,4 @@
-"""What an index is asked for: all that decides a store's bytes but the pool, which may grow."""
+"""Settings of an index: everything that decides a store's bytes but the pool, which may grow."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -20,16 +20,16 @@ class IndexSettings(PassSettings):
 
     dim: Annotated[Count, least(1)] = option(default=DIM, help="Projection dimensions per side and layer.")
     rank: Annotated[Count, least(0)] = option(
-        default=RANK, help="Keep each layer's best approximation of this rank; 0: all of it."
+        default=RANK, help="Rank of each layer's sketch, a low-rank approximation; 0: whole."
     )
-    storage: Literal["float32", "float16", "int8"] = option(default="float16", help="Numbers on disk.")
+    storage: Literal["float32", "float16", "int8"] = option(default="float16", help="Type of the numbers on disk.")
 
     def __post_init__(self) -> None:
         if not self.pool:
-            raise SettingsError("An index needs a pool.", hint="curate index --pool FOLDER")
+            raise SettingsError("An index needs a pool.", hint="Use curate index --pool FOLDER.")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a store's record holds under `settings`: all but the pool."""
+        """Return the settings of a store's record: all but the pool."""
         return {name: value for name, value in asdict(self).items() if name != "pool"}
 
     @property
@@ -46,7 +46,7 @@ class IndexSettings(PassSettings):
 
 
 def default_store(settings: IndexSettings) -> Path:
-    """Return where a store goes when no folder is given: `stores/<pool>`, of a pattern the folder that it is in."""
+    """Return the default folder of a store: `stores/<pool>`; of a pattern, the folder that it is in."""
     path = Path(settings.pool[0].rstrip("/"))
     while any(c in path.name for c in "*?["):
         path = path.parent

@@ -1,4 +1,4 @@
-"""How sketches lie on disk: numbers of 4, 2 or 1 byte, with scales, and products with them as they lie.
+"""How sketches are stored: numbers of 4, 2 or 1 byte with scales, and products with the stored numbers.
 
 A sketch is `codes · scales`. float32 keeps it as it is. float16 keeps it at a mean square of 1 with its own scale, so
 that no document's size overflows. int8 keeps every layer of it in 255 steps of that layer's own size, since layers'
@@ -33,7 +33,7 @@ _QUERIES_OF_FACTORS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Codes:
-    """Sketches of some documents as they lie on disk."""
+    """Sketches of some documents as they are stored."""
 
     codes: np.ndarray
     """`[documents, sketch]`; packed where there is a rank."""
@@ -49,12 +49,12 @@ class Codes:
 
 @dataclass(frozen=True)
 class Storage:
-    """Turns sketches into codes and back."""
+    """Turn sketches into codes and back."""
 
     dtype: str
     blocks: Sequence[Block]
     rank: int = 0
-    """Of what is kept of each layer; 0: all."""
+    """Rank of each layer; 0: whole."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -68,17 +68,17 @@ class Storage:
 
     @property
     def width(self) -> int:
-        """Numbers of a sketch that is whole."""
+        """Numbers of a whole sketch."""
         return self.blocks[-1].stop
 
     @property
     def numbers(self) -> int:
-        """Numbers of a sketch as it lies."""
+        """Numbers of a stored sketch."""
         return self.packing.width
 
     @property
     def rows(self) -> int:
-        """How many documents best go through a product together.
+        """Documents that are best multiplied together.
 
         128 rows of 7 000 numbers, widened, are what a core's cache holds; of factors, only one layer's are widened.
         """
@@ -86,12 +86,12 @@ class Storage:
 
     @cached_property
     def _sections(self) -> list[int]:
-        """Numbers of each part that has a size of its own: a layer, or one of its factors."""
+        """Numbers of each section with its own scale in int8: a layer, or one of its factors."""
         return [size for place in self.packing.places for size in place.sizes]
 
     @property
     def scales(self) -> int:
-        """How many scales a document has."""
+        """Scales of a document."""
         return len(self._sections) if self.dtype == "int8" else 1
 
     @property
@@ -99,7 +99,7 @@ class Storage:
         return self.numbers * DTYPES[self.dtype].itemsize + 4 * self.scales
 
     def encode(self, values: Float[Tensor, "documents sketch"]) -> Codes:
-        """Return finite sketches as they lie on disk."""
+        """Encode finite sketches."""
         values = values.float()
         if self.dtype == "float32":
             return Codes(codes=self.packing.pack(values).cpu().numpy(), scales=np.ones((len(values), 1), np.float32))
@@ -108,12 +108,12 @@ class Storage:
             codes = self.packing.pack(values / scales).half()
             return Codes(codes=codes.cpu().numpy(), scales=scales.cpu().numpy())
         packed = self.packing.pack(values).cpu()
-        sizes = [section.abs().amax(1) for section in packed.split(self._sections, 1)]
-        scales = _or_one(torch.stack(sizes, 1) / _STEPS)
+        largest = [section.abs().amax(1) for section in packed.split(self._sections, 1)]
+        scales = _or_one(torch.stack(largest, 1) / _STEPS)
         return Codes(codes=(packed / self._by_entry(scales)).round().to(torch.int8).numpy(), scales=scales.numpy())
 
     def empty(self, documents: int) -> Codes:
-        """Return room for the sketches of some documents."""
+        """Return zero codes for the sketches of some documents."""
         codes = torch.zeros(documents, self.numbers, dtype=DTYPES[self.dtype]).numpy()
         return Codes(codes=codes, scales=np.ones((documents, self.scales), np.float32))
 
@@ -127,24 +127,24 @@ class Storage:
     def layer(self, codes: Codes, place: Place) -> Float[Tensor, "documents entries"]:
         """Return one layer's part of sketches in float32: all layers of wide sketches at once would fill the memory."""
         x = torch.from_numpy(codes.codes[:, place.start : place.stop]).float()
-        own = Place(block=place.block, start=0, rank=place.rank)
-        return self.packing.layer(x, own) * self.layer_scales(codes, place)
+        place_alone = Place(block=place.block, start=0, rank=place.rank)
+        return self.packing.layer(x, place_alone) * self.layer_scales(codes, place)
 
     def layer_scales(self, codes: Codes, place: Place) -> Float[Tensor, "documents 1"]:
-        """Return what a layer's codes, multiplied out, are multiplied by."""
+        """Return the factors by which a layer's codes, multiplied out, are scaled."""
         scales = torch.from_numpy(codes.scales)
         if scales.shape[1] == 1:
             return scales
-        first = self._first_scale[place.block.name]
-        return scales[:, first : first + len(place.sizes)].prod(1, keepdim=True)
+        start = self._scale_starts[place.block.name]
+        return scales[:, start : start + len(place.sizes)].prod(1, keepdim=True)
 
     @cached_property
-    def _first_scale(self) -> dict[str, int]:
-        found, first = {}, 0
+    def _scale_starts(self) -> dict[str, int]:
+        starts, start = {}, 0
         for place in self.packing.places:
-            found[place.block.name] = first
-            first += len(place.sizes)
-        return found
+            starts[place.block.name] = start
+            start += len(place.sizes)
+        return starts
 
     def _by_entry(self, scales: Tensor) -> Tensor:
         return scales.repeat_interleave(torch.tensor(self._sections), 1)
@@ -155,7 +155,7 @@ def _or_one(scales: Tensor) -> Tensor:
 
 
 class Products:
-    """Products of sketches as they lie with a few queries, in float32."""
+    """Products of stored sketches with a few queries, in float32."""
 
     def __init__(self, storage: Storage, queries: Float[Tensor, "queries sketch"]) -> None:
         self.storage = storage
@@ -165,7 +165,7 @@ class Products:
 
     @property
     def rows(self) -> int:
-        """How many documents best go through together: of one query met as they lie, no number is read twice."""
+        """Documents that are best multiplied together; by one query without widening, no number is read twice."""
         alone = self._as_they_lie and len(self.queries) == 1
         return 1024 if alone else self.storage.rows
 
@@ -175,14 +175,14 @@ class Products:
         return halves and len(self.queries) <= _QUERIES_AS_THEY_LIE
 
     def __call__(self, codes: Codes) -> Float[Tensor, "documents queries"]:
-        """Return `[documents, queries]`; hand in as many documents at a time as stay in a core's cache."""
+        """Return the products; pass as many documents at a time as fit into a core's cache."""
         if not self.storage.packing.is_whole:
             return self._of_factors(codes)
         x, scales = torch.from_numpy(codes.codes), torch.from_numpy(codes.scales)
         if scales.shape[1] > 1:
             return self._by_layer(x.float(), scales)
         if self._as_they_lie:
-            # Accumulated in float32; the queries' own rounding is that of the numbers that they meet.
+            # Accumulated in float32; the queries are rounded as the stored numbers are.
             products = torch.stack([torch.mv(x, q).float() for q in self._halves], 1) * self._sizes
         else:
             products = linear(x.float(), self.queries)
@@ -202,12 +202,12 @@ class Products:
         for place in storage.packing.places:
             block = place.block
             if place.rank and len(self.queries) <= _QUERIES_OF_FACTORS:
-                found = self._through(codes, place)
+                products = self._through(codes, place)
             else:
-                own = Place(block=block, start=0, rank=place.rank)
+                place_alone = Place(block=block, start=0, rank=place.rank)
                 x = torch.from_numpy(codes.codes[:, place.start : place.stop]).float()
-                found = linear(storage.packing.layer(x, own), self.queries[:, block.start : block.stop])
-            total += found * storage.layer_scales(codes, place) if by_layer else found
+                products = linear(storage.packing.layer(x, place_alone), self.queries[:, block.start : block.stop])
+            total += products * storage.layer_scales(codes, place) if by_layer else products
         return total if by_layer else total * torch.from_numpy(codes.scales)
 
     def _through(self, codes: Codes, place: Place) -> Tensor:
@@ -227,6 +227,6 @@ def paired(
         return (storage.decode(codes) * queries[owners]).sum(1)
     total = torch.zeros(len(codes))
     for place in storage.packing.places:
-        own = queries[:, place.block.start : place.block.stop][owners]
-        total += (storage.layer(codes, place) * own).sum(1)
+        layer_queries = queries[:, place.block.start : place.block.stop][owners]
+        total += (storage.layer(codes, place) * layer_queries).sum(1)
     return total

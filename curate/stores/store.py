@@ -50,7 +50,7 @@ SHARDS, BACKGROUND, WHITENING = "shards.json", "background.json", "curvature/whi
 
 @final
 class Store(PartFolder):
-    """A pool's sketches on disk. Open one to score any target from it, or to ask it for the nearest documents."""
+    """A pool's sketches on disk. Open one to score any target from it, or to query its nearest documents."""
 
     KIND: ClassVar[str] = "store"
     RECORD: ClassVar[str] = "store.json"
@@ -71,14 +71,14 @@ class Store(PartFolder):
         return Searcher.open(self)
 
     @cached_property
-    def asked(self) -> IndexSettings:
-        """What the store was made with."""
+    def settings(self) -> IndexSettings:
+        """The settings that the store was made with."""
         return IndexSettings.from_record(self.record.settings, self.record.details.pool)
 
     @cached_property
     def storage(self) -> Storage:
         blocks = [Block(**b) for b in self.record.details.blocks]
-        return Storage(self.asked.storage, blocks, self.asked.rank)
+        return Storage(self.settings.storage, blocks, self.settings.rank)
 
     @property
     def shards(self) -> dict[str, dict[str, Any]]:
@@ -87,14 +87,14 @@ class Store(PartFolder):
 
     @cached_property
     def pool(self) -> Pool:
-        """The pool by its address alone: none of its shards is looked at."""
+        """The pool by its address alone; no shard is read."""
         return Pool(address=self.record.details.pool, shards=())
 
     def refuse_other_model(self, model: str) -> None:
         """Raise CurateError unless the store was made with a model of this fingerprint."""
         if self.record.fingerprints.model != model:
             raise CurateError(
-                f"{self.asked.model} is not the model that {self.path} was indexed with.",
+                f"{self.settings.model} is not the model that {self.path} was indexed with.",
                 hint="Put that model back, or index into another store.",
             )
 
@@ -103,106 +103,108 @@ class Store(PartFolder):
         if not self.is_finished:
             raise CurateError(
                 f"{self.path} is not finished.",
-                hint=f"Give the `curate index --pool … --out {self.path}` that began it again: it goes on.",
+                hint=f"Repeat the `curate index --pool … --out {self.path}` that began it; it continues.",
             )
 
     def __len__(self) -> int:
-        """How many documents it holds."""
+        """Return how many documents the store holds."""
         return sum(self.sizes)
 
     @property
     def sizes(self) -> list[int]:
-        """How many documents every part holds."""
+        """The number of documents of every part."""
         return [pq.read_metadata(p.path).num_rows for p in self.all_parts()]
 
     @property
     def sketch_bytes(self) -> int:
-        """What the sketches take on disk."""
+        """Bytes of the sketches on disk."""
         return sum(p.stat().st_size for p in (self.path / "sketches").glob("*.npy"))
 
     def forget(self) -> None:
-        """Remove all that lies beside the parts; there are none yet."""
+        """Remove everything beside the parts, before there are any."""
         folders = ("sketches", "texts", "curvature", "norms", "search", "neighbours")
         for name in (SHARDS, BACKGROUND, FINISHED, *folders):
             self.folder.remove(name)
 
     def add_shards(self, pool: Pool) -> None:
-        """Take note of a pool's shards: known ones keep their number, new ones come after them.
+        """Add a pool's shards: indexed ones keep their number, new ones come after them.
 
-        Raises CurateError when one that is known has changed.
+        Raises CurateError when an indexed shard has changed.
         """
-        known, now = dict(self.shards), pool.shard_fingerprints()
-        gone = {known[n]["fingerprint"]: n for n in known if n not in {s.name for s in pool.shards} and self.parts(n)}
+        shards, fingerprints = dict(self.shards), pool.shard_fingerprints()
+        former = {
+            shards[n]["fingerprint"]: n for n in shards if n not in {s.name for s in pool.shards} and self.parts(n)
+        }
         for shard in pool.shards:
-            fingerprint = now.get(shard.name)
-            old = known.get(shard.name)
-            if old is None and fingerprint is not None and fingerprint in gone:
+            fingerprint = fingerprints.get(shard.name)
+            indexed = shards.get(shard.name)
+            if indexed is None and fingerprint is not None and fingerprint in former:
                 raise CurateError(
-                    f"{shard.name} is in {self.path} already, as {gone[fingerprint]}: with another address beside it,"
+                    f"{shard.name} is in {self.path} already, as {former[fingerprint]}: with another address beside it,"
                     " equal names of files are told apart by their folders.",
                     hint="Give new shards names of their own, or index all into another store (--out).",
                 )
-            if old is None:
-                known[shard.name] = {"number": len(known), "fingerprint": fingerprint}
+            if indexed is None:
+                shards[shard.name] = {"number": len(shards), "fingerprint": fingerprint}
             elif not self.parts(shard.name):
-                known[shard.name] = {**old, "fingerprint": fingerprint}
-            elif old["fingerprint"] != fingerprint:
+                shards[shard.name] = {**indexed, "fingerprint": fingerprint}
+            elif indexed["fingerprint"] != fingerprint:
                 raise CurateError(
                     f"{shard.name} has changed since it was indexed into {self.path}.",
                     hint="Index the changed pool into another store (--out); new shards alone may be added to one.",
                 )
-        put_json(self.folder, SHARDS, known)
+        put_json(self.folder, SHARDS, shards)
 
     def remember_background(self, rows: Mapping[str, Sequence[int]]) -> None:
-        """Write down which rows the second moment is fitted on; they stay when the pool grows."""
-        put_json(self.folder, BACKGROUND, {shard: sorted(found) for shard, found in rows.items()})
+        """Record which rows the second moment is fitted on; they stay when the pool grows."""
+        put_json(self.folder, BACKGROUND, {shard: sorted(numbers) for shard, numbers in rows.items()})
 
     @property
     def has_background(self) -> bool:
         return self.folder.exists(BACKGROUND)
 
     def write_sketches(self, part: str, codes: Codes, texts: Sequence[str]) -> None:
-        """Write what lies beside a part's rows, which are written after it."""
-        for whitening in self.folder.list("norms"):  # of what the part was before it was lost
+        """Write a part's sketches and texts; its rows are written after them."""
+        for whitening in self.folder.list("norms"):  # of an earlier part of this name that was lost
             self.folder.remove(f"{whitening}{part}.npy")
         for name, array in (("codes", codes.codes), ("scales", codes.scales)):
             put_array(self.folder, f"sketches/{part}.{name}.npy", array)
         put_table(self.folder, f"texts/{part}.parquet", pa.table({"text": pa.array(texts, pa.string())}), {})
 
     def codes(self, part: Part) -> Codes:
-        """Return a part's sketches as they lie, memory-mapped."""
+        """Return a part's stored sketches, memory-mapped."""
         name = part.path.stem
         return Codes(**{n: read_array(self.folder.local(f"sketches/{name}.{n}.npy")) for n in ("codes", "scales")})
 
     def texts(self, part: Part, rows: Sequence[int] | None = None) -> list[str]:
-        """Return the words of a part's documents, or of some of them by their place in it."""
+        """Return the texts of a part's documents, or of the given rows of the part."""
         column = pq.read_table(self.folder.local(f"texts/{part.path.stem}.parquet"), columns=["text"])["text"]
         return (column if rows is None else column.take(pa.array(rows, pa.int64()))).to_pylist()
 
     def rows(self) -> pl.LazyFrame:
-        """Every document's row in the order of the sketches, lazily; columns that differ are unified."""
+        """Return every document's row in the order of the sketches, lazily; columns that differ are unified."""
         return self.table(pa.schema(ROW_FIELDS))
 
     def background(self) -> Iterator[Float[Tensor, "documents sketch"]]:
-        """Yield the sketches of the background sample, some of a part at a time."""
-        wanted = read_json(self.folder, BACKGROUND)
+        """Yield the sketches of the background sample, a few of a part at a time."""
+        background = read_json(self.folder, BACKGROUND)
         for part in self.all_parts():
             numbers = pq.read_table(part.path, columns=["row"])["row"].to_numpy()
-            places = np.flatnonzero(np.isin(numbers, wanted.get(part.shard, [])))
-            step = _WIDENED if self.storage.rank else max(1, len(places))
-            for i in range(0, len(places), step):
-                yield self.storage.decode(self.codes(part)[places[i : i + step]])
+            positions = np.flatnonzero(np.isin(numbers, background.get(part.shard, [])))
+            step = _WIDENED if self.storage.rank else max(1, len(positions))
+            for i in range(0, len(positions), step):
+                yield self.storage.decode(self.codes(part)[positions[i : i + step]])
 
     def keep_whitening(self, whitening: Whitening) -> None:
-        """Keep what the second moment gives: the roots that sketches are whitened by unless told otherwise."""
+        """Keep the second moment's roots, the default whitening of sketches."""
         roots = flat(moved(whitening, torch.device("cpu"), torch.float32))
-        elsewhere, there = self._eigenvectors(roots)
-        own = {name: root.contiguous() for name, root in roots.items() if name not in there}
-        metadata = {_ELSEWHERE: elsewhere} if there else None
-        self.folder.put(WHITENING, lambda path: save_file(own, path, metadata=metadata))
+        elsewhere, stored = self._eigenvectors(roots)
+        new_roots = {name: root.contiguous() for name, root in roots.items() if name not in stored}
+        metadata = {_ELSEWHERE: elsewhere} if stored else None
+        self.folder.put(WHITENING, lambda path: save_file(new_roots, path, metadata=metadata))
 
     def whitening(self) -> Whitening:
-        """Return those roots, in float32."""
+        """Return the kept roots, in float32."""
         with safe_open(self.folder.local(WHITENING), framework="pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             elsewhere = (file.metadata() or {}).get(_ELSEWHERE)
@@ -213,17 +215,17 @@ class Store(PartFolder):
         return from_flat(tensors)
 
     def _eigenvectors(self, roots: Mapping[str, Tensor]) -> tuple[str, set[str]]:
-        """Return the file of the store's fits that holds eigenvectors of these roots already, and their names.
+        """Return the file of the store's fits that already holds eigenvectors of these roots, and their names.
 
-        Those of large layers are the most that there is beside sketches: once is enough.
+        Those of large layers are the largest tensors beside the sketches: they are stored once.
         """
         for name in self.folder.list("curvature"):
             if not name.startswith("curvature/eigen-"):
                 continue
             with safe_open(self.folder.local(name), framework="pt") as file:
-                there = {n for n in file.keys() if n in roots}  # noqa: SIM118
-                if there and all(file.get_tensor(n).float().equal(roots[n]) for n in there):
-                    return name, there
+                names = {n for n in file.keys() if n in roots}  # noqa: SIM118
+                if names and all(file.get_tensor(n).float().equal(roots[n]) for n in names):
+                    return name, names
         return "", set()
 
 
@@ -235,12 +237,12 @@ def put_array(folder: Folder, name: str, array: np.ndarray) -> None:
 def read_array(path: Path) -> np.ndarray:
     """Open an array, memory-mapped. Raises CurateError naming the file when it is not whole."""
     try:
-        # Copied when written to, which nothing does: torch warns of arrays that cannot be written at all.
+        # Mode c copies on write, which never happens; torch warns of read-only arrays.
         return np.load(path, mmap_mode="c").view(np.ndarray)  # a memmap's own slices are slow to make
     except OSError as error:
         raise CurateError(f"{path}: cannot be opened ({error}).") from error
     except ValueError as error:
         remade = "the part's file in rows/" if path.parent.name == "sketches" else "this file"
         raise CurateError(
-            f"{path}: cannot be read ({error}).", hint=f"Delete {remade} and index again: it is made anew."
+            f"{path}: cannot be read ({error}).", hint=f"Delete {remade} and index again: it is written anew."
         ) from error

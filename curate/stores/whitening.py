@@ -1,6 +1,6 @@
-"""Whitened norms: what a product with raw sketches is divided by, so that a store is read as it lies.
+"""Whitened norms: the divisors of products with raw sketches, so that a store is read as it is.
 
-⟨W q, W s⟩ / ‖W s‖ with W = R^(-1/2): the numerator is ⟨W² q, s⟩, one product with the sketch as it lies; the norm
+⟨W q, W s⟩ / ‖W s‖ with W = R^(-1/2): the numerator is ⟨W² q, s⟩, one product with the stored sketch; the norm
 depends on the document and on R alone, is computed once, and lies beside the sketches.
 """
 
@@ -30,23 +30,23 @@ def folded(
 def norms(store: Store, whitening: Whitening | None, reporter: Reporter) -> dict[str, Float[Tensor, "documents"]]:
     """Return the norm of every whitened sketch by part; computed once, for new parts alone when a store grows.
 
-    A sketch of zero has norm 1 here: what is divided by it stays zero.
+    A sketch of zero has norm 1 here, so that its products stay zero.
     """
     kept = Kept(store.folder.child(f"norms/{fingerprint(whitening)}"), ARRAY)
-    there = set(kept.folder.list())
-    missing = [p for p in store.all_parts() if f"{p.path.stem}.npy" not in there]
+    written = set(kept.folder.list())
+    missing = [p for p in store.all_parts() if f"{p.path.stem}.npy" not in written]
     if missing:
-        white = _on_cpu(whitening)
+        whitening_on_cpu = _on_cpu(whitening)
 
         def work(codes: Codes) -> Tensor:
             if not store.storage.packing.is_whole:
-                return _by_layer(store, codes, white)
+                return _by_layer(store, codes, whitening_on_cpu)
             values = store.storage.decode(codes)
-            return prepare_sketches(values, store.storage.blocks, white, unit=False).norm(dim=1)
+            return prepare_sketches(values, store.storage.blocks, whitening_on_cpu, unit=False).norm(dim=1)
 
         with reporter.stage("norms", total=len(missing), unit="parts") as stage:
-            for part, found in stream(store, work, missing):
-                kept.keep(part.path.stem, torch.where(found > 0, found, torch.ones_like(found)).numpy())
+            for part, lengths in stream(store, work, missing):
+                kept.keep(part.path.stem, torch.where(lengths > 0, lengths, torch.ones_like(lengths)).numpy())
                 stage.advance(1)
     return {
         p.path.stem: torch.from_numpy(np.array(read_array(kept.folder.local(f"{p.path.stem}.npy"))))
@@ -67,7 +67,7 @@ def fingerprint(whitening: Whitening | None) -> str:
 
 
 def _by_layer(store: Store, codes: Codes, whitening: Whitening | None) -> Float[Tensor, "documents"]:
-    """Return norms of sketches that are only whole one layer at a time."""
+    """Return norms of sketches that are decoded one layer at a time."""
     squares = torch.zeros(len(codes), dtype=torch.float64)
     for place in store.storage.packing.places:
         values = store.storage.layer(codes, place)

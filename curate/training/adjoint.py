@@ -6,7 +6,7 @@ the optimiser alone, which gives u_k = ∂φ/∂g_k; then one forward-over-rever
 which goes to the parameters, and along with it ⟨u_k, ∇ℓ_t⟩ of every token t: D_k times φ's derivative by its weight.
 
 A document that was not trained on has such a derivative too: were it given weight at step k, φ would change by
-⟨u_k, ∇ℓ_z(θ_k)⟩ / D_k. Snapshots keep what that takes.
+⟨u_k, ∇ℓ_z(θ_k)⟩ / D_k. Snapshots keep u_k / D_k and θ_k.
 """
 
 import math
@@ -32,7 +32,7 @@ from curate.training.replay import Replay
 
 @dataclass(frozen=True, kw_only=True)
 class Adjoint:
-    """What one way back found."""
+    """The scores that one way back gives."""
 
     scores: Float[Tensor, "documents"]
     """-∂φ/∂w of every training document, in float64: above 0, more weight lowers the target's loss."""
@@ -44,7 +44,7 @@ class Adjoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What scores documents as if they had been given weight at one step."""
+    """One step's parameters and directions, which score documents as if they had weight there."""
 
     step: int
     parameters: Tensors
@@ -71,8 +71,8 @@ def differentiate(
     """Walk back through a finished training run and return every weight's score for one target.
 
     Several targets share the run, one call each with a name of its own. Steps in `snapshots` (counted from 0) are kept
-    for `snapshot`. Saved every √T steps: a killed call goes on where it was, and ends with the same bytes. With `until`
-    the walk ends before that step (counted from 0), which is all that a snapshot there needs: the scores then lack the
+    for `snapshot`. Saves every √T steps: a killed call goes on from there and ends with the same bytes. With `until`
+    the walk ends before that step (counted from 0), which suffices for a snapshot there; the scores then lack the
     steps before it. `task` advances by steps.
     """
     steps = replay.training.steps
@@ -83,8 +83,8 @@ def differentiate(
     way = _resume(replay, folder) or _begin(replay, target)
     if task is not None:
         task.advance(steps - way.cotangent.step)
-    if lost := [k for k in snapshots if k < until]:
-        raise SettingsError(f"A walk back that ends at step {until} passes no step {lost[0]} to keep a snapshot of.")
+    if skipped := [k for k in snapshots if k < until]:
+        raise SettingsError(f"A walk back that ends at step {until} passes no step {skipped[0]} to keep a snapshot of.")
     while way.cotangent.step > until:
         _step_back(replay, way, folder, snapshots)
         if way.cotangent.step % replay.block == 0 or way.cotangent.step == until:
@@ -97,12 +97,12 @@ def differentiate(
 
 
 def snapshot(replay: Replay, name: str, step: int) -> Snapshot:
-    """Read a step that `differentiate` was asked to keep."""
+    """Read a snapshot that `differentiate` kept."""
     folder, device = _folder(replay, name), torch.device("cpu")
     path = folder / f"{step:06d}.safetensors"
     if not path.exists():
-        known = ", ".join(str(int(p.stem)) for p in sorted(folder.glob("0*.safetensors"))) or "none"
-        raise CurateError(f"{folder} keeps no snapshot of step {step}; it keeps {known}.")
+        steps = ", ".join(str(int(p.stem)) for p in sorted(folder.glob("0*.safetensors"))) or "none"
+        raise CurateError(f"{folder} keeps no snapshot of step {step}; it keeps {steps}.")
     return Snapshot(
         step=step,
         parameters=load(_parameters_file(replay, step), device),
@@ -111,13 +111,15 @@ def snapshot(replay: Replay, name: str, step: int) -> Snapshot:
     )
 
 
-def score_unseen(model: Differentiable, kept: Snapshot, corpus: Corpus) -> Float[Tensor, "all_tokens"]:
+def score_unseen(model: Differentiable, snapshot: Snapshot, corpus: Corpus) -> Float[Tensor, "all_tokens"]:
     """Return the adjoint scores of documents that were never trained on, by token, from all trained parameters.
 
     Forward only: a token's score is its loss's slope along the snapshot's directions. `corpus.gather` adds them up.
     """
     device = next(iter(model.parameters().values())).device
-    parameters, directions = ({n: t.to(device) for n, t in d.items()} for d in (kept.parameters, kept.directions))
+    parameters, directions = (
+        {n: t.to(device) for n, t in d.items()} for d in (snapshot.parameters, snapshot.directions)
+    )
     scores = torch.zeros(corpus.num_tokens, dtype=torch.float64)
     for batch in corpus.microbatches(range(len(corpus))):
         slopes = model.slopes(parameters, directions, batch).double().cpu()
@@ -131,12 +133,12 @@ def target_loss(model: Differentiable, parameters: Tensors, target: Corpus) -> t
     Documents without scored tokens do not count.
     """
     counts = torch.from_numpy(target.scored).double()
-    share = target.spread(1 / (counts.clamp_min(1) * (counts > 0).sum()))
+    shares = target.spread(1 / (counts.clamp_min(1) * (counts > 0).sum()))
     total = {n: torch.zeros_like(p) for n, p in parameters.items()}
     dtype = next(iter(parameters.values())).dtype
     loss = 0.0
     for batch in target.microbatches(range(len(target))):
-        coefficients = share[batch.places] * batch.scored
+        coefficients = shares[batch.places] * batch.scored
         losses, gradients = model.gradients(parameters, batch, coefficients.to(dtype))
         loss += float((losses.double().cpu() * coefficients).sum())
         for name, gradient in gradients.items():
@@ -146,12 +148,12 @@ def target_loss(model: Differentiable, parameters: Tensors, target: Corpus) -> t
 
 @dataclass(kw_only=True)
 class _Way:
-    """How far a way back has come; changed in place, so that what was is not held beside what is."""
+    """How far a way back has come; changed in place, so that old and new state are not held together."""
 
     cotangent: State
     """φ's derivatives by parameters and moments before step `cotangent.step`."""
     slopes: Float[Tensor, "all_tokens"]
-    """∂φ/∂w by the steps that are behind."""
+    """∂φ/∂w from the steps walked so far."""
     loss: float
 
 
@@ -179,11 +181,11 @@ def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[in
         along, products = training.model.products(parameters, pulled, batch, coefficients.to(dtype))
         for name, product in products.items():
             way.cotangent.parameters[name].add_(product)
-        found = along.double().cpu()[batch.scored] / training.denominator(step)
-        way.slopes.index_add_(0, batch.places[batch.scored], found)
+        token_slopes = along.double().cpu()[batch.scored] / training.denominator(step)
+        way.slopes.index_add_(0, batch.places[batch.scored], token_slopes)
     if not bool(torch.isfinite(way.slopes).all()):
         raise CurateError(
-            f"The derivatives grew beyond all numbers at step {step + 1} of {training.steps}: the run is not smooth.",
+            f"The derivatives overflow at step {step + 1} of {training.steps}: the run is not smooth.",
             hint="Lower the recipe's learning_rate, give it a longer warmup, or a larger epsilon.",
         )
 
@@ -198,19 +200,19 @@ def _keep(replay: Replay, folder: Path, step: int, parameters: Tensors, pulled: 
 
 def _save(way: _Way, folder: Path) -> None:
     step = torch.tensor(way.cotangent.step)
-    kept = {"slopes": way.slopes, "loss": torch.tensor(way.loss, dtype=torch.float64), "step": step}
-    if way.cotangent.step:  # at the end nobody needs them any more
-        kept |= flat(way.cotangent)
-    save(kept, folder / "way.safetensors")
+    tensors = {"slopes": way.slopes, "loss": torch.tensor(way.loss, dtype=torch.float64), "step": step}
+    if way.cotangent.step:  # not needed once the walk has reached the start
+        tensors |= flat(way.cotangent)
+    save(tensors, folder / "way.safetensors")
 
 
 def _resume(replay: Replay, folder: Path) -> _Way | None:
     path = folder / "way.safetensors"
     if not path.exists():
         return None
-    kept = load(path, next(iter(replay.training.model.parameters().values())).device)
-    cotangent = unflat(kept, int(kept["step"]))
-    return _Way(cotangent=cotangent, slopes=kept["slopes"].cpu(), loss=float(kept["loss"]))
+    tensors = load(path, next(iter(replay.training.model.parameters().values())).device)
+    cotangent = unflat(tensors, int(tensors["step"]))
+    return _Way(cotangent=cotangent, slopes=tensors["slopes"].cpu(), loss=float(tensors["loss"]))
 
 
 def _check(folder: Path, target: Corpus, snapshots: Collection[int]) -> None:

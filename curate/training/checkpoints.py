@@ -40,7 +40,7 @@ def on_the_way(policy: str, start: int, stop: int) -> frozenset[int]:
 
 
 def save(tensors: Tensors, path: Path, *, durable: bool = True) -> None:
-    """Write tensors so that the file is there whole or not at all; `durable` also forces them to the disk."""
+    """Write tensors to a file that appears whole or not at all; `durable` also forces them to the disk."""
     plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
     if durable:
         put_file(path, partial(save_file, plain))
@@ -51,19 +51,21 @@ def save(tensors: Tensors, path: Path, *, durable: bool = True) -> None:
 
 
 def load(path: Path, device: torch.device, *, only: str | None = None) -> Tensors:
-    """Read what `save` wrote, into memory of torch's own.
+    """Read what `save` wrote, into torch's own memory.
 
-    A tensor that lies in a mapped file may be aligned otherwise, and sums may then come out otherwise, too.
+    Tensors in a mapped file may be aligned otherwise, and their sums may then differ.
     """
     with safe_open(path, "pt") as file:
         return {n: file.get_tensor(n).to(device, copy=True) for n in file.keys() if only in (None, n)}  # noqa: SIM118
 
 
 def save_state(state: State, path: Path, *, durable: bool = True) -> None:
+    """Write a state; see `save`."""
     save(flat(state), path, durable=durable)
 
 
 def load_state(path: Path, step: int, device: torch.device) -> State:
+    """Read what `save_state` wrote."""
     return unflat(load(path, device), step)
 
 
@@ -79,6 +81,6 @@ def unflat(tensors: Tensors, step: int) -> State:
     parameters = {n.removeprefix("parameters."): tensors[n] for n in names}
     moments: dict[str, tuple[Tensor, ...]] = {}
     for name in parameters:
-        found = (tensors.get(f"moments.{i}.{name}") for i in range(2))
-        moments[name] = tuple(m for m in found if m is not None)
+        keys = (f"moments.{i}.{name}" for i in range(2))
+        moments[name] = tuple(tensors[key] for key in keys if key in tensors)
     return State(step=step, parameters=parameters, moments=moments)

@@ -1,4 +1,4 @@
-"""What the replay and its adjoint ask of whatever is trained: losses, gradients and Hessian products."""
+"""The contract of what is trained: losses, gradients and Hessian products, for the replay and its adjoint."""
 
 from typing import Protocol, runtime_checkable
 

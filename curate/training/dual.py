@@ -21,7 +21,7 @@ from curate.training import dual_layers
 
 
 class _Dual(TorchFunctionMode):
-    """Replace what has no derivative of the wanted kind, or a slow one, while the model runs forward."""
+    """Replace functions without a forward derivative, or with a slow one, while the model runs forward."""
 
     def __init__(self, totals: Mapping[int, Tensor]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _Dual(TorchFunctionMode):
 def dual(
     parameters: Mapping[str, Tensor], directions: Mapping[str, Tensor], totals: Mapping[str, Tensor]
 ) -> Iterator[tuple[dict[str, Tensor], TorchFunctionMode]]:
-    """Yield leaves whose tangents are `directions`, and the mode under which a model is to run forward.
+    """Yield leaves whose tangents are `directions`, and the mode to run the model's forward pass in.
 
     What linear layers contribute to the Hessian product is added into `totals` during the backward pass; the rest comes
     as the tangents of the leaves' gradients.

@@ -12,11 +12,12 @@ from torch.nn import functional
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
-    """torch's linear; the Hessian product's part for `weight` is added into `total` on the way back."""
+    """Apply torch's linear; add `weight`'s part of the Hessian product to `total` in the backward pass."""
     return _Linear.apply(inputs, weight, bias, total)
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    """Apply torch's softmax."""
     values = input if dtype is None else input.to(dtype)
     dim = -1 if dim is None else dim
     if dim in (-1, values.ndim - 1):
@@ -34,7 +35,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Scaled dot-product attention in its plain form, without dropout; see torch's documentation of it."""
+    """Apply scaled dot-product attention in its plain form, without dropout; see torch's documentation."""
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
@@ -48,6 +49,7 @@ def attention(
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
+    """Apply torch's SiLU, never in place."""
     return _Silu.apply(input)
 
 
@@ -82,10 +84,10 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         (gradient,), (inputs, weight) = outputs, ctx.saved_tensors
-        value, slope = _rows(gradient)
-        seen, moved = _rows(inputs)
+        value, slope = _flattened(gradient)
+        values, moved = _flattened(inputs)
         if slope is not None:
-            ctx.total.addmm_(slope.T, seen)
+            ctx.total.addmm_(slope.T, values)
         if moved is not None:
             ctx.total.addmm_(value.T, moved)
         back = gradient @ weight if ctx.needs_input_grad[0] else None
@@ -149,7 +151,7 @@ def _slope(values: Tensor, gate: Tensor) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(q kᵀ + mask) v. The probabilities are an output, too, so that their tangent is there on the way back."""
+    """softmax(q kᵀ + mask) v. The probabilities are an output, too, so that the backward pass has their tangent."""
 
     @staticmethod
     def forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -176,9 +178,9 @@ class _Attention(torch.autograd.Function):
         assert outputs[0] is not None
         (query, query_t), (key, key_t), (value, value_t), (chances, chances_t) = map(parts, ctx.saved_tensors)
         gradient, gradient_t = parts(outputs[0])
-        both = torch.cat([gradient_t, gradient], -1)
+        stacked = torch.cat([gradient_t, gradient], -1)
         along = gradient @ value.mT
-        along_t = both @ torch.cat([value, value_t], -1).mT
+        along_t = stacked @ torch.cat([value, value_t], -1).mT
         centred = along - (chances * along).sum(-1, keepdim=True)
         scores = chances * centred
         scores_t = _through_softmax(chances, along_t, shift=(chances_t * along).sum(-1, keepdim=True))
@@ -208,6 +210,6 @@ def parts(value: Tensor) -> tuple[Tensor, Tensor]:
     return primal, torch.zeros_like(primal) if tangent is None else tangent
 
 
-def _rows(value: Tensor) -> tuple[Tensor, Tensor | None]:
+def _flattened(value: Tensor) -> tuple[Tensor, Tensor | None]:
     primal, tangent = forward_ad.unpack_dual(value)
     return primal.flatten(0, -2), None if tangent is None else tangent.flatten(0, -2)

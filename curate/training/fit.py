@@ -22,10 +22,10 @@ Save = Callable[[int, torch.optim.Optimizer, float, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How to train; what to train on and where to keep it come apart from it."""
+    """How to train; data and folder are given apart."""
 
     batch_windows: int
-    lr: float
+    learning_rate: float
     weight_decay: float
     seed: int
     device: str
@@ -35,7 +35,7 @@ class FitSettings:
 
 @dataclass(kw_only=True)
 class Fitted:
-    """What a training left behind, besides the model's weights."""
+    """The outcome of a training, besides the model's weights."""
 
     steps: int = 0
     tokens: int = 0
@@ -87,7 +87,7 @@ def fit(
     """
     fitted = Fitted()
     optimizer = torch.optim.AdamW(
-        _decay_groups(model, settings.weight_decay), lr=settings.lr, betas=(0.9, 0.999), eps=1e-8
+        _decay_groups(model, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-8
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule.rate)
     watch = _Watch(
@@ -132,7 +132,7 @@ def _arguments(scratch: str, steps: int, settings: FitSettings) -> TrainingArgum
         max_grad_norm=1.0,
         logging_strategy="steps",
         logging_steps=max(1, min(10, steps // 20)),
-        logging_nan_inf_filter=False,  # such a loss is an error here, nothing to smooth over
+        logging_nan_inf_filter=False,  # such a loss is an error here: see on_log
         save_strategy="no",
         eval_strategy="no",
         report_to="none",
@@ -158,7 +158,7 @@ def _decay_groups(model: "PreTrainedModel", weight_decay: float) -> list[dict[st
 
 
 class _Watch(TrainerCallback):
-    """Reports progress, keeps the loss curve, stops on time, and saves at even shares of the schedule."""
+    """Report progress, keep the loss curve, stop on time, and save at even shares of the schedule."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class _Watch(TrainerCallback):
             self._shares_saved = due
         if progress >= 1.0:
             fitted.ended_by = "steps" if state.global_step >= self._schedule.steps else "time"
-            control.should_log = True  # the loss of the last steps is looked at, too
+            control.should_log = True  # so that the loss of the last steps is checked, too
             control.should_training_stop = True
 
     def on_log(
@@ -209,8 +209,8 @@ class _Watch(TrainerCallback):
             return
         if not math.isfinite(logs["loss"]):
             raise CurateError(
-                f"the training loss became {logs['loss']} by step {state.global_step}",
-                hint="lower --learning-rate, or use --dtype float32",
+                f"The training loss became {logs['loss']} by step {state.global_step}.",
+                hint="Lower --learning-rate, or use --dtype float32.",
             )
         entry = {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
         self._fitted.curve.append(entry)

@@ -13,10 +13,10 @@ RECORD = "warmup.json"
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside `out` to fill; when the block ends well it takes the place of `out`.
+    """Yield a folder beside `out` to fill; it takes the place of `out` when the block ends without an error.
 
-    What a killed process left in it is removed first. Raises SettingsError when `out` is there and is neither
-    empty nor a proxy made here, CurateError when another process is filling the same folder.
+    Removes first what a killed process left in it. Raises SettingsError when `out` exists and is neither empty
+    nor a proxy of a warm-up, CurateError when another process is filling the same folder.
     """
     check_replaceable(out)
     with atomic_folder(out, by="Another warm-up") as partial:
@@ -29,9 +29,9 @@ def check_replaceable(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise SettingsError(f"{out} is a file, expected a folder to make", hint="give another folder with --out")
+        raise SettingsError(f"{out} is a file; expected a folder.", hint="Give another folder with --out.")
     if any(out.iterdir()) and not (out / RECORD).is_file():
         raise SettingsError(
-            f"{out} is not empty and has no {RECORD}, so it is no proxy made by a warm-up",
-            hint="give another folder with --out; this one is left as it is",
+            f"{out} is not empty and has no {RECORD}, so it is no proxy made by a warm-up.",
+            hint="Give another folder with --out; this one is left as it is.",
         )

@@ -30,12 +30,12 @@ LOGIT_ROWS = 256
 class LanguageModel:
     """A transformers model with the parameters that a recipe trains; see `Differentiable`.
 
-    Dropout is off. Where tangents are carried along, attention takes a plain path: the fused ones have no forward
-    derivative.
+    Dropout is off. Where tangents are carried along, attention is torch's plain one: the fused ones have no
+    forward derivative.
     """
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
-        """Take over `model`: it is converted to the recipe's precision, and given adapters if the recipe has them."""
+        """Take over `model`: convert it to the recipe's precision, and add adapters if the recipe has them."""
         model.to(DTYPES[recipe.precision]).eval().requires_grad_(not recipe.lora_rank)  # type: ignore[arg-type]
         if recipe.lora_rank:
             model = _with_adapters(model, recipe)
@@ -48,22 +48,24 @@ class LanguageModel:
                 module.padding_idx = None
         self.model = model
         self._names = [n for n, p in model.named_parameters() if p.requires_grad]
-        inner = {id(m.weight) for m in model.base_model.modules() if type(m) in (nn.Linear, Conv1D)}
-        apart = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        linears = {id(m.weight) for m in model.base_model.modules() if type(m) in (nn.Linear, Conv1D)}
+        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         self._linear = frozenset(self._weights_of_linears())
-        self.matrices = frozenset(n for n, p in model.named_parameters() if id(p) in inner - apart) & set(self._names)
+        self.matrices = frozenset(n for n, p in model.named_parameters() if id(p) in linears - embeddings) & set(
+            self._names
+        )
 
     def _weights_of_linears(self) -> Iterator[str]:
-        known = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Linear)}
-        return (n for n, p in self.model.named_parameters() if p.requires_grad and id(p) in known)
+        weights = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Linear)}
+        return (n for n, p in self.model.named_parameters() if p.requires_grad and id(p) in weights)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
     def parameters(self) -> Tensors:
-        known = dict(self.model.named_parameters())
-        return {n: known[n].detach() for n in self._names}
+        named = dict(self.model.named_parameters())
+        return {n: named[n].detach() for n in self._names}
 
     def gradients(
         self, parameters: Tensors, batch: MicroBatch, coefficients: Float[Tensor, "sequences tokens"]
@@ -73,8 +75,8 @@ class LanguageModel:
             leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
             logits = self._logits(leaves, batch)
             losses, pull = _loss(logits.detach(), batch.batch.labels, coefficients)
-            found = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
-        return losses, {n: _or_zeros(g, p) for (n, p), g in zip(parameters.items(), found, strict=True)}
+            gradients = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
+        return losses, {n: _or_zeros(g, p) for (n, p), g in zip(parameters.items(), gradients, strict=True)}
 
     @torch.no_grad()
     def losses(self, parameters: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens"]:
@@ -82,11 +84,11 @@ class LanguageModel:
             batch = batch.to(self.device)
             logits = self._logits(parameters, batch)
             labels = batch.batch.labels
-            found = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
-            for rows in _rows(labels):
-                own, wanted = logits.flatten(0, 1)[rows], labels.flatten()[rows].clamp_min(0)[:, None]
-                found.view(-1)[rows] = own.logsumexp(-1) - own.gather(1, wanted).squeeze(1)
-            return found.masked_fill_(labels < 0, 0)
+            losses = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
+            for block in _blocks(labels):
+                block_logits, label = logits.flatten(0, 1)[block], labels.flatten()[block].clamp_min(0)[:, None]
+                losses.view(-1)[block] = block_logits.logsumexp(-1) - block_logits.gather(1, label).squeeze(1)
+            return losses.masked_fill_(labels < 0, 0)
 
     def products(
         self,
@@ -104,13 +106,13 @@ class LanguageModel:
             with torch.no_grad():
                 slopes, pull = _dual_loss(logits, batch.batch.labels, coefficients)
             try:
-                found = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
+                dual_gradients = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
             except NotImplementedError as error:
                 raise CurateError(
                     f"{type(self.model).__name__} cannot be differentiated twice: {str(error).splitlines()[0]}",
                     hint="MAGIC needs another proxy; every other method works with this one.",
                 ) from error
-            for name, gradient in zip(parameters, found, strict=True):
+            for name, gradient in zip(parameters, dual_gradients, strict=True):
                 if gradient is not None:
                     totals[name] += parts(gradient)[1]
         return slopes, totals
@@ -132,13 +134,13 @@ def _loss(logits: Tensor, labels: Int[Tensor, "s t"], coefficients: Float[Tensor
     """Return every token's cross-entropy, and the weighted sum's gradient by the logits."""
     pull = torch.empty_like(logits)
     losses = torch.zeros_like(coefficients)
-    for rows in _rows(labels):
-        own = logits.flatten(0, 1)[rows]
-        wanted = labels.flatten()[rows].clamp_min(0)[:, None]
-        weight = coefficients.flatten()[rows][:, None]
-        total = own.logsumexp(-1, keepdim=True)
-        losses.view(-1)[rows] = (total - own.gather(1, wanted)).squeeze(1)
-        torch.mul(_less_wanted((own - total).exp_(), wanted), weight, out=pull.view(-1, pull.shape[-1])[rows])
+    for block in _blocks(labels):
+        block_logits = logits.flatten(0, 1)[block]
+        label = labels.flatten()[block].clamp_min(0)[:, None]
+        weight = coefficients.flatten()[block][:, None]
+        total = block_logits.logsumexp(-1, keepdim=True)
+        losses.view(-1)[block] = (total - block_logits.gather(1, label)).squeeze(1)
+        torch.mul(_less_label((block_logits - total).exp_(), label), weight, out=pull.view(-1, pull.shape[-1])[block])
     return losses.masked_fill_(labels < 0, 0), pull
 
 
@@ -154,28 +156,28 @@ def _dual_loss(
     flat, moved = values.flatten(0, 1), tangents.flatten(0, 1)
     pull, turned = (torch.empty_like(flat), torch.empty_like(flat)) if coefficients is not None else (flat, flat)
     slopes = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
-    for rows in _rows(labels):
-        wanted = labels.flatten()[rows].clamp_min(0)[:, None]
-        chances = torch.softmax(flat[rows], -1)
-        mean = (chances * moved[rows]).sum(-1, keepdim=True)
-        slopes.view(-1)[rows] = (mean - moved[rows].gather(1, wanted)).squeeze(1)
+    for block in _blocks(labels):
+        label = labels.flatten()[block].clamp_min(0)[:, None]
+        chances = torch.softmax(flat[block], -1)
+        mean = (chances * moved[block]).sum(-1, keepdim=True)
+        slopes.view(-1)[block] = (mean - moved[block].gather(1, label)).squeeze(1)
         if coefficients is not None:
-            weight = coefficients.flatten()[rows][:, None]
-            torch.mul((moved[rows] - mean).mul_(chances), weight, out=turned[rows])
-            torch.mul(_less_wanted(chances, wanted), weight, out=pull[rows])
+            weight = coefficients.flatten()[block][:, None]
+            torch.mul((moved[block] - mean).mul_(chances), weight, out=turned[block])
+            torch.mul(_less_label(chances, label), weight, out=pull[block])
     slopes.masked_fill_(labels < 0, 0)
     if coefficients is None:
         return slopes, slopes
     return slopes, forward_ad.make_dual(pull.view_as(values), turned.view_as(values))
 
 
-def _less_wanted(chances: Tensor, wanted: Tensor) -> Tensor:
+def _less_label(chances: Tensor, label: Tensor) -> Tensor:
     """Subtract 1 at every row's label, in place (scatter_add_ is refused on a GPU where order matters)."""
-    chances[torch.arange(len(chances), device=chances.device), wanted.squeeze(1)] -= 1
+    chances[torch.arange(len(chances), device=chances.device), label.squeeze(1)] -= 1
     return chances
 
 
-def _rows(labels: Tensor) -> Iterator[slice]:
+def _blocks(labels: Tensor) -> Iterator[slice]:
     return (slice(start, start + LOGIT_ROWS) for start in range(0, labels.numel(), LOGIT_ROWS))
 
 
@@ -188,7 +190,7 @@ def _exactly(device: torch.device, *, fused: bool = False) -> Iterator[None]:
     """Compute in full single precision, in a fixed order; on torch's plain attention unless `fused` is allowed."""
     matmul: Any = torch.backends.cuda.matmul
     convolution: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
+    allowed = matmul.allow_tf32, convolution.allow_tf32
     strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     matmul.allow_tf32 = convolution.allow_tf32 = False
     if device.type == "cuda":
@@ -199,7 +201,7 @@ def _exactly(device: torch.device, *, fused: bool = False) -> Iterator[None]:
         with nullcontext() if fused and device.type == "cpu" else sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
+        matmul.allow_tf32, convolution.allow_tf32 = allowed
         torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
 
 
@@ -215,7 +217,7 @@ def _with_adapters(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft asks transformers by a name that transformers means to drop; nothing that a user could change.
+        # peft uses a name that transformers will drop; users cannot change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(recipe.seed)
         try:

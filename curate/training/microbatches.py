@@ -20,7 +20,7 @@ class MicroBatch:
 
     batch: TokenBatch
     places: Int[Tensor, "sequences tokens"]
-    """Where the predicted token lies in `Corpus`'s row of all tokens; 0 where nothing is scored, as token 0 never is.
+    """Where the predicted token lies among all tokens of the `Corpus`; 0 where nothing is scored, as token 0 never is.
     """
 
     @property
@@ -32,7 +32,7 @@ class MicroBatch:
 
 
 class Corpus:
-    """Encoded documents in a fixed order, every token of which has a place in one row of all tokens."""
+    """Encoded documents in a fixed order; every token has a place among all their tokens."""
 
     def __init__(self, documents: Sequence[Encoded], settings: TokenSettings, *, budget: int) -> None:
         """`budget` is the tokens of one micro-batch, padding included."""
@@ -71,10 +71,10 @@ class Corpus:
         sequences = {n: piece for n, (_, _, piece) in enumerate(pieces)}
         for batch in batches(sequences, self.settings, budget=self.budget):
             places = torch.zeros_like(batch.labels)
-            for row, n in enumerate(batch.documents):
+            for i, n in enumerate(batch.documents):
                 document, start, piece = pieces[n]
-                first = int(self.starts[document]) + start + 1  # what position 0 predicts
-                places[row, : len(piece.ids) - 1] = torch.arange(first, first + len(piece.ids) - 1)
+                begin = int(self.starts[document]) + start + 1  # what position 0 predicts
+                places[i, : len(piece.ids) - 1] = torch.arange(begin, begin + len(piece.ids) - 1)
             owners = tuple(pieces[n][0] for n in batch.documents)
             places.masked_fill_(batch.labels == IGNORED, 0)
             yield MicroBatch(batch=TokenBatch(ids=batch.ids, labels=batch.labels, documents=owners), places=places)

@@ -30,14 +30,20 @@ class Moments:
     step: int
     betas: tuple[float, float]
     eps: float
-    lr: float
+    learning_rate: float
     """At this step."""
-    mean_lr: float
+    mean_learning_rate: float
     """Over the steps since the checkpoint before: η of LESS (arXiv 2402.04333, §4)."""
 
 
 def write_moments(
-    folder: Path, model: "nn.Module", optimizer: "optim.Optimizer", *, step: int, lr: float, mean_lr: float
+    folder: Path,
+    model: "nn.Module",
+    optimizer: "optim.Optimizer",
+    *,
+    step: int,
+    learning_rate: float,
+    mean_learning_rate: float,
 ) -> None:
     """Write the state of every trained parameter to `folder`; see `read_moments`."""
     from safetensors.torch import save_file
@@ -61,21 +67,21 @@ def write_moments(
         "betas": list(defaults["betas"]),
         "eps": defaults["eps"],
         "weight_decay": defaults["weight_decay"],
-        "lr": lr,
-        "mean_lr": mean_lr,
+        "lr": learning_rate,
+        "mean_lr": mean_learning_rate,
         "names": order,
     }
     (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def read_moments(folder: Path) -> Moments:
-    """Read what `write_moments` wrote; CurateError when the folder holds none."""
+    """Read what `write_moments` wrote. Raises CurateError when the folder holds none."""
     from safetensors.torch import load_file
 
     if not (folder / STATE_FILE).is_file() or not (folder / RECORD_FILE).is_file():
         raise CurateError(
-            f"{folder} holds no optimiser state: expected {STATE_FILE} and {RECORD_FILE}",
-            hint="give a folder checkpoints/step-N that `curate warmup --checkpoints N` left in a proxy",
+            f"{folder} holds no optimiser state: expected {STATE_FILE} and {RECORD_FILE}.",
+            hint="Give a folder checkpoints/step-N that `curate warmup --checkpoints N` left in a proxy.",
         )
     record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     tensors = load_file(folder / STATE_FILE)
@@ -85,6 +91,6 @@ def read_moments(folder: Path) -> Moments:
         step=record["step"],
         betas=tuple(record["betas"]),
         eps=record["eps"],
-        lr=record["lr"],
-        mean_lr=record["mean_lr"],
+        learning_rate=record["lr"],
+        mean_learning_rate=record["mean_lr"],
     )

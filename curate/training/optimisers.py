@@ -38,7 +38,7 @@ class State:
 def sgd(
     parameter: Tensor, gradient: Tensor, moments: Moments, *, rate: float, decay: float, momentum: float
 ) -> tuple[Tensor, Moments]:
-    """Heavy-ball SGD with decoupled weight decay: b ← μb + g, θ ← (1 - ηλ)θ - ηb."""
+    """Take a step of heavy-ball SGD with decoupled weight decay: b ← μb + g, θ ← (1 - ηλ)θ - ηb."""
     (buffer,) = moments
     buffer = momentum * buffer + gradient
     return parameter * (1 - rate * decay) - rate * buffer, (buffer,)
@@ -47,7 +47,7 @@ def sgd(
 def adamw(
     parameter: Tensor, gradient: Tensor, moments: Moments, *, rate: float, decay: float, step: int, recipe: Recipe
 ) -> tuple[Tensor, Moments]:
-    """AdamW with bias correction; `step` counts from 0. Divides by √(v̂ + ε), or by √v̂ + ε.
+    """Take a step of AdamW with bias correction; `step` counts from 0. Divides by √(v̂ + ε), or by √v̂ + ε.
 
     √v̂ has no derivative where no gradient has ever been, and the parameter does not move there: it is taken as 0.
     """
@@ -67,7 +67,7 @@ def adamw(
 def muon(
     parameter: Tensor, gradient: Tensor, moments: Moments, *, rate: float, decay: float, momentum: float
 ) -> tuple[Tensor, Moments]:
-    """Muon for one matrix (Jordan et al. 2024): Nesterov momentum, orthogonalised by Newton-Schulz.
+    """Take a step of Muon for one matrix (Jordan et al. 2024): Nesterov momentum, orthogonalised by Newton-Schulz.
 
     The step is scaled by 0.2·√max(rows, columns), which gives its entries the size of AdamW's (Liu et al. 2025,
     arXiv 2502.16982, §2.2; `match_rms_adamw` of torch.optim.Muon).
@@ -121,8 +121,8 @@ class Optimiser:
             parameters[name], moments[name] = self._rule(name, state.step, parameter, gradient, state.moments[name])
         return State(step=state.step + 1, parameters=parameters, moments=moments)
 
-    def pull_back(self, state: State, gradients: Tensors, after: State) -> tuple[State, Tensors]:
-        """Turn φ's derivatives by what comes `after` a step into those by what goes in: (state, gradients).
+    def pull_back(self, state: State, gradients: Tensors, cotangent: State) -> tuple[State, Tensors]:
+        """Turn `cotangent`, φ's derivatives by the state after a step, into those by what goes in: (state, gradients).
 
         The gradients count as inputs of their own here: how they follow from the parameters is not part of the step.
         """
@@ -134,11 +134,13 @@ class Optimiser:
             gradient = gradients[name] if scale == 1.0 else gradients[name] * scale
             leaves = [t.detach().requires_grad_() for t in (parameter, gradient, *state.moments[name])]
             with torch.enable_grad():
-                moved, kept = self._rule(name, state.step, leaves[0], leaves[1], tuple(leaves[2:]))
-                found = torch.autograd.grad((moved, *kept), leaves, (after.parameters[name], *after.moments[name]))
-            parameters[name], pulled[name], moments[name] = found[0], found[1], tuple(found[2:])
+                stepped, new_moments = self._rule(name, state.step, leaves[0], leaves[1], tuple(leaves[2:]))
+                derivatives = torch.autograd.grad(
+                    (stepped, *new_moments), leaves, (cotangent.parameters[name], *cotangent.moments[name])
+                )
+            parameters[name], pulled[name], moments[name] = derivatives[0], derivatives[1], tuple(derivatives[2:])
             if slope:
-                inner += float(torch.dot(found[1].flatten().double(), gradients[name].flatten().double()))
+                inner += float(torch.dot(derivatives[1].flatten().double(), gradients[name].flatten().double()))
         if scale != 1.0 or slope:
             # Clipped: s(‖g‖)·g pulls back to s·q + s′·⟨g, q⟩·g/‖g‖, which ties all parameters together.
             along = slope * inner / norm if norm else 0.0
@@ -157,8 +159,8 @@ class Optimiser:
         return adamw(parameter, gradient, moments, rate=rate, decay=decay, step=step, recipe=recipe)
 
     def _count(self, name: str) -> int:
-        one = self.recipe.optimiser == "sgd" or (self.recipe.optimiser == "muon" and name in self.matrices)
-        return 1 if one else 2
+        single = self.recipe.optimiser == "sgd" or (self.recipe.optimiser == "muon" and name in self.matrices)
+        return 1 if single else 2
 
     def _scale(self, norm: float) -> tuple[float, float]:
         """Return the factor of clipping and its derivative by the norm."""
@@ -172,6 +174,6 @@ class Optimiser:
 
 
 def _norm(gradients: Tensors) -> float:
-    """The Euclidean norm of all gradients together, summed in float64 in an order that no file changes."""
+    """Return the Euclidean norm of all gradients together, summed in float64 in an order that no file changes."""
     norms = (torch.linalg.vector_norm(gradients[n], dtype=torch.float64) for n in sorted(gradients))
     return math.sqrt(sum(float(norm) ** 2 for norm in norms))

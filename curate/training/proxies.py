@@ -1,4 +1,4 @@
-"""The model that a warm-up trains: a new one, or one that is there already."""
+"""The model that a warm-up trains: a new one, or a given one."""
 
 import warnings
 from pathlib import Path
@@ -43,8 +43,8 @@ def given_model(address: str, revision: str | None, device: str) -> tuple["PreTr
 
     if (Path(address).expanduser() / "adapter_config.json").exists():
         raise CurateError(
-            f"{address} holds adapters, not a whole model",
-            hint="give the model that they belong to; --lora-rank makes new adapters for it",
+            f"{address} holds adapters; expected a whole model.",
+            hint="Give the model that they belong to; --lora-rank makes new adapters for it.",
         )
     # Half-precision weights cannot hold an optimiser's small steps.
     proxy = load_proxy(ProxySettings(model=address, revision=revision, device=device, dtype="float32"))
@@ -60,7 +60,7 @@ def with_adapters(model: "PreTrainedModel", rank: int, *, seed: int) -> "PreTrai
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # peft asks transformers by a name that transformers means to drop; nothing that a user could change.
+        # peft uses a name that transformers will drop; users cannot change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         return get_peft_model(model, config)  # type: ignore[return-value]

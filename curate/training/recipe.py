@@ -33,7 +33,7 @@ class Recipe:
     )
     learning_rate: Positive = option(
         default=1e-4,
-        help="At its peak. Muon's matrices move as far per step as AdamW's would, so that one rate serves both.",
+        help="Peak learning rate. Muon's matrices move as far per step as AdamW's, so that one rate serves both.",
     )
     beta1: Decay = option(default=0.9, help="Decay of AdamW's first moment.")
     beta2: Decay = option(default=0.999, help="Decay of AdamW's second moment.")
@@ -69,9 +69,7 @@ class Recipe:
     steps: Annotated[Count, least(1)] | None = option(
         default=None, help="Steps of the training.", shown="as many as the epochs take"
     )
-    epochs: Annotated[Count, least(1)] = option(
-        default=1, help="How often every document is seen, where no steps are given."
-    )
+    epochs: Annotated[Count, least(1)] = option(default=1, help="Passes over the documents, where no steps are given.")
     seed: Annotated[Count, least(0)] = option(default=0, help="Of the order of the documents, and of new adapters.")
     precision: str = option(default="float32", help="float32 or float64.")
     lora_rank: Annotated[Count, least(0)] = option(
@@ -104,7 +102,7 @@ class Recipe:
         return cls.of(read_yaml(path))
 
     def over(self, values: Mapping[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-        """Return which of a default recipe's values hold beside others: not its steps where epochs are given."""
+        """Return the values of a default recipe that hold beside given ones: not its steps where epochs are given."""
         return {n: v for n, v in base.items() if not (n == "steps" and "epochs" in values)}
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,18 +110,19 @@ class Recipe:
 
     @property
     def inertia(self) -> float:
-        """The momentum in force: the optimiser's customary one unless another was given."""
+        """The given momentum, or else the optimiser's usual one."""
         return DEFAULT_MOMENTUM[self.optimiser] if self.momentum is None else self.momentum
 
     def num_steps(self, documents: int) -> int:
+        """Return the steps, or how many the epochs take."""
         return self.steps or math.ceil(documents * self.epochs / self.batch_size)
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of step `step` of `steps`, counted from 0; it is never 0."""
-        warm = min(self.warmup_steps(steps), steps)
-        if step < warm:
-            return self.learning_rate * (step + 1) / (warm + 1)
-        done = (step - warm) / max(1, steps - warm)
+        warmup = min(self.warmup_steps(steps), steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, steps - warmup)
         share = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[self.schedule]
         return self.learning_rate * share
 

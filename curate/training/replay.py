@@ -1,4 +1,4 @@
-"""A training run that can be walked through again, forwards and backwards, and comes out the same to the last bit.
+"""A training run that can be walked through again, forwards and backwards, the same to the last bit.
 
 The loss of step k is Σ_i w_i ℓ_i / D_k with ℓ_i summed over a document's scored tokens and D_k the number of scored
 tokens among the step's documents, which stays when weights change: MAGIC (Ilyas & Engstrom 2025, arXiv 2504.16430).
@@ -94,14 +94,14 @@ class Training:
             yield batch, coefficients
 
     def run(self, state: State | None = None, *, until: int | None = None) -> State:
-        """Train on from `state` (None: the start) and keep nothing on the way."""
+        """Train on from `state` (None: the start) without keeping anything."""
         state = state or self.start()
         while state.step < (self.steps if until is None else until):
             state = self.optimiser.update(state, self.gradient(state)[1])
         return state
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides the run: recipe, documents, weights and first parameters."""
+        """Return a hash of everything that decides the run: recipe, documents, weights and first parameters."""
         digest = xxhash.xxh3_128(json.dumps(self.recipe.as_dict(), sort_keys=True).encode())
         digest.update(self.corpus.fingerprint().encode())
         digest.update(b"1" if self.weights is None else self.weights.double().numpy().tobytes())
@@ -115,7 +115,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a replay will take, known before it starts."""
+    """What a replay takes, estimated before it starts."""
 
     steps: int
     tokens: int
@@ -160,8 +160,8 @@ class Replay:
             "steps": self.training.steps,
             "documents": len(self.training.corpus),
         }
-        if (found := Kept(open_folder(self.folder), JSON).at("replay", lambda: record)) != record:
-            changed = [k for k in record if found.get(k) != record[k]]
+        if (recorded := Kept(open_folder(self.folder), JSON).at("replay", lambda: record)) != record:
+            changed = [k for k in record if recorded.get(k) != record[k]]
             raise CurateError(
                 f"{self.folder} holds another training run: {', '.join(changed)} differ.",
                 hint="Give another folder, or the same model, documents, weights and recipe.",
@@ -169,11 +169,11 @@ class Replay:
 
     @property
     def block(self) -> int:
-        """How many steps of the way back lie between two savings of it."""
+        """Steps between two saves of the way back."""
         return math.isqrt(max(1, self.training.steps - 1)) + 1
 
     def plan(self) -> Plan:
-        """Say what the run and one way back will take."""
+        """Return what the run and one way back take."""
         training = self.training
         state = training.start()
         size = sum(p.numel() * p.element_size() for p in state.parameters.values())
@@ -190,7 +190,7 @@ class Replay:
         )
 
     def run(self, task: Task | None = None) -> State:
-        """Train to the end, from the last checkpoint that is there; `task` advances by steps."""
+        """Train to the end, from the last saved checkpoint; `task` advances by steps."""
         state = self._latest(self.training.steps)
         if state is None:
             state = self.training.start()
@@ -206,7 +206,7 @@ class Replay:
         return state
 
     def gradient(self, state: State, *, keep: bool = False) -> Tensors:
-        """Return the gradient of the step after `state`, from the folder if it is there; `keep` puts it there."""
+        """Return the gradient of the step after `state`, read from the folder where it is kept; `keep` keeps it."""
         path = self._gradient_file(state.step)
         if path.exists():
             return {n: t for n, t in load(path, self._device).items() if n != "loss"}
@@ -223,18 +223,18 @@ class Replay:
     def state_at(self, step: int) -> State:
         """Return the state before a step, replaying from the nearest one that is kept.
 
-        On the way it keeps states that the steps before will need, so that a walk back costs one more run at most
-        ('sqrt'), or few states at a time ('log').
+        Keeps states that earlier steps will need, so that a walk back costs at most one more run ('sqrt'), or few
+        states at a time ('log').
         """
         self._drop_after(step)
         state = self._latest(step)
         if state is None:
             raise CurateError(f"{self.folder} has no checkpoint before step {step}.", hint="Run the training first.")
-        wanted = on_the_way(self.checkpoints, state.step, step)
+        passing = on_the_way(self.checkpoints, state.step, step)
         keep = self.keep_gradients or self.checkpoints != "log"  # else the way back would compute them once more
         while state.step < step:
             state = self.training.optimiser.update(state, self.gradient(state, keep=keep))
-            if state.step in wanted:
+            if state.step in passing:
                 save_state(state, self.folder / "passing" / f"{state.step:06d}.safetensors", durable=False)
         return state
 
@@ -244,9 +244,9 @@ class Replay:
 
     def _latest(self, step: int) -> State | None:
         folders = (self.folder / "checkpoints", self.folder / "passing")
-        found = {int(p.stem): p for folder in folders for p in folder.glob("*.safetensors")}
-        known = [k for k in found if k <= step]
-        return load_state(found[max(known)], max(known), self._device) if known else None
+        files = {int(p.stem): p for folder in folders for p in folder.glob("*.safetensors")}
+        steps = [k for k in files if k <= step]
+        return load_state(files[max(steps)], max(steps), self._device) if steps else None
 
     def _drop_after(self, step: int) -> None:
         for name in ("passing",) if self.keep_gradients else ("passing", "gradients"):

@@ -25,11 +25,10 @@ class Schedule:
         self.start()
 
     def start(self, *, margin: float = 0.0) -> None:
-        """Count the seconds from now; `margin` is taken off the limit, for what was spent and follows."""
-        now = self.clock()
+        """Count the seconds from now; take `margin` off the limit, for work before and after."""
+        self.started = self.clock()
         if self.seconds is not None:
             self.seconds -= margin
-        self.started = now
 
     @property
     def elapsed(self) -> float:
@@ -42,12 +41,12 @@ class Schedule:
         return min(done, 1.0)
 
     def rate(self, step: int) -> float:
-        """Give the share of the peak learning rate for the step that comes after `step` steps."""
-        return rate_at(self.progress(step), first=1 / self.steps)
+        """Return the share of the peak learning rate for the step after `step` steps."""
+        return rate_at(self.progress(step), first_step=1 / self.steps)
 
 
-def rate_at(progress: float, *, first: float = 0.0) -> float:
-    """Ramp up linearly, then fall along a cosine to the floor; never zero, not even at the first step."""
+def rate_at(progress: float, *, first_step: float = 0.0) -> float:
+    """Return a rate that ramps up linearly, then falls along a cosine to the floor; it is never zero."""
     if progress < WARM_UP:
-        return max(progress, min(first, WARM_UP), 1e-3) / WARM_UP
+        return max(progress, min(first_step, WARM_UP), 1e-3) / WARM_UP
     return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))

@@ -1,4 +1,4 @@
-"""What a warm-up is asked for, and the shape of a new proxy. Free of torch."""
+"""Settings of a warm-up, and the shape of a new proxy. Free of torch."""
 
 from typing import Annotated, Literal
 
@@ -27,10 +27,10 @@ class Shape:
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 2:
-            even = [h for h in range(1, self.width // 2 + 1) if self.width % (2 * h) == 0]
+            fitting = [h for h in range(1, self.width // 2 + 1) if self.width % (2 * h) == 0]
             raise SettingsError(
-                f"width {self.width} does not split into {self.heads} heads of an even size",
-                hint=f"heads that fit this width: {', '.join(map(str, even)) or 'none; use an even width'}",
+                f"width is {self.width}; expected a width that splits into {self.heads} heads of an even size.",
+                hint=f"Heads that fit this width: {', '.join(map(str, fitting)) or 'none; use an even width'}.",
             )
 
 
@@ -55,7 +55,7 @@ class WarmupSettings:
     )
     steps: Annotated[Count, least(1)] | None = option(default=None, help="Steps to train, instead of --tokens.")
     minutes: Annotated[Number, above(0)] | None = option(
-        default=None, help="End after this time; such a proxy cannot be made again to the byte."
+        default=None, help="End after this time; such a proxy cannot be made again byte for byte."
     )
     batch_tokens: Annotated[Count, least(1)] = option(default=4096, help="Tokens of one step.")
     learning_rate: Annotated[Number, above(0)] | None = option(
@@ -64,14 +64,16 @@ class WarmupSettings:
         flags=("--learning-rate", "--lr"),
         shown="2e-3 new, 2e-4 adapters, 5e-5 given",
     )
-    weight_decay: Annotated[Number, least(0)] = option(default=0.01, help="Decoupled, times the learning rate.")
+    weight_decay: Annotated[Number, least(0)] = option(
+        default=0.01, help="Decoupled weight decay, times the learning rate."
+    )
     lora_rank: Annotated[Count, least(1)] | None = option(
         default=None, help="With --model: train LoRA adapters of this rank only."
     )
     checkpoints: Annotated[Count, least(0)] = option(
         default=1, help="Checkpoints with optimiser state to keep, evenly spread, the last at the end."
     )
-    seed: Count = option(default=0, help="Of the sample, the weights and the order.")
+    seed: Count = option(default=0, help="Seed of the sample, the weights and the order.")
     device: Device = option(default="auto", help=f"Where to train: {DEVICES}")
     dtype: Literal["float32", "bfloat16"] = option(
         default="float32", help="Type of the products; weights and optimiser state stay in float32."
@@ -80,14 +82,14 @@ class WarmupSettings:
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.steps is not None:
-            raise SettingsError("tokens and steps both say how long to train", hint="give one of them")
+            raise SettingsError("tokens and steps both say how long to train.", hint="Give one of them.")
         if self.context > self.batch_tokens:
             raise SettingsError(
-                f"context is {self.context}, expected 8 to {self.batch_tokens} (one batch) tokens",
-                hint="raise --batch-tokens, or lower --context",
+                f"context is {self.context}; expected at most batch_tokens ({self.batch_tokens}).",
+                hint="Raise --batch-tokens, or lower --context.",
             )
         if self.lora_rank is not None and self.model is None:
-            raise SettingsError("adapters need a model to adapt", hint="give --model DIR, or leave --lora-rank out")
+            raise SettingsError("lora_rank needs a model to adapt.", hint="Give --model DIR, or leave --lora-rank out.")
 
     @property
     def peak_learning_rate(self) -> float:

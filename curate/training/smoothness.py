@@ -1,4 +1,4 @@
-"""Whether a training run is smooth enough in its documents' weights for its derivatives to mean anything."""
+"""Measure whether a training run is smooth enough in its documents' weights for its derivatives to mean anything."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from curate.training.optimisers import State, Tensors
 from curate.training.replay import Replay, Training
 
 LEAST_AGREEMENT = 0.5
-"""Below it a run's derivatives are not to be trusted: a smooth run has nearly 1, chaos 0 or less."""
+"""Do not trust the derivatives of a run below this: a smooth run has nearly 1, chaos 0 or less."""
 SHARE = 0.25
 
 
@@ -59,18 +59,18 @@ def smoothness(
 def short_smoothness(replay: Replay, *, seed: int = 0) -> Smoothness:
     """Measure a finished run over a quarter of its steps, from the peak of its learning rate on, where it is roughest.
 
-    But not before its second quarter: AdamW's first steps are mere signs of gradients, which answer to no small change.
-    Costs half as much as training once: the steps as they were are in the folder.
+    It starts after the first quarter: AdamW's first steps are mere signs of gradients, which small changes do not move.
+    Costs half as much as training once: the folder holds the original steps.
     """
     training = replay.training
     length = short_steps(training.steps)
-    first = min(max(length, training.recipe.warmup_steps(training.steps)), training.steps - length)
-    end = replay.state_at(first + length)
-    return smoothness(training, seed=seed, start=replay.state_at(first), until=first + length, end=end)
+    begin = min(max(length, training.recipe.warmup_steps(training.steps)), training.steps - length)
+    end = replay.state_at(begin + length)
+    return smoothness(training, seed=seed, start=replay.state_at(begin), until=begin + length, end=end)
 
 
 def short_steps(steps: int) -> int:
-    """Return how many of a run's steps `short_smoothness` takes anew, twice."""
+    """Return how many of a run's steps `short_smoothness` takes again, twice."""
     return min(steps, max(2, math.ceil(SHARE * steps)))
 
 
@@ -80,7 +80,7 @@ def _signs(corpus: Corpus, seed: int) -> torch.Tensor:
 
 
 def _minus(after: State, before: State, start: State) -> Tensors:
-    """Return how parameters differ; those that were no number from the start on (an unused token's) do not."""
+    """Return the parameters' differences; 0 for those that were no number at the start (an unused token's)."""
     holes = {n: p.isnan() for n, p in start.parameters.items()}
     return {n: (p - before.parameters[n]).masked_fill(holes[n], 0) for n, p in after.parameters.items()}
 

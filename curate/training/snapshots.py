@@ -28,38 +28,38 @@ def trainable(proxy: Proxy, recipe: Recipe) -> LanguageModel:
     """
     if recipe.lora_rank and proxy.settings.modules:
         raise SettingsError(
-            "--modules chooses layers of the proxy, and with lora_rank only adapters are trained.",
+            "--modules chooses layers of the proxy, but with lora_rank only adapters are trained.",
             hint="Name the layers that get adapters with lora_targets instead.",
         )
     return LanguageModel(deepcopy(proxy.model), recipe)
 
 
 def scoring_proxy(proxy: Proxy, recipe: Recipe, parameters: Tensors) -> Proxy:
-    """Return a proxy as it was during the training, in its own precision; tracked are layers that were trained.
+    """Return the proxy as it was during the training, in its own precision, tracking the layers that were trained.
 
-    Where adapters were trained, those are its tracked layers.
+    Where adapters were trained, they are the tracked layers.
     """
     model = trainable(proxy, recipe).model
     model.load_state_dict(parameters, strict=False)
-    made = make_proxy(model.to(proxy.dtype), proxy.tokenizer, proxy.settings)  # type: ignore[arg-type]
-    names = _parameter_names(made)
-    return replace(made, tracked=tuple(n for n in made.tracked if names[n][0] in parameters))
+    scoring = make_proxy(model.to(proxy.dtype), proxy.tokenizer, proxy.settings)  # type: ignore[arg-type]
+    names = _parameter_names(scoring)
+    return replace(scoring, tracked=tuple(n for n in scoring.tracked if names[n][0] in parameters))
 
 
 def directions_of(proxy: Proxy, targets: Sequence[Tensors]) -> Directions:
     """Return the parts of full directions (one set of tensors per target) that belong to tracked layers."""
-    found: dict[str, Tensor] = {}
+    directions: dict[str, Tensor] = {}
     for layer, (weight, bias) in _parameter_names(proxy).items():
         matrices = []
-        for named in targets:
-            matrix = named[weight].T if isinstance(proxy.linears[layer], Conv1D) else named[weight]
-            matrices.append(matrix if bias is None else torch.cat([matrix, named[bias][:, None]], 1))
-        found[layer] = torch.stack(matrices)
-    return found
+        for tensors in targets:
+            matrix = tensors[weight].T if isinstance(proxy.linears[layer], Conv1D) else tensors[weight]
+            matrices.append(matrix if bias is None else torch.cat([matrix, tensors[bias][:, None]], 1))
+        directions[layer] = torch.stack(matrices)
+    return directions
 
 
 def covered(proxy: Proxy, parameters: Tensors) -> tuple[int, int]:
-    """Return how many of the trained parameters are in tracked layers, and how many there are."""
+    """Return how many trained parameters are in tracked layers, and how many there are in all."""
     named = {name for pair in _parameter_names(proxy).values() for name in pair if name}
     return sum(p.numel() for n, p in parameters.items() if n in named), sum(p.numel() for p in parameters.values())
 

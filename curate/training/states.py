@@ -1,4 +1,4 @@
-"""The states of a proxy's training that `curate warmup --checkpoints N` left in its folder, loaded when asked for."""
+"""The states of a proxy's training that `curate warmup --checkpoints N` left in its folder, loaded on demand."""
 
 import json
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from curate.training.moments import RECORD_FILE, Moments, read_moments
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One state of a proxy's training; weights and moments stay on the disk until they are asked for."""
+    """One state of a proxy's training; weights and moments are read on demand."""
 
     folder: Path
     settings: ProxySettings
     """Of the proxy itself: the state is loaded with the same layers, type and device."""
     step: int
-    mean_lr: float | None
-    """Mean learning rate since the state before: η of LESS (arXiv 2402.04333, §4); None where it was not kept."""
+    mean_learning_rate: float | None
+    """Mean learning rate since the state before: η of LESS (arXiv 2402.04333, §4); None where it is not recorded."""
 
     def proxy(self) -> Proxy:
         """Load the model as it was after this step."""
@@ -32,7 +32,7 @@ class Checkpoint:
         return read_moments(self.folder)
 
     def fingerprint(self) -> str:
-        """Return a hash of all that the state's folder holds."""
+        """Return a hash of the state's folder."""
         digest = xxhash.xxh3_128(str(self.step).encode())
         for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             digest.update(path.relative_to(self.folder).as_posix().encode())
@@ -55,8 +55,10 @@ def checkpoints_of(settings: ProxySettings) -> list[Checkpoint]:
 
 def _checkpoint(folder: Path, settings: ProxySettings) -> Checkpoint:
     record = folder / RECORD_FILE
-    mean_lr = json.loads(record.read_text(encoding="utf-8")).get("mean_lr") if record.exists() else None
-    return Checkpoint(folder=folder, settings=settings, step=int(folder.name[5:]), mean_lr=mean_lr)
+    mean_learning_rate = json.loads(record.read_text(encoding="utf-8")).get("mean_lr") if record.exists() else None
+    return Checkpoint(
+        folder=folder, settings=settings, step=int(folder.name[5:]), mean_learning_rate=mean_learning_rate
+    )
 
 
 def fingerprint_of(checkpoints: Sequence[Checkpoint]) -> str:

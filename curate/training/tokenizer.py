@@ -58,7 +58,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "
 
 
 def training_text(document: Document, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Give a document's text for next-token training.
+    """Return a document's text for next-token training.
 
     Chat rows go through the tokenizer's chat template where it has one, prompt and completion are joined; a
     warm-up trains on every token, prompts too, since it teaches the model the pool and not to answer.
@@ -71,22 +71,21 @@ def training_text(document: Document, tokenizer: "PreTrainedTokenizerBase") -> s
         return str(tokenizer.apply_chat_template(messages, tokenize=False))
     except Exception as error:  # a template may raise anything, jinja's own errors included
         raise CurateError(
-            f"{document.shard} row {document.row}: the chat template refuses these messages: {error}",
-            hint="use a model whose template takes such conversations, or leave this shard out",
+            f"{document.shard} row {document.row}: the chat template refuses these messages: {error}.",
+            hint="Use a model whose template takes such conversations, or leave this shard out.",
         ) from error
 
 
 def encode_packed(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", context: int) -> "list[list[int]]":
     """Join the texts' tokens, each followed by eos, and cut the stream into windows of `context` tokens.
 
-    The remainder shorter than a window is left out; so the result is empty when all texts together are
-    shorter.
+    A remainder shorter than a window is left out: texts that together are shorter give no window.
     """
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     if not isinstance(end, int):
         raise CurateError(
-            "the model's tokenizer has neither an eos nor a sep token to separate documents with",
-            hint="set eos_token in its tokenizer_config.json",
+            "The model's tokenizer has neither an eos nor a sep token to separate documents with.",
+            hint="Set eos_token in its tokenizer_config.json.",
         )
     windows: list[list[int]] = []
     stream: list[int] = []

@@ -1,4 +1,4 @@
-"""One training run, how smooth it is, and the way back from every target: what MAGIC does, whatever it is for."""
+"""MAGIC's work: one training run, its smoothness, and the way back from every target."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from curate.training.smoothness import LEAST_AGREEMENT, Smoothness, short_smooth
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """What a run and its ways back gave."""
+    """The outcome of a run and its ways back."""
 
     smoothness: Smoothness
     adjoints: dict[str, Adjoint]
@@ -31,24 +31,24 @@ def walk(
 ) -> Walk:
     """Train, measure the smoothness, and walk back once per target, keeping what the steps in `snapshots` need.
 
-    What was done before a kill is not done again. Raises CurateError where the run is too rough, unless that is
-    accepted, before it walks back; see `differentiate` for `until`.
+    Work from before a kill is not done again. Raises CurateError before walking back where the run is too rough, unless
+    that is accepted; see `differentiate` for `until`.
     """
     steps = replay.training.steps
     with reporter.stage("training", total=steps, unit="steps", grows="training") as task:
         replay.run(task)
     with reporter.stage("smoothness", total=2 * short_steps(steps), unit="steps", grows="smoothness") as task:
-        measured = short_smoothness(replay)
+        smoothness = short_smoothness(replay)
         task.advance(2 * short_steps(steps))
     if not accept_rough:
-        refuse_rough(measured.agreement)
+        refuse_rough(smoothness.agreement)
     total = len(targets) * (steps - until)
     with reporter.stage("walking back", total=total, unit="steps", grows="walking back") as task:
         adjoints = {
             name: differentiate(replay, corpus, name, snapshots=snapshots, until=until, task=task)
             for name, corpus in targets.items()
         }
-    return Walk(smoothness=measured, adjoints=adjoints)
+    return Walk(smoothness=smoothness, adjoints=adjoints)
 
 
 def step_at(share: float, steps: int) -> int:
@@ -62,7 +62,7 @@ def refuse_rough(agreement: float) -> None:
         return
     raise CurateError(
         f"The training run is rough: its smoothness in the documents' weights is {agreement:.2f}, where 1 is smooth and"
-        f" at least {LEAST_AGREEMENT} is expected. Scores made of its derivatives are not to be trusted.",
+        f" at least {LEAST_AGREEMENT} is expected. Do not trust scores from its derivatives.",
         hint="What usually helps: a lower learning_rate, a longer warmup, a larger batch_size or epsilon, a proxy that"
         " was trained longer on the pool (`curate warmup`). --accept-rough goes on with these scores.",
     )

@@ -1,4 +1,4 @@
-"""Make a proxy where there is none: from scratch or by fine-tuning, on a sample of the pool."""
+"""Make a proxy on a sample of the pool: from scratch or by fine-tuning."""
 
 import json
 import math
@@ -35,7 +35,7 @@ ENDLESS = 10**8  # steps: more than any clock allows
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
-    """What was made; `warmup.json` in the proxy's folder holds the same."""
+    """The outcome of a warm-up; `warmup.json` in the proxy's folder holds the same."""
 
     out: Path
     parameters: int
@@ -58,7 +58,7 @@ class Warmup:
 
 
 def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: Reporter | None = None) -> Warmup:
-    """Train a proxy on a sample of `pool` and leave it in `out`, where `from_pretrained` finds it.
+    """Train a proxy on a sample of `pool` and save it in `out`, for `from_pretrained`.
 
     The folder appears whole, at the end; a warm-up that was killed starts anew. A proxy that an earlier
     warm-up left in `out` is replaced; any other folder that is not empty is refused. Holds the sample in
@@ -73,26 +73,26 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
     device = choose_device(settings.device)
     if device.type == "cuda" and device.index:
         raise SettingsError(
-            f"device is {settings.device!r}: a warm-up runs on the first CUDA device that it sees",
-            hint=f"CUDA_VISIBLE_DEVICES={device.index} curate warmup --device cuda …",
+            f"device is {settings.device!r}; expected 'cuda': a warm-up runs on the first CUDA device that it sees.",
+            hint=f"Use CUDA_VISIBLE_DEVICES={device.index} curate warmup --device cuda ….",
         )
     keep_freed_memory()
     with new_folder(out) as folder, _without_bars():
         documents = _sample(pool, settings, reporter)
         model, tokenizer, context = _model(documents, settings, reporter)
         threads.choose(sum(p.numel() for p in model.parameters()))
-        windows, held_out, held = _windows(documents, tokenizer, context, reporter)
+        windows, held_out, num_held_out = _windows(documents, tokenizer, context, reporter)
         fitted = _train(model, windows, held_out, folder, settings, reporter, started)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        made = Warmup(
+        result = Warmup(
             out=out,
             parameters=sum(p.numel() for p in model.parameters()),
             trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             vocabulary=len(tokenizer),
             context=context,
-            documents=len(documents) - held,
-            held_out_documents=held,
+            documents=len(documents) - num_held_out,
+            held_out_documents=num_held_out,
             steps=fitted.steps,
             tokens_seen=fitted.tokens,
             held_out_loss_before=fitted.held_out_before,
@@ -103,8 +103,8 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
             checkpoints=[f"checkpoints/step-{s}" for s in fitted.saved],
             curve=fitted.curve,
         )
-        _write_record(folder / RECORD, made, settings, pool)
-    return made
+        _write_record(folder / RECORD, result, settings, pool)
+    return result
 
 
 @contextmanager
@@ -127,23 +127,23 @@ def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> list[Do
         documents = sample_rows(pool, settings.documents, settings.seed, settings.fields)
     if len(documents) < 2:
         raise CurateError(
-            f"{', '.join(pool.address)}: the pool gives {len(documents)} documents, "
-            "expected at least two: one to train on, one to hold out"
+            f"{', '.join(pool.address)}: the pool has {len(documents)} document(s);"
+            " expected at least 2: one to train on, one to hold out."
         )
     random.Random(settings.seed).shuffle(documents)  # the sample comes shard by shard
     return documents
 
 
-def _write_record(path: Path, made: Warmup, settings: WarmupSettings, pool: Pool) -> None:
-    given = asdict(settings) | {"learning_rate": settings.peak_learning_rate}
-    del given["pool"]  # told with its fingerprint
+def _write_record(path: Path, result: Warmup, settings: WarmupSettings, pool: Pool) -> None:
+    settings_record = asdict(settings) | {"learning_rate": settings.peak_learning_rate}
+    del settings_record["pool"]  # recorded with its fingerprint
     record = {
         "curate": __version__,
         "torch": version("torch"),
         "transformers": version("transformers"),
         "pool": {"address": list(pool.address), "fingerprint": pool.fingerprint()},
-        "settings": given,
-        **{k: v for k, v in asdict(made).items() if k != "out"},
+        "settings": settings_record,
+        **{k: v for k, v in asdict(result).items() if k != "out"},
     }
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -151,7 +151,7 @@ def _write_record(path: Path, made: Warmup, settings: WarmupSettings, pool: Pool
 def _model(
     documents: Sequence[Document], settings: WarmupSettings, reporter: Reporter
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", int]:
-    """Give the model to train, its tokenizer, and the length of its training windows."""
+    """Return the model to train, its tokenizer, and the length of its training windows."""
     if settings.model is None:
         tokenizer = _new_tokenizer(documents, settings, reporter)
         model = new_model(settings.shape, tokenizer, context=settings.context, seed=settings.seed)
@@ -160,7 +160,7 @@ def _model(
     config = model.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None) or settings.context
     if settings.context > longest:
-        reporter.note(f"windows of {longest} tokens: the model was made for no longer ones")
+        reporter.note(f"windows of {longest} tokens, the longest that the model takes.")
     if settings.lora_rank is not None:
         model = with_adapters(model, settings.lora_rank, seed=settings.seed)
     return model, tokenizer, min(settings.context, longest)
@@ -189,24 +189,26 @@ def _windows(
     context: int,
     reporter: Reporter,
 ) -> tuple["Windows", "Windows | None", int]:
-    """Pack the sample; gives the training windows, the held-out ones, and how many documents those hold."""
+    """Pack the sample; return the training windows, the held-out ones, and the number of held-out documents."""
     from curate.training.fit import Windows
 
-    held = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
+    num_held_out = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
     with reporter.stage("tokenising", total=len(documents)) as task:
         texts = [training_text(d, tokenizer) for d in documents]
-        held_out = encode_packed(texts[:held], tokenizer, context)
-        windows = encode_packed(texts[held:], tokenizer, context)
+        held_out = encode_packed(texts[:num_held_out], tokenizer, context)
+        windows = encode_packed(texts[num_held_out:], tokenizer, context)
         task.advance(len(documents))
     if not windows:
         raise CurateError(
-            f"the sample's {len(documents) - held} training documents are together shorter than "
-            f"one window of {context} tokens",
-            hint="lower --context, or give a larger pool",
+            f"The sample's {len(documents) - num_held_out} training documents are together shorter than one window of"
+            f" {context} tokens.",
+            hint="Lower --context, or give a larger pool.",
         )
     if not held_out:
-        reporter.warn(f"no held-out loss: {held} held-out documents do not fill one window of {context} tokens")
-    return Windows(windows), Windows(held_out) if held_out else None, held
+        reporter.warn(
+            f"no held-out loss: {num_held_out} held-out documents do not fill one window of {context} tokens."
+        )
+    return Windows(windows), Windows(held_out) if held_out else None, num_held_out
 
 
 def _train(
@@ -225,13 +227,15 @@ def _train(
 
     context = windows.context
     batch = min(settings.batch_tokens // context, len(windows))
-    left = None if settings.minutes is None else settings.minutes * 60 - (time.monotonic() - started)
+    seconds_left = None if settings.minutes is None else settings.minutes * 60 - (time.monotonic() - started)
     steps = _steps(settings, batch * context)
 
-    def save(step: int, optimizer: "Optimizer", lr: float, mean_lr: float) -> None:
+    def save(step: int, optimizer: "Optimizer", learning_rate: float, mean_learning_rate: float) -> None:
         checkpoint = folder / "checkpoints" / f"step-{step}"
         model.save_pretrained(checkpoint)
-        write_moments(checkpoint, model, optimizer, step=step, lr=lr, mean_lr=mean_lr)
+        write_moments(
+            checkpoint, model, optimizer, step=step, learning_rate=learning_rate, mean_learning_rate=mean_learning_rate
+        )
 
     total = steps * batch * context if steps < ENDLESS else None
     with reporter.stage("training", total=total, unit="tokens") as task:
@@ -239,10 +243,10 @@ def _train(
             model,
             windows.whole_batches(batch),
             held_out,
-            Schedule(steps=steps, seconds=left),
+            Schedule(steps=steps, seconds=seconds_left),
             FitSettings(
                 batch_windows=batch,
-                lr=settings.peak_learning_rate,
+                learning_rate=settings.peak_learning_rate,
                 weight_decay=settings.weight_decay,
                 seed=settings.seed,
                 device=choose_device(settings.device).type,
@@ -255,7 +259,7 @@ def _train(
 
 
 def _steps(settings: WarmupSettings, batch_tokens: int) -> int:
-    """Give the number of steps that the settings ask for, ENDLESS where only the clock ends the training."""
+    """Return the number of steps, ENDLESS where only the clock ends the training."""
     if settings.steps is not None:
         return settings.steps
     if settings.tokens is None and settings.minutes is not None:

@@ -7,7 +7,7 @@ from curate.curvature.eigenbasis import Bases, Squares, into_eigenvectors, to_te
 from curate.gradients.covariances import Covariances
 from curate.gradients.linear import tapped
 from curate.gradients.passes import BatchView, Passes, Sums
-from curate.gradients.shared_inputs import first_of_inputs
+from curate.gradients.shared_inputs import input_leaders
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy
 from tests.curvature.truth import mean, truths
@@ -37,7 +37,7 @@ def test_where_gradients_are_independent_of_inputs_the_solve_is_the_dense_damped
     torch.manual_seed(1)
     ours, theirs = torch.randn(30, d_in).double(), torch.randn(40, d_out).double()
     a, g = ours.repeat_interleave(40, 0), theirs.repeat(30, 1)  # every pair: exactly independent
-    first = first_of_inputs(proxy)
+    first = input_leaders(proxy)
     factors = Covariances(proxy, first)
     show(factors, proxy, module, a, g)
     for total in (factors.inputs[module], factors.outputs[module]):
@@ -46,7 +46,7 @@ def test_where_gradients_are_independent_of_inputs_the_solve_is_the_dense_damped
     dense = torch.kron(g.T @ g / len(g), wide.T @ wide / len(a))
     into_eigenvectors(factors.inputs, Silent())
     into_eigenvectors(factors.outputs, Silent())
-    bases = Bases(outputs=factors.outputs, inputs=factors.inputs, first=first)
+    bases = Bases(outputs=factors.outputs, inputs=factors.inputs, leaders=first)
     passes = Passes(proxy, random_documents([4]), batching())
     squares = Squares(passes, first, bases)
     show(squares, proxy, module, a, g)

@@ -251,7 +251,7 @@ def test_every_round_is_told() -> None:
         ({"documents": 0}, "documents is 0"),
         ({"kind": "astra", "step": -1.0}, "step is -1"),
         ({"kind": "astra", "step": float("nan")}, "step is nan"),
-        ({"step": 0.5}, "cg finds its own steps"),
+        ({"step": 0.5}, "which finds its own steps"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, object], seen: str) -> None:

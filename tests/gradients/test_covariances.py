@@ -3,7 +3,7 @@ import torch
 
 from curate.gradients.covariances import Covariances
 from curate.gradients.passes import Passes
-from curate.gradients.shared_inputs import first_of_inputs
+from curate.gradients.shared_inputs import input_leaders
 from tests.curvature.truth import truths
 from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
 
@@ -12,7 +12,7 @@ from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_m
 def test_covariances_equal_those_of_hooked_activations_at_scored_positions(architecture: str) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     passes = Passes(proxy, random_documents([9, 12, 5, 2]), batching(budget=24), seed=3)
-    first = first_of_inputs(proxy)
+    first = input_leaders(proxy)
     found = passes.run("factors", 1, lambda: Covariances(proxy, first))
     expected = truths(proxy, passes, 1)
     assert passes.num_scored == sum(len(t.outputs[proxy.tracked[0]]) for t in expected)

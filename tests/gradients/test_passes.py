@@ -8,7 +8,7 @@ from torch import Tensor
 from curate.errors import CurateError, SettingsError
 from curate.gradients.covariances import Covariances
 from curate.gradients.passes import Passes
-from curate.gradients.shared_inputs import first_of_inputs
+from curate.gradients.shared_inputs import input_leaders
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
@@ -20,7 +20,7 @@ LENGTHS = [12, 3, 9, 2, 24, 12, 17]
 def factors(proxy: Proxy, documents: list[Encoded], budget: int = 64, number: int = 1, **changes: int) -> Tensor:
     """All covariances of a pass, one after the other."""
     passes = Passes(proxy, documents, batching(budget=budget), **changes)  # type: ignore[arg-type]
-    sums = passes.run("factors", number, lambda: Covariances(proxy, first_of_inputs(proxy)))
+    sums = passes.run("factors", number, lambda: Covariances(proxy, input_leaders(proxy)))
     return torch.cat([t.flatten() for t in (*sums.inputs.values(), *sums.outputs.values())])
 
 
@@ -106,11 +106,11 @@ def test_a_document_that_is_not_finite_leaves_all_sums_and_changes_no_other(wher
         model.model.layers[1].register_forward_pre_hook(poison(model, bad))
     notes = Notes()
     passes = Passes(proxy, spoilt, batching(budget=64), fisher="empirical", reporter=notes)
-    found = passes.run("factors", 1, lambda: Covariances(proxy, first_of_inputs(proxy)))
+    found = passes.run("factors", 1, lambda: Covariances(proxy, input_leaders(proxy)))
     assert [s.document for s in passes.samples.values()] == [0, 2]
     assert notes.notes == ["1 background document(s) left out: their gradient is not finite."]
     expected = Passes(proxy, clean, batching(budget=64), fisher="empirical").run(
-        "factors", 1, lambda: Covariances(proxy, first_of_inputs(proxy))
+        "factors", 1, lambda: Covariances(proxy, input_leaders(proxy))
     )
     for name, total in expected.outputs.items():
         assert total.equal(found.outputs[name])

@@ -8,7 +8,7 @@ from curate.gradients import per_document as module
 from curate.gradients.linear import Tap
 from curate.gradients.passes import BatchView, Passes
 from curate.gradients.per_document import PerDocument, Rotation
-from curate.gradients.shared_inputs import first_of_inputs
+from curate.gradients.shared_inputs import input_leaders
 from curate.proxies.proxy import Proxy
 from tests.curvature.truth import truths
 from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
@@ -21,7 +21,7 @@ class Collected:
 
     def __init__(self, proxy: Proxy, rotations: Mapping[str, Rotation] | None = None) -> None:
         self.found: dict[str, list[Tensor]] = {}
-        self.taps = PerDocument(proxy, first_of_inputs(proxy), self.add, rotations).taps
+        self.taps = PerDocument(proxy, input_leaders(proxy), self.add, rotations).taps
 
     def add(self, name: str, gradients: Tensor) -> None:
         self.found.setdefault(name, []).extend(gradients)
@@ -30,7 +30,7 @@ class Collected:
 def bases(proxy: Proxy) -> dict[str, Rotation]:
     """Random orthogonal matrices, the same for layers that see the same inputs."""
     torch.manual_seed(0)
-    first, inputs = first_of_inputs(proxy), {}
+    first, inputs = input_leaders(proxy), {}
     result = {}
     for name in first:  # in the order of the forward pass
         d_out, d_in, biased = proxy.shape(name)
@@ -63,7 +63,7 @@ def test_every_documents_gradient_arrives_whole_whichever_side_is_rotated_first(
 def test_rotations_happen_on_both_sides_of_the_product() -> None:
     """Otherwise the test above would not see all four ways."""
     proxy = tiny_proxy()
-    whole = PerDocument(proxy, first_of_inputs(proxy), lambda _name, _gradients: None, bases(proxy))
+    whole = PerDocument(proxy, input_leaders(proxy), lambda _name, _gradients: None, bases(proxy))
     ways = set()
     for tokens in LENGTHS:
         view = BatchView(
@@ -81,14 +81,14 @@ def test_inputs_rotated_for_several_layers_are_let_go_when_the_last_has_them() -
 
     class Watching:
         def __init__(self) -> None:
-            self.whole = PerDocument(proxy, first_of_inputs(proxy), self.add, bases(proxy))
+            self.whole = PerDocument(proxy, input_leaders(proxy), self.add, bases(proxy))
 
         def taps(self, view: BatchView) -> Callable[[str], Tap | None]:
             views.append(view)
             return self.whole.taps(view)
 
         def add(self, _name: str, _gradients: Tensor) -> None:
-            assert not views[-1].kept
+            assert not views[-1].rotated_inputs
 
     Passes(proxy, random_documents([5]), batching()).run("factors", 1, Watching)
     assert len(views) == 1

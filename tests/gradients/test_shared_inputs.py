@@ -3,7 +3,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from curate.errors import CurateError
-from curate.gradients.shared_inputs import first_of_inputs
+from curate.gradients.shared_inputs import input_leaders
 from tests.small_models import tiny_model, tiny_proxy
 
 # Groups of the first block's layers that see the same inputs.
@@ -20,7 +20,7 @@ SHARED = {
 @pytest.mark.parametrize("architecture", SHARED)
 def test_layers_with_the_very_same_inputs_are_found(architecture: str) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
-    first = first_of_inputs(proxy)
+    first = input_leaders(proxy)
     assert set(first) == set(proxy.tracked)
     groups: dict[str, set[str]] = {}
     for name, leader in first.items():
@@ -33,7 +33,7 @@ def test_equal_numbers_in_other_memory_are_not_the_same_inputs() -> None:
     model = tiny_model()
     attention = model.model.layers[0].self_attn
     attention.k_proj.register_forward_pre_hook(lambda _module, inputs: (inputs[0].clone(),))
-    first = first_of_inputs(tiny_proxy(model))
+    first = input_leaders(tiny_proxy(model))
     assert first["layers.0.self_attn.k_proj"] == "layers.0.self_attn.k_proj"
     assert first["layers.0.self_attn.v_proj"] == "layers.0.self_attn.q_proj"
 
@@ -50,4 +50,4 @@ def test_a_layer_that_is_used_twice_is_refused() -> None:
     proxy = tiny_proxy(model)
     handle.append(down.register_forward_hook(once))
     with pytest.raises(CurateError, match=r"uses the layer layers\.0\.mlp\.down_proj twice"):
-        first_of_inputs(proxy)
+        input_leaders(proxy)

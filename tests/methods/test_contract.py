@@ -51,9 +51,9 @@ def test_what_a_method_says_is_kept() -> None:
         ({"Settings": Loose}, "Settings is not frozen; Settings.size has no default"),
         ({"prepare": None}, r"it has no prepare\(inputs, settings\)"),
         ({"rehearsal": Settings()}, "rehearsal cannot be called"),
-        ({"NEEDS": frozenset({"weights"})}, "NEEDS is .*'weights'.*, expected a frozenset of background, checkpoints"),
-        ({"OFFERS": {"store"}}, "OFFERS is .*, expected a frozenset of against, per_token, store"),
-        ({"BACKGROUND": 0}, "BACKGROUND is 0, expected at least 1"),
+        ({"NEEDS": frozenset({"weights"})}, "NEEDS is .*'weights'.*; expected a frozenset of background, checkpoints"),
+        ({"OFFERS": {"store"}}, "OFFERS is .*; expected a frozenset of against, per_token, store"),
+        ({"BACKGROUND": 0}, "BACKGROUND is 0; expected at least 1"),
     ],
 )
 def test_what_is_missing_or_odd_is_named(members: dict, message: str) -> None:

@@ -106,8 +106,8 @@ def test_an_index_reaches_the_recall_that_it_says(apart: Store, factory: str) ->
     whitened = Whitened(apart)
     made = make_approximate(whitened, factory, width=24)
     width = apart.storage.width if factory.startswith("B") else 24
-    assert (made.made.factory, made.made.documents, made.made.width) == (factory, 161, width)
-    assert made.made.recall >= 0.97
+    assert (made.record.factory, made.record.documents, made.record.width) == (factory, 161, width)
+    assert made.record.recall >= 0.97
     opened = open_approximate(whitened)
     assert isinstance(opened, Approximate)
     queries = whitened.vectors(whitened.parts[0])
@@ -120,7 +120,7 @@ def test_an_index_reaches_the_recall_that_it_says(apart: Store, factory: str) ->
 
 
 def test_a_factory_that_there_is_not_is_refused(apart: Store) -> None:
-    with pytest.raises(SettingsError, match="FAISS makes no index of 'IVFx'") as error:
+    with pytest.raises(SettingsError, match="search is 'IVFx'; expected a factory string") as error:
         make_approximate(Whitened(apart), "IVFx")
     assert "HNSW32" in error.value.hint
 

@@ -11,7 +11,6 @@ from curate.training.moments import read_moments
 from curate.training.settings import WarmupSettings
 from curate.training.states import checkpoints_of, fingerprint_of
 from curate.training.warmup import Warmup, warmup
-from tests.training.conftest import TINY
 
 
 def of(made: Warmup) -> ProxySettings:
@@ -29,7 +28,7 @@ def test_a_warmups_states_come_in_order_with_their_weights_and_moments(tiny_prox
         assert len(proxy.tokenizer) == tiny_proxy.vocabulary
         moments = state.moments()
         assert moments.exp_avg.keys() <= {n for n, _ in proxy.model.named_parameters()}
-        assert state.mean_lr == moments.mean_lr > 0
+        assert state.mean_learning_rate == moments.mean_learning_rate > 0
         assert moments.step == read_moments(state.folder).step == state.step
     ends = [states[0].proxy(), states[-1].proxy()]
     assert ends[0].fingerprint() != ends[1].fingerprint()
@@ -37,7 +36,9 @@ def test_a_warmups_states_come_in_order_with_their_weights_and_moments(tiny_prox
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
 def test_adapters_have_states_too(pool: Pool, tiny_proxy: Warmup, tmp_path: Path) -> None:
-    adapted = WarmupSettings(**(TINY | {"model": str(tiny_proxy.out), "steps": 4, "checkpoints": 2, "lora_rank": 2}))
+    adapted = WarmupSettings(
+        model=str(tiny_proxy.out), context=16, batch_tokens=256, steps=4, checkpoints=2, lora_rank=2
+    )
     made = warmup(pool, tmp_path / "adapted", settings=adapted)
     first, last = (s.proxy() for s in checkpoints_of(of(made)))
     assert all(".lora_" in n for n in first.tracked)

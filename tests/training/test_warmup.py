@@ -26,7 +26,10 @@ DATA_FILES = ("model.safetensors", "tokenizer.json", "config.json")
 
 
 def settings(**changes: Any) -> WarmupSettings:
-    return WarmupSettings(**(TINY | {"steps": 6} | changes))
+    values = TINY | {"steps": 6} | changes
+    if "model" in changes:
+        del values["shape"]  # a given model has its own
+    return WarmupSettings(**values)
 
 
 def test_a_proxy_loads_with_from_pretrained_and_its_tokenizer_gives_text_back(tiny_proxy: Warmup):
@@ -98,22 +101,26 @@ def test_moments_belong_to_the_parameters_they_are_named_after(tmp_path: Path):
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
 
-    def save(step: int, optimizer: torch.optim.Optimizer, lr: float, mean_lr: float) -> None:
-        write_moments(tmp_path, model, optimizer, step=step, lr=lr, mean_lr=mean_lr)
+    def save(step: int, optimizer: torch.optim.Optimizer, learning_rate: float, mean_learning_rate: float) -> None:
+        write_moments(
+            tmp_path, model, optimizer, step=step, learning_rate=learning_rate, mean_learning_rate=mean_learning_rate
+        )
 
     class Task:
         def advance(self, amount: float) -> None: ...
 
         def set_total(self, total: float | None) -> None: ...
 
-    one = FitSettings(batch_windows=8, lr=0.5, weight_decay=0.1, seed=0, device="cpu", bfloat16=False, checkpoints=1)
+    one = FitSettings(
+        batch_windows=8, learning_rate=0.5, weight_decay=0.1, seed=0, device="cpu", bfloat16=False, checkpoints=1
+    )
     fit(model, Windows(windows.tolist()), None, Schedule(steps=1), one, task=Task(), save=save)
     moments = read_moments(tmp_path)
     assert set(moments.exp_avg) == set(moments.exp_avg_sq) == set(gradients)
     for name, gradient in gradients.items():
         torch.testing.assert_close(moments.exp_avg[name], 0.1 * gradient, rtol=1e-4, atol=1e-9)
         torch.testing.assert_close(moments.exp_avg_sq[name], 0.001 * gradient**2, rtol=1e-3, atol=1e-12)
-    assert (moments.step, moments.betas, moments.eps, moments.lr) == (1, (0.9, 0.999), 1e-8, 0.5)
+    assert (moments.step, moments.betas, moments.eps, moments.learning_rate) == (1, (0.9, 0.999), 1e-8, 0.5)
 
 
 def test_a_checkpoint_keeps_weights_of_its_step_and_the_mean_rate_since_the_last(tiny_proxy: Warmup):
@@ -123,8 +130,8 @@ def test_a_checkpoint_keeps_weights_of_its_step_and_the_mean_rate_since_the_last
     assert all(torch.equal(v, weights[k]) for k, v in load_file(tiny_proxy.out / "model.safetensors").items())
     assert any(not torch.equal(v, weights[k]) for k, v in load_file(middle / "model.safetensors").items())
     rates = [e["lr"] for e in tiny_proxy.curve]
-    assert read_moments(middle).mean_lr == pytest.approx(sum(rates[:10]) / 10)
-    assert read_moments(last).mean_lr == pytest.approx(sum(rates[10:]) / 10)
+    assert read_moments(middle).mean_learning_rate == pytest.approx(sum(rates[:10]) / 10)
+    assert read_moments(last).mean_learning_rate == pytest.approx(sum(rates[10:]) / 10)
     names = {n for n, _ in AutoModelForCausalLM.from_pretrained(last).named_parameters()}
     assert set(read_moments(last).exp_avg) == names
 
@@ -209,7 +216,7 @@ def test_adapters_as_the_model_to_fine_tune_are_refused(pool: Pool, tmp_path: Pa
         ({"minutes": -1.0}, "minutes is -1"),
         ({"tokens": 10, "steps": 1}, "both say how long"),
         ({"context": 512, "batch_tokens": 256}, "context is 512"),
-        ({"lora_rank": 4}, "adapters need a model"),
+        ({"lora_rank": 4}, "lora_rank needs a model"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"checkpoints": -1}, "checkpoints is -1"),
     ],
@@ -224,7 +231,7 @@ def test_settings_that_cannot_work_are_refused_when_built(change: dict[str, Any]
     [
         ({"layers": 0}, "layers is 0"),
         ({"vocab_size": 100}, "at least 260"),
-        ({"width": 30, "heads": 4}, "heads that fit this width: 1, 3, 5, 15"),
+        ({"width": 30, "heads": 4}, "Heads that fit this width: 1, 3, 5, 15"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(shape: dict[str, Any], said: str):

@@ -1,1 +1,1 @@
-"""What several methods do alike, and other rooms ask of them: targets, sketches, directions, training runs, words."""
+"""Shared by several methods and by other rooms: targets, sketches, directions, training runs, words."""

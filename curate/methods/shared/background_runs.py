@@ -1,4 +1,4 @@
-"""Training runs on parts of the background, and scorers along what walking back through them found."""
+"""Training runs on parts of the background, and scorers along the directions from walking back through them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ CONTROL = "control"
 
 @runtime_checkable
 class RunSettings(Protocol):
-    """What background runs are asked for; see methods/magic.py."""
+    """Settings of background runs; see methods/magic.py."""
 
     @property
     def recipe(self) -> Recipe: ...
@@ -54,7 +54,7 @@ class RunSettings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RunsScorer:
-    """Scores every document by the runs that did not train on it."""
+    """Score every document by the runs that did not train on it."""
 
     usual: DirectionScorer
     """For documents that no run trained on."""
@@ -62,13 +62,13 @@ class RunsScorer:
     """Content hashes of a run's documents, and the scorer of the other runs."""
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
-        """Return every document's scores; documents of the background are told by their content's hash."""
-        whose = [next((i for i, (hashes, _) in enumerate(self.apart) if e.content_hash in hashes), -1) for e in encoded]
+        """Return every document's scores; documents of the background are recognised by content hash."""
+        runs = [next((i for i, (hashes, _) in enumerate(self.apart) if e.content_hash in hashes), -1) for e in encoded]
         parts: list[tuple[list[int], Scored]] = []
-        for owner in sorted(set(whose)) or [-1]:
-            rows = [i for i, w in enumerate(whose) if w == owner]
-            scorer = self.usual if owner < 0 else self.apart[owner][1]
-            parts.append((rows, scorer([encoded[i] for i in rows], batching)))
+        for run in sorted(set(runs)) or [-1]:
+            positions = [i for i, r in enumerate(runs) if r == run]
+            scorer = self.usual if run < 0 else self.apart[run][1]
+            parts.append((positions, scorer([encoded[i] for i in positions], batching)))
         return in_order(parts)
 
 
@@ -91,7 +91,7 @@ class TrainingPlan:
     """At most, until the run's directions are there."""
 
     def rows(self) -> dict[str, int | float]:
-        """Return its figures by what they are."""
+        """Return its figures by description."""
         return {
             "training runs": self.runs,
             "steps of each": self.steps,
@@ -113,7 +113,7 @@ def training_units(_: Inputs, settings: RunSettings, whole: Sizes) -> dict[str, 
 
 
 def training_plan(inputs: Inputs, settings: RunSettings, whole: Sizes, seconds: Mapping[str, float]) -> TrainingPlan:
-    """Return what the runs take, by what a step of each kind took and the state that one would keep."""
+    """Return what the runs take, from the measured seconds of a step of each kind and the size of a state."""
     runs, steps, back = _steps(settings, whole)
     recipe = replace(in_proxys_precision(settings.recipe, inputs.proxy), steps=steps)
     corpus = Corpus(inputs.background(), inputs.batching.tokens, budget=inputs.batching.budget)
@@ -145,7 +145,7 @@ def _steps(settings: RunSettings, whole: Sizes) -> tuple[int, int, int]:
 
 
 class BackgroundRuns:
-    """Trains on each part of the background and walks back from every group of the target."""
+    """Train on each part of the background and walk back from every group of the target."""
 
     def __init__(self, inputs: Inputs, settings: RunSettings) -> None:
         self.inputs, self.settings = inputs, settings
@@ -153,29 +153,29 @@ class BackgroundRuns:
         self.parts = num_runs(settings)
 
     def scorer(self) -> RunsScorer:
-        """Return the scorer along all runs' directions, made now or taken from the run."""
-        found = [self._kept(part) for part in range(self.parts)]
-        engines = [self._engines(kept) for kept in found]
-        self._report(found, engines[0][0].proxy)
-        columns = group_columns(found[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
+        """Return the scorer along all runs' directions, computed now or kept in the run."""
+        kept_runs = [self._kept(part) for part in range(self.parts)]
+        engines = [self._engines(kept) for kept in kept_runs]
+        self._report(kept_runs, engines[0][0].proxy)
+        columns = group_columns(kept_runs[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
         usual = engines[: self.settings.runs]
         # What only the spare run trained on is scored as usual.
-        others = [[e for e in usual if e is not own] or engines[len(usual) :] for own in usual]
-        apart = [(_hashes(kept), self._along(e, columns)) for kept, e in zip(found, others, strict=False)]
+        other_runs = [[run for run in usual if run is not trained] or engines[len(usual) :] for trained in usual]
+        apart = [(_hashes(kept), self._along(runs, columns)) for kept, runs in zip(kept_runs, other_runs, strict=False)]
         return RunsScorer(usual=self._along(usual, columns), apart=apart)
 
     def _engines(self, kept: dict[str, Tensor]) -> list[DirectionEngine]:
         """Return a run's engines, one per snapshot."""
-        found = []
+        engines = []
         for step in kept["snapshots"].tolist():
             proxy = scoring_proxy(self.inputs.proxy, self.recipe, _under(f"{step}.parameters.", kept))
-            found.append(DirectionEngine(proxy, _under(f"{step}.directions.", kept)))
-        return found
+            engines.append(DirectionEngine(proxy, _under(f"{step}.directions.", kept)))
+        return engines
 
     def _along(
         self, runs: Sequence[Sequence[DirectionEngine]], columns: Float[Tensor, "columns groups"]
     ) -> DirectionScorer:
-        """Return the scorer by the mean over some runs' snapshots."""
+        """Return the scorer by the mean over the runs' snapshots."""
         engines = [engine for run in runs for engine in run]
         return DirectionScorer(
             engines=engines,
@@ -198,10 +198,10 @@ class BackgroundRuns:
         }
         key = xxhash.xxh3_64_hexdigest(repr(sorted(keys.items())).encode())
         with workplace(inputs.kept.folder, "training") as folder:
-            return inputs.kept.get("target/magic", keys, lambda: self._made(part, folder / key))
+            return inputs.kept.get("target/magic", keys, lambda: self._train(part, folder / key))
 
-    def _made(self, part: int, folder: Path) -> dict[str, Tensor]:
-        """Train on a part, walk back from all targets to the snapshot, and return what scoring takes."""
+    def _train(self, part: int, folder: Path) -> dict[str, Tensor]:
+        """Train on a part, walk back from all targets to the snapshots, and return the tensors that scoring takes."""
         documents = self._dealt[part]
         recipe = replace(self.recipe, batch_size=min(self.recipe.batch_size, len(documents)))
         training = Training(trainable(self.inputs.proxy, recipe), self._corpus(documents), recipe)
@@ -212,42 +212,42 @@ class BackgroundRuns:
             f" up to {plan.disk_bytes / 1e9:.2g} GB on disk until it is done, {plan.state_bytes / 1e9:.2g} GB of memory"
             " for parameters and moments."
         )
-        wanted = sorted({step_at(share, steps) for share in self.settings.snapshots})
-        targets = {name: self._corpus(rows) for name, rows in self._targets.items()}
+        snapshots = sorted({step_at(share, steps) for share in self.settings.snapshots})
+        targets = {name: self._corpus(documents_of_group) for name, documents_of_group in self._targets.items()}
         walked = walk(
             replay,
             targets,
             self.inputs.reporter,
-            snapshots=wanted,
-            until=wanted[0],
+            snapshots=snapshots,
+            until=snapshots[0],
             accept_rough=self.settings.accept_rough,
         )
         losses = [walked.adjoints[name].loss for name in targets if name != CONTROL]
         hashes = [bytes.fromhex(d.content_hash) for d in documents if d.content_hash]
-        found = {
+        tensors = {
             "shares": group_shares(self.inputs.target, self._usable[0]),
             "losses": torch.tensor(losses, dtype=torch.float64),
             "smoothness": torch.tensor(walked.smoothness.agreement, dtype=torch.float64),
-            "snapshots": torch.tensor(wanted),
+            "snapshots": torch.tensor(snapshots),
             "size": torch.tensor([steps, len(documents)]),
             "hashes": torch.from_numpy(np.frombuffer(b"".join(hashes), np.uint8).copy()).view(len(hashes), -1),
         }
-        for step in wanted:
+        for step in snapshots:
             parameters, directions = self._at(replay, step, list(targets))
-            found |= {f"{step}.parameters.{n}": p for n, p in parameters.items()}
-            found |= {f"{step}.directions.{n}": u for n, u in directions.items()}
-        return found
+            tensors |= {f"{step}.parameters.{n}": p for n, p in parameters.items()}
+            tensors |= {f"{step}.directions.{n}": u for n, u in directions.items()}
+        return tensors
 
     def _at(self, replay: Replay, step: int, targets: Sequence[str]) -> tuple[dict[str, Tensor], Directions]:
         """Return the parameters before a step, and the groups' directions there, less the control set's."""
-        found = {name: snapshot(replay, name, step) for name in targets}
-        control = found.pop(CONTROL, None)
-        parameters = next(iter(found.values())).parameters
+        by_group = {name: snapshot(replay, name, step) for name in targets}
+        control = by_group.pop(CONTROL, None)
+        parameters = next(iter(by_group.values())).parameters
         proxy = scoring_proxy(self.inputs.proxy, self.recipe, parameters)
-        directions = directions_of(proxy, [kept.directions for kept in found.values()])
+        directions = directions_of(proxy, [kept.directions for kept in by_group.values()])
         if control is not None:
-            theirs = directions_of(proxy, [control.directions])
-            directions = {n: u - theirs[n] for n, u in directions.items()}
+            control_directions = directions_of(proxy, [control.directions])
+            directions = {n: u - control_directions[n] for n, u in directions.items()}
         if not all(bool(u.isfinite().all()) for u in directions.values()):
             raise CurateError(
                 f"The adjoint at step {step} is not finite.", hint="Lower learning_rate, or give later snapshots."
@@ -256,7 +256,7 @@ class BackgroundRuns:
 
     @cached_property
     def _dealt(self) -> list[list[Encoded]]:
-        """The background's documents in as many parts as there are runs, no content in two of them."""
+        """Deal the background's documents out to the runs, each content to one run only."""
         drawn = list(self.inputs.background())
         with self.inputs.reporter.stage("background", total=len(drawn), grows="background") as stage:
             finite = finite_losses(self.inputs.proxy, drawn, self.inputs.batching)
@@ -279,11 +279,11 @@ class BackgroundRuns:
 
     @cached_property
     def _targets(self) -> dict[str, list[Encoded]]:
-        """Every group's usable documents, and the control set's."""
-        found, against = dict(self._usable[1]), self.inputs.against
+        """Return every group's usable documents, and the control set's."""
+        targets, against = dict(self._usable[1]), self.inputs.against
         if against is not None:
-            (found[CONTROL],) = self._groups_of(against.ungrouped())[1].values()
-        return found
+            (targets[CONTROL],) = self._groups_of(against.ungrouped())[1].values()
+        return targets
 
     def _groups_of(self, target: EncodedTarget) -> tuple[list[int], dict[str, list[Encoded]]]:
         return usable_groups(target, self.inputs.proxy, self.inputs.batching, self.inputs.reporter)
@@ -292,11 +292,11 @@ class BackgroundRuns:
         batching = self.inputs.batching
         return Corpus(documents, batching.tokens, budget=batching.budget)
 
-    def _report(self, found: Sequence[dict[str, Tensor]], proxy: Proxy) -> None:
-        """Say and record how smooth the runs were; raise CurateError where they were not."""
-        agreement = [round(float(kept["smoothness"]), 4) for kept in found]
-        snapshots, steps = found[0]["snapshots"].tolist(), int(found[0]["size"][0])
-        parameters = _under(f"{snapshots[0]}.parameters.", found[0])
+    def _report(self, kept_runs: Sequence[dict[str, Tensor]], proxy: Proxy) -> None:
+        """Report and record the runs' smoothness. Raises CurateError where a run is too rough."""
+        agreement = [round(float(kept["smoothness"]), 4) for kept in kept_runs]
+        snapshots, steps = kept_runs[0]["snapshots"].tolist(), int(kept_runs[0]["size"][0])
+        parameters = _under(f"{snapshots[0]}.parameters.", kept_runs[0])
         tracked, trained = covered(proxy, parameters)
         listed = " and ".join(map(str, snapshots))
         self.inputs.reporter.note(
@@ -310,8 +310,8 @@ class BackgroundRuns:
                     "smoothness": agreement,
                     "snapshots": snapshots,
                     "steps": steps,
-                    "documents": [int(kept["size"][1]) for kept in found],
-                    "target_loss": [kept["losses"].tolist() for kept in found],
+                    "documents": [int(kept["size"][1]) for kept in kept_runs],
+                    "target_loss": [kept["losses"].tolist() for kept in kept_runs],
                     "trained_parameters": trained,
                     "tracked_parameters": tracked,
                 }

@@ -1,4 +1,4 @@
-"""What linear methods do alike: average the target's gradients, solve with a curvature once, score along the result.
+"""Linear methods: average the target's gradients, solve with a curvature once, score along the result.
 
 An inverse curvature is linear, so a group of target documents needs one direction however many they are; and the whole
 target's column is a mixture of its groups' (methods of influence on a mean loss, Grosse et al. 2023, §2.2). Refinement
@@ -32,7 +32,7 @@ Damping = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 @settings
 class DirectionSettings:
-    """What a score along a direction is divided by."""
+    """The divisor of scores along a direction."""
 
     normalize: Literal["none", "length", "unit"] = option(
         default="none",
@@ -42,7 +42,7 @@ class DirectionSettings:
 
 @settings
 class CurvatureSettings(DirectionSettings):
-    """How the curvature is fitted on the background, and how far it is trusted."""
+    """How the curvature is fitted on the background and damped."""
 
     damping: Damping = option(
         default=0.1, help="Share of a layer's mean eigenvalue that is added to each of its eigenvalues."
@@ -50,13 +50,13 @@ class CurvatureSettings(DirectionSettings):
     fisher: Literal["sampled", "empirical"] = option(
         default="sampled", help="Curvature of labels that are drawn from the model, or of the data's own."
     )
-    seed: Count = option(default=0, help="Of the drawn labels.")
+    seed: Count = option(default=0, help="Seed of the drawn labels.")
 
 
 def fitted(
     inputs: Inputs, name: str, settings: CurvatureSettings, fit: Callable[[Passes], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return a curvature's tensors: kept ones of the same background, model and labels, or fitted now."""
+    """Return a curvature's tensors, kept from the same background, model and labels or fitted now."""
     keys = proxy_keys(inputs) | {"background": inputs.background_fingerprint, "fisher": settings.fisher}
     if settings.fisher == "sampled":
         keys["seed"] = settings.seed
@@ -120,7 +120,7 @@ def curved(
     fit: Callable[[Passes], dict[str, Tensor]],
     read: Callable[..., Preconditioner],
 ) -> DirectionScorer:
-    """Return the scorer along a curvature's solutions, which is fitted only where the run has no directions yet."""
+    """Return the scorer along a curvature's solutions, fitting the curvature only where the run keeps no directions."""
 
     def solve(gradients: Directions) -> Directions:
         return read(fitted(inputs, name, settings, fit), damping=settings.damping).solve(gradients)
@@ -153,16 +153,16 @@ def _target_gradients(inputs: Inputs) -> tuple[Directions, list[int]]:
     """Return each group's mean gradient of the mean loss per token, less the control set's, and the rows used."""
     gradients, rows = _mean_gradients(inputs, inputs.target)
     if inputs.against is not None:
-        theirs, _ = _mean_gradients(inputs, inputs.against.ungrouped())
-        gradients = {n: g - theirs[n] for n, g in gradients.items()}
+        control, _ = _mean_gradients(inputs, inputs.against.ungrouped())
+        gradients = {n: g - control[n] for n, g in gradients.items()}
     return gradients, rows
 
 
 def _mean_gradients(inputs: Inputs, target: EncodedTarget) -> tuple[Directions, list[int]]:
     rows = list(range(len(target.encoded)))
-    found = _weighted(inputs, target, rows)
-    if all(bool(g.isfinite().all()) for g in found.values()):
-        return found, rows
+    gradients = _weighted(inputs, target, rows)
+    if all(bool(g.isfinite().all()) for g in gradients.values()):
+        return gradients, rows
     finite = [all(bool(g.isfinite().all()) for g in _weighted(inputs, target, [i]).values()) for i in rows]
     rows = usable_rows(target, finite, inputs.reporter)
     return _weighted(inputs, target, rows), rows
@@ -176,7 +176,7 @@ def _weighted(inputs: Inputs, target: EncodedTarget, rows: list[int]) -> Directi
 def mean_weights(target: EncodedTarget, rows: list[int]) -> Float[Tensor, "documents groups"]:
     """Return the weights that make sums of gradients into groups' means of mean losses per scored token."""
     weights = torch.zeros(len(target.encoded), len(target.names), dtype=torch.float64)
-    for column, mine in enumerate(target.by_group(rows).values()):
-        for i in mine:
-            weights[i, column] = 1 / (len(mine) * target.encoded[i].num_scored)
+    for column, members in enumerate(target.by_group(rows).values()):
+        for i in members:
+            weights[i, column] = 1 / (len(members) * target.encoded[i].num_scored)
     return weights

@@ -1,4 +1,4 @@
-"""What the sketch methods do alike: sketch the target once, and the background once, and keep both in the run.
+"""Sketch methods: sketch the target once and the background once, and keep both in the run.
 
 The background is a sample of the pool, so its documents come by again when the pool is scored. Where it is a fair share
 of the pool, its sketches are kept, and those documents' scores are read off them: the same ones in every process.
@@ -24,7 +24,7 @@ from curate.settings import Count, least, option, settings
 
 OFFERS = frozenset({"against", "store"})
 
-# Fewer documents than this share of the pool save no time worth the room; more bytes than that are no small part of it.
+# Below this share of the pool, keeping saves too little time; above these bytes, it takes too much room.
 LEAST_SHARE, MOST_BYTES = 0.02, 2e9
 
 
@@ -37,9 +37,9 @@ class SketchSettings:
         help="Projection dimensions per side and layer: a layer's sketch has their square. More is more exact.",
     )
     rank: Annotated[Count, least(0)] = option(
-        default=RANK, help="Of the approximation that stands for each layer of a document's sketch; 0: all of it."
+        default=RANK, help="Rank of each layer of a document's sketch, a low-rank approximation; 0: whole."
     )
-    seed: Count = option(default=0, help="Of the projections.")
+    seed: Count = option(default=0, help="Seed of the projections.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class TargetSketches:
 
 
 def target_sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings) -> TargetSketches:
-    """Sketch every target document, or take the sketches from the run; set those aside that are not finite."""
+    """Sketch every target document, or read the sketches kept in the run; set aside those that are not finite."""
     return _sketches(engine, inputs, settings, inputs.target)
 
 
@@ -63,14 +63,14 @@ def queries(
     inputs: Inputs,
     settings: SketchSettings,
     target: TargetSketches,
-    ready: Callable[[Tensor], Tensor],
+    prepare: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "columns sketch"]:
     """Return the means of the target's prepared sketches, for all and by group, less the control set's mean."""
-    means = group_means(ready(target.values), target.groups, inputs.target.names)
+    means = group_means(prepare(target.values), target.groups, inputs.target.names)
     if inputs.against is None:
         return means
     control = _sketches(engine, inputs, settings, inputs.against.ungrouped())
-    return means - ready(control.values).mean(0)
+    return means - prepare(control.values).mean(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +85,17 @@ class BackgroundSketches:
     """By content hash."""
 
     def scorer(self, scorer: SketchScorer) -> "RememberingScorer":
-        """Return a scorer of one term that gives these documents the scores of their sketches here."""
+        """Return a scorer of one term that reads these documents' scores off their sketches."""
         (term,) = scorer.terms
         parts = [scorer.products(term, v.to(term.queries)) for v in self.values.split(list(self.sizes))]
-        scores, norms = (torch.cat([part[side].cpu() for part in parts]) for side in (0, 1))
+        scores, norms = (torch.cat([part[i].cpu() for part in parts]) for i in (0, 1))
         scored = Scored(scores=scores, losses=self.losses.float(), norms=norms)
         return RememberingScorer(scorer=scorer, places=self.places, scored=scored)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RememberingScorer:
-    """Looks up the scores of documents that were scored before, and scores all others."""
+    """Look up the scores of background documents, and score all others."""
 
     scorer: Scorer
     places: Mapping[str, int]
@@ -103,22 +103,20 @@ class RememberingScorer:
     scored: Scored
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
-        """Return every document's scores; which ones are looked up depends on nothing but their content."""
+        """Return every document's scores; whether one is looked up depends on its content alone."""
         places = [self.places.get(e.content_hash, -1) for e in encoded]
-        there, others = ([i for i, p in enumerate(places) if (p >= 0) == known] for known in (True, False))
-        rows = [places[i] for i in there]
+        old, new = ([i for i, p in enumerate(places) if (p >= 0) == is_old] for is_old in (True, False))
+        at = [places[i] for i in old]
         assert self.scored.losses is not None
         assert self.scored.norms is not None
-        remembered = Scored(
-            scores=self.scored.scores[rows], losses=self.scored.losses[rows], norms=self.scored.norms[rows]
-        )
-        return in_order([(there, remembered), (others, self.scorer([encoded[i] for i in others], batching))])
+        remembered = Scored(scores=self.scored.scores[at], losses=self.scored.losses[at], norms=self.scored.norms[at])
+        return in_order([(old, remembered), (new, self.scorer([encoded[i] for i in new], batching))])
 
 
 def kept_background(engine: SketchEngine, inputs: Inputs, settings: SketchSettings) -> BackgroundSketches | None:
     """Return the background's sketches, made once and kept in the run; None where that does not pay.
 
-    Which it is follows from the pool's files and the settings alone, so that a run that goes on does as it did.
+    The choice follows from the pool's files and the settings alone, so that a continued run makes the same one.
     """
     if inputs.stored is not None or inputs.whole is None or not pays(inputs.whole(), inputs, settings):
         return None
@@ -140,7 +138,7 @@ def pays(whole: Sizes, inputs: Inputs, settings: SketchSettings) -> bool:
 
 
 def bytes_of(whole: Sizes, inputs: Inputs, settings: SketchSettings) -> int:
-    """Return how much room the background's sketches take."""
+    """Return the bytes of the background's sketches."""
     shapes = (inputs.proxy.shape(name) for name in inputs.proxy.tracked)
     width = sum(min(d_out, settings.dim) * min(d_in + has_bias, settings.dim) for d_out, d_in, has_bias in shapes)
     return whole.background * width * max(4, inputs.proxy.dtype.itemsize)
@@ -174,9 +172,9 @@ def _gathered(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:
     encoded = inputs.background()
     values = torch.empty(len(encoded), engine.width, dtype=engine.dtype)
     losses, order, sizes = torch.empty(len(encoded), dtype=torch.float64), list[int](), list[int]()
-    for documents, sketches, their_losses in _background(engine, inputs, encoded):
-        rows = slice(len(order), len(order) + len(documents))
-        values[rows], losses[rows] = sketches.cpu(), their_losses.cpu().double()
+    for documents, sketches, batch_losses in _background(engine, inputs, encoded):
+        block = slice(len(order), len(order) + len(documents))
+        values[block], losses[block] = sketches.cpu(), batch_losses.cpu().double()
         order += documents
         sizes.append(len(documents))
     hashes = [list(bytes.fromhex(encoded[i].content_hash)) for i in order]
@@ -199,7 +197,7 @@ def _sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings, ta
 
 
 def depends_on(inputs: Inputs, settings: SketchSettings) -> dict[str, object]:
-    """Return all that sketches depend on beside whose they are, for `Kept`."""
+    """Return all that sketches depend on beside the documents, for `Kept`."""
     return {
         "proxy": inputs.proxy_fingerprint,
         "tracked": inputs.proxy.tracked,
@@ -211,10 +209,10 @@ def depends_on(inputs: Inputs, settings: SketchSettings) -> dict[str, object]:
 
 
 def _sketch(engine: SketchEngine, inputs: Inputs, encoded: Sequence[Encoded]) -> dict[str, Tensor]:
-    rows: dict[int, Tensor] = {}
+    sketches: dict[int, Tensor] = {}
     with inputs.reporter.stage("target", total=len(encoded), grows="target") as stage:
-        for found in document_sketches(engine, encoded, inputs.batching):
-            for i, row in zip(found.documents, found.values, strict=True):
-                rows[i] = (row / encoded[i].num_scored).cpu()
-            stage.advance(len(found.documents))
-    return {"values": torch.stack([rows[i] for i in range(len(encoded))])}
+        for batch in document_sketches(engine, encoded, inputs.batching):
+            for i, sketch in zip(batch.documents, batch.values, strict=True):
+                sketches[i] = (sketch / encoded[i].num_scored).cpu()
+            stage.advance(len(batch.documents))
+    return {"values": torch.stack([sketches[i] for i in range(len(encoded))])}

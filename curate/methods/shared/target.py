@@ -1,4 +1,4 @@
-"""What methods ask of a target: its usable rows, and its groups as columns of scores."""
+"""A target's usable rows, and its groups as columns of scores."""
 
 from collections.abc import Sequence
 
@@ -16,14 +16,14 @@ from curate.proxies.tokens import Encoded
 
 
 def group_shares(target: EncodedTarget, rows: Sequence[int]) -> Float[Tensor, "groups"]:
-    """Return the part of the rows that each group is, in float64: the whole's mean loss is that mixture of theirs."""
-    return torch.tensor([len(mine) / len(rows) for mine in target.by_group(rows).values()], dtype=torch.float64)
+    """Return each group's share of the rows, in float64: it weighs the group's mean loss in the whole target's."""
+    return torch.tensor([len(members) / len(rows) for members in target.by_group(rows).values()], dtype=torch.float64)
 
 
 def group_columns(shares: Float[Tensor, "groups"]) -> Float[Tensor, "columns groups"]:
     """Return the whole target as a mixture of its groups, then each group where there are several."""
-    one = shares[None]
-    return one if len(shares) == 1 else torch.cat([one, torch.eye(len(shares), dtype=shares.dtype)])
+    whole = shares[None]
+    return whole if len(shares) == 1 else torch.cat([whole, torch.eye(len(shares), dtype=shares.dtype)])
 
 
 def usable_rows(target: EncodedTarget, finite: Sequence[bool], reporter: Reporter) -> list[int]:
@@ -47,15 +47,15 @@ def usable_rows(target: EncodedTarget, finite: Sequence[bool], reporter: Reporte
 def usable_groups(
     target: EncodedTarget, proxy: Proxy, batching: Batching, reporter: Reporter
 ) -> tuple[list[int], dict[str, list[Encoded]]]:
-    """Return the rows that have a finite loss, and their documents by group, under names for folders."""
+    """Return the rows with a finite loss, and their documents by group; groups are named for folders."""
     with reporter.stage("target", total=len(target.encoded), grows="target") as stage:
         finite = finite_losses(proxy, target.encoded, batching)
         stage.advance(len(finite))
     rows = usable_rows(target, finite, reporter)
     groups = target.by_group(rows).values()
-    return rows, {f"group-{i}": [target.encoded[r] for r in mine] for i, mine in enumerate(groups)}
+    return rows, {f"group-{i}": [target.encoded[r] for r in members] for i, members in enumerate(groups)}
 
 
 def finite_losses(proxy: Proxy, encoded: Sequence[Encoded], batching: Batching) -> list[bool]:
-    """Return which documents the proxy has a finite loss for."""
+    """Return whether the proxy's loss is finite, for every document."""
     return document_losses(FrozenPass(proxy), encoded, batching).isfinite().tolist()

@@ -1,4 +1,4 @@
-"""Counting the words that a query knows in documents that stream by."""
+"""Count the words of a vocabulary in documents that stream by."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class WordCounts:
 
 
 class Terms:
-    """A vocabulary: counts its own words in documents, and the others as length alone."""
+    """A vocabulary that counts its words in documents; other words count towards length alone."""
 
     def __init__(self, terms: Sequence[str], tokenizer: Tokenizer) -> None:
         self.terms, self._tokenizer = terms, tokenizer
@@ -33,23 +33,23 @@ class Terms:
 
     @classmethod
     def of(cls, documents: Sequence[Encoded], tokenizer: Tokenizer) -> "Terms":
-        """Return all words of some documents, sorted."""
+        """Build the vocabulary of all words of some documents, sorted."""
         tokenizer.reset_vocab()
         tokenizer.tokenize([d.text for d in documents], update_vocab=True, allow_empty=False, show_progress=False)
         return cls(sorted(tokenizer.get_vocab_dict()), tokenizer)
 
     def count(self, documents: Sequence[Encoded]) -> WordCounts:
-        """Return the documents' words; what was seen before is forgotten, so that memory stays bounded."""
+        """Count the documents' words; nothing is remembered between calls, so that memory stays bounded."""
         self._tokenizer.reset_vocab()
         texts = [d.text for d in documents]
         ids = self._tokenizer.tokenize(texts, update_vocab=True, allow_empty=False, show_progress=False)
-        known = np.full(max(1, len(self._tokenizer.get_vocab_dict())), -1, np.int64)
+        term_of_word = np.full(max(1, len(self._tokenizer.get_vocab_dict())), -1, np.int64)
         for word, i in self._tokenizer.get_vocab_dict().items():
-            known[i] = self._index.get(word, -1)
+            term_of_word[i] = self._index.get(word, -1)
         lengths = np.array([len(row) for row in ids], np.int64)
         owners = np.repeat(np.arange(len(texts)), lengths)
-        terms = known[np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))]
+        terms = term_of_word[np.fromiter(chain.from_iterable(ids), np.int64, int(lengths.sum()))]
         keys = owners[terms >= 0] * len(self.terms) + terms[terms >= 0]
         entries, counts = np.unique(keys, return_counts=True)
-        rows, columns = np.divmod(entries, max(1, len(self.terms)))
-        return WordCounts(documents=rows, terms=columns, counts=counts, lengths=lengths)
+        document_indices, term_indices = np.divmod(entries, max(1, len(self.terms)))
+        return WordCounts(documents=document_indices, terms=term_indices, counts=counts, lengths=lengths)

@@ -20,16 +20,16 @@ def words(text: str) -> list[str]:
     """Return the words of at least two characters in order; the case is the caller's business.
 
     Compatible forms are one (NFKC: full-width letters, composed accents). A combining mark belongs to the letter before
-    it, or the words of Indic scripts would fall apart. Runs without spaces (Chinese, Japanese, Korean, Thai …) become
+    it, or the words of Indic scripts would be cut. Runs without spaces (Chinese, Japanese, Korean, Thai …) become
     their overlapping pairs of characters: 東京都 → 東京, 京都; a run of one character is that character.
     """
     if text.isascii():
         return _ASCII.findall(text)
     text = unicodedata.normalize("NFKC", text)
-    found = _any_script().findall(text)
+    runs = _any_script().findall(text)
     if not _ANY_UNSPACED.search(text):
-        return found
-    return [word for run in found for word in ([run] if run.isascii() else _split(run))]
+        return runs
+    return [word for run in runs for word in ([run] if run.isascii() else _split(run))]
 
 
 def _split(run: str) -> list[str]:
@@ -47,7 +47,7 @@ def _split(run: str) -> list[str]:
 
 @cache
 def _any_script() -> re.Pattern[str]:
-    """A run of two or more letters, digits and marks, or a single character of a script without spaces."""
+    """Match a run of two or more letters, digits and marks, or a single character of a script without spaces."""
     marks = [c for c in range(0x300, 0x20000) if unicodedata.category(chr(c)).startswith("M")]
     ranges: list[list[int]] = []
     for code in marks:
@@ -55,6 +55,6 @@ def _any_script() -> re.Pattern[str]:
             ranges[-1][1] = code
         else:
             ranges.append([code, code])
-    joined = "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+    joined = "".join(f"{chr(begin)}-{chr(end)}" for begin, end in ranges)
     joiners = "\u200c\u200d"  # within words of Persian and of Indic scripts
     return re.compile(rf"[\w{joined}{joiners}]{{2,}}|[{_UNSPACED}]")
