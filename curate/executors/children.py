@@ -83,24 +83,41 @@ def started(
     """
     context = multiprocessing.get_context("spawn")
     children: list[Child] = []
-    resource_tracker.ensure_running()  # it would take the signals' mask away
-    # Ctrl-C reaches a terminal's whole group; it ends this process, which ends the others.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for order, device in zip(orders, devices or [None] * len(orders), strict=True):
-            pipe, far_end = context.Pipe()
-            process = context.Process(target=_run, args=(work, order, far_end, device), daemon=True)
-            process.start()
-            far_end.close()
-            children.append(Child(process=process, pipe=pipe))
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with _uninterrupted():
+            for order, device in zip(orders, devices or [None] * len(orders), strict=True):
+                pipe, far_end = context.Pipe()
+                process = context.Process(target=_run, args=(work, order, far_end, device), daemon=True)
+                process.start()
+                far_end.close()
+                children.append(Child(process=process, pipe=pipe))
         yield children
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for child in children:
             child.process.terminate()
             child.process.join()
             child.pipe.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off to the block's end, and keep it for good from processes that start there.
+
+    It reaches all processes of a terminal; this one is to end the others, none of them half started.
+    """
+    came: list[int] = []
+    in_main = threading.current_thread() is threading.main_thread()
+    resource_tracker.ensure_running()  # which would unblock the signal
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit this
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main else None
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _run(work: Callable[..., None], order: Any, pipe: Connection, device: str | None) -> None:
