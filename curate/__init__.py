@@ -17,6 +17,7 @@ __all__ = [
     "RescoreSettings",
     "Run",
     "ScoreSettings",
+    "Searcher",
     "Store",
     "ValidateSettings",
     "VerifySettings",
@@ -30,6 +31,7 @@ __all__ = [
     "plan_rescore",
     "plan_score",
     "plan_validate",
+    "query",
     "report",
     "rescore",
     "score",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from curate.pipeline.index import make_search, neighbours
     from curate.pipeline.index import plan as plan_index
     from curate.pipeline.index import run as index
+    from curate.pipeline.query import run as query
     from curate.pipeline.rescore import plan as plan_rescore
     from curate.pipeline.rescore import run as rescore
     from curate.pipeline.score import plan as plan_score
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from curate.score_settings import ScoreSettings
     from curate.scores.run import Run, latest_run
     from curate.selection.select import select
+    from curate.stores.query import Searcher
     from curate.stores.settings import IndexSettings
     from curate.stores.store import Store
     from curate.training.recipe import Recipe
@@ -72,6 +76,7 @@ _HOMES = {
     "Recipe": "curate.training.recipe",
     "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
+    "Searcher": "curate.stores.query",
     "ScoreSettings": "curate.score_settings",
     "Store": "curate.stores.store",
     "ValidateSettings": "curate.proof.settings",
@@ -86,6 +91,7 @@ _HOMES = {
     "plan_rescore": "curate.pipeline.rescore:plan",
     "plan_score": "curate.pipeline.score:plan",
     "plan_validate": "curate.pipeline.validate:plan",
+    "query": "curate.pipeline.query:run",
     "report": "curate.reports.report",
     "rescore": "curate.pipeline.rescore:run",
     "score": "curate.pipeline.score:run",

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.documents.drawing import draw_from_blocks, until_broken
-from curate.documents.formats.contract import Row
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import BadRow, Row, Shard
 from curate.errors import CurateError
 
 

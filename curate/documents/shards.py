@@ -1,6 +1,8 @@
 """One file of a pool, and a row of it that could not be decoded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,3 +29,7 @@ class BadRow:
     """'undecodable line', 'not an object', 'undecodable row', 'wrong number of fields' or 'too large'."""
     detail: str
     """The line number (from 1) and what the line holds."""
+
+
+Row = Mapping[str, Any] | BadRow
+"""A row's values by column, or why there are none."""

@@ -13,9 +13,8 @@ import pyarrow as pa
 
 from curate.documents.drawing import draw_from_stream
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
-from curate.documents.formats.contract import Row
 from curate.documents.lines import Truncated, inflated, split_lines
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import BadRow, Row, Shard
 from curate.errors import CurateError
 
 R = TypeVar("R")

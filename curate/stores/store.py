@@ -16,7 +16,7 @@ finished.json               totals; there once every shard has reached its end
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import polars as pl
@@ -36,12 +36,9 @@ from curate.folders.part_folder import FINISHED, PartFolder
 from curate.folders.parts import Part, put_table
 from curate.gradients.roots import Whitening, flat, from_flat, moved
 from curate.gradients.sketches import Block
-from curate.schema import ROW_FIELDS, Document
+from curate.schema import ROW_FIELDS
 from curate.stores.settings import IndexSettings
 from curate.stores.storage import Codes, Storage
-
-if TYPE_CHECKING:
-    from curate.stores.query import Hit
 
 _ELSEWHERE = "eigenvectors"
 _WIDENED = 64  # low-rank sketches that are made whole at a time: each may be megabytes
@@ -56,19 +53,6 @@ class Store(PartFolder):
     RECORD: ClassVar[str] = "store.json"
     ROWS: ClassVar[str] = "rows"
     WHICH: ClassVar[str] = "Make one with `curate index --pool FOLDER`, or give the folder that it wrote."
-
-    def query(self, texts: Sequence[str | Document], k: int = 10) -> "list[list[Hit]]":
-        """Return the `k` documents whose gradients lie nearest to each text's, the nearest first.
-
-        Loads the proxy on the first call. Raises CurateError when the proxy is not the one that was indexed with.
-        """
-        return self._searcher.query(texts, k)
-
-    @cached_property
-    def _searcher(self) -> Any:
-        from curate.stores.query import Searcher
-
-        return Searcher.open(self)
 
     @cached_property
     def settings(self) -> IndexSettings:

@@ -171,7 +171,7 @@ def test_a_documents_own_text_finds_it_first(store: Store) -> None:
     rows = store.rows().collect()
     texts = [t for p in store.all_parts() for t in store.texts(p)]
     for i in (0, 77, 160):
-        hit, *others = store.query([texts[i]], 4)[0]
+        hit, *others = curate.query(store, [texts[i]], 4)[0]
         assert (hit.rank, hit.shard, hit.row, hit.text) == (1, rows["shard"][i], rows["row"][i], texts[i])
         assert hit.score == pytest.approx(1, abs=1e-5)
         assert [h.rank for h in others] == [2, 3, 4]
@@ -180,8 +180,8 @@ def test_a_documents_own_text_finds_it_first(store: Store) -> None:
 
 
 def test_texts_of_a_topic_find_documents_of_it(store: Store) -> None:
-    found = store.query(
-        ["the court shall hold that a party may not waive notice", "add three and four to get seven"], 5
+    found = curate.query(
+        store, ["the court shall hold that a party may not waive notice", "add three and four to get seven"], 5
     )
     assert sum(h.columns["source"] == "law" for h in found[0]) >= 4
     assert sum(h.columns["source"] == "sums" for h in found[1]) >= 4
@@ -191,23 +191,23 @@ def test_of_a_prompt_with_its_completion_the_completion_alone_counts(store: Stor
     def asking(prompt: str) -> Document:
         return Document(doc_id="q", shard="q", row=0, content_hash="", prompt=prompt, completion=" double the sum")
 
-    whole = store.query(["the court shall double the sum"], 3)[0]
-    part = store.query([asking("the court shall")], 3)[0]
+    whole = curate.query(store, ["the court shall double the sum"], 3)[0]
+    part = curate.query(store, [asking("the court shall")], 3)[0]
     assert [h.score for h in whole] != [h.score for h in part]
     assert {h.columns["source"] for h in part} == {"sums"}
 
 
 def test_a_query_that_says_nothing_is_named(store: Store) -> None:
     with pytest.raises(CurateError, match=r"Query 2 \(''\) has no token that carries loss"):
-        store.query(["add three", ""])
-    assert store.query([]) == []
+        curate.query(store, ["add three", ""])
+    assert curate.query(store, []) == []
 
 
 def test_a_searcher_loads_the_proxy_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Store.open(store.path)
-    opened.query(["add three"], 1)
-    monkeypatch.setattr(Searcher, "open", lambda *_: pytest.fail("loaded again"))
-    assert len(opened.query(["the ship rode"], 2)[0]) == 2
+    searcher = Searcher.open(store)
+    searcher.query(["add three"], 1)
+    monkeypatch.setattr("curate.stores.query.load_proxy", lambda *_: pytest.fail("loaded again"))
+    assert len(searcher.query(["the ship rode"], 2)[0]) == 2
 
 
 def test_an_index_is_told_of_only_once_it_is_there(apart: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_an_unfinished_store_says_how_to_go_on(place: Path, tmp_path: Path, stor
         score(place, Store.open(tmp_path / "half"), tmp_path / "x")
     assert "curate index --pool" in error.value.hint
     with pytest.raises(CurateError, match="is not finished"):
-        Store.open(tmp_path / "half").query(["add three"])
+        curate.query(tmp_path / "half", ["add three"])
 
 
 def test_a_torn_file_is_named_with_what_to_do(tmp_path: Path, store: Store) -> None:
@@ -220,7 +220,7 @@ def test_shards_without_a_document_and_tiny_stores_are_searched(place: Path, tmp
     (tmp_path / "pool" / "c.jsonl").write_bytes(lines(make_rows(2, 2)))
     store = curate.index(asked(place, pool=(str(tmp_path / "pool"),)), tmp_path / "store")
     assert len(store) == 5
-    assert len(store.query(["add three and four"], 9)[0]) == 5
+    assert len(curate.query(store, ["add three and four"], 9)[0]) == 5
     assert curate.neighbours(store).exists()
     assert curate.make_search(store, "BFlat") is None  # five documents are looked at
     assert score(place, store, tmp_path / "x").totals["documents"] == 5

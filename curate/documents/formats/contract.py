@@ -10,16 +10,13 @@ and `curate.documents.columnar.Columnar` one for files of blocks that are read b
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from curate.documents.shards import BadRow, Shard
-
-Row = Mapping[str, Any] | BadRow
-"""A row's values by column, or why there are none."""
+from curate.documents.shards import Row, Shard
 
 
 class Format(Protocol):

@@ -13,9 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from curate.documents.files import plain_name
-from curate.documents.formats.contract import Row
 from curate.documents.lines import BOM, split_lines
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
 from curate.errors import CurateError
 

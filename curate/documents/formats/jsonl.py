@@ -6,9 +6,8 @@ from typing import Any
 
 import orjson
 
-from curate.documents.formats.contract import Row
 from curate.documents.lines import filled_lines
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
 from curate.errors import CurateError
 

@@ -7,9 +7,8 @@ that hold a document per line.
 
 from collections.abc import Iterator
 
-from curate.documents.formats.contract import Row
 from curate.documents.lines import BOM
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
 
 _LARGEST = 64 << 20

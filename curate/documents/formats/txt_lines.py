@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from curate.documents.formats import txt
-from curate.documents.formats.contract import Row
 from curate.documents.lines import filled_lines
-from curate.documents.shards import Shard
+from curate.documents.shards import Row, Shard
 from curate.documents.streamed import Streamed
 
 
