@@ -19,7 +19,7 @@ from curate.proof.lds import Lds, lds
 from curate.proof.plots import predicted_against_measured
 from curate.proof.predictions import Subject
 from curate.proof.qld import Qld, best, qld
-from curate.proof.settings import ValidateSettings
+from curate.proof.settings import ValidateSettings, num_dropped
 from curate.proof.subsets import indicator, left_out
 from curate.proof.workers import Workers
 from curate.schema import Document
