@@ -19,10 +19,10 @@ class MethodCommand(click.Command):
         name = _named(args)
         if name is not None or not {"--help", "-h"} & set(args):
             kind = methods.get(name or methods.DEFAULT).Settings
-            taken = {flag for p in self.params for flag in p.opts}
-            own = [flag for flag in flags_of(kind, undocumented=True) if not taken & set(flag.flags)]
+            taken_flags = {flag for p in self.params for flag in p.opts}
+            method_flags = [flag for flag in flags_of(kind, undocumented=True) if not taken_flags & set(flag.flags)]
             ctx.meta[METHOD] = kind
-            ctx.meta[_OPTIONS] = [flag.click_option() for flag in own]
+            ctx.meta[_OPTIONS] = [flag.click_option() for flag in method_flags]
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

@@ -103,8 +103,8 @@ class Choices:
         return ("pool", "target", *(name for name in ("model", "checkpoints") if name in needs))
 
     def _is_default(self, run: Run, method: str) -> bool:
-        usual = vars(methods.get(method).Settings())
-        return {k: v for k, v in run.record.method_settings.items() if k in usual} == usual
+        defaults = vars(methods.get(method).Settings())
+        return {k: v for k, v in run.record.method_settings.items() if k in defaults} == defaults
 
     def _selection_run(self) -> Run:
         try:
