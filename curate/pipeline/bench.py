@@ -7,7 +7,7 @@ else the machine does falls on all rows alike; the fastest round counts. Peak me
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from curate.proxies.attention import use_block_attention, use_plain_attention
 from curate.proxies.proxy import DTYPES, Proxy, choose_device, keep_freed_memory, load_proxy, make_proxy
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import IGNORED, TokenBatch
+from curate.settings import changed, gathered
 
 SHAPES: dict[str, dict[str, Any]] = {
     "pythia-14m": {"kind": "gpt_neox", "width": 128, "layers": 6, "heads": 4, "inner": 512, "vocabulary": 50304},
@@ -63,9 +64,9 @@ class Bench:
     parameters: int
 
 
-def run(settings: BenchSettings, *, reporter: Reporter | None = None) -> Bench:
+def run(settings: BenchSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> Bench:
     """Measure training steps and scoring side by side. Raises SettingsError for an unknown shape."""
-    reporter = reporter or Silent()
+    reporter, settings = reporter or Silent(), gathered(BenchSettings, settings, values)
     proxy = build_proxy(settings)
     if proxy.context and settings.length > proxy.context:
         raise SettingsError(f"length is {settings.length}; {settings.model} has {proxy.context} positions.")
@@ -274,17 +275,16 @@ def _peak(settings: BenchSettings, what: str, sequences: int, proxy: Proxy, ids:
         return peak / 1e9, (peak - before) / 1e9
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as child:
-        return child.apply(_peak_of, (asdict(settings), what, sequences))
+        return child.apply(_peak_of, (settings, what, sequences))
 
 
-def _peak_of(settings: dict[str, Any], what: str, sequences: int) -> tuple[float, float]:
-    chosen = BenchSettings(**settings)
-    proxy = build_proxy(chosen)
-    ids = random_tokens(replace(chosen, sequences=2 * sequences), proxy)
+def _peak_of(settings: BenchSettings, what: str, sequences: int) -> tuple[float, float]:
+    proxy = build_proxy(settings)
+    ids = random_tokens(changed(settings, sequences=2 * sequences), proxy)
     if what != TRAIN:
         keep_freed_memory()
     before = peak_resident()
-    _step_of(what, proxy, ids, chosen)(sequences)()
+    _step_of(what, proxy, ids, settings)(sequences)()
     peak = peak_resident()
     return peak / 1e9, max(0, peak - before) / 1e9
 
