@@ -66,9 +66,9 @@ def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"nothing: there is no such folder"):
+    with pytest.raises(SettingsError, match=r"nothing'; there is no such folder"):
         load_proxy(settings(tmp_path / "nothing"))
-    with pytest.raises(SettingsError, match=r"\./nothing: there is no such folder"):
+    with pytest.raises(SettingsError, match=r"\./nothing'; there is no such folder"):
         load_proxy(settings("./nothing"))
 
 
