@@ -60,7 +60,7 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded() -> No
 def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    with pytest.raises(SettingsError, match=f"--device {device}: this machine"):
+    with pytest.raises(SettingsError, match=f"device is '{device}'; this machine"):
         load_proxy(settings("nowhere", device=device))
     assert choose_device("auto") == torch.device("cpu")
 

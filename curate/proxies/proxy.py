@@ -243,7 +243,7 @@ def _configuration(model: PreTrainedModel) -> str:
 def _see_sequences(decoder: nn.Module, linears: dict[str, nn.Module], device: torch.device) -> set[str]:
     """Return the layers whose inputs are whole sequences, `[sequences, tokens, d_in]` or flattened as in OPT.
 
-    Routed experts see tokens of the router's choice. Two inputs differ, so that it cannot choose all tokens twice.
+    Routed experts see tokens of the router's choice. Two different inputs keep it from choosing all tokens twice.
     """
     sees_sequences: dict[str, bool] = {}
     sequences, tokens = 3, 5

@@ -62,7 +62,7 @@ class SamplingSettings:
     background: Annotated[Count, least(1)] | None = option(
         default=None, help="Documents of the pool that curvature is fitted on.", shown="the method's"
     )
-    seed: Count = option(default=0, help="Seed of the background, the hold-out and the method's projections.")
+    seed: Count = option(default=0, help="Seed of all that is random: background, hold-out, the method's projections.")
 
 
 @settings
