@@ -60,15 +60,15 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_loaded() -> No
 def test_a_device_that_is_not_there_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    with pytest.raises(SettingsError, match=f"--device {device}: this machine"):
+    with pytest.raises(SettingsError, match=f"device is '{device}'; this machine"):
         load_proxy(settings("nowhere", device=device))
     assert choose_device("auto") == torch.device("cpu")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"nothing: there is no such folder"):
+    with pytest.raises(SettingsError, match=r"nothing'; there is no such folder"):
         load_proxy(settings(tmp_path / "nothing"))
-    with pytest.raises(SettingsError, match=r"\./nothing: there is no such folder"):
+    with pytest.raises(SettingsError, match=r"\./nothing'; there is no such folder"):
         load_proxy(settings("./nothing"))
 
 

@@ -146,7 +146,7 @@ def test_a_killed_worker_is_told_and_leaves_what_was_finished(tmp_path: Path) ->
     told = process.communicate()[1]
     assert process.returncode == 1
     assert "killed by SIGKILL" in told
-    assert "give the command again" in " ".join(told.split())
+    assert "Repeat the command" in " ".join(told.split())
     assert "Traceback" not in told
     await_end_of_group(process)
     finished = parts(shared)

@@ -1,4 +1,4 @@
-"""Where spans are worked on: one executor per file, all of them as `contract` says; the folder is the registry."""
+"""Executors, which work on spans: one per file, by the contract in `contract`; the folder is the registry."""
 
 from importlib import import_module
 from pathlib import Path
@@ -13,14 +13,14 @@ _SHARED = frozenset({"__init__", "children", "contract", "ledger", "reading", "t
 
 
 def names() -> tuple[str, ...]:
-    """Return the executors that there are. Imports none of them."""
+    """Return the names of all executors, without importing them."""
     return tuple(sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in _SHARED))
 
 
 def get(name: str, *, workers: int = 1, device: str = "auto") -> "Executor":
-    """Return an executor by name; `device` is where the work asks to run. Raises SettingsError."""
+    """Return an executor by name; `device` is where the work runs. Raises SettingsError."""
     if name not in names():
-        raise SettingsError(f"There is no executor {name!r}.", hint=nearest(name, names()))
+        raise SettingsError(f"executor is {name!r}; expected one of {', '.join(names())}.", hint=nearest(name, names()))
     if workers < 1:
         raise SettingsError(f"workers is {workers}; expected at least 1.")
     return import_module(f"curate.executors.{name}").make(workers, device)

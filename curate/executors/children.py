@@ -1,4 +1,4 @@
-"""Processes of our own: they start with threads and a device that they are told, and end with whoever started them."""
+"""Child processes: they start with given threads and device, and end with the process that started them."""
 
 import multiprocessing
 import os
@@ -31,54 +31,54 @@ class Child:
     pipe: Connection
 
     def receive(self) -> Any:
-        """Return what it sends next. Raises the error that it failed with, or CurateError where it has ended."""
+        """Return the next message. Raises the error that the process failed with, or CurateError where it has ended."""
         try:
             message = self.pipe.recv()
         except (EOFError, OSError):
             raise self._ended() from None
         if isinstance(message, _Failure):
-            message.error.add_note(message.told)
+            message.error.add_note(message.traceback_text)
             raise message.error
         return message
 
     def send(self, message: object) -> None:
-        """Send something; raises as `receive` where the process has failed or ended."""
+        """Send a message. Raises as `receive` does where the process has failed or ended."""
         try:
             self.pipe.send(message)
         except OSError:
-            while True:  # what it sent before it ended comes first
+            while True:  # messages from before its end come first
                 self.receive()
 
     def _ended(self) -> CurateError:
         self.process.join()
         code = self.process.exitcode or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        lack = " (often for lack of memory)" if code == -signal.SIGKILL else "; what it printed says why"
+        end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        reason = " (often for lack of memory)" if code == -signal.SIGKILL else "; what it printed says why"
         return CurateError(
-            f"A worker process {how}{lack}.",
-            hint="What was finished is kept: give the command again. Fewer workers, smaller batches take less memory.",
+            f"A worker process {end}{reason}.",
+            hint="Repeat the command: finished parts are kept. Fewer workers and smaller batches take less memory.",
         )
 
 
 def heard(children: Sequence[Child], timeout: float | None = None) -> list[tuple[Child, Any]]:
-    """Wait until some process says something, and return who said what; raises as `Child.receive`."""
-    speaking = wait([child.pipe for child in children], timeout)
-    return [(child, child.receive()) for child in children if child.pipe in speaking]
+    """Wait for messages and return them with their senders. Raises as `Child.receive` does."""
+    ready = wait([child.pipe for child in children], timeout)
+    return [(child, child.receive()) for child in children if child.pipe in ready]
 
 
 @dataclass(frozen=True)
 class _Failure:
     error: BaseException
-    told: str
+    traceback_text: str
 
 
 @contextmanager
 def started(
     work: Callable[..., None], orders: Sequence[Any], *, devices: Sequence[str | None] | None = None
 ) -> Iterator[list[Child]]:
-    """Start a process per order, which calls `work(order, pipe)`; none outlives the block, nor this process.
+    """Start a process per order, which calls `work(order, pipe)`; none outlives the block or this process.
 
-    At the block's end whatever they do is cut short: they have to have said by then that they are done. `devices` are
+    The end of the block kills them: wait for their last message before. `devices` are
     the CUDA devices that the processes see, one each; None: all of them.
     """
     context = multiprocessing.get_context("spawn")
@@ -121,17 +121,17 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _run(work: Callable[..., None], order: Any, pipe: Connection, device: str | None) -> None:
-    """Be a child: told what it computes on, silent about what its parent has said, ended with it."""
+    """Run a child: set its device, silence warnings that its parent gives, end it with its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if device is not None:
-        os.environ[_VISIBLE] = device  # before CUDA looks; whichever it is, its name here is that of the parent's
+        os.environ[_VISIBLE] = device  # before CUDA starts; the name is the parent's
     threads.be_one_of_several()
     warnings.simplefilter("ignore")
     try:
         work(order, pipe)
-        pipe.poll(None)  # until it is ended: whoever ends before has failed
+        pipe.poll(None)  # until it is terminated: a process that ends before has failed
     except BaseException as error:
-        with suppress(OSError):  # nobody is there any more
+        with suppress(OSError):  # the parent is gone
             pipe.send(_Failure(_sendable(error), traceback.format_exc()))
 
 
@@ -150,10 +150,10 @@ def _sendable(error: BaseException) -> BaseException:
 
 
 def cuda_devices(device: str, count: int) -> list[str | None]:
-    """Return which CUDA device each of some processes sees: all in turn where `device` names none, else no choice."""
+    """Return the CUDA device that each process sees: all in turn where `device` names none, else None."""
     if device not in ("auto", "cuda"):
         return [None] * count
-    there = torch.cuda.device_count()
-    given = os.environ.get(_VISIBLE)
-    names = given.split(",")[:there] if given else [str(i) for i in range(there)]
-    return [names[i % there] if there > 1 else None for i in range(count)]
+    num_devices = torch.cuda.device_count()
+    visible = os.environ.get(_VISIBLE)
+    names = visible.split(",")[:num_devices] if visible else [str(i) for i in range(num_devices)]
+    return [names[i % num_devices] if num_devices > 1 else None for i in range(count)]

@@ -1,7 +1,7 @@
-"""What is done to the spans of a pool, and where: the contract of executors. Public.
+"""The contract of work on a pool's spans, and of the executors that run it. Public.
 
-Work on a span gives a part's tables, and the parts are the same bytes whoever works on which span in whatever order.
-An executor is a module of this folder with `make(workers, device) -> Executor`; adding one touches that and its test.
+Work on a span gives a part's tables. The parts are the same bytes in any order and on any executor.
+An executor is a module of this folder with `make(workers, device) -> Executor`; adding one touches it and its test.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class PartTables(NamedTuple):
-    """What a part consists of."""
+    """The tables of a part."""
 
     rows: pa.Table
     """One per document, `n_tokens` among its columns."""
@@ -40,7 +40,7 @@ class PartTables(NamedTuple):
 
 @dataclass(kw_only=True)
 class Work:
-    """What was done in one go."""
+    """Work done, in numbers."""
 
     documents: int = 0
     tokens: int = 0
@@ -48,7 +48,7 @@ class Work:
 
     @classmethod
     def of(cls, rows: pa.Table) -> "Work":
-        """Return what one part's rows say."""
+        """Count one part's rows."""
         return cls(documents=rows.num_rows, tokens=int(rows["n_tokens"].to_numpy().sum()), parts=1)
 
     def add(self, other: "Work") -> None:
@@ -58,15 +58,15 @@ class Work:
 
 
 class OpenWork(Protocol):
-    """Work with all that it needs in memory; it belongs to one process."""
+    """Work with everything that it needs in memory; it belongs to one process."""
 
     @property
     def encode(self) -> "Encode":
-        """Makes a chunk of a span's rows; runs ahead of the work on chunks, in a thread of its own."""
+        """Makes a chunk of a span's rows; it runs ahead of the work, in a thread of its own."""
         ...
 
     def __call__(self, chunk: Chunk) -> PartTables:
-        """Return a chunk's tables; what lies beside them in the folder has been written then."""
+        """Return a chunk's tables, after writing what lies beside them in the folder."""
         ...
 
 
@@ -75,11 +75,11 @@ class Encode(Protocol):
 
 
 class PartWork(Protocol):
-    """What is done to every span, as a value: it pickles, and loads nothing before it is opened."""
+    """Work on every span, as a value: it pickles, and loads nothing before it is opened."""
 
     @property
     def stage(self) -> str:
-        """What its progress is called: "scoring"."""
+        """The name of its progress: "scoring"."""
         ...
 
     @property
@@ -88,17 +88,17 @@ class PartWork(Protocol):
         ...
 
     def open(self) -> OpenWork:
-        """Load the model and what was fitted and kept before; once per process."""
+        """Load the model and kept tensors; once per process."""
         ...
 
 
 class Executor(Protocol):
-    """Where spans are worked on."""
+    """Runs work on spans."""
 
     def run(self, work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter) -> Work:
-        """Write the part of every span that the shards lack, and return how much that was.
+        """Write the part of every span that the shards lack, and return the work done.
 
-        A shard that cannot be read to its end stops no other; CurateError once they are done. Parts that were finished
-        stay whatever happens.
+        A shard that cannot be read to its end stops no other. Raises CurateError for it once they are done. Finished
+        parts stay in any case.
         """
         ...

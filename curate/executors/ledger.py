@@ -1,4 +1,4 @@
-"""What an executor has done so far: told as it happens, added up, and judged at the end."""
+"""An executor's finished work: reported as it happens, added up, and checked at the end."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ from curate.progress import Reporter, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Counts parts as they are finished, and shards that could not be read."""
+    """Count finished parts, and shards that could not be read."""
 
     task: Task
     reporter: Reporter
     work: Work = field(default_factory=Work)
     unreadable: dict[str, CurateError] = field(default_factory=dict)
-    """Why, by the shard's name."""
+    """The error, by the shard's name."""
 
     def finish(self, span: Span, work: Work) -> None:
         """Count a part that was written."""
@@ -27,7 +27,7 @@ class Ledger:
         self.task.advance(span.end - span.start)
 
     def give_up(self, shard: Unreadable) -> None:
-        """Take note of a shard that cannot be read to its end; once."""
+        """Record a shard that cannot be read to its end, once."""
         if shard.shard not in self.unreadable:
             self.unreadable[shard.shard] = shard.error
             self.reporter.warn(f"{shard.shard}: {shard.error.message}")
@@ -37,12 +37,12 @@ class Ledger:
 def keeping(
     work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter
 ) -> Iterator[Ledger]:
-    """Open the books for some work on a folder. Raises CurateError in the end where shards could not be read."""
+    """Yield a ledger for work on a folder. Raises CurateError at the end where shards could not be read."""
     names = {s.shard.name for s in shards}
-    there = [(p.end - p.start, p.shard in names) for p in folder.all_parts()]
-    total = sum(rows for rows, again in there if not again) + sum(estimated_rows(s.shard) for s in shards)
+    present = [(p.end - p.start, p.shard in names) for p in folder.all_parts()]
+    total = sum(rows for rows, is_counted in present if not is_counted) + sum(estimated_rows(s.shard) for s in shards)
     with reporter.stage(work.stage, total=total) as task:
-        task.advance(sum(rows for rows, _ in there))
+        task.advance(sum(rows for rows, _ in present))
         ledger = Ledger(task=task, reporter=reporter)
         yield ledger
     if ledger.unreadable:

@@ -1,4 +1,4 @@
-"""Spans one after another in this process, with the next ones read and encoded meanwhile."""
+"""Work on spans one after another in this process, and read and encode the next ones meanwhile."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from curate.progress import Reporter
 
 
 def make(workers: int, device: str) -> Executor:
-    """Return the executor; it has no use for either."""
+    """Return the executor, which ignores both arguments."""
     return Local()
 
 
 @dataclass(frozen=True)
 class Local:
-    """Works in this process."""
+    """The executor that works in this process."""
 
     def run(self, work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter) -> Work:
         """Write the missing parts in order; see `Executor.run`."""

@@ -1,7 +1,7 @@
-"""Spans in several processes of this machine: this one reads and hands out rows, they encode, work and write parts.
+"""Work on spans in several processes of this machine: this one reads rows, they encode, work and write parts.
 
-Which process gets a span decides nothing about it, and a large shard is shared by all. Parts are finished out of order,
-so a kill leaves holes; the next start fills those.
+A span's bytes do not depend on its process, and all processes share a large shard. Parts are finished out of order, so
+a kill leaves holes; the next start fills them.
 """
 
 import gc
@@ -30,7 +30,7 @@ from curate.executors.reading import ahead, read_all
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 
-# One that is worked on, and one that is encoded meanwhile: nobody waits for this process, and memory stays bounded.
+# One is worked on and one encoded: no process waits for this one, and memory stays bounded.
 IN_FLIGHT = 2
 
 
@@ -41,21 +41,21 @@ def make(workers: int, device: str) -> Executor:
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """Works in so many processes."""
+    """The executor that works in several processes."""
 
     workers: int
     device: str = "auto"
 
     def run(self, work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter) -> Work:
-        """Write the missing parts in whatever order; see `Executor.run`. The first error of a process ends all."""
+        """Write the missing parts in any order; see `Executor.run`. The first error of a process ends all."""
         with keeping(work, shards, folder, reporter) as ledger:
             if shards:
                 _give_memory_back()
                 orders = [_Order(work, type(folder), folder.path)] * self.workers
                 with started(_work, orders, devices=cuda_devices(self.device, self.workers)) as children:
                     crew = _Crew(children=children, ledger=ledger)
-                    for rows in ahead(read_all(shards, lambda rows: rows)):
-                        ledger.give_up(rows) if isinstance(rows, Unreadable) else crew.give(rows)
+                    for span_rows in ahead(read_all(shards, lambda span_rows: span_rows)):
+                        ledger.give_up(span_rows) if isinstance(span_rows, Unreadable) else crew.give(span_rows)
                     crew.finish()
                 folder.refresh()
         return ledger.work
@@ -76,21 +76,21 @@ class _Done:
 
 @dataclass(frozen=True, kw_only=True)
 class _Crew:
-    """The processes, and how many spans each has that it has not finished."""
+    """The processes, and the number of unfinished spans of each."""
 
     children: Sequence[Child]
     ledger: Ledger
     busy: dict[Child, int] = field(default_factory=dict)
-    """Of those that are ready."""
+    """By process, once it is ready."""
 
-    def give(self, rows: SpanRows) -> None:
-        """Hand a span to the process that has least to do, once one can take it."""
+    def give(self, span_rows: SpanRows) -> None:
+        """Send a span to the process with the fewest unfinished ones, once one has room."""
         self.listen(timeout=0)
         while not self.busy or min(self.busy.values()) >= IN_FLIGHT:
             self.listen()
-        if rows.span.shard not in self.ledger.unreadable:
+        if span_rows.span.shard not in self.ledger.unreadable:
             child = min(self.busy, key=lambda child: self.busy[child])
-            child.send(rows)
+            child.send(span_rows)
             self.busy[child] += 1
 
     def finish(self) -> None:
@@ -99,9 +99,9 @@ class _Crew:
             self.listen()
 
     def listen(self, timeout: float | None = None) -> None:
-        """Take in what processes say, waiting for the first word. Raises the error of one that failed."""
+        """Receive the processes' messages, waiting for the first. Raises the error of one that failed."""
         for child, message in heard(self.children, timeout):
-            self.busy[child] = self.busy.get(child, 1) - 1  # the first word is that it is ready
+            self.busy[child] = self.busy.get(child, 1) - 1  # the first message says that it is ready
             if isinstance(message, Unreadable):
                 self.ledger.give_up(message)
             elif isinstance(message, _Done):
@@ -109,17 +109,17 @@ class _Crew:
 
 
 def _give_memory_back() -> None:
-    """Let the processes have what torch keeps of a device for tensors that are gone."""
+    """Release device memory that torch caches, for the processes."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def _work(order: _Order, pipe: Connection) -> None:
-    """Be one of the processes: open the work, then write the part of every span that comes."""
+    """Run in each process: open the work, then write the part of every span that arrives."""
     opened, folder = order.work.open(), order.kind.open(order.path)
     pipe.send(None)
-    # Named, so that an error is sent before this is closed: closing waits for its thread, and that waits for rows.
+    # Held in a variable, so that an error is sent before closing, which waits for a thread that waits for rows.
     chunks = ahead(_encoded(pipe, opened), depth=IN_FLIGHT - 1)
     for chunk in chunks:
         if isinstance(chunk, Unreadable):
@@ -132,8 +132,8 @@ def _work(order: _Order, pipe: Connection) -> None:
 
 def _encoded(pipe: Connection, opened: OpenWork) -> Iterator[Chunk | Unreadable]:
     while True:
-        read: SpanRows = pipe.recv()
+        span_rows: SpanRows = pipe.recv()
         try:
-            yield opened.encode(read)
+            yield opened.encode(span_rows)
         except CurateError as error:
-            yield Unreadable(shard=read.span.shard, error=error)
+            yield Unreadable(shard=span_rows.span.shard, error=error)

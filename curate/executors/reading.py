@@ -1,4 +1,4 @@
-"""Cutting shards into spans, and encoding the rows of a span, ahead of the work on them."""
+"""Cut shards into spans and encode their rows, ahead of the work on them."""
 
 import queue
 import threading
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class SpanRows:
-    """The rows of a span as they were read: what one process hands to another."""
+    """The rows of a span as they were read; one process sends them to another."""
 
     span: Span
     rows: Sequence[Document | Skipped]
@@ -29,7 +29,7 @@ class SpanRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """The rows of a span, ready to be worked on."""
+    """The rows of a span, encoded."""
 
     span: Span
     documents: list[Document]
@@ -41,7 +41,7 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A shard that could not be read to its end; what was written of it stays."""
+    """A shard that could not be read to its end; its finished parts stay."""
 
     shard: str
     error: CurateError
@@ -49,19 +49,19 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class UnfinishedShard:
-    """A shard of which a folder lacks parts."""
+    """A shard with parts missing from a folder."""
 
     shard: Shard
     number: int
-    """The shard's, in the pool."""
+    """The shard's number in the pool."""
     fields: Fields
     part_documents: int
     start: int = 0
     """The first row without a part."""
     index: int = 0
-    """Of the part that begins there."""
-    there: frozenset[Span] = frozenset()
-    """Spans behind that row that have a part: several processes finish parts out of order."""
+    """Index of the part that begins there."""
+    written: frozenset[Span] = frozenset()
+    """Spans after that row that have a part: several processes finish parts out of order."""
 
     def read(self) -> Iterator[SpanRows]:
         """Read and cut the shard from its first missing row on, and yield the spans that have no part.
@@ -69,7 +69,7 @@ class UnfinishedShard:
         Where a span ends follows from the shard and `part_documents` alone.
         """
         for span, rows in self._cut(self.start, self.index):
-            if span not in self.there:
+            if span not in self.written:
                 yield SpanRows(span=span, rows=rows)
 
     def _cut(self, start: int, index: int) -> Iterator[tuple[Span, list[Document | Skipped]]]:
@@ -97,27 +97,27 @@ def unfinished(
     part_documents: int,
     numbers: Mapping[str, int] | None = None,
 ) -> list[UnfinishedShard]:
-    """Return the shards of a pool that a folder has not to their end, in order; none is opened.
+    """Return the shards of a pool whose parts are incomplete in a folder, in order, without opening any.
 
-    `numbers` are the shards' numbers by name, where they are not the pool's order.
+    `numbers` are the shards' numbers by name, where they differ from the pool's order.
     """
-    there: dict[str, list[Span]] = {}
+    spans: dict[str, list[Span]] = {}
     for part in folder.all_parts():
-        there.setdefault(part.shard, []).append(part.span)
+        spans.setdefault(part.shard, []).append(part.span)
     shards = []
     for place, shard in enumerate(pool.shards):
         if folder.holds(shard.name):
             continue
-        whole = folder.parts(shard.name)
+        leading = folder.parts(shard.name)
         shards.append(
             UnfinishedShard(
                 shard=shard,
                 number=place if numbers is None else numbers[shard.name],
                 fields=fields,
                 part_documents=part_documents,
-                start=whole[-1].end if whole else 0,
-                index=len(whole),
-                there=frozenset(there.get(shard.name, [])[len(whole) :]),
+                start=leading[-1].end if leading else 0,
+                index=len(leading),
+                written=frozenset(spans.get(shard.name, [])[len(leading) :]),
             )
         )
     return shards
@@ -125,29 +125,29 @@ def unfinished(
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkEncoder:
-    """Makes chunks of rows: encodes documents, measures overlaps, sets aside what carries no loss."""
+    """Make chunks of rows: encode documents, measure overlaps, set aside documents without loss."""
 
     encoder: Encoder
     overlap: Overlap
 
-    def __call__(self, read: SpanRows) -> Chunk:
+    def __call__(self, span_rows: SpanRows) -> Chunk:
         """Return the chunk of a span's rows. Raises CurateError for documents that the model cannot read."""
-        candidates = [r for r in read.rows if isinstance(r, Document)]
-        skipped = [r for r in read.rows if isinstance(r, Skipped)]
+        candidates = [row for row in span_rows.rows if isinstance(row, Document)]
+        skipped = [row for row in span_rows.rows if isinstance(row, Skipped)]
         encoded = self.encoder(candidates)
-        kept = [i for i, e in enumerate(encoded) if e.num_scored > 0]
+        usable = [i for i, e in enumerate(encoded) if e.num_scored > 0]
         skipped += [no_scored_token(d, e) for d, e in zip(candidates, encoded, strict=True) if not e.num_scored]
         return Chunk(
-            span=read.span,
-            documents=[candidates[i] for i in kept],
-            encoded=[encoded[i] for i in kept],
-            overlaps=[self.overlap.measure(candidates[i].plain_text) for i in kept],
+            span=span_rows.span,
+            documents=[candidates[i] for i in usable],
+            encoded=[encoded[i] for i in usable],
+            overlaps=[self.overlap.measure(candidates[i].plain_text) for i in usable],
             skipped=sorted(skipped, key=lambda s: s.row),
         )
 
 
 def read_all(shards: Iterable[UnfinishedShard], make: Callable[[SpanRows], T]) -> Iterator[T | Unreadable]:
-    """Yield what is made of every span that lacks a part, in order; a shard that cannot be read stops no other."""
+    """Yield `make`'s result for every span without a part, in order; an unreadable shard stops no other."""
     for shard in shards:
         try:
             yield from map(make, shard.read())
@@ -156,19 +156,19 @@ def read_all(shards: Iterable[UnfinishedShard], make: Callable[[SpanRows], T]) -
 
 
 def no_scored_token(document: Document, encoded: Encoded) -> Skipped:
-    """Say why a document carries no loss: one token, nothing but prompt within the context, or no chat template."""
-    nothing = f"{len(encoded.ids)} token(s) within the context, none of them predicted and carrying loss"
+    """Return a skipped row with the reason: one token, only prompt within the context, or a chat template's refusal."""
+    detail = f"{len(encoded.ids)} token(s) within the context, none of them predicted and carrying loss"
     return Skipped(
         shard=document.shard,
         row=document.row,
         doc_id=document.doc_id,
         reason="chat template" if encoded.refused else "no scored token",
-        detail=encoded.refused or nothing,
+        detail=encoded.refused or detail,
     )
 
 
 def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """Yield items that a thread reads up to `depth` ahead, so that reading and computing overlap."""
+    """Yield items, reading up to `depth` ahead in a thread, so that reading and computing overlap."""
     waiting: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 

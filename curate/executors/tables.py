@@ -1,4 +1,4 @@
-"""One part's scores and skipped rows as Arrow tables."""
+"""Build the Arrow tables of a part: scores and skipped rows."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +20,15 @@ Texts = Callable[[Sequence[int]], Sequence[str]]
 def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Texts) -> PartTables:
     """Return scores and skipped rows. A document whose scores are not all finite is set aside with its reason.
 
-    `columns` names the score columns, `score` first. `texts` is asked only when there are scores per token.
+    `columns` names the score columns, `score` first. `texts` is called only when there are scores per token.
     """
     scores = scored.scores.cpu().double().numpy()
     losses, norms = _diagnostic(scored.losses), _diagnostic(scored.norms)
     tokens = None if scored.tokens is None else [t.cpu().double().numpy() for t in scored.tokens]
     finite = _finite(scores, losses, norms, tokens)
     kept = np.flatnonzero(finite).tolist()
-    gone = np.flatnonzero(~finite).tolist()
-    skipped = [*chunk.skipped, *(not_finite(chunk, i, None if losses is None else losses[i]) for i in gone)]
+    dropped = np.flatnonzero(~finite).tolist()
+    skipped = [*chunk.skipped, *(not_finite(chunk, i, None if losses is None else losses[i]) for i in dropped)]
     values = row_values(chunk, kept, losses, norms) | {
         "score": scores[kept, 0],
         "target_exact": [chunk.overlaps[i][0] for i in kept],
@@ -46,7 +46,7 @@ def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Tex
 def row_values(
     chunk: Chunk, kept: Sequence[int], losses: np.ndarray | None, norms: np.ndarray | None
 ) -> dict[str, Any]:
-    """Return what the rows of some documents say of them whatever the target is, by column."""
+    """Return the columns of documents' rows that do not depend on the target."""
     documents = [chunk.documents[i] for i in kept]
     counts = np.asarray([chunk.encoded[i].num_scored for i in kept], np.int64)
     return {
@@ -74,11 +74,11 @@ def _diagnostic(values: Tensor | None) -> np.ndarray | None:
 def _finite(
     scores: np.ndarray, losses: np.ndarray | None, norms: np.ndarray | None, tokens: list[np.ndarray] | None
 ) -> np.ndarray:
-    """Which documents have nothing but finite values, of what their method computes."""
-    there = [v for v in (scores, losses, norms) if v is not None]
+    """Return which documents have only finite values."""
+    computed = [v for v in (scores, losses, norms) if v is not None]
     # What is written is float32: a value that overflows there is no score either.
     with np.errstate(over="ignore"):
-        finite = np.isfinite(np.column_stack(there).astype(np.float32)).all(axis=1)
+        finite = np.isfinite(np.column_stack(computed).astype(np.float32)).all(axis=1)
         by_token = [bool(np.isfinite(t.astype(np.float32)).all()) for t in tokens or ()]
     return np.logical_and(finite, by_token) if tokens is not None else np.asarray(finite)
 
@@ -86,18 +86,18 @@ def _finite(
 def _token_columns(
     encoded: Sequence[Encoded], tokens: Sequence[np.ndarray], columns: Sequence[str], texts: Texts
 ) -> dict[str, pa.Array]:
-    """Lists aligned with each document's ids: a score per token for every score column, and the tokens' texts."""
-    for document, rows in zip(encoded, tokens, strict=True):
-        if rows.shape != (len(document.ids), len(columns)):
-            raise AssertionError(f"scores per token of shape {rows.shape} for {len(document.ids)} tokens")
+    """Return lists aligned with each document's ids: scores per token for every score column, and the tokens' texts."""
+    for document, scores in zip(encoded, tokens, strict=True):
+        if scores.shape != (len(document.ids), len(columns)):
+            raise AssertionError(f"scores per token of shape {scores.shape} for {len(document.ids)} tokens")
     offsets = pa.array(np.cumsum([0, *(len(e.ids) for e in encoded)]), pa.int32())
     flat = np.concatenate([np.zeros((0, len(columns))), *tokens]).astype(np.float32)
-    found = {
+    score_lists = {
         token_column(column): pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(flat[:, j])))
         for j, column in enumerate(columns)
     }
     words = pa.array([t for e in encoded for t in texts(e.ids.tolist())], pa.string())
-    return found | {TOKEN_TEXTS: pa.ListArray.from_arrays(offsets, words)}
+    return score_lists | {TOKEN_TEXTS: pa.ListArray.from_arrays(offsets, words)}
 
 
 def _column(values: Any, kind: pa.DataType, rows: int) -> pa.Array:
@@ -111,18 +111,18 @@ def _column(values: Any, kind: pa.DataType, rows: int) -> pa.Array:
 def metadata_columns(documents: Sequence[Any]) -> dict[str, pa.Array]:
     names = sorted({name for d in documents for name in d.metadata})
     columns: dict[str, str] = {}
-    taken: set[str] = set()
+    used: set[str] = set()
     for name in names:
         column = f"pool_{name}" if is_reserved(name) else name
-        while column.casefold() in taken:
+        while column.casefold() in used:
             column = f"pool_{column}"
         columns[name] = column
-        taken.add(column.casefold())
+        used.add(column.casefold())
     return {columns[name]: _mixed([d.metadata.get(name) for d in documents]) for name in names}
 
 
 def _mixed(values: list[Any]) -> pa.Array:
-    """An array of whatever type the values have; of text where they have several."""
+    """Return an array of the values' type; of text where they have several."""
     kinds = {type(v) for v in values if v is not None}
     if len(kinds) > 1 and not kinds <= {int, float}:
         return pa.array([None if v is None else str(v) for v in values], pa.string())

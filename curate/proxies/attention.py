@@ -1,9 +1,9 @@
 """Causal attention in bfloat16 for CPUs, in blocks of queries; torch's own kernel takes twice as long there.
 
-A block of queries meets the keys up to its last one: half of all products fall away, nothing of size tokens × tokens is
-held, and the way back computes the weights once more instead of keeping them (Dao et al. 2022, arXiv 2205.14135). The
-products go to the library that multiplies bfloat16 matrices fastest, which torch's kernel does not; in float32 the two
-are even.
+A block of queries is multiplied by the keys up to its last one: half of all products fall away, nothing of size tokens
+× tokens is held, and the backward pass computes the weights again instead of keeping them (Dao et al. 2022, arXiv
+2205.14135). The products go to the library that multiplies bfloat16 matrices fastest, which torch's kernel does not
+use; in float32 the two are even.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Rows = Float[Tensor, "heads tokens width"]
 
 
 def use_block_attention(model: PreTrainedModel) -> None:
-    """Let a bfloat16 model on a CPU use this attention in place of torch's; where it does not fit, torch's stays.
+    """Use this attention in place of torch's for a bfloat16 model on a CPU; leave other models as they are.
 
     The result is the same but for rounding.
     """
@@ -51,15 +51,15 @@ class _Causal(torch.autograd.Function):
     def backward(ctx: Any, *grads: Rows) -> tuple[Rows, Rows, Rows]:
         (grad,) = grads
         q, k, v, out = ctx.saved_tensors
-        moved = (grad * out).sum(-1, keepdim=True)
+        weighted_sum = (grad * out).sum(-1, keepdim=True)
         by_q, by_k, by_v = [], torch.zeros_like(k), torch.zeros_like(v)
         for i in range(0, q.shape[1], BLOCK):
-            mine, seen = slice(i, i + BLOCK), slice(0, i + BLOCK)
+            block, visible = slice(i, i + BLOCK), slice(0, i + BLOCK)
             weights = _weights(q, k, i)
-            by_v[:, seen] += weights.mT @ grad[:, mine]
-            by_scores = torch.baddbmm(moved[:, mine], grad[:, mine], v[:, seen].mT, beta=-1) * weights
-            by_q.append(by_scores @ k[:, seen])
-            by_k[:, seen] += by_scores.mT @ q[:, mine]
+            by_v[:, visible] += weights.mT @ grad[:, block]
+            by_scores = torch.baddbmm(weighted_sum[:, block], grad[:, block], v[:, visible].mT, beta=-1) * weights
+            by_q.append(by_scores @ k[:, visible])
+            by_k[:, visible] += by_scores.mT @ q[:, block]
         return torch.cat(by_q, 1), by_k, by_v
 
 
@@ -81,23 +81,23 @@ def _forward(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers asks for it, query `[batch, heads, tokens, width]`; `[batch, tokens, heads, width]`."""
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    special = any(others.get(name) is not None for name in ("softcap", "sliding_window", "s_aux", "head_mask"))
+    special = any(options.get(name) is not None for name in ("softcap", "sliding_window", "s_aux", "head_mask"))
     plain = causal and attention_mask is None and not dropout and not special and query.shape[2] == key.shape[2]
     if not plain or query.device.type != "cpu":
         torchs: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
         return torchs(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **others
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
         )
     batch, heads, tokens, width = query.shape
-    if key.shape[1] != heads:  # several queries' heads share one of keys
+    if key.shape[1] != heads:  # grouped queries: several query heads share a key head
         key, value = (t.repeat_interleave(heads // key.shape[1], 1) for t in (key, value))
     scale = width**-0.5 if scaling is None else scaling
-    rows = ((query * scale).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
-    out: Tensor = _Causal.apply(*rows)  # type: ignore[assignment]
+    flattened = ((query * scale).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
+    out: Tensor = _Causal.apply(*flattened)  # type: ignore[assignment]
     return out.view(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 

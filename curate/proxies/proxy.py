@@ -1,4 +1,4 @@
-"""Loading a proxy, freezing it, and naming the layers whose gradients are tracked."""
+"""Load a proxy, freeze it, and name the layers whose gradients are tracked."""
 
 import ctypes
 import json
@@ -29,15 +29,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """Which share of a model the tracked layers are."""
+    """The share of a model that is tracked."""
 
     tracked: int
     """Parameters in tracked layers."""
     total: int
     """All parameters."""
     uncovered: dict[str, int] = field(default_factory=dict)
-    """Weight matrices of the decoder that no tracked layer holds (layer numbers as *), with their parameter counts;
-    embeddings and layers that the globs left out aside."""
+    """Weight matrices of the decoder in no tracked layer (layer numbers as *), with their parameter counts; without
+    embeddings and layers that the globs left out."""
 
     @property
     def share(self) -> float:
@@ -69,7 +69,7 @@ class Proxy:
 
     @property
     def context(self) -> int | None:
-        """The longest sequence that the model has positions for, if it says so."""
+        """The longest sequence that the model has positions for; None if it does not say."""
         config = self.model.config.get_text_config()
         return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
 
@@ -80,9 +80,9 @@ class Proxy:
         return d_out, d_in, getattr(layer, "bias", None) is not None
 
     def fingerprint(self) -> str:
-        """Return a hash of configuration, parameters, adapters' scales and tokenizer: all that makes the scores.
+        """Return a hash of configuration, parameters, adapters' scales and tokenizer: everything behind the scores.
 
-        Where the model came from is no part of it, nor which version of transformers wrote it.
+        The model's address and the version of transformers that wrote it are no part of it.
         """
         digest = xxhash.xxh3_128(_configuration(self.model).encode())
         for name, parameter in self.model.state_dict().items():
@@ -96,10 +96,10 @@ class Proxy:
 
 
 def load_proxy(settings: ProxySettings, *, weights: Path | None = None) -> Proxy:
-    """Load a proxy from a folder or the hub, frozen and in evaluation mode; torch gets the threads that suit it.
+    """Load a proxy from a folder or the hub, frozen and in evaluation mode, and choose torch's number of threads.
 
     `weights` is the folder of another state of the same model, which has no tokenizer of its own. Raises CurateError
-    when the model cannot be had, or when no layer can be tracked.
+    when the model does not load, or when no layer can be tracked.
     """
     device = choose_device(settings.device)
     model, tokenizer = _load(settings, weights)
@@ -114,11 +114,11 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     use_block_attention(model)
     decoder: nn.Module = model.base_model
     linears = {n: m for n, m in decoder.named_modules() if type(m) in (nn.Linear, Conv1D)}
-    whole = _see_sequences(decoder, linears, model.device)
+    whole_sequences = _see_sequences(decoder, linears, model.device)
     adapters = any(".lora_" in n for n in linears)
     globs = settings.modules or (("*.lora_*",) if adapters else ("*",))
     chosen = _choose(list(linears), globs)
-    tracked = tuple(n for n in chosen if n in whole)
+    tracked = tuple(n for n in chosen if n in whole_sequences)
     if not tracked:
         raise SettingsError(
             f"No layer that matches {' '.join(globs)} sees whole sequences: {', '.join(_patterns(chosen))}.",
@@ -139,13 +139,13 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
 def _choose(names: Sequence[str], globs: Sequence[str]) -> list[str]:
     for glob in globs:
         if not any(fnmatchcase(n, glob) for n in names):
-            known = ", ".join(_patterns(names)) or "none"
-            raise SettingsError(f"No layer matches --modules {glob}.", hint=f"Layers of this model: {known}.")
+            layers = ", ".join(_patterns(names)) or "none"
+            raise SettingsError(f"No layer matches --modules {glob}.", hint=f"Layers of this model: {layers}.")
     return [n for n in names if any(fnmatchcase(n, g) for g in globs)]
 
 
 def _patterns(names: Sequence[str]) -> list[str]:
-    """Return the distinct names with their numbers as *, which is a glob that matches them."""
+    """Return the distinct names with numbers as *: globs that match them."""
     return list(dict.fromkeys(re.sub(r"\d+", "*", n) for n in names))
 
 
@@ -162,7 +162,7 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(name.split(":")[0])
     if available is not None and not available():
-        raise SettingsError(f"--device {name}: this machine or this build of torch has none.", hint="Use --device cpu.")
+        raise SettingsError(f"device is {name!r}; this machine or build of torch has none.", hint="Use --device cpu.")
     if name.startswith("cuda"):
         torch.backends.cuda.matmul.allow_tf32 = True
     return torch.device(name)
@@ -171,9 +171,9 @@ def choose_device(name: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks instead of giving them back to the kernel on every free.
 
-    Activations are freed and asked for again all the time; each round through the kernel costs a page fault per 4 KiB,
-    a third of a run's time on a CPU. Other C libraries have no such setting and need none. It holds for the whole
-    process, so whoever starts the work calls it, and not the loading of a model.
+    Activations are freed and allocated all the time; each round through the kernel costs a page fault per 4 KiB, a
+    third of a run's time on a CPU. Other C libraries have no such setting and need none. It holds for the whole
+    process, so call it where work starts, not where a model is loaded.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -185,12 +185,12 @@ def keep_freed_memory() -> None:
 
 
 def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    logging.disable_progress_bar()  # a second bar under ours
-    where, options = settings.model, {"revision": settings.revision} if settings.revision else {}
-    folder = Path(where).expanduser()
-    if not folder.is_dir() and (where.startswith((".", "/", "~")) or where.count("/") > 1):
-        raise SettingsError(f"--model {where}: there is no such folder.")
-    source = str(folder) if folder.is_dir() else where
+    logging.disable_progress_bar()  # it would draw a second bar
+    address, options = settings.model, {"revision": settings.revision} if settings.revision else {}
+    folder = Path(address).expanduser()
+    if not folder.is_dir() and (address.startswith((".", "/", "~")) or address.count("/") > 1):
+        raise SettingsError(f"model is {address!r}; there is no such folder.")
+    source = str(folder) if folder.is_dir() else address
     dtype = DTYPES[settings.dtype]
     try:
         if folder.is_dir() and (folder / "adapter_config.json").exists():
@@ -214,7 +214,7 @@ def _load_adapters(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _adapters_tokenizer(folder: Path) -> tuple[str, dict[str, str]]:
-    """Return where the tokenizer is: beside the adapters, or else with the model that they adapt."""
+    """Return the tokenizer's address and options: beside the adapters, or else the adapted model's."""
     if any(folder.glob("tokenizer*")):
         return str(folder), {}
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -243,15 +243,15 @@ def _configuration(model: PreTrainedModel) -> str:
 def _see_sequences(decoder: nn.Module, linears: dict[str, nn.Module], device: torch.device) -> set[str]:
     """Return the layers whose inputs are whole sequences, `[sequences, tokens, d_in]` or flattened as in OPT.
 
-    Routed experts see tokens of the router's choice. Two different inputs, so that it cannot choose all of them twice.
+    Routed experts see tokens of the router's choice. Two different inputs keep it from choosing all tokens twice.
     """
-    seen: dict[str, bool] = {}
+    sees_sequences: dict[str, bool] = {}
     sequences, tokens = 3, 5
-    whole = ((sequences, tokens), (sequences * tokens,))
+    expected = ((sequences, tokens), (sequences * tokens,))
 
     def note(name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> None:
-            seen[name] = seen.get(name, True) and tuple(inputs[0].shape[:-1]) in whole
+            sees_sequences[name] = sees_sequences.get(name, True) and tuple(inputs[0].shape[:-1]) in expected
 
         return hook
 
@@ -265,7 +265,7 @@ def _see_sequences(decoder: nn.Module, linears: dict[str, nn.Module], device: to
     finally:
         for hook in hooks:
             hook.remove()
-    return {n for n, always in seen.items() if always}
+    return {n for n, whole in sees_sequences.items() if whole}
 
 
 def _coverage(
@@ -276,10 +276,10 @@ def _coverage(
     left_out: set[str],
 ) -> Coverage:
     embeddings = {id(p) for m in decoder.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    known = {id(p) for n in (*tracked, *left_out) for p in linears[n].parameters()} | embeddings
+    covered = {id(p) for n in (*tracked, *left_out) for p in linears[n].parameters()} | embeddings
     uncovered: dict[str, int] = {}
     for name, parameter in decoder.named_parameters():
-        if parameter.ndim >= 2 and id(parameter) not in known:
+        if parameter.ndim >= 2 and id(parameter) not in covered:
             pattern = re.sub(r"\d+", "*", name)
             uncovered[pattern] = uncovered.get(pattern, 0) + parameter.numel()
     counted = {id(p): p.numel() for n in tracked for p in linears[n].parameters()}

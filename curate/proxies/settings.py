@@ -26,13 +26,13 @@ DEVICES = "auto, cpu, cuda, cuda:N or mps."
 class ProxySettings:
     """Which model, and how it runs."""
 
-    model: str = option(default=DEFAULT_MODEL, help="Proxy: a folder or a hub id.")
+    model: str = option(default=DEFAULT_MODEL, help="Folder or hub id of the proxy.")
     revision: str | None = option(default=None, help="Revision of a model on the hub.")
     modules: Words = option(
         default=(), help="Glob over layers to track (`*.mlp.*`); repeatable.", shown="all linear layers"
     )
     dtype: Literal["float32", "bfloat16", "float64"] = option(default="float32", help="Type of the proxy's arithmetic.")
-    device: Device = option(default="auto", help=f"Where it runs: {DEVICES}")
+    device: Device = option(default="auto", help=f"Where the proxy runs: {DEVICES}")
 
 
 @settings
@@ -43,27 +43,26 @@ class ReadingSettings:
         default=None, help="Tokens of a sequence.", shown=f"the model's, at most {MAX_DEFAULT_CONTEXT}"
     )
     long: Literal["truncate", "windows"] = option(
-        default="truncate", help="Longer documents: 'truncate', or 'windows' whose gradients and scores add up."
+        default="truncate",
+        help="Longer documents: 'truncate', or 'windows' whose gradients and scores add up.",
     )
     batch_tokens: Annotated[Count, least(2)] | None = option(
         default=None, help="Tokens of one batch.", shown="by device"
     )
     part_documents: Annotated[Count, least(1)] = option(
-        default=1024, help="Documents of one part, the most that a killed process loses."
+        default=1024, help="Documents of one part: at most these are lost when a process is killed."
     )
     fields: Fields = option(factory=Fields, help="Columns of the pool.", suffix="-column")
 
 
 @settings
 class SamplingSettings:
-    """What is drawn from the pool, and by which seed."""
+    """The sample of the pool, and the seed."""
 
     background: Annotated[Count, least(1)] | None = option(
         default=None, help="Documents of the pool that curvature is fitted on.", shown="the method's"
     )
-    seed: Count = option(
-        default=0, help="Seed of everything that is drawn: background, hold-out, the method's projections."
-    )
+    seed: Count = option(default=0, help="Seed of all that is random: background, hold-out, the method's projections.")
 
 
 @settings

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_BEFORE = "a"  # what a piece is decoded behind, because decoders treat the first piece of a text in their own way
+_BEFORE = "a"  # decoded in front of a piece, because decoders treat the first piece of a text differently
 
 
 class TokenTexts:
@@ -31,12 +31,12 @@ class TokenTexts:
     def __call__(self, ids: Iterable[int]) -> list[str]:
         """Return one text per id."""
         read = codecs.getincrementaldecoder("utf-8")("replace").decode
-        texts, first = [], True
+        texts, at_start = [], True
         for i in ids:
             i = int(i)
-            if first and self._bytes is None and i not in self._written_out:
-                texts.append(read(self._first(i)))
-                first = False
+            if at_start and self._bytes is None and i not in self._written_out:
+                texts.append(read(self._starting_piece(i)))
+                at_start = False
                 continue
             piece = self._pieces.get(i)
             if piece is None:
@@ -47,7 +47,7 @@ class TokenTexts:
         return texts
 
     def _piece(self, i: int) -> bytes:
-        """The bytes of a token inside a text."""
+        """Return the bytes of a token inside a text."""
         token = self._token(i)
         if self._has_byte_tokens and (byte := _BYTE.fullmatch(token)):
             return bytes([int(byte[1], 16)])
@@ -57,8 +57,8 @@ class TokenTexts:
             return b"".join(bytes([self._bytes[c]]) if c in self._bytes else c.encode(errors="replace") for c in token)
         return self._decoded(_BEFORE, token).removeprefix(_BEFORE).encode(errors="replace")
 
-    def _first(self, i: int) -> bytes:
-        """The bytes of a token that begins a text: without the space that some tokenizers put there themselves."""
+    def _starting_piece(self, i: int) -> bytes:
+        """Return the bytes of a token that begins a text, without the space that some tokenizers add there."""
         token = self._token(i)
         if self._has_byte_tokens and _BYTE.fullmatch(token):
             return self._piece(i)
@@ -73,7 +73,7 @@ class TokenTexts:
 
 
 def _decoders(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """The names of the steps by which a fast tokenizer decodes; none of a tokenizer written in Python."""
+    """Return the names of a fast tokenizer's decoding steps; none for a tokenizer written in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     decoder = getattr(backend, "decoder", None)
     if decoder is None:

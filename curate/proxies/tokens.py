@@ -26,16 +26,16 @@ class Encoded:
     """A document as token ids; `scored[t]` says whether predicting token t counts as loss (never for t = 0)."""
 
     ids: np.ndarray
-    """int32 `[tokens]`, no longer than the context unless windows were asked for."""
+    """int32 `[tokens]`, no longer than the context except with windows."""
     scored: np.ndarray
     """bool `[tokens]`."""
     truncated: bool
     refused: str = ""
-    """Why the chat template cannot write this document; it has no tokens then."""
+    """Why the chat template refuses this document, which then has no tokens."""
     text: str = ""
-    """All words of the document, what was cut off included: for methods that read words instead of tokens."""
+    """The whole text, truncated tokens included, for methods that read words."""
     content_hash: str = ""
-    """The document's, the same for every copy of it."""
+    """The same for every copy of a document."""
 
     @property
     def num_scored(self) -> int:
@@ -50,9 +50,9 @@ class TokenBatch:
     labels: Int[Tensor, "sequences tokens"]
     """The token that each position predicts; IGNORED where it carries no loss. Shifted, so that logits never are."""
     documents: tuple[int, ...]
-    """Which of the documents that were batched each sequence belongs to."""
+    """Each sequence's document, by index among the batched documents."""
     starts: tuple[int, ...] = ()
-    """At which token of its document each sequence begins; empty: at the first."""
+    """The token of its document at which each sequence begins; empty: the first."""
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -73,11 +73,11 @@ class TokenSettings:
     context: int
     """Tokens of one sequence at most."""
     long: str = "truncate"
-    """What happens to longer documents: 'truncate' (and say so), or 'windows' (all of it, in windows that add up)."""
+    """Longer documents: 'truncate' (and mark them), or 'windows' (whole, in windows that add up)."""
 
     def __post_init__(self) -> None:
         if self.context < 2:
-            raise SettingsError(f"context is {self.context}; a sequence needs at least 2 tokens.")
+            raise SettingsError(f"context is {self.context}; expected at least 2.")
         if self.long not in ("truncate", "windows"):
             raise SettingsError(f"long is {self.long!r}; expected 'truncate' or 'windows'.")
 
@@ -91,14 +91,14 @@ class Encoder:
         self._marks_turns = isinstance(template, str) and _GENERATION.search(template) is not None
 
     def __call__(self, documents: Sequence[Document]) -> list[Encoded]:
-        """Encode documents in order; those of plain text all at once, which is faster."""
+        """Encode documents in order, plain texts all at once, which is faster."""
         plain = [i for i, d in enumerate(documents) if d.text is not None]
         result: list[Encoded | None] = [None] * len(documents)
         if plain:
             texts = [documents[i].text or "" for i in plain]
             ids = self.tokenizer(texts, verbose=False)["input_ids"]
-            for i, row in zip(plain, ids, strict=True):
-                result[i] = self._finish(row, np.ones(len(row), bool))
+            for i, sequence in zip(plain, ids, strict=True):
+                result[i] = self._finish(sequence, np.ones(len(sequence), bool))
         for i, document in enumerate(documents):
             if document.messages is not None:
                 result[i] = self._chat(document)
@@ -121,21 +121,21 @@ class Encoder:
         return Encoded(ids=array, scored=scored, truncated=truncated)
 
     def _completion(self, prompt: str, completion: str) -> Encoded:
-        return self._spans(prompt + completion, [(len(prompt), len(prompt) + len(completion))], special=True)
+        return self._ranges(prompt + completion, [(len(prompt), len(prompt) + len(completion))], special=True)
 
-    def _spans(self, text: str, spans: Iterable[tuple[int, int]], *, special: bool) -> Encoded:
-        """Encode text, scoring the tokens that end inside one of the character spans."""
+    def _ranges(self, text: str, ranges: Iterable[tuple[int, int]], *, special: bool) -> Encoded:
+        """Encode text; score the tokens that end inside one of the character ranges."""
         if not self.tokenizer.is_fast:
             raise CurateError(
                 "This model's tokenizer gives no character offsets, which masks of prompts and turns need.",
                 hint="Use a model with a fast tokenizer, or a pool and target of plain text.",
             )
-        coded = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-        offsets = np.asarray(coded["offset_mapping"], np.int64).reshape(-1, 2)
+        encoding = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+        offsets = np.asarray(encoding["offset_mapping"], np.int64).reshape(-1, 2)
         scored = np.zeros(len(offsets), bool)
-        for start, stop in spans:
+        for start, stop in ranges:
             scored |= (offsets[:, 1] > start) & (offsets[:, 1] <= stop) & (offsets[:, 1] > offsets[:, 0])
-        return self._finish(coded["input_ids"], scored)
+        return self._finish(encoding["input_ids"], scored)
 
     def _chat(self, document: Document) -> Encoded:
         messages = [dict(m) for m in document.messages or ()]
@@ -145,30 +145,30 @@ class Encoder:
                 hint="Use a chat model as the proxy, or put a chat_template.jinja into the model's folder.",
             )
         try:
-            return self._marked(messages) if self._marks_turns else self._spans(*self._turns(messages), special=False)
-        # A template is a program of its own: what it refuses (`raise_exception`) or fails at concerns this row alone.
+            return self._marked(messages) if self._marks_turns else self._ranges(*self._turns(messages), special=False)
+        # A template is a program: what it refuses (`raise_exception`) or fails at concerns this row alone.
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            nothing = np.zeros(0, np.int32)
+            no_ids = np.zeros(0, np.int32)
             refused = f"{type(error).__name__}: {error}" if not isinstance(error, TemplateError) else str(error)
-            return Encoded(ids=nothing, scored=nothing.astype(bool), truncated=False, refused=refused)
+            return Encoded(ids=no_ids, scored=no_ids.astype(bool), truncated=False, refused=refused)
 
     def _marked(self, messages: list[dict[str, Any]]) -> Encoded:
-        coded: Any = self.tokenizer.apply_chat_template(
+        encoding: Any = self.tokenizer.apply_chat_template(
             messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
-        return self._finish(coded["input_ids"], np.asarray(coded["assistant_masks"], bool))
+        return self._finish(encoding["input_ids"], np.asarray(encoding["assistant_masks"], bool))
 
     def _turns(self, messages: list[dict[str, Any]]) -> tuple[str, list[tuple[int, int]]]:
         """Render a conversation and find the assistant's turns as differences of renderings of its beginnings.
 
-        Raises TemplateError where the template rewrites earlier turns, so that they cannot be found."""
+        Raises TemplateError where the template rewrites earlier turns, which then cannot be located."""
 
         def render(upto: int, prompt: bool) -> str:
             return str(
                 self.tokenizer.apply_chat_template(messages[:upto], tokenize=False, add_generation_prompt=prompt)
             )
 
-        whole, spans = render(len(messages), False), []
+        whole, ranges = render(len(messages), False), []
         for i, message in enumerate(messages):
             if message.get("role") != "assistant":
                 continue
@@ -179,8 +179,8 @@ class Encoder:
                     " assistant's tokens cannot be told from the rest; a template that marks the assistant's turn with"
                     " {% generation %} … {% endgeneration %} has no such need"
                 )
-            spans.append((len(before), len(after)))
-        return whole, spans
+            ranges.append((len(before), len(after)))
+        return whole, ranges
 
 
 def batches(
