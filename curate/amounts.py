@@ -1,5 +1,6 @@
 """Numbers as people write them: `5%`, `20M`, `1e6`, `0.05`."""
 
+import math
 import re
 from typing import Any
 
@@ -16,7 +17,7 @@ def parse_int(value: Any) -> int:
     if match := _AMOUNT.match(str(value).strip()):
         number = float(match[1]) * _SUFFIXES[match[2].lower()]
         exact = int(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()] if match[1].isdigit() else number
-        if number == round(number):
+        if math.isfinite(number) and number == round(number):
             return int(exact)
     raise ValueError(f"expected a whole number such as 300, 20M or 1.5B, got {value!r}")
 

@@ -67,7 +67,7 @@ class ScoreSettings(PassSettings):
         if isinstance(target := own.get("target_fields"), Mapping) and isinstance(pool := own.get("fields"), Mapping):
             own["target_fields"] = {**pool, **target}
         if others:
-            own["method_settings"] = {**others, **(own.get("method_settings") or {})}
+            own["method_settings"] = {**(own.get("method_settings") or {}), **others}
         return build(cls, own, owner="A run")
 
     @classmethod

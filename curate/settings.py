@@ -30,8 +30,9 @@ def _flag(value: Any) -> bool:
 
 
 def _several(value: Any) -> Any:
-    """Turn one word into a list of one, and nothing into an empty list."""
-    return [value] if isinstance(value, str | Path | float | int) else value or []
+    """Turn one word into a list of one, nothing into an empty list, and paths into words."""
+    values = [value] if isinstance(value, str | Path | float | int) else value or []
+    return [str(v) if isinstance(v, Path) else v for v in values] if isinstance(values, list | tuple) else values
 
 
 def _split(value: Any) -> Any:
@@ -117,9 +118,10 @@ def given(values: Any) -> dict[str, Any]:
 
 def gathered(kind: type[T], values: T | None, others: Mapping[str, Any]) -> T:
     """Return settings that came as an object, as names and values, or as both: the latter win."""
-    if values is None:
-        return getattr(kind, "of", partial(build, kind, owner=kind.__name__))(others)
-    return changed(values, **others) if others else values
+    if values is not None and not others:
+        return values
+    names = others if values is None else given(values) | dict(others)
+    return getattr(kind, "of", partial(build, kind, owner=kind.__name__))(names)
 
 
 def changed(values: T, **changes: Any) -> T:
@@ -190,19 +192,17 @@ def _nested_value(kind: type, name: str, part: type, whole: Any, inner: dict[str
         whole = read_yaml(Path(whole))
     elif whole is not None and not isinstance(whole, Mapping):
         raise SettingsError(f"{name} is {whole!r}; expected names and values, or a YAML file of them.")
-    values = {str(n).replace("-", "_"): v for n, v in (dict(whole or {}) | inner).items()}
+    whole = {str(n).replace("-", "_"): v for n, v in (whole or {}).items()}
+    values = _over(part, whole, inner)
     factory = next(f.default_factory for f in dataclasses.fields(kind) if f.name == name)  # type: ignore[arg-type]
     if factory is not dataclasses.MISSING:
-        values = _over(factory(), values)
+        values = _over(part, given(factory()), values)
     return build(part, values, owner=f"{name}")
 
 
-def _over(default: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Return values over those of a default object; a class may say by `over` which of them no longer hold."""
-    base = given(default)
-    if hasattr(default, "over"):
-        base = default.over(values, base)
-    return base | values
+def _over(kind: type, base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return values over others; a class may say by `over` which of the others no longer hold."""
+    return (kind.over(values, base) if hasattr(kind, "over") else base) | values
 
 
 def _checked(kind: type[T], values: dict[str, Any], prefix: str) -> T:
@@ -212,6 +212,8 @@ def _checked(kind: type[T], values: dict[str, Any], prefix: str) -> T:
         return TypeAdapter(kind).validate_python(values)  # a plain dataclass, of a method from another package
     except ValidationError as error:
         problem = _explained(error, kind, kind.__name__)
+    except TypeError as error:
+        problem = SettingsError(f"{error}.")
     except SettingsError as error:
         problem = error
     raise SettingsError(f"{prefix}{problem.message}", hint=problem.hint) from None
@@ -230,7 +232,8 @@ def _without_none_words(kind: type, values: dict[str, Any]) -> dict[str, Any]:
         word = isinstance(value, str) and value.casefold() in ("none", "null")
         return word and NoneType in (args := get_args(_types(kind).get(name))) and str not in args
 
-    return {name: None if is_none(name, value) else value for name, value in values.items()}
+    words = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {name: None if is_none(name, value) else value for name, value in words.items()}
 
 
 def _explained(error: ValidationError, kind: type, owner: str) -> SettingsError:
@@ -245,6 +248,8 @@ def _explained(error: ValidationError, kind: type, owner: str) -> SettingsError:
     value = problem["input"]
     if why == "value_error":
         reason = str(problem.get("ctx", {}).get("error")).removesuffix(f", got {value!r}")
+        if not name:  # of the class as a whole
+            return SettingsError(f"{reason.removesuffix('.')}.")
         return SettingsError(
             f"{name} is {value!r}; {reason}." if reason.startswith("expected") else f"{name}: {reason}."
         )

@@ -17,9 +17,12 @@ import click
 
 from curate.errors import SettingsError, nearest
 from curate.settings import Option, nested, read_yaml, words_of
+from curate.training.recipe import Recipe
 
 _GIVEN = "curate.settings from --config"
 METHOD = "curate.settings of the method"
+RECORD = "curate.settings are of a record"
+_METHOD_SETTINGS = "method_settings"
 _PAIRS = "settings_by_name"
 
 
@@ -91,7 +94,7 @@ def flags_of(
         yield Flag(
             path=place,
             flags=tuple(f.replace("--", f"--{prefix}") for f in option.flags)
-            or (f"--{prefix}{field.name.replace('_', '-')}{suffix}",),
+            or (f"--{'no-' if default is True else ''}{prefix}{field.name.replace('_', '-')}{suffix}",),
             option=option,
             default=default,
             several="tuple[" in kinds or get_origin(hints[field.name]) is dict,
@@ -125,25 +128,40 @@ def given(ctx: click.Context, kind: type, options: Mapping[str, Any]) -> dict[st
     """Return the settings that --config, then flags gave, by name; the chosen method's among them."""
     values: dict[str, Any] = dict(ctx.meta.get(_GIVEN, {}))
     method = ctx.meta.get(METHOD)
-    flags = [*flags_of(kind), *(flags_of(method, undocumented=True) if method else ())]
-    for flag in flags:
+    places = [(flag, flag.path) for flag in flags_of(kind)]
+    names = {flag.parameter for flag, _ in places}  # --seed is the run's, and its method's by that
+    method_flags = flags_of(method, undocumented=True) if method else ()
+    places += [(flag, (_METHOD_SETTINGS, *flag.path)) for flag in method_flags if flag.parameter not in names]
+    for flag, place in places:
         value = options.get(flag.parameter)
         if value is None or value == ():
             continue
-        if flag.switch:
-            value = not flag.default
-        if flag.parameter == "method_settings":
-            value = {**values.get("method_settings", {}), **_pairs(value)}
-        _put(values, flag.path, value)
-    return values | _pairs(options.get(_PAIRS, ()))
+        if place == (_METHOD_SETTINGS,):
+            _merge(values, _METHOD_SETTINGS, _pairs(value))
+        else:
+            _put(values, place, not flag.default if flag.switch else value)
+    if pairs := _pairs(options.get(_PAIRS, ())):
+        _merge(values, "recipe", pairs)
+    return values
+
+
+def _merge(values: dict[str, Any], name: str, others: Mapping[str, Any]) -> None:
+    """Put names and values over those that are there; a recipe's may be a file so far."""
+    base = values.get(name) or {}
+    base = read_yaml(Path(base)) if isinstance(base, str | Path) else base
+    base = {str(n).replace("-", "_"): v for n, v in base.items()}
+    values[name] = (Recipe.over(others, base) if name == "recipe" else base) | dict(others)
 
 
 def _by_name(text: str) -> click.Option:
     return click.Option(["--set", "-s", _PAIRS], multiple=True, metavar="NAME=VALUE", help=text)
 
 
-def _pairs(texts: Any) -> dict[str, str]:
-    pairs = {}
+def _pairs(texts: Any) -> dict[str, Any]:
+    """Return names and values of `NAME=VALUE` words; a file may hold a mapping, too."""
+    if isinstance(texts, Mapping):
+        return {str(name).replace("-", "_"): value for name, value in texts.items()}
+    pairs, texts = {}, [texts] if isinstance(texts, str) else texts
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
@@ -184,31 +202,56 @@ def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: 
     if path is None:
         return
     content = read_yaml(path)
-    if {"settings", "fingerprints"} <= content.keys():  # the record of a run or a store
-        names = {f.name for f in dataclasses.fields(kind)}
-        ctx.meta[_GIVEN] = {n: v for n, v in content["settings"].items() if n in names}
-        if not ctx.meta[_GIVEN].get("pool") and "pool" in content.get("details", {}):
-            ctx.meta[_GIVEN]["pool"] = content["details"]["pool"]
+    if {"settings", "fingerprints"} <= content.keys():
+        ctx.meta[_GIVEN], ctx.meta[RECORD] = _of_record(kind, ctx, path, content), True
         return
     flags = {f.lstrip("-").replace("-", "_"): flag for flag in flags_of(kind) for f in (*flag.flags, flag.parameter)}
     others = {f.lstrip("-").replace("-", "_"): p.name for p in ctx.command.params for f in (*p.opts, p.name or "")}
     values: dict[str, Any] = ctx.meta.setdefault(_GIVEN, {})
     for written, value in content.items():
         name = str(written).replace("-", "_")
-        if name in flags and not (flags[name].path == ("method_settings",) and not isinstance(value, dict)):
-            _put(values, flags[name].path, value)
+        if name == "set":
+            _merge(values, _METHOD_SETTINGS if _is_open(kind) else "recipe", _pairs(value))
+        elif name in nested(kind):
+            values[name] = value
+        elif name in flags:
+            flag = flags[name]
+            turned_off = flag.switch and flag.default and name != flag.path[-1]  # the flag's name says the opposite
+            _put(values, flag.path, str(value).casefold() != "true" if turned_off else value)
         elif name in others and others[name] not in {flag.parameter for flag in flags.values()}:
             ctx.default_map = {**(ctx.default_map or {}), others[name] or name: value}
-        elif _is_open(kind) or name in _names_inside(kind):
+        elif _is_open(kind):
+            _merge(values, _METHOD_SETTINGS, {name: value})
+        elif name in _names_inside(kind):
             values[name] = value
         else:
-            names = sorted({*flags, *others, *_names_inside(kind)})
+            names = sorted({n for n in {*flags, *others, *_names_inside(kind)} if "__" not in n})
             raise SettingsError(f"{path}: no option {str(written)!r}.", hint=nearest(name, names))
+
+
+def _of_record(kind: type, ctx: click.Context, path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the record of a run or a store holds. Raises SettingsError for another command's."""
+    settings = dict(record["settings"])
+    command = "rescore" if "parent_run" in settings else "score" if "method" in settings else "index"
+    if command != ctx.info_name:
+        raise SettingsError(
+            f"{path} is a record of `curate {command}`; expected one of `curate {ctx.info_name}`.",
+            hint="Give a YAML file of this command's options.",
+        )
+    own = dict(settings.get(_METHOD_SETTINGS) or {})
+    if command == "rescore":
+        settings = {**settings, **own, "runs": settings["parent_run"]}
+    elif own.get("seed") == settings.get("seed"):
+        settings[_METHOD_SETTINGS] = {n: v for n, v in own.items() if n != "seed"}  # it follows the run's
+    if command == "index":
+        settings["pool"] = record["details"]["pool"]
+    names = {f.name for f in dataclasses.fields(kind)}
+    return {name: value for name, value in settings.items() if name in names}
 
 
 def _is_open(kind: type) -> bool:
     """Return whether a class takes settings by names that are not its own: a method's."""
-    return "method_settings" in {f.name for f in dataclasses.fields(kind)}
+    return _METHOD_SETTINGS in {f.name for f in dataclasses.fields(kind)}
 
 
 def _names_inside(kind: type) -> set[str]:

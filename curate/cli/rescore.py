@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import RECORD, given, settings_options
 from curate.rescoring.settings import RescoreSettings
 from curate.settings import build
 
@@ -42,7 +42,9 @@ def command(
     from curate.pipeline import rescore
 
     values = given(ctx, RescoreSettings, options)
-    values["runs"] = (str(chosen_run(run).path), *values.get("runs", ()))
+    more = values.get("runs", ())
+    first = () if run is None and RECORD in ctx.meta else (str(chosen_run(run).path),)  # a record names all runs
+    values["runs"] = (*first, *([more] if isinstance(more, str) else more))
     settings = build(RescoreSettings, values, owner="A rescoring")
     with RichReporter() as reporter:
         if dry_run:

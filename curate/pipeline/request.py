@@ -7,7 +7,7 @@ from typing import Any
 from curate import methods
 from curate.documents import Pool, Split, Target, check_fields, hold_out, open_pool, read_target
 from curate.errors import SettingsError
-from curate.folders.record import differences
+from curate.folders.record import as_json, differences
 from curate.methods.contract import Method
 from curate.pipeline.origin import Origin
 from curate.progress import Reporter
@@ -114,11 +114,16 @@ def _method_settings(method: Method, name: str, values: Any) -> Any:
 def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     """Return a run's settings, changed to what was given here."""
     theirs = ScoreSettings.from_record(Run.open(path).record.settings)
-    here = given(settings)
+    here = {name: value for name, value in given(settings).items() if value is not None}
+    if (method := here.get("method", theirs.method)) != theirs.method:
+        raise SettingsError(
+            f"Nothing can be taken from {path}: it was scored by {theirs.method!r}, not {method!r}.",
+            hint="Leave --method out, or score without --fit-from.",
+        )
     own = here.pop("method_settings", {})
     if "fields" in here:
         here.setdefault("target_fields", theirs.target_fields or theirs.fields)
-    return changed(theirs, store=None, **here, method_settings={**theirs.method_settings, **own})
+    return changed(theirs, **({"store": None} | here | {"method_settings": {**theirs.method_settings, **own}}))
 
 
 def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, dict[str, int]]:
@@ -129,12 +134,12 @@ def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, d
     store.require_finished()
     indexed = store.settings
     shared = {f.name: getattr(indexed, f.name) for f in fields(PassSettings) if f.name != "device"}
-    here = {name: value for name, value in given(settings).items() if name in shared}
+    here = {name: value for name, value in asdict(settings).items() if name in shared and name in given(settings)}
     projection: dict[str, Any] = dict(indexed.projection)
-    wanted = {n: v for n, v in settings.method_settings.items() if n in projection}
-    typed = {n: int(v) if str(v).lstrip("-").isdigit() else v for n, v in wanted.items()}
-    had = {n: shared[n] for n in here} | {n: projection[n] for n in typed}
-    if lines := differences(had, here | typed, had="the store has"):
+    wanted = asdict(method_settings(settings))
+    here |= {name: wanted[name] for name in settings.method_settings if name in projection}
+    had = as_json({name: (asdict(indexed) | projection)[name] for name in here})
+    if lines := differences(had, here, had="the store has"):
         raise SettingsError(
             f"{store.path} was indexed otherwise:\n  " + "\n  ".join(lines),
             hint="Leave these settings out (they come from the store), or index into another store.",

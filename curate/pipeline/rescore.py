@@ -16,7 +16,7 @@ from curate.pipeline.workspace import Workspace, encode_target, load, overlap_wi
 from curate.progress import Reporter, Silent
 from curate.rescoring import plan as planning
 from curate.rescoring.attribution import ADJOINT, SPREAD, Rescoring
-from curate.rescoring.parents import default_rescore_out, parents_of, scored_like
+from curate.rescoring.parents import default_rescore_out, latest_where_none, parents_of, scored_like
 from curate.rescoring.plan import RescorePlan
 from curate.rescoring.settings import RescoreSettings
 from curate.rescoring.shortlist import background, best_places, fingerprint, movement, read_places
@@ -24,7 +24,7 @@ from curate.score_settings import ScoreSettings
 from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.scores.session import pool_of
-from curate.settings import gathered
+from curate.settings import changed, gathered
 
 
 def run(
@@ -41,6 +41,7 @@ def run(
     refuse_url(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(RescoreSettings, settings, values)
+    settings = changed(settings, runs=latest_where_none(settings.runs))
     parents = parents_of(settings)
     path = Path(out) if out is not None else default_rescore_out(parents[0], settings)
     scoring, rescoring, fingerprints, split = _rescoring(settings, parents, reporter)
@@ -68,6 +69,7 @@ def run(
 def plan(settings: RescoreSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> RescorePlan:
     """Say what a rescoring will take, from one step that is measured; nothing is written."""
     settings = gathered(RescoreSettings, settings, values)
+    settings = changed(settings, runs=latest_where_none(settings.runs))
     return planning.plan(_rescoring(settings, parents_of(settings), reporter or Silent())[1])
 
 

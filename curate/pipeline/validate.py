@@ -19,12 +19,13 @@ from curate.proof.reading import drawn, scored_rows, usable
 from curate.proof.settings import ValidateSettings, default_validate_out
 from curate.proof.validate import ValidatePlan, Validating, Validation
 from curate.proof.workers import devices_of
-from curate.rescoring.parents import runs_of_one_pool
+from curate.rescoring.parents import latest_where_none, runs_of_one_pool
 from curate.schema import Document
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.scores.session import pool_of
-from curate.settings import gathered
+from curate.settings import changed, gathered
+from curate.training.states import fingerprint_of
 
 
 def run(
@@ -39,6 +40,7 @@ def run(
     refuse_url(out, "--out")
     refuse_url(plot, "--plot")
     settings = gathered(ValidateSettings, settings, values)
+    settings = changed(settings, runs=latest_where_none(settings.runs))
     validation = _validating(settings, reporter or Silent()).run()
     validation.write(Path(out) if out is not None else default_validate_out(settings), plot)
     return validation
@@ -46,7 +48,9 @@ def run(
 
 def plan(settings: ValidateSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> ValidatePlan:
     """Say what a validation will take, from one step that is measured; nothing is retrained."""
-    return _validating(gathered(ValidateSettings, settings, values), reporter or Silent()).plan()
+    settings = gathered(ValidateSettings, settings, values)
+    settings = changed(settings, runs=latest_where_none(settings.runs))
+    return _validating(settings, reporter or Silent()).plan()
 
 
 def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
@@ -86,7 +90,9 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
     """Return a run's method as it was prepared, but for its target, which the single queries replace."""
     proxy, encoder = load(scoring)
     fingerprints = {"pool": pool.fingerprint(), "model": proxy.fingerprint()}
-    if fingerprints["model"] != run.record.fingerprints.model:
+    checkpoints = needed_checkpoints(scoring.method, proxy)
+    states = fingerprint_of(checkpoints) if checkpoints else ""
+    if (fingerprints["model"], states) != (run.record.fingerprints.model, run.record.fingerprints.checkpoints):
         raise CurateError(f"The model {scoring.model} has changed since {run.path} was scored.")
     against = read_against(scoring, reporter)
     workspace = Workspace(
@@ -98,7 +104,7 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
         target=EncodedTarget(encoded=encoder(queries), groups=[""] * len(queries), names=[""], fingerprint=""),
         against=None if against is None else encode_target(encoder, against, reporter, what="control set"),
         per_token=scoring.per_token,
-        checkpoints=needed_checkpoints(scoring.method, proxy),
+        checkpoints=checkpoints,
         origin=Origin.open(scoring.fit_from, run.record.settings) if scoring.fit_from else None,
     )
     return Subject(run=run, inputs=workspace.inputs(run.path, reporter))

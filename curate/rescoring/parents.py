@@ -6,8 +6,13 @@ from pathlib import Path
 from curate.errors import CurateError, SettingsError
 from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
-from curate.scores.run import Run
+from curate.scores.run import Run, latest_run
 from curate.settings import changed
+
+
+def latest_where_none(runs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the runs, or the latest under runs/ where none is given. Raises CurateError where there is none."""
+    return runs or (str(latest_run().path),)
 
 
 def parents_of(settings: RescoreSettings) -> list[Run]:

@@ -101,7 +101,8 @@ class Recipe:
         """Read a recipe from a YAML file of names and values."""
         return cls.of(read_yaml(path))
 
-    def over(self, values: Mapping[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    @staticmethod
+    def over(values: Mapping[str, Any], base: dict[str, Any]) -> dict[str, Any]:
         """Return the values of a default recipe that hold beside given ones: not its steps where epochs are given."""
         return {n: v for n, v in base.items() if not (n == "steps" and "epochs" in values)}
 

@@ -32,8 +32,8 @@ class Checkpoint:
         return read_moments(self.folder)
 
     def fingerprint(self) -> str:
-        """Return a hash of the state's folder."""
-        digest = xxhash.xxh3_128(str(self.step).encode())
+        """Return a hash of the state's folder and of the type that it is loaded in."""
+        digest = xxhash.xxh3_128(f"{self.step} {self.settings.dtype}".encode())
         for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             digest.update(path.relative_to(self.folder).as_posix().encode())
             with path.open("rb") as file:

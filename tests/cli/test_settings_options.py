@@ -10,13 +10,15 @@ import pytest
 from curate import methods
 from curate.cli._settings import Flag, flags_of, given
 from curate.errors import SettingsError
+from curate.folders.record import canonical
 from curate.pipeline.request import resolve
 from curate.pipeline.settings import BenchSettings
 from curate.proof.settings import ValidateSettings, VerifySettings
 from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
-from curate.settings import build, words_of
+from curate.settings import build, gathered, words_of
 from curate.stores.settings import IndexSettings
+from curate.training.recipe import Recipe
 from curate.training.settings import WarmupSettings
 
 COMMANDS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -68,7 +70,7 @@ def hint_of(kind: type, path: tuple[str, ...]) -> Any:
 
 def by_command(name: str, kind: type, args: list[str]) -> dict[str, Any]:
     command = import_module(f"curate.cli.{name}").command
-    with command.make_context(name, args) as ctx:
+    with command.make_context(name, [*args]) as ctx:  # click empties the list
         return given(ctx, kind, ctx.params)
 
 
@@ -213,3 +215,67 @@ def test_an_unknown_name_in_a_file_is_refused_with_the_nearest(tmp_path: Path) -
 def test_an_option_of_another_method_is_refused() -> None:
     with pytest.raises(SettingsError, match="Method 'dot' has no option --refine"):
         by_command("score", ScoreSettings, ["--target", "t", "--pool", "p", "--method", "dot", "--refine", "cg"])
+
+
+def record(path: Path, settings: dict[str, Any], **details: Any) -> str:
+    path.write_text(canonical({"format": 1, "settings": settings, "fingerprints": {}, "details": details}))
+    return str(path)
+
+
+def test_a_record_is_a_configuration_and_flags_win_over_it(tmp_path: Path) -> None:
+    settings = resolve(ScoreSettings(target=("t",), pool=("p",), seed=3, method_settings={"dim": 4}))
+    path = record(tmp_path / "run.json", settings.as_dict())
+    again = resolve(ScoreSettings.of(by_command("score", ScoreSettings, ["--config", path])))
+    assert again.as_dict() == settings.as_dict()
+    args = ["--config", path, "--dim", "2", "--seed", "5"]
+    other = resolve(ScoreSettings.of(by_command("score", ScoreSettings, args)))
+    assert (other.method_settings["dim"], other.seed, other.method_settings["seed"]) == (2, 5, 5)
+
+
+def test_the_record_of_a_rescoring_is_a_configuration_of_rescore_alone(tmp_path: Path) -> None:
+    asked = RescoreSettings(runs=("runs/x",), shortlist=6, repeats=2, recipe=Recipe(batch_size=4))
+    settings = ScoreSettings(target=("t",), pool=("p",), method="magic", method_settings=asked.method_settings())
+    path = record(tmp_path / "run.json", {**settings.as_dict(), "parent_run": ["runs/x"]})
+    values = by_command("rescore", RescoreSettings, ["--config", path, "--repeats", "3"])
+    built_again = build(RescoreSettings, values, owner="A rescoring")
+    assert (built_again.runs, built_again.shortlist, built_again.repeats) == (("runs/x",), 6, 3)
+    assert built_again.recipe == asked.recipe
+    with pytest.raises(SettingsError, match="a record of `curate rescore`; expected one of `curate score`"):
+        by_command("score", ScoreSettings, ["--config", path])
+
+
+def test_the_record_of_a_store_is_a_configuration(tmp_path: Path) -> None:
+    settings = IndexSettings(pool=("p",), dim=4, storage="int8")
+    path = record(tmp_path / "store.json", settings.as_dict(), pool=["p"])
+    assert build(IndexSettings, by_command("index", IndexSettings, ["--config", path]), owner="An index") == settings
+
+
+@pytest.mark.parametrize(("given", "kept"), [("recompute: true", False), ("recompute: false", True)])
+def test_a_flag_that_turns_off_means_the_same_in_a_file(tmp_path: Path, given: str, kept: bool) -> None:
+    (tmp_path / "c.yaml").write_text(given)
+    values = by_command("rescore", RescoreSettings, ["--config", str(tmp_path / "c.yaml")])
+    assert build(RescoreSettings, values, owner="A rescoring").keep_gradients is kept
+
+
+@pytest.mark.parametrize("given", ["set: {dim: 4}", "set: [dim=4]", "set: dim=4", "dim: 4"])
+def test_a_file_sets_a_methods_settings_in_any_way_and_flags_win(tmp_path: Path, given: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"target: t\npool: p\n{given}\n")
+    args = ["--config", str(tmp_path / "c.yaml")]
+    assert resolve(ScoreSettings.of(by_command("score", ScoreSettings, args))).method_settings["dim"] == 4
+    for flags in (["--dim", "2"], ["--set", "dim=2"]):
+        settings = ScoreSettings.of(by_command("score", ScoreSettings, [*args, *flags]))
+        assert resolve(settings).method_settings["dim"] == 2
+
+
+def test_set_is_the_recipes_even_where_the_command_has_that_name(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("steps: 12\nbatch-size: 8\n")
+    args = ["--recipe", str(tmp_path / "r.yaml"), "--set", "seed=7", "--set", "epochs=3", "--seed", "1"]
+    settings = build(RescoreSettings, by_command("rescore", RescoreSettings, args), owner="A rescoring")
+    assert (settings.seed, settings.recipe.seed, settings.recipe.epochs) == (1, 7, 3)
+    assert (settings.recipe.steps, settings.recipe.batch_size) == (None, 8)
+
+
+def test_python_takes_paths_and_names_beside_an_object(tmp_path: Path) -> None:
+    settings = ScoreSettings(target=tmp_path / "t", pool=[tmp_path / "p"], model=tmp_path / "m")  # type: ignore[arg-type]
+    assert (settings.target, settings.model) == ((str(tmp_path / "t"),), str(tmp_path / "m"))
+    assert gathered(ScoreSettings, settings, {"dim": 4, "seed": 2}).method_settings == {"dim": 4}
