@@ -1,4 +1,4 @@
-"""What a scoring run is asked for: the settings that decide its bytes."""
+"""The settings of a scoring run, which decide its bytes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields

@@ -55,14 +55,14 @@ def check_arithmetic(
         if dtype in ("float32", "float64") or "model" not in method.NEEDS:
             return
         try:
-            found = _compare(method, method_settings, inputs, pool, settings, columns)
+            figures = _compare(method, method_settings, inputs, pool, settings, columns)
         except SettingsError:
             raise  # what cannot work at all is for the user to hear
         except (CurateError, torch.OutOfMemoryError) as error:
-            found = {"failed": str(error).splitlines()[0]}
-        if found is None:
+            figures = {"failed": str(error).splitlines()[0]}
+        if figures is None:
             return
-        run.add_details(arithmetic={"dtype": dtype, "reference": REFERENCE, "least": least, **found})
+        run.add_details(arithmetic={"dtype": dtype, "reference": REFERENCE, "least": least, **figures})
         if note := arithmetic_note(run.record.details):
             inputs.reporter.note(note)
     if warning := arithmetic_warning(run.record.details):

@@ -96,7 +96,7 @@ class _Reading:
     """Seconds per document, as the next is."""
     comparing: float
     looks: list[int] = field(default_factory=list)
-    """One entry for every time that the background was asked for."""
+    """One entry for every time that the background was request for."""
 
     def again(self) -> list[Encoded]:
         """Return the background, and count: the run itself reads it every time."""
@@ -108,18 +108,18 @@ class _Reading:
         return self.look + documents * (self.encoding + self.comparing) + min(documents, computed) * each
 
 
-def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
+def estimate(request: Request, workspace: Workspace) -> ScorePlan:
     """Prepare and score a small part of everything, and reckon what all will take. Nothing is kept.
 
     Raises CurateError when the pool's sample holds nothing to score.
     """
     timed = _Timed()
-    method, settings, fitted = methods.get(asked.method), asked.method_settings, asked.origin is None
-    reading = _read(asked, workspace, method.rehearsal_background(settings))
+    method, settings, fitted = methods.get(request.method), request.method_settings, request.origin is None
+    reading = _read(request, workspace, method.rehearsal_background(settings))
     with TemporaryDirectory() as scratch:
         inputs = workspace.inputs(Path(scratch) / "run", timed)
         if fitted:
-            inputs = part_of(inputs, reading.again, Path(scratch) / "run", asked.settings.seed, timed)
+            inputs = part_of(inputs, reading.again, Path(scratch) / "run", request.settings.seed, timed)
         scorer, prepare = _clocked(lambda: method.prepare(inputs, method.rehearsal(settings)))
         kept = sum(p.stat().st_size for p in Path(scratch).rglob("*.safetensors"))
         each = _seconds_each(scorer, reading.sample, inputs)
@@ -131,7 +131,7 @@ def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
             prepare += len(reading.looks) * (reading.look + reading.encoding * whole.background)
         seconds = {grows: t.seconds / max(1.0, t.total) for grows, t in timed.stages.items()}
         foreseen = method.plan(inputs, settings, whole, seconds) if fitted else None
-    documents = _documents(asked)
+    documents = _documents(request)
     scoring = reading.scoring(documents, units.get("pool", documents), each)
     return ScorePlan(
         documents=documents,
@@ -146,10 +146,10 @@ def estimate(asked: Request, workspace: Workspace) -> ScorePlan:
     )
 
 
-def _read(asked: Request, workspace: Workspace, background: int) -> _Reading:
+def _read(request: Request, workspace: Workspace, background: int) -> _Reading:
     """Draw a sample and do with it what a run does before it scores. Raises CurateError where nothing can be scored."""
-    overlap = overlap_with(asked.target)
-    documents, look = _clocked(lambda: drawn(asked.pool, asked.settings, SAMPLE + background))
+    overlap = overlap_with(request.target)
+    documents, look = _clocked(lambda: drawn(request.pool, request.settings, SAMPLE + background))
     workspace.encoder(documents[:1])  # libraries set themselves up on first use
     encoded, encoding = _clocked(lambda: workspace.encoder(documents))
     _, comparing = _clocked(lambda: [overlap.measure(d.plain_text) for d in documents])
@@ -170,9 +170,9 @@ def _seconds_each(scorer: Scorer, sample: Sequence[Encoded], inputs: Inputs) -> 
     return _clocked(lambda: scorer(sample, inputs.batching))[1] / len(sample)
 
 
-def _documents(asked: Request) -> int:
-    taken = unchanged(asked.origin.run, asked.pool) if asked.origin is not None else ()
-    return round(sum(estimated_rows(s) for s in asked.pool.shards if s.name not in taken))
+def _documents(request: Request) -> int:
+    taken = unchanged(request.origin.run, request.pool) if request.origin is not None else ()
+    return round(sum(estimated_rows(s) for s in request.pool.shards if s.name not in taken))
 
 
 def _clocked(work: Callable[[], T]) -> tuple[T, float]:

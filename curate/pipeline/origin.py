@@ -32,9 +32,9 @@ def remember_shards(run: Run, pool: Pool) -> None:
 
 def unchanged(run: Run, pool: Pool) -> list[str]:
     """Return the names of a pool's shards that are as the run scored them, as far as their content's digest tells."""
-    known = read_json(run.folder, SHARDS) if run.folder.exists(SHARDS) else {}
+    scored = read_json(run.folder, SHARDS) if run.folder.exists(SHARDS) else {}
     now = pool.shard_fingerprints()
-    return [s.name for s in pool.shards if s.name in now and known.get(s.name) == now[s.name] and run.parts(s.name)]
+    return [s.name for s in pool.shards if s.name in now and scored.get(s.name) == now[s.name] and run.parts(s.name)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class Origin:
     """Fingerprint of the sample that its fits were made on, wherever it was drawn."""
 
     @classmethod
-    def open(cls, path: Path | str, asked: Mapping[str, Any]) -> "Origin":
-        """Open the run; raise SettingsError where settings that its fits depend on differ from those asked for."""
+    def open(cls, path: Path | str, settings: Mapping[str, Any]) -> "Origin":
+        """Open the run; raise SettingsError where settings that its fits depend on differ from these."""
         run = Run.open(path)
-        mine, theirs = ({k: s.get(k) for k in DECISIVE} for s in (run.record.settings, asked))
+        mine, theirs = ({k: s.get(k) for k in DECISIVE} for s in (run.record.settings, settings))
         if lines := differences(mine, theirs):
             raise SettingsError(
                 f"Nothing can be taken from {run.path}:\n  " + "\n  ".join(lines),

@@ -43,7 +43,7 @@ class Request:
     """Of pool, target, control set and the background that fits come from."""
 
 
-def request(settings: ScoreSettings, reporter: Reporter) -> Request:
+def make_request(settings: ScoreSettings, reporter: Reporter) -> Request:
     """Resolve and check settings, open the pool, read the target. Raises CurateError."""
     settings = resolve(settings)
     store = Store.open(settings.store) if settings.store else None

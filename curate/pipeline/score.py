@@ -12,7 +12,7 @@ from curate.folders.local import refuse_url
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.origin import remember_shards
-from curate.pipeline.request import Request, request
+from curate.pipeline.request import Request, make_request
 from curate.pipeline.work import ScoreWork, Scoring
 from curate.pipeline.workspace import Workspace, open_workspace, overlap_with, versions
 from curate.progress import Reporter, Silent
@@ -33,9 +33,9 @@ def run(
 ) -> Run:
     """Score every document of a pool, or of a store, against a target, or go on with a run that was stopped.
 
-    Settings come as an object, by name (the method's own among them), or both. `workers` processes share the pool; how
-    many decides nothing but the time. Everything that can be wrong with them,
-    the pool's columns or the target is found before the model loads. Raises CurateError; parts that were finished stay.
+    Settings come as an object, by name (the method's own among them), or both: names win. `workers` processes share the
+    pool; how many decides nothing but the time. Whatever is wrong with settings, the pool's columns or the target is
+    said before the model loads. Raises CurateError; parts that were finished stay.
     """
     refuse_url(out, "--out")
     reporter, started = reporter or Silent(), time.time()
@@ -43,30 +43,32 @@ def run(
     executor = executors.of_workers(workers, settings.device)
     if settings.store and workers > 1:
         raise SettingsError("A store is scored by threads of one process.", hint="Leave --workers out.")
-    asked = request(settings, reporter)
-    path = Path(out) if out is not None else default_out(asked.settings)
-    _refuse_early(path, asked)
-    workspace = open_workspace(asked, reporter)
-    fingerprints, details = dict(workspace.fingerprints), _details(asked, workspace)
-    with Run.start(path, settings=asked.record, fingerprints=fingerprints, details=details) as run:
-        asked.split.write(run.path)
+    request = make_request(settings, reporter)
+    path = Path(out) if out is not None else default_out(request.settings)
+    _refuse_early(path, request)
+    workspace = open_workspace(request, reporter)
+    fingerprints, details = dict(workspace.fingerprints), _details(request, workspace)
+    with Run.start(path, settings=request.record, fingerprints=fingerprints, details=details) as run:
+        request.split.write(run.path)
         inputs = workspace.inputs(path, reporter, lambda details: run.add_details(**details))
-        method = methods.get(asked.method)
-        if asked.store is None:
-            remember_shards(run, asked.pool)
-            check_arithmetic(run, method, asked.method_settings, inputs, asked.pool, asked.settings, asked.columns)
+        method = methods.get(request.method)
+        if request.store is None:
+            remember_shards(run, request.pool)
+            check_arithmetic(
+                run, method, request.method_settings, inputs, request.pool, request.settings, request.columns
+            )
         loaded = time.time()
-        scorer = method.prepare(inputs, asked.method_settings)
+        scorer = method.prepare(inputs, request.method_settings)
         prepared = time.time()
-        if asked.origin is not None:
-            asked.origin.give_parts(run, asked.pool, reporter)
-        if asked.store is None:
-            opened = Scoring.of(asked, workspace, scorer) if workers == 1 else None
+        if request.origin is not None:
+            request.origin.give_parts(run, request.pool, reporter)
+        if request.store is None:
+            opened = Scoring.of(request, workspace, scorer) if workers == 1 else None
             del workspace, inputs, scorer  # workers load their own, and a device need not hold one more
-            shards = unfinished(run, asked.pool, asked.settings.fields, asked.settings.part_documents)
-            work = executor.run(ScoreWork(request=asked, path=path, opened=opened), shards, run, reporter)
+            shards = unfinished(run, request.pool, request.settings.fields, request.settings.part_documents)
+            work = executor.run(ScoreWork(request=request, path=path, opened=opened), shards, run, reporter)
         else:
-            work = score_stored(run, asked.store, scorer, overlap_with(asked.target), asked.columns, reporter)
+            work = score_stored(run, request.store, scorer, overlap_with(request.target), request.columns, reporter)
         log(run, work, load=loaded - started, prepare=prepared - loaded, score=time.time() - prepared)
         run.finish(count(run))
     return run
@@ -77,8 +79,8 @@ def plan(settings: ScoreSettings | None = None, *, reporter: Reporter | None = N
     reporter, settings = reporter or Silent(), gathered(ScoreSettings, settings, values)
     if settings.store:
         raise SettingsError("Scoring from a store has no plan: it takes seconds.", hint="Leave --dry-run out.")
-    asked = request(settings, reporter)
-    return estimate(asked, open_workspace(asked, reporter))
+    request = make_request(settings, reporter)
+    return estimate(request, open_workspace(request, reporter))
 
 
 def log(run: Run, work: Work, **seconds: float) -> None:
@@ -86,16 +88,16 @@ def log(run: Run, work: Work, **seconds: float) -> None:
     run.log({"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, **vars(work)})
 
 
-def _details(asked: Request, workspace: Workspace) -> dict[str, Any]:
+def _details(request: Request, workspace: Workspace) -> dict[str, Any]:
     """Return what run.json tells beside settings and fingerprints."""
-    details = {"versions": versions(), "coverage": vars(workspace.proxy.coverage), "columns": asked.columns}
-    indexed = {} if asked.store is None else asked.store.record.json["details"]
+    details = {"versions": versions(), "coverage": vars(workspace.proxy.coverage), "columns": request.columns}
+    indexed = {} if request.store is None else request.store.record.json["details"]
     if "arithmetic" in indexed:
         details["arithmetic"] = indexed["arithmetic"]  # checked when the sketches were made
-    return details | asked.split.details()
+    return details | request.split.details()
 
 
-def _refuse_early(path: Path, asked: Request) -> None:
+def _refuse_early(path: Path, request: Request) -> None:
     """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
     if (path / "run.json").exists():
-        Run.open(path).refuse_other(asked.record, asked.fingerprints)
+        Run.open(path).refuse_other(request.record, request.fingerprints)

@@ -1,7 +1,8 @@
-"""What a measurement of this machine's speed is asked for. Free of torch."""
+"""Settings of a measurement of this machine's speed. Free of torch."""
 
 from typing import Annotated, Literal
 
+from curate.gradients.shapes import DIM
 from curate.proxies.settings import DEVICES, Device
 from curate.settings import Count, least, option, settings
 
@@ -17,5 +18,5 @@ class BenchSettings:
         default=8, help="Sequences of a pass; batches of 1, 2, 4 … of them are tried."
     )
     length: Annotated[Count, least(2)] = option(default=512, help="Tokens of a sequence.")
-    dim: Annotated[Count, least(1)] = option(default=16, help="Projection dimensions per side and layer.")
+    dim: Annotated[Count, least(1)] = option(default=DIM, help="Projection dimensions per side and layer.")
     rounds: Annotated[Count, least(1)] = option(default=3, help="Rounds; the fastest counts.")
