@@ -1,8 +1,8 @@
 """Plain text, a document per file.
 
 Notes and licences lie in many a dataset's folder, so text files are read only where an address names them: `x.txt`,
-`texts/*.txt`. A file is one document, its text as it is but for a byte order mark; `txt_lines.py` is the format of those
-that hold a document per line.
+`texts/*.txt`. A file is one document, its text as it is but for a byte order mark; `txt_lines.py` is the format of
+those that hold a document per line.
 """
 
 from collections.abc import Iterator
