@@ -223,7 +223,7 @@ def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: 
         elif _is_open(kind):
             _merge(values, _METHOD_SETTINGS, {name: value})
         elif name in _names_inside(kind):
-            values[name] = value
+            _merge(values, next(n for n, part in nested(kind).items() if name in _names(part)), {name: value})
         else:
             names = sorted({n for n in {*flags, *others, *_names_inside(kind)} if "__" not in n})
             raise SettingsError(f"{path}: no option {str(written)!r}.", hint=nearest(name, names))
@@ -255,4 +255,8 @@ def _is_open(kind: type) -> bool:
 
 
 def _names_inside(kind: type) -> set[str]:
-    return {f.name for part in nested(kind).values() for f in dataclasses.fields(part)}
+    return {name for part in nested(kind).values() for name in _names(part)}
+
+
+def _names(kind: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(kind)}
