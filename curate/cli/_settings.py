@@ -245,13 +245,12 @@ def _of_record(kind: type, ctx: click.Context, path: Path, record: Mapping[str, 
         settings[_METHOD_SETTINGS] = {n: v for n, v in own.items() if n != "seed"}  # it follows the run's
     if command == "index":
         settings["pool"] = record["details"]["pool"]
-    names = {f.name for f in dataclasses.fields(kind)}
-    return {name: value for name, value in settings.items() if name in names}
+    return {name: value for name, value in settings.items() if name in _names(kind)}
 
 
 def _is_open(kind: type) -> bool:
     """Return whether a class takes settings by names that are not its own: a method's."""
-    return _METHOD_SETTINGS in {f.name for f in dataclasses.fields(kind)}
+    return _METHOD_SETTINGS in _names(kind)
 
 
 def _names_inside(kind: type) -> set[str]:
