@@ -1,31 +1,40 @@
-"""Executors, which work on spans: one per file, by the contract in `contract`; the folder is the registry."""
+"""Executors, which work on spans: one per file, by the contract in `contract`; the folder is the registry.
 
-from importlib import import_module
+An installed package adds executors by entry points of the group `curate.executors`.
+"""
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate.amounts import parse_int
-from curate.errors import SettingsError, nearest
+from curate.errors import SettingsError
+from curate.registry import Registry
 
 if TYPE_CHECKING:
     from curate.executors.contract import Executor
 
-_SHARED = frozenset({"__init__", "children", "contract", "ledger", "reading", "tables"})
+_REGISTRY = Registry(
+    kind="executor",
+    group="curate.executors",
+    folder=Path(__file__).parent,
+    package=__name__,
+    leave_out=frozenset({"children", "contract", "ledger", "reading", "tables"}),
+    needs=("make",),
+)
 
 
 def names() -> tuple[str, ...]:
     """Return the names of all executors, without importing them."""
-    return tuple(sorted(p.stem for p in Path(__file__).parent.glob("[a-z]*.py") if p.stem not in _SHARED))
+    return _REGISTRY.names()
 
 
 def get(name: str, *, workers: int = 1, device: str = "auto") -> "Executor":
     """Return an executor by name; `device` is where the work runs. Raises SettingsError."""
-    if name not in names():
-        raise SettingsError(f"executor is {name!r}; expected one of {', '.join(names())}.", hint=nearest(name, names()))
+    module = _REGISTRY.get(name)
     workers = parse_int(workers)
     if workers < 1:
         raise SettingsError(f"workers is {workers}; expected at least 1.")
-    return import_module(f"curate.executors.{name}").make(workers, device)
+    return module.make(workers, device)
 
 
 def of_workers(workers: int, device: str) -> "Executor":

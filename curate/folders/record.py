@@ -26,6 +26,10 @@ class Fingerprints:
     shortlist: str = ""
     checkpoints: str = ""  # states of the proxy's training, for methods that need them
 
+    def same_model(self, fingerprints: Mapping[str, str]) -> bool:
+        """Say whether the model, and the states of its training, are these."""
+        return (self.model, self.checkpoints) == (fingerprints["model"], fingerprints.get("checkpoints", ""))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:

@@ -60,9 +60,9 @@ class Origin:
         )
         return cls(run=run, background=background)
 
-    def refuse_other_model(self, model: str) -> None:
-        """Raise SettingsError unless the run was scored with a model of this fingerprint."""
-        if self.run.record.fingerprints.model != model:
+    def refuse_other_model(self, fingerprints: Mapping[str, str]) -> None:
+        """Raise SettingsError unless the run was scored with a model, and states of its training, of these."""
+        if not self.run.record.fingerprints.same_model(fingerprints):
             raise SettingsError(
                 f"Nothing can be taken from {self.run.path}: it was scored with another model.",
                 hint="Give the model that it was scored with, or score without --fit-from.",

@@ -10,7 +10,7 @@ from curate.folders.local import refuse_url
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import read_against
-from curate.pipeline.workspace import Workspace, encode_target, load, needed_checkpoints
+from curate.pipeline.workspace import Workspace, encode_target, fingerprints_of, load, needed_checkpoints
 from curate.progress import Reporter, Silent
 from curate.proof.bank import Laboratory
 from curate.proof.places import draw
@@ -25,7 +25,6 @@ from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.scores.session import pool_of
 from curate.settings import changed, gathered
-from curate.training.states import fingerprint_of
 
 
 def run(
@@ -89,10 +88,9 @@ def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
 def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Document], reporter: Reporter) -> Subject:
     """Return a run's method as it was prepared, but for its target, which the single queries replace."""
     proxy, encoder = load(scoring)
-    fingerprints = {"pool": pool.fingerprint(), "model": proxy.fingerprint()}
     checkpoints = needed_checkpoints(scoring.method, proxy)
-    states = fingerprint_of(checkpoints) if checkpoints else ""
-    if (fingerprints["model"], states) != (run.record.fingerprints.model, run.record.fingerprints.checkpoints):
+    fingerprints = {"pool": pool.fingerprint(), **fingerprints_of(proxy, checkpoints)}
+    if not run.record.fingerprints.same_model(fingerprints):
         raise CurateError(f"The model {scoring.model} has changed since {run.path} was scored.")
     against = read_against(scoring, reporter)
     workspace = Workspace(

@@ -3,7 +3,7 @@
 A process that opens one finds all that was fitted in the run's folder, where the driver's own preparation has left it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from curate.gradients.documents import Batching
 from curate.gradients.sketches import SketchEngine
 from curate.methods.contract import Scorer
 from curate.pipeline.request import Request
-from curate.pipeline.workspace import Workspace, load, make_batching, open_workspace, overlap_with
+from curate.pipeline.workspace import Workspace, fingerprints_of, load, make_batching, open_workspace, overlap_with
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy
 from curate.proxies.token_texts import TokenTexts
@@ -72,7 +72,7 @@ class ScoreWork:
         if self.opened is not None:
             return self.opened
         workspace = open_workspace(self.request, Silent())
-        _refuse_changed(Run.open(self.path), workspace.fingerprints["model"])
+        _refuse_changed(Run.open(self.path), workspace.fingerprints)
         inputs = workspace.inputs(self.path, Silent())
         scorer = methods.get(self.request.method).prepare(inputs, self.request.method_settings)
         return Scoring.of(self.request, workspace, scorer)
@@ -99,7 +99,7 @@ class IndexWork:
             return self.opened
         store = Store.open(self.path)
         proxy, encoder = load(self.settings)
-        _refuse_changed(store, proxy.fingerprint())
+        _refuse_changed(store, fingerprints_of(proxy))
         engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
         return sketching(self.settings, store, proxy, engine, encoder)
 
@@ -117,9 +117,9 @@ def sketching(settings: IndexSettings, store: Store, proxy: Proxy, engine: Sketc
     )
 
 
-def _refuse_changed(folder: PartFolder, model: str) -> None:
-    """Raise CurateError unless the folder was begun with a model of this fingerprint."""
-    if model != folder.record.fingerprints.model:
+def _refuse_changed(folder: PartFolder, fingerprints: Mapping[str, str]) -> None:
+    """Raise CurateError unless the folder was begun with a model, and states of its training, of these."""
+    if not folder.record.fingerprints.same_model(fingerprints):
         raise CurateError(
             f"The model {folder.record.model} has changed since {folder.path} was begun.",
             hint="Put that model back, or give another folder with --out.",

@@ -105,11 +105,10 @@ class Workspace:
 def open_workspace(request: Request, reporter: Reporter) -> Workspace:
     """Load the proxy and encode the target. Raises CurateError."""
     proxy, encoder = load(request.settings, reporter)
-    fingerprints = request.fingerprints | {"model": proxy.fingerprint()}
-    if checkpoints := needed_checkpoints(request.method, proxy):
-        fingerprints["checkpoints"] = fingerprint_of(checkpoints)
+    checkpoints = needed_checkpoints(request.method, proxy)
+    fingerprints = request.fingerprints | fingerprints_of(proxy, checkpoints)
     if request.origin is not None:
-        request.origin.refuse_other_model(fingerprints["model"])
+        request.origin.refuse_other_model(fingerprints)
     if request.store is not None:
         request.store.refuse_other_model(fingerprints["model"])
     control = request.against
@@ -132,6 +131,11 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
 def needed_checkpoints(method: str, proxy: Proxy) -> list[Checkpoint]:
     """Return the states of a proxy's training for a method that needs them. Raises CurateError where there are none."""
     return checkpoints_of(proxy.settings) if "checkpoints" in methods.get(method).NEEDS else []
+
+
+def fingerprints_of(proxy: Proxy, checkpoints: Sequence[Checkpoint] = ()) -> dict[str, str]:
+    """Return the fingerprints of a model and, where a method needs them, of the states of its training."""
+    return {"model": proxy.fingerprint()} | ({"checkpoints": fingerprint_of(checkpoints)} if checkpoints else {})
 
 
 def load(settings: PassSettings, reporter: Reporter | None = None) -> tuple[Proxy, Encoder]:
