@@ -3,7 +3,7 @@
 Threads share every small product of a model, and wait for each other after each: by spinning, since a thread that has
 gone to sleep is slow to wake. A small model's products are over before a second thread has helped, and where another
 process runs on the cores, spinning threads wait for one that does not get to run. So a small model has one thread; a
-large one all cores, which spin for a moment only. Whoever sets OMP_NUM_THREADS or MKL_NUM_THREADS decides himself.
+large one all cores, which sleep while they wait. Whoever sets OMP_NUM_THREADS or MKL_NUM_THREADS decides himself.
 """
 
 import os
