@@ -15,6 +15,7 @@ from curate.documents import hash_content
 from curate.gradients.documents import Batching
 from curate.gradients.sketches import Block
 from curate.proxies.proxy import Proxy, make_proxy
+from curate.proxies.room import Room
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.schema import Document
@@ -98,7 +99,7 @@ def random_documents(lengths: Sequence[int], *, vocabulary: int = VOCABULARY, se
 
 
 def batching(budget: int = 64, context: int = CONTEXT, long: str = "truncate") -> Batching:
-    return Batching(tokens=TokenSettings(context=context, long=long), budget=budget)
+    return Batching(tokens=TokenSettings(context=context, long=long), room=Room(budget))
 
 
 def model_loss(model: nn.Module, tokens: Encoded) -> Tensor:

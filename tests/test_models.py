@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from curate.errors import CurateError, SettingsError
-from curate.proxies.proxy import Proxy, choose_device, load_proxy
+from curate.proxies.devices import choose_device
+from curate.proxies.proxy import Proxy, load_proxy
 from curate.proxies.settings import ProxySettings
 from tests.small_models import ARCHITECTURES, tiny_model, tiny_proxy, tiny_tokenizer
 

@@ -218,7 +218,7 @@ def all_of(batch: Sequence[TokenBatch]) -> list[tuple[int, list[int], list[int]]
 @pytest.mark.parametrize("budget", [1, 10, 64, 10_000])
 def test_batches_hold_every_document_once_within_their_budget(budget: int) -> None:
     documents = random_documents([5, 17, 3, 1, 12, 12, 0, 8, 2, 30])
-    found = list(batches(documents, TokenSettings(context=30), budget=budget))
+    found = list(batches(documents, TokenSettings(context=30), budget=lambda: budget))
     assert sorted(d for b in found for d in b.documents) == list(range(10))
     for batch in found:
         assert batch.ids.shape == batch.labels.shape
@@ -231,7 +231,7 @@ def test_batches_hold_every_document_once_within_their_budget(budget: int) -> No
 
 def test_labels_are_the_scored_tokens_one_position_earlier() -> None:
     documents = [encoded([4, 5, 6, 7, 8], prompt=3), encoded([9, 3])]
-    (batch,) = batches(documents, TokenSettings(context=8), budget=100)
+    (batch,) = batches(documents, TokenSettings(context=8), budget=lambda: 100)
     assert batch.documents == (1, 0)
     assert batch.ids.dtype == batch.labels.dtype == torch.int64
     assert batch.ids[1].tolist() == [4, 5, 6, 7, 8, 0, 0, 0]
@@ -241,7 +241,9 @@ def test_labels_are_the_scored_tokens_one_position_earlier() -> None:
 @pytest.mark.parametrize("context", [30, 512, 1000, 2048])
 def test_batches_come_in_few_lengths_with_little_padding(context: int) -> None:
     found = [
-        b for n in range(1, context + 1) for b in batches([encoded([1] * n)], TokenSettings(context=context), budget=1)
+        b
+        for n in range(1, context + 1)
+        for b in batches([encoded([1] * n)], TokenSettings(context=context), budget=lambda: 1)
     ]
     lengths = [b.ids.shape[1] for b in found]
     assert all(n <= length <= min(context, max(n + 7, n * 17 / 16)) for n, length in enumerate(lengths, start=1))
@@ -251,12 +253,12 @@ def test_batches_come_in_few_lengths_with_little_padding(context: int) -> None:
 def test_batches_are_the_same_every_time_and_may_name_documents_freely() -> None:
     documents = random_documents([5, 5, 5, 9, 2])
     settings = TokenSettings(context=30)
-    assert all_of(list(batches(documents, settings, budget=12))) == all_of(
-        list(batches(documents, settings, budget=12))
+    assert all_of(list(batches(documents, settings, budget=lambda: 12))) == all_of(
+        list(batches(documents, settings, budget=lambda: 12))
     )
-    named = list(batches({100 + i: d for i, d in enumerate(documents)}, settings, budget=12))
+    named = list(batches({100 + i: d for i, d in enumerate(documents)}, settings, budget=lambda: 12))
     assert [d for b in named for d in b.documents] == [104, 100, 101, 102, 103]
 
 
 def test_no_documents_make_no_batch() -> None:
-    assert list(batches([], TokenSettings(context=4), budget=8)) == []
+    assert list(batches([], TokenSettings(context=4), budget=lambda: 8)) == []

@@ -55,8 +55,8 @@ def group() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; exit code 0, 1 (failed) or 2 (usage or settings error)."""
-    # Before torch loads: threads that wait sleep at once. Spinning for the next product, as they do by default, they are
-    # a fifth faster alone and a third slower than one thread where another process has work.
+    # Before torch loads: threads that wait sleep at once. Spinning for the next product, as they do by default, they
+    # are a fifth faster alone, and a third slower than one thread where another process has work.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)

@@ -28,8 +28,9 @@ from curate.gradients.directions import Directions
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import linear
+from curate.proxies.devices import products
 from curate.proxies.proxy import Proxy, weight_of
-from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, batches
+from curate.proxies.tokens import IGNORED, Encoded, TokenBatch
 
 
 class GaussNewton:
@@ -50,12 +51,17 @@ class GaussNewton:
         Samples whose hidden states are not finite are left out of the mean. The result does not depend on the batches,
         up to rounding.
         """
+        with products("float32"):  # conjugate gradients live on digits
+            return batching.room.whole("curvature", lambda: self._products(directions, encoded, batching))
+
+    def _products(self, directions: Directions, encoded: Sequence[Encoded], batching: Batching) -> Directions:
         options = {"device": self.proxy.device, "dtype": self.proxy.dtype}
         layers = {n: _Layer(self.proxy, n, directions[n].to(**options)) for n in self.proxy.tracked}
         samples = 0
-        for batch in batches(encoded, batching.tokens, budget=batching.budget):
+        for batch in batching.batches("curvature", encoded):
             has_loss = (batch.labels != IGNORED).any(1)
-            samples += self._add(layers, _chosen(batch, has_loss).to(self.proxy.device))
+            with batching.room.watched("curvature", batch):
+                samples += self._add(layers, _chosen(batch, has_loss).to(self.proxy.device))
         return {n: layer.products.div_(max(1, samples)) for n, layer in layers.items()}
 
     def _add(self, layers: Mapping[str, "_Layer"], batch: TokenBatch) -> int:

@@ -221,6 +221,15 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True, default=str))
 
 
+# Settings that decide nothing but rounding: a run goes on with other values of them.
+ROUNDING = frozenset({"batch_tokens"})
+
+
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide a run's results beyond rounding."""
+    return {name: value for name, value in settings.items() if name not in ROUNDING}
+
+
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], *, had: str = "the run has", asked: str = "you asked for"
 ) -> list[str]:

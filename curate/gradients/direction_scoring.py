@@ -11,7 +11,8 @@ from curate.gradients.directions import Derivatives, DirectionEngine
 from curate.gradients.documents import Batching
 from curate.gradients.materialised import weighted_gradients
 from curate.gradients.scored import Scored
-from curate.proxies.tokens import Encoded, TokenBatch, batches
+from curate.proxies.devices import widest
+from curate.proxies.tokens import Encoded, TokenBatch
 
 NORMALIZATIONS = ("none", "length", "unit")
 
@@ -37,17 +38,17 @@ class DirectionScorer:
 
         def note(documents: Sequence[int], derivatives: Derivatives, norm: Tensor) -> None:
             index = torch.tensor(documents)
-            losses[index], norms[index] = derivatives.losses.to(losses), norm.to(norms)
+            values, (loss, norm) = _on_cpu(derivatives.values, derivatives.losses, norm)
+            losses[index], norms[index] = loss.to(losses), norm.to(norms)
             divisor = self._divisor(counts[index].to(scores), norm.to(scores))
-            scores[index] = derivatives.values.to(scores) @ self.columns.T / divisor[:, None]
+            scores[index] = values.to(scores) @ self.columns.T / divisor[:, None]
             if derivatives.tokens is not None:
                 token_scores = derivatives.tokens.to(scores) @ self.columns.T / divisor[:, None, None]
                 for i, scores_of_one in zip(documents, token_scores, strict=True):
                     tokens[i] = scores_of_one[: len(encoded[i].ids)].clone()
 
         short = {i: e for i, e in enumerate(encoded) if len(e.ids) <= batching.tokens.context}
-        for batch in batches(short, batching.tokens, budget=batching.budget):
-            derivatives = self._pass(batch)
+        for batch, derivatives in batching.run("directions", short, self._pass):
             note(batch.documents, derivatives, _norms(derivatives))
         for i, document in enumerate(encoded):
             if i not in short:
@@ -74,15 +75,26 @@ class DirectionScorer:
     def _long(self, document: Encoded, batching: Batching) -> tuple[Derivatives, Tensor]:
         """Add up a document's windows, which share a token with the next; the norm is that of the sum."""
         total: Derivatives | None = None
-        for batch in batches({0: document}, batching.tokens, budget=batching.budget):
-            derivatives = _one_document(self._pass(batch), batch, len(document.ids))
+        for batch, windows in batching.run("directions", {0: document}, self._pass):
+            derivatives = _one_document(windows, batch, len(document.ids))
             total = derivatives if total is None else _added(total, derivatives)
         assert total is not None
         if self.normalize != "unit":
             return total, _norms(total)
         weight = torch.ones(1, 1, dtype=self.columns.dtype)
         gradients = weighted_gradients(self.engines[-1].proxy, [document], weight, batching)
-        return total, torch.stack([g.double().square().sum() for g in gradients.values()]).sum().sqrt()[None]
+        return total, torch.stack([g.to(widest(g.device)).square().sum() for g in gradients.values()]).sum().sqrt()[
+            None
+        ]
+
+
+def _on_cpu(values: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Copy a matrix and vectors of its height to the CPU at once: a GPU is waited for a single time."""
+    if values.device.type == "cpu":
+        return values, list(vectors)
+    wide = torch.promote_types(values.dtype, torch.float32)
+    block = torch.cat([values.to(wide), *(v.to(wide)[:, None] for v in vectors)], 1).cpu()
+    return block[:, : values.shape[1]], list(block[:, values.shape[1] :].T)
 
 
 def _norms(derivatives: Derivatives) -> Float[Tensor, "sequences"]:

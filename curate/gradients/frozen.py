@@ -6,6 +6,7 @@ from torch import Tensor
 
 from curate.errors import CurateError
 from curate.gradients.head import Head
+from curate.proxies.devices import products
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
 
@@ -26,32 +27,36 @@ class FrozenPass:
         Call it inside `tapped`: without a tap there is no graph to go back through.
         """
         batch = batch.to(self.proxy.device)
-        hidden = self._hidden(batch.ids)
         drawn = None if uniforms is None else uniforms.to(self.proxy.device).flatten()
-        losses, gradients = self.head(hidden.detach().flatten(0, 1), batch.labels.flatten(), uniforms=drawn)
-        assert gradients is not None
-        hidden.backward(gradients.view_as(hidden))
+        with products(self.proxy.settings.precision):
+            hidden = self._hidden(batch.ids)
+            losses, gradients = self.head(hidden.detach().flatten(0, 1), batch.labels.flatten(), uniforms=drawn)
+            assert gradients is not None
+            hidden.backward(gradients.view_as(hidden))
         return losses.view(batch.ids.shape).sum(-1)
 
     @torch.no_grad()
     def losses(self, batch: TokenBatch) -> Float[Tensor, "sequences tokens"]:
         """Return each position's loss (0 where it carries none), without any gradient."""
         batch = batch.to(self.proxy.device)
-        hidden = self._hidden(batch.ids)
-        return self.head(hidden.flatten(0, 1), batch.labels.flatten(), gradient=False)[0].view(batch.ids.shape)
+        with products(self.proxy.settings.precision):
+            hidden = self._hidden(batch.ids)
+            losses, _ = self.head(hidden.flatten(0, 1), batch.labels.flatten(), gradient=False)
+        return losses.view(batch.ids.shape)
 
     def _hidden(self, ids: Tensor) -> Tensor:
         return self.proxy.decoder(input_ids=ids, use_cache=False).last_hidden_state
 
     @torch.no_grad()
+    @products("float32")
     def _check_head(self) -> None:
         """Compare the head with the model's own logits on a few tokens: architectures hide scales and caps there."""
         vocabulary = self.head.weight.shape[0]
         ids = torch.arange(1, 9, device=self.proxy.device).remainder(vocabulary).unsqueeze(0)
         labels = ids.roll(-1, 1)
-        logits = self.proxy.model(input_ids=ids, use_cache=False).logits[0].double()
-        expected = torch.nn.functional.cross_entropy(logits, labels[0], reduction="none")
-        losses, _ = self.head(self._hidden(ids)[0], labels[0], gradient=False)
+        logits = self.proxy.model(input_ids=ids, use_cache=False).logits[0].cpu().double()
+        expected = torch.nn.functional.cross_entropy(logits, labels[0].cpu(), reduction="none")
+        losses = self.head(self._hidden(ids)[0], labels[0], gradient=False)[0].cpu()
         tolerance = 0.1 if self.proxy.dtype in (torch.bfloat16, torch.float16) else 1e-3
         if not torch.allclose(losses.double(), expected, rtol=tolerance, atol=tolerance):
             gap = (losses - expected).abs().max().item()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from curate.errors import CurateError
 from curate.gradients.linear import linear
+from curate.proxies.devices import widest
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import IGNORED
 
@@ -100,7 +101,7 @@ class Head:
         # A reference keeps exponentials in range, and any attained logit will do unless another lies 88 nats above it.
         # Where logits are near 0 anyway none is subtracted, which saves a pass over memory.
         reference: Tensor | None = self._logits(hidden, slice(0, 64)).amax(-1, keepdim=True)
-        if float(reference.abs().amax()) < 30:
+        if hidden.device.type == "cpu" and float(reference.abs().amax()) < 30:  # a GPU would have to be waited for
             reference = None
         sums, pulled = self._sweep(hidden, reference, gradient)
         normaliser = sums.sum(-1)
@@ -147,7 +148,7 @@ class Head:
 
         Each token's logits are computed again for its own block alone, one part in the number of blocks of a sweep.
         """
-        fine = torch.float32 if hidden.device.type == "mps" else torch.float64  # MPS has no float64
+        fine = widest(hidden.device)
         cumulated = sums.to(fine).cumsum(-1)
         thresholds = uniforms.to(cumulated).unsqueeze(-1) * cumulated[:, -1:]
         chosen = torch.searchsorted(cumulated, thresholds, right=True).squeeze(-1).clamp_max(sums.shape[1] - 1)

@@ -1,9 +1,10 @@
 """Whole gradients, where they are worth their memory: weighted sums over the target's documents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from curate.gradients.directions import Directions
@@ -12,7 +13,7 @@ from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import tapped
 from curate.progress import Reporter, Silent
 from curate.proxies.proxy import Proxy
-from curate.proxies.tokens import Encoded, batches
+from curate.proxies.tokens import Encoded
 
 
 def weighted_gradients(
@@ -29,23 +30,52 @@ def weighted_gradients(
     without any weight are not read. A gradient that is not finite makes the sums that it enters not finite.
     """
     frozen = FrozenPass(proxy)
+    used = {i: e for i, e in enumerate(encoded) if bool((weights[i] != 0).any())}
+    return batching.room.whole("target", lambda: _summed(frozen, used, weights, batching, reporter or Silent()))
+
+
+def _summed(
+    frozen: FrozenPass,
+    used: Mapping[int, Encoded],
+    weights: Float[Tensor, "documents directions"],
+    batching: Batching,
+    reporter: Reporter,
+) -> Directions:
+    proxy = frozen.proxy
     wide = torch.promote_types(proxy.dtype, torch.float32)
     sums: Directions = {}
     for name in proxy.tracked:
         d_out, d_in, has_bias = proxy.shape(name)
         sums[name] = torch.zeros(weights.shape[1], d_out, d_in + has_bias, dtype=wide, device=proxy.device)
-    used = {i: e for i, e in enumerate(encoded) if bool((weights[i] != 0).any())}
-    with (reporter or Silent()).stage("target", total=len(used), grows="target") as stage:
-        for batch in batches(used, batching.tokens, budget=batching.budget):
-            weight = weights[list(batch.documents)].to(device=proxy.device, dtype=wide)
+    with reporter.stage("target", total=len(used), grows="target") as stage:
+        for batch in batching.batches("target", used):
+            shares = _Shares.of(weights[list(batch.documents)], proxy.device, wide)
 
-            def make_tap(name: str, weight: Tensor = weight, shape: torch.Size = batch.ids.shape) -> _SumTap | None:
-                return _SumTap(sums[name], weight, shape) if name in sums else None
+            def make_tap(name: str, shares: _Shares = shares, shape: torch.Size = batch.ids.shape) -> _SumTap | None:
+                return _SumTap(sums[name], shares, shape) if name in sums else None
 
-            with tapped(proxy.linears, make_tap):
+            with batching.room.watched("target", batch), tapped(proxy.linears, make_tap):
                 frozen.backward(batch)
             stage.advance(len(set(batch.documents)))
     return sums
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """What a batch's sequences add to every sum."""
+
+    of_sums: list[tuple[Int[Tensor, "n"], Float[Tensor, "n 1 1"]] | None]
+    """Per sum the sequences that have a weight in it, and those weights; None where none has."""
+
+    @classmethod
+    def of(cls, weights: Float[Tensor, "sequences directions"], device: torch.device, dtype: torch.dtype) -> "_Shares":
+        """Find them on the CPU, where nobody has to wait for the answer."""
+        shares: list[tuple[Tensor, Tensor] | None] = []
+        for weight in weights.T:
+            chosen = weight.nonzero().squeeze(-1)
+            part = chosen.to(device), weight[chosen, None, None].to(device=device, dtype=dtype)
+            shares.append(part if len(chosen) else None)
+        return cls(shares)
 
 
 class _SumTap:
@@ -54,10 +84,10 @@ class _SumTap:
     def __init__(
         self,
         sums: Float[Tensor, "directions d_out d_in"],
-        weights: Float[Tensor, "sequences directions"],
+        shares: _Shares,
         shape: torch.Size,
     ) -> None:
-        self.sums, self.weights, self.shape = sums, weights, shape
+        self.sums, self.shares, self.shape = sums, shares, shape
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs
@@ -65,11 +95,11 @@ class _SumTap:
     def backward(self, kept: Tensor, output_gradients: Tensor) -> None:
         wide = self.sums.dtype
         a, g = (x.reshape(*self.shape, -1).to(wide) for x in (kept, output_gradients))
-        for total, weight in zip(self.sums, self.weights.T, strict=True):
-            sequences = weight.nonzero().squeeze(-1)
-            if not len(sequences):
+        for total, share in zip(self.sums, self.shares.of_sums, strict=True):
+            if share is None:
                 continue
-            weighted = (g[sequences] * weight[sequences, None, None]).flatten(0, 1)
+            sequences, weights = share
+            weighted = (g[sequences] * weights).flatten(0, 1)
             total[:, : a.shape[2]].addmm_(weighted.T, a[sequences].flatten(0, 1))
             if total.shape[1] > a.shape[2]:
                 total[:, -1] += weighted.sum(0)

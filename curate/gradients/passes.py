@@ -21,7 +21,7 @@ from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import Tap, tapped
 from curate.progress import Reporter, Silent
 from curate.proxies.proxy import Proxy
-from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, batches, windows
+from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, windows
 
 FISHERS = ("sampled", "empirical")
 
@@ -120,16 +120,22 @@ class Passes:
         `number` tells passes apart: each draws labels of its own. Raises CurateError when no document is left.
         """
         while True:
-            sums, spoilt = make(), set[int]()
-            with self.reporter.stage(stage, total=len(self.samples), grows="background") as task:
-                parts = {i: s.encoded for i, s in self.samples.items()}
-                for batch in batches(parts, self.batching.tokens, budget=self.batching.budget):
-                    spoilt |= self._add(sums, batch, number)
-                    task.advance(len(batch))
+            sums, spoilt = self.batching.room.whole(stage, lambda: self._pass(stage, number, make()))
             if not spoilt:
                 return sums
             del sums
             self._leave_out(spoilt)
+
+    def _pass(self, stage: str, number: int, sums: S) -> tuple[S, set[int]]:
+        """Add all samples up; return the documents that are not finite, too."""
+        spoilt = set[int]()
+        parts = {i: s.encoded for i, s in self.samples.items()}
+        with self.reporter.stage(stage, total=len(self.samples), grows="background") as task:
+            for batch in self.batching.batches(stage, parts):
+                with self.batching.room.watched(stage, batch):
+                    spoilt |= self._add(sums, batch, number)
+                task.advance(len(batch))
+        return sums, spoilt
 
     def uniforms(self, samples: Sequence[Sample], number: int, length: int) -> Float[Tensor, "sequences tokens"]:
         """Return the numbers in [0, 1) that draw the labels: functions of seed, pass, document and window alone."""

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.proxies.devices import widest
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThinRoot:
@@ -28,9 +30,10 @@ class ThinRoot:
         return base * values + ((values @ self.vectors) * changes.to(values)) @ self.vectors.T
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "ThinRoot":
-        """Move the vectors; eigenvalues keep their digits, except on MPS, which has no float64."""
-        values = self.eigenvalues.float() if device.type == "mps" else self.eigenvalues
-        return replace(self, eigenvalues=values.to(device), vectors=self.vectors.to(device, dtype))
+        """Move the vectors; eigenvalues keep the digits that the device has."""
+        return replace(
+            self, eigenvalues=self.eigenvalues.to(device, widest(device)), vectors=self.vectors.to(device, dtype)
+        )
 
 
 Whitening = dict[str, Float[Tensor, "_ _"] | ThinRoot]

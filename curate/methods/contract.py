@@ -95,6 +95,19 @@ class Inputs:
     whole: "Callable[[], Sizes] | None" = None
     """Estimates the sizes of the run; None where the pool is not what will be scored."""
 
+    @property
+    def proxy_keys(self) -> dict[str, object]:
+        """All that the proxy's gradients depend on, beyond rounding, for `kept`."""
+        device, settings = self.proxy.device.type, self.proxy.settings
+        rounded = {"precision": settings.precision} if device == "cuda" and settings.dtype == "float32" else {}
+        return {
+            "proxy": self.proxy_fingerprint,
+            "tracked": self.proxy.tracked,
+            "tokens": self.batching.tokens,
+            "device": device,
+            **rounded,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:

@@ -19,8 +19,9 @@ from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.gradients.scoring import group_means
 from curate.methods.contract import EncodedTarget, Inputs
+from curate.proxies.devices import products
 from curate.proxies.proxy import Proxy
-from curate.proxies.tokens import Encoded, batches
+from curate.proxies.tokens import Encoded, TokenBatch
 from curate.settings import Flag, option, settings
 
 OFFERS = frozenset({"against"})
@@ -58,17 +59,22 @@ class Embedder:
         # All positions count, so that windows of nothing but prompt are read, too.
         whole = [replace(e, scored=np.ones(len(e.ids), bool)) for e in encoded]
         sums, totals = torch.zeros(()), torch.zeros(len(encoded), dtype=torch.float64)
-        for batch in batches(whole, batching.tokens, budget=batching.budget):
-            ids, documents = batch.ids.to(self.proxy.device), torch.tensor(batch.documents)
-            states = self.proxy.decoder(input_ids=ids, use_cache=False).last_hidden_state
-            states = states.to(torch.promote_types(states.dtype, torch.float32))
+
+        def add_up(batch: TokenBatch) -> tuple[Tensor, Tensor]:
             lengths = [len(whole[i].ids) - start for i, start in zip(batch.documents, batch.starts, strict=True)]
-            weights = self._weights(ids.shape[1], lengths, batch.starts)
-            weighted_sums = torch.einsum("st,std->sd", weights.to(states), states).cpu()
+            weights = self._weights(batch.ids.shape[1], lengths, batch.starts)
+            with products(self.proxy.settings.precision):
+                states = self.proxy.decoder(
+                    input_ids=batch.ids.to(self.proxy.device), use_cache=False
+                ).last_hidden_state
+            states = states.to(torch.promote_types(states.dtype, torch.float32))
+            return torch.einsum("st,std->sd", weights.to(states), states).cpu(), weights.sum(1)
+
+        for batch, (weighted_sums, weights) in batching.run("embedding", whole, add_up):
             if sums.ndim == 0:
                 sums = weighted_sums.new_zeros(len(encoded), weighted_sums.shape[1])
-            sums.index_add_(0, documents, weighted_sums)
-            totals.index_add_(0, documents, weights.sum(1))
+            sums.index_add_(0, torch.tensor(batch.documents), weighted_sums)
+            totals.index_add_(0, torch.tensor(batch.documents), weights)
         return sums / totals.clamp_min(1).to(sums)[:, None]
 
     def _weights(self, width: int, lengths: Sequence[int], starts: Sequence[int]) -> Float[Tensor, "sequences tokens"]:

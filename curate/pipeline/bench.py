@@ -23,7 +23,8 @@ from curate.memory import peak_resident
 from curate.pipeline.settings import BenchSettings
 from curate.progress import Reporter, Silent
 from curate.proxies.attention import use_block_attention, use_plain_attention
-from curate.proxies.proxy import DTYPES, Proxy, choose_device, keep_freed_memory, load_proxy, make_proxy
+from curate.proxies.devices import choose_device
+from curate.proxies.proxy import DTYPES, Proxy, keep_freed_memory, load_proxy, make_proxy
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import IGNORED, TokenBatch
 from curate.settings import changed, gathered

@@ -22,7 +22,7 @@ from curate.pipeline.request import open_candidates, resolve_index
 from curate.pipeline.work import IndexWork, sketching
 from curate.pipeline.workspace import NO_TARGET, Workspace, load, versions
 from curate.progress import Reporter, Silent
-from curate.proxies.proxy import choose_device
+from curate.proxies.devices import choose_device
 from curate.score_settings import background_fingerprint
 from curate.scores.counts import count
 from curate.settings import changed, gathered
@@ -204,7 +204,12 @@ class Indexing:
         proxy, encoder = load(self.settings, self.reporter)
         fingerprints = {"pool": self.pool.fingerprint(), "model": proxy.fingerprint()}
         return Workspace(
-            settings=self.settings, proxy=proxy, encoder=encoder, pool=self.pool, fingerprints=fingerprints
+            settings=self.settings,
+            proxy=proxy,
+            encoder=encoder,
+            pool=self.pool,
+            fingerprints=fingerprints,
+            note=self.reporter.note,
         )
 
     def _details(self, engine: SketchEngine) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import put_json, read_json
-from curate.folders.record import differences
+from curate.folders.record import decisive, differences
 from curate.progress import Reporter
 from curate.proxies.tokens import Encoded
 from curate.score_settings import ScoreSettings, background_fingerprint
@@ -22,7 +22,7 @@ from curate.scores.run import Run
 SHARDS = "shards.json"
 
 # What fits depend on beside the contents of model, target and background.
-DECISIVE = ("method", "modules", "dtype", "device", "context", "long", "batch_tokens", "background", "seed")
+DECISIVE = ("method", "modules", "dtype", "device", "context", "long", "background", "seed")
 
 
 def remember_shards(run: Run, pool: Pool) -> None:
@@ -91,7 +91,7 @@ class Origin:
 
     def _differences(self, run: Run) -> list[str]:
         ours, theirs = (
-            {k: v for k, v in r.record.settings.items() if k not in ("pool", "fit_from")}
+            {k: v for k, v in decisive(r.record.settings).items() if k not in ("pool", "fit_from")}
             | {f"content of {k}": v for k, v in r.record.json["fingerprints"].items() if k not in ("pool", "fit")}
             for r in (run, self.run)
         )

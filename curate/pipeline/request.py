@@ -11,7 +11,7 @@ from curate.folders.record import as_json, differences
 from curate.methods.contract import Method
 from curate.pipeline.origin import Origin
 from curate.progress import Reporter
-from curate.proxies.proxy import choose_device
+from curate.proxies.devices import choose_device
 from curate.proxies.settings import PassSettings
 from curate.schema import group_column
 from curate.score_settings import ScoreSettings

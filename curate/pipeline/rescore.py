@@ -91,7 +91,9 @@ def _rescoring(
         )
     proxy, encoder = load(scoring)
     fingerprints |= {"model": proxy.fingerprint()}
-    workspace = Workspace(settings=scoring, proxy=proxy, encoder=encoder, pool=pool, fingerprints=fingerprints)
+    workspace = Workspace(
+        settings=scoring, proxy=proxy, encoder=encoder, pool=pool, fingerprints=fingerprints, note=reporter.note
+    )
     places = best_places(parents, settings.shortlist)
     encode = ChunkEncoder(encoder=encoder, overlap=overlap_with(target))
     chunks = read_places(pool, scoring.fields, encode, places)

@@ -59,7 +59,12 @@ def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
     first, pool, target = scorings[0], pool_of(runs[0], settings.pool or None), scored_rows(runs[0])
     proxy, encoder = load(settings.retrained_like(first))
     workspace = Workspace(
-        settings=settings.retrained_like(first), proxy=proxy, encoder=encoder, pool=pool, fingerprints={}
+        settings=settings.retrained_like(first),
+        proxy=proxy,
+        encoder=encoder,
+        pool=pool,
+        fingerprints={},
+        note=reporter.note,
     )
     documents, sample = usable(
         draw(runs, settings.seed, documents=settings.documents).read(pool, first.fields), encoder
@@ -74,13 +79,13 @@ def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
             documents=sample,
             queries=query_rows,
             tokens=workspace.batching.tokens,
-            budget=workspace.batching.budget,
+            room=workspace.batching.room,
         ),
         documents=documents,
         queries=queries,
         subjects=subjects,
         root=Path(settings.banks) if settings.banks else runs[0].path.parent / "banks",
-        devices=devices_of(settings.devices, proxy.device),
+        devices=devices_of(settings.devices, proxy.settings.device, proxy.device),
         reporter=reporter,
     )
 
@@ -104,5 +109,6 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
         per_token=scoring.per_token,
         checkpoints=checkpoints,
         origin=Origin.open(scoring.fit_from, run.record.settings) if scoring.fit_from else None,
+        note=reporter.note,
     )
     return Subject(run=run, inputs=workspace.inputs(run.path, reporter))

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
-from curate.gradients.documents import Batching, default_budget
+from curate.gradients.documents import Batching, make_room
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import Request
@@ -48,10 +49,13 @@ class Workspace:
     scores_pool: bool = False
     """Whether the pool's documents are scored one by one, which sketches of the background can spare."""
 
-    @property
+    note: Callable[[str], None] | None = None
+    """Is told when a batch did not fit into memory."""
+
+    @cached_property
     def batching(self) -> Batching:
-        """How documents go through the proxy together."""
-        return make_batching(self.settings, self.proxy, self.encoder)
+        """How documents go through the proxy together: one room, which learns from all of them."""
+        return make_batching(self.settings, self.proxy, self.encoder, self.note)
 
     def inputs(
         self, run: Path, reporter: Reporter, record: Callable[[Mapping[str, object]], None] = lambda _: None
@@ -125,6 +129,7 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
         store=request.store,
         checkpoints=checkpoints,
         scores_pool=request.origin is None and request.store is None,
+        note=reporter.note,
     )
 
 
@@ -158,9 +163,11 @@ def make_encoder(settings: PassSettings, proxy: Proxy) -> Encoder:
     return Encoder(proxy.tokenizer, TokenSettings(context=settings.context or limit, long=settings.long))
 
 
-def make_batching(settings: PassSettings, proxy: Proxy, encoder: Encoder) -> Batching:
+def make_batching(
+    settings: PassSettings, proxy: Proxy, encoder: Encoder, note: Callable[[str], None] | None = None
+) -> Batching:
     """Return how documents go through a proxy together."""
-    return Batching(tokens=encoder.settings, budget=settings.batch_tokens or default_budget(proxy))
+    return Batching(tokens=encoder.settings, room=make_room(proxy, settings.batch_tokens, note))
 
 
 def encode_target(encoder: Encoder, target: Target, reporter: Reporter, what: str = "target") -> EncodedTarget:

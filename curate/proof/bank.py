@@ -25,6 +25,7 @@ from curate.folders.local import open_folder
 from curate.progress import Reporter
 from curate.proof.subsets import indicator
 from curate.proxies.proxy import Proxy
+from curate.proxies.room import Room
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
@@ -56,16 +57,16 @@ class Laboratory:
     documents: Sequence[Encoded]
     queries: Sequence[Encoded]
     tokens: TokenSettings
-    budget: int
-    """Tokens of a micro-batch, padding included."""
+    room: Room
+    """How many tokens a micro-batch has."""
 
     @cached_property
     def corpus(self) -> Corpus:
-        return Corpus(self.documents, self.tokens, budget=self.budget)
+        return Corpus(self.documents, self.tokens, room=self.room)
 
     @cached_property
     def aims(self) -> Corpus:
-        return Corpus(self.queries, self.tokens, budget=self.budget)
+        return Corpus(self.queries, self.tokens, room=self.room)
 
     @cached_property
     def model(self) -> Any:

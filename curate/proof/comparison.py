@@ -125,7 +125,7 @@ class Comparison:
         counts = spooled(
             folder, lambda: arm.documents(seed), self.encoder, self.excluded, what=name, reporter=self.reporter
         )
-        corpus = SpooledCorpus(folder, self.batching.tokens, budget=self.batching.budget)
+        corpus = SpooledCorpus(folder, self.batching.tokens, room=self.batching.room)
         recipe = replace(self.recipe, seed=self.recipe.seed + seed)
         steps = self.steps(arm.times)
         batches = token_batches(corpus.scored, tokens=round(arm.times * self.tokens), steps=steps, seed=recipe.seed)
@@ -161,4 +161,4 @@ class Comparison:
         )
 
     def _corpus(self, documents: Sequence[Any]) -> Corpus:
-        return Corpus(documents, self.batching.tokens, budget=self.batching.budget)
+        return Corpus(documents, self.batching.tokens, room=self.batching.room)

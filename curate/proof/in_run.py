@@ -34,7 +34,7 @@ def _walked(laboratory: Laboratory, folder: Path, reporter: Reporter) -> np.ndar
     scores = []
     with reporter.stage("walking back", total=len(laboratory.queries), unit="queries") as task:
         for i, query in enumerate(laboratory.queries):
-            aim = Corpus([query], laboratory.tokens, budget=laboratory.budget)
+            aim = Corpus([query], laboratory.tokens, room=laboratory.room)
             scores.append(differentiate(replay, aim, f"q{i:04d}").scores.numpy())
             task.advance(1)
     return np.stack(scores, 1)

@@ -21,6 +21,7 @@ from curate.folders.codecs import JSON
 from curate.folders.kept import kept_folder
 from curate.folders.local import open_folder
 from curate.progress import Reporter
+from curate.proxies.room import Room
 from curate.proxies.tokens import Encoded, Encoder, TokenSettings
 from curate.schema import Document
 from curate.training.microbatches import Corpus
@@ -43,11 +44,11 @@ class Excluded:
 class SpooledCorpus(Corpus):
     """A corpus whose documents lie in a spool; only their lengths are in memory."""
 
-    def __init__(self, folder: Path, settings: TokenSettings, *, budget: int) -> None:
+    def __init__(self, folder: Path, settings: TokenSettings, *, room: Room) -> None:
         lengths = np.load(folder / "lengths.npy")
         self.starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self.documents = _Spooled(folder, self.starts)  # type: ignore[assignment]
-        self.settings, self.budget = settings, budget
+        self.settings, self.room = settings, room
         marks = np.memmap(folder / "scored.bin", bool, "r")
         self.scored = np.add.reduceat(marks, self.starts[:-1], dtype=np.int64)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from curate.documents import read_target
 from curate.errors import CurateError, SettingsError
 from curate.folders.local import open_folder
-from curate.gradients.documents import Batching, default_budget
+from curate.gradients.documents import Batching, make_room
 from curate.progress import Reporter
 from curate.proof.choices import Choices
 from curate.proof.comparison import Comparison
@@ -65,8 +65,8 @@ class Verifying:
         plot: Path | None = None,
     ) -> Verification:
         """Train the missing arms, compare all, and write figures and curves into the folder."""
-        budget = self.settings.batch_tokens or default_budget(proxy)
-        batching = Batching(tokens=encoder.settings, budget=budget)
+        room = make_room(proxy, self.settings.batch_tokens, reporter.note)
+        batching = Batching(tokens=encoder.settings, room=room)
         folder = open_folder(self.out)
         with folder.claim():
             folder.local("arms").mkdir(exist_ok=True)  # tells a verification from other folders

@@ -12,6 +12,7 @@ from curate.executors.children import heard, started
 from curate.folders.folder import Folder
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proxies.proxy import keep_freed_memory, load_proxy
+from curate.proxies.room import Room
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.recipe import Recipe
@@ -26,17 +27,17 @@ class _Order:
     documents: Sequence[Encoded]
     queries: Sequence[Encoded]
     tokens: TokenSettings
-    budget: int
+    room: Room
     root: Path
     folder: Folder
     jobs: Sequence[Job]
 
 
-def devices_of(given: Sequence[str], device: torch.device) -> tuple[str, ...]:
-    """Return the devices to retrain on: the given ones, else every CUDA device where one is used, else `device`."""
+def devices_of(given: Sequence[str], name: str, device: torch.device) -> tuple[str, ...]:
+    """Return the devices to retrain on: the given ones, else all CUDA devices if `name` leaves them open, or `device`."""
     if given:
         return tuple(given)
-    if device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
+    if device.type == "cuda" and name in ("auto", "cuda") and torch.cuda.device_count() > 1:
         return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count()))
     return (str(device),)
 
@@ -71,7 +72,7 @@ def _order(bank: Bank, device: str, jobs: Sequence[Job]) -> _Order:
         documents=laboratory.documents,
         queries=laboratory.queries,
         tokens=laboratory.tokens,
-        budget=laboratory.budget,
+        room=laboratory.room,
         root=bank.folder.local().parent,
         folder=bank.folder,
         jobs=jobs,
@@ -80,13 +81,14 @@ def _order(bank: Bank, device: str, jobs: Sequence[Job]) -> _Order:
 
 def _work(order: _Order, pipe: Connection) -> None:
     keep_freed_memory()
+    proxy = load_proxy(order.proxy)
     laboratory = Laboratory(
-        proxy=load_proxy(order.proxy),
+        proxy=proxy,
         recipe=order.recipe,
         documents=order.documents,
         queries=order.queries,
         tokens=order.tokens,
-        budget=order.budget,
+        room=order.room.elsewhere(proxy.device),
     )
     bank = Bank(laboratory, order.root)
     if bank.folder != order.folder:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from curate.errors import CurateError, SettingsError
 from curate.proxies.attention import use_block_attention
+from curate.proxies.devices import choose_device
 from curate.proxies.settings import ProxySettings
 from curate.threads import choose as choose_threads
 
@@ -154,18 +155,6 @@ def weight_of(layer: nn.Module) -> Float[torch.Tensor, "d_out d_in"]:
     weight = layer.weight
     assert isinstance(weight, torch.Tensor)
     return weight.T if isinstance(layer, Conv1D) else weight
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; `auto` takes CUDA, then MPS, then the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(name.split(":")[0])
-    if available is not None and not available():
-        raise SettingsError(f"device is {name!r}; this machine or build of torch has none.", hint="Use --device cpu.")
-    if name.startswith("cuda"):
-        torch.backends.cuda.matmul.allow_tf32 = True
-    return torch.device(name)
 
 
 def keep_freed_memory() -> None:

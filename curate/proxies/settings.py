@@ -32,6 +32,9 @@ class ProxySettings:
         default=(), help="Glob over layers to track (`*.mlp.*`); repeatable.", shown="all linear layers"
     )
     dtype: Literal["float32", "bfloat16", "float64"] = option(default="float32", help="Type of the proxy's arithmetic.")
+    precision: Literal["tf32", "float32"] = option(
+        default="tf32", help="How CUDA multiplies float32: 'tf32', with 10 bits of its 23, or 'float32', whole."
+    )
     device: Device = option(default="auto", help=f"Where the proxy runs: {DEVICES}")
 
 

@@ -1,7 +1,7 @@
 """From documents to masked token batches of bounded size."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -56,6 +56,24 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, padding included."""
+        return self.ids.numel()
+
+    def halves(self) -> tuple["TokenBatch", "TokenBatch"]:
+        """Return the first half of the sequences and the second."""
+        middle = len(self) // 2
+        return self._part(slice(0, middle)), self._part(slice(middle, None))
+
+    def _part(self, sequences: slice) -> "TokenBatch":
+        return TokenBatch(
+            ids=self.ids[sequences],
+            labels=self.labels[sequences],
+            documents=self.documents[sequences],
+            starts=self.starts[sequences],
+        )
 
     def to(self, device: torch.device) -> "TokenBatch":
         return TokenBatch(
@@ -184,9 +202,9 @@ class Encoder:
 
 
 def batches(
-    encoded: Mapping[int, Encoded] | Sequence[Encoded], settings: TokenSettings, *, budget: int
+    encoded: Mapping[int, Encoded] | Sequence[Encoded], settings: TokenSettings, *, budget: Callable[[], int]
 ) -> Iterator[TokenBatch]:
-    """Yield batches of at most `budget` tokens, padding included, shortest sequences first.
+    """Yield batches of at most `budget()` tokens, padding included, shortest sequences first.
 
     Sorting keeps the padding small; the order is a function of the lengths and positions alone. A sequence longer than
     the budget is a batch of its own.
@@ -196,7 +214,7 @@ def batches(
     sequences.sort(key=lambda s: (len(s.ids), s.document))
     batch: list[_Sequence] = []
     for sequence in sequences:
-        if batch and _rounded(len(sequence.ids), settings.context) * (len(batch) + 1) > budget:
+        if batch and _rounded(len(sequence.ids), settings.context) * (len(batch) + 1) > budget():
             yield _collate(batch, settings.context)
             batch = []
         batch.append(sequence)

@@ -99,7 +99,7 @@ class Rescoring:
         return Training(trainable(self.proxy, start), self.corpus(self.trained), recipe)
 
     def corpus(self, documents: Sequence[Encoded]) -> Corpus:
-        return Corpus(documents, self.batching.tokens, budget=self.batching.budget)
+        return Corpus(documents, self.batching.tokens, room=self.batching.room)
 
     def attribute(self, run: Run) -> None:
         """Train and walk back for every repeat, write the parts, and record the measurements."""

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import torch
 
 from curate.errors import CurateError
-from curate.gradients.documents import Batching, default_budget, document_sketches
+from curate.gradients.documents import Batching, document_sketches, make_room
 from curate.gradients.sketches import SketchEngine
 from curate.progress import Reporter
 from curate.proxies.proxy import keep_freed_memory, load_proxy
@@ -63,7 +63,7 @@ class Searcher:
             store,
             Encoder(proxy.tokenizer, tokens),
             SketchEngine(proxy, dim=indexed.dim, seed=indexed.seed),
-            Batching(tokens=tokens, budget=indexed.batch_tokens or default_budget(proxy)),
+            Batching(tokens=tokens, room=make_room(proxy, indexed.batch_tokens)),
             choose_search(Whitened(store, reporter), exact=exact),
         )
 

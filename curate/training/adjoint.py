@@ -25,7 +25,7 @@ from curate.folders.local import open_folder
 from curate.progress import Task
 from curate.training.checkpoints import flat, load, save, unflat
 from curate.training.differentiable import Differentiable
-from curate.training.microbatches import Corpus
+from curate.training.microbatches import Corpus, MicroBatch
 from curate.training.optimisers import State, Tensors
 from curate.training.replay import Replay
 
@@ -121,8 +121,11 @@ def score_unseen(model: Differentiable, snapshot: Snapshot, corpus: Corpus) -> F
         {n: t.to(device) for n, t in d.items()} for d in (snapshot.parameters, snapshot.directions)
     )
     scores = torch.zeros(corpus.num_tokens, dtype=torch.float64)
-    for batch in corpus.microbatches(range(len(corpus))):
-        slopes = model.slopes(parameters, directions, batch).double().cpu()
+
+    def along(batch: MicroBatch) -> Tensor:
+        return model.slopes(parameters, directions, batch).cpu().double()
+
+    for batch, slopes in corpus.run("slopes", range(len(corpus)), along):
         scores.index_add_(0, batch.places[batch.scored], slopes[batch.scored])
     return scores
 
@@ -137,10 +140,12 @@ def target_loss(model: Differentiable, parameters: Tensors, target: Corpus) -> t
     total = {n: torch.zeros_like(p) for n, p in parameters.items()}
     dtype = next(iter(parameters.values())).dtype
     loss = 0.0
-    for batch in target.microbatches(range(len(target))):
-        coefficients = shares[batch.places] * batch.scored
-        losses, gradients = model.gradients(parameters, batch, coefficients.to(dtype))
-        loss += float((losses.double().cpu() * coefficients).sum())
+
+    def differentiate(batch: MicroBatch) -> tuple[Tensor, Tensors]:
+        return model.gradients(parameters, batch, (shares[batch.places] * batch.scored).to(dtype))
+
+    for batch, (losses, gradients) in target.run("gradients", range(len(target)), differentiate):
+        loss += float((losses.cpu().double() * shares[batch.places] * batch.scored).sum())
         for name, gradient in gradients.items():
             total[name] += gradient
     return loss, total
@@ -176,12 +181,10 @@ def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[in
     del state  # its moments have done their part
     if step in snapshots:
         _keep(replay, folder, step, parameters, pulled)
-    dtype = next(iter(parameters.values())).dtype
-    for batch, coefficients in training.weighted(step):
-        along, products = training.model.products(parameters, pulled, batch, coefficients.to(dtype))
+    for batch, (along, products) in training.products(step, parameters, pulled):
         for name, product in products.items():
             way.cotangent.parameters[name].add_(product)
-        token_slopes = along.double().cpu()[batch.scored] / training.denominator(step)
+        token_slopes = along.cpu().double()[batch.scored] / training.denominator(step)
         way.slopes.index_add_(0, batch.places[batch.scored], token_slopes)
     if not bool(torch.isfinite(way.slopes).all()):
         raise CurateError(

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.folders.local import put_file
+from curate.proxies.devices import widest
 from curate.training.optimisers import State, Tensors
 
 POLICIES = ("sqrt", "all", "log")
@@ -53,10 +54,17 @@ def save(tensors: Tensors, path: Path, *, durable: bool = True) -> None:
 def load(path: Path, device: torch.device, *, only: str | None = None) -> Tensors:
     """Read what `save` wrote, into torch's own memory.
 
-    Tensors in a mapped file may be aligned otherwise, and their sums may then differ.
+    Tensors in a mapped file may be aligned otherwise, and their sums may then differ. What is wider than the device's
+    floats stays on the CPU.
     """
     with safe_open(path, "pt") as file:
-        return {n: file.get_tensor(n).to(device, copy=True) for n in file.keys() if only in (None, n)}  # noqa: SIM118
+        names = [n for n in file.keys() if only in (None, n)]  # noqa: SIM118
+        return {n: _copied(file.get_tensor(n), device) for n in names}
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    fits = tensor.dtype != torch.float64 or widest(device) == torch.float64
+    return tensor.to(device if fits else "cpu", copy=True)
 
 
 def save_state(state: State, path: Path, *, durable: bool = True) -> None:

@@ -1,10 +1,8 @@
 """A causal language model as a pure function of its parameters."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -16,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
+from curate.proxies.devices import products
 from curate.proxies.proxy import DTYPES
 from curate.training.dual import dual
 from curate.training.dual_layers import parts
@@ -188,20 +187,14 @@ def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
 @contextmanager
 def _exactly(device: torch.device, *, fused: bool = False) -> Iterator[None]:
     """Compute in full single precision, in a fixed order; on torch's plain attention unless `fused` is allowed."""
-    matmul: Any = torch.backends.cuda.matmul
-    convolution: Any = torch.backends.cudnn
-    allowed = matmul.allow_tf32, convolution.allow_tf32
     strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    matmul.allow_tf32 = convolution.allow_tf32 = False
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may sum in any order
         torch.use_deterministic_algorithms(True)
     try:
         # On a GPU the way back through a fused kernel adds up in any order; a CPU's is the same every time.
-        with nullcontext() if fused and device.type == "cpu" else sdpa_kernel(SDPBackend.MATH):
+        with products("float32"), nullcontext() if fused and device.type == "cpu" else sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        matmul.allow_tf32, convolution.allow_tf32 = allowed
         torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
 
 

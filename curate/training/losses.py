@@ -17,7 +17,7 @@ def mean_losses(model: LanguageModel, parameters: Tensors, corpus: Corpus) -> Fl
     device = model.device
     parameters = {n: p.to(device) for n, p in parameters.items()}
     token_losses = torch.zeros(corpus.num_tokens, dtype=torch.float64)
-    for batch in corpus.microbatches(range(len(corpus))):
-        losses = model.losses(parameters, batch).double().cpu()
+    run = corpus.run("losses", range(len(corpus)), lambda batch: model.losses(parameters, batch).cpu().double())
+    for batch, losses in run:
         token_losses.index_add_(0, batch.places[batch.scored], losses[batch.scored])
     return corpus.gather(token_losses) / torch.from_numpy(corpus.scored).clamp_min(1)

@@ -1,7 +1,8 @@
 """The documents of a training run: their tokens, weights, order, and the batches that fit into memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from curate.errors import CurateError
+from curate.proxies.room import Room
 from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, TokenSettings, batches
 from curate.training.recipe import Recipe
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,22 @@ class MicroBatch:
     def scored(self) -> Tensor:
         return self.batch.labels != IGNORED
 
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, padding included."""
+        return self.batch.num_tokens
+
+    def halves(self) -> tuple["MicroBatch", "MicroBatch"]:
+        """Return the first half of the sequences and the second."""
+        middle = len(self) // 2
+        first, second = self.batch.halves()
+        return MicroBatch(batch=first, places=self.places[:middle]), MicroBatch(
+            batch=second, places=self.places[middle:]
+        )
+
     def to(self, device: torch.device) -> "MicroBatch":
         return MicroBatch(batch=self.batch.to(device), places=self.places.to(device, non_blocking=True))
 
@@ -34,9 +54,9 @@ class MicroBatch:
 class Corpus:
     """Encoded documents in a fixed order; every token has a place among all their tokens."""
 
-    def __init__(self, documents: Sequence[Encoded], settings: TokenSettings, *, budget: int) -> None:
-        """`budget` is the tokens of one micro-batch, padding included."""
-        self.documents, self.settings, self.budget = tuple(documents), settings, budget
+    def __init__(self, documents: Sequence[Encoded], settings: TokenSettings, *, room: Room) -> None:
+        """`room` says how many tokens a micro-batch has."""
+        self.documents, self.settings, self.room = tuple(documents), settings, room
         self.starts = np.concatenate([[0], np.cumsum([len(d.ids) for d in documents])]).astype(np.int64)
         self.scored = np.array([d.num_scored for d in documents], np.int64)
         if not self.scored.any():
@@ -65,11 +85,17 @@ class Corpus:
         """Cut a value per token into a tensor per document."""
         return list(values.split(np.diff(self.starts).tolist()))
 
-    def microbatches(self, documents: Sequence[int]) -> Iterator[MicroBatch]:
-        """Yield these documents' sequences, shortest first; the grouping follows from their lengths alone."""
+    def run(
+        self, work: str, documents: Sequence[int], step: Callable[[MicroBatch], R]
+    ) -> Iterator[tuple[MicroBatch, R]]:
+        """Yield these documents' micro-batches, each with what `step` returns for it; see `Room.run`."""
+        return self.room.run(work, self.microbatches(documents, work), step)
+
+    def microbatches(self, documents: Sequence[int], work: str = "gradients") -> Iterator[MicroBatch]:
+        """Yield these documents' sequences, shortest first, as many at a time as the room has for this work."""
         pieces = [(i, start, piece) for i in documents for start, piece in self._windows(self.documents[i])]
         sequences = {n: piece for n, (_, _, piece) in enumerate(pieces)}
-        for batch in batches(sequences, self.settings, budget=self.budget):
+        for batch in batches(sequences, self.settings, budget=lambda: self.room.tokens(work)):
             places = torch.zeros_like(batch.labels)
             for i, n in enumerate(batch.documents):
                 document, start, piece = pieces[n]
@@ -90,7 +116,7 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """Return a hash of all tokens and of which of them count, in order."""
-        digest = xxhash.xxh3_128(repr((self.settings, self.budget, len(self))).encode())
+        digest = xxhash.xxh3_128(repr((self.settings, len(self))).encode())
         for document in self.documents:
             digest.update(np.int64(len(document.ids)).tobytes())
             digest.update(np.ascontiguousarray(document.ids, np.int32).tobytes())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import CurateError
+from curate.proxies.devices import widest
 from curate.training.recipe import Recipe
 
 Tensors = dict[str, Tensor]
@@ -96,6 +97,17 @@ def clip_scale(norm: Tensor, limit: float) -> Tensor:
     return (limit / (norm + CLIP_FLOOR)).clamp(max=1.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Clipping:
+    """What clipping does to a step's gradients."""
+
+    norm: float
+    """Of all gradients together; 0 where nothing is clipped, since nobody asks then."""
+    scale: float
+    slope: float
+    """The scale's derivative by the norm."""
+
+
 class Optimiser:
     """A recipe's optimiser for given parameters: which rule each follows, and the steps there and back."""
 
@@ -114,7 +126,7 @@ class Optimiser:
     @torch.no_grad()
     def update(self, state: State, gradients: Tensors) -> State:
         """Take one step."""
-        scale = self._scale(_norm(gradients))[0]
+        scale = self._clipping(gradients).scale
         parameters, moments = {}, {}
         for name, parameter in state.parameters.items():
             gradient = gradients[name] if scale == 1.0 else gradients[name] * scale
@@ -126,8 +138,8 @@ class Optimiser:
 
         The gradients count as inputs of their own here: how they follow from the parameters is not part of the step.
         """
-        norm = _norm(gradients)
-        scale, slope = self._scale(norm)
+        clipping = self._clipping(gradients)
+        scale, slope = clipping.scale, clipping.slope
         parameters, moments, pulled = {}, {}, {}
         inner = 0.0
         for name, parameter in state.parameters.items():
@@ -140,10 +152,11 @@ class Optimiser:
                 )
             parameters[name], pulled[name], moments[name] = derivatives[0], derivatives[1], tuple(derivatives[2:])
             if slope:
-                inner += float(torch.dot(derivatives[1].flatten().double(), gradients[name].flatten().double()))
+                wide = widest(parameter.device)
+                inner += float(torch.dot(derivatives[1].flatten().to(wide), gradients[name].flatten().to(wide)))
         if scale != 1.0 or slope:
             # Clipped: s(‖g‖)·g pulls back to s·q + s′·⟨g, q⟩·g/‖g‖, which ties all parameters together.
-            along = slope * inner / norm if norm else 0.0
+            along = slope * inner / clipping.norm if clipping.norm else 0.0
             pulled = {n: q * scale + gradients[n] * along for n, q in pulled.items()}
         return State(step=state.step, parameters=parameters, moments=moments), pulled
 
@@ -162,18 +175,18 @@ class Optimiser:
         single = self.recipe.optimiser == "sgd" or (self.recipe.optimiser == "muon" and name in self.matrices)
         return 1 if single else 2
 
-    def _scale(self, norm: float) -> tuple[float, float]:
-        """Return the factor of clipping and its derivative by the norm."""
+    def _clipping(self, gradients: Tensors) -> "_Clipping":
         if self.recipe.clip is None:
-            return 1.0, 0.0
+            return _Clipping(norm=0.0, scale=1.0, slope=0.0)
+        norm = _norm(gradients)
         leaf = torch.tensor(norm, dtype=torch.float64, requires_grad=True)
         with torch.enable_grad():
             scale = clip_scale(leaf, self.recipe.clip)
             (slope,) = torch.autograd.grad(scale, leaf)
-        return float(scale.detach()), float(slope)
+        return _Clipping(norm=norm, scale=float(scale.detach()), slope=float(slope))
 
 
 def _norm(gradients: Tensors) -> float:
     """Return the Euclidean norm of all gradients together, summed in float64 in an order that no file changes."""
-    norms = (torch.linalg.vector_norm(gradients[n], dtype=torch.float64) for n in sorted(gradients))
-    return math.sqrt(sum(float(norm) ** 2 for norm in norms))
+    norms = [torch.linalg.vector_norm(gradients[n], dtype=widest(gradients[n].device)) for n in sorted(gradients)]
+    return math.sqrt(sum(norm**2 for norm in torch.stack(norms).tolist()))

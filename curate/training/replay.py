@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from curate.folders.local import open_folder
 from curate.progress import Task
 from curate.training.checkpoints import POLICIES, load, load_state, on_the_way, positions, save, save_state
 from curate.training.differentiable import Differentiable
-from curate.training.microbatches import Corpus, order
+from curate.training.microbatches import Corpus, MicroBatch, order
 from curate.training.optimisers import Optimiser, State, Tensors
 from curate.training.recipe import Recipe
 
@@ -72,9 +71,12 @@ class Training:
         """
         total = {n: torch.zeros_like(p) for n, p in state.parameters.items()}
         loss = 0.0
-        for batch, coefficients in self.weighted(state.step):
-            losses, gradients = self.model.gradients(state.parameters, batch, coefficients.to(_dtype(state)))
-            loss += float((losses.double().cpu() * coefficients).sum())
+
+        def differentiate(batch: MicroBatch) -> tuple[Tensor, Tensors]:
+            return self.model.gradients(state.parameters, batch, self.coefficients(batch, state.step).to(_dtype(state)))
+
+        for batch, (losses, gradients) in self.corpus.run("gradients", self.batches[state.step], differentiate):
+            loss += float((losses.cpu().double() * self.coefficients(batch, state.step)).sum())
             for name, gradient in gradients.items():
                 total[name] += gradient
         if not math.isfinite(loss):
@@ -84,14 +86,21 @@ class Training:
             )
         return loss, total
 
-    def weighted(self, step: int) -> Iterator[tuple[Any, Float[Tensor, "sequences tokens"]]]:
-        """Yield a step's micro-batches with the coefficient w / D of every token's loss, in float64."""
-        denominator = self.denominator(step)
-        for batch in self.corpus.microbatches(self.batches[step]):
-            coefficients = batch.scored.double() / denominator
-            if self.weights is not None:
-                coefficients = coefficients * self.weights[batch.places]
-            yield batch, coefficients
+    def coefficients(self, batch: MicroBatch, step: int) -> Float[Tensor, "sequences tokens"]:
+        """Return the coefficient w / D of the loss of every token of one of a step's micro-batches, in float64."""
+        coefficients = batch.scored.double() / self.denominator(step)
+        return coefficients if self.weights is None else coefficients * self.weights[batch.places]
+
+    def products(
+        self, step: int, parameters: Tensors, directions: Tensors
+    ) -> Iterator[tuple[MicroBatch, tuple[Float[Tensor, "sequences tokens"], Tensors]]]:
+        """Yield a step's micro-batches with their tokens' slopes along the directions, and the Hessian's products."""
+        dtype = next(iter(parameters.values())).dtype
+
+        def multiply(batch: MicroBatch) -> tuple[Tensor, Tensors]:
+            return self.model.products(parameters, directions, batch, self.coefficients(batch, step).to(dtype))
+
+        return self.corpus.run("products", self.batches[step], multiply)
 
     def run(self, state: State | None = None, *, until: int | None = None) -> State:
         """Train on from `state` (None: the start) without keeping anything."""

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from curate.proxies.devices import widest
 from curate.training.microbatches import Corpus
 from curate.training.optimisers import State, Tensors
 from curate.training.replay import Replay, Training
@@ -86,10 +87,11 @@ def _minus(after: State, before: State, start: State) -> Tensors:
 
 
 def _agreement(first: Tensors, second: Tensors) -> float:
-    total = sum(float(d.abs().sum(dtype=torch.float64)) for d in first.values())
-    same = sum(float((d * second[n].sign()).sum(dtype=torch.float64)) for n, d in first.items())
+    total = sum(float(d.abs().sum(dtype=widest(d.device))) for d in first.values())
+    same = sum(float((d * second[n].sign()).sum(dtype=widest(d.device))) for n, d in first.items())
     return same / total if total else 1.0
 
 
 def _norm(difference: Tensors) -> float:
-    return math.sqrt(sum(float(torch.linalg.vector_norm(d, dtype=torch.float64)) ** 2 for d in difference.values()))
+    norms = (torch.linalg.vector_norm(d, dtype=widest(d.device)) for d in difference.values())
+    return math.sqrt(sum(float(norm) ** 2 for norm in norms))

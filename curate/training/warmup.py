@@ -65,7 +65,8 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
     memory, not the pool.
     """
     from curate import threads
-    from curate.proxies.proxy import choose_device, keep_freed_memory
+    from curate.proxies.devices import choose_device
+    from curate.proxies.proxy import keep_freed_memory
 
     started = time.monotonic()
     reporter = reporter or Silent()
@@ -220,7 +221,7 @@ def _train(
     reporter: Reporter,
     started: float,
 ) -> "Fitted":
-    from curate.proxies.proxy import choose_device
+    from curate.proxies.devices import choose_device
     from curate.training.fit import FitSettings, fit
     from curate.training.moments import write_moments
     from curate.training.schedule import Schedule

@@ -200,6 +200,6 @@ def test_a_model_that_writes_over_its_inputs_is_found_out() -> None:
     setattr(parent, name.rpartition(".")[2], Spoiling())
     from curate.proxies.tokens import batches
 
-    batch = next(batches(random_documents([9], seed=1), batching().tokens, budget=100))
+    batch = next(batches(random_documents([9], seed=1), batching().tokens, budget=lambda: 100))
     with pytest.raises(AssertionError, match="writes over a layer's inputs"):
         engine(batch)

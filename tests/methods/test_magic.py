@@ -9,6 +9,7 @@ from curate.errors import CurateError, SettingsError
 from curate.methods import magic
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy
+from curate.proxies.room import Room
 from curate.settings import build
 from curate.training import smoothness
 from curate.training.adjoint import score_unseen
@@ -33,11 +34,11 @@ def whole_adjoint(proxy: Proxy, folder: Path, step: int, hidden: set[str]) -> to
     trained = [d for d in BACKGROUND if d.content_hash in scorer.apart[0][0]]  # type: ignore[attr-defined]
     place = batching().tokens
     model = LanguageModel(tiny_model("GPT2Config"), RECIPE)
-    replay = Replay(Training(model, Corpus(trained, place, budget=64), RECIPE), folder / "replay")
-    walk(replay, {"all": Corpus(TARGET, place, budget=64)}, Silent(), snapshots=[step], until=step)
+    replay = Replay(Training(model, Corpus(trained, place, room=Room(64)), RECIPE), folder / "replay")
+    walk(replay, {"all": Corpus(TARGET, place, room=Room(64))}, Silent(), snapshots=[step], until=step)
     kept = read_snapshot(replay, "all", step)
     directions = {n: torch.zeros_like(u) if n in hidden else u for n, u in kept.directions.items()}
-    pool = Corpus(POOL, place, budget=64)
+    pool = Corpus(POOL, place, room=Room(64))
     return pool.gather(score_unseen(model, dataclasses.replace(kept, directions=directions), pool))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from curate.progress import Silent
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.subsets import indicator, left_out
+from curate.proxies.room import Room
 from curate.training.recipe import Recipe
 from tests.small_models import batching, encoded, tiny_model, tiny_proxy
 from tests.training.small_training import SMALL
@@ -28,7 +29,7 @@ def laboratory(**changes: object) -> Laboratory:
         documents=[encoded(text(i)) for i in range(DOCUMENTS)],
         queries=[encoded(text(i)) for i in range(QUERIES)],
         tokens=batching().tokens,
-        budget=128,
+        room=Room(128),
     )
     return replace(found, **changes)
 

@@ -11,6 +11,7 @@ from curate.progress import Silent
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.workers import Workers, devices_of
 from curate.proxies.proxy import load_proxy
+from curate.proxies.room import Room
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import Document
@@ -26,7 +27,7 @@ def test_a_retrainings_losses_are_those_of_training_without_the_documents(tmp_pa
     end = made.training(Job(0, left)).run().parameters
     from curate.training.microbatches import Corpus
 
-    slow = [target_loss(made.model, end, Corpus([q], made.tokens, budget=64))[0] for q in made.queries]
+    slow = [target_loss(made.model, end, Corpus([q], made.tokens, room=Room(64)))[0] for q in made.queries]
     np.testing.assert_allclose(found, slow, rtol=1e-10)
 
 
@@ -62,8 +63,8 @@ def test_repeats_differ_in_the_order_alone() -> None:
 
 
 def test_one_device_is_used_unless_more_are_asked_for() -> None:
-    assert devices_of((), torch.device("cpu")) == ("cpu",)
-    assert devices_of(("cpu", "cpu"), torch.device("cpu")) == ("cpu", "cpu")
+    assert devices_of((), "cpu", torch.device("cpu")) == ("cpu",)
+    assert devices_of(("cpu", "cpu"), "cpu", torch.device("cpu")) == ("cpu", "cpu")
 
 
 def on_disk(folder: Path) -> Laboratory:
@@ -79,7 +80,7 @@ def on_disk(folder: Path) -> Laboratory:
         documents=encoded[:9],
         queries=encoded[9:],
         tokens=encode.settings,
-        budget=256,
+        room=Room(256),
     )
 
 

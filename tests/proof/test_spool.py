@@ -7,6 +7,7 @@ from curate.documents import Overlap, hash_content
 from curate.errors import CurateError
 from curate.progress import Silent
 from curate.proof.spool import Excluded, SpooledCorpus, spooled, token_batches
+from curate.proxies.room import Room
 from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import Document
 from curate.training.microbatches import Corpus
@@ -33,8 +34,8 @@ def test_a_spooled_corpus_gives_the_batches_of_one_in_memory(tmp_path: Path) -> 
     texts = ["the quick fox", LONG, "def f(x): return x", "lazy dog over the fox"]
     counts = spool(tmp_path / "x", texts)
     encode = encoder()
-    memory = Corpus(encode([document(t) for t in texts]), encode.settings, budget=40)
-    disk = SpooledCorpus(tmp_path / "x", encode.settings, budget=40)
+    memory = Corpus(encode([document(t) for t in texts]), encode.settings, room=Room(40))
+    disk = SpooledCorpus(tmp_path / "x", encode.settings, room=Room(40))
     assert disk.fingerprint() == memory.fingerprint()
     assert (len(disk), disk.num_tokens) == (4, memory.num_tokens)
     np.testing.assert_array_equal(disk.scored, memory.scored)

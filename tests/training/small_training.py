@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curate.proxies.room import Room
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.adjoint import Adjoint, differentiate, target_loss
 from curate.training.language import LanguageModel
@@ -32,7 +33,7 @@ def recipe(**changes: Any) -> Recipe:
 
 def corpus(lengths: Sequence[int] = (5, 9, 12, 7, 3, 30, 8), *, seed: int = 0, budget: int = 40) -> Corpus:
     """Random documents, one of them of two windows."""
-    return Corpus(random_documents(lengths, seed=seed), TokenSettings(context=16, long="windows"), budget=budget)
+    return Corpus(random_documents(lengths, seed=seed), TokenSettings(context=16, long="windows"), room=Room(budget))
 
 
 def target(seed: int = 9) -> Corpus:
@@ -85,7 +86,7 @@ class Regression:
         documents = [
             Encoded(ids=np.array([0, i], np.int32), scored=np.array([False, True]), truncated=False) for i in rows
         ]
-        return Corpus(documents, TokenSettings(context=2), budget=1000)
+        return Corpus(documents, TokenSettings(context=2), room=Room(1000))
 
     def parameters(self) -> Tensors:
         return {"theta": torch.zeros(self.inputs.shape[1], 1, dtype=torch.float64)}

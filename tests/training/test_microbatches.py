@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from curate.errors import CurateError
+from curate.proxies.room import Room
 from curate.proxies.tokens import IGNORED, TokenSettings
 from curate.training.microbatches import Corpus, order
 from curate.training.recipe import Recipe
@@ -45,7 +46,7 @@ def test_spread_and_gather_go_between_documents_and_tokens() -> None:
 
 def test_documents_without_loss_are_refused_when_there_are_no_others() -> None:
     with pytest.raises(CurateError, match="None of 1 documents"):
-        Corpus([encoded([5], prompt=1)], TokenSettings(context=8), budget=10)
+        Corpus([encoded([5], prompt=1)], TokenSettings(context=8), room=Room(10))
 
 
 def test_the_order_sees_every_document_once_per_epoch_in_batches_of_one_size() -> None:
@@ -67,7 +68,7 @@ def test_the_fingerprint_follows_tokens_masks_and_order() -> None:
     settings = TokenSettings(context=8)
 
     def fingerprint(*documents: tuple[list[int], int]) -> str:
-        return Corpus([encoded(ids, prompt=p) for ids, p in documents], settings, budget=10).fingerprint()
+        return Corpus([encoded(ids, prompt=p) for ids, p in documents], settings, room=Room(10)).fingerprint()
 
     base = fingerprint(([1, 2, 3], 1), ([4, 5], 1))
     assert fingerprint(([1, 2, 3], 1), ([4, 5], 1)) == base

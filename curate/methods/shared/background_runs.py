@@ -19,7 +19,6 @@ from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored, in_order
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
-from curate.methods.shared.directional import proxy_keys
 from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
@@ -116,7 +115,7 @@ def training_plan(inputs: Inputs, settings: RunSettings, whole: Sizes, seconds: 
     """Return what the runs take, from the measured seconds of a step of each kind and the size of a state."""
     runs, steps, back = _steps(settings, whole)
     recipe = replace(in_proxys_precision(settings.recipe, inputs.proxy), steps=steps)
-    corpus = Corpus(inputs.background(), inputs.batching.tokens, budget=inputs.batching.budget)
+    corpus = Corpus(inputs.background(), inputs.batching.tokens, room=inputs.batching.room)
     training = Training(trainable(inputs.proxy, recipe), corpus, recipe)
     needs = Replay(training, inputs.kept.folder.local("plan"), checkpoints=settings.checkpoints).plan()
     return TrainingPlan(
@@ -186,7 +185,7 @@ class BackgroundRuns:
 
     def _kept(self, part: int) -> dict[str, Tensor]:
         inputs = self.inputs
-        keys = proxy_keys(inputs) | {
+        keys = inputs.proxy_keys | {
             "target": inputs.target.fingerprint,
             "groups": tuple(inputs.target.groups),
             "against": None if inputs.against is None else inputs.against.fingerprint,
@@ -290,7 +289,7 @@ class BackgroundRuns:
 
     def _corpus(self, documents: Sequence[Encoded]) -> Corpus:
         batching = self.inputs.batching
-        return Corpus(documents, batching.tokens, budget=batching.budget)
+        return Corpus(documents, batching.tokens, room=batching.room)
 
     def _report(self, kept_runs: Sequence[dict[str, Tensor]], proxy: Proxy) -> None:
         """Report and record the runs' smoothness. Raises CurateError where a run is too rough."""

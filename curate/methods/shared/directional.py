@@ -57,7 +57,7 @@ def fitted(
     inputs: Inputs, name: str, settings: CurvatureSettings, fit: Callable[[Passes], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Return a curvature's tensors, kept from the same background, model and labels or fitted now."""
-    keys = proxy_keys(inputs) | {"background": inputs.background_fingerprint, "fisher": settings.fisher}
+    keys = inputs.proxy_keys | {"background": inputs.background_fingerprint, "fisher": settings.fisher}
     if settings.fisher == "sampled":
         keys["seed"] = settings.seed
 
@@ -92,7 +92,7 @@ def direction_scorer(
         shares = group_shares(inputs.target, rows)
         return (gradients if solve is None else solve(gradients)) | {"shares": shares}
 
-    keys = proxy_keys(inputs) | {
+    keys = inputs.proxy_keys | {
         "target": inputs.target.fingerprint,
         "against": None if inputs.against is None else inputs.against.fingerprint,
         **depends_on,
@@ -136,16 +136,6 @@ def curvature_keys(inputs: Inputs, name: str, settings: CurvatureSettings) -> di
         "fisher": settings.fisher,
         "seed": settings.seed,
         "damping": settings.damping,
-    }
-
-
-def proxy_keys(inputs: Inputs) -> dict[str, object]:
-    """Return all that a proxy's gradients depend on, for `Kept`."""
-    return {
-        "proxy": inputs.proxy_fingerprint,
-        "tracked": inputs.proxy.tracked,
-        "batching": inputs.batching,
-        "device": str(inputs.proxy.device),
     }
 
 

@@ -198,14 +198,7 @@ def _sketches(engine: SketchEngine, inputs: Inputs, settings: SketchSettings, ta
 
 def depends_on(inputs: Inputs, settings: SketchSettings) -> dict[str, object]:
     """Return all that sketches depend on beside the documents, for `Kept`."""
-    return {
-        "proxy": inputs.proxy_fingerprint,
-        "tracked": inputs.proxy.tracked,
-        "batching": inputs.batching,
-        "device": str(inputs.proxy.device),
-        "dim": settings.dim,
-        "seed": settings.seed,
-    }
+    return inputs.proxy_keys | {"dim": settings.dim, "seed": settings.seed}
 
 
 def _sketch(engine: SketchEngine, inputs: Inputs, encoded: Sequence[Encoded]) -> dict[str, Tensor]:

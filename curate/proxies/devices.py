@@ -1,0 +1,90 @@
+"""What devices can do: which there are, how wide and how exactly they compute, and when their memory is out."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from curate.errors import SettingsError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; `auto` takes CUDA, then MPS, then the CPU. Raises SettingsError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(name.split(":")[0])
+    if available is not None and not available():
+        raise SettingsError(f"device is {name!r}; this machine or build of torch has none.", hint="Use --device cpu.")
+    device = torch.device(name)
+    if device.type == "cuda":
+        # Read when cuBLAS starts: sums in a fixed order, wherever they are asked for later.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise SettingsError(f"device is {name!r}; there are {torch.cuda.device_count()} CUDA devices, from 0.")
+        return device if device.index is not None else torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps", 0) if device.type == "mps" else device
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return the widest type of floats: float64, or float32 on MPS, which has no wider one."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Let CUDA multiply float32 matrices as 'tf32', with 10 bits of their 23, or as 'float32', whole.
+
+    Elsewhere products are whole. What holds outside is put back at the end, so that no caller decides for another.
+    """
+    matmul: Any = torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
+    allowed = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = allowed
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that a device, or the machine, had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give what torch holds and nobody uses back to the device."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that tensors can still have on a device; None for a CPU, whose memory is everybody's."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return None
+
+
+@contextmanager
+def peak_of(device: torch.device) -> Iterator[list[int]]:
+    """Append the most bytes that were held in a block beyond those held before; nothing for a CPU."""
+    held: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield held
+        held.append(torch.cuda.max_memory_allocated(device) - before)
+    elif device.type == "mps":
+        torch.mps.empty_cache()  # what the driver holds grows to the most that was needed, and stays
+        before = torch.mps.current_allocated_memory()
+        yield held
+        held.append(torch.mps.driver_allocated_memory() - before)
+    else:
+        yield held
