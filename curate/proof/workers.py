@@ -34,7 +34,7 @@ class _Order:
 
 
 def devices_of(given: Sequence[str], name: str, device: torch.device) -> tuple[str, ...]:
-    """Return the devices to retrain on: the given ones, else all CUDA devices if `name` leaves them open, or `device`."""
+    """Return the devices to retrain on: those given, else all CUDA devices if `name` leaves them open, or `device`."""
     if given:
         return tuple(given)
     if device.type == "cuda" and name in ("auto", "cuda") and torch.cuda.device_count() > 1:
