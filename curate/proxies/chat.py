@@ -1,0 +1,181 @@
+"""Conversations as text, by a chat template, with the stretches that the assistant wrote."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from os.path import commonprefix
+from typing import Any
+
+import orjson
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from curate.proxies.templates import Traits, template_of, traits_of
+from curate.schema import carries_loss, message_text
+
+Messages = list[dict[str, Any]]
+Range = tuple[int, int]
+# Stands for a turn's content: private characters, which no content begins or ends with.
+_STAND_IN = "\ue0c0turn\ue0c1"
+_THOUGHT_END = "</think>"
+
+
+class Chat:
+    """Write conversations by a tokenizer's template. A template is a program: its calls may raise anything."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.template, self.lacking = template_of(tokenizer)
+        """The template, or "" and why there is none."""
+
+    @cached_property
+    def traits(self) -> Traits:
+        return traits_of(self.template, self.tokenizer)
+
+    def text(self, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> str:
+        """Return a conversation's text."""
+        return self._written(messages, tools)[1]
+
+    def learnt(self, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> tuple[str, list[Range]]:
+        """Return a conversation's text, and the stretches of characters of the turns that carry loss.
+
+        Raises TemplateError where these cannot be located.
+        """
+        turns, whole = self._written(messages, tools)
+        wanted = [i for i, turn in enumerate(turns) if carries_loss(turn)]
+        if not self.traits.marks:
+            return whole, [self._turn(turns, i, whole, tools) for i in wanted]
+        whole, marks = self._marked(turns, tools)
+        return whole, self._checked(turns, wanted, whole, marks, tools)
+
+    def _written(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> tuple[Messages, str]:
+        """Return the turns in a form that the template takes, and their text. Raises what the template does."""
+        turns = [self._form(dict(m)) for m in messages]
+        try:
+            return turns, self._render(turns, tools)
+        except Exception:
+            plainer = [_plainer(turn) for turn in turns]
+            if plainer == turns:
+                raise
+            return plainer, self._render(plainer, tools)
+
+    def _form(self, turn: dict[str, Any]) -> dict[str, Any]:
+        traits, content = self.traits, turn.get("content")
+        calls = turn.get("tool_calls")
+        if calls and not traits.calls and not message_text(turn).strip():
+            raise TemplateError("the template does not write tool calls")
+        if calls and content is None and not traits.null:
+            return turn | {"content": ""}
+        if isinstance(content, str) and not traits.strings:
+            return turn | {"content": [{"type": "text", "text": content}]}
+        if isinstance(content, list) and not self._takes_parts(turn["role"]):
+            if other := next((p.get("type") for p in content if not isinstance(p.get("text"), str)), None):
+                raise TemplateError(f"a part of type {other!r} is no text")
+            return turn | {"content": message_text(turn)}
+        return turn
+
+    def _takes_parts(self, role: str) -> bool:
+        return ("assistant" if role == "assistant" else "user") in self.traits.parts_of
+
+    def _render(self, turns: Messages, tools: Any, *, prompt: bool = False) -> str:
+        named = self.template if isinstance(self.tokenizer.chat_template, dict) and not tools else None
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns, tools=tools, chat_template=named, tokenize=False, add_generation_prompt=prompt
+            )
+        )
+
+    def _marked(self, turns: Messages, tools: Any) -> tuple[str, list[Range]]:
+        rendered: Any = render_jinja_template(
+            [turns],
+            tools=tools,
+            chat_template=self.template,
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        texts, marks = rendered
+        return texts[0], [(start, stop) for start, stop in marks[0] if stop > start]
+
+    def _checked(self, turns: Messages, wanted: list[int], whole: str, marks: list[Range], tools: Any) -> list[Range]:
+        """Return the marks of the turns that are wanted, or the turns themselves where marks reach beyond them."""
+        answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+        paired = len(marks) == len(answers)
+        holds_all, holds_others = _compared(turns, "\n".join(whole[start:stop] for start, stop in marks))
+        if holds_all and not holds_others and (paired or wanted == answers):
+            return [m for i, m in zip(answers, marks, strict=True) if i in wanted] if paired else marks
+        try:
+            stretches = {i: self._turn(turns, i, whole, tools) for i in answers}
+        except TemplateError:
+            if holds_all and wanted == answers:  # a short word of the user's may stand in an answer by chance
+                return marks
+            raise
+        if all(any(a <= start and stop <= b for a, b in stretches.values()) for start, stop in marks):
+            chosen = [stretches[i] for i in wanted]
+            return [m for m in marks if any(a <= m[0] and m[1] <= b for a, b in chosen)]
+        return [stretches[i] for i in wanted]
+
+    def _turn(self, turns: Messages, i: int, whole: str, tools: Any) -> Range:
+        """Return where a turn of the assistant's stands: a difference of renderings of the conversation's beginnings.
+
+        Where the template writes a turn otherwise once others follow, or opens its prompt with what finished turns do
+        not have, the content is located instead.
+        """
+        try:
+            before = self._render(turns[:i], tools, prompt=True) if i else ""
+            after = self._render(turns[: i + 1], tools)
+        except Exception:  # some templates refuse a beginning of what they take whole
+            return self._located(turns, i, whole, tools)
+        if whole.startswith(before) and whole.startswith(after):
+            return len(before), len(after)
+        return self._located(turns, i, whole, tools)
+
+    def _located(self, turns: Messages, i: int, whole: str, tools: Any) -> Range:
+        """Find a turn by what changes when its content is replaced; the end of the turn belongs to it."""
+        content: Any = _STAND_IN
+        if isinstance(turns[i].get("content"), list):
+            content = [{"type": "text", "text": content}]
+        changed = [*turns[:i], turns[i] | {"content": content}, *turns[i + 1 :]]
+        other = self._render(changed, tools)
+        start = len(commonprefix([whole, other]))
+        stop = len(whole) - len(commonprefix([whole[start:][::-1], other[start:][::-1]]))
+        words = message_text(turns[i]).rsplit(_THOUGHT_END, 1)[-1].strip()
+        if whole[:start] + _STAND_IN + whole[stop:] != other or words not in whole[start:stop]:
+            raise TemplateError(
+                f"the template rewrites earlier turns (turn {i + 1}: {message_text(turns[i])[:40]!r}), so that the"
+                " assistant's tokens cannot be told from the rest; a template that marks the assistant's turn with"
+                " {% generation %} … {% endgeneration %} has no such need"
+            )
+        return start, stop + len(commonprefix([whole[stop:], self._ending(changed[: i + 1], tools)]))
+
+    def _ending(self, turns: Messages, tools: Any) -> str:
+        """Return what the template writes behind the last turn's content."""
+        try:
+            return self._render(turns, tools).partition(_STAND_IN)[2]
+        except Exception:  # some templates refuse a beginning of what they take whole
+            return str(self.tokenizer.eos_token or "")
+
+
+def _plainer(turn: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn with text for no content, and with arguments of calls as objects where they are JSON."""
+    changes: dict[str, Any] = {"content": ""} if turn.get("content") is None else {}
+    if isinstance(calls := turn.get("tool_calls"), list):
+        changes["tool_calls"] = [_with_object(call) for call in calls]
+    return turn | changes
+
+
+def _with_object(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(arguments := function.get("arguments"), str):
+        return call
+    try:
+        return call | {"function": function | {"arguments": orjson.loads(arguments or "{}")}}
+    except ValueError:
+        return call
+
+
+def _compared(turns: Messages, marked: str) -> tuple[bool, bool]:
+    """Return whether marked text holds all answers that carry loss, and whether it holds words of other turns."""
+    answers = [message_text(t).rsplit(_THOUGHT_END, 1)[-1].strip() for t in turns if carries_loss(t)]
+    said = "\n".join(message_text(t) for t in turns if t["role"] == "assistant")
+    others = [message_text(t).strip() for t in turns if t["role"] != "assistant"]
+    return all(a in marked for a in answers), any(o and o in marked and o not in said for o in others)
