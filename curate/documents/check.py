@@ -76,9 +76,7 @@ def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:
     return replace(fields, **chosen, format_as=shape)
 
 
-def check_fields(
-    pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_lack: Collection[str] = ()
-) -> None:
+def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_lack: Collection[str] = ()) -> None:
     """Read the first rows of the first shards; raise where they cannot give a document.
 
     Raises CurateError when the first shard with rows has none of the content columns, or when a column the

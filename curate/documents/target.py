@@ -85,7 +85,9 @@ def read_target(
             f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         )
         raise CurateError(f"{', '.join(pool.address)}: the target holds no document{reason}.")
-    return Target(documents=documents, groups=groups, skipped=skipped, txt_lines=fields.txt_lines, read_as=look(pool, fields))
+    return Target(
+        documents=documents, groups=groups, skipped=skipped, txt_lines=fields.txt_lines, read_as=look(pool, fields)
+    )
 
 
 def _group(raw: Mapping[str, Any] | BadRow, column: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from os.path import commonprefix
 from typing import Any
 
 import orjson
@@ -86,12 +85,9 @@ class Chat:
         )
 
     def _marked(self, turns: Messages, tools: Any) -> tuple[str, list[Range]]:
+        specials: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
         rendered: Any = render_jinja_template(
-            [turns],
-            tools=tools,
-            chat_template=self.template,
-            return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
+            [turns], tools=tools, chat_template=self.template, return_assistant_tokens_mask=True, **specials
         )
         texts, marks = rendered
         return texts[0], [(start, stop) for start, stop in marks[0] if stop > start]
@@ -136,8 +132,8 @@ class Chat:
             content = [{"type": "text", "text": content}]
         changed = [*turns[:i], turns[i] | {"content": content}, *turns[i + 1 :]]
         other = self._render(changed, tools)
-        start = len(commonprefix([whole, other]))
-        stop = len(whole) - len(commonprefix([whole[start:][::-1], other[start:][::-1]]))
+        start = _shared(whole, other)
+        stop = len(whole) - _shared(whole[start:][::-1], other[start:][::-1])
         words = message_text(turns[i]).rsplit(_THOUGHT_END, 1)[-1].strip()
         if whole[:start] + _STAND_IN + whole[stop:] != other or words not in whole[start:stop]:
             raise TemplateError(
@@ -145,7 +141,7 @@ class Chat:
                 " assistant's tokens cannot be told from the rest; a template that marks the assistant's turn with"
                 " {% generation %} … {% endgeneration %} has no such need"
             )
-        return start, stop + len(commonprefix([whole[stop:], self._ending(changed[: i + 1], tools)]))
+        return start, stop + _shared(whole[stop:], self._ending(changed[: i + 1], tools))
 
     def _ending(self, turns: Messages, tools: Any) -> str:
         """Return what the template writes behind the last turn's content."""
@@ -153,6 +149,12 @@ class Chat:
             return self._render(turns, tools).partition(_STAND_IN)[2]
         except Exception:  # some templates refuse a beginning of what they take whole
             return str(self.tokenizer.eos_token or "")
+
+
+def _shared(one: str, other: str) -> int:
+    """Return the number of characters that two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _plainer(turn: dict[str, Any]) -> dict[str, Any]:

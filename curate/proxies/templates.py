@@ -96,11 +96,10 @@ def _traits(template: str, specials: tuple[tuple[str, str], ...]) -> Traits:
     )
 
 
-def _rendered(
-    template: str, messages: Sequence[Mapping[str, Any]], specials: tuple[tuple[str, str], ...]
-) -> str | None:
+def _rendered(template: str, messages: Sequence[dict[str, Any]], specials: tuple[tuple[str, str], ...]) -> str | None:
     try:
-        texts: Any = render_jinja_template([list(messages)], chat_template=template, **dict(specials))
+        named: dict[str, Any] = dict(specials)
+        texts: Any = render_jinja_template([list(messages)], chat_template=template, **named)
     except Exception:  # a template is a program: a trial that fails tells what it does not take
         return None
     return texts[0][0]

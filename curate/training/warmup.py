@@ -213,9 +213,7 @@ def _windows(
     return Windows(windows), Windows(held_out) if held_out else None, num_held_out
 
 
-def _texts(
-    documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", reporter: Reporter
-) -> Iterator[str]:
+def _texts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", reporter: Reporter) -> Iterator[str]:
     """Yield training texts; a conversation that the chat template refuses gives an empty one."""
     refusals: list[CurateError] = []
     for document in documents:

@@ -1,4 +1,4 @@
-"""Alpaca: `instruction`, `input` and `output`, with LLaMA-Factory's `system` and `history`; and Dolly's names for them."""
+"""Alpaca: `instruction`, `input`, `output`, LLaMA-Factory's `system` and `history`, and Dolly's names for them."""
 
 from collections.abc import Collection
 from typing import Any

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from curate.documents.shapes.contract import Columns, Refused, Shape, present
 from curate.documents.shapes._turns import read_turns
+from curate.documents.shapes.contract import Columns, Refused, Shape, present
 from curate.fields import Fields
 
 

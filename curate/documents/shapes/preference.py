@@ -5,9 +5,9 @@ Turns that begin both answers alike are their prompt.
 
 from typing import Any
 
+from curate.documents.shapes._turns import content_of, listed_turns
 from curate.documents.shapes.contract import Columns, Refused, Shape, present, string
 from curate.documents.shapes.trl import without_loss
-from curate.documents.shapes._turns import content_of, listed_turns
 from curate.fields import Fields
 
 

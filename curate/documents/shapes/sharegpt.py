@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from curate.documents.shapes.contract import Columns, Refused, Shape, first_of, present
 from curate.documents.shapes._turns import read_turns
+from curate.documents.shapes.contract import Columns, Refused, Shape, first_of, present
 from curate.fields import Fields
 
 _NAMES = ("conversations", "conversation")

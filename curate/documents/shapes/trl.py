@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from curate.documents.shapes.contract import Columns, Refused, Shape, present
 from curate.documents.shapes._turns import content_of, listed_turns
+from curate.documents.shapes.contract import Columns, Refused, Shape, present
 from curate.fields import Fields
 
 
