@@ -133,15 +133,20 @@ class Chat:
         changed = [*turns[:i], turns[i] | {"content": content}, *turns[i + 1 :]]
         other = self._render(changed, tools)
         start = _shared(whole, other)
-        stop = len(whole) - _shared(whole[start:][::-1], other[start:][::-1])
         words = message_text(turns[i]).rsplit(_THOUGHT_END, 1)[-1].strip()
+        ending = self._ending(changed[: i + 1], tools)
+        if not words:  # a template may set its calls apart from words alone
+            rest = whole[start:].lstrip()
+            if other[start:].removeprefix(_STAND_IN).lstrip() == rest:
+                return start, len(whole) - len(rest) + _shared(rest, ending.lstrip())
+        stop = len(whole) - _shared(whole[start:][::-1], other[start:][::-1])
         if whole[:start] + _STAND_IN + whole[stop:] != other or words not in whole[start:stop]:
             raise TemplateError(
                 f"the template rewrites earlier turns (turn {i + 1}: {message_text(turns[i])[:40]!r}), so that the"
                 " assistant's tokens cannot be told from the rest; a template that marks the assistant's turn with"
                 " {% generation %} … {% endgeneration %} has no such need"
             )
-        return start, stop + _shared(whole[stop:], self._ending(changed[: i + 1], tools))
+        return start, stop + _shared(whole[stop:], ending)
 
     def _ending(self, turns: Messages, tools: Any) -> str:
         """Return what the template writes behind the last turn's content."""

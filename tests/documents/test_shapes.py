@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,16 @@ def test_a_row_of_a_shape_that_is_no_document_says_why(
     assert isinstance(skipped, Skipped)
     assert skipped.reason == reason
     assert detail in skipped.detail
+    assert isinstance(after, Document)
+
+
+@pytest.mark.parametrize("column", ["text", "messages", "tools", "conversations", "instruction", "history", "id"])
+def test_values_nested_as_deep_as_json_may_be_end_no_shard(tmp_path: Path, column: str) -> None:
+    row = {"messages": CHAT} if column == "tools" else {"instruction": "a"} if column == "history" else {}
+    line = json.dumps({**row, "output": "b", column: "HERE"}).replace('"HERE"', "[" * 1000 + "]" * 1000)
+    (tmp_path / "a.jsonl").write_text(f'{line}\n{{"text": "goes on"}}\n')
+    skipped, after = documents(shard_at(tmp_path / "a.jsonl"), Fields())
+    assert isinstance(skipped, Skipped) or column == "history"
     assert isinstance(after, Document)
 
 

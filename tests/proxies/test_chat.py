@@ -40,6 +40,17 @@ STRINGS_ALONE = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}[E]{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+# Forgets thoughts before the last question, and writes one into its last turn whether there was one or not.
+FORGETS = (
+    "{% set n = namespace(last=-1) %}{% for m in messages %}{% if m.role == 'user' %}{% set n.last = loop.index0 %}"
+    "{% endif %}{% endfor %}{% for m in messages %}{% if m.role == 'assistant' %}{% set c = m.content or '' %}"
+    "{% set thought = '' %}{% if '</think>' in c %}{% set thought = c.split('</think>')[0].split('<think>')[-1] %}"
+    "{% set c = c.split('</think>')[-1].strip() %}{% endif %}[A]"
+    "{% if loop.index0 > n.last and (loop.last or thought) %}<think>{{ thought }}</think>{% endif %}{{ c }}"
+    "{% for t in m.tool_calls or [] %}{% if c or not loop.first %}{{ '\n' }}{% endif %}"
+    "({{ t.function.name }}){% endfor %}[E]{% else %}[{{ m.role }}]{{ m.content }}[E]{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}[A]{% endif %}"
+)
 CALLS = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls or [] %}({{ c.function.name }}"
     "{% for k, v in c.function.arguments.items() %} {{ k }}={{ v }}{% endfor %}){% endfor %}[E]{% endfor %}"
@@ -93,6 +104,10 @@ def encode(template: Any, messages: list[dict[str, Any]], **content: Any) -> tup
         (LAST_THOUGHT, CHAT[:2], "<think>\n\n</think>\n\nthe lazy dog[E]\n"),
         (LAST_THOUGHT, CHAT, "the lazy dog[E]\n<think>\n\n</think>\n\ndef f(x)[E]\n"),
         (LAST_THOUGHT, THOUGHTS, "the lazy dog[E]\n<think>\n\n</think>\n\ndef f(x)[E]\n"),
+        (FORGETS, CHAT, "the lazy dog[E]<think></think>def f(x)[E]"),
+        (FORGETS, THOUGHTS, "the lazy dog[E]<think>hm</think>def f(x)[E]"),
+        (FORGETS, TOOL_CHAT, "(seek)[E]<think></think>the lazy dog[E]"),
+        (FORGETS, [*TOOL_CHAT, *CHAT], "(seek)[E]the lazy dog[E]the lazy dog[E]<think></think>def f(x)[E]"),
         (ALTERNATES, CHAT, "the lazy dog[E]def f(x)[E]"),
         (WHOLE_ALONE, CHAT, "the lazy dog<|endoftext|>def f(x)<|endoftext|>"),
         (PARTS_ALONE, CHAT, "the lazy dog[E]def f(x)[E]"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from curate.documents.shapes.contract import SHOWN, Refused
+from curate.documents.shapes.contract import Refused, shown
 from curate.schema import carries_loss, message_text
 
 DEEPEST = 128
@@ -47,7 +47,7 @@ def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[st
     if not tools:
         return {"messages": list(turns)}
     if not isinstance(tools, list) or not all(isinstance(t, Mapping) for t in tools) or _too_deep(tools):
-        return Refused("invalid tools", f"expected a list of objects, found {repr(tools)[:SHOWN]}")
+        return Refused("invalid tools", f"expected a list of objects, found {shown(tools)}")
     return {"messages": list(turns), "tools": _without_nulls(tools)}
 
 
@@ -58,7 +58,7 @@ def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
     if isinstance(value, Mapping) and value and all(isinstance(v, list) for v in value.values()):
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
     if not isinstance(value, list) or not value:
-        return Refused("invalid messages", f"column {column!r}: expected a list of turns, found {repr(value)[:SHOWN]}")
+        return Refused("invalid messages", f"column {column!r}: expected a list of turns, found {shown(value)}")
     turns = []
     for i, turn in enumerate(value):
         if not isinstance(turn, Mapping):
@@ -93,6 +93,8 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
     role = _ROLES.get(role.casefold(), role) if isinstance(role, str) else role
     rest = {k: _without_nulls(v) for k, v in turn.items() if k not in (role_key, content_key) and v is not None}
     content = _without_nulls(turn.get(content_key))
+    if isinstance(content, bytes):
+        content = content.decode("utf-8", "replace")
     if isinstance(content, list):
         content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
     calls: list[Any] = []

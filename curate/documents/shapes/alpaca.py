@@ -25,7 +25,7 @@ def _history(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     pairs = [pair for pair in value if isinstance(pair, list)]
-    return BETWEEN.join(str(text) for pair in pairs for text in pair) or None
+    return BETWEEN.join(text for pair in pairs for text in pair if isinstance(text, str)) or None
 
 
 SHAPE = Shape(title="Alpaca instructions", order=60, columns=_columns, read=_read)

@@ -57,6 +57,14 @@ def first_of(columns: Collection[str], names: Sequence[str]) -> list[str]:
     return [n for n in names if n in columns][:1]
 
 
+def shown(value: Any) -> str:
+    """Return the beginning of a value, for people."""
+    try:
+        return repr(value)[:SHOWN]
+    except RecursionError:
+        return f"{type(value).__name__}, nested too deep to show"
+
+
 def string(row: Columns, column: str, *, empty: bool = False) -> str | Refused:
     """Return a column's text, from bytes too; or why it is none."""
     value = row.get(column)
@@ -66,7 +74,7 @@ def string(row: Columns, column: str, *, empty: bool = False) -> str | Refused:
         except UnicodeDecodeError as error:
             return Refused("not a string", f"column {column!r} holds bytes that are not UTF-8: {error}")
     if not isinstance(value, str):
-        return Refused("not a string", f"column {column!r} holds {type(value).__name__}: {repr(value)[:SHOWN]}")
+        return Refused("not a string", f"column {column!r} holds {type(value).__name__}: {shown(value)}")
     if not empty and (not value or value.isspace()):
         return Refused("empty text", f"column {column!r} holds {value[:SHOWN]!r}")
     return value
