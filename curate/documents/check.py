@@ -111,8 +111,11 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str]]]:
 
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields) -> CurateError:
+    named = "Leave --format-as out: each row is then read by its own shape."
     suggestion = next((s for w in fields.columns[:-1] if (s := nearest(w, columns)).startswith("Did")), None)
     return CurateError(
         f"{shard.url}: no column to read text from; expected {shapes.expected(fields)}, found: {', '.join(columns)}.",
-        hint=f"Name the column that holds the text (--text-column). {suggestion or ''}".strip(),
+        hint=named
+        if fields.format_as
+        else f"Name the column that holds the text (--text-column). {suggestion or ''}".strip(),
     )

@@ -33,9 +33,9 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     elif path.is_file():
         template = path.read_text(encoding="utf-8")
     else:
-        of_model = f", or one of the model's ({', '.join(sorted(own))})" if own else ""
+        of_model = f", a file or one of the model's ({', '.join(sorted(own))})" if own else " or a file"
         raise SettingsError(
-            f"chat_template is {name!r}; expected {SHIPPED!r}, a file{of_model}.", hint=nearest(name, [SHIPPED, *own])
+            f"chat_template is {name!r}; expected {SHIPPED!r}{of_model}.", hint=nearest(name, [SHIPPED, *own])
         )
     tokenizer.chat_template = template
 

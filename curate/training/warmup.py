@@ -197,8 +197,8 @@ def _windows(
     num_held_out = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
     with reporter.stage("tokenising", total=len(documents)) as task:
         texts = list(_texts(documents, tokenizer, reporter))
-        held_out = encode_packed(texts[:num_held_out], tokenizer, context)
-        windows = encode_packed(texts[num_held_out:], tokenizer, context)
+        held_out = encode_packed([t for t in texts[:num_held_out] if t], tokenizer, context)
+        windows = encode_packed([t for t in texts[num_held_out:] if t], tokenizer, context)
         task.advance(len(documents))
     if not windows:
         raise CurateError(

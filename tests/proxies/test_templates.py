@@ -21,7 +21,7 @@ def test_an_unknown_template_names_what_there_is() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = {"default": "a", "tool_use": "b"}
     with pytest.raises(
-        SettingsError, match=r"expected 'shipped', a file, or one of the model's \(default, tool_use\)"
+        SettingsError, match=r"expected 'shipped', a file or one of the model's \(default, tool_use\)"
     ) as e:
         choose_template(tokenizer, "tool_uze")
     assert "'tool_use'" in str(e.value.hint)
