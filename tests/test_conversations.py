@@ -67,13 +67,10 @@ def test_pool_and_target_are_read_by_their_own_shapes_and_said_aloud(place: Path
 
 @pytest.mark.parametrize("verb", ["score", "index"])
 def test_a_pool_of_conversations_needs_a_template_before_it_is_scored(place: Path, tmp_path: Path, verb: str) -> None:
+    pool = {"pool": str(place / "sharegpt.jsonl"), "model": str(place / "base"), "device": "cpu"}
+    target = {"target": str(place / "alpaca.jsonl")} if verb == "score" else {}
     with pytest.raises(SettingsError, match="holds conversations, and the model has no chat template") as error:
-        if verb == "score":
-            score(place, tmp_path / "run", "sharegpt.jsonl", "alpaca.jsonl")
-        else:
-            curate.index(
-                pool=str(place / "sharegpt.jsonl"), model=str(place / "base"), device="cpu", out=tmp_path / "s"
-            )
+        getattr(curate, verb)(out=tmp_path / "out", **pool, **target)
     assert "--chat-template shipped" in str(error.value.hint)
 
 

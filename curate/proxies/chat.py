@@ -1,6 +1,7 @@
 """Conversations as text, by a chat template, with the stretches that the assistant wrote."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ Range = tuple[int, int]
 # Stands for a turn's content: private characters, which no content begins or ends with.
 _STAND_IN = "\ue0c0turn\ue0c1"
 _THOUGHT_END = "</think>"
+_NO_CALLS = "the template does not write tool calls"
 
 
 class Chat:
@@ -49,27 +51,29 @@ class Chat:
 
     def _written(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> tuple[Messages, str]:
         """Return the turns in a form that the template takes, and their text. Raises what the template does."""
-        turns = [self._form(dict(m)) for m in messages]
-        try:
-            return turns, self._render(turns, tools)
-        except Exception:
-            plainer = [_plainer(turn) for turn in turns]
-            if plainer == turns:
-                raise
-            return plainer, self._render(plainer, tools)
+        turns, problem = [self._form(dict(m)) for m in messages], None
+        for form in _forms(turns):
+            try:
+                text = self._render(form, tools)
+            except Exception as error:
+                problem = problem or error
+                continue
+            if all(name in text for turn in form for name in _called(turn)):
+                return form, text
+        raise problem or TemplateError(_NO_CALLS)
 
     def _form(self, turn: dict[str, Any]) -> dict[str, Any]:
         traits, content = self.traits, turn.get("content")
         calls = turn.get("tool_calls")
         if calls and not traits.calls and not message_text(turn).strip():
-            raise TemplateError("the template does not write tool calls")
+            raise TemplateError(_NO_CALLS)
         if calls and content is None and not traits.null:
             return turn | {"content": ""}
         if isinstance(content, str) and not traits.strings:
             return turn | {"content": [{"type": "text", "text": content}]}
         if isinstance(content, list) and not self._takes_parts(turn["role"]):
-            if other := next((p.get("type") for p in content if not isinstance(p.get("text"), str)), None):
-                raise TemplateError(f"a part of type {other!r} is no text")
+            if others := [p.get("type", "unknown") for p in content if not isinstance(p.get("text"), str)]:
+                raise TemplateError(f"a part of type {others[0]!r} is no text")
             return turn | {"content": message_text(turn)}
         return turn
 
@@ -77,17 +81,25 @@ class Chat:
         return ("assistant" if role == "assistant" else "user") in self.traits.parts_of
 
     def _render(self, turns: Messages, tools: Any, *, prompt: bool = False) -> str:
-        named = self.template if isinstance(self.tokenizer.chat_template, dict) and not tools else None
         return str(
             self.tokenizer.apply_chat_template(
-                turns, tools=tools, chat_template=named, tokenize=False, add_generation_prompt=prompt
+                turns, tools=tools, chat_template=self._named(tools), tokenize=False, add_generation_prompt=prompt
             )
+        )
+
+    def _named(self, tools: Any) -> str:
+        """Return the template for a conversation with these tools: some models have one of that name."""
+        templates: Any = self.tokenizer.chat_template
+        return (
+            templates["tool_use"]
+            if tools and isinstance(templates, dict) and "tool_use" in templates
+            else self.template
         )
 
     def _marked(self, turns: Messages, tools: Any) -> tuple[str, list[Range]]:
         specials: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
         rendered: Any = render_jinja_template(
-            [turns], tools=tools, chat_template=self.template, return_assistant_tokens_mask=True, **specials
+            [turns], tools=tools, chat_template=self._named(tools), return_assistant_tokens_mask=True, **specials
         )
         texts, marks = rendered
         return texts[0], [(start, stop) for start, stop in marks[0] if stop > start]
@@ -162,22 +174,48 @@ def _shared(one: str, other: str) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _plainer(turn: dict[str, Any]) -> dict[str, Any]:
-    """Return a turn with text for no content, and with arguments of calls as objects where they are JSON."""
-    changes: dict[str, Any] = {"content": ""} if turn.get("content") is None else {}
-    if isinstance(calls := turn.get("tool_calls"), list):
-        changes["tool_calls"] = [_with_object(call) for call in calls]
-    return turn | changes
+def _forms(turns: Messages) -> Iterator[Messages]:
+    """Yield turns as they are, then with arguments of calls as objects and as JSON; all without null content, too."""
+    forms: list[Messages] = []
+    for content in (None, ""):
+        for change in (None, _parsed, _written_out):
+            form = [_changed(turn, content, change) for turn in turns]
+            if form not in forms:
+                yield form
+            forms.append(form)
 
 
-def _with_object(call: Any) -> Any:
+def _changed(turn: dict[str, Any], content: str | None, change: Callable[[Any], Any] | None) -> dict[str, Any]:
+    if turn.get("content") is None and content is not None:
+        turn = turn | {"content": content}
+    if change is None or not isinstance(calls := turn.get("tool_calls"), list):
+        return turn
+    return turn | {"tool_calls": [_with_arguments(call, change) for call in calls]}
+
+
+def _with_arguments(call: Any, change: Callable[[Any], Any]) -> Any:
     function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(arguments := function.get("arguments"), str):
+    if not isinstance(function, dict) or "arguments" not in function:
         return call
+    return call | {"function": function | {"arguments": change(function["arguments"])}}
+
+
+def _parsed(arguments: Any) -> Any:
     try:
-        return call | {"function": function | {"arguments": orjson.loads(arguments or "{}")}}
+        return orjson.loads(arguments or "{}") if isinstance(arguments, str) else arguments
     except ValueError:
-        return call
+        return arguments
+
+
+def _written_out(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, default=str)
+
+
+def _called(turn: dict[str, Any]) -> list[str]:
+    """Return the names of what a turn without words calls."""
+    calls = [] if message_text(turn).strip() else turn.get("tool_calls") or []
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    return [f["name"] for f in functions if isinstance(f, dict) and isinstance(f.get("name"), str)]
 
 
 def _compared(turns: Messages, marked: str) -> tuple[bool, bool]:

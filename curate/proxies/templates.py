@@ -84,14 +84,18 @@ def _traits(template: str, specials: tuple[tuple[str, str], ...]) -> Traits:
 
     parts = [{"type": "text", "text": _WORD}]
     parts_of = frozenset(role for role in ("user", "assistant") if takes(role, parts))
-    function = {"name": _WORD, "arguments": {"a": 1}}
-    calls = [{"id": "000000000", "type": "function", "function": function}]
-    null, empty = (tried(role="assistant", content=content, tool_calls=calls) for content in (None, ""))
+
+    def calling(content: str | None) -> list[str | None]:
+        functions = [{"name": _WORD, "arguments": arguments} for arguments in ({"a": 1}, '{"a": 1}')]
+        calls = ([{"id": "000000000", "type": "function", "function": f}] for f in functions)
+        return [tried(role="assistant", content=content, tool_calls=call) for call in calls]
+
+    null, empty = calling(None), calling("")
     return Traits(
         strings=takes("assistant", _WORD) or "assistant" not in parts_of,
         parts_of=parts_of,
-        calls=(null is None and empty is None) or any(text is not None and _WORD in text for text in (null, empty)),
-        null=null is not None and "None" not in null,
+        calls=not any([*null, *empty]) or any(text and _WORD in text for text in [*null, *empty]),
+        null=any(text and _WORD in text and "None" not in text for text in null),
         marks=_GENERATION.search(template) is not None,
     )
 

@@ -56,6 +56,12 @@ CALLS = (
     "{% for k, v in c.function.arguments.items() %} {{ k }}={{ v }}{% endfor %}){% endfor %}[E]{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+# Puts text together with arguments that are JSON, and calls instead of words.
+CALLS_OF_JSON = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.tool_calls %}{% for c in m.tool_calls %}"
+    "{{ '(' + c.function.name + ' ' + c.function.arguments + ')' }}{% endfor %}{% else %}{{ m.content }}{% endif %}[E]"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 MARKS = "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %}{{ m.content }}[E]"
 MARKS += "{% endgeneration %}{% else %}{{ m.content }}[E]{% endif %}{% endfor %}"
 MARKS_ALL = "{% generation %}" + STRINGS_ALONE.replace("{% if add", "{% endgeneration %}{% if add")
@@ -183,6 +189,14 @@ def test_calls_are_written_whatever_form_their_arguments_have(arguments: Any) ->
     _, whole, scored = encode(CALLS, messages)
     assert scored == "(seek what=dog)[E]the lazy dog[E]"
     assert "None" not in whole
+    assert encode(CALLS_OF_JSON, messages)[2] == '(seek {"what": "dog"})[E]the lazy dog[E]'
+
+
+def test_a_model_with_a_template_for_tools_writes_them_by_it() -> None:
+    with_tools = "{{ tools[0].name }} " + MARKS
+    named = {"default": MARKS, "tool_use": with_tools}
+    assert encode(named, CHAT, tools=[{"name": "seek"}])[1:] == encode(with_tools, CHAT, tools=[{"name": "seek"}])[1:]
+    assert encode(named, CHAT)[1:] == encode(MARKS, CHAT)[1:]
 
 
 def test_the_shipped_template_writes_tools_calls_and_parts_as_warm_up_reads_them() -> None:
