@@ -1,7 +1,7 @@
 """Turns of a conversation as people write them, in the one form that chat templates take."""
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -63,7 +63,7 @@ def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
     for i, turn in enumerate(value):
         if not isinstance(turn, Mapping):
             return Refused("invalid messages", f"turn {i}: expected an object, found {type(turn).__name__}")
-        if _too_deep(turn):
+        if _too_deep([v for v in turn.values() if isinstance(v, list | dict)]):
             return Refused("invalid messages", f"turn {i}: a value is nested more than {DEEPEST} levels deep")
         canonical = _canonical(turn)
         if problem := _wrong_turn(canonical):
@@ -139,11 +139,11 @@ def _wrong_turn(turn: Mapping[str, Any]) -> str | None:
     return f"'content' must be a string or a list of parts, found {type(content).__name__}"
 
 
-def _too_deep(value: Any) -> bool:
-    level = [value]
+def _too_deep(values: Iterable[Any]) -> bool:
+    level = list(values)
     for _ in range(DEEPEST):
-        inner = (v.values() if isinstance(v, Mapping) else v for v in level if isinstance(v, Mapping | list))
-        level = [v for values in inner for v in values]
         if not level:
             return False
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, list | dict))
+        level = [v for values in inner for v in values]
     return True
