@@ -1,7 +1,5 @@
 """How documents are read: which columns hold what, and what a document of plain text is."""
 
-from collections.abc import Collection
-
 from curate.errors import SettingsError
 from curate.settings import Flag, option, settings
 
@@ -14,7 +12,8 @@ class Fields:
     """The columns a document's content and id come from, and what a text file holds.
 
     Each row is looked at by itself, in the order text, messages, prompt + completion: the first that is there
-    and not null is the content, so that a pool may mix forms.
+    and not null is the content, so that a pool may mix forms. Rows of other shapes (`curate.documents.shapes`) are told
+    by their own columns.
     """
 
     text: str = option(default="text", help="Column of the text.")
@@ -22,6 +21,15 @@ class Fields:
     prompt: str = option(default="prompt", help="Column of the prompt.")
     completion: str = option(default="completion", help="Column of the completion.")
     id: str = option(default="id", help="Column of the id.")
+    format_as: str | None = option(
+        default=None,
+        help="Read every row as this shape: alpaca, dialogue, messages, preference, prompt_completion, question_answer,"
+        " sharegpt, text or trl.",
+        flags=("--format-as",),
+        metavar="SHAPE",
+        shown="each row's own",
+        repr=False,
+    )
     txt_lines: Flag = option(
         default=False,
         help="Every line of a .txt file is a document, not the whole file.",
@@ -42,8 +50,9 @@ class Fields:
             taken[column] = name
 
     def __str__(self) -> str:
-        # Samples are kept under this name: without the setting it is what it was before there was one.
-        return f"{self!r}{' txt_lines' if self.txt_lines else ''}"
+        # Samples are kept under this name: without the settings it is what it was before there were any.
+        shape = f" format_as={self.format_as}" if self.format_as else ""
+        return f"{self!r}{' txt_lines' if self.txt_lines else ''}{shape}"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,9 +63,3 @@ class Fields:
     def renamed(self) -> tuple[str, ...]:
         """The columns named otherwise than by default, so asked for by the user."""
         return tuple(column for name, column in zip(COLUMNS, self.columns, strict=True) if column != name)
-
-    def has_content(self, columns: Collection[str]) -> bool:
-        """Whether rows with these columns can be documents."""
-        if self.text in columns or self.messages in columns:
-            return True
-        return self.prompt in columns and self.completion in columns

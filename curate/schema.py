@@ -29,6 +29,8 @@ class Document:
     """128-bit hash of the content alone (not of id or metadata), 32 hex digits."""
     text: str | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """What the assistant of `messages` may call, for the chat template."""
     prompt: str | None = None
     """Given with `completion`; carries no loss."""
     completion: str | None = None
@@ -58,6 +60,14 @@ def message_text(message: Mapping[str, Any]) -> str:
     if isinstance(content, Sequence):
         return "\n".join(p["text"] for p in content if isinstance(p, Mapping) and isinstance(p.get("text"), str))
     return ""
+
+
+_LOSS_MARKS = ("weight", "train", "train_on_turn", "trainable", "loss")
+
+
+def carries_loss(message: Mapping[str, Any]) -> bool:
+    """Whether a turn is learnt: the assistant's, unless it is marked otherwise (`weight: 0`, `train: false` …)."""
+    return message.get("role") == "assistant" and all(message.get(mark, True) != 0 for mark in _LOSS_MARKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from curate.errors import CurateError, SettingsError
+from curate.errors import SettingsError
 from curate.proxies.tokens import IGNORED, Encoded, Encoder, TokenBatch, TokenSettings, batches, windows
 from tests.small_models import document, encoded, random_documents, tiny_tokenizer
 
@@ -143,10 +143,10 @@ def test_what_a_template_refuses_concerns_its_row_alone(template: str, reason: s
     assert not plain.refused
 
 
-def test_chat_without_a_template_is_refused_with_its_row() -> None:
-    with pytest.raises(CurateError, match=r"pool\.jsonl row 3 holds chat messages") as error:
-        encoder(with_template(None))([document(messages=CHAT)])
-    assert "chat_template.jinja" in str(error.value)
+def test_chat_without_a_template_is_set_aside_with_its_reason_and_no_other_row() -> None:
+    chat, plain = encoder(with_template(None))([document(messages=CHAT), document(text="the dog")])
+    assert (chat.num_scored, chat.refused) == (0, "the model has no chat template")
+    assert plain.num_scored > 0
 
 
 def test_documents_longer_than_the_context_are_cut_and_say_so(tokenizer: PreTrainedTokenizerBase) -> None:

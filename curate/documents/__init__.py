@@ -1,6 +1,6 @@
 """Read pools and targets as streams of documents, in any format, from any place."""
 
-from curate.documents.check import check_fields
+from curate.documents.check import FirstRows, check_fields, look
 from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
 from curate.documents.pool import Pool, open_pool
@@ -15,6 +15,7 @@ __all__ = [
     "HELDOUT",
     "BadRow",
     "Fields",
+    "FirstRows",
     "Overlap",
     "Pool",
     "Shard",
@@ -25,6 +26,7 @@ __all__ = [
     "estimated_rows",
     "hash_content",
     "hold_out",
+    "look",
     "open_pool",
     "raw_tables",
     "read_target",

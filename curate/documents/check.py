@@ -1,30 +1,94 @@
-"""Check column names before any model loads."""
+"""Check column names and tell the shapes of rows before any model loads."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 
-from curate.documents import formats
+from curate.documents import formats, shapes
 from curate.documents.pool import Pool
-from curate.documents.shards import Shard
+from curate.documents.records import document_of, useful_columns
+from curate.documents.rows import rows
+from curate.documents.shards import BadRow, Shard
 from curate.errors import CurateError, nearest
-from curate.fields import Fields
+from curate.fields import COLUMNS, Fields
+from curate.schema import Document
 
 _SHARDS = 8
+_LOOKED_INTO, _ROWS = 4, 16
+# What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
+_NOTABLE = frozenset({"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected"})
 
 
-def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = ()) -> None:
+@dataclass(frozen=True, kw_only=True)
+class FirstRows:
+    """What the first rows of the first shards are."""
+
+    shapes: dict[str, list[str]]
+    """The columns that they are read from, by the shapes' titles."""
+    not_read: list[str]
+    """Columns beside those that other shapes would be read from."""
+    chat: bool
+    """Whether all of them are conversations, which need a chat template."""
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{title} ({', '.join(columns)})" for title, columns in self.shapes.items())
+        return f"{shapes}; not read: {', '.join(self.not_read)}" if self.not_read else shapes
+
+
+def look(pool: Pool, fields: Fields) -> FirstRows | None:
+    """Tell what the first rows are read as; None where none of them is a document."""
+    titles: dict[str, list[str]] = {}
+    seen: dict[str, None] = {}
+    chats: set[bool] = set()
+    for shard in islice(pool.shards, _LOOKED_INTO):
+        with suppress(CurateError):  # a damaged shard is reported where it is read
+            for number, raw in islice(rows(shard, columns=useful_columns(shard, fields)), _ROWS):
+                document = document_of(shard.name, number, raw, fields)
+                if isinstance(document, Document) and not isinstance(raw, BadRow):
+                    chats.add(document.messages is not None)
+                    seen.update(dict.fromkeys(raw))
+                    if (shape := shapes.shape_of(raw, fields)) is not None:
+                        read_from = titles.setdefault(shape.title, [])
+                        read_from += [c for c in shape.columns(raw, fields) if c not in read_from]
+    content = _NOTABLE | shapes.content_columns(seen, replace(fields, format_as=None)) if seen else _NOTABLE
+    used = {fields.id, *(c for columns in titles.values() for c in columns)}
+    not_read = [c for c in seen if c in content and c not in used]
+    return FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}) if titles else None
+
+
+def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:
+    """Return a target's fields: what it shares with the pool's (`others`) holds where its first rows have it.
+
+    A column of the pool's that they lack gives way to the column's own default, a shape to the rows' own.
+    """
+    columns: set[str] = set()
+    for _, names in islice(_filled_shards(pool), _SHARDS):
+        columns.update(names)
+    chosen = {name: getattr(fields, name) for name in COLUMNS}
+    for name, column in chosen.items():
+        shared = column == getattr(others, name)
+        if shared and column != name and column not in columns and name not in chosen.values():
+            chosen[name] = name
+    shape = fields.format_as
+    if shape and shape == others.format_as and not shapes.content_columns(columns, fields):
+        shape = None
+    return replace(fields, **chosen, format_as=shape)
+
+
+def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_lack: Collection[str] = ()) -> None:
     """Read the first rows of the first shards; raise where they cannot give a document.
 
     Raises CurateError when the first shard with rows has none of the content columns, or when a column the
     user named (`fields` other than the default, `also`) is nowhere in the first rows of up to eight shards;
-    the error names the columns and the nearest one. Other columns may differ from row to row and are
-    not checked.
+    the error names the columns and the nearest one. Other columns, and those in `may_lack`, may differ from row
+    to row and are not checked.
     """
     columns_seen: dict[str, None] = {}
-    missing = set(fields.renamed) | set(also)
+    missing = (set(fields.renamed) - set(may_lack)) | set(also)
     pool_is_empty = True
     for shard, columns in islice(_filled_shards(pool), _SHARDS):
-        if pool_is_empty and not fields.has_content(columns):
+        if pool_is_empty and not shapes.content_columns(columns, fields):
             raise _no_content(shard, columns, fields)
         pool_is_empty = False
         columns_seen.update(dict.fromkeys(columns))
@@ -47,9 +111,11 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str]]]:
 
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields) -> CurateError:
-    expected = f"{fields.text!r}, {fields.messages!r} or {fields.prompt!r} with {fields.completion!r}"
+    named = "Leave --format-as out: each row is then read by its own shape."
     suggestion = next((s for w in fields.columns[:-1] if (s := nearest(w, columns)).startswith("Did")), None)
     return CurateError(
-        f"{shard.url}: no column to read text from; expected {expected}, found: {', '.join(columns)}.",
-        hint=f"Name the column that holds the text (--text-column). {suggestion or ''}".strip(),
+        f"{shard.url}: no column to read text from; expected {shapes.expected(fields)}, found: {', '.join(columns)}.",
+        hint=named
+        if fields.format_as
+        else f"Name the column that holds the text (--text-column). {suggestion or ''}".strip(),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import xxhash
 
-from curate.documents.check import check_fields
+from curate.documents.check import FirstRows, check_fields, fallen_back, look
 from curate.documents.pool import open_pool
 from curate.documents.records import document_of
 from curate.documents.rows import rows
@@ -29,6 +29,8 @@ class Target:
     skipped: list[Skipped]
     txt_lines: bool = False
     """Whether every line of a .txt file was read as a row."""
+    read_as: FirstRows | None = None
+    """The shapes of its first rows."""
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -41,14 +43,26 @@ class Target:
         return xxhash.xxh3_128_hexdigest(orjson.dumps(pairs))
 
 
-def read_target(address: str | Path | Sequence[str | Path], fields: Fields, *, group_by: str | None = None) -> Target:
+def read_target(
+    address: str | Path | Sequence[str | Path],
+    fields: Fields | None,
+    *,
+    group_by: str | None = None,
+    pool_fields: Fields | None = None,
+) -> Target:
     """Read every row of a target, grouped by the values of one column (any column but a nested one).
 
+    What `fields` shares with the pool's holds only where the target has it: it is read by its own columns and shape.
     Rows that are no documents, and rows whose group is null ('no group'), are set aside with their reason.
     Raises CurateError when a column is missing or no document is left.
     """
+    pools = pool_fields or Fields()
+    fields = fields or pools
     pool = open_pool(address, txt_lines=fields.txt_lines)
-    check_fields(pool, fields, also=(group_by,) if group_by else ())
+    shared = [column for column in fields.renamed if column in pools.renamed]
+    if shared or fields.format_as:
+        fields = fallen_back(pool, fields, pools)
+    check_fields(pool, fields, also=(group_by,) if group_by else (), may_lack=shared)
     documents: list[Document] = []
     groups: list[str] = []
     skipped: list[Skipped] = []
@@ -71,7 +85,9 @@ def read_target(address: str | Path | Sequence[str | Path], fields: Fields, *, g
             f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         )
         raise CurateError(f"{', '.join(pool.address)}: the target holds no document{reason}.")
-    return Target(documents=documents, groups=groups, skipped=skipped, txt_lines=fields.txt_lines)
+    return Target(
+        documents=documents, groups=groups, skipped=skipped, txt_lines=fields.txt_lines, read_as=look(pool, fields)
+    )
 
 
 def _group(raw: Mapping[str, Any] | BadRow, column: str) -> str | None:

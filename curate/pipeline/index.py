@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import executors, methods
-from curate.documents import Pool, estimated_rows, sample_rows
+from curate.documents import FirstRows, Pool, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.contract import Executor
 from curate.executors.reading import unfinished
@@ -18,9 +18,9 @@ from curate.memory import peak_memory
 from curate.methods import trackstar
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.arithmetic import check_arithmetic
-from curate.pipeline.request import open_candidates, resolve_index
+from curate.pipeline.request import note_shapes, open_candidates, resolve_index
 from curate.pipeline.work import IndexWork, sketching
-from curate.pipeline.workspace import NO_TARGET, Workspace, load, versions
+from curate.pipeline.workspace import NO_TARGET, Workspace, load, refuse_unwritable, versions
 from curate.progress import Reporter, Silent
 from curate.proxies.devices import choose_device
 from curate.score_settings import background_fingerprint
@@ -115,6 +115,8 @@ class Indexing:
     settings: IndexSettings
     pool: Pool
     """All of it: shards that are in the store already, too."""
+    read_as: FirstRows | None
+    """The shapes of its first rows."""
     path: Path
     record: dict[str, Any]
     reporter: Reporter
@@ -140,7 +142,8 @@ class Indexing:
                     hint=f"Say where with --out: {path} to add them, another folder for a store of their own.",
                 )
         pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys(addresses + settings.pool))))
-        return cls(settings=settings, pool=pool, path=path, record=record, reporter=reporter)
+        read_as = note_shapes(pool, settings.fields, reporter)
+        return cls(settings=settings, pool=pool, read_as=read_as, path=path, record=record, reporter=reporter)
 
     def run(self, executor: Executor) -> Store:
         """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
@@ -202,6 +205,7 @@ class Indexing:
 
     def _workspace(self) -> Workspace:
         proxy, encoder = load(self.settings, self.reporter)
+        refuse_unwritable(encoder, self.read_as)
         fingerprints = {"pool": self.pool.fingerprint(), "model": proxy.fingerprint()}
         return Workspace(
             settings=self.settings,

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from curate import methods
-from curate.documents import Pool, Split, Target, check_fields, hold_out, open_pool, read_target
+from curate.documents import FirstRows, Pool, Split, Target, check_fields, hold_out, look, open_pool, read_target
 from curate.errors import SettingsError
+from curate.fields import Fields
 from curate.folders.record import as_json, differences
 from curate.methods.contract import Method
 from curate.pipeline.origin import Origin
@@ -29,6 +30,8 @@ class Request:
     method: str
     method_settings: Any
     pool: Pool
+    pool_read_as: FirstRows | None
+    """The shapes of the pool's first rows; None for a store's."""
     target: Target
     """All rows: those kept aside may not be in the pool either."""
     split: Split
@@ -48,6 +51,7 @@ def make_request(settings: ScoreSettings, reporter: Reporter) -> Request:
     settings = resolve(settings)
     store = Store.open(settings.store) if settings.store else None
     pool = open_candidates(settings) if store is None else store.pool
+    pool_read_as = note_shapes(pool, settings.fields, reporter) if store is None else None
     target = read_rows(settings, reporter)
     split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     against = read_against(settings, reporter)
@@ -64,6 +68,7 @@ def make_request(settings: ScoreSettings, reporter: Reporter) -> Request:
         method=settings.method,
         method_settings=method_settings(settings),
         pool=pool,
+        pool_read_as=pool_read_as,
         target=target,
         split=split,
         against=against,
@@ -154,10 +159,20 @@ def open_candidates(settings: PassSettings) -> Pool:
     return pool
 
 
+def note_shapes(pool: Pool, fields: Fields, reporter: Reporter) -> FirstRows | None:
+    """Say what a pool's first rows are read as."""
+    first_rows = look(pool, fields)
+    if first_rows is not None:
+        reporter.note(f"pool read as: {first_rows}.")
+    return first_rows
+
+
 def read_rows(settings: ScoreSettings, reporter: Reporter) -> Target:
     """Read the target. Raises CurateError; rows that are set aside are reported."""
-    target = read_target(settings.target, settings.target_fields or settings.fields, group_by=settings.group_by)
-    _report_skipped(target, "target", reporter)
+    target = read_target(
+        settings.target, settings.target_fields, group_by=settings.group_by, pool_fields=settings.fields
+    )
+    _report(target, "target", reporter)
     return target
 
 
@@ -165,12 +180,15 @@ def read_against(settings: ScoreSettings, reporter: Reporter) -> Target | None:
     """Read the control set, where there is one."""
     if not settings.against:
         return None
-    against = read_target(settings.against, settings.target_fields or settings.fields)
-    _report_skipped(against, "control set", reporter)
+    against = read_target(settings.against, settings.target_fields, pool_fields=settings.fields)
+    _report(against, "control set", reporter)
     return against
 
 
-def _report_skipped(target: Target, what: str, reporter: Reporter) -> None:
+def _report(target: Target, what: str, reporter: Reporter) -> None:
+    """Say what a target is read as, and what is set aside."""
+    if target.read_as is not None:
+        reporter.note(f"{what} read as: {target.read_as}.")
     for reason in sorted({s.reason for s in target.skipped}):
         rows = [s.row for s in target.skipped if s.reason == reason]
         reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0]}).")

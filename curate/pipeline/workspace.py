@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from curate import __version__, methods
-from curate.documents import Overlap, Pool, Target, estimated_rows, sample_rows
+from curate.documents import FirstRows, Overlap, Pool, Target, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
@@ -26,6 +26,10 @@ from curate.settings import part_of
 from curate.stores.store import Store
 from curate.training.states import Checkpoint, checkpoints_of, fingerprint_of
 
+CHAT_HINT = (
+    "Use a chat model as the proxy, or write them by --chat-template shipped (ChatML) or a file of your own:"
+    " --chat-template chat.jinja."
+)
 NO_TARGET = EncodedTarget(encoded=[], groups=[], names=[""], fingerprint="")
 
 
@@ -115,6 +119,7 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
         request.origin.refuse_other_model(fingerprints)
     if request.store is not None:
         request.store.refuse_other_model(fingerprints["model"])
+    refuse_unwritable(encoder, request.pool_read_as)
     control = request.against
     return Workspace(
         settings=request.settings,
@@ -163,6 +168,12 @@ def make_encoder(settings: PassSettings, proxy: Proxy) -> Encoder:
     return Encoder(proxy.tokenizer, TokenSettings(context=settings.context or limit, long=settings.long))
 
 
+def refuse_unwritable(encoder: Encoder, first_rows: FirstRows | None) -> None:
+    """Raise SettingsError where a pool begins with nothing but conversations and there is no template for them."""
+    if encoder.chat.lacking and first_rows is not None and first_rows.chat:
+        raise SettingsError(f"The pool holds conversations, and {encoder.chat.lacking}.", hint=CHAT_HINT)
+
+
 def make_batching(
     settings: PassSettings, proxy: Proxy, encoder: Encoder, note: Callable[[str], None] | None = None
 ) -> Batching:
@@ -181,7 +192,11 @@ def encode_target(encoder: Encoder, target: Target, reporter: Reporter, what: st
     groups = [target.groups[i] for i in kept]
     if lost := sorted(set(target.groups) - set(groups)):
         where = f"The {what}'s group {lost[0]!r}" if len(target.group_names) > 1 else f"The {what}"
-        raise CurateError(f"{where} has no row with a scored token.")
+        lacking = encoder.chat.lacking if refused else ""
+        raise CurateError(
+            f"{where} has no row with a scored token{f': {lacking}' if lacking else ''}.",
+            hint=CHAT_HINT if lacking else None,
+        )
     return EncodedTarget(
         encoded=[encoded[i] for i in kept], groups=groups, names=target.group_names, fingerprint=target.fingerprint()
     )

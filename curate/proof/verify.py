@@ -98,13 +98,13 @@ class Verifying:
 
 def _held_out(settings: VerifySettings, selected: Selected, recorded: ScoreSettings) -> list[Document]:
     """Read the rows to report on: the given ones, else the rows kept aside, of the selected group."""
-    fields = recorded.target_fields or recorded.fields
+    fields = recorded.target_fields
     if settings.target:
-        return read_target(settings.target, fields).documents
+        return read_target(settings.target, fields, pool_fields=recorded.fields).documents
     aside = _kept_aside(selected.run)
     if selected.column == "score":
-        return read_target(aside, fields).documents
-    target = read_target(aside, fields, group_by=recorded.group_by)
+        return read_target(aside, fields, pool_fields=recorded.fields).documents
+    target = read_target(aside, fields, group_by=recorded.group_by, pool_fields=recorded.fields)
     return [d for d, g in zip(target.documents, target.groups, strict=True) if group_column(g) == selected.column]
 
 

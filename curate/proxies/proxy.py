@@ -21,6 +21,7 @@ from curate.errors import CurateError, SettingsError
 from curate.proxies.attention import use_block_attention
 from curate.proxies.devices import choose_device
 from curate.proxies.settings import ProxySettings
+from curate.proxies.templates import choose_template
 from curate.threads import choose as choose_threads
 
 # One of several experts by number, where each is a module of its own.
@@ -190,6 +191,8 @@ def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedMode
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise _not_loaded(settings, folder.is_dir(), error) from error
+    if settings.chat_template:
+        choose_template(tokenizer, settings.chat_template)
     return model, tokenizer
 
 

@@ -28,6 +28,11 @@ class ProxySettings:
 
     model: str = option(default=DEFAULT_MODEL, help="Folder or hub id of the proxy.")
     revision: str | None = option(default=None, help="Revision of a model on the hub.")
+    chat_template: str | None = option(
+        default=None,
+        help="How conversations become text: 'shipped' (ChatML), a file, or the name of one of the model's templates.",
+        shown="the model's",
+    )
     modules: Words = option(
         default=(), help="Glob over layers to track (`*.mlp.*`); repeatable.", shown="all linear layers"
     )

@@ -1,9 +1,8 @@
 """From documents to masked token batches of bounded size."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from curate.errors import CurateError, SettingsError
-from curate.schema import Document, message_text
+from curate.proxies.chat import Chat
+from curate.schema import Document
 
 IGNORED = -100
 # Batches' lengths are rounded up, by 2 % in the mean: oneDNN keeps half a megabyte for every shape that it has seen.
 ROUND, ROUND_SHARE = 8, 16
-_GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +104,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> None:
         self.tokenizer, self.settings = tokenizer, settings
-        template = tokenizer.chat_template
-        self._marks_turns = isinstance(template, str) and _GENERATION.search(template) is not None
+        self.chat = Chat(tokenizer)
 
     def __call__(self, documents: Sequence[Document]) -> list[Encoded]:
         """Encode documents in order, plain texts all at once, which is faster."""
@@ -141,8 +139,10 @@ class Encoder:
     def _completion(self, prompt: str, completion: str) -> Encoded:
         return self._ranges(prompt + completion, [(len(prompt), len(prompt) + len(completion))], special=True)
 
-    def _ranges(self, text: str, ranges: Iterable[tuple[int, int]], *, special: bool) -> Encoded:
-        """Encode text; score the tokens that end inside one of the character ranges."""
+    def _ranges(
+        self, text: str, ranges: Iterable[tuple[int, int]], *, special: bool, straddling: bool = False
+    ) -> Encoded:
+        """Encode text; score the tokens that end inside one of the character ranges, or that straddle its end."""
         if not self.tokenizer.is_fast:
             raise CurateError(
                 "This model's tokenizer gives no character offsets, which masks of prompts and turns need.",
@@ -152,53 +152,21 @@ class Encoder:
         offsets = np.asarray(encoding["offset_mapping"], np.int64).reshape(-1, 2)
         scored = np.zeros(len(offsets), bool)
         for start, stop in ranges:
-            scored |= (offsets[:, 1] > start) & (offsets[:, 1] <= stop) & (offsets[:, 1] > offsets[:, 0])
+            inside = offsets[:, 0] < stop if straddling else offsets[:, 1] <= stop
+            scored |= (offsets[:, 1] > start) & inside & (offsets[:, 1] > offsets[:, 0])
         return self._finish(encoding["input_ids"], scored)
 
     def _chat(self, document: Document) -> Encoded:
-        messages = [dict(m) for m in document.messages or ()]
-        if self.tokenizer.chat_template is None:
-            raise CurateError(
-                f"{document.shard} row {document.row} holds chat messages, and this model has no chat template.",
-                hint="Use a chat model as the proxy, or put a chat_template.jinja into the model's folder.",
-            )
         try:
-            return self._marked(messages) if self._marks_turns else self._ranges(*self._turns(messages), special=False)
+            if not self.chat.template:
+                raise TemplateError(self.chat.lacking)
+            text, ranges = self.chat.learnt(document.messages or (), document.tools)
         # A template is a program: what it refuses (`raise_exception`) or fails at concerns this row alone.
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except Exception as error:
             no_ids = np.zeros(0, np.int32)
             refused = f"{type(error).__name__}: {error}" if not isinstance(error, TemplateError) else str(error)
             return Encoded(ids=no_ids, scored=no_ids.astype(bool), truncated=False, refused=refused)
-
-    def _marked(self, messages: list[dict[str, Any]]) -> Encoded:
-        encoding: Any = self.tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-        return self._finish(encoding["input_ids"], np.asarray(encoding["assistant_masks"], bool))
-
-    def _turns(self, messages: list[dict[str, Any]]) -> tuple[str, list[tuple[int, int]]]:
-        """Render a conversation and find the assistant's turns as differences of renderings of its beginnings.
-
-        Raises TemplateError where the template rewrites earlier turns, which then cannot be located."""
-
-        def render(upto: int, prompt: bool) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(messages[:upto], tokenize=False, add_generation_prompt=prompt)
-            )
-
-        whole, ranges = render(len(messages), False), []
-        for i, message in enumerate(messages):
-            if message.get("role") != "assistant":
-                continue
-            before, after = render(i, True) if i else "", render(i + 1, False)
-            if not (whole.startswith(before) and whole.startswith(after)):
-                raise TemplateError(
-                    f"the template rewrites earlier turns (turn {i + 1}: {message_text(message)[:40]!r}), so that the"
-                    " assistant's tokens cannot be told from the rest; a template that marks the assistant's turn with"
-                    " {% generation %} … {% endgeneration %} has no such need"
-                )
-            ranges.append((len(before), len(after)))
-        return whole, ranges
+        return self._ranges(text, ranges, special=False, straddling=self.chat.traits.marks)
 
 
 def batches(

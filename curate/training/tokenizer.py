@@ -4,20 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from curate.errors import CurateError
-from curate.schema import Document, message_text
+from curate.schema import Document
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
-# ChatML, with the generation block from which `apply_chat_template` tells assistant tokens from the rest.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "PreTrainedTokenizerFast":
@@ -30,6 +22,8 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
+
+    from curate.proxies.templates import shipped_template
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -51,7 +45,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "
         eos_token=END_OF_TEXT,
         pad_token=PAD,
         extra_special_tokens=[TURN_START, TURN_END],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=shipped_template(),
         model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
@@ -66,9 +60,10 @@ def training_text(document: Document, tokenizer: "PreTrainedTokenizerBase") -> s
     if document.messages is None or not tokenizer.chat_template:
         # JSON can smuggle in half a surrogate pair, which no tokenizer takes.
         return document.plain_text.encode("utf-8", "replace").decode()
-    messages = [{**m, "content": message_text(m)} for m in document.messages]
+    from curate.proxies.chat import Chat
+
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+        return Chat(tokenizer).text(document.messages, document.tools)
     except Exception as error:  # a template may raise anything, jinja's own errors included
         raise CurateError(
             f"{document.shard} row {document.row}: the chat template refuses these messages: {error}.",

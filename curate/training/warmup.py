@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import __version__
-from curate.documents import Pool, check_fields, sample_rows
+from curate.documents import Pool, check_fields, look, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.progress import Reporter, Silent
 from curate.schema import Document
@@ -124,6 +124,8 @@ def _without_bars() -> Iterator[None]:
 
 def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> list[Document]:
     check_fields(pool, settings.fields)
+    if (first_rows := look(pool, settings.fields)) is not None:
+        reporter.note(f"pool read as: {first_rows}.")
     with reporter.stage("sampling the pool"):
         documents = sample_rows(pool, settings.documents, settings.seed, settings.fields)
     if len(documents) < 2:
@@ -195,9 +197,9 @@ def _windows(
 
     num_held_out = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
     with reporter.stage("tokenising", total=len(documents)) as task:
-        texts = [training_text(d, tokenizer) for d in documents]
-        held_out = encode_packed(texts[:num_held_out], tokenizer, context)
-        windows = encode_packed(texts[num_held_out:], tokenizer, context)
+        texts = list(_texts(documents, tokenizer, reporter))
+        held_out = encode_packed([t for t in texts[:num_held_out] if t], tokenizer, context)
+        windows = encode_packed([t for t in texts[num_held_out:] if t], tokenizer, context)
         task.advance(len(documents))
     if not windows:
         raise CurateError(
@@ -210,6 +212,19 @@ def _windows(
             f"no held-out loss: {num_held_out} held-out documents do not fill one window of {context} tokens."
         )
     return Windows(windows), Windows(held_out) if held_out else None, num_held_out
+
+
+def _texts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", reporter: Reporter) -> Iterator[str]:
+    """Yield training texts; a conversation that the chat template refuses gives an empty one."""
+    refusals: list[CurateError] = []
+    for document in documents:
+        try:
+            yield training_text(document, tokenizer)
+        except CurateError as error:
+            refusals.append(error)
+            yield ""
+    if refusals:
+        reporter.warn(f"{len(refusals)} of {len(documents)} documents left out: {refusals[0].message}")
 
 
 def _train(

@@ -88,7 +88,7 @@ def test_the_hash_is_of_the_content_alone_and_of_its_kind(tmp_path):
         ({"messages": []}, "invalid messages", "expected a list of turns"),
         ({"messages": "hi"}, "invalid messages", "found 'hi'"),
         ({"messages": ["hi"]}, "invalid messages", "turn 0: expected an object, found str"),
-        ({"messages": [{"from": "gpt", "value": "x"}]}, "invalid messages", "keys here: from, value"),
+        ({"messages": [{"who": "gpt", "said": "x"}]}, "invalid messages", "keys here: who, said"),
         ({"messages": [{"role": "assistant", "content": 3}]}, "invalid messages", "'content' must be"),
         ({"messages": CHAT[:1]}, "no assistant turn", "roles here: user"),
         ({"messages": [{"role": "assistant", "content": " "}]}, "no assistant turn", "with content"),

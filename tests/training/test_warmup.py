@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from curate.documents import Pool
+from curate.documents import Pool, open_pool
 from curate.errors import CurateError, SettingsError
 from curate.proxies.proxy import load_proxy
 from curate.proxies.settings import ProxySettings
@@ -51,6 +52,19 @@ def test_training_lowers_the_loss_of_documents_that_took_no_part(tiny_proxy: War
     assert after < before - 0.5
     assert tiny_proxy.curve[-1]["loss"] < tiny_proxy.curve[0]["loss"]
     assert tiny_proxy.documents + tiny_proxy.held_out_documents == 60
+
+
+def test_conversations_that_a_given_models_template_refuses_are_left_out_with_a_word(
+    tiny_proxy: Warmup, pool: Pool, tmp_path: Path
+):
+    model = shutil.copytree(tiny_proxy.out, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{{ raise_exception('no chat today') }}")
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    texts = [{"text": sentence(i)} for i in range(40)]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*texts, {"messages": chat}]))
+    with pytest.warns(UserWarning, match="1 of 41 documents left out: .*no chat today"):
+        made = warmup(open_pool(tmp_path / "mixed.jsonl"), tmp_path / "p", settings=settings(model=str(model), steps=2))
+    assert made.steps == 2
 
 
 def test_the_held_out_loss_is_that_of_the_saved_weights(pool: Pool, tmp_path: Path):

@@ -1,0 +1,62 @@
+"""One shape of training rows per file; the folder and the entry points of the group `curate.shapes` are the registry.
+
+`contract.py` says what a shape is. Adding one touches one file and its test.
+"""
+
+import sys
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+
+from curate.documents.shapes.contract import Columns, Shape
+from curate.fields import Fields
+from curate.registry import Registry
+
+_REGISTRY = Registry(
+    kind="shape of rows",
+    group="curate.shapes",
+    folder=Path(__file__).parent,
+    package=__name__,
+    leave_out=frozenset({"contract"}),
+    needs=("SHAPE",),
+)
+
+
+def names() -> tuple[str, ...]:
+    """Return the shapes that there are. Imports none of them."""
+    return _REGISTRY.names()
+
+
+@lru_cache
+def get(name: str) -> Shape:
+    """Return a shape by name. Raises SettingsError with the nearest name that there is."""
+    return _REGISTRY.get(name).SHAPE
+
+
+def candidates(fields: Fields) -> tuple[Shape, ...]:
+    """Return the shapes that rows may have, in the order in which they are tried: all, or the one that was named."""
+    return (get(fields.format_as),) if fields.format_as else _all(tuple(sys.path))
+
+
+def shape_of(row: Columns, fields: Fields) -> Shape | None:
+    """Return the shape that a row is read as; None where it has none."""
+    filled = {name for name, value in row.items() if value is not None}
+    shapes = (s for s in candidates(fields) if s.columns(filled, fields) and s.fits(row, fields))
+    return next(shapes, None)
+
+
+def content_columns(columns: Collection[str], fields: Fields) -> set[str]:
+    """Return the columns that some shape would read a row with these columns from."""
+    return {c for shape in candidates(fields) for c in shape.columns(columns, fields)}
+
+
+def expected(fields: Fields) -> str:
+    """Return the columns that rows are read from, for people."""
+    if fields.format_as:
+        return f"{get(fields.format_as).title} (--format-as {fields.format_as})"
+    return f"{fields.text!r}, {fields.messages!r} or {fields.prompt!r} with {fields.completion!r}"
+
+
+@lru_cache
+def _all(_path: tuple[str, ...]) -> tuple[Shape, ...]:
+    return tuple(sorted(map(get, names()), key=lambda shape: shape.order))

@@ -1,0 +1,149 @@
+"""Turns of a conversation as people write them, in the one form that chat templates take."""
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from curate.documents.shapes.contract import Refused, shown
+from curate.schema import carries_loss, message_text
+
+DEEPEST = 128
+"""Levels of nesting: what is deeper overflows the stack of templates and of encoders of JSON."""
+# Role and content of a turn, as it names them.
+_KEYS = (("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"), ("speaker", "text"))
+_ROLES = {
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai"), "assistant"),
+    "system": "system",
+    **dict.fromkeys(("tool", "observation", "function_response", "tool_response", "function"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "function_call"),
+}
+
+
+def read_turns(value: Any, column: str, *, system: Any = None, tools: Any = None) -> dict[str, Any] | Refused:
+    """Return the content of a chat row: its turns, and the tools that it offers; or why it has none.
+
+    Turns may be a list, a list per key (as `datasets` writes a sequence of objects), or JSON of either.
+    """
+    turns = listed_turns(value, column)
+    if isinstance(turns, Refused):
+        return turns
+    if isinstance(system, str) and system.strip() and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": system}, *turns]
+    return content_of(turns, tools)
+
+
+def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[str, Any] | Refused:
+    """Return turns as a document's content, unless no turn carries loss."""
+    answers = [t for t in turns if t["role"] == "assistant" and (message_text(t).strip() or t.get("tool_calls"))]
+    if not answers:
+        roles = ", ".join(dict.fromkeys(t["role"] for t in turns))
+        return Refused("no assistant turn", f"no turn of the assistant with content; roles here: {roles}")
+    if not any(map(carries_loss, answers)):
+        return Refused("no assistant turn", "every turn of the assistant is marked to carry no loss")
+    tools = _parsed(tools) if isinstance(tools, str | bytes) and tools.strip() else tools
+    if not tools:
+        return {"messages": list(turns)}
+    if not isinstance(tools, list) or not all(isinstance(t, Mapping) for t in tools) or _too_deep(tools):
+        return Refused("invalid tools", f"expected a list of objects, found {shown(tools)}")
+    return {"messages": list(turns), "tools": _without_nulls(tools)}
+
+
+def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
+    """Return the turns that a column holds, each with a role and content."""
+    if isinstance(value, str | bytes):
+        value = _parsed(value)
+    if isinstance(value, Mapping) and value and all(isinstance(v, list) for v in value.values()):
+        value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
+    if not isinstance(value, list) or not value:
+        return Refused("invalid messages", f"column {column!r}: expected a list of turns, found {shown(value)}")
+    turns = []
+    for i, turn in enumerate(value):
+        if not isinstance(turn, Mapping):
+            return Refused("invalid messages", f"turn {i}: expected an object, found {type(turn).__name__}")
+        if _too_deep([v for v in turn.values() if isinstance(v, list | dict)]):
+            return Refused("invalid messages", f"turn {i}: a value is nested more than {DEEPEST} levels deep")
+        canonical = _canonical(turn)
+        if problem := _wrong_turn(canonical):
+            return Refused("invalid messages", f"turn {i}: {problem}; keys here: {', '.join(map(str, turn))}")
+        turns.append(canonical)
+    return turns
+
+
+def _parsed(value: str | bytes) -> Any:
+    """Return what JSON holds, or a literal of Python, which pandas writes into csv; anything else as it is."""
+    try:
+        return orjson.loads(value)
+    except ValueError:
+        pass
+    try:
+        # Through JSON, so that tuples become lists and what no tokenizer takes is refused.
+        return orjson.loads(orjson.dumps(ast.literal_eval(value.strip()))) if isinstance(value, str) else value
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return value
+
+
+def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a turn with `role` and `content` first, without null keys, and calls of functions as `tool_calls`."""
+    pairs = ((r, c) for r, c in _KEYS if isinstance(turn.get(r), str) and (c in turn or c == "content"))
+    role_key, content_key = next(pairs, ("role", "content"))
+    role = turn.get(role_key)
+    role = _ROLES.get(role.casefold(), role) if isinstance(role, str) else role
+    rest = {k: _without_nulls(v) for k, v in turn.items() if k not in (role_key, content_key) and v is not None}
+    content = _without_nulls(turn.get(content_key))
+    if isinstance(content, bytes):
+        content = content.decode("utf-8", "replace")
+    if isinstance(content, list):
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+    calls: list[Any] = []
+    if role == "function_call":
+        role, calls = "assistant", list(_calls(content))
+        content = None if calls else content
+    elif role == "assistant" and isinstance(rest.get("function_call"), Mapping):
+        calls = list(_calls(rest.pop("function_call")))
+    if calls:
+        rest["tool_calls"] = [*rest.get("tool_calls", ()), *calls]
+    given = {"content": content} if content_key in turn or calls else {}
+    return {"role": role, **given, **rest}
+
+
+def _calls(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield calls of functions in OpenAI's form, arguments as an object where they are JSON."""
+    value = _parsed(value) if isinstance(value, str) else value
+    for call in value if isinstance(value, list) else [value]:
+        if isinstance(call, Mapping) and isinstance(call.get("name"), str):
+            arguments = call.get("arguments", {})
+            arguments = _parsed(arguments) if isinstance(arguments, str) else arguments
+            yield {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop null keys: Arrow gives every object the keys of all objects, null where it had none."""
+    if isinstance(value, list):
+        return [_without_nulls(v) for v in value]
+    if isinstance(value, Mapping):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def _wrong_turn(turn: Mapping[str, Any]) -> str | None:
+    if not isinstance(turn.get("role"), str):
+        return f"'role' must be a string, found {type(turn.get('role')).__name__}"
+    content = turn.get("content")
+    if isinstance(content, str) or (content is None and turn.get("tool_calls")):
+        return None
+    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
+        return None
+    return f"'content' must be a string or a list of parts, found {type(content).__name__}"
+
+
+def _too_deep(values: Iterable[Any]) -> bool:
+    level = list(values)
+    for _ in range(DEEPEST):
+        if not level:
+            return False
+        inner = (v.values() if isinstance(v, dict) else v for v in level if isinstance(v, list | dict))
+        level = [v for values in inner for v in values]
+    return True

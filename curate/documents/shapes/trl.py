@@ -1,0 +1,37 @@
+"""TRL's conversational prompt and completion: lists of turns, with loss on the completion's."""
+
+from typing import Any
+
+from curate.documents.shapes._turns import content_of, listed_turns
+from curate.documents.shapes.contract import Columns, Refused, Shape, present
+from curate.fields import Fields
+
+
+def _fits(row: Columns, fields: Fields) -> bool:
+    return any(isinstance(row[c], list | dict) for c in (fields.prompt, fields.completion))
+
+
+def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
+    """Read both as turns; a string beside a list is one turn."""
+    parts = []
+    for column, role in ((fields.prompt, "user"), (fields.completion, "assistant")):
+        value = row[column]
+        turns = listed_turns([{"role": role, "content": value}] if isinstance(value, str) else value, column)
+        if isinstance(turns, Refused):
+            return turns
+        parts.append(turns)
+    return content_of([*map(without_loss, parts[0]), *parts[1]], row.get("tools"))
+
+
+def without_loss(turn: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn that carries no loss."""
+    return turn | {"train": False} if turn["role"] == "assistant" else turn
+
+
+SHAPE = Shape(
+    title="TRL's prompt and completion of turns",
+    order=30,
+    columns=lambda columns, fields: present(columns, [fields.prompt, fields.completion], ["tools"]),
+    fits=_fits,
+    read=_read,
+)

@@ -1,0 +1,280 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curate.documents import Fields, check_fields, documents, look, open_pool, read_target, shapes
+from curate.errors import CurateError, SettingsError
+from curate.schema import Document, Skipped
+from tests.documents.writing import ENDINGS, shard_at, write
+
+ASK, SAY = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}
+CHAT = [ASK, SAY]
+CALL = {"type": "function", "function": {"name": "seek", "arguments": {"what": "key"}}}
+TOOLS = [{"type": "function", "function": {"name": "seek"}}]
+
+
+def read(path: Path, rows: list[dict[str, Any]], **fields: Any) -> list[Document | Skipped]:
+    return list(documents(shard_at(write(path, rows)), Fields(**fields)))
+
+
+def only(path: Path, row: dict[str, Any], **fields: Any) -> Document:
+    (document,) = read(path, [row], **fields)
+    assert isinstance(document, Document), document
+    return document
+
+
+def test_every_shape_is_a_file_and_says_its_name() -> None:
+    assert {"text", "messages", "sharegpt", "alpaca", "trl", "prompt_completion", "preference"} <= set(shapes.names())
+    every = [shapes.get(name) for name in shapes.names()]
+    assert len({shape.order for shape in every}) == len({shape.title for shape in every}) == len(every)
+    assert all(name in Fields.__dataclass_fields__["format_as"].metadata["option"].help for name in shapes.names())
+
+
+TURNS = [
+    (
+        {"conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "There."}]},
+        CHAT,
+    ),
+    (
+        {
+            "system": "Be brief.",
+            "conversations": [
+                {"from": "human", "value": "Where?"},
+                {"from": "function_call", "value": '{"name": "seek", "arguments": {"what": "key"}}'},
+                {"from": "observation", "value": "drawer"},
+                {"from": "gpt", "value": "There.", "weight": 1},
+            ],
+        },
+        [
+            {"role": "system", "content": "Be brief."},
+            ASK,
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "content": "drawer"},
+            SAY | {"weight": 1},
+        ],
+    ),
+    ({"conversations": CHAT}, CHAT),
+    ({"conversation": CHAT}, CHAT),
+    ({"messages": {"role": ["user", "assistant"], "content": ["Where?", "There."]}}, CHAT),
+    ({"messages": '[{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]'}, CHAT),
+    ({"messages": repr(CHAT)}, CHAT),
+    ({"messages": [ASK, {"role": "model", "content": "There."}]}, CHAT),
+    ({"messages": [ASK, {"role": "Assistant", "content": ["There."]}]}, None),
+    (
+        {
+            "messages": [
+                ASK,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "function_call": {"name": "seek", "arguments": '{"what": "key"}'},
+                },
+                {"role": "function", "name": "seek", "content": "drawer"},
+            ]
+        },
+        [
+            ASK,
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "content": "drawer", "name": "seek"},
+        ],
+    ),
+    ({"prompt": [ASK], "completion": [SAY]}, CHAT),
+    ({"prompt": "Where?", "completion": [SAY]}, CHAT),
+    ({"prompt": [ASK, SAY, ASK], "completion": [SAY]}, [ASK, SAY | {"train": False}, ASK, SAY]),
+    ({"chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "Here."}]}, CHAT),
+    ({"prompt": "Where?", "chosen": [SAY], "rejected": [SAY | {"content": "Here."}]}, CHAT),
+    ({"dialogue": ["Where?", "There."]}, CHAT),
+    ({"turns": [{"speaker": "human", "text": "Where?"}, {"speaker": "bot", "text": "There."}]}, CHAT),
+]
+
+
+@pytest.mark.parametrize(("row", "turns"), TURNS)
+def test_conversations_of_every_form_are_read_as_turns(tmp_path: Path, row: dict[str, Any], turns: Any) -> None:
+    expected = turns or [ASK, {"role": "assistant", "content": [{"type": "text", "text": "There."}]}]
+    assert only(tmp_path / "a.jsonl", row).messages == expected
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_conversations_are_the_same_in_every_format(tmp_path: Path, ending: str) -> None:
+    rows = [{"system": None} | row for row, _ in TURNS[:2]]
+    found = read(tmp_path / f"a{ending}", rows)
+    assert [d.messages for d in found if isinstance(d, Document)] == [turns for _, turns in TURNS[:2]]
+
+
+TEXTS = [
+    ({"instruction": "Name it.", "input": "a frog", "output": "Frog"}, "Name it.\n\na frog\n\n", "Frog"),
+    ({"instruction": "Name it.", "input": "", "output": "Frog"}, "Name it.\n\n", "Frog"),
+    ({"instruction": "Name it.", "output": "Frog"}, "Name it.\n\n", "Frog"),
+    ({"instruction": "Name it.", "context": "a frog", "response": "Frog"}, "Name it.\n\na frog\n\n", "Frog"),
+    (
+        {"system": "Be brief.", "history": [["Hi", "Ho"]], "instruction": "Name it.", "input": "x", "output": "Frog"},
+        "Be brief.\n\nHi\n\nHo\n\nName it.\n\nx\n\n",
+        "Frog",
+    ),
+    ({"question": "Who?", "answer": "Me."}, "Who?\n\n", "Me."),
+    ({"system_prompt": "Be brief.", "question": "Who?", "response": "Me."}, "Be brief.\n\nWho?\n\n", "Me."),
+    ({"context": "We two.", "question": "Who?", "answer": "Me."}, "We two.\n\nWho?\n\n", "Me."),
+    ({"query": "Who?", "response": "Me."}, "Who?\n\n", "Me."),
+    ({"input": "Who?", "output": "Me."}, "Who?\n\n", "Me."),
+    ({"prompt": "Who? ", "chosen": "Me.", "rejected": "You."}, "Who? ", "Me."),
+]
+
+
+@pytest.mark.parametrize(("row", "prompt", "completion"), TEXTS)
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_prompts_and_answers_in_columns_of_any_name(
+    tmp_path: Path, row: dict[str, Any], prompt: str, completion: str, ending: str
+) -> None:
+    document = only(tmp_path / f"a{ending}", row | {"source": "web"})
+    assert (document.prompt, document.completion) == (prompt, completion)
+    assert document.metadata == {"source": "web"}
+
+
+def test_rows_that_differ_in_their_input_alone_are_different_documents(tmp_path: Path) -> None:
+    rows = [{"instruction": "Name it.", "input": animal, "output": "Yes."} for animal in ("a frog", "a cat", "")]
+    for named in ({}, {"prompt": "instruction", "completion": "output"}):
+        found = read(tmp_path / "a.jsonl", rows, **named)
+        assert len({d.doc_id for d in found}) == 3
+        assert all("input" not in d.metadata for d in found if isinstance(d, Document))
+    # Without an input, named columns are put together as they are.
+    assert (found[2].prompt, found[2].completion) == ("Name it.", "Yes.")
+
+
+def test_text_may_be_bytes_of_utf8(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array(["né".encode(), b"\xff"], pa.binary())}), tmp_path / "a.parquet")
+    text, bad = documents(shard_at(tmp_path / "a.parquet"), Fields())
+    assert isinstance(text, Document)
+    assert text.text == "né"
+    assert isinstance(bad, Skipped)
+    assert (bad.reason, "not UTF-8" in bad.detail) == ("not a string", True)
+
+
+@pytest.mark.parametrize("tools", [TOOLS, '[{"type": "function", "function": {"name": "seek"}}]'])
+def test_tools_belong_to_a_conversation(tmp_path: Path, tools: Any) -> None:
+    plain = only(tmp_path / "a.jsonl", {"messages": CHAT})
+    with_tools = only(tmp_path / "a.jsonl", {"messages": CHAT, "tools": tools})
+    assert (plain.tools, with_tools.tools) == (None, TOOLS)
+    assert plain.content_hash != with_tools.content_hash
+    assert only(tmp_path / "a.jsonl", {"messages": CHAT, "tools": []}).content_hash == plain.content_hash
+
+
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        ({"conversations": [{"from": "human", "value": "x"}]}, "no assistant turn", "roles here: user"),
+        ({"conversations": [{"from": "gpt", "value": 3}]}, "invalid messages", "keys here: from, value"),
+        ({"messages": [ASK, SAY | {"weight": 0}]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": [ASK, SAY | {"train": False}]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": [ASK, SAY | {"note": nested(300)}]}, "invalid messages", "more than 128 levels"),
+        ({"messages": CHAT, "tools": nested(300)}, "invalid tools", "expected a list of objects"),
+        ({"messages": "[" * 300}, "invalid messages", "expected a list of turns"),
+        ({"prompt": [ASK], "completion": []}, "invalid messages", "column 'completion'"),
+        ({"chosen": "a", "rejected": "b"}, "no prompt", "'prompt'"),
+        ({"instruction": 3, "output": "x"}, "not a string", "column 'instruction'"),
+        ({"question": "Who?", "answer": " "}, "empty text", "column 'answer'"),
+    ],
+)
+def test_a_row_of_a_shape_that_is_no_document_says_why(
+    tmp_path: Path, row: dict[str, Any], reason: str, detail: str
+) -> None:
+    skipped, after = read(tmp_path / "a.jsonl", [row, {"text": "goes on"}])
+    assert isinstance(skipped, Skipped)
+    assert skipped.reason == reason
+    assert detail in skipped.detail
+    assert isinstance(after, Document)
+
+
+@pytest.mark.parametrize("column", ["text", "messages", "tools", "conversations", "instruction", "history", "id"])
+def test_values_nested_as_deep_as_json_may_be_end_no_shard(tmp_path: Path, column: str) -> None:
+    row = {"messages": CHAT} if column == "tools" else {"instruction": "a"} if column == "history" else {}
+    line = json.dumps({**row, "output": "b", column: "HERE"}).replace('"HERE"', "[" * 1000 + "]" * 1000)
+    (tmp_path / "a.jsonl").write_text(f'{line}\n{{"text": "goes on"}}\n')
+    skipped, after = documents(shard_at(tmp_path / "a.jsonl"), Fields())
+    assert isinstance(skipped, Skipped) or column == "history"
+    assert isinstance(after, Document)
+
+
+def test_a_shape_that_is_named_reads_every_row(tmp_path: Path) -> None:
+    rows = [{"text": "a", "messages": CHAT}, {"text": "b"}]
+    chat, other = read(tmp_path / "a.jsonl", rows, format_as="messages")
+    assert isinstance(chat, Document)
+    assert (chat.text, chat.messages) == (None, CHAT)
+    assert isinstance(other, Skipped)
+    assert (other.reason, "chat messages (--format-as messages)" in other.detail) == ("no text", True)
+
+
+def test_an_unknown_shape_names_the_nearest_before_any_work(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"text": "a"}])
+    with pytest.raises(SettingsError, match="no shape of rows 'sharegtp'") as error:
+        check_fields(open_pool(tmp_path), Fields(format_as="sharegtp"))
+    assert "'sharegpt'" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said", "chat"),
+    [
+        ([{"conversations": CHAT, "system": "x"}], "ShareGPT conversations (conversations, system)", True),
+        ([{"text": "a", "messages": CHAT}], "plain text (text); not read: messages", False),
+        ([{"text": "a"}, {"messages": CHAT}], "plain text (text), chat messages (messages)", False),
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "c"}],
+            "preference pairs, the chosen answer of each (chosen, rejected, prompt)",
+            False,
+        ),
+        (
+            [{"question": "a", "answer": "b", "input": "c"}],
+            "questions and answers (question, answer); not read: input",
+            False,
+        ),
+    ],
+)
+def test_what_rows_are_read_as_is_told_from_the_first(
+    tmp_path: Path, rows: list[dict[str, Any]], said: str, chat: bool
+) -> None:
+    write(tmp_path / "a.jsonl", rows)
+    check_fields(open_pool(tmp_path), Fields())
+    first_rows = look(open_pool(tmp_path), Fields())
+    assert (str(first_rows), first_rows and first_rows.chat) == (said, chat)
+
+
+def test_nothing_is_said_of_a_pool_without_a_document(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"text": " "}])
+    assert look(open_pool(tmp_path), Fields()) is None
+
+
+@pytest.mark.parametrize(
+    ("pool_fields", "own", "rows"),
+    [
+        ({"text": "body"}, None, [{"text": "a"}]),
+        ({"text": "body"}, None, [{"body": "a", "text": "no"}]),
+        ({"prompt": "ask", "completion": "say"}, None, [{"messages": CHAT}]),
+        ({"format_as": "sharegpt"}, None, [{"instruction": "a", "output": "b"}]),
+        ({"text": "body", "id": "key"}, {"text": "passage", "id": "key"}, [{"passage": "a"}]),
+    ],
+)
+def test_a_target_that_lacks_the_pools_columns_is_read_by_its_own(
+    tmp_path: Path, pool_fields: dict[str, str], own: dict[str, str] | None, rows: list[dict[str, Any]]
+) -> None:
+    fields = Fields(**own) if own else None
+    target = read_target(write(tmp_path / "t.jsonl", rows), fields, pool_fields=Fields(**pool_fields))
+    assert [d.plain_text for d in target.documents] in (["a"], ["Where?\nThere."], ["a\n\nb"])
+    assert target.read_as is not None
+
+
+def test_a_column_that_the_target_alone_was_given_must_be_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", [{"text": "a"}])
+    with pytest.raises(CurateError, match="expected 'body'"):
+        read_target(path, Fields(text="body"), pool_fields=Fields(text="content"))
+    with pytest.raises(CurateError, match="no column to read text from; expected ShareGPT"):
+        read_target(path, Fields(format_as="sharegpt"), pool_fields=Fields())
