@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.directions import Directions
@@ -64,8 +64,8 @@ def _summed(
 class _Shares:
     """What a batch's sequences add to every sum."""
 
-    of_sums: list[tuple[Int[Tensor, "n"], Float[Tensor, "n 1 1"]] | None]
-    """Per sum the sequences that have a weight in it, and those weights; None where none has."""
+    of_sums: list[tuple[Tensor, Tensor] | None]
+    """Per sum the sequences that have a weight in it `[n]`, and those weights `[n, 1, 1]`; None where none has."""
 
     @classmethod
     def of(cls, weights: Float[Tensor, "sequences directions"], device: torch.device, dtype: torch.dtype) -> "_Shares":
