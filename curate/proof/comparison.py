@@ -153,7 +153,7 @@ class Comparison:
             1,
             self.proxy.fingerprint(),
             sorted(recipe.items()),
-            self.batching,
+            self.batching.tokens,
             self.proxy.device.type,
             self.settings.points,
             self.measure.target.fingerprint(),
