@@ -1,7 +1,7 @@
 """Read a target: a pool small enough for memory, with its groups."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ class Target:
     skipped: list[Skipped]
     txt_lines: bool = False
     """Whether every line of a .txt file was read as a row."""
+    shards: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Size and digest of its files by name."""
+    left_out: str = field(default="", compare=False)
+    """What of its address was not read, in one line; '' where all was."""
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -71,7 +75,14 @@ def read_target(address: str | Path | Sequence[str | Path], fields: Fields, *, g
             f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         )
         raise CurateError(f"{', '.join(pool.address)}: the target holds no document{reason}.")
-    return Target(documents=documents, groups=groups, skipped=skipped, txt_lines=fields.txt_lines)
+    return Target(
+        documents=documents,
+        groups=groups,
+        skipped=skipped,
+        txt_lines=fields.txt_lines,
+        shards=pool.shard_fingerprints(),
+        left_out=pool.listing if pool.ignored or pool.other_splits else "",
+    )
 
 
 def _group(raw: Mapping[str, Any] | BadRow, column: str) -> str | None:

@@ -18,13 +18,13 @@ from curate.memory import peak_memory
 from curate.methods import trackstar
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.arithmetic import check_arithmetic
+from curate.pipeline.ending import totals_of
 from curate.pipeline.request import open_candidates, resolve_index
 from curate.pipeline.work import IndexWork, sketching
 from curate.pipeline.workspace import NO_TARGET, Workspace, load, versions
 from curate.progress import Reporter, Silent
 from curate.proxies.proxy import choose_device
 from curate.score_settings import background_fingerprint
-from curate.scores.counts import count
 from curate.settings import changed, gathered
 from curate.stores.approximate import IndexRecord
 from curate.stores.indexing import sketched
@@ -67,19 +67,21 @@ def run(
     *,
     search: str = "auto",
     workers: int = 1,
+    strict: bool = False,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Store:
     """Write the sketches of a pool into a store, in one pass, or go on with it, or add the shards that are new.
 
-    `search` says how its nearest documents are found; see `make_search`. `workers` processes share the pool. Raises
-    CurateError; parts that were finished stay.
+    `search` says how its nearest documents are found; see `make_search`. `workers` processes share the pool. A damaged
+    shard gives what can be read of it; with `strict` it is an error at the end. Raises CurateError; parts that were
+    finished stay.
     """
     refuse_url(out, "--out")
     check_factory(search)
     reporter, settings = reporter or Silent(), gathered(IndexSettings, settings, values)
     executor = executors.of_workers(workers, settings.device)
-    store = Indexing.open(settings, out, reporter).run(executor)
+    store = Indexing.open(settings, out, reporter).run(executor, strict=strict)
     ensure_search(store, search, reporter)
     return store
 
@@ -139,10 +141,10 @@ class Indexing:
                     f"{path} holds other documents ({', '.join(addresses)}), not {new[0]}.",
                     hint=f"Say where with --out: {path} to add them, another folder for a store of their own.",
                 )
-        pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys(addresses + settings.pool))))
+        pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys(addresses + settings.pool))), reporter)
         return cls(settings=settings, pool=pool, path=path, record=record, reporter=reporter)
 
-    def run(self, executor: Executor) -> Store:
+    def run(self, executor: Executor, *, strict: bool = False) -> Store:
         """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
         started, workspace = time.time(), self._workspace()
         proxy = workspace.proxy
@@ -166,9 +168,10 @@ class Indexing:
             work = IndexWork(settings=self.settings, path=self.path, opened=opened)
             shards = unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
             done = executor.run(work, shards, store, self.reporter)
+            totals = totals_of(store, strict=strict, reporter=self.reporter)
             self._fit(store, workspace, engine)
             store.log({"documents": done.documents, "seconds": round(time.time() - started, 3)})
-            store.finish(count(store))
+            store.finish(totals)
         return store
 
     def plan(self) -> IndexPlan:

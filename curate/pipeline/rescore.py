@@ -78,7 +78,7 @@ def _rescoring(
 ) -> tuple[ScoreSettings, Rescoring, dict[str, str], Split]:
     """Read, load and encode what a rescoring needs."""
     scoring = scored_like(parents[0], settings)
-    open_candidates(scoring)
+    open_candidates(scoring, reporter)
     pool, target = pool_of(parents[0], scoring.pool), read_rows(scoring, reporter)
     aside, scored = parents[0].record.details.holdout, parents[0].record.json["fingerprints"]
     seed = aside.seed if aside else scoring.seed  # the rescoring's own is for its background

@@ -10,6 +10,7 @@ from curate.executors.contract import Work
 from curate.executors.reading import unfinished
 from curate.folders.local import refuse_url
 from curate.pipeline.arithmetic import check_arithmetic
+from curate.pipeline.ending import totals_of
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.origin import remember_shards
 from curate.pipeline.request import Request, make_request
@@ -17,7 +18,6 @@ from curate.pipeline.work import ScoreWork, Scoring
 from curate.pipeline.workspace import Workspace, open_workspace, overlap_with, versions
 from curate.progress import Reporter, Silent
 from curate.score_settings import ScoreSettings, default_out
-from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.settings import gathered
 from curate.stores.scoring import score_stored
@@ -28,14 +28,17 @@ def run(
     out: Path | str | None = None,
     *,
     workers: int = 1,
+    strict: bool = False,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Run:
     """Score every document of a pool, or of a store, against a target, or go on with a run that was stopped.
 
     Settings come as an object, by name (the method's own among them), or both: names win. `workers` processes share the
-    pool; how many decides nothing but the time. Whatever is wrong with settings, the pool's columns or the target is
-    said before the model loads. Raises CurateError; parts that were finished stay.
+    pool; how many decides nothing but the time. A damaged shard gives what can be read of it and a row in `skipped`;
+    with `strict` it is an error once all others are done. Whatever is wrong with settings, the pool's columns or the
+    target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were
+    finished stay.
     """
     refuse_url(out, "--out")
     reporter, started = reporter or Silent(), time.time()
@@ -70,7 +73,7 @@ def run(
         else:
             work = score_stored(run, request.store, scorer, overlap_with(request.target), request.columns, reporter)
         log(run, work, load=loaded - started, prepare=prepared - loaded, score=time.time() - prepared)
-        run.finish(count(run))
+        run.finish(totals_of(run, strict=strict, reporter=reporter))
     return run
 
 

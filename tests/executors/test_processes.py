@@ -179,8 +179,11 @@ def test_a_shard_that_cannot_be_read_stops_no_other(place: Path, tmp_path: Path)
         seen = Seen()
         told = r"1 shard\(s\) could not be read to the end; all others are done\. .*b\.jsonl\.gz"
         with pytest.raises(CurateError, match=told):
-            curate.score(broken, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+            curate.score(broken, tmp_path / str(workers) / "x", workers=workers, strict=True, reporter=seen)
         assert [w.split(":")[0] for w in seen.warnings] == ["b.jsonl.gz"]
+        assert not Run.open(tmp_path / str(workers) / "x").is_finished
+        run = curate.score(broken, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+        assert (run.totals or {})["skipped"]["damaged shard"] == 1
     assert contents(tmp_path / "1" / "x") == contents(tmp_path / "2" / "x")
 
 
@@ -235,7 +238,7 @@ def test_an_error_in_the_middle_of_work_ends_all(place: Path, tmp_path: Path, er
 
 
 @pytest.mark.slow
-def test_documents_that_the_model_cannot_read_end_their_shard_alone(place: Path, tmp_path: Path) -> None:
+def test_documents_that_the_model_cannot_read_are_set_aside(place: Path, tmp_path: Path) -> None:
     (tmp_path / "pool").mkdir()
     chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     (tmp_path / "pool" / "chat.jsonl").write_bytes(lines([chat] * 40))
@@ -245,10 +248,10 @@ def test_documents_that_the_model_cannot_read_end_their_shard_alone(place: Path,
     mixed = settings(place, "length", pool=(str(tmp_path / "pool"),), model=str(proxy))
     for workers in (1, 2):
         seen = Seen()
-        with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read to the end.* no chat template"):
-            curate.score(mixed, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
-        assert len(seen.warnings) == 1
-        assert [p.shard for p in Run.open(tmp_path / str(workers) / "x").all_parts()] == ["text.jsonl"] * 3
+        run = curate.score(mixed, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+        assert (run.totals or {})["skipped"] == {"unreadable by the model": 40}
+        assert {"no chat template" in d for d in run.skipped().collect()["detail"]} == {True}
+        assert (run.totals or {})["documents"] == 40
 
 
 def test_executors_are_found_by_name() -> None:
