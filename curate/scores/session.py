@@ -28,6 +28,8 @@ from curate.scores.views import (
     RUN_COLUMNS,
     files_sql,
     literal,
+    no_pattern,
+    parquet_sql,
     quoted,
     run_row,
     shards_sql,
@@ -202,8 +204,7 @@ class Session:
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")
         self.tokens_query = self._make_tokens(lists)
         if self.neighbours is not None:
-            where = literal(str(self.neighbours.resolve()))
-            con.execute(f"CREATE VIEW neighbours AS SELECT * FROM read_parquet({where})")
+            con.execute(f"CREATE VIEW neighbours AS SELECT * FROM {parquet_sql([self.neighbours])}")
         columns = ", ".join(f"{column} {kind}" for column, kind in RUN_COLUMNS.items())
         con.execute(f"CREATE TABLE runs ({columns})")
         for name, run in self.runs:
@@ -225,7 +226,9 @@ class Session:
         """Close all files but those in the runs' folders and `allow`, for the rest of the session."""
         folders = [run.path.resolve() for _, run in self.runs] + [Path(a).resolve() for a in allow]
         folders += [self.neighbours.resolve().parent] if self.neighbours else []
-        listed = ", ".join(literal(str(f)) for f in folders)
+        # DuckDB looks at a path both as it is written, with its pattern characters escaped, and as it is.
+        paths = dict.fromkeys(p for f in folders for p in (str(f), no_pattern(str(f))))
+        listed = ", ".join(literal(p) for p in paths)
         self.connection.execute(f"SET allowed_directories = [{listed}]")
         self.connection.execute("SET enable_external_access = false")
         self.connection.execute("SET lock_configuration = true")
@@ -249,12 +252,6 @@ def open_session(
     run_list = [runs] if isinstance(runs, Run) else list(runs)
     if not run_list:
         raise CurateError("No run was given; expected at least one.")
-    for run in run_list:
-        if wildcards := [c for c in "*?[" if c in str(run.path.resolve())]:
-            raise CurateError(
-                f"{run.path}: DuckDB reads {wildcards[0]!r} in a path as a pattern.",
-                hint="Rename the folder and try again.",
-            )
     for folder in allow:
         if not Path(folder).is_dir():
             raise CurateError(f"--allow {folder}: no such folder.")

@@ -1,6 +1,7 @@
 """The SQL behind the views: scores over the parts of a run, shards, tokens, skipped."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,18 @@ def _group_sql(schema: pa.Schema, files: Sequence[Path], unified: pa.Schema) -> 
             columns.append(f"{name}::{sql_type(field.type)} AS {name}")
         else:
             columns.append(name)
-    paths = ", ".join(literal(os.path.abspath(f)) for f in files)
-    return f"SELECT {', '.join(columns)} FROM read_parquet([{paths}])"
+    return f"SELECT {', '.join(columns)} FROM {parquet_sql(files)}"
+
+
+def parquet_sql(files: Sequence[Path]) -> str:
+    """Return the SQL of the rows of Parquet files, whatever their folders are called (`source=all`, `run[1]`)."""
+    paths = ", ".join(literal(no_pattern(os.path.realpath(f))) for f in files)
+    return f"read_parquet([{paths}], hive_partitioning = false)"
+
+
+def no_pattern(path: str) -> str:
+    """Return a path in which DuckDB sees no pattern."""
+    return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 def sql_type(kind: pa.DataType) -> str:
