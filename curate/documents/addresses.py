@@ -85,6 +85,16 @@ def find_shards(address: str) -> Listing:
     )
 
 
+def lies_here(address: str) -> bool:
+    """Return whether a local address leads to a file, a folder, or a match of its pattern."""
+    path, named = local_path(address), _WITH_SPLIT.fullmatch(address)
+    if path is None:
+        return False
+    if path.exists() or (named and Path(named["folder"]).is_dir()):
+        return True
+    return bool(_WILD.search(address)) and next(iter(_local_files(path)), None) is not None
+
+
 def _card(files: list[ListedFile]) -> str | None:
     """Return the text of a folder's card, where it has one."""
     for file in files:

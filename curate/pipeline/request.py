@@ -118,7 +118,7 @@ def _method_settings(method: Method, name: str, values: Any) -> Any:
 
 def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     """Return a run's settings, changed to what was given here."""
-    theirs = ScoreSettings.from_record(Run.open(path).record.settings)
+    theirs = ScoreSettings.from_record(Run.open(path).located_settings)
     here = {name: value for name, value in given(settings).items() if value is not None}
     if (method := here.get("method", theirs.method)) != theirs.method:
         raise SettingsError(

@@ -104,7 +104,7 @@ class Session:
         self._pool_address = pool
         self._documents = False
         self._result: Result | None = None
-        stores = {run.record.store for _, run in self.runs}
+        stores = {run.located_settings.get("store") for _, run in self.runs}
         self.neighbours = neighbours or (pairs_of(stores.pop()) if len(stores) == 1 else None)
         """The file behind the view of that name."""
         self.schema = self._make_views()
@@ -266,7 +266,16 @@ def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
     from curate.documents import open_pool
 
     by_line = run.record.fields.get("txt_lines", False)
-    pool = open_pool(list(address) if address else run.record.pool, txt_lines=by_line)
+    try:
+        pool = open_pool(list(address or run.located_settings.get("pool") or ()), txt_lines=by_line)
+    except CurateError as error:
+        if address:
+            raise
+        folder = run.working_folder or "the folder that the run was made in (its log does not name it)"
+        raise CurateError(
+            f"The pool of {run.path} is not where it was: {error.message} Its address was given in {folder}.",
+            hint="Say where the pool is now with --pool ADDRESS.",
+        ) from error
     fingerprint, expected = pool.fingerprint(), run.record.fingerprints.pool
     if fingerprint != expected:
         where = ", ".join(pool.address)
