@@ -50,10 +50,10 @@ def command(
     curate sql "SELECT text FROM documents JOIN scores USING (shard, row) ORDER BY score DESC LIMIT 3"
     curate sql "SELECT token, score FROM tokens WHERE doc_id = '17' ORDER BY position"
     """
-    from curate.folders.local import refuse_url
+    from curate.folders.local import refuse_place
     from curate.scores.session import open_session
 
-    refuse_url(parquet, "--parquet")
+    refuse_place(parquet, "--parquet")
     runs, query = _split(arguments)
     if db:
         if query:

@@ -70,7 +70,7 @@ class PartFolder(ABC):
         start stay. Other settings replace a folder without any part, as a failed start leaves it.
         """
         folder = open_folder(path)
-        cls._refuse_foreign(folder)
+        cls.refuse_foreign(path)
         claim = folder.claim()
         started = cls(folder, cls._read_record(folder), claim) if folder.exists(cls.RECORD) else None
         if started is not None:
@@ -255,7 +255,9 @@ class PartFolder(ABC):
         return RunRecord.read(text, where=where, kind=cls.KIND)
 
     @classmethod
-    def _refuse_foreign(cls, folder: Folder) -> None:
+    def refuse_foreign(cls, path: Path | str) -> None:
+        """Raise CurateError for a file, and for a folder that holds something else."""
+        folder = open_folder(path)
         foreign = folder.list()
         if foreign and not folder.exists(cls.RECORD):
             listed = ", ".join(name.rstrip("/") for name in foreign[:3])

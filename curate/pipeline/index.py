@@ -11,7 +11,7 @@ from curate.documents import Pool, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.contract import Executor
 from curate.executors.reading import unfinished
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.folders.part_folder import FINISHED
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
@@ -77,7 +77,7 @@ def run(
     shard gives what can be read of it; with `strict` it is an error at the end. Raises CurateError; parts that were
     finished stay.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     check_factory(search)
     reporter, settings = reporter or Silent(), gathered(IndexSettings, settings, values)
     executor = executors.of_workers(workers, settings.device)
@@ -129,6 +129,8 @@ class Indexing:
         """
         settings = resolve_index(settings)
         path = Path(out) if out is not None else default_store(settings)
+        refuse_place(path, "--out")
+        Store.refuse_foreign(path)
         record = settings.as_dict() | {"device": choose_device(settings.device).type}
         addresses: tuple[str, ...] = ()
         if (path / Store.RECORD).exists():

@@ -9,7 +9,7 @@ from curate.documents import Split, hold_out
 from curate.errors import CurateError
 from curate.executors.contract import Work
 from curate.executors.reading import ChunkEncoder
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.pipeline.request import open_candidates, read_rows, score_columns
 from curate.pipeline.score import log
 from curate.pipeline.workspace import Workspace, encode_target, load, overlap_with, versions
@@ -38,7 +38,7 @@ def run(
 
     The result is a run of the shortlist. Raises CurateError, also where the training is too rough to be differentiated.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(RescoreSettings, settings, values)
     settings = changed(settings, runs=latest_where_none(settings.runs))

@@ -8,7 +8,7 @@ from curate import executors, methods
 from curate.errors import SettingsError
 from curate.executors.contract import Work
 from curate.executors.reading import unfinished
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.ending import totals_of
 from curate.pipeline.estimate import ScorePlan, estimate
@@ -40,7 +40,7 @@ def run(
     target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were
     finished stay.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(ScoreSettings, settings, values)
     executor = executors.of_workers(workers, settings.device)
@@ -101,6 +101,11 @@ def _details(request: Request, workspace: Workspace) -> dict[str, Any]:
 
 
 def _refuse_early(path: Path, request: Request) -> None:
-    """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
+    """Find before the model loads a place that cannot hold a run, or that holds one of other settings.
+
+    `Run.start` looks again, with the model's fingerprint.
+    """
+    refuse_place(path, "--out")
+    Run.refuse_foreign(path)
     if (path / "run.json").exists():
         Run.open(path).refuse_other(request.record, request.fingerprints)

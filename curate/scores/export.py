@@ -14,7 +14,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
-from curate.folders.local import put_file, refuse_url
+from curate.folders.local import put_file, refuse_place
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
 from curate.scores.session import TOKEN_LISTS, Result, Session, open_session
@@ -55,7 +55,7 @@ def _no_formula(text: str) -> str:
 
 def write_parquet(result: Result, path: Path | str) -> int:
     """Write the rows atomically as they come; return how many."""
-    refuse_url(path, "--parquet")
+    refuse_place(path, "--parquet")
     num_rows = 0
 
     def write(temporary: Path) -> None:
@@ -76,7 +76,7 @@ def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
     lists, which `tokens` unfolds. Several runs are one table with a column `run`, and a view per run. Raises
     CurateError where the file exists.
     """
-    refuse_url(path, "--db")
+    refuse_place(path, "--db")
     path = Path(path)
     if path.exists():
         raise CurateError(f"{path} exists; expected a new file.", hint="Give another name with --db, or delete it.")

@@ -17,7 +17,7 @@ import xxhash
 
 from curate import __version__
 from curate.errors import CurateError, SettingsError, nearest
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
 from curate.scores.run import Run
@@ -109,7 +109,7 @@ def select(
     from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     start, reporter = time.perf_counter(), reporter or Silent()
     steps = _steps(filters, top, budget, decontaminate)
     _check(run, unit, shard_score, partial)
