@@ -358,3 +358,11 @@ def test_what_is_read_of_a_folder_is_said(place: Path, tmp_path: Path) -> None:
     heard = Heard()
     request.make_request(settings(place, pool=(str(tmp_path),)), heard)
     assert "pool: 1 shard; not read: README.md; of other splits, which FOLDER:SPLIT reads: test.jsonl." in heard.notes
+
+
+def test_a_background_without_a_usable_row_shows_the_first(place: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_bytes(lines([{"text": 7}, {"text": " "}]))
+    told = r"holds no row that can be used\. The first is pool.jsonl, row 0: column 'text' holds int: 7"
+    with pytest.raises(CurateError, match=told):
+        curate.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=Heard())

@@ -1,5 +1,6 @@
 """`curate index`: write a pool's gradient sketches to disk once, for any number of targets."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,5 +117,6 @@ def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) ->
             f" exactly {search_index.exact_milliseconds:.3g} ms",
             soft_wrap=True,
         )
-    next_ = f"next: curate score --target FILE --store {store.path}   or   curate query {store.path}"
+    path = shlex.quote(str(store.path))
+    next_ = f"next: curate score --target FILE --store {path}   or   curate query {path}"
     stderr.print(next_, soft_wrap=True, style="dim")

@@ -1,5 +1,6 @@
 """`curate score`: measure the influence of every document of a pool on a target."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,5 +111,6 @@ def _print(run: "Run", trust: "Judged | None") -> None:
         stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
     if trust:
         print_trust(trust)
-    next_ = f"next: curate report {run.path}   or   curate select {run.path} --top 5%   or   curate sql {run.path}"
+    path = shlex.quote(str(run.path))
+    next_ = f"next: curate report {path}   or   curate select {path} --top 5%   or   curate sql {path}"
     stderr.print(next_, soft_wrap=True, style="dim")

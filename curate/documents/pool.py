@@ -35,6 +35,8 @@ class Pool:
     def listing(self) -> str:
         """What is read and what is not, in one line for people."""
         line = f"{len(self.shards):,} shard{'s' if len(self.shards) != 1 else ''}"
+        if empty := [s.name for s in self.shards if s.size == 0]:
+            line += f"; without a byte: {_listed(empty)}"
         if self.ignored:
             line += f"; not read: {_listed(self.ignored)}"
         if self.other_splits:

@@ -1,13 +1,15 @@
 """The end of a pass over a pool: what was set aside is said, and nothing to show for it is a failure."""
 
+from contextlib import suppress
 from typing import Any
 
 import polars as pl
 
-from curate.documents import DAMAGED
+from curate.documents import DAMAGED, Fields, Pool, documents
 from curate.errors import CurateError
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
+from curate.schema import Skipped
 from curate.scores.counts import count
 
 _NAMED = 5
@@ -32,6 +34,19 @@ def totals_of(folder: PartFolder, *, strict: bool, reporter: Reporter) -> dict[s
             hint="Mend or remove the shard and begin anew in another folder (--out), or go on without --strict.",
         )
     return totals
+
+
+def nothing_usable(pool: Pool, columns: Fields) -> CurateError:
+    """Return the error of a pool of which a sample has no document, with the first row and why it is none."""
+    first = None
+    for shard in pool.shards:
+        with suppress(CurateError):
+            first = first or next(documents(shard, columns), None)
+    shown = f" The first is {first.shard}, row {first.row}: {first.detail}" if isinstance(first, Skipped) else ""
+    return CurateError(
+        f"A sample of the pool ({', '.join(pool.address)}) holds no row that can be used.{shown}",
+        hint="Name the columns that hold the content (--text-column …), or mend the rows.",
+    )
 
 
 def _nothing(folder: PartFolder, reasons: dict[str, int]) -> CurateError:

@@ -14,6 +14,7 @@ from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
 from curate.gradients.documents import Batching, default_budget
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
+from curate.pipeline.ending import nothing_usable
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import Request
 from curate.progress import Reporter
@@ -92,6 +93,8 @@ class Workspace:
     def _background(self) -> list[Encoded]:
         settings = self.settings
         sample = sample_rows(self.pool, settings.background or 0, settings.seed, settings.fields)
+        if not sample:
+            raise nothing_usable(self.pool, settings.fields)
         return [e for e in self.encoder(sample) if e.num_scored > 0]
 
     def _background_fingerprint(self) -> str:

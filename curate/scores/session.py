@@ -26,9 +26,9 @@ from curate.scores.neighbours import pairs_of
 from curate.scores.run import Run
 from curate.scores.views import (
     RUN_COLUMNS,
+    as_pattern,
     files_sql,
     literal,
-    no_pattern,
     parquet_sql,
     quoted,
     run_row,
@@ -224,11 +224,11 @@ class Session:
 
     def lock(self, allow: Sequence[Path | str]) -> None:
         """Close all files but those in the runs' folders and `allow`, for the rest of the session."""
-        folders = [run.path.resolve() for _, run in self.runs] + [Path(a).resolve() for a in allow]
-        folders += [self.neighbours.resolve().parent] if self.neighbours else []
-        # DuckDB looks at a path both as it is written, with its pattern characters escaped, and as it is.
-        paths = dict.fromkeys(p for f in folders for p in (str(f), no_pattern(str(f))))
-        listed = ", ".join(literal(p) for p in paths)
+        folders = [path for _, run in self.runs for path in (run.path.absolute(), run.path.resolve())]
+        folders += [self.neighbours.absolute().parent] if self.neighbours else []
+        folders += [Path(a).resolve() for a in allow]
+        # DuckDB looks at a path both as it is given, as a pattern, and as it is opened.
+        listed = ", ".join(literal(path) for f in folders for path in dict.fromkeys((str(f), as_pattern(str(f)))))
         self.connection.execute(f"SET allowed_directories = [{listed}]")
         self.connection.execute("SET enable_external_access = false")
         self.connection.execute("SET lock_configuration = true")

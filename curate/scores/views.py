@@ -66,14 +66,14 @@ def _group_sql(schema: pa.Schema, files: Sequence[Path], unified: pa.Schema) -> 
 
 
 def parquet_sql(files: Sequence[Path]) -> str:
-    """Return the SQL of the rows of Parquet files, whatever their folders are called (`source=all`, `run[1]`)."""
-    paths = ", ".join(literal(no_pattern(os.path.realpath(f))) for f in files)
+    """Return the table function that reads just these files, whatever their paths hold: `*`, `[` or `source=web`."""
+    paths = ", ".join(literal(as_pattern(os.path.abspath(f))) for f in files)
     return f"read_parquet([{paths}], hive_partitioning = false)"
 
 
-def no_pattern(path: str) -> str:
-    """Return a path in which DuckDB sees no pattern."""
-    return re.sub(r"([*?\[])", r"[\1]", path)
+def as_pattern(path: str) -> str:
+    """Return the pattern that a path alone matches."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", path)
 
 
 def sql_type(kind: pa.DataType) -> str:

@@ -243,6 +243,8 @@ def test_what_is_not_read_is_one_line_by_ending(tmp_path):
     for name in ["README.md", "x.csv.lz4", "y.tar.gz", "z.tar.gz", "LICENSE"]:
         (tmp_path / name).write_text("x")
     assert open_pool(tmp_path).listing == "2 shards; not read: LICENSE, README.md, x.csv.lz4, 2 .tar.gz"
+    (tmp_path / "c.jsonl.gz").write_bytes(b"")
+    assert open_pool(tmp_path).listing.startswith("3 shards; without a byte: c.jsonl.gz; not read: LICENSE")
 
 
 def test_folders_that_name_a_value_give_rows_a_column_unless_the_file_has_it(tmp_path):
