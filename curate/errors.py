@@ -1,5 +1,10 @@
 """What a user sees when something is wrong: what was seen, what was expected, what to do."""
 
+import errno
+
+# Libraries in other languages give no number.
+_FULL = ("No space left on device", "Disk quota exceeded", "StorageFull")
+
 
 class CurateError(Exception):
     """A failure that the user can act on; the command line prints it without a traceback and exits 1.
@@ -22,6 +27,16 @@ class SettingsError(CurateError):
     """A setting that cannot work, found before any work is done; exit code 2."""
 
     exit_code = 2
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Return whether an error, or one that it came from, says that a disk or its quota is full."""
+    link: BaseException | None = error
+    while link is not None:
+        if getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(w in str(link) for w in _FULL):
+            return True
+        link = link.__cause__ or link.__context__
+    return False
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

@@ -13,6 +13,8 @@ from curate.errors import CurateError, SettingsError
 from curate.pipeline import request, workspace
 from curate.progress import Silent, Task
 from curate.score_settings import ScoreSettings
+from curate.scores.run import Run
+from curate.scores.session import open_session
 from tests.scoring import lines, make_pool, make_project, make_rows, make_target
 
 
@@ -20,6 +22,10 @@ class Heard(Silent):
     def __init__(self) -> None:
         self.warnings: list[str] = []
         self.stages: list[str] = []
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
     def stage(self, name: str, **options: Any) -> AbstractContextManager[Task]:
         self.stages.append(name)
@@ -190,7 +196,7 @@ def test_a_torn_shard_does_not_stop_the_others(place: Path, tmp_path: Path) -> N
     (pool / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     heard = Heard()
     with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read"):
-        curate.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=heard)
+        curate.score(settings(place, pool=(str(pool),)), tmp_path / "x", strict=True, reporter=heard)
     shards = pl.scan_parquet(tmp_path / "x" / "scores" / "*.parquet").select("shard").collect()["shard"].unique()
     assert set(shards) == {"a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.parquet"}
     assert any("b.jsonl.gz" in w for w in heard.warnings)
@@ -291,3 +297,72 @@ def test_pool_columns_that_sql_would_confuse_with_ours_are_renamed(place: Path, 
     assert (found["Lang"], found["pool_lang"]) == ("EN", "en")
     folded = [name.casefold() for name in found]
     assert len(set(folded)) == len(folded)
+
+
+def test_a_damaged_shard_is_a_row_set_aside_in_a_finished_run(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.parquet").write_bytes(b"PAR1 and no more")
+    whole = gzip.compress(lines(make_rows(400, 5)))
+    (tmp_path / "pool" / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "pool" / "c.jsonl").write_bytes(lines(make_rows(20, 6)))
+    (tmp_path / "pool" / "d.jsonl.gz").write_bytes(b"")
+    heard = Heard()
+    made = curate.score(
+        settings(place, pool=(str(tmp_path / "pool"),), method="length", method_settings={}),
+        tmp_path / "x",
+        reporter=heard,
+    )
+    aside = made.skipped().filter(pl.col("reason") == "damaged shard").collect().rows(named=True)
+    read = made.scores().filter(pl.col("shard") == "b.jsonl.gz").select(pl.len()).collect().item()
+    assert [(r["shard"], r["row"]) for r in aside] == [("a.parquet", 0), ("b.jsonl.gz", read)]
+    assert made.is_finished
+    assert read > 20
+    assert [w.split(":")[0] for w in heard.warnings] == ["a.parquet", "b.jsonl.gz"]
+    with open_session(made) as session:
+        (((documents,),),) = (session.query("SELECT count(*) FROM documents JOIN scores USING (shard, row)").rows(),)
+    assert documents == read + 20
+    chosen = curate.select(made, top="100%", decontaminate=False, out=tmp_path / "selected")
+    assert chosen.documents == read + 20
+
+
+def test_a_pool_without_a_usable_row_is_an_error_that_shows_the_first(place: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_bytes(lines([{"text": 7}, {"text": " "}, {"text": 8}]))
+    asked = settings(place, pool=(str(pool),), method="length", method_settings={})
+    told = (
+        r"Not one of the pool's 3 rows can be used: 1 empty text, 2 not a string\. The first is pool.jsonl, row 0: .*7"
+    )
+    with pytest.raises(CurateError, match=told):
+        curate.score(asked, tmp_path / "x", reporter=Heard())
+    assert not Run.open(tmp_path / "x").is_finished
+
+
+def test_a_target_that_is_in_the_pool_is_said_before_the_work(place: Path, tmp_path: Path) -> None:
+    target = (str(place / "val.jsonl"),)
+    shared = lines(make_rows(3, 1)) + (place / "val.jsonl").read_bytes()[:400].rsplit(b"\n", 1)[0]
+    (tmp_path / "mixed.jsonl").write_bytes(shared)
+    for pool, told in [
+        (target, "The target is the pool"),
+        ((*target, str(place / "pool")), "val.jsonl is in pool and target"),
+        ((str(tmp_path / "mixed.jsonl"),), "of the first 4 documents of the pool are rows of the target"),
+    ]:
+        heard = Heard()
+        request.make_request(settings(place, pool=pool), heard)
+        assert any(told in w for w in heard.warnings), pool
+
+
+def test_what_is_read_of_a_folder_is_said(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_bytes(lines(make_rows(3, 1)))
+    (tmp_path / "train.jsonl").write_bytes(lines(make_rows(3, 2)))
+    (tmp_path / "README.md").write_text("a card")
+    heard = Heard()
+    request.make_request(settings(place, pool=(str(tmp_path),)), heard)
+    assert "pool: 1 shard; not read: README.md; of other splits, which FOLDER:SPLIT reads: test.jsonl." in heard.notes
+
+
+def test_a_background_without_a_usable_row_shows_the_first(place: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_bytes(lines([{"text": 7}, {"text": " "}]))
+    told = r"holds no row that can be used\. The first is pool.jsonl, row 0: column 'text' holds int: 7"
+    with pytest.raises(CurateError, match=told):
+        curate.score(settings(place, pool=(str(pool),)), tmp_path / "x", reporter=Heard())

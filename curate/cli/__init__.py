@@ -5,14 +5,16 @@ instant and never imports torch.
 """
 
 import os
+import shlex
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 import click
 
 from curate import __version__
-from curate.errors import CurateError, nearest
+from curate.errors import CurateError, disk_is_full, nearest
 
 # The first lines of help follow the way of the work; a command that is not listed here comes after, by name.
 ORDER = (
@@ -60,14 +62,29 @@ def main(args: list[str] | None = None) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort:
         click.echo("Interrupted. The same command, given again, goes on where it stopped.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except CurateError as error:
+    except Exception as error:
+        if disk_is_full(error):
+            error = _full(sys.argv[1:] if args is None else args)
+        elif not isinstance(error, CurateError):
+            raise
         from curate.cli._output import print_error
 
         print_error(error)
         sys.exit(error.exit_code)
+
+
+def _full(args: list[str]) -> CurateError:
+    """Return the error of a full disk; what waits to be printed is given up, since it may have nowhere to go."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return CurateError(
+        "The disk is full, or its quota: what was finished is kept, and nothing half-written is left.",
+        hint=f"Make room, then give the same command again: {shlex.join(['curate', *args])}",
+    )

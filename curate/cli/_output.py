@@ -11,31 +11,43 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from curate.errors import CurateError
+from curate.visible import escaped, visible
 
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+
+class Terminal(Console):
+    """A console that prints text as it is: no markup, no emoji (`c4:train:17`), control characters shown."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how)
+
+
+stdout, stderr = Terminal(), Terminal(stderr=True)
 if not stdout.is_terminal and "COLUMNS" not in os.environ:
     stdout.width = 160  # a pipe has no width of its own; rich's guess of 80 would fold every cell
 
 
 def print_error(error: CurateError) -> None:
-    stderr.print(f"[bold red]error:[/] {_escape(error.message)}", soft_wrap=True)
+    stderr.print(Text("error:", "bold red"), error.message, soft_wrap=True)
     if error.hint:
-        stderr.print(f"[bold]try:[/]   {_escape(error.hint)}", soft_wrap=True)
+        stderr.print(Text("try:  ", "bold"), error.hint, soft_wrap=True)
 
 
 def print_alarm(message: str) -> None:
     """Print a warning in a red box on stderr, for what makes a result worthless."""
     from rich.panel import Panel
 
-    stderr.print(Panel(_escape(message), title="WARNING", border_style="bold red", style="bold"))
+    stderr.print(Panel(message, title="WARNING", border_style="bold red", style="bold"))
 
 
 def print_json(value: Any) -> None:
     """Print one JSON document on stdout, for programs."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    sys.stdout.write(escaped(json.dumps(value, ensure_ascii=False, indent=2, default=str)) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
@@ -44,9 +56,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     rows = [list(r) for r in rows]
     for i, column in enumerate(columns):
         numeric = any(isinstance(r[i], int | float) for r in rows)
-        table.add_column(_escape(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for r in rows:
-        table.add_row(*(_escape(format_cell(v)) for v in r))
+        table.add_row(*(format_cell(v) for v in r))
     stdout.print(table)
 
 
@@ -62,12 +74,6 @@ def format_cell(value: Any) -> str:
     return str(value)
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
 class RichReporter:
     """Draws stages as progress bars with rate and time left on stderr; notes and warnings above them.
 
@@ -77,7 +83,7 @@ class RichReporter:
     def __init__(self) -> None:
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
@@ -109,10 +115,10 @@ class RichReporter:
             task.close()
 
     def note(self, message: str) -> None:
-        self._progress.console.print(_escape(message), soft_wrap=True)
+        self._progress.console.print(message, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self._progress.console.print(f"[bold yellow]warning:[/] {_escape(message)}", soft_wrap=True)
+        self._progress.console.print(Text("warning:", "bold yellow"), message, soft_wrap=True)
 
 
 class _LoggedTask:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def judged(run: "Run", reporter: "Reporter") -> "Judged | None":
     """Return a run's judgement; None where it has no document to judge.
 
-    A run that cannot be read back (because of its folder's name, say) gives a warning: its scores exist.
+    A run that cannot be read back gives a warning: its scores exist.
     """
     from curate.errors import CurateError
     from curate.reports.report import judge

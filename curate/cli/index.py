@@ -1,5 +1,6 @@
 """`curate index`: write a pool's gradient sketches to disk once, for any number of targets."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,20 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
+@click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, estimate the whole, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
 @click.pass_context
 def command(
-    ctx: click.Context, /, out: Path | None, search: str, workers: int, dry_run: bool, as_json: bool, **options: Any
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    search: str,
+    workers: int,
+    strict: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Write the gradient sketches of a pool to disk, so that a new target costs seconds.
 
@@ -46,17 +56,19 @@ def command(
     from curate.cli._output import RichReporter, print_alarm
     from curate.pipeline import index
     from curate.scores.arithmetic import arithmetic_warning
+    from curate.scores.counts import lost_rows
 
     settings = build(IndexSettings, given(ctx, IndexSettings, options), owner="An index")
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(index.plan(settings, out, reporter=reporter), as_json)
             return
-        store = index.run(settings, out, search=search, workers=workers, reporter=reporter)
+        store = index.run(settings, out, search=search, workers=workers, strict=strict, reporter=reporter)
         search_index = index.make_search(store, search)
     _print(store, search_index, as_json)
-    if warning := arithmetic_warning(store.record.details):
-        print_alarm(warning)
+    for warning in (arithmetic_warning(store.record.details), lost_rows(store.totals or {})):
+        if warning:
+            print_alarm(warning)
 
 
 def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
@@ -105,5 +117,6 @@ def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) ->
             f" exactly {search_index.exact_milliseconds:.3g} ms",
             soft_wrap=True,
         )
-    next_ = f"next: curate score --target FILE --store {store.path}   or   curate query {store.path}"
+    path = shlex.quote(str(store.path))
+    next_ = f"next: curate score --target FILE --store {path}   or   curate query {path}"
     stderr.print(next_, soft_wrap=True, style="dim")

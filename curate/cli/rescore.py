@@ -1,5 +1,6 @@
 """`curate rescore`: score a run's best documents again, by differentiating through training on them."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,4 +103,5 @@ def _print(run: "Run") -> None:
     stdout.print(f"{totals['documents']:,} documents rescored in {run.path}", soft_wrap=True)
     for reason, number in totals["skipped"].items():
         stdout.print(f"{number:,} rows set aside: {reason}", soft_wrap=True)
-    stderr.print(f"next: curate select {run.path} --top 20%   or   curate sql {run.path}", soft_wrap=True, style="dim")
+    path = shlex.quote(str(run.path))
+    stderr.print(f"next: curate select {path} --top 20%   or   curate sql {path}", soft_wrap=True, style="dim")

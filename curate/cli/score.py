@@ -1,5 +1,6 @@
 """`curate score`: measure the influence of every document of a pool on a target."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 @settings_options(ScoreSettings)
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
+@click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, estimate the whole, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
 @click.pass_context
 def command(
-    ctx: click.Context, /, out: Path | None, workers: int, dry_run: bool, as_json: bool, **options: Any
+    ctx: click.Context, /, out: Path | None, workers: int, strict: bool, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Score every document of a pool by its influence on a target.
 
@@ -49,13 +51,14 @@ def command(
     from curate.cli._trust import judged, short
     from curate.pipeline import score
     from curate.scores.arithmetic import arithmetic_warning
+    from curate.scores.counts import lost_rows
 
     settings = ScoreSettings.of(given(ctx, ScoreSettings, options))
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(score.plan(settings, reporter=reporter), as_json)
             return
-        run = score.run(settings, out, workers=workers, reporter=reporter)
+        run = score.run(settings, out, workers=workers, strict=strict, reporter=reporter)
         trust = judged(run, reporter)
     if as_json:
         from curate.cli._output import print_json
@@ -65,8 +68,9 @@ def command(
         print_json({**summary, **(run.totals or {}), "trust": short(trust)})
     else:
         _print(run, trust)
-    if warning := arithmetic_warning(run.record.details):
-        print_alarm(warning)
+    for warning in (arithmetic_warning(run.record.details), lost_rows(run.totals or {})):
+        if warning:
+            print_alarm(warning)
 
 
 def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
@@ -107,5 +111,6 @@ def _print(run: "Run", trust: "Judged | None") -> None:
         stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
     if trust:
         print_trust(trust)
-    next_ = f"next: curate report {run.path}   or   curate select {run.path} --top 5%   or   curate sql {run.path}"
+    path = shlex.quote(str(run.path))
+    next_ = f"next: curate report {path}   or   curate select {path} --top 5%   or   curate sql {path}"
     stderr.print(next_, soft_wrap=True, style="dim")

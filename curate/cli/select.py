@@ -124,7 +124,7 @@ def command(
             decontaminate=not no_decontaminate,
             out=None if dry_run else out,
             pool=pool or None,
-            neighbours=_neighbours(filters, opened_run, store or opened_run.record.store, reporter),
+            neighbours=_neighbours(filters, opened_run, store or opened_run.located_settings.get("store"), reporter),
             reporter=reporter,
             **options,
         )
@@ -159,7 +159,7 @@ def _neighbours(
 
     opened = Store.open(store)
     pool = opened.record.details.pool_fingerprint
-    same = run.record.store == store or run.record.fingerprints.pool == pool
+    same = run.located_settings.get("store") == store or run.record.fingerprints.pool == pool
     if not same:
         raise SettingsError(
             f"{store} does not hold the pool that {run.path} scored.",

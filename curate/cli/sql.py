@@ -18,7 +18,12 @@ _SHOWN = 40
 @click.command()
 @click.argument("arguments", nargs=-1, metavar="[RUN]... [QUERY]")
 @click.option("--json", "style", flag_value="json", help="Print rows as JSON.")
-@click.option("--csv", "style", flag_value="csv", help="Print rows as CSV.")
+@click.option(
+    "--csv",
+    "style",
+    flag_value="csv",
+    help="Print rows as CSV; text that a spreadsheet would run as a formula (=, +, -, @) gets a ' before it.",
+)
 @click.option("--parquet", type=click.Path(dir_okay=False), help="Write rows to a Parquet file.")
 @click.option("--limit", default=_SHOWN, show_default=True, type=click.IntRange(0), help="Rows of the table to show.")
 @click.option("--db", type=click.Path(dir_okay=False), help="Write a DuckDB database file that any client opens.")
@@ -45,10 +50,10 @@ def command(
     curate sql "SELECT text FROM documents JOIN scores USING (shard, row) ORDER BY score DESC LIMIT 3"
     curate sql "SELECT token, score FROM tokens WHERE doc_id = '17' ORDER BY position"
     """
-    from curate.folders.local import refuse_url
+    from curate.folders.local import refuse_place
     from curate.scores.session import open_session
 
-    refuse_url(parquet, "--parquet")
+    refuse_place(parquet, "--parquet")
     runs, query = _split(arguments)
     if db:
         if query:

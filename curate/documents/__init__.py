@@ -7,13 +7,15 @@ from curate.documents.pool import Pool, open_pool
 from curate.documents.records import documents, hash_content
 from curate.documents.rows import estimated_rows, raw_tables, rows
 from curate.documents.sample import sample_rows
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import DAMAGED, BadRow, DamagedShard, Shard
 from curate.documents.target import Target, read_target
 from curate.fields import Fields
 
 __all__ = [
+    "DAMAGED",
     "HELDOUT",
     "BadRow",
+    "DamagedShard",
     "Fields",
     "FirstRows",
     "Overlap",

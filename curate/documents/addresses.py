@@ -1,4 +1,4 @@
-"""Find the files of an address: a folder, glob, file, `save_to_disk` folder, hub id or object store."""
+"""Find the files of an address: a folder, glob, file, `save_to_disk` folder, hub id or store; of one split."""
 
 import glob
 import os
@@ -12,9 +12,13 @@ import orjson
 from curate.documents.files import filesystem, local_path, open_binary
 from curate.documents.formats import format_of, get, readable
 from curate.documents.shards import Shard
+from curate.documents.sidecars import without_sidecars
+from curate.documents.splits import of_split
 from curate.errors import CurateError, nearest
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
+_WITH_SPLIT = re.compile(r"(?P<folder>.+):(?P<split>[\w.-]+)")
+_CARD, _CARD_BYTES = "README.md", 1 << 20
 _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
 _WILD = re.compile(r"[*?\[]")
 
@@ -30,18 +34,32 @@ class ListedFile:
     digest: str | None = None
 
 
-def find_shards(address: str) -> tuple[list[Shard], list[str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The files at an address."""
+
+    shards: list[Shard]
+    ignored: list[str]
+    """Names of files that are no shards."""
+    other_splits: list[str]
+    """Names of shards of other splits than the one that is read."""
+
+
+def find_shards(address: str) -> Listing:
     """Return an address's shards, and the names of its other files.
 
-    Raises CurateError where no file is readable, naming the files and the readable formats.
+    Of a folder whose files have splits, those of `train` are read, or of the split that the address names
+    (`folder:test`). Raises CurateError where no file is readable, naming the files and the readable formats.
     """
-    path = local_path(address)
+    path, split = local_path(address), None
     if path is None:
         files = _remote_files(address)
     elif path.exists() or _WILD.search(address):
         files = _local_files(path)
+    elif (named := _WITH_SPLIT.fullmatch(address)) and (folder := local_path(named["folder"])) and folder.is_dir():
+        files, split = _local_files(folder), named["split"]
     elif not format_of(address) and (hub := _HUB_ID.fullmatch(address)):
-        files = _hub_files(address, hub, path)
+        files, split = _hub_files(address, hub, path), hub["split"]
     else:
         raise CurateError(f"{address}: no such file or folder.", hint=_nearest_sibling(path))
     if not files:
@@ -53,7 +71,37 @@ def find_shards(address: str) -> tuple[list[Shard], list[str]]:
             f"{address}: no readable shard among {len(ignored)} file(s): {listed}.",
             hint=f"Readable: {readable()}.",
         )
-    return shards, ignored
+    if len(files) == 1 and not split:
+        return Listing(shards=shards, ignored=ignored, other_splits=[])
+    data = without_sidecars(shards)
+    ignored = sorted([*ignored, *({s.name for s in shards} - {s.name for s in data})])
+    names = {s.name for s in data}
+    if split or not _WILD.search(address) or (path and path.exists()):
+        names = set(of_split(list(names), split, card=_card(files), address=address))
+    return Listing(
+        shards=[s for s in data if s.name in names],
+        ignored=ignored,
+        other_splits=[s.name for s in data if s.name not in names],
+    )
+
+
+def lies_here(address: str) -> bool:
+    """Return whether a local address leads to a file, a folder, or a match of its pattern."""
+    path, named = local_path(address), _WITH_SPLIT.fullmatch(address)
+    if path is None:
+        return False
+    if path.exists() or (named and Path(named["folder"]).is_dir()):
+        return True
+    return bool(_WILD.search(address)) and next(iter(_local_files(path)), None) is not None
+
+
+def _card(files: list[ListedFile]) -> str | None:
+    """Return the text of a folder's card, where it has one."""
+    for file in files:
+        if file.name == _CARD:
+            with open_binary(file.url) as stream:
+                return stream.read(_CARD_BYTES).decode("utf-8", "replace")
+    return None
 
 
 def _place(address: str, path: Path | None) -> str:
@@ -126,8 +174,9 @@ def _local_files(path: Path) -> list[ListedFile]:
         return [ListedFile(name=path.name, url=str(path), size=path.stat().st_size)]
     if path.is_dir():
         return [_local(p, path) for p in _walk(path) if not _hidden(p.relative_to(path).as_posix())]
-    root = Path(*_before_wild(path.parts))
-    matches = sorted(Path(m) for m in glob.glob(str(path), recursive=True))
+    root = _literal_root(path)
+    pattern = Path(glob.escape(str(root))) / path.relative_to(root)
+    matches = sorted(Path(m) for m in glob.glob(str(pattern), recursive=True))
     files: dict[str, ListedFile] = {}
     for match in matches:
         inside = _walk(match) if match.is_dir() else [match]
@@ -135,6 +184,15 @@ def _local_files(path: Path) -> list[ListedFile]:
             if not _hidden(p.relative_to(root).as_posix()):
                 files[str(p)] = _local(p, root)
     return list(files.values())
+
+
+def _literal_root(path: Path) -> Path:
+    """Return the folder above a pattern; a folder that exists is no pattern, whatever its name."""
+    parts = path.parts
+    for i, part in enumerate(parts):
+        if _WILD.search(part) and not Path(*parts[: i + 1]).exists():
+            return Path(*parts[:i])
+    return path.parent
 
 
 def _local(path: Path, root: Path) -> ListedFile:
@@ -208,20 +266,9 @@ def hub_url(repo: str, revision: str | None) -> str:
 
 def _hub_files(address: str, match: re.Match[str], path: Path) -> list[ListedFile]:
     try:
-        files = _remote_files(hub_url(match["repo"], match["revision"]))
+        return _remote_files(hub_url(match["repo"], match["revision"]))
     except CurateError as error:
         raise CurateError(
             f"{address}: no such local file or folder, and as a hub dataset id: {error.message}",
             hint=f"{_nearest_sibling(path)} For a hub dataset check its name, the network and your login.",
         ) from error
-    return files if match["split"] is None else of_split(files, match["split"], address)
-
-
-def of_split(files: list[ListedFile], split: str, address: str) -> list[ListedFile]:
-    """Return the files of one split, which `datasets` recognises as a whole word in the path."""
-    word = re.compile(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z0-9])", re.IGNORECASE)
-    matching = [f for f in files if word.search(f.name) and format_of(f.name)]
-    if not matching:
-        names = ", ".join(f.name for f in files if format_of(f.name)) or "none"
-        raise CurateError(f"{address}: no file of the split {split!r}. Files there: {names[:500]}.")
-    return matching

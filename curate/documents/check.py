@@ -64,7 +64,7 @@ def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:
     """
     columns: set[str] = set()
     for _, names in islice(_filled_shards(pool), _SHARDS):
-        columns.update(names)
+        columns.update([] if isinstance(names, CurateError) else names)
     chosen = {name: getattr(fields, name) for name in COLUMNS}
     for name, column in chosen.items():
         shared = column == getattr(others, name)
@@ -79,23 +79,33 @@ def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:
 def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_lack: Collection[str] = ()) -> None:
     """Read the first rows of the first shards; raise where they cannot give a document.
 
-    Raises CurateError when the first shard with rows has none of the content columns, or when a column the
-    user named (`fields` other than the default, `also`) is nowhere in the first rows of up to eight shards;
-    the error names the columns and the nearest one. Other columns, and those in `may_lack`, may differ from row
-    to row and are not checked.
+    Raises CurateError when none of the first eight shards with rows has a content column, or when a column the
+    user named (`fields` other than the default, `also`) is nowhere in their first rows;
+    the error names the columns and the nearest one. Other columns, and those in `may_lack`, may
+    differ from row to row and are not checked. A shard that cannot be read stops no other.
     """
     columns_seen: dict[str, None] = {}
     missing = (set(fields.renamed) - set(may_lack)) | set(also)
-    pool_is_empty = True
-    for shard, columns in islice(_filled_shards(pool), _SHARDS):
-        if pool_is_empty and not shapes.content_columns(columns, fields):
-            raise _no_content(shard, columns, fields)
-        pool_is_empty = False
+    first_problem: CurateError | None = None
+    has_content, num_filled = False, 0
+    for shard, columns in _filled_shards(pool):
+        if isinstance(columns, CurateError):
+            first_problem = first_problem or columns
+            continue
+        num_filled += 1
+        if shapes.content_columns(columns, fields):
+            has_content = True
+        else:
+            first_problem = first_problem or _no_content(shard, columns, fields)
         columns_seen.update(dict.fromkeys(columns))
         missing -= set(columns)
-        if not missing:
+        if has_content and not missing:
             return
-    if pool_is_empty:
+        if num_filled == _SHARDS:
+            break
+    if first_problem and not has_content:
+        raise first_problem
+    if not has_content:
         raise CurateError(f"{', '.join(pool.address)}: the {len(pool.shards)} shard(s) hold no rows.")
     column = min(missing)
     raise CurateError(
@@ -104,10 +114,15 @@ def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_
     )
 
 
-def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str]]]:
+def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]]:
     for shard in pool.shards:
-        if columns := formats.get(shard.format).columns(shard):
-            yield shard, columns
+        try:
+            columns = formats.get(shard.format).columns(shard)
+        except CurateError as error:
+            yield shard, error
+            continue
+        if columns:
+            yield shard, [*columns, *(name for name in shard.partitions if name not in columns)]
 
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields) -> CurateError:

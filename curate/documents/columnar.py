@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.documents.drawing import draw_from_blocks, until_broken
-from curate.documents.shards import BadRow, Row, Shard
+from curate.documents.shards import BadRow, DamagedShard, Row, Shard
 from curate.errors import CurateError
 
 
@@ -96,6 +96,8 @@ class Columnar:
                 if len(numbers):
                     yield numbers, batch
                 reached[0] = after
+                if chosen is not None and not (chosen >= after).any():
+                    return  # what follows may be damaged
 
     def rows(
         self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, columns: Sequence[str] | None = None
@@ -129,15 +131,28 @@ class Columnar:
 
     @contextmanager
     def _opened(self, shard: Shard, reached: list[int]) -> Iterator[OpenFile]:
-        """Open a file; turn Arrow's errors into one that names the file and the row reached."""
+        """Open a file; turn errors into one that names the file and the row reached."""
         try:
             with ExitStack() as stack:
-                yield self.open(shard, stack)
+                yield self.open(shard, stack) if shard.size != 0 else _NoBytes()
         except (pa.ArrowException, OSError, EOFError) as error:
-            raise CurateError(
-                f"{shard.url}: not a whole {self.kind} file ({error}); {reached[0]} rows could be read before.",
-                hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
-            ) from error
+            if getattr(error, "errno", None) is not None:  # of the device or the network, not of the content
+                raise CurateError(f"{shard.url}: reading failed after {reached[0]} rows: {error}") from error
+            raise DamagedShard.at(reached[0], shard, f"not a whole {self.kind} file ({error})") from error
+
+
+class _NoBytes:
+    """A file without a byte, which some writers leave: it has no columns and no rows."""
+
+    schema = pa.schema([])
+
+    def blocks(self) -> list[int]:
+        return []
+
+    def stream(
+        self, wants: Callable[[int, int], bool], columns: Sequence[str] | None, batch_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        return iter(())
 
 
 def _overlaps(first_row: int, count: int, start: int, chosen: np.ndarray | None) -> bool:

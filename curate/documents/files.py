@@ -10,14 +10,14 @@ from fsspec.registry import known_implementations
 
 from curate.errors import CurateError
 
-COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst"}
+COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
 
 
 def local_path(address: str) -> Path | None:
     """Return the local path of an address; None for an address of another protocol."""
     if address.startswith("file://"):
         return Path(address.removeprefix("file://"))
-    if "://" in address or "::" in address:
+    if "://" in address or ("::" in address and not os.path.exists(address)):
         return None
     return Path(os.path.expanduser(address))
 
@@ -59,15 +59,16 @@ def open_binary(url: str) -> IO[bytes]:
 
 
 def compression_of(name: str) -> str | None:
-    """Return a file's compression ('gz' or 'zst') by its last suffix; None for a plain file."""
-    return next((c for suffix, c in COMPRESSIONS.items() if _file_name(name).endswith(suffix)), None)
+    """Return a file's compression ('gz', 'zst', 'bz2' or 'xz') by its last suffix; None for a plain file."""
+    return next((c for suffix, c in COMPRESSIONS.items() if file_name(name).endswith(suffix)), None)
 
 
 def plain_name(name: str) -> str:
     """Return a file's name in lower case without the suffix of its compression."""
-    plain = _file_name(name)
+    plain = file_name(name)
     return next((plain.removesuffix(suffix) for suffix in COMPRESSIONS if plain.endswith(suffix)), plain)
 
 
-def _file_name(url: str) -> str:
+def file_name(url: str) -> str:
+    """Return the last part of an address in lower case, without a query (`?download=true`)."""
     return url.split("?")[0].rsplit("/", 1)[-1].lower()

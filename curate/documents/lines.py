@@ -1,16 +1,33 @@
-"""Split plain, gzip and Zstandard streams into lines at b"\\n", in bounded memory."""
+"""Split plain and compressed streams into lines at b"\\n", in bounded memory."""
 
+import bz2
+import codecs
+import lzma
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO, Any
 
 import zstandard
 
 _BLOCK = 1 << 20
 # Compressed input per step: bounds what one step can inflate to, and what a broken stream loses.
-_COMPRESSED_BLOCK = 1 << 15
+_COMPRESSED_BLOCK = {"gz": 1 << 15, "zst": 1 << 15, "bz2": 1 << 11, "xz": 1 << 11}
 BOM = b"\xef\xbb\xbf"
+_MARKS = {  # the longer first: UTF-32 begins as UTF-16 does
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+# Four ASCII characters without a mark: text in UTF-8 holds no zero bytes.
+_UNMARKED = {
+    "utf-32-le": re.compile(rb"[\t-~]\0\0\0"),
+    "utf-32-be": re.compile(rb"\0\0\0[\t-~]"),
+    "utf-16-le": re.compile(rb"([\t-~]\0){2}"),
+    "utf-16-be": re.compile(rb"(\0[\t-~]){2}"),
+}
 _FILLED = re.compile(rb"[^ \t\r\n]")
 
 
@@ -41,34 +58,65 @@ def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
-    """Yield a stream's decompressed blocks; several gzip members or Zstandard frames follow one another."""
+    """Yield a stream's decompressed blocks; several members or frames may follow one another, or none at all."""
     if compression is None:
         while block := stream.read(_BLOCK):
             yield block
         return
     decoder, num_streams = None, 0
-    while block := stream.read(_COMPRESSED_BLOCK):
+    while block := stream.read(_COMPRESSED_BLOCK[compression]):
         while block:
             if decoder is None:
-                # gzip files may end in zero padding, as tape and block devices leave it.
-                if num_streams and compression == "gz" and not (block := block.lstrip(b"\0")):
+                # gzip and xz files may end in zero padding, as tape and block devices leave it.
+                if num_streams and compression in ("gz", "xz") and not (block := block.lstrip(b"\0")):
                     break
                 decoder = _decoder(compression)
             try:
                 data = decoder.decompress(block)
-            except (zlib.error, zstandard.ZstdError) as error:
+            except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, ValueError) as error:
                 raise Truncated(f"the {compression} stream is damaged ({error})") from error
             if data:
                 yield data
             block = b""
             if decoder.eof:
                 block, decoder, num_streams = decoder.unused_data, None, num_streams + 1
-    if decoder is not None or not num_streams:
+    if decoder is not None:
         raise Truncated(f"the {compression} stream ends before its end")
 
 
 def _decoder(compression: str) -> Any:
     if compression == "gz":
         return zlib.decompressobj(wbits=31)
+    if compression == "bz2":
+        return bz2.BZ2Decompressor()
+    if compression == "xz":
+        return lzma.LZMADecompressor()
     # The largest window, which `zstd --long=31` writes.
     return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+
+
+def as_utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the blocks of a text in UTF-8, whether it is in UTF-8, UTF-16 or UTF-32.
+
+    What the encoding does not allow becomes bytes that are no UTF-8, by which its row is known.
+    """
+    head = next(blocks, b"")
+    encoding = _encoding(head[:4])
+    if encoding is None:
+        yield head
+        del head  # a block may be large
+        yield from blocks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    try:
+        for block in chain((head,), blocks):
+            yield decoder.decode(block).encode("utf-8", "surrogatepass")
+        yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise Truncated(f"the {encoding.upper()} text is damaged ({error.reason})") from error
+
+
+def _encoding(head: bytes) -> str | None:
+    """Return the encoding that a text's first bytes show; None for UTF-8."""
+    marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    return marked or next((name for name, pattern in _UNMARKED.items() if pattern.match(head)), None)

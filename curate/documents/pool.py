@@ -10,12 +10,13 @@ import orjson
 import xxhash
 
 from curate.documents.addresses import find_shards
-from curate.documents.files import local_path, open_binary
+from curate.documents.files import compression_of, local_path, open_binary
 from curate.documents.shards import Shard
 from curate.errors import CurateError, SettingsError
 
 _BLOCK = 1 << 16
 _PROBES = 8
+_NAMED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,20 @@ class Pool:
     shards: tuple[Shard, ...]
     ignored: tuple[str, ...] = ()
     """Other files at the address, such as a dataset card."""
+    other_splits: tuple[str, ...] = ()
+    """Shards of splits that were not asked for."""
+
+    @property
+    def listing(self) -> str:
+        """What is read and what is not, in one line for people."""
+        line = f"{len(self.shards):,} shard{'s' if len(self.shards) != 1 else ''}"
+        if empty := [s.name for s in self.shards if s.size == 0]:
+            line += f"; without a byte: {_listed(empty)}"
+        if self.ignored:
+            line += f"; not read: {_listed(self.ignored)}"
+        if self.other_splits:
+            line += f"; of other splits, which FOLDER:SPLIT reads: {_listed(self.other_splits)}"
+        return line
 
     def fingerprint(self) -> str:
         """Hash the shards' names, sizes and a cheap digest of their content; 32 hex digits.
@@ -49,7 +64,8 @@ class Pool:
 def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = False) -> Pool:
     """Open a pool: a folder, glob, file, `save_to_disk` folder, hub id or url, or a list of those.
 
-    A local path wins over a hub id (`org/name`, `org/name@revision`, `org/name:split`). A file reached twice
+    A local path wins over a hub id (`org/name`, `org/name@revision`, `org/name:split`). Of a folder whose card or files
+    name splits, `train` is read, or what `folder:split` names. A file reached twice
     is one shard; equal names from different addresses get as many leading folders as tell them apart. `txt_lines`:
     every line of a .txt file is a document (`Fields.txt_lines`).
     Raises CurateError when an address holds nothing readable.
@@ -59,19 +75,33 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
         raise SettingsError("No address was given.", hint="Name a folder, a glob, a file, a hub dataset id or a url.")
     shards: dict[str, Shard] = {}
     ignored: set[str] = set()
+    other_splits: set[str] = set()
     for item in addresses:
         if not str(item):
             raise SettingsError("An address is empty.", hint="Name a folder, a glob, a file, a hub id or a url.")
-        address_shards, others = find_shards(str(item))
-        ignored.update(others)
-        for shard in address_shards:
+        listing = find_shards(str(item))
+        ignored.update(listing.ignored)
+        other_splits.update(listing.other_splits)
+        for shard in listing.shards:
             by_line = txt_lines and shard.format == "txt"
             shards.setdefault(_identity(shard), replace(shard, format="txt_lines") if by_line else shard)
     return Pool(
         address=tuple(str(a) for a in addresses),
         shards=tuple(sorted(_with_unique_names(list(shards.values())), key=lambda s: s.name)),
         ignored=tuple(sorted(ignored)),
+        other_splits=tuple(sorted(other_splits)),
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Name files, those of one ending by their number where there are several."""
+    by_ending: dict[str, list[str]] = {}
+    for name in names:
+        suffixes = PurePosixPath(name).suffixes
+        ending = "".join(suffixes[-2:] if compression_of(name) else suffixes[-1:])
+        by_ending.setdefault(ending or name, []).append(name)
+    clauses = [files[0] if len(files) == 1 else f"{len(files):,} {ending}" for ending, files in by_ending.items()]
+    return ", ".join(clauses[:_NAMED]) + (f" and {len(clauses) - _NAMED} more kinds" if len(clauses) > _NAMED else "")
 
 
 def _identity(shard: Shard) -> str:

@@ -26,7 +26,7 @@ def documents(
     """Stream every row from `start`, in order, as a document or as Skipped with its reason.
 
     Nested columns that are not content are not read from Parquet and Arrow. `only` (sorted, distinct) gives
-    just those rows. Raises CurateError with the row reached where the file is broken, after the rows before it.
+    just those rows. Raises DamagedShard with the row reached where the file is broken, after the rows before it.
     """
     for row, raw in rows(shard, start=start, only=only, columns=useful_columns(shard, fields)):
         yield document_of(shard.name, row, raw, fields)
@@ -35,11 +35,19 @@ def documents(
 def document_of(shard: str, row: int, raw: Mapping[str, Any] | BadRow, fields: Fields) -> Document | Skipped:
     """Return one row's document, or Skipped with the reason.
 
-    Reasons: those of BadRow, 'no text', and those of the shapes: 'not a string', 'empty text', 'invalid messages',
-    'no assistant turn' …
+    Reasons: those of BadRow, 'no text', those of the shapes ('not a string', 'empty text', 'invalid messages' …), and
+    'too deep or too large'.
     """
     if isinstance(raw, BadRow):
         return Skipped(shard=shard, row=row, reason=raw.reason, detail=raw.detail)
+    try:
+        return _document(shard, row, raw, fields)
+    except (RecursionError, MemoryError, orjson.JSONEncodeError) as error:  # orjson's own limit is 254 levels
+        detail = f"its values cannot be worked on: {error or type(error).__name__}"
+        return Skipped(shard=shard, row=row, reason="too deep or too large", detail=detail)
+
+
+def _document(shard: str, row: int, raw: Mapping[str, Any], fields: Fields) -> Document | Skipped:
     pool_id = _pool_id(raw.get(fields.id))
     shape = shapes.shape_of(raw, fields)
     content = _no_text(raw, fields) if shape is None else shape.read(raw, fields)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.documents import formats
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import BadRow, Row, Shard
 
 
 def rows(
@@ -24,7 +24,14 @@ def rows(
     rows of lines come whole. Raises CurateError with the row reached where the file is broken, after the rows
     before it.
     """
-    return formats.get(shard.format).rows(shard, start=start, only=only, columns=columns)
+    stream = formats.get(shard.format).rows(shard, start=start, only=only, columns=columns)
+    return with_partitions(shard, stream) if shard.partitions else stream
+
+
+def with_partitions(shard: Shard, stream: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    """Add to rows the columns that the names of their shard's folders give; a column of the file wins."""
+    partitions = shard.partitions
+    return ((number, row if isinstance(row, BadRow) else {**partitions, **row}) for number, row in stream)
 
 
 def raw_tables(
@@ -33,9 +40,14 @@ def raw_tables(
     """Stream (row numbers, table of the shard's own columns) in row order, at most `batch_rows` rows each.
 
     Parquet and Arrow keep their types; every column of csv is a string. Lines of JSON are typed per batch, so the types
-    of two tables may differ. Rows that cannot be decoded are left out. `only` (sorted, distinct) gives just those rows.
+    of two tables may differ. Columns that folders' names give (`lang=en/`) come last, as strings. Rows that cannot
+    be decoded are left out. `only` (sorted, distinct) gives just those rows.
     """
-    return formats.get(shard.format).tables(shard, start=start, only=only, batch_rows=batch_rows)
+    for numbers, table in formats.get(shard.format).tables(shard, start=start, only=only, batch_rows=batch_rows):
+        for name, value in shard.partitions.items():
+            if name not in table.column_names:
+                table = table.append_column(name, pa.array([value] * len(numbers), pa.string()))
+        yield numbers, table
 
 
 def estimated_rows(shard: Shard) -> float:

@@ -8,7 +8,7 @@ from curate.documents import formats
 from curate.documents.formats.contract import Format
 from curate.documents.pool import Pool
 from curate.documents.records import document_of, useful_columns
-from curate.documents.rows import estimated_rows
+from curate.documents.rows import estimated_rows, with_partitions
 from curate.documents.shards import Shard
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
@@ -145,6 +145,7 @@ def _look(draw: _Draw, fields: Fields) -> None:
         draw.documents, draw.exhausted = [], True
         return
     drawn, draw.exhausted = draw.format.draw(draw.shard, draw.size, rng, columns)
+    drawn = with_partitions(draw.shard, drawn)
     candidates = (document_of(draw.shard.name, row, raw, fields) for row, raw in drawn)
     draw.documents = [d for d in candidates if isinstance(d, Document)]
     rng.shuffle(draw.documents)

@@ -1,8 +1,16 @@
-"""One file of a pool, and a row of it that could not be decoded."""
+"""One file of a pool, and what of it could not be read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
+
+from curate.errors import CurateError
+
+_NULL = "__HIVE_DEFAULT_PARTITION__"
+DAMAGED = "damaged shard"
+"""The reason at the row from which on a shard could not be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +27,28 @@ class Shard:
     """Bytes on disk, where the file system tells them."""
     digest: str | None = None
     """An object store's digest of the content (ETag, blob id), where it has one."""
+
+    @property
+    def partitions(self) -> dict[str, str | None]:
+        """The columns that the names of its folders give to every row (`lang=en/`), as text."""
+        pairs = (folder.partition("=") for folder in PurePosixPath(self.name).parts[:-1])
+        return {unquote(k): None if v == _NULL else unquote(v) for k, equals, v in pairs if k and equals}
+
+
+class DamagedShard(CurateError):
+    """The content of a shard cannot be read to its end; trying again would not help."""
+
+    row: int
+    """The first that could not be read."""
+
+    @classmethod
+    def at(cls, row: int, shard: Shard, problem: str) -> "DamagedShard":
+        error = cls(
+            f"{shard.url}: {problem}; {row} rows could be read before.",
+            hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
+        )
+        error.row = row
+        return error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from curate.documents.drawing import draw_from_stream
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
-from curate.documents.lines import Truncated, inflated, split_lines
-from curate.documents.shards import BadRow, Row, Shard
+from curate.documents.lines import Truncated, as_utf8, inflated, split_lines
+from curate.documents.shards import BadRow, DamagedShard, Row, Shard
 from curate.errors import CurateError
 
 R = TypeVar("R")
@@ -83,19 +83,16 @@ class Streamed(Generic[R]):
     def numbered(self, shard: Shard) -> Iterator[tuple[int, int, R]]:
         """Stream (row from 0, line number from 1, record).
 
-        Raises CurateError with the row reached, after giving all that could be read, when the stream is broken.
+        Raises DamagedShard with the row reached, after giving all that could be read, when the stream is broken.
         """
         row = 0
         try:
             with open_binary(shard.url) as stream:
-                for number, record in self.records(inflated(stream, compression_of(shard.url)), shard):
+                for number, record in self.records(_texts(stream, shard), shard):
                     yield row, number, record
                     row += 1
         except Truncated as broken:
-            raise CurateError(
-                f"{shard.url}: {broken}; {row} rows could be read before.",
-                hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
-            ) from broken
+            raise DamagedShard.at(row, shard, str(broken)) from broken
         except OSError as error:
             raise CurateError(f"{shard.url}: reading failed after {row} rows: {error}") from error
 
@@ -124,8 +121,12 @@ class Streamed(Generic[R]):
     ) -> Iterator[tuple[np.ndarray, pa.Table]]:
         """Gather decoded rows into tables, each typed by itself; rows that could not be decoded are left out."""
         decoded = ((n, row) for n, row in self.rows(shard, start=start, only=only) if not isinstance(row, BadRow))
-        while batch := list(islice(decoded, batch_rows)):
+        damage: list[DamagedShard] = []
+        whole = _until_damaged(decoded, damage)
+        while batch := list(islice(whole, batch_rows)):
             yield np.array([n for n, _ in batch], dtype=np.int64), self.table([row for _, row in batch])
+        if damage:
+            raise damage[0]
 
     def schema(self, shard: Shard) -> None:
         """Return None: only the rows tell the columns."""
@@ -157,7 +158,7 @@ class Streamed(Generic[R]):
         if not head:
             return 0.0
         try:
-            count = self.count(_readable(head, compression_of(shard.url)), shard)
+            count = self.count(_readable(head, shard), shard)
         except CurateError:
             return 0.0
         return max(count, 1) * max(shard.size or 0, len(head)) / len(head)
@@ -170,8 +171,20 @@ class Streamed(Generic[R]):
         return ((row, self.decode(record, number)) for _, (row, number, record) in kept), seen <= count
 
 
-def _readable(head: bytes, compression: str | None) -> Iterator[bytes]:
+def _until_damaged(items: Iterator[R], damage: list[DamagedShard]) -> Iterator[R]:
+    """Yield the items before a shard's damage, and keep its error until they have been used."""
     try:
-        yield from inflated(BytesIO(head), compression)
+        yield from items
+    except DamagedShard as error:
+        damage.append(error)
+
+
+def _texts(stream: IO[bytes], shard: Shard) -> Iterator[bytes]:
+    return as_utf8(inflated(stream, compression_of(shard.url)))
+
+
+def _readable(head: bytes, shard: Shard) -> Iterator[bytes]:
+    try:
+        yield from _texts(BytesIO(head), shard)
     except Truncated:  # the head is cut on purpose
         return

@@ -1,7 +1,7 @@
 """Read a target: a pool small enough for memory, with its groups."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class Target:
     """Whether every line of a .txt file was read as a row."""
     read_as: FirstRows | None = None
     """The shapes of its first rows."""
+    shards: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Size and digest of its files by name."""
+    left_out: str = field(default="", compare=False)
+    """What of its address was not read, in one line; '' where all was."""
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -86,7 +90,13 @@ def read_target(
         )
         raise CurateError(f"{', '.join(pool.address)}: the target holds no document{reason}.")
     return Target(
-        documents=documents, groups=groups, skipped=skipped, txt_lines=fields.txt_lines, read_as=look(pool, fields)
+        documents=documents,
+        groups=groups,
+        skipped=skipped,
+        txt_lines=fields.txt_lines,
+        shards=pool.shard_fingerprints(),
+        left_out=pool.listing if pool.ignored or pool.other_splits else "",
+        read_as=look(pool, fields),
     )
 
 

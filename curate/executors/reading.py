@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from curate.documents import Fields, Overlap, Pool, Shard, documents
+from curate.documents import DAMAGED, DamagedShard, Fields, Overlap, Pool, Shard, documents
 from curate.errors import CurateError
 from curate.folders.part_folder import PartFolder
 from curate.folders.parts import Span
@@ -80,7 +80,7 @@ class UnfinishedShard:
             end = rows[-1].row + 1 if rows else start
             return Span(shard=self.shard.name, shard_index=self.number, index=index, start=start, end=end, last=last)
 
-        for row in documents(self.shard, self.fields, start=start):
+        for row in self._rows(start):
             if len(rows) >= self.part_documents or characters >= PART_CHARACTERS:
                 # Only now is it known that the span before this row was not the shard's last.
                 yield span(last=False), rows
@@ -88,6 +88,13 @@ class UnfinishedShard:
             rows.append(row)
             characters += len(row.plain_text) if isinstance(row, Document) else 0
         yield span(last=True), rows
+
+    def _rows(self, start: int) -> Iterator[Document | Skipped]:
+        """Stream the rows; a damaged shard ends with a row set aside that says so."""
+        try:
+            yield from documents(self.shard, self.fields, start=start)
+        except DamagedShard as error:
+            yield Skipped(shard=self.shard.name, row=max(error.row, start), reason=DAMAGED, detail=error.message)
 
 
 def unfinished(
@@ -131,10 +138,9 @@ class ChunkEncoder:
     overlap: Overlap
 
     def __call__(self, span_rows: SpanRows) -> Chunk:
-        """Return the chunk of a span's rows. Raises CurateError for documents that the model cannot read."""
-        candidates = [row for row in span_rows.rows if isinstance(row, Document)]
-        skipped = [row for row in span_rows.rows if isinstance(row, Skipped)]
-        encoded = self.encoder(candidates)
+        """Return the chunk of a span's rows."""
+        candidates, encoded, refused = self._encoded([row for row in span_rows.rows if isinstance(row, Document)])
+        skipped = [*(row for row in span_rows.rows if isinstance(row, Skipped)), *refused]
         usable = [i for i, e in enumerate(encoded) if e.num_scored > 0]
         skipped += [no_scored_token(d, e) for d, e in zip(candidates, encoded, strict=True) if not e.num_scored]
         return Chunk(
@@ -144,6 +150,19 @@ class ChunkEncoder:
             overlaps=[self.overlap.measure(candidates[i].plain_text) for i in usable],
             skipped=sorted(skipped, key=lambda s: s.row),
         )
+
+    def _encoded(self, documents: list[Document]) -> tuple[list[Document], list[Encoded], list[Skipped]]:
+        """Encode documents; those that the model cannot read are set aside, each by itself."""
+        try:
+            return documents, self.encoder(documents), []
+        except (CurateError, RecursionError, MemoryError) as error:
+            if len(documents) == 1:
+                (d,) = documents
+                detail = error.message if isinstance(error, CurateError) else f"{type(error).__name__}: {error}"
+                place = {"shard": d.shard, "row": d.row, "doc_id": d.doc_id}
+                return [], [], [Skipped(**place, reason="unreadable by the model", detail=detail)]
+        kept, encoded, refused = zip(*(self._encoded([d]) for d in documents), strict=True)
+        return [d for ds in kept for d in ds], [e for es in encoded for e in es], [s for ss in refused for s in ss]
 
 
 def read_all(shards: Iterable[UnfinishedShard], make: Callable[[SpanRows], T]) -> Iterator[T | Unreadable]:

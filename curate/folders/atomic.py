@@ -37,6 +37,31 @@ def atomic_folder(path: Path | str, *, by: str = "Another process") -> Iterator[
     that process.
     """
     path = Path(os.path.abspath(path))
+    with _claimed(path, by) as partial:
+        yield partial
+        fsync_tree(partial)
+        _swap(partial, path)
+
+
+@contextmanager
+def atomic_file(path: Path | str, *, by: str = "Another process") -> Iterator[Path]:
+    """Yield the path of a file to make; when the block ends without an error it takes the place of `path`.
+
+    It lies in a folder of its own beside `path`, with whatever its writer leaves next to it, so that what a killed
+    process left is removed first. Raises CurateError while another process makes it; `by` names that process.
+    """
+    path = Path(os.path.abspath(path))
+    with _claimed(path, by) as partial:
+        yield partial / path.name
+        fsync(partial / path.name)
+        os.replace(partial / path.name, path)
+        fsync(path.parent)
+        shutil.rmtree(partial)
+
+
+@contextmanager
+def _claimed(path: Path, by: str) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that no other process has; an error in the block removes it."""
     partial = path.with_name(f".{path.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(partial, os.O_RDONLY)
@@ -44,14 +69,10 @@ def atomic_folder(path: Path | str, *, by: str = "Another process") -> Iterator[
         try:
             lock(descriptor, partial)
         except BlockingIOError:
-            raise CurateError(
-                f"{by} is making {path}.", hint="Wait for it, or give another folder with --out."
-            ) from None
+            raise CurateError(f"{by} is making {path}.", hint="Wait for it, or give another --out.") from None
         _empty(partial)
         try:
             yield partial
-            fsync_tree(partial)
-            _swap(partial, path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

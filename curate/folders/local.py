@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.errors import CurateError, SettingsError
-from curate.folders.atomic import atomic_folder, atomic_write, remove_leftovers
+from curate.folders.atomic import atomic_file, atomic_folder, atomic_write, remove_leftovers
 from curate.folders.folder import Folder
 from curate.folders.lock import NAME as LOCK_NAME
 from curate.folders.lock import Lock
 
 # `Path` makes one slash of two. Of drives (`C:/`) the name is one letter.
+_MARK = len("..12345678.tmp")  # what a temporary name has beside the name
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 
 
@@ -84,14 +85,21 @@ class LocalFolder:
 def open_folder(address: Path | str) -> Folder:
     """Return the folder of an address, which need not exist yet. Raises SettingsError for a URL."""
     refuse_url(address, "The folder of results")
-    return LocalFolder(Path(address))
+    # Arrow takes a relative path that begins with a word and a colon (`c4:train`) for a URL.
+    path = Path(address)
+    return LocalFolder(path.absolute() if ":" in "".join(path.parts[:1]) else path)
 
 
 def put_file(path: Path | str, write: Callable[[Path], object]) -> None:
     """Write a file that a user named by `write`, whole or not at all. Raises SettingsError for a URL."""
-    path = Path(path)
     refuse_url(path, "The file of results")
-    LocalFolder(path.parent).put(path.name, write)
+    with atomic_file(path) as temporary:
+        write(temporary)
+
+
+def put_text_file(path: Path | str, text: str) -> None:
+    """Write a file of text that a user named, whole or not at all."""
+    put_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def refuse_url(address: Path | str | None, what: str) -> None:
@@ -101,3 +109,29 @@ def refuse_url(address: Path | str | None, what: str) -> None:
             f"{what} is {url[1]}://{str(address)[url.end() :]}; expected a path on this machine.",
             hint="Results are written to local file systems alone: give a folder here, and copy it when it is done.",
         )
+
+
+def refuse_place(address: Path | str | None, what: str) -> None:
+    """Raise SettingsError for a place that results cannot be written to; `what` names the setting.
+
+    That is a URL, a path below a file, one without permission, and a name that is too long.
+    """
+    refuse_url(address, what)
+    if address is None:
+        return
+    path = Path(os.path.abspath(address))
+    try:
+        nearest = next(p for p in (path, *path.parents) if p.exists())
+        too_long = len(os.fsencode(path.name)) + _MARK > os.pathconf(nearest, "PC_NAME_MAX")
+        problem = "its name is too long" if too_long else _cannot_hold(nearest, path)
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
+        raise SettingsError(f"{what} is {address}: {problem}.", hint=f"Give another place with {what}.")
+
+
+def _cannot_hold(nearest: Path, path: Path) -> str | None:
+    folder = nearest if nearest != path or nearest.is_dir() else nearest.parent
+    if not folder.is_dir():
+        return f"{folder} is a file; expected a folder"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"no permission to write in {folder}"

@@ -7,6 +7,7 @@ finished.json       totals; there once every shard has reached its end
 """
 
 import json
+import os
 import re
 import time
 from abc import ABC
@@ -69,7 +70,7 @@ class PartFolder(ABC):
         start stay. Other settings replace a folder without any part, as a failed start leaves it.
         """
         folder = open_folder(path)
-        cls._refuse_foreign(folder)
+        cls.refuse_foreign(path)
         claim = folder.claim()
         started = cls(folder, cls._read_record(folder), claim) if folder.exists(cls.RECORD) else None
         if started is not None:
@@ -139,7 +140,14 @@ class PartFolder(ABC):
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line about a session; times stand only here, so that equal folders have equal bytes."""
         before = self.folder.read(LOG).decode() if self.folder.exists(LOG) else ""
-        put_text(self.folder, LOG, before + json.dumps({"ended": round(time.time()), **line}) + "\n")
+        # Beside times, the one thing that differs between equal folders: where addresses were looked up from.
+        where = {"working_folder": os.getcwd(), "folder": os.path.abspath(self.path)}
+        put_text(self.folder, LOG, before + json.dumps({"ended": round(time.time()), **where, **line}) + "\n")
+
+    def logged(self) -> list[dict[str, Any]]:
+        """Return the lines of the log, the newest last."""
+        lines = self.folder.read(LOG).splitlines() if self.folder.exists(LOG) else []
+        return [json.loads(line) for line in lines]
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Mark that every shard has reached its end, with totals (documents, tokens, skipped by reason).
@@ -247,7 +255,9 @@ class PartFolder(ABC):
         return RunRecord.read(text, where=where, kind=cls.KIND)
 
     @classmethod
-    def _refuse_foreign(cls, folder: Folder) -> None:
+    def refuse_foreign(cls, path: Path | str) -> None:
+        """Raise CurateError for a file, and for a folder that holds something else."""
+        folder = open_folder(path)
         foreign = folder.list()
         if foreign and not folder.exists(cls.RECORD):
             listed = ", ".join(name.rstrip("/") for name in foreign[:3])

@@ -11,20 +11,20 @@ from curate.documents import FirstRows, Pool, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.contract import Executor
 from curate.executors.reading import unfinished
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.folders.part_folder import FINISHED
 from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
 from curate.methods import trackstar
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.arithmetic import check_arithmetic
+from curate.pipeline.ending import totals_of
 from curate.pipeline.request import note_shapes, open_candidates, resolve_index
 from curate.pipeline.work import IndexWork, sketching
 from curate.pipeline.workspace import NO_TARGET, Workspace, load, refuse_unwritable, versions
 from curate.progress import Reporter, Silent
 from curate.proxies.devices import choose_device
 from curate.score_settings import background_fingerprint
-from curate.scores.counts import count
 from curate.settings import changed, gathered
 from curate.stores.approximate import IndexRecord
 from curate.stores.indexing import sketched
@@ -67,19 +67,21 @@ def run(
     *,
     search: str = "auto",
     workers: int = 1,
+    strict: bool = False,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Store:
     """Write the sketches of a pool into a store, in one pass, or go on with it, or add the shards that are new.
 
-    `search` says how its nearest documents are found; see `make_search`. `workers` processes share the pool. Raises
-    CurateError; parts that were finished stay.
+    `search` says how its nearest documents are found; see `make_search`. `workers` processes share the pool. A damaged
+    shard gives what can be read of it; with `strict` it is an error at the end. Raises CurateError; parts that were
+    finished stay.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     check_factory(search)
     reporter, settings = reporter or Silent(), gathered(IndexSettings, settings, values)
     executor = executors.of_workers(workers, settings.device)
-    store = Indexing.open(settings, out, reporter).run(executor)
+    store = Indexing.open(settings, out, reporter).run(executor, strict=strict)
     ensure_search(store, search, reporter)
     return store
 
@@ -129,6 +131,8 @@ class Indexing:
         """
         settings = resolve_index(settings)
         path = Path(out) if out is not None else default_store(settings)
+        refuse_place(path, "--out")
+        Store.refuse_foreign(path)
         record = settings.as_dict() | {"device": choose_device(settings.device).type}
         addresses: tuple[str, ...] = ()
         if (path / Store.RECORD).exists():
@@ -141,11 +145,11 @@ class Indexing:
                     f"{path} holds other documents ({', '.join(addresses)}), not {new[0]}.",
                     hint=f"Say where with --out: {path} to add them, another folder for a store of their own.",
                 )
-        pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys(addresses + settings.pool))))
+        pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys(addresses + settings.pool))), reporter)
         read_as = note_shapes(pool, settings.fields, reporter)
         return cls(settings=settings, pool=pool, read_as=read_as, path=path, record=record, reporter=reporter)
 
-    def run(self, executor: Executor) -> Store:
+    def run(self, executor: Executor, *, strict: bool = False) -> Store:
         """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
         started, workspace = time.time(), self._workspace()
         proxy = workspace.proxy
@@ -169,9 +173,10 @@ class Indexing:
             work = IndexWork(settings=self.settings, path=self.path, opened=opened)
             shards = unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
             done = executor.run(work, shards, store, self.reporter)
+            totals = totals_of(store, strict=strict, reporter=self.reporter)
             self._fit(store, workspace, engine)
             store.log({"documents": done.documents, "seconds": round(time.time() - started, 3)})
-            store.finish(count(store))
+            store.finish(totals)
         return store
 
     def plan(self) -> IndexPlan:

@@ -2,11 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from typing import Any
 
 from curate import methods
-from curate.documents import FirstRows, Pool, Split, Target, check_fields, hold_out, look, open_pool, read_target
-from curate.errors import SettingsError
+from curate.documents import (
+    FirstRows,
+    Pool,
+    Shard,
+    Split,
+    Target,
+    check_fields,
+    documents,
+    hold_out,
+    look,
+    open_pool,
+    read_target,
+)
+from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
 from curate.folders.record import as_json, differences
 from curate.methods.contract import Method
@@ -14,12 +27,14 @@ from curate.pipeline.origin import Origin
 from curate.progress import Reporter
 from curate.proxies.devices import choose_device
 from curate.proxies.settings import PassSettings
-from curate.schema import group_column
+from curate.schema import Document, group_column
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.settings import build, changed, given
 from curate.stores.settings import METHOD, IndexSettings
 from curate.stores.store import Store
+
+SHARDS_PROBED, DOCUMENTS_PROBED = 8, 256  # for documents that the target holds, too: said before any work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +65,10 @@ def make_request(settings: ScoreSettings, reporter: Reporter) -> Request:
     """Resolve and check settings, open the pool, read the target. Raises CurateError."""
     settings = resolve(settings)
     store = Store.open(settings.store) if settings.store else None
-    pool = open_candidates(settings) if store is None else store.pool
+    pool = open_candidates(settings, reporter) if store is None else store.pool
     pool_read_as = note_shapes(pool, settings.fields, reporter) if store is None else None
     target = read_rows(settings, reporter)
+    warn_of_shared(pool, target, settings.fields, reporter)
     split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     against = read_against(settings, reporter)
     pool_fingerprint = pool.fingerprint() if store is None else store.record.details.pool_fingerprint
@@ -118,7 +134,7 @@ def _method_settings(method: Method, name: str, values: Any) -> Any:
 
 def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     """Return a run's settings, changed to what was given here."""
-    theirs = ScoreSettings.from_record(Run.open(path).record.settings)
+    theirs = ScoreSettings.from_record(Run.open(path).located_settings)
     here = {name: value for name, value in given(settings).items() if value is not None}
     if (method := here.get("method", theirs.method)) != theirs.method:
         raise SettingsError(
@@ -152,9 +168,11 @@ def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, d
     return changed(settings, **shared), projection
 
 
-def open_candidates(settings: PassSettings) -> Pool:
-    """Open the pool and check its columns. Raises CurateError."""
+def open_candidates(settings: PassSettings, reporter: Reporter) -> Pool:
+    """Open the pool, say what of it is read, and check its columns. Raises CurateError."""
     pool = open_pool(settings.pool, txt_lines=settings.fields.txt_lines)
+    if len(pool.shards) > 1 or pool.ignored or pool.other_splits:
+        reporter.note(f"pool: {pool.listing}.")
     check_fields(pool, settings.fields)
     return pool
 
@@ -167,12 +185,38 @@ def note_shapes(pool: Pool, fields: Fields, reporter: Reporter) -> FirstRows | N
     return first_rows
 
 
+def warn_of_shared(pool: Pool, target: Target, columns: Fields, reporter: Reporter) -> None:
+    """Warn where files, or documents among the first of a few shards, are in the target and in the pool."""
+    files = set(target.shards.values())
+    shared = [name for name, content in pool.shard_fingerprints().items() if content in files and content[:2] != "0-"]
+    if shared:
+        whole = "The target is the pool" if len(shared) == len(pool.shards) else f"{shared[0]} is in pool and target"
+        reporter.warn(f"{whole}: its own documents come out best, and `curate select` leaves them out.")
+        return
+    contents = {d.content_hash for d in target.documents}
+    first = [d for s in pool.shards[:SHARDS_PROBED] for d in _first_documents(s, columns)]
+    if both := sum(d.content_hash in contents for d in first):
+        reporter.warn(
+            f"{both:,} of the first {len(first):,} documents of the pool are rows of the target, too: they are marked "
+            "(target_exact), and `curate select` leaves them out."
+        )
+
+
+def _first_documents(shard: Shard, columns: Fields) -> list[Document]:
+    try:
+        return [d for d in islice(documents(shard, columns), DOCUMENTS_PROBED) if isinstance(d, Document)]
+    except CurateError:  # a damaged shard: reading the pool reports it
+        return []
+
+
 def read_rows(settings: ScoreSettings, reporter: Reporter) -> Target:
     """Read the target. Raises CurateError; rows that are set aside are reported."""
     target = read_target(
         settings.target, settings.target_fields, group_by=settings.group_by, pool_fields=settings.fields
     )
     _report(target, "target", reporter)
+    if target.left_out:
+        reporter.note(f"target: {target.left_out}.")
     return target
 
 
@@ -190,8 +234,9 @@ def _report(target: Target, what: str, reporter: Reporter) -> None:
     if target.read_as is not None:
         reporter.note(f"{what} read as: {target.read_as}.")
     for reason in sorted({s.reason for s in target.skipped}):
-        rows = [s.row for s in target.skipped if s.reason == reason]
-        reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0]}).")
+        rows = [s for s in target.skipped if s.reason == reason]
+        detail = f": {rows[0].detail}" if rows[0].detail else ""
+        reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0].row}{detail}).")
 
 
 def score_columns(groups: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from curate.documents import Split, hold_out
 from curate.errors import CurateError
 from curate.executors.contract import Work
 from curate.executors.reading import ChunkEncoder
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.pipeline.request import open_candidates, read_rows, score_columns
 from curate.pipeline.score import log
 from curate.pipeline.workspace import Workspace, encode_target, load, overlap_with, versions
@@ -38,7 +38,7 @@ def run(
 
     The result is a run of the shortlist. Raises CurateError, also where the training is too rough to be differentiated.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(RescoreSettings, settings, values)
     settings = changed(settings, runs=latest_where_none(settings.runs))
@@ -78,7 +78,7 @@ def _rescoring(
 ) -> tuple[ScoreSettings, Rescoring, dict[str, str], Split]:
     """Read, load and encode what a rescoring needs."""
     scoring = scored_like(parents[0], settings)
-    open_candidates(scoring)
+    open_candidates(scoring, reporter)
     pool, target = pool_of(parents[0], scoring.pool), read_rows(scoring, reporter)
     aside, scored = parents[0].record.details.holdout, parents[0].record.json["fingerprints"]
     seed = aside.seed if aside else scoring.seed  # the rescoring's own is for its background

@@ -8,8 +8,9 @@ from curate import executors, methods
 from curate.errors import SettingsError
 from curate.executors.contract import Work
 from curate.executors.reading import unfinished
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.pipeline.arithmetic import check_arithmetic
+from curate.pipeline.ending import totals_of
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.origin import remember_shards
 from curate.pipeline.request import Request, make_request
@@ -17,7 +18,6 @@ from curate.pipeline.work import ScoreWork, Scoring
 from curate.pipeline.workspace import Workspace, open_workspace, overlap_with, versions
 from curate.progress import Reporter, Silent
 from curate.score_settings import ScoreSettings, default_out
-from curate.scores.counts import count
 from curate.scores.run import Run
 from curate.settings import gathered
 from curate.stores.scoring import score_stored
@@ -28,16 +28,19 @@ def run(
     out: Path | str | None = None,
     *,
     workers: int = 1,
+    strict: bool = False,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Run:
     """Score every document of a pool, or of a store, against a target, or go on with a run that was stopped.
 
     Settings come as an object, by name (the method's own among them), or both: names win. `workers` processes share the
-    pool; how many decides nothing but the time. Whatever is wrong with settings, the pool's columns or the target is
-    said before the model loads. Raises CurateError; parts that were finished stay.
+    pool; how many decides nothing but the time. A damaged shard gives what can be read of it and a row in `skipped`;
+    with `strict` it is an error once all others are done. Whatever is wrong with settings, the pool's columns or the
+    target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were
+    finished stay.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(ScoreSettings, settings, values)
     executor = executors.of_workers(workers, settings.device)
@@ -70,7 +73,7 @@ def run(
         else:
             work = score_stored(run, request.store, scorer, overlap_with(request.target), request.columns, reporter)
         log(run, work, load=loaded - started, prepare=prepared - loaded, score=time.time() - prepared)
-        run.finish(count(run))
+        run.finish(totals_of(run, strict=strict, reporter=reporter))
     return run
 
 
@@ -98,6 +101,11 @@ def _details(request: Request, workspace: Workspace) -> dict[str, Any]:
 
 
 def _refuse_early(path: Path, request: Request) -> None:
-    """Find a run of other settings before the model loads; `Run.start` looks again, with the model's fingerprint."""
+    """Find before the model loads a place that cannot hold a run, or that holds one of other settings.
+
+    `Run.start` looks again, with the model's fingerprint.
+    """
+    refuse_place(path, "--out")
+    Run.refuse_foreign(path)
     if (path / "run.json").exists():
         Run.open(path).refuse_other(request.record, request.fingerprints)

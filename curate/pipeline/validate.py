@@ -6,7 +6,7 @@ from typing import Any
 
 from curate.documents import Pool
 from curate.errors import CurateError
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import read_against
@@ -36,8 +36,8 @@ def run(
     **values: Any,
 ) -> Validation:
     """Measure by real retraining how well runs' methods predict it: LDS and QLD, on a bank that is kept and goes on."""
-    refuse_url(out, "--out")
-    refuse_url(plot, "--plot")
+    refuse_place(out, "--out")
+    refuse_place(plot, "--plot")
     settings = gathered(ValidateSettings, settings, values)
     settings = changed(settings, runs=latest_where_none(settings.runs))
     validation = _validating(settings, reporter or Silent()).run()

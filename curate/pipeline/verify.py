@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.pipeline import score
 from curate.pipeline.workspace import load
 from curate.progress import Reporter, Silent
@@ -22,8 +22,8 @@ def run(
     **values: Any,
 ) -> Verification:
     """Train the proxy on a selection, on random documents and on others' choices, and compare the target's loss."""
-    refuse_url(out, "--out")
-    refuse_url(plot, "--plot")
+    refuse_place(out, "--out")
+    refuse_place(plot, "--plot")
     settings = gathered(VerifySettings, settings, values)
     verifying = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings))
     proxy, encoder = load(changed(verifying.scoring, modules=()))

@@ -15,6 +15,7 @@ from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
 from curate.gradients.documents import Batching, make_room
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
+from curate.pipeline.ending import nothing_usable
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import Request
 from curate.progress import Reporter
@@ -100,6 +101,8 @@ class Workspace:
     def _background(self) -> list[Encoded]:
         settings = self.settings
         sample = sample_rows(self.pool, settings.background or 0, settings.seed, settings.fields)
+        if not sample:
+            raise nothing_usable(self.pool, settings.fields)
         return [e for e in self.encoder(sample) if e.num_scored > 0]
 
     def _background_fingerprint(self) -> str:

@@ -19,7 +19,7 @@ HELDOUT = Path("target") / "heldout.jsonl"
 
 def scored_rows(run: Run) -> Target:
     """Read again the target's rows that a run was scored by. Raises CurateError where they have changed."""
-    scoring = ScoreSettings.from_record(run.record.settings)
+    scoring = ScoreSettings.from_record(run.located_settings)
     target = read_target(scoring.target, scoring.target_fields, group_by=scoring.group_by, pool_fields=scoring.fields)
     used = _without(target, run.record.details)
     if run.record.fingerprints.target not in (target.fingerprint(), used.fingerprint()):

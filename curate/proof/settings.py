@@ -71,7 +71,7 @@ class ValidateSettings:
 
     def scored_like(self, run: "Run") -> ScoreSettings:
         """Return the settings that a run was scored by, with the pool where it is now."""
-        scoring = ScoreSettings.from_record(run.record.settings)
+        scoring = ScoreSettings.from_record(run.located_settings)
         background = methods.background_of(scoring.method) if run.record.is_rescoring else scoring.background
         return changed(scoring, pool=self.pool or scoring.pool, background=background, store=None)
 

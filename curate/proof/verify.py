@@ -39,7 +39,7 @@ class Verifying:
         """Read the selection and the target. Raises CurateError where rows of the target took part in scoring."""
         selected = Selected.read(Path(settings.selection))
         _refuse_foreign(out)
-        recorded = ScoreSettings.from_record(selected.run.record.settings)
+        recorded = ScoreSettings.from_record(selected.run.located_settings)
         dtype = "float64" if recorded.dtype == "float64" else "float32"
         scoring = changed(
             recorded,

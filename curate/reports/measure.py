@@ -21,10 +21,10 @@ from curate.reports.figures import (
 )
 from curate.reports.frame import Frame, read_frame
 from curate.reports.ranks import correlation, histogram, mass, ranks, rounded, spearman
-from curate.reports.writing import visible
 from curate.scores.arithmetic import arithmetic_note, arithmetic_warning
 from curate.scores.run import Run
 from curate.scores.session import Session, open_session
+from curate.visible import visible
 
 BEST, BEST_OF_ALL = 0.05, 0.01
 BINS = 60

@@ -12,7 +12,8 @@ from curate.reports import plots
 from curate.reports.figures import OVERLAP, VARIABLES, Figures, Pair
 from curate.reports.finding import FINE, LEVELS, Finding
 from curate.reports.ranking_verdicts import FOLLOWS, HEAVY
-from curate.reports.writing import number, percent, rho, unbroken, visible, with_code
+from curate.reports.writing import number, percent, rho, unbroken, with_code
+from curate.visible import visible
 
 MADE_HERE = "<!-- made by `curate report` -->"
 """A mark in the page, so that a report replaces no other file."""

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 
 from curate.reports.figures import VARIABLES, Figures, Scores
 from curate.reports.finding import ALARM, FINE, NOTE, WARNING, Finding
-from curate.reports.writing import number, percent, rho, visible
+from curate.reports.writing import number, percent, rho
 from curate.scores.arithmetic import LEAST
+from curate.visible import visible
 
 FOLLOWS, IS_NEARLY = 0.5, 0.8
 """|Spearman| from which a ranking follows a variable, and from which it is nearly that variable's ranking."""

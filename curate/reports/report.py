@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError
-from curate.folders.folder import put_text
-from curate.folders.local import open_folder, refuse_url
+from curate.folders.local import put_text_file, refuse_place
 from curate.folders.record import as_json
 from curate.progress import Reporter, Silent
 from curate.reports.between import compare, sampled_by
@@ -74,7 +73,7 @@ def report(
     it has moved; its documents at both ends of the ranking are read unless `texts` is false. Raises CurateError for a
     run without scores, and where `out` is a file that no report wrote.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     reporter = reporter or Silent()
     given_runs = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     opened = [run if isinstance(run, Run) else Run.open(run) for run in given_runs]
@@ -96,7 +95,7 @@ def report(
         html = page(
             [(j.figures, j.findings) for j in judged_runs], pairs, compared_on=sampled_by(opened) if pairs else 1
         )
-        put_text(open_folder(path.parent), path.name, html)
+        put_text_file(path, html)
     return Report(runs=tuple(judged_runs), pairs=pairs, out=path)
 
 

@@ -1,20 +1,10 @@
 """Write numbers and other people's text."""
 
-import re
-
 from markupsafe import Markup, escape
 
-# Control characters have no business in text, and overrides of its direction would reorder what stands around it.
-_CONTROLS = {c: chr(0x2400 + c) for c in range(32) if chr(c) not in "\t\n"} | {0x7F: "\u2421"}
-_CONTROLS |= {c: f"\\x{c:02x}" for c in range(0x80, 0xA0)}
-_CONTROLS |= {c: f"\\u{c:04x}" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFFFE, 0xFFFF)}
+from curate.visible import visible
+
 _ONE_LINE = 34  # characters of code that also a narrow screen holds
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    """Return text that any screen can show: control characters and overrides of direction written out."""
-    return _SURROGATE.sub("\ufffd", text.replace("\r\n", "\n").translate(_CONTROLS))
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -41,7 +41,7 @@ def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
 
 def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
     """Return the settings of a run as they were given, changed for the rescoring."""
-    recorded = ScoreSettings.from_record(run.record.settings)
+    recorded = ScoreSettings.from_record(run.located_settings)
     return changed(
         recorded,
         store=None,

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import partial
@@ -13,11 +14,15 @@ import duckdb
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
-from curate.folders.local import put_file, refuse_url
+from curate.folders.local import put_file, refuse_place
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
 from curate.scores.session import TOKEN_LISTS, Result, Session, open_session
 from curate.scores.views import literal, quoted
+from curate.visible import escaped, visible
+
+_BEGINS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def write_json(result: Result, stream: TextIO) -> None:
@@ -26,22 +31,31 @@ def write_json(result: Result, stream: TextIO) -> None:
     for batch in result.batches():
         for row in batch.to_pylist():
             stream.write("[\n" if is_first else ",\n")
-            stream.write(_row(row))
+            stream.write(escaped(_row(row)))
             is_first = False
     stream.write("[]\n" if is_first else "\n]\n")
 
 
 def write_csv(result: Result, stream: TextIO) -> None:
-    """Write a header and one line per row, as rows come; null is empty."""
+    """Write a header and one line per row, as rows come; null is empty.
+
+    Text that a spreadsheet would run as a formula begins with an apostrophe; numbers stay as they are, also as text.
+    """
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(result.columns)
+    shown = visible if stream.isatty() else str
+    writer.writerow([shown(_no_formula(name)) for name in result.columns])
     for batch in result.batches():
-        writer.writerows(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+        columns = [[shown(_no_formula(v)) if isinstance(v, str) else v for v in c.to_pylist()] for c in batch.columns]
+        writer.writerows(zip(*columns, strict=True))
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if text.startswith(_BEGINS_A_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
 def write_parquet(result: Result, path: Path | str) -> int:
     """Write the rows atomically as they come; return how many."""
-    refuse_url(path, "--parquet")
+    refuse_place(path, "--parquet")
     num_rows = 0
 
     def write(temporary: Path) -> None:
@@ -62,7 +76,7 @@ def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
     lists, which `tokens` unfolds. Several runs are one table with a column `run`, and a view per run. Raises
     CurateError where the file exists.
     """
-    refuse_url(path, "--db")
+    refuse_place(path, "--db")
     path = Path(path)
     if path.exists():
         raise CurateError(f"{path} exists; expected a new file.", hint="Give another name with --db, or delete it.")

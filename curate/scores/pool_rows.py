@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from curate.documents import Pool, Shard, raw_tables
+from curate.documents import DamagedShard, Pool, Shard, raw_tables
 from curate.errors import CurateError
 from curate.folders.unify import conform, unify
 from curate.schema import SCORE_COLUMNS, is_reserved
@@ -32,13 +33,21 @@ class PoolRows:
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for shard in self._pool.shards:
-            for numbers, table in raw_tables(shard):
+            for numbers, table in _readable(shard):
                 columns = [
                     pa.chunked_array([pa.array([shard.name]).take(pa.array([0] * len(numbers)))]),
                     pa.chunked_array([pa.array(numbers)]),
                     *_conformed(table, self._pool_schema, shard, int(numbers[0])).columns,
                 ]
                 yield from pa.Table.from_arrays(columns, schema=self.schema).to_batches()
+
+
+def _readable(shard: Shard) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Stream a shard's tables as far as it can be read: the view skipped names a damaged one."""
+    try:
+        yield from raw_tables(shard)
+    except DamagedShard:
+        return
 
 
 def pool_schema(pool: Pool, scored: pa.Schema) -> pa.Schema:
@@ -53,7 +62,7 @@ def pool_schema(pool: Pool, scored: pa.Schema) -> pa.Schema:
 
 
 def _first_schema(shard: Shard) -> pa.Schema:
-    for _, table in raw_tables(shard):
+    for _, table in _readable(shard):
         return table.schema
     return pa.schema([])
 

@@ -26,8 +26,10 @@ from curate.scores.neighbours import pairs_of
 from curate.scores.run import Run
 from curate.scores.views import (
     RUN_COLUMNS,
+    as_pattern,
     files_sql,
     literal,
+    parquet_sql,
     quoted,
     run_row,
     shards_sql,
@@ -102,7 +104,7 @@ class Session:
         self._pool_address = pool
         self._documents = False
         self._result: Result | None = None
-        stores = {run.record.store for _, run in self.runs}
+        stores = {run.located_settings.get("store") for _, run in self.runs}
         self.neighbours = neighbours or (pairs_of(stores.pop()) if len(stores) == 1 else None)
         """The file behind the view of that name."""
         self.schema = self._make_views()
@@ -202,8 +204,7 @@ class Session:
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")
         self.tokens_query = self._make_tokens(lists)
         if self.neighbours is not None:
-            where = literal(str(self.neighbours.resolve()))
-            con.execute(f"CREATE VIEW neighbours AS SELECT * FROM read_parquet({where})")
+            con.execute(f"CREATE VIEW neighbours AS SELECT * FROM {parquet_sql([self.neighbours])}")
         columns = ", ".join(f"{column} {kind}" for column, kind in RUN_COLUMNS.items())
         con.execute(f"CREATE TABLE runs ({columns})")
         for name, run in self.runs:
@@ -223,9 +224,11 @@ class Session:
 
     def lock(self, allow: Sequence[Path | str]) -> None:
         """Close all files but those in the runs' folders and `allow`, for the rest of the session."""
-        folders = [run.path.resolve() for _, run in self.runs] + [Path(a).resolve() for a in allow]
-        folders += [self.neighbours.resolve().parent] if self.neighbours else []
-        listed = ", ".join(literal(str(f)) for f in folders)
+        folders = [path for _, run in self.runs for path in (run.path.absolute(), run.path.resolve())]
+        folders += [self.neighbours.absolute().parent] if self.neighbours else []
+        folders += [Path(a).resolve() for a in allow]
+        # DuckDB looks at a path both as it is given, as a pattern, and as it is opened.
+        listed = ", ".join(literal(path) for f in folders for path in dict.fromkeys((str(f), as_pattern(str(f)))))
         self.connection.execute(f"SET allowed_directories = [{listed}]")
         self.connection.execute("SET enable_external_access = false")
         self.connection.execute("SET lock_configuration = true")
@@ -249,12 +252,6 @@ def open_session(
     run_list = [runs] if isinstance(runs, Run) else list(runs)
     if not run_list:
         raise CurateError("No run was given; expected at least one.")
-    for run in run_list:
-        if wildcards := [c for c in "*?[" if c in str(run.path.resolve())]:
-            raise CurateError(
-                f"{run.path}: DuckDB reads {wildcards[0]!r} in a path as a pattern.",
-                hint="Rename the folder and try again.",
-            )
     for folder in allow:
         if not Path(folder).is_dir():
             raise CurateError(f"--allow {folder}: no such folder.")
@@ -269,7 +266,16 @@ def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
     from curate.documents import open_pool
 
     by_line = run.record.fields.get("txt_lines", False)
-    pool = open_pool(list(address) if address else run.record.pool, txt_lines=by_line)
+    try:
+        pool = open_pool(list(address or run.located_settings.get("pool") or ()), txt_lines=by_line)
+    except CurateError as error:
+        if address:
+            raise
+        folder = run.working_folder or "the folder that the run was made in (its log does not name it)"
+        raise CurateError(
+            f"The pool of {run.path} is not where it was: {error.message} Its address was given in {folder}.",
+            hint="Say where the pool is now with --pool ADDRESS.",
+        ) from error
     fingerprint, expected = pool.fingerprint(), run.record.fingerprints.pool
     if fingerprint != expected:
         where = ", ".join(pool.address)

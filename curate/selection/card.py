@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from curate.selection.formats import ENDINGS, SPLIT
+from curate.visible import visible
 
 _LISTED = 50
 
@@ -51,7 +52,7 @@ def card(manifest: dict[str, Any], format: str, columns: Sequence[str]) -> str:
         "with the filter's name. `rejected/` is no part of the dataset.",
         "",
     ]
-    return "\n".join(lines)
+    return visible("\n".join(lines))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -6,11 +6,8 @@ manifest.json  all that it takes to reproduce the selection
 rejected/      documents that a filter dropped, with the filter's name; no part of the dataset
 """
 
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ import pyarrow.parquet as pq
 
 from curate.documents import Pool, Shard, raw_tables
 from curate.errors import CurateError, SettingsError, nearest
-from curate.folders.atomic import fsync, fsync_tree
+from curate.folders.atomic import atomic_folder
 from curate.folders.record import canonical
 from curate.progress import Task
 from curate.selection.formats import ENDINGS, SPLIT, describe_arrow, write_files
@@ -62,7 +59,7 @@ def write_dump(
 
     `card` makes the dataset card from the names that the score columns have in the dump.
     """
-    with _replacing(out) as folder:
+    with atomic_folder(out, by="Another selection") as folder:
         spool = Spool(folder / "spool")
         for table in _selected(funnel, pool):
             spool.write(table)
@@ -125,22 +122,3 @@ def _write_rejected(funnel: Funnel, folder: Path) -> None:
     ):
         for batch in reader:
             writer.write_batch(batch)
-
-
-@contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """Yield a new folder beside `out` that takes its place when the block ends without an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid.uuid4().hex[:8]
-    folder, old = out.with_name(f".{out.name}.{mark}.tmp"), out.with_name(f".{out.name}.{mark}.old")
-    folder.mkdir()
-    try:
-        yield folder
-        fsync_tree(folder)
-        if out.exists():
-            os.replace(out, old)
-        os.replace(folder, out)
-        fsync(out.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

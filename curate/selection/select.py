@@ -17,7 +17,7 @@ import xxhash
 
 from curate import __version__
 from curate.errors import CurateError, SettingsError, nearest
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
 from curate.scores.run import Run
@@ -109,7 +109,7 @@ def select(
     from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     start, reporter = time.perf_counter(), reporter or Silent()
     steps = _steps(filters, top, budget, decontaminate)
     _check(run, unit, shard_score, partial)
@@ -118,6 +118,7 @@ def select(
         check_out(Path(out), overwrite=overwrite, format=format)
     with open_session(run, pool=pool, threads=threads, neighbours=neighbours) as session:
         funnel = Funnel(session, shard_score=shard_score)
+        _warn_of_size(size, funnel, reporter)
         _apply(funnel, steps, size, unit, reporter)
         column = _composition_column(funnel, by)
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
@@ -191,6 +192,14 @@ def _apply(funnel: Funnel, steps: list[_Step], size: Mapping[str, Any], unit: st
             bound = bind(step.filter, step.parameters, funnel.columns, total=funnel.total, size=size)
             funnel.apply(bound)
             task.advance(1)
+
+
+def _warn_of_size(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -> None:
+    """Say before the work that a size is no limit."""
+    for name, option, whole in (("tokens", "--budget", funnel.tokens), ("count", "--top", funnel.documents)):
+        if (wanted := size.get(name)) is not None and wanted > whole:
+            what = "tokens" if name == "tokens" else "documents"
+            reporter.warn(f"{option} is {wanted:,} {what}; the run has {whole:,}, so that it keeps all that is left.")
 
 
 def _composition_column(funnel: Funnel, by: str | None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from curate.errors import SettingsError
 from curate.folders.atomic import atomic_folder
-from curate.folders.local import refuse_url
+from curate.folders.local import refuse_place
 
 RECORD = "warmup.json"
 
@@ -25,7 +25,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 def check_replaceable(out: Path) -> None:
     """Raise SettingsError when `out` holds anything but a proxy that a warm-up made."""
-    refuse_url(out, "--out")
+    refuse_place(out, "--out")
     if not out.exists():
         return
     if not out.is_dir():

@@ -1,5 +1,6 @@
 """What every command promises, found by looking into the folder: a new command is checked as soon as it is there."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 import curate.cli
 from curate.cli import group
 from curate.cli._output import RichReporter, _LoggedTask
+from curate.errors import CurateError
 
 FOLDER = Path(curate.cli.__file__).parent
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_"))
@@ -113,3 +115,31 @@ def test_where_stderr_is_no_terminal_progress_is_a_line_per_stage(capsys, monkey
         "scoring: 1,000/1,000",
     ]
     assert out == ""
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), OSError(errno.EDQUOT, "Quota"), None])
+def test_a_full_disk_is_one_sentence_and_the_command_to_give_again(error, capsys, monkeypatch) -> None:
+    def fail() -> None:
+        try:
+            raise error or RuntimeError("IO Error: could not write: No space left on device")
+        except Exception as cause:
+            raise CurateError("It could not be written.") from cause
+
+    monkeypatch.setattr("curate.cli.group.main", lambda **_: fail())
+    with pytest.raises(SystemExit) as end:
+        curate.cli.main(["score", "--out", "runs/a b"])
+    out, told = capsys.readouterr()
+    assert (end.value.code, out) == (1, "")
+    assert told.startswith("error: The disk is full, or its quota: what was finished is kept")
+    assert told.endswith("give the same command again: curate score --out 'runs/a b'\n")
+
+
+def test_a_result_that_a_full_disk_cannot_take_is_an_error() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "curate", "--help"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert "The disk is full" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -37,11 +37,13 @@ def test_a_trust_report_ends_a_run_and_stands_inside_its_json(tmp_path: Path) ->
     assert len((tmp_path / "x" / "target" / "heldout.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_folder_that_sql_cannot_name_costs_the_trust_report_and_not_the_run(tmp_path: Path) -> None:
+def test_a_folder_whose_name_is_a_pattern_has_its_trust_report_and_is_quoted(tmp_path: Path) -> None:
     make_project(tmp_path, 5)
     asked = ["score", "--target", str(tmp_path / "val.jsonl"), "--pool", str(tmp_path / "pool"), "--method", "length"]
     asked += ["--model", str(tmp_path / "proxy"), "--device", "cpu", "--out", str(tmp_path / "x[1]")]
     made = CliRunner().invoke(group, asked, catch_exceptions=False)
     assert made.exit_code == 0
-    assert "No trust report" in made.stderr
+    assert "No trust report" not in made.stderr
+    assert "contamination" in made.stdout
+    assert "x[1]' --top 5%" in made.stderr
     assert "documents, " in made.stdout

@@ -5,10 +5,12 @@ import sys
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from curate.cli import main
 from tests.selection.conftest import make_pool, make_run
+from tests.small_runs import rows, write
 
 GROUPED = "SELECT source, count(*) AS n, avg(score) AS mean FROM scores GROUP BY source ORDER BY 2 DESC, 1"
 
@@ -158,3 +160,36 @@ def test_a_query_may_be_longer_than_a_files_name(work, capsys):
     columns = ", ".join(f"avg(score + {i}) AS mean_of_the_score_plus_{i}" for i in range(60))
     main(["sql", "runs/x", f"SELECT {columns} FROM scores", "--json"])
     assert len(json.loads(capsys.readouterr().out)[0]) == 60
+
+
+NASTY = "\x1b[31mred \x07\x9b \u202edesrever [bold] c4:train:17 :smile:"
+
+
+@pytest.fixture
+def nasty(start):
+    run = start("runs/c4:train=[x]")
+    table = rows("web:books [1].jsonl", 0, [1.0, 2.0, 3.0], source=[NASTY, "=1+1", "-5"])
+    table = table.append_column('a"; DROP TABLE x; --\x1b', pa.array([-1, 2, 3]))
+    write(run, "web:books [1].jsonl", 0, table)
+    return run
+
+
+def test_text_of_others_is_shown_as_it_is_and_never_reaches_the_terminal(nasty, capsys):
+    for style in ([], ["--json"]):
+        main(["sql", str(nasty.path), "SELECT source, shard, COLUMNS('a.*x; .*') FROM scores", *style])
+        out = capsys.readouterr().out
+        assert not set("\x1b\x07\x9b\u202e") & set(out)
+        assert "[bold] c4:train:17 :smile:" in out
+        assert "web:books [1].jsonl" in out
+    assert json.loads(out)[0]["source"] == NASTY
+    assert json.loads(out)[0]['a"; DROP TABLE x; --\x1b'] == -1
+    main(["sql", str(nasty.path), """SELECT "a""; DROP TABLE x; --\x1b" AS n FROM scores ORDER BY 1"""])
+    assert "-1" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["sql", str(nasty.path), "SELECT 1 FROM \x1b[31m"])
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_csv_gives_a_spreadsheet_no_formula_and_leaves_numbers(nasty, capsys):
+    main(["sql", str(nasty.path), """SELECT source, -1.5 AS n, '@x' AS "=y" FROM scores WHERE row > 0""", "--csv"])
+    assert capsys.readouterr().out == "source,n,'=y\n'=1+1,-1.5,'@x\n-5,-1.5,'@x\n"

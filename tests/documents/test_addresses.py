@@ -8,8 +8,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 from fsspec.registry import known_implementations
 
-from curate.documents import Fields, documents, open_pool
-from curate.documents.addresses import ListedFile, find_shards, hub_url, of_split
+from curate.documents import Fields, check_fields, documents, open_pool, raw_tables, sample_rows
+from curate.documents.addresses import find_shards, hub_url
+from curate.documents.splits import of_split
 from curate.errors import CurateError
 from tests.documents.writing import lines_of, write
 
@@ -73,12 +74,13 @@ def test_a_saved_dataset_gives_only_the_files_its_state_lists(tmp_path):
     assert "cache-1234.arrow" in pool.ignored
 
 
-def test_a_saved_dataset_dict_gives_every_split(tmp_path):
+def test_a_saved_dataset_dict_gives_train_and_another_split_where_it_is_named(tmp_path):
     both = {"train": Dataset.from_list(ROWS), "test": Dataset.from_list([{"text": "three"}])}
     DatasetDict(both).save_to_disk(tmp_path / "saved")
-    shards = open_pool(tmp_path / "saved").shards
-    assert [Path(s.name).parent.name for s in shards] == ["test", "train"]
-    assert [d.text for s in shards for d in documents(s, Fields())] == ["three", "one", "two"]
+    for address, split, texts in [("saved", "train", ["one", "two"]), ("saved:test", "test", ["three"])]:
+        shards = open_pool(f"{tmp_path}/{address}").shards
+        assert [Path(s.name).parent.name for s in shards] == [split]
+        assert [d.text for s in shards for d in documents(s, Fields())] == texts
 
 
 def test_a_saved_dataset_with_a_missing_file_is_an_error(tmp_path):
@@ -164,18 +166,104 @@ def test_a_hub_id_that_cannot_be_reached_names_both_readings(monkeypatch, tmp_pa
 
 
 def test_a_split_is_a_whole_word_of_the_path():
-    files = [
-        ListedFile(name=n, url=n, size=1)
-        for n in [
-            "data/train-00000-of-00002.parquet",
-            "data/test-00000.parquet",
-            "constrained.jsonl",
-            "train.md",
-        ]
-    ]
-    assert [f.name for f in of_split(files, "train", "org/name")] == ["data/train-00000-of-00002.parquet"]
+    names = ["data/train-00000-of-00002.parquet", "data/test-00000.parquet", "constrained.jsonl"]
+    assert of_split(names, "train", card=None, address="org/name") == ["data/train-00000-of-00002.parquet"]
     with pytest.raises(CurateError, match=r"no file of the split 'dev'.*test-00000"):
-        of_split(files, "dev", "org/name")
+        of_split(names, "dev", card=None, address="org/name")
+
+
+def test_of_a_folder_with_splits_train_is_read_and_files_without_a_split_with_it(tmp_path):
+    for name in ["data/train-0.parquet", "data/test-0.parquet", "dev.jsonl", "more.jsonl", "contest.jsonl"]:
+        write(tmp_path / name, ROWS)
+    pool = open_pool(tmp_path)
+    assert [s.name for s in pool.shards] == ["contest.jsonl", "data/train-0.parquet", "more.jsonl"]
+    assert pool.other_splits == ("data/test-0.parquet", "dev.jsonl")
+    assert pool.listing == "3 shards; of other splits, which FOLDER:SPLIT reads: data/test-0.parquet, dev.jsonl"
+    assert names(f"{tmp_path}:train") == ["data/train-0.parquet"]
+    assert names(f"{tmp_path}:validation") == ["dev.jsonl"]
+    with pytest.raises(CurateError, match=r"no file of the split 'tset'(.|\n)*Splits there: test, train, validation"):
+        open_pool(f"{tmp_path}:tset")
+
+
+def test_a_folder_of_test_files_alone_is_read_whole_and_so_is_a_pattern(tmp_path):
+    write(tmp_path / "test-0.jsonl", ROWS)
+    write(tmp_path / "test-1.jsonl", ROWS)
+    assert names(tmp_path) == ["test-0.jsonl", "test-1.jsonl"]
+    write(tmp_path / "train.jsonl", ROWS)
+    assert names(f"{tmp_path}/*.jsonl") == ["test-0.jsonl", "test-1.jsonl", "train.jsonl"]
+
+
+def test_a_card_that_lists_data_files_decides_their_splits(tmp_path):
+    for name in ["en/a.jsonl", "en/b.jsonl", "de/a.jsonl", "notes/x.jsonl"]:
+        write(tmp_path / name, ROWS)
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n    path: en/a.*\n"
+        "  - split: held_out\n    path: [en/b.jsonl]\n- config_name: de\n  data_files: de/**\n---\ntext"
+    )
+    assert names(tmp_path) == ["de/a.jsonl", "en/a.jsonl"]
+    assert names(f"{tmp_path}:held_out") == ["en/b.jsonl"]
+    assert open_pool(tmp_path).other_splits == ("en/b.jsonl", "notes/x.jsonl")
+
+
+def test_a_folder_whose_name_ends_like_a_split_is_itself(tmp_path):
+    write(tmp_path / "web:train/a.jsonl", ROWS)
+    assert names(tmp_path / "web:train") == ["a.jsonl"]
+    assert names(tmp_path / "web:train/a.jsonl") == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["A.JSONL", "b.Parquet", "c.jsonl.GZ", "d.jsonl.gz?download=true", "e.jsonl?x=1.csv"])
+def test_endings_in_capitals_and_before_a_query_are_known(tmp_path, name):
+    kind = name.split("?")[0].lower()
+    write(tmp_path / f"x{kind[1:]}", ROWS).rename(tmp_path / name)
+    (shard,) = open_pool(tmp_path).shards
+    assert [d.text for d in documents(shard, Fields())] == ["one", "two"]
+
+
+def test_json_that_is_no_data_is_left_out_beside_shards_and_said(tmp_path):
+    write(tmp_path / "data/a.parquet", ROWS)
+    write(tmp_path / "b.json", [{"text": "three", "id": 3}])
+    (tmp_path / "stats.json").write_text('{"rows": 2,\n "columns": [\n{"name": "text"}\n]}')
+    (tmp_path / "index.json").write_text('{"weights": {"a": 1}}')
+    (tmp_path / "list.json").write_text('["a", "b"]')
+    pool = open_pool(tmp_path)
+    assert [s.name for s in pool.shards] == ["b.json", "data/a.parquet"]
+    assert pool.listing == "2 shards; not read: 3 .json"
+
+
+def test_a_folder_of_json_alone_is_read_as_lines(tmp_path):
+    write(tmp_path / "a.json", ROWS)
+    write(tmp_path / "b.json", [{"text": "three"}])
+    (tmp_path / "stats.json").write_text('{\n "rows": 2\n}')
+    assert names(tmp_path) == ["a.json", "b.json"]
+
+
+def test_what_is_not_read_is_one_line_by_ending(tmp_path):
+    for name in ["a.jsonl", "b.jsonl.gz"]:
+        write(tmp_path / name, ROWS)
+    for name in ["README.md", "x.csv.lz4", "y.tar.gz", "z.tar.gz", "LICENSE"]:
+        (tmp_path / name).write_text("x")
+    assert open_pool(tmp_path).listing == "2 shards; not read: LICENSE, README.md, x.csv.lz4, 2 .tar.gz"
+    (tmp_path / "c.jsonl.gz").write_bytes(b"")
+    assert open_pool(tmp_path).listing.startswith("3 shards; without a byte: c.jsonl.gz; not read: LICENSE")
+
+
+def test_folders_that_name_a_value_give_rows_a_column_unless_the_file_has_it(tmp_path):
+    write(tmp_path / "lang=en/year=2024/a.parquet", [{"text": "one", "year": 1}])
+    write(tmp_path / "lang=d%20e/year=__HIVE_DEFAULT_PARTITION__/a.jsonl", [{"text": "two"}])
+    pool = open_pool(tmp_path)
+    found = [d.metadata for s in pool.shards for d in documents(s, Fields())]
+    assert found == [{"lang": "d e", "year": None}, {"lang": "en", "year": 1}]
+    assert [t.to_pylist() for s in pool.shards for _, t in raw_tables(s)] == [
+        [{"text": "two", "lang": "d e", "year": None}],
+        [{"text": "one", "year": 1, "lang": "en"}],
+    ]
+    assert {d.metadata["lang"] for d in sample_rows(pool, 2, 0, Fields())} == {"en", "d e"}
+    check_fields(pool, Fields(), also=("lang",))
+
+
+def test_a_pattern_below_a_folder_with_pattern_characters_is_found(tmp_path):
+    write(tmp_path / "data [1]*/a.jsonl", ROWS)
+    assert names(f"{tmp_path}/data [1]*/*.jsonl") == ["a.jsonl"]
 
 
 def test_a_selection_is_a_pool_without_what_it_rejected(tmp_path: Path) -> None:

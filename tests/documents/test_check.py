@@ -55,3 +55,10 @@ def test_a_file_without_any_object_on_a_line_is_an_error(tmp_path):
     (tmp_path / "a.json").write_text('{\n "text": "x"\n}')
     with pytest.raises(CurateError, match=r"none of the first lines is an object; undecodable line, line 1"):
         check_fields(open_pool(tmp_path), Fields())
+
+
+@pytest.mark.parametrize("bad", [b'{"rows": 3}\n', b"[1, 2]\n", b"\x1f\x8bnot really"])
+def test_a_first_shard_that_is_damaged_or_something_else_stops_no_other(tmp_path, bad):
+    (tmp_path / ("a.jsonl.gz" if b"not really" in bad else "a.jsonl")).write_bytes(bad)
+    write(tmp_path / "b.jsonl", [{"text": "x"}])
+    check_fields(open_pool(tmp_path), Fields())

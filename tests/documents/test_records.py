@@ -151,3 +151,13 @@ def test_an_id_is_read_as_a_string_and_a_nested_or_nan_one_does_not_count(tmp_pa
 def test_columns_need_distinct_names(columns):
     with pytest.raises(SettingsError, match="column"):
         Fields(**columns)
+
+
+def test_a_row_that_is_nested_too_deep_to_work_on_is_set_aside(tmp_path):
+    deep = "[" * 400 + "]" * 400
+    line = f'{{"messages": [{{"role": "assistant", "content": "a", "tool_calls": {deep}}}]}}\n'
+    (tmp_path / "a.jsonl").write_text(line + '{"text": "fine"}\n')
+    first, second = documents(shard_at(tmp_path / "a.jsonl"), Fields())
+    assert isinstance(first, Skipped)
+    assert first.reason == "too deep or too large"
+    assert isinstance(second, Document)

@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.documents import BadRow, Fields, documents, raw_tables, rows
+from curate.documents import BadRow, DamagedShard, Fields, documents, estimated_rows, raw_tables, rows
 from curate.documents.lines import split_lines
 from curate.errors import CurateError
 from tests.documents.writing import ENDINGS, TEXT_ENDINGS, lines_of, shard_at, write
@@ -134,7 +134,7 @@ def _gather(stream, found: list) -> None:
         found.append(item)  # noqa: PERF402 (what came before an error stays)
 
 
-@pytest.mark.parametrize("ending", ["gz", "zst"])
+@pytest.mark.parametrize("ending", ["gz", "zst", "bz2", "xz"])
 def test_a_truncated_stream_gives_what_was_readable_then_an_error(tmp_path, ending):
     many = [{"text": f"{i} " + str(i * i) * 40} for i in range(20_000)]
     path = write(tmp_path / f"a.jsonl.{ending}", many)
@@ -147,17 +147,16 @@ def test_a_truncated_stream_gives_what_was_readable_then_an_error(tmp_path, endi
     assert f"{len(found)} rows could be read" in str(error.value)
 
 
-@pytest.mark.parametrize("ending", ["gz", "zst"])
-@pytest.mark.parametrize("damage", [b"", b"not compressed at all"])
-def test_what_is_no_compressed_stream_is_an_error(tmp_path, ending, damage):
+@pytest.mark.parametrize("ending", ["gz", "zst", "bz2", "xz"])
+def test_what_is_no_compressed_stream_is_an_error(tmp_path, ending):
     path = tmp_path / f"a.jsonl.{ending}"
-    path.write_bytes(damage)
+    path.write_bytes(b"not compressed at all")
     with pytest.raises(CurateError, match=r"0 rows could be read"):
         list(rows(shard_at(path)))
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".arrow", ".file.arrow"])
-@pytest.mark.parametrize("keep", [0, 10, 0.5])
+@pytest.mark.parametrize("keep", [1, 10, 0.5])
 def test_a_damaged_columnar_file_is_an_error_that_names_it(tmp_path, ending, keep):
     path = write(tmp_path / f"a{ending}", [{"text": f"{i} {NASTY}"} for i in range(300)], block=100)
     data = path.read_bytes()
@@ -226,3 +225,49 @@ def test_reading_a_large_row_group_needs_little_memory(tmp_path):
         if n % 1000 == 0:
             peak = max(peak, pa.total_allocated_bytes() - before)
     assert 0 < peak < 16 << 20
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "utf-8-sig"]
+)
+@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
+def test_text_of_another_unicode_encoding_is_read(tmp_path, encoding, ending):
+    path = write(tmp_path / f"a{ending}", [{"text": "Grüße, \U0001f642"}, {"text": "two"}])
+    path.write_bytes(path.read_bytes().decode().encode(encoding))
+    assert [r["text"] for _, r in rows(shard_at(path))] == ["Grüße, \U0001f642", "two"]
+    assert estimated_rows(shard_at(path)) >= 2
+
+
+def test_half_a_character_of_utf_16_sets_its_row_aside_and_a_missing_byte_ends_the_shard(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        '{"text": "one"}\n{"text": "\ud800"}\n{"text": "three"}\n'.encode("utf-16", "surrogatepass") + b"x"
+    )
+    found: list = []
+    with pytest.raises(DamagedShard, match="the UTF-16-LE text is damaged") as error:
+        _gather(rows(shard_at(path)), found)
+    assert [type(r) for _, r in found] == [dict, BadRow, dict]
+    assert error.value.row == 3
+
+
+@pytest.mark.parametrize("ending", [*TEXT_ENDINGS, ".txt", ".txt.xz"])
+def test_a_file_without_a_byte_holds_no_rows(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(b"")
+    shard = shard_at(path)
+    assert [r for _, r in rows(shard) if not ending.startswith(".txt")] == []
+    assert list(raw_tables(shard)) == [] or ending.startswith(".txt")
+    assert estimated_rows(shard) == 0 or ending.startswith(".txt")
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".parquet"])
+def test_rows_before_the_damage_are_read_alone(tmp_path, ending):
+    path = write(tmp_path / f"a{ending}", [{"text": f"{i} " + str(i * i) * 40} for i in range(30_000)], block=10_000)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    path.write_bytes(data)
+    assert [n for n, _ in rows(shard_at(path), only=[0, 5_000])] == [0, 5_000]
+    with pytest.raises(DamagedShard) as error:
+        list(rows(shard_at(path)))
+    assert 5_000 < error.value.row < 30_000

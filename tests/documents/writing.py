@@ -1,9 +1,11 @@
 """Writing the same rows in every format that is read."""
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,17 @@ import zstandard
 
 from curate.documents import Shard, open_pool
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".parquet", ".arrow", ".file.arrow")
+ENDINGS = (
+    ".jsonl",
+    ".jsonl.gz",
+    ".jsonl.zst",
+    ".jsonl.bz2",
+    ".jsonl.xz",
+    ".ndjson",
+    ".parquet",
+    ".arrow",
+    ".file.arrow",
+)
 TEXT_ENDINGS = (*ENDINGS, ".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz")
 """Those too in which every value is a string."""
 
@@ -31,6 +43,10 @@ def write(path: Path, rows: list[dict[str, Any]], *, block: int = 3) -> Path:
         data = gzip.compress(data)
     elif path.name.endswith(".zst"):
         data = zstandard.compress(data)
+    elif path.name.endswith(".bz2"):
+        data = bz2.compress(data)
+    elif path.name.endswith(".xz"):
+        data = lzma.compress(data)
     elif path.name.endswith(".parquet"):
         data = _parquet(pa.Table.from_pylist(rows), block)
     elif path.name.endswith(".arrow"):

@@ -179,8 +179,11 @@ def test_a_shard_that_cannot_be_read_stops_no_other(place: Path, tmp_path: Path)
         seen = Seen()
         told = r"1 shard\(s\) could not be read to the end; all others are done\. .*b\.jsonl\.gz"
         with pytest.raises(CurateError, match=told):
-            curate.score(broken, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+            curate.score(broken, tmp_path / str(workers) / "x", workers=workers, strict=True, reporter=seen)
         assert [w.split(":")[0] for w in seen.warnings] == ["b.jsonl.gz"]
+        assert not Run.open(tmp_path / str(workers) / "x").is_finished
+        run = curate.score(broken, tmp_path / str(workers) / "x", workers=workers, reporter=seen)
+        assert (run.totals or {})["skipped"]["damaged shard"] == 1
     assert contents(tmp_path / "1" / "x") == contents(tmp_path / "2" / "x")
 
 

@@ -9,7 +9,7 @@ import pytest
 from curate.errors import CurateError, SettingsError
 from curate.folders.atomic import atomic_write
 from curate.folders.folder import put_json, put_text, read_json
-from curate.folders.local import LocalFolder, open_folder, put_file, refuse_url
+from curate.folders.local import LocalFolder, open_folder, put_file, refuse_place, refuse_url
 
 
 def test_a_file_is_read_as_it_was_put(tmp_path: Path) -> None:
@@ -143,3 +143,44 @@ def test_a_url_is_refused_in_either_writing(address: str) -> None:
 @pytest.mark.parametrize("address", ["runs/x", "/tmp/a:b/c", "C:/runs", "./s3:/x", "a b://c", None])
 def test_paths_are_no_urls(address: str | None) -> None:
     refuse_url(address, "--out")
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("file/run", r"file is a file; expected a folder"),
+        ("n" * 250, "its name is too long"),
+        (f"{'n' * 300}/x", "long"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path: Path, place: str, told: str) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SettingsError, match=rf"--out is .*{told}"):
+        refuse_place(tmp_path / place, "--out")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    refuse_place(tmp_path / "not" / "yet" / ("n" * 200), "--out")
+    refuse_place(tmp_path / "file", "--out")
+
+
+def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may run as root
+    with pytest.raises(SettingsError, match="no permission to write in"):
+        refuse_place(tmp_path / "x", "--out")
+
+
+def test_what_a_killed_writer_left_of_a_file_is_removed_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".a.db.partial"
+    left.mkdir()
+    (left / "a.db").write_text("half")
+    (left / "a.db.wal").write_text("log")
+    put_file(tmp_path / "a.db", lambda path: path.write_text("whole"))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.db"]
+    with pytest.raises(KeyError):
+        put_file(tmp_path / "a.db", lambda path: {}["x"])
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.db", "whole")]
+
+
+def test_a_relative_folder_with_a_colon_in_its_name_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_folder("c4:train/x").local() == tmp_path / "c4:train" / "x"
+    assert open_folder("runs/c4:train").local() == Path("runs/c4:train")

@@ -164,13 +164,25 @@ def test_documents_are_the_pools_own_rows(tmp_path):
         session.query("SELECT count(*) FROM documents")
 
 
-def test_folders_with_odd_names_are_read_and_patterns_refused(start):
-    run = start('it\'s 100 % "odd", {x}; --')
-    write(run, "s", 0, rows("s", 0, [1.0]))
+@pytest.mark.parametrize(
+    "name", ['it\'s 100 % "odd", {x}; --', "source=all", "a*c [x] ?", "[!a]", "c4:train", "Größe 大 #1", "a\\\\b"]
+)
+def test_folders_with_odd_names_are_read_and_give_no_column(start, name):
+    run = start(name)
+    write(run, "s", 0, rows("s", 0, [1.0], source=["web"]))
     with open_session(run) as session:
+        assert session.query("SELECT source, count(*) FROM scores GROUP BY 1").rows() == [("web", 1)]
+        assert "all" not in session.schema.names
+        with pytest.raises(CurateError, match="disabled by configuration"):
+            session.query("SELECT * FROM read_text('/etc/hostname')").rows()
+
+
+def test_a_run_is_read_through_a_link(start, tmp_path):
+    run = start("real")
+    write(run, "s", 0, rows("s", 0, [1.0]))
+    (tmp_path / "linked").symlink_to(run.path, target_is_directory=True)
+    with open_session(Run.open(tmp_path / "linked")) as session:
         assert session.query("SELECT count(*) FROM scores").rows() == [(1,)]
-    with pytest.raises(CurateError, match="as a pattern"):
-        open_session(start("a*c"))
 
 
 def test_room_on_disk_is_taken_only_when_needed(run):

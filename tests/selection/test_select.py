@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from curate.errors import CurateError, SettingsError
+from curate.progress import Silent
 from curate.scores.run import Run
+from curate.selection.card import card
 from curate.selection.select import select
 from tests.selection.conftest import make_run
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
@@ -232,3 +234,28 @@ def test_selecting_never_imports_torch(run):
     )
     done = subprocess.run([sys.executable, "-c", code, str(run.path)], env={**os.environ}, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [({"budget": "9B"}, "9,000,000,000 tokens"), ({"top": 10**6}, "1,000,000 documents")]
+)
+def test_a_size_beyond_the_run_is_said_and_keeps_all(run, size, told):
+    heard: list[str] = []
+
+    class Heard(Silent):
+        def warn(self, message: str) -> None:
+            heard.append(message)
+
+    chosen = select(run, decontaminate=False, reporter=Heard(), **size)
+    assert chosen.documents == chosen.documents_before
+    assert len(heard) == 1
+    assert told in heard[0]
+
+
+def test_control_characters_of_the_pool_are_shown_on_the_card(start, tmp_path):
+    run = start("runs/x")
+    write(run, "a\x1b[31m.jsonl", 0, rows("a\x1b[31m.jsonl", 0, [1.0], source=["b\x9b\u202e"]))
+    selection = select(run, top=1, decontaminate=False, partial=True)
+    text = card(selection.record() | {"fingerprint": ""}, "arrow", ["score\x07"])
+    assert not set("\x1b\x9b\x07\u202e") & set(text)
+    assert "| b\\x9b\\u202e | 1 | 1 |" in text

@@ -7,7 +7,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-from curate.documents.files import compression_of
+from curate.documents.files import compression_of, file_name
 from curate.documents.formats.contract import Format
 from curate.errors import CurateError
 from curate.registry import Registry
@@ -38,7 +38,7 @@ def get(name: str) -> Format:
 
 def format_of(name: str) -> str | None:
     """Tell the format by a file's suffix, the longest that is known; None for a file that is no shard."""
-    lower = name.lower().rsplit("/", 1)[-1]
+    lower = file_name(name)
     if lower in NOT_DATA:
         return None
     by_suffix = _by_suffix(tuple(sys.path))
@@ -51,7 +51,7 @@ def readable() -> str:
     clauses = []
     for file_format in map(get, names()):
         plain = [s for s in file_format.suffixes if compression_of(s) is None]
-        compressed = "also with .gz or .zst" if len(plain) < len(file_format.suffixes) else ""
+        compressed = "also with .gz, .zst, .bz2 or .xz" if len(plain) < len(file_format.suffixes) else ""
         notes = ", ".join(n for n in (file_format.note, compressed) if n)
         clauses += [", ".join(plain) + (f" ({notes})" if notes else "")] if plain else []
     return "; ".join(clauses)

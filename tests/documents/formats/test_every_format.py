@@ -38,5 +38,5 @@ def test_columns_and_numbers_of_rows_are_told_without_reading_all(tmp_path, endi
 
 
 def test_what_lies_beside_data_is_no_shard() -> None:
-    names = ["dataset_info.json", "state.json", "README.md", "a.parquet.gz", "a.gz", "jsonl", "a.jsonl.bz2"]
+    names = ["dataset_info.json", "state.json", "README.md", "a.parquet.gz", "a.gz", "jsonl", "a.jsonl.lz4"]
     assert [formats.format_of(n) for n in names] == [None] * len(names)

@@ -1,0 +1,65 @@
+"""Tell files of JSON that lie beside the shards and are no data: statistics, descriptions, indices."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import orjson
+
+from curate.documents import formats
+from curate.documents.files import local_path, open_binary, plain_name
+from curate.documents.shards import BadRow, Row, Shard
+from curate.errors import CurateError
+
+_LARGEST = 64 << 20
+
+
+def without_sidecars(shards: Sequence[Shard]) -> list[Shard]:
+    """Return the shards that are data; all where none is.
+
+    A .json is no data when its lines are not objects and the whole is one value, or when it is a single object that has
+    no column of the other shards. In an object store files of JSON are opened only where there are others, too.
+    """
+    others = [s for s in shards if not plain_name(s.name).endswith(".json")]
+    if len(others) == len(shards) or (not others and local_path(shards[0].url) is None):
+        return list(shards)
+    beginnings = {s.name: _beginning(s) for s in shards if plain_name(s.name).endswith(".json")}
+    unfit = {n for n, rows in beginnings.items() if rows is None}
+    single = {n for n, rows in beginnings.items() if rows is not None and len(rows) == 1}
+    columns = _columns([s for s in shards if s.name not in unfit | single])
+    foreign = {n for n in single if columns and columns.isdisjoint(_keys(beginnings[n]))}
+    return [s for s in shards if s.name not in unfit | foreign] or list(shards)
+
+
+def _beginning(shard: Shard) -> list[Row] | None:
+    """Return the first two rows; None where the file is no lines of objects, but one value of JSON."""
+    try:
+        rows = [row for _, row in islice(formats.get(shard.format).rows(shard), 2)]
+        return None if rows and isinstance(rows[0], BadRow) and _is_one_value(shard) else rows
+    except CurateError:  # a damaged file: reading the pool reports it
+        return []
+
+
+def _is_one_value(shard: Shard) -> bool:
+    if (shard.size or 0) > _LARGEST:
+        return False
+    with open_binary(shard.url) as stream:
+        try:
+            orjson.loads(stream.read())
+        except orjson.JSONDecodeError:
+            return False
+    return True
+
+
+def _columns(shards: Sequence[Shard]) -> set[str]:
+    """Return the columns of the first shard that has some."""
+    for shard in shards:
+        try:
+            if columns := formats.get(shard.format).columns(shard):
+                return set(columns)
+        except CurateError:
+            continue
+    return set()
+
+
+def _keys(rows: list[Row] | None) -> set[str]:
+    return {key for row in rows or () if not isinstance(row, BadRow) for key in row}
