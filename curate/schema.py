@@ -85,7 +85,7 @@ SKIPPED_SCHEMA = pa.schema(
 
 # Columns of every scores table, in this order; then `score_<group>` per group when there are several; then, when scores
 # per token were asked for, a list per score column and TOKEN_TEXTS, aligned; then the pool's scalar metadata columns. A
-# metadata column whose name is taken here is renamed to `pool_<name>`.
+# metadata column whose name is taken here, or differs by case alone from one before it, is renamed to `pool_<name>`.
 SCORE_FIELDS = [
     pa.field("doc_id", pa.string(), nullable=False),
     pa.field("shard", pa.string(), nullable=False),
@@ -126,6 +126,10 @@ def token_column(score_column: str) -> str:
 def is_token_column(column: str) -> bool:
     """Whether a column of this name is one of the lists per token."""
     return column in (TOKEN_TEXTS, TOKEN_SCORES) or column.startswith(f"{TOKEN_SCORES}_")
+
+
+UNNAMED = "unnamed"
+"""What a pool's column is called whose name is the empty string; SQL has no such name."""
 
 
 def is_reserved(column: str) -> bool:

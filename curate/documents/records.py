@@ -1,6 +1,5 @@
 """Make documents of rows: find the content, check it, hash it, keep the scalar columns."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -18,7 +17,7 @@ from curate.fields import Fields
 from curate.schema import Document, Skipped, message_text
 
 _SHOWN = 60
-_INT64 = range(-(2**63), 2**63)
+_MOST_BITS = 8192  # Python writes no more than 4 300 digits of a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,8 @@ def document_of(shard: str, row: int, raw: Mapping[str, Any] | BadRow, fields: F
     Reasons: those of BadRow, 'no text', 'not a string', 'empty text', 'invalid messages', 'no assistant
     turn'.
     """
+    if isinstance(raw, BadRow) and raw.others is not None and not set(raw.columns) & set(fields.columns):
+        raw = raw.others
     if isinstance(raw, BadRow):
         return Skipped(shard=shard, row=row, reason=raw.reason, detail=raw.detail)
     pool_id = _pool_id(raw.get(fields.id))
@@ -177,8 +178,7 @@ def _scalar(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | float | datetime | date | time):
         return value
     if isinstance(value, int):
-        # Arrow's integers end at 64 bits.
-        return value if value in _INT64 else float(value) if abs(value) < 10**300 else math.inf
+        return value if -(2**63) <= value < 2**64 else str(value) if value.bit_length() <= _MOST_BITS else None
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, timedelta):

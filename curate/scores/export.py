@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import CurateError
 from curate.folders.local import put_file, refuse_url
+from curate.folders.values import as_text, python_values
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
 from curate.scores.session import TOKEN_LISTS, Result, Session, open_session
@@ -24,7 +25,8 @@ def write_json(result: Result, stream: TextIO) -> None:
     """Write a JSON array, an object per row and line, as rows come. NaN, which JSON lacks, becomes null."""
     is_first = True
     for batch in result.batches():
-        for row in batch.to_pylist():
+        for values in zip(*(python_values(c, as_text) for c in batch.columns), strict=True):
+            row = dict(zip(result.columns, values, strict=True))
             stream.write("[\n" if is_first else ",\n")
             stream.write(_row(row))
             is_first = False
@@ -36,7 +38,7 @@ def write_csv(result: Result, stream: TextIO) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(result.columns)
     for batch in result.batches():
-        writer.writerows(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+        writer.writerows(zip(*(python_values(c, as_text) for c in batch.columns), strict=True))
 
 
 def write_parquet(result: Result, path: Path | str) -> int:

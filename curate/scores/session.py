@@ -20,14 +20,17 @@ import pyarrow as pa
 
 from curate.errors import CurateError
 from curate.folders.unify import unify
+from curate.folders.values import as_text, python_values
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.neighbours import pairs_of
 from curate.scores.run import Run
 from curate.scores.views import (
     RUN_COLUMNS,
+    as_pattern,
     files_sql,
     literal,
+    parquet_sql,
     quoted,
     run_row,
     shards_sql,
@@ -67,7 +70,7 @@ class Result:
         rows: list[tuple[Any, ...]] = []
         for batch in self.batches():
             piece = batch if limit is None else batch.slice(0, limit - len(rows))
-            columns = [c.to_pylist() for c in piece.columns]
+            columns = [python_values(c, as_text) for c in piece.columns]
             rows.extend(zip(*columns, strict=True))
             if limit is not None and len(rows) >= limit:
                 break
@@ -202,8 +205,7 @@ class Session:
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")
         self.tokens_query = self._make_tokens(lists)
         if self.neighbours is not None:
-            where = literal(str(self.neighbours.resolve()))
-            con.execute(f"CREATE VIEW neighbours AS SELECT * FROM read_parquet({where})")
+            con.execute(f"CREATE VIEW neighbours AS SELECT * FROM {parquet_sql([self.neighbours])}")
         columns = ", ".join(f"{column} {kind}" for column, kind in RUN_COLUMNS.items())
         con.execute(f"CREATE TABLE runs ({columns})")
         for name, run in self.runs:
@@ -223,9 +225,11 @@ class Session:
 
     def lock(self, allow: Sequence[Path | str]) -> None:
         """Close all files but those in the runs' folders and `allow`, for the rest of the session."""
-        folders = [run.path.resolve() for _, run in self.runs] + [Path(a).resolve() for a in allow]
-        folders += [self.neighbours.resolve().parent] if self.neighbours else []
-        listed = ", ".join(literal(str(f)) for f in folders)
+        folders = [path for _, run in self.runs for path in (run.path.absolute(), run.path.resolve())]
+        folders += [self.neighbours.absolute().parent] if self.neighbours else []
+        folders += [Path(a).resolve() for a in allow]
+        # DuckDB looks at a path both as it is given, as a pattern, and as it is opened.
+        listed = ", ".join(literal(path) for f in folders for path in dict.fromkeys((str(f), as_pattern(str(f)))))
         self.connection.execute(f"SET allowed_directories = [{listed}]")
         self.connection.execute("SET enable_external_access = false")
         self.connection.execute("SET lock_configuration = true")
@@ -249,12 +253,6 @@ def open_session(
     run_list = [runs] if isinstance(runs, Run) else list(runs)
     if not run_list:
         raise CurateError("No run was given; expected at least one.")
-    for run in run_list:
-        if wildcards := [c for c in "*?[" if c in str(run.path.resolve())]:
-            raise CurateError(
-                f"{run.path}: DuckDB reads {wildcards[0]!r} in a path as a pattern.",
-                hint="Rename the folder and try again.",
-            )
     for folder in allow:
         if not Path(folder).is_dir():
             raise CurateError(f"--allow {folder}: no such folder.")

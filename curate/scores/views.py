@@ -1,6 +1,7 @@
 """The SQL behind the views: scores over the parts of a run, shards, tokens, skipped."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,18 @@ def _group_sql(schema: pa.Schema, files: Sequence[Path], unified: pa.Schema) -> 
             columns.append(f"{name}::{sql_type(field.type)} AS {name}")
         else:
             columns.append(name)
-    paths = ", ".join(literal(os.path.abspath(f)) for f in files)
-    return f"SELECT {', '.join(columns)} FROM read_parquet([{paths}])"
+    return f"SELECT {', '.join(columns)} FROM {parquet_sql(files)}"
+
+
+def parquet_sql(files: Sequence[Path]) -> str:
+    """Return the table function that reads just these files, whatever their paths hold: `*`, `[` or `source=web`."""
+    paths = ", ".join(literal(as_pattern(os.path.abspath(f))) for f in files)
+    return f"read_parquet([{paths}], hive_partitioning = false)"
+
+
+def as_pattern(path: str) -> str:
+    """Return the pattern that a path alone matches."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", path)
 
 
 def sql_type(kind: pa.DataType) -> str:

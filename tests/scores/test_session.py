@@ -164,13 +164,23 @@ def test_documents_are_the_pools_own_rows(tmp_path):
         session.query("SELECT count(*) FROM documents")
 
 
-def test_folders_with_odd_names_are_read_and_patterns_refused(start):
-    run = start('it\'s 100 % "odd", {x}; --')
-    write(run, "s", 0, rows("s", 0, [1.0]))
+@pytest.mark.parametrize("name", ['it\'s 100 % "odd", {x}; --', "a*c", "a?[b]", "source=all", "läuft {1,2}", "x]["])
+def test_folders_of_any_name_are_read_and_tell_nothing_of_their_rows(start, name):
+    other = start("abc")
+    write(other, "other", 0, rows("other", 0, [9.0, 9.0, 9.0]))
+    run = start(name)
+    write(run, "s", 0, rows("s", 0, [1.0], source=["web"]))
     with open_session(run) as session:
-        assert session.query("SELECT count(*) FROM scores").rows() == [(1,)]
-    with pytest.raises(CurateError, match="as a pattern"):
-        open_session(start("a*c"))
+        assert session.query("SELECT shard, source FROM scores").rows() == [("s", "web")]
+    assert run.scores().select("source").collect().rows() == [("web",)]
+
+
+def test_a_file_of_another_folder_stays_closed_beside_one_of_an_odd_name(start):
+    run, other = start("a*c"), start("abc")
+    for each in (run, other):
+        write(each, "s", 0, rows("s", 0, [1.0]))
+    with open_session(run) as session, pytest.raises(CurateError, match="disabled"):
+        session.query(f"FROM '{next(iter(other.all_parts())).path}'").rows()
 
 
 def test_room_on_disk_is_taken_only_when_needed(run):
