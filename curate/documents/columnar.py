@@ -46,7 +46,6 @@ class Columnar:
     named_only: bool = False
     rows_per_shard: int | None = None
     streamed: bool = False
-    json_lines: bool = False
 
     def schema(self, shard: Shard) -> pa.Schema:
         """Read the columns and types."""

@@ -1,6 +1,7 @@
 """Read a shard's rows in any format, as Python values or as Arrow tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pyarrow as pa
 
 from curate.documents import formats
 from curate.documents.shards import BadRow, Shard
+from curate.documents.streamed import Streamed
 
 
 def rows(
@@ -36,6 +38,29 @@ def raw_tables(
     of two tables may differ. Rows that cannot be decoded are left out. `only` (sorted, distinct) gives just those rows.
     """
     return formats.get(shard.format).tables(shard, start=start, only=only, batch_rows=batch_rows)
+
+
+def json_lines(
+    shard: Shard, *, only: Sequence[int], batch_rows: int = 1024
+) -> Iterator[tuple[np.ndarray, list[bytes], list[Mapping[str, Any]]]] | None:
+    """Stream (row numbers, exact lines, their rows) of chosen rows; None for a shard that is no lines of JSON.
+
+    `only` is sorted and distinct. Rows that cannot be decoded are left out.
+    """
+    file_format = formats.get(shard.format)
+    if not isinstance(file_format, Streamed) or not file_format.json_lines:
+        return None
+    decoded = (item for item in file_format.lines(shard, only) if not isinstance(item[2], BadRow))
+    return (
+        (np.array([n for n, _, _ in batch], np.int64), [line for _, line, _ in batch], [row for _, _, row in batch])
+        for batch in iter(lambda: list(islice(decoded, batch_rows)), [])
+    )
+
+
+def columns_metadata(shard: Shard) -> Mapping[bytes, bytes] | None:
+    """Return what a shard states of its columns beside their types, such as the features of `datasets`."""
+    schema = formats.get(shard.format).schema(shard)
+    return None if schema is None else schema.metadata
 
 
 def estimated_rows(shard: Shard) -> float:

@@ -65,6 +65,7 @@ class Streamed(Generic[R]):
     named_only: bool = False
     rows_per_shard: int | None = None
     json_lines: bool = False
+    """Whether records are JSON objects, as bytes; a selection as lines of JSON copies them."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:

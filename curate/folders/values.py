@@ -106,7 +106,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 def storage_type(kind: pa.DataType) -> pa.DataType:
     """Return a type without marks."""
-    return _mapped(kind, lambda leaf: leaf.storage_type if isinstance(leaf, _MARKS) else leaf)
+    return mapped_type(kind, lambda leaf: leaf.storage_type if isinstance(leaf, _MARKS) else leaf)
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
@@ -123,20 +123,20 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.large_list(plain_type(kind.value_type))
     if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
-    if pa.types.is_nested(kind):
-        return _mapped(kind, plain_type)
+    if pa.types.is_map(kind):
+        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type), keys_sorted=kind.keys_sorted)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind) or kind.num_fields:
+        return mapped_type(kind, plain_type)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
 
-def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """Return a type with each innermost type changed; itself where none is."""
+def mapped_type(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return a type with each innermost type changed; maps and objects without keys count as such."""
 
     def mapped(field: pa.Field) -> pa.Field:
-        return field.with_type(_mapped(field.type, change))
+        return field.with_type(mapped_type(field.type, change))
 
-    if isinstance(kind, pa.BaseExtensionType) or not pa.types.is_nested(kind):
-        return change(kind)
-    if pa.types.is_struct(kind):
+    if pa.types.is_struct(kind) and kind.num_fields:
         return pa.struct([mapped(f) for f in kind])
     if pa.types.is_list(kind):
         return pa.list_(mapped(kind.value_field))
@@ -144,8 +144,6 @@ def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> 
         return pa.large_list(mapped(kind.value_field))
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(mapped(kind.value_field), kind.list_size)
-    if pa.types.is_map(kind):
-        return pa.map_(mapped(kind.key_field), mapped(kind.item_field), keys_sorted=kind.keys_sorted)
     return change(kind)
 
 

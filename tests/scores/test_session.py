@@ -1,5 +1,6 @@
-from pathlib import Path
+from pathlib import json
 
+import Path
 import pyarrow as pa
 import pytest
 
@@ -162,6 +163,44 @@ def test_documents_are_the_pools_own_rows(tmp_path):
         pytest.raises(CurateError, match="not the pool that"),
     ):
         session.query("SELECT count(*) FROM documents")
+
+
+def late_run(tmp_path) -> Run:
+    """A run of a pool whose objects and lists change after the rows that are looked at first."""
+    (tmp_path / "pool").mkdir()
+    early = {"text": "t", "meta": {"n": 1}, "tags": [1], "Name": 1, "": 2, "name": "x"}
+    late = {"text": "t", "meta": {"lang": "de"}, "tags": ["x"], "more": {"a": [{"b": 2}]}}
+    lines = "".join(json.dumps(row) + "\n" for row in [*[early] * 1500, late])
+    (tmp_path / "pool" / "a.jsonl").write_text(lines)
+    address = [str(tmp_path / "pool")]
+    prints = {**FINGERPRINTS, "pool": open_pool(address).fingerprint()}
+    run = Run.start(tmp_path / "r", settings={**SETTINGS, "pool": address}, fingerprints=prints)
+    own = {"unnamed": [2] * 1501, "Name": [1] * 1501, "pool_name": ["x"] * 1501}
+    write(run, "a.jsonl", 0, rows("a.jsonl", 0, [1.0] * 1501, **own))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT count(*) FROM documents WHERE meta.lang = 'de'", [(1,)]),
+        ("SELECT count(*) FROM documents WHERE list_contains(tags, 'x')", [(1,)]),
+        ("SELECT more.a[1].b FROM documents WHERE more IS NOT NULL", [(2,)]),
+        ("SELECT tags FROM documents WHERE row IN (0, 1500) ORDER BY row", [(["1"],), (["x"],)]),
+        ("SELECT sum(unnamed), sum(Name) FROM documents", [(3000, 1500)]),
+    ],
+)
+def test_nested_keys_and_types_that_come_late_can_be_asked_for(tmp_path, sql, expected):
+    with open_session(late_run(tmp_path)) as session:
+        assert session.query(sql).rows() == expected
+        assert "pool_name" not in session.query("FROM documents").columns
+
+
+def test_a_pool_too_large_to_look_at_whole_says_what_is_not_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr("curate.scores.pool_rows._WHOLE_BYTES", 1000)
+    with open_session(late_run(tmp_path)) as session, pytest.raises(CurateError, match="lang") as error:
+        session.query("SELECT meta.lang FROM documents")
+    assert "come later are not seen" in error.value.hint
 
 
 @pytest.mark.parametrize("name", ['it\'s 100 % "odd", {x}; --', "a*c", "a?[b]", "source=all", "läuft {1,2}", "x]["])

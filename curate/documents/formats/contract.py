@@ -47,11 +47,6 @@ class Format(Protocol):
         """How many rows every file has, where that is known without opening it."""
         ...
 
-    @property
-    def json_lines(self) -> bool:
-        """Whether it is a `Streamed` whose records are JSON objects, which a selection as lines of JSON copies."""
-        ...
-
     def estimated_rows(self, shard: Shard) -> float:
         """Return the number of rows, or what the first bytes make of it; 0 for a file that cannot be read."""
         ...
