@@ -328,8 +328,8 @@ def _late_types(error: Exception) -> CurateError:
     return CurateError(
         str(error).strip(),
         hint="The first rows of up to 32 shards tell what lists and objects of `documents` hold, in a pool of this "
-        "size; keys and types that come later are not seen. Ask a run of the shards in question, or read their files with "
-        "--allow FOLDER.",
+        "size; keys and types that come later are not seen. Ask a run of the shards in question, or read their files "
+        "with --allow FOLDER.",
     )
 
 
