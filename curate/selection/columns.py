@@ -63,7 +63,12 @@ class Columns:
     @property
     def score_names(self) -> dict[str, str]:
         """The scores' names in the dataset by their own: other ones where the pool has the same."""
-        return {name: f"curate_{name}" if name in self._types else name for name in self.scores}
+        names: dict[str, str] = {}
+        for name in self.scores:
+            names[name] = name
+            while names[name] in self._types:
+                names[name] = f"curate_{names[name]}"
+        return names
 
     def types(self) -> dict[str, pa.DataType]:
         """Return the marked types of the pool's columns."""

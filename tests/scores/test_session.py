@@ -1,6 +1,6 @@
-from pathlib import json
+import json
+from pathlib import Path
 
-import Path
 import pyarrow as pa
 import pytest
 
