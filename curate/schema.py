@@ -135,6 +135,6 @@ UNNAMED = "unnamed"
 def is_reserved(column: str) -> bool:
     """Whether a pool's column of this name would collide with a scores column; SQL does not tell case apart.
 
-    `run` is the column that tells several runs apart in one session."""
+    `run` is the column that tells several runs apart in one session, `_pos` the place of filters' candidates."""
     name = column.casefold()
-    return name in SCORE_COLUMNS or name == "run" or name.startswith("score_") or is_token_column(name)
+    return name in SCORE_COLUMNS or name in ("run", "_pos") or name.startswith("score_") or is_token_column(name)

@@ -50,7 +50,8 @@ def json_lines(
     file_format = formats.get(shard.format)
     if not isinstance(file_format, Streamed) or not file_format.json_lines:
         return None
-    decoded = (item for item in file_format.lines(shard, only) if not isinstance(item[2], BadRow))
+    lines = file_format.lines(shard, only)
+    decoded = ((number, line, row) for number, line, row in lines if not isinstance(row, BadRow))
     return (
         (np.array([n for n, _, _ in batch], np.int64), [line for _, line, _ in batch], [row for _, _, row in batch])
         for batch in iter(lambda: list(islice(decoded, batch_rows)), [])

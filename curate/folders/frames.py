@@ -29,7 +29,7 @@ def scan(files: Sequence[File], *, empty: pa.Schema) -> pl.LazyFrame:
     return pl.concat(frames, how="vertical") if len(frames) > 1 else frames[0]
 
 
-def _scan(schema: pa.Schema, paths: Sequence[Path]) -> pl.LazyFrame:
+def _scan(schema: pa.Schema, paths: list[Path]) -> pl.LazyFrame:
     if _in_known_zones(schema.empty_table()).schema.equals(schema):
         return pl.scan_parquet(paths, glob=False, hive_partitioning=False)
     tables = [_in_known_zones(pq.ParquetFile(path).read()) for path in paths]

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, chain
 from typing import Any
 
@@ -78,7 +78,7 @@ def type_of(values: Sequence[Any]) -> pa.DataType:
     return _SCALARS.get(kinds.pop()) or _type_in_arrow(values)
 
 
-def types_of(rows: Sequence[dict[str, Any]]) -> dict[str, pa.DataType]:
+def types_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, pa.DataType]:
     """Return the marked type of every key that any row has, in the order first seen."""
     by_key: dict[str, list[Any]] = {}
     for row in rows:
@@ -168,7 +168,7 @@ def plain_array(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.DictionaryArray):
         return plain_array(array.dictionary).take(array.indices)
     if pa.types.is_run_end_encoded(kind):
-        return plain_array(pc.run_end_decode(array))
+        return plain_array(pc.call_function("run_end_decode", [array]))
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         make = pa.list_ if pa.types.is_list_view(kind) else pa.large_list
         return plain_array(array.cast(make(kind.value_type)))
@@ -176,7 +176,7 @@ def plain_array(array: pa.Array) -> pa.Array:
         columns = [plain_array(column) for column in array.flatten()]
         return pa.StructArray.from_arrays(columns, fields=list(target), mask=array.is_null())
     if is_list(kind):
-        lengths = pc.fill_null(pc.list_value_length(array), 0).to_pylist()
+        lengths = [n or 0 for n in array.value_lengths().to_pylist()]
         return _list_array(lengths, plain_array(array.flatten()), target, array.is_null())
     return array.cast(target)
 
@@ -252,7 +252,7 @@ def python_values(array: pa.Array | pa.ChunkedArray, unheld: Callable[[pa.Scalar
         return [value if valid else None for value, valid in zip(objects, array.is_valid().to_pylist(), strict=True)]
     if is_list(kind):
         flat = iter(python_values(array.flatten(), unheld))
-        lengths = pc.list_value_length(array).to_pylist()
+        lengths = array.value_lengths().to_pylist()
         return [None if n is None else [next(flat) for _ in range(n)] for n in lengths]
     if pa.types.is_timestamp(kind) and kind.tz:
         array = array.cast(pa.timestamp(kind.unit, "UTC"))

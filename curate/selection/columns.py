@@ -39,7 +39,7 @@ class Columns:
         """Tell of a change."""
         self._notes |= dict.fromkeys(sentences)
 
-    def learn_lines(self, rows: Sequence[dict[str, Any]]) -> None:
+    def learn_lines(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Learn from rows of JSON."""
         types, before = types_of(rows), dict(self._types)
         merge_columns(self._types, pa.schema(list(types.items())))
@@ -53,7 +53,7 @@ class Columns:
         self.features.learn(table.column_names, metadata)
         for name in table.column_names:
             if table.schema.field(name).type in (pa.int64(), pa.uint64()):
-                ends = pc.min_max(table[name]).as_py().values()
+                ends = pc.call_function("min_max", [table[name]]).as_py().values()
                 self._largest[name] = max([self._largest.get(name, 0), *(abs(end) for end in ends if end)])
 
     def learn_scores(self, scores: pa.Table) -> None:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from curate.documents.formats import jsonl
 from curate.folders.unify import convert
@@ -100,7 +100,7 @@ def _has_nan(array: pa.Array) -> bool:
         return _has_nan(array.flatten())
     if isinstance(array, pa.StructArray):
         return any(map(_has_nan, array.flatten()))
-    return pa.types.is_floating(array.type) and pc.any(pc.invert(pc.is_finite(array))).as_py() is True
+    return pa.types.is_floating(array.type) and not np.isfinite(array.drop_null().to_numpy(zero_copy_only=False)).all()
 
 
 def _dumped(row: dict[str, Any]) -> bytes:
