@@ -34,8 +34,9 @@ def raw_tables(
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Stream (row numbers, table of the shard's own columns) in row order, at most `batch_rows` rows each.
 
-    Parquet and Arrow keep their types; every column of csv is a string. Lines of JSON are typed per batch, so the types
-    of two tables may differ. Rows that cannot be decoded are left out. `only` (sorted, distinct) gives just those rows.
+    Parquet and Arrow keep their types, but for dictionaries, views and extensions; every column of csv is a string.
+    Lines of JSON are typed per batch, so the types of two tables may differ. Rows that cannot be decoded are left out.
+    `only` (sorted, distinct) gives just those rows.
     """
     return formats.get(shard.format).tables(shard, start=start, only=only, batch_rows=batch_rows)
 
