@@ -142,8 +142,6 @@ LEAVES: list[tuple[pa.DataType, st.SearchStrategy]] = [
     (pa.decimal128(20, 3), st.decimals(-1000, 1000, places=3)),
     (pa.null(), st.none()),
 ]
-STORED = [(pa.string_view(), TEXT), (pa.dictionary(pa.uint32(), pa.string()), TEXT)]
-"""Types that are ways of storing others."""
 
 
 def nested(kinds: list[tuple[pa.DataType, st.SearchStrategy]]) -> st.SearchStrategy:
