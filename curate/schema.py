@@ -95,7 +95,7 @@ SKIPPED_SCHEMA = pa.schema(
 
 # Columns of every scores table, in this order; then `score_<group>` per group when there are several; then, when scores
 # per token were asked for, a list per score column and TOKEN_TEXTS, aligned; then the pool's scalar metadata columns. A
-# metadata column whose name is taken here is renamed to `pool_<name>`.
+# metadata column whose name is taken here, or differs by case alone from one before it, is renamed to `pool_<name>`.
 SCORE_FIELDS = [
     pa.field("doc_id", pa.string(), nullable=False),
     pa.field("shard", pa.string(), nullable=False),
@@ -138,9 +138,13 @@ def is_token_column(column: str) -> bool:
     return column in (TOKEN_TEXTS, TOKEN_SCORES) or column.startswith(f"{TOKEN_SCORES}_")
 
 
+UNNAMED = "unnamed"
+"""What a pool's column is called whose name is the empty string; SQL has no such name."""
+
+
 def is_reserved(column: str) -> bool:
     """Whether a pool's column of this name would collide with a scores column; SQL does not tell case apart.
 
-    `run` is the column that tells several runs apart in one session."""
+    `run` is the column that tells several runs apart in one session, `_pos` the place of filters' candidates."""
     name = column.casefold()
-    return name in SCORE_COLUMNS or name == "run" or name.startswith("score_") or is_token_column(name)
+    return name in SCORE_COLUMNS or name in ("run", "_pos") or name.startswith("score_") or is_token_column(name)

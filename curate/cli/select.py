@@ -184,6 +184,8 @@ def _print_selection(selection: "Selection") -> None:
     )
     if more := len(selection.composition) - len(shown):
         stdout.print(f"… and {more:,} more values of {selection.by}", markup=False)
+    for change in selection.changes:
+        stdout.print(f"changed: {change}", markup=False, soft_wrap=True)
     where = f"written to {selection.out}" if selection.out else "dry run: nothing written"
     stdout.print(
         f"{selection.documents:,} documents, {selection.tokens:,} tokens; {where} ({selection.seconds:.1f} s)",

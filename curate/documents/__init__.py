@@ -5,7 +5,7 @@ from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
 from curate.documents.pool import Pool, open_pool
 from curate.documents.records import documents, hash_content
-from curate.documents.rows import estimated_rows, raw_tables, rows
+from curate.documents.rows import columns_metadata, estimated_rows, json_lines, raw_tables, rows
 from curate.documents.sample import sample_rows
 from curate.documents.shards import DAMAGED, BadRow, DamagedShard, Shard
 from curate.documents.target import Target, read_target
@@ -24,10 +24,12 @@ __all__ = [
     "Split",
     "Target",
     "check_fields",
+    "columns_metadata",
     "documents",
     "estimated_rows",
     "hash_content",
     "hold_out",
+    "json_lines",
     "look",
     "open_pool",
     "raw_tables",

@@ -1,7 +1,7 @@
 """Formats of files made of blocks (Parquet, Arrow): all but opening a file and streaming its blocks."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import pyarrow as pa
 from curate.documents.drawing import draw_from_blocks, until_broken
 from curate.documents.shards import BadRow, DamagedShard, Row, Shard
 from curate.errors import CurateError
+from curate.folders.values import plain_batch, python_values
 
 
 class OpenFile(Protocol):
@@ -88,11 +89,11 @@ class Columnar:
                 after = first_row + batch.num_rows
                 if chosen is None:
                     numbers = np.arange(max(first_row, start), after, dtype=np.int64)
-                    batch = batch.slice(batch.num_rows - len(numbers))
+                    batch = plain_batch(batch.slice(batch.num_rows - len(numbers)))
                 else:
                     low, high = np.searchsorted(chosen, [max(first_row, start), after])
                     numbers = chosen[low:high]
-                    batch = batch.take(pa.array(numbers - first_row))
+                    batch = plain_batch(batch).take(pa.array(numbers - first_row)) if len(numbers) else batch
                 if len(numbers):
                     yield numbers, batch
                 reached[0] = after
@@ -102,13 +103,16 @@ class Columnar:
     def rows(
         self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, Row]]:
-        """Stream rows as Python values; a row that cannot be decoded (not UTF-8) is a BadRow."""
+        """Stream rows as Python values; a row with a string that is not UTF-8 is a BadRow with the other values.
+
+        Moments that Python cannot hold (after the year 9999) are null.
+        """
         for numbers, batch in self.batches(shard, start=start, only=only, columns=columns):
             batch = _whole_microseconds(batch)
             try:
                 values: Sequence[Any] = batch.to_pylist()
-            except (UnicodeDecodeError, ValueError, OverflowError):
-                values = [_one_row(batch, i) for i in range(batch.num_rows)]
+            except (ValueError, OverflowError):
+                values = _rows_with_unheld(batch)
             yield from zip(numbers.tolist(), values, strict=True)
 
     def tables(
@@ -134,7 +138,9 @@ class Columnar:
         """Open a file; turn errors into one that names the file and the row reached."""
         try:
             with ExitStack() as stack:
-                yield self.open(shard, stack) if shard.size != 0 else _NoBytes()
+                file = self.open(shard, stack) if shard.size != 0 else _NoBytes()
+                _check_names(shard, file.schema.names)
+                yield file
         except (pa.ArrowException, OSError, EOFError) as error:
             if getattr(error, "errno", None) is not None:  # of the device or the network, not of the content
                 raise CurateError(f"{shard.url}: reading failed after {reached[0]} rows: {error}") from error
@@ -164,11 +170,43 @@ def _overlaps(first_row: int, count: int, start: int, chosen: np.ndarray | None)
     return bool(high > low)
 
 
-def _one_row(batch: pa.RecordBatch, index: int) -> Mapping[str, Any] | BadRow:
+def _check_names(shard: Shard, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CurateError(
+            f"{shard.url}: two columns are called {twice!r}.", hint="Write the file again with a name for each column."
+        )
+
+
+def _rows_with_unheld(batch: pa.RecordBatch) -> list[Row]:
+    """Return rows of which some hold values that Python has no object for."""
+    columns = [_values(column) for column in batch.columns]
+    return [_row(batch.schema.names, values) for values in zip(*columns, strict=True)]
+
+
+def _row(names: Sequence[str], values: Sequence[Any]) -> Row:
+    row = dict(zip(names, values, strict=True))
+    undecoded = {name: value for name, value in row.items() if isinstance(value, UnicodeDecodeError)}
+    if not undecoded:
+        return row
+    others = {name: value for name, value in row.items() if name not in undecoded}
+    detail = "; ".join(f"column {name!r}: {error}" for name, error in undecoded.items())
+    return BadRow(reason="undecodable row", detail=detail, columns=tuple(undecoded), others=others)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return a column's values; in the place of one with a string that is not UTF-8, the error."""
     try:
-        return batch.slice(index, 1).to_pylist()[0]
-    except (UnicodeDecodeError, ValueError, OverflowError) as error:
-        return BadRow(reason="undecodable row", detail=str(error))
+        return python_values(column, _null_unless_string)
+    except UnicodeDecodeError as error:
+        if len(column) == 1:
+            return [error]
+        return [value for i in range(len(column)) for value in _values(column.slice(i, 1))]
+
+
+def _null_unless_string(scalar: pa.Scalar) -> None:
+    if pa.types.is_string(scalar.type) or pa.types.is_large_string(scalar.type):
+        scalar.as_py()  # raises again
 
 
 def _whole_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:

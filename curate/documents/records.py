@@ -1,6 +1,5 @@
 """Make documents of rows: find the content, check it, hash it, keep the scalar columns."""
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -17,7 +16,7 @@ from curate.documents.shards import BadRow, Shard
 from curate.fields import Fields
 from curate.schema import Document, Skipped
 
-_INT64 = range(-(2**63), 2**63)
+_MOST_BITS = 8192  # Python writes no more than 4 300 digits of a number
 
 
 def documents(
@@ -38,6 +37,8 @@ def document_of(shard: str, row: int, raw: Mapping[str, Any] | BadRow, fields: F
     Reasons: those of BadRow, 'no text', those of the shapes ('not a string', 'empty text', 'invalid messages' …), and
     'too deep or too large'.
     """
+    if isinstance(raw, BadRow) and raw.others is not None and not set(raw.columns) & set(fields.columns):
+        raw = raw.others
     if isinstance(raw, BadRow):
         return Skipped(shard=shard, row=row, reason=raw.reason, detail=raw.detail)
     try:
@@ -118,8 +119,7 @@ def _scalar(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | float | datetime | date | time):
         return value
     if isinstance(value, int):
-        # Arrow's integers end at 64 bits.
-        return value if value in _INT64 else float(value) if abs(value) < 10**300 else math.inf
+        return value if -(2**63) <= value < 2**64 else str(value) if value.bit_length() <= _MOST_BITS else None
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, timedelta):

@@ -1,13 +1,16 @@
 """Read a shard's rows in any format, as Python values or as Arrow tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 
 from curate.documents import formats
 from curate.documents.shards import BadRow, Row, Shard
+from curate.documents.streamed import Streamed
 
 
 def rows(
@@ -39,15 +42,51 @@ def raw_tables(
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
     """Stream (row numbers, table of the shard's own columns) in row order, at most `batch_rows` rows each.
 
-    Parquet and Arrow keep their types; every column of csv is a string. Lines of JSON are typed per batch, so the types
-    of two tables may differ. Columns that folders' names give (`lang=en/`) come last, as strings. Rows that cannot
-    be decoded are left out. `only` (sorted, distinct) gives just those rows.
+    Parquet and Arrow keep their types, but for dictionaries, views and extensions; every column of csv is a string.
+    Lines of JSON are typed per batch, so the types of two tables may differ. Columns that folders' names give
+    (`lang=en/`) come last, as strings. Rows that cannot be decoded are left out. `only` (sorted, distinct) gives just
+    those rows.
     """
     for numbers, table in formats.get(shard.format).tables(shard, start=start, only=only, batch_rows=batch_rows):
         for name, value in shard.partitions.items():
             if name not in table.column_names:
                 table = table.append_column(name, pa.array([value] * len(numbers), pa.string()))
         yield numbers, table
+
+
+def json_lines(
+    shard: Shard, *, only: Sequence[int], batch_rows: int = 1024
+) -> Iterator[tuple[np.ndarray, list[bytes], list[Mapping[str, Any]]]] | None:
+    """Stream (row numbers, exact lines, their rows) of chosen rows; None for a shard that is no lines of JSON.
+
+    `only` is sorted and distinct. Rows that cannot be decoded are left out. A column that the folders' names give comes
+    last in a line that has none of this name.
+    """
+    file_format = formats.get(shard.format)
+    if not isinstance(file_format, Streamed) or not file_format.json_lines:
+        return None
+    lines = file_format.lines(shard, only)
+    decoded = (
+        (number, *_with_partitions(line, row, shard)) for number, line, row in lines if not isinstance(row, BadRow)
+    )
+    return (
+        (np.array([n for n, _, _ in batch], np.int64), [line for _, line, _ in batch], [row for _, _, row in batch])
+        for batch in iter(lambda: list(islice(decoded, batch_rows)), [])
+    )
+
+
+def _with_partitions(line: bytes, row: Mapping[str, Any], shard: Shard) -> tuple[bytes, Mapping[str, Any]]:
+    if not (missing := {n: v for n, v in shard.partitions.items() if n not in row}):
+        return line, row
+    begun = line.rstrip()[:-1].rstrip()
+    comma = b"" if begun.endswith(b"{") else b", "
+    return begun + comma + orjson.dumps(missing)[1:], {**row, **missing}
+
+
+def columns_metadata(shard: Shard) -> Mapping[bytes, bytes] | None:
+    """Return what a shard states of its columns beside their types, such as the features of `datasets`."""
+    schema = formats.get(shard.format).schema(shard)
+    return None if schema is None else schema.metadata
 
 
 def estimated_rows(shard: Shard) -> float:

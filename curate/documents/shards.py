@@ -59,6 +59,10 @@ class BadRow:
     """'undecodable line', 'not an object', 'undecodable row', 'wrong number of fields' or 'too large'."""
     detail: str
     """The line number (from 1) and what the line holds."""
+    columns: tuple[str, ...] = ()
+    """The columns whose values could not be decoded; none where that is the whole row."""
+    others: Mapping[str, Any] | None = None
+    """The values of the other columns, where they could be decoded."""
 
 
 Row = Mapping[str, Any] | BadRow

@@ -1,6 +1,5 @@
 """Formats of files whose rows are read one after another: all but splitting into records and decoding one."""
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from curate.documents.files import COMPRESSIONS, compression_of, open_binary
 from curate.documents.lines import Truncated, as_utf8, inflated, split_lines
 from curate.documents.shards import BadRow, DamagedShard, Row, Shard
 from curate.errors import CurateError
+from curate.folders.values import array_of, storage_type, types_of
 
 R = TypeVar("R")
 
@@ -26,18 +26,11 @@ _PROBED_BYTES = 1 << 18
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Make a table of every key any row has, in the order first seen.
 
-    Types are inferred per batch. A column whose values share no Arrow type becomes strings: strings as they
-    are, other values as JSON.
+    Types are inferred per batch. Where values share no Arrow type, in a column or in its lists and objects, there are
+    strings: strings as they are, other values as JSON.
     """
-    keys = dict.fromkeys(k for row in rows for k in row)
-    return pa.table({k: _column([row.get(k) for row in rows]) for k in keys})
-
-
-def _column(values: list[Any]) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
+    types = types_of(rows)
+    return pa.table({k: array_of([row.get(k) for row in rows], storage_type(kind)) for k, kind in types.items()})
 
 
 def count_lines(blocks: Iterator[bytes], _shard: Shard) -> int:
@@ -71,6 +64,8 @@ class Streamed(Generic[R]):
     note: str = ""
     named_only: bool = False
     rows_per_shard: int | None = None
+    json_lines: bool = False
+    """Whether records are JSON objects, as bytes; a selection as lines of JSON copies them."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -104,14 +99,21 @@ class Streamed(Generic[R]):
             return self._chosen(shard, [r for r in only if r >= start])
         return ((row, self.decode(record, number)) for row, number, record in self.numbered(shard) if row >= start)
 
+    def lines(self, shard: Shard, only: Sequence[int]) -> Iterator[tuple[int, R, Row]]:
+        """Stream (row number, record, decoded row) of chosen rows."""
+        return ((row, record, self.decode(record, number)) for row, number, record in self._records(shard, only))
+
     def _chosen(self, shard: Shard, only: Sequence[int]) -> Iterator[tuple[int, Row]]:
+        return ((row, self.decode(record, number)) for row, number, record in self._records(shard, only))
+
+    def _records(self, shard: Shard, only: Sequence[int]) -> Iterator[tuple[int, int, R]]:
         row_numbers = iter(only)
         next_row = next(row_numbers, None)
         if next_row is None:
             return
         for row, number, record in self.numbered(shard):
             if row == next_row:
-                yield row, self.decode(record, number)
+                yield row, number, record
                 next_row = next(row_numbers, None)
                 if next_row is None:
                     return

@@ -9,9 +9,10 @@ import pyarrow as pa
 from torch import Tensor
 
 from curate.executors.contract import Chunk, PartTables
+from curate.folders.values import array_of, in_known_zone, storage_type, type_of
 from curate.gradients.scored import Scored
 from curate.proxies.tokens import Encoded
-from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, TOKEN_TEXTS, Skipped, is_reserved, token_column
+from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, TOKEN_TEXTS, UNNAMED, Skipped, is_reserved, token_column
 
 Texts = Callable[[Sequence[int]], Sequence[str]]
 """From a document's ids to each token's text."""
@@ -113,7 +114,7 @@ def metadata_columns(documents: Sequence[Any]) -> dict[str, pa.Array]:
     columns: dict[str, str] = {}
     used: set[str] = set()
     for name in names:
-        column = f"pool_{name}" if is_reserved(name) else name
+        column = f"pool_{name}" if is_reserved(name) else name or UNNAMED
         while column.casefold() in used:
             column = f"pool_{column}"
         columns[name] = column
@@ -122,14 +123,17 @@ def metadata_columns(documents: Sequence[Any]) -> dict[str, pa.Array]:
 
 
 def _mixed(values: list[Any]) -> pa.Array:
-    """Return an array of the values' type; of text where they have several."""
+    """Return an array of the values' type; of text where they have several, or no number type keeps their digits."""
     kinds = {type(v) for v in values if v is not None}
-    if len(kinds) > 1 and not kinds <= {int, float}:
-        return pa.array([None if v is None else str(v) for v in values], pa.string())
     try:
-        return pa.array([float(v) if v is not None else None for v in values] if len(kinds) > 1 else values)
-    except (pa.ArrowInvalid, OverflowError):
-        return pa.array([None if v is None else str(v) for v in values], pa.string())
+        if kinds and kinds <= {int, float}:
+            kind = storage_type(type_of(values))
+            return array_of(values, kind)
+        if len(kinds) <= 1:
+            return in_known_zone(pa.array(values))
+    except (ValueError, TypeError, OverflowError):
+        pass
+    return pa.array([None if v is None else str(v) for v in values], pa.string())
 
 
 def not_finite(chunk: Chunk, i: int, loss: float | None) -> Skipped:

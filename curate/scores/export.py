@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import CurateError
 from curate.folders.local import put_file, refuse_place
+from curate.folders.values import as_text, python_values
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
 from curate.scores.session import TOKEN_LISTS, Result, Session, open_session
@@ -29,7 +30,8 @@ def write_json(result: Result, stream: TextIO) -> None:
     """Write a JSON array, an object per row and line, as rows come. NaN, which JSON lacks, becomes null."""
     is_first = True
     for batch in result.batches():
-        for row in batch.to_pylist():
+        for values in zip(*(python_values(c, as_text) for c in batch.columns), strict=True):
+            row = dict(zip(result.columns, values, strict=True))
             stream.write("[\n" if is_first else ",\n")
             stream.write(escaped(_row(row)))
             is_first = False
@@ -45,7 +47,10 @@ def write_csv(result: Result, stream: TextIO) -> None:
     shown = visible if stream.isatty() else str
     writer.writerow([shown(_no_formula(name)) for name in result.columns])
     for batch in result.batches():
-        columns = [[shown(_no_formula(v)) if isinstance(v, str) else v for v in c.to_pylist()] for c in batch.columns]
+        columns = [
+            [shown(_no_formula(v)) if isinstance(v, str) else v for v in python_values(c, as_text)]
+            for c in batch.columns
+        ]
         writer.writerows(zip(*columns, strict=True))
 
 

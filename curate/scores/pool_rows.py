@@ -1,32 +1,45 @@
 """The pool's rows as one Arrow stream of shard, row and the pool's columns, read when a query needs them."""
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from curate.documents import DamagedShard, Pool, Shard, raw_tables
+from curate.documents import DamagedShard, Pool, Shard, formats, raw_tables
 from curate.errors import CurateError
 from curate.folders.unify import conform, unify
-from curate.schema import SCORE_COLUMNS, is_reserved
+from curate.folders.values import mapped_type
+from curate.schema import SCORE_COLUMNS, UNNAMED, is_reserved
 
 _PROBED = 32  # shards whose first rows are looked at for types; scores know the scalar columns of all
+_WHOLE_BYTES = 2 << 30  # of a pool, of which all rows are looked at where a query fails on types
 
 
 class PoolRows:
     """Scannable by DuckDB any number of times; each scan streams the pool anew in bounded memory.
 
     `scored` is the schema of the scores: it knows the type of every scalar column over the whole pool.
-    Columns of the pool called `shard` or `row` appear as `pool_shard` and `pool_row`.
+    Columns of the pool called `shard` or `row` appear as `pool_shard` and `pool_row`, one without a name as `unnamed`.
     """
 
-    def __init__(self, pool: Pool, scored: pa.Schema) -> None:
-        self._pool = pool
-        self._pool_schema = pool_schema(pool, scored)
+    def __init__(self, pool: Pool, scored: pa.Schema, *, whole: bool = False) -> None:
+        self._pool, self._scored = pool, scored
+        self.is_typed_whole = whole
+        self._pool_schema = pool_schema(pool, scored, whole=whole)
         self.schema = pa.schema(
             [("shard", pa.string()), ("row", pa.int64()), *((_shown(f.name), f.type) for f in self._pool_schema)]
         )
+
+    @property
+    def can_be_typed_whole(self) -> bool:
+        """Whether a look at all rows of the pool is a matter of a minute or so."""
+        return sum(shard.size or 0 for shard in self._pool.shards) <= _WHOLE_BYTES
+
+    def typed_whole(self) -> Self:
+        """Return the same rows with types that hold all of them, learned in one pass over the pool."""
+        return type(self)(self._pool, self._scored, whole=True)
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         return pa.RecordBatchReader.from_batches(self.schema, self._batches()).__arrow_c_stream__(requested_schema)
@@ -50,21 +63,32 @@ def _readable(shard: Shard) -> Iterator[tuple[np.ndarray, pa.Table]]:
         return
 
 
-def pool_schema(pool: Pool, scored: pa.Schema) -> pa.Schema:
-    """Return the pool's columns, typed by the first rows of some shards and by the scores of all."""
-    shards = pool.shards
-    step = max(1, len(shards) // _PROBED)
-    probed = unify(_first_schema(shard) for shard in shards[::step])
-    metadata = pa.schema(
-        [(_original(f.name), f.type) for f in scored if f.name not in SCORE_COLUMNS and not f.name.startswith("score_")]
-    )
-    return unify([probed, metadata])
+def pool_schema(pool: Pool, scored: pa.Schema, *, whole: bool = False) -> pa.Schema:
+    """Return the pool's columns, typed by the first rows of some shards and by the scores of all, or by all rows."""
+    step = 1 if whole else max(1, len(pool.shards) // _PROBED)
+    probed = unify(schema for shard in pool.shards[::step] for schema in _schemas(shard, whole=whole))
+    metadata = {
+        _original(f.name, probed): f.type
+        for f in scored
+        if f.name not in SCORE_COLUMNS and not f.name.startswith("score_")
+    }
+    unified = unify([probed, pa.schema([(n, k) for n, k in metadata.items() if not whole or n not in probed.names])])
+    return pa.schema([f.with_type(mapped_type(f.type, _in_sql)) for f in unified])
 
 
-def _first_schema(shard: Shard) -> pa.Schema:
-    for _, table in _readable(shard):
-        return table.schema
-    return pa.schema([])
+def _schemas(shard: Shard, *, whole: bool) -> Iterator[pa.Schema]:
+    stated = formats.get(shard.format).schema(shard) if whole else None
+    if stated is not None:
+        yield stated
+    else:
+        yield from (table.schema for _, table in islice(_readable(shard), None if whole else 1))
+
+
+def _in_sql(kind: pa.DataType) -> pa.DataType:
+    """Return the type of values that DuckDB takes from Arrow."""
+    if kind == pa.float16():
+        return pa.float32()
+    return pa.string() if pa.types.is_decimal256(kind) else kind
 
 
 def _conformed(table: pa.Table, schema: pa.Schema, shard: Shard, row: int) -> pa.Table:
@@ -78,9 +102,14 @@ def _conformed(table: pa.Table, schema: pa.Schema, shard: Shard, row: int) -> pa
 
 
 def _shown(name: str) -> str:
-    return f"pool_{name}" if name in ("shard", "row") else name
+    return f"pool_{name}" if name in ("shard", "row") else name or UNNAMED
 
 
-def _original(name: str) -> str:
+def _original(name: str, probed: pa.Schema) -> str:
+    """Return what the pool calls a column of the scores."""
+    if name in probed.names:
+        return name
+    if name == UNNAMED:
+        return ""
     bare = name.removeprefix("pool_")
-    return bare if bare != name and is_reserved(bare) else name
+    return bare if bare in probed.names or is_reserved(bare) else name

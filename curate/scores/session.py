@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from curate.errors import CurateError
 from curate.folders.unify import unify
+from curate.folders.values import as_text, python_values
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.neighbours import pairs_of
@@ -39,8 +40,13 @@ from curate.scores.views import (
 
 if TYPE_CHECKING:
     from curate.documents import Pool
+    from curate.scores.pool_rows import PoolRows
 
 VIEWS = ("scores", "candidates", "shards", "tokens", "skipped", "runs", "documents", "neighbours")
+_ON_TYPES = (
+    duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException, pa.ArrowException, CurateError
+)  # fmt: skip
+"""What a query raises on keys and types that the view `documents` does not have."""
 _UNION = "\nUNION ALL BY NAME\n"
 TOKEN_LISTS = "_token_lists"
 """The view behind `tokens`: a row per document with its lists."""
@@ -49,9 +55,11 @@ TOKEN_LISTS = "_token_lists"
 class Result:
     """The rows of one query as a stream of record batches, read once."""
 
-    def __init__(self, reader: pa.RecordBatchReader) -> None:
+    def __init__(self, reader: pa.RecordBatchReader, *, ahead: bool = False) -> None:
+        """`ahead`: compute the first batch at once, so that what fails there fails here."""
         self._reader = reader
         self.schema: pa.Schema = reader.schema
+        self._ahead = next(reader, None) if ahead else None
 
     @property
     def columns(self) -> list[str]:
@@ -59,6 +67,8 @@ class Result:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         with _as_curate_errors():
+            if self._ahead is not None:
+                yield self._ahead
             yield from self._reader
 
     def arrow(self) -> pa.Table:
@@ -69,7 +79,7 @@ class Result:
         rows: list[tuple[Any, ...]] = []
         for batch in self.batches():
             piece = batch if limit is None else batch.slice(0, limit - len(rows))
-            columns = [c.to_pylist() for c in piece.columns]
+            columns = [python_values(c, as_text) for c in piece.columns]
             rows.extend(zip(*columns, strict=True))
             if limit is not None and len(rows) >= limit:
                 break
@@ -102,7 +112,7 @@ class Session:
             config["threads"] = threads
         self.connection = duckdb.connect(":memory:", config=config)
         self._pool_address = pool
-        self._documents = False
+        self._documents: PoolRows | None = None
         self._result: Result | None = None
         stores = {run.located_settings.get("store") for _, run in self.runs}
         self.neighbours = neighbours or (pairs_of(stores.pop()) if len(stores) == 1 else None)
@@ -116,8 +126,7 @@ class Session:
         if "documents" in tables:
             self.provide_documents()
         try:
-            relation = self.connection.sql(sql, params=params) if params else self.connection.sql(sql)
-            self._result = Result(relation.to_arrow_reader())
+            self._result = self._run(sql, params, rereads="documents" in tables)
         except duckdb.CatalogException as error:
             if "tokens" in tables and self.tokens_query is None:
                 raise _not_by_token(self.runs) from error
@@ -127,6 +136,21 @@ class Session:
         except duckdb.Error as error:
             raise sql_error(error) from error
         return self._result
+
+    def _run(self, sql: str, params: Mapping[str, Any] | Sequence[Any] | None, *, rereads: bool) -> Result:
+        """Run a query; where it fails on the pool's types, once more with those of all of the pool's rows."""
+        try:
+            relation = self.connection.sql(sql, params=params) if params else self.connection.sql(sql)
+            return Result(relation.to_arrow_reader(), ahead=rereads)
+        except _ON_TYPES as error:
+            if not rereads or self._documents is None or self._documents.is_typed_whole:
+                raise
+            if not self._documents.can_be_typed_whole:
+                raise _late_types(error) from error
+        self._documents = self._documents.typed_whole()
+        self.connection.unregister("documents")
+        self.connection.register("documents", self._documents)
+        return self._run(sql, params, rereads=True)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -147,11 +171,11 @@ class Session:
 
     def provide_documents(self) -> None:
         """Open the pool and make the view `documents`; `query` does so when a query names it."""
-        if not self._documents:
+        if self._documents is None:
             from curate.scores.pool_rows import PoolRows
 
-            self.connection.register("documents", PoolRows(self.pool(), self.schema))
-            self._documents = True
+            self._documents = PoolRows(self.pool(), self.schema)
+            self.connection.register("documents", self._documents)
 
     def pool(self) -> "Pool":
         """Open the pool that was scored. Raises CurateError where it has changed or gone, or the runs have several."""
@@ -306,6 +330,15 @@ def no_neighbours() -> CurateError:
     return CurateError(
         "This run has no pairs of near documents.",
         hint="Index its pool (curate index --pool FOLDER), then name the store: curate select … --store STORE.",
+    )
+
+
+def _late_types(error: Exception) -> CurateError:
+    return CurateError(
+        str(error).strip(),
+        hint="The first rows of up to 32 shards tell what lists and objects of `documents` hold, in a pool of this "
+        "size; keys and types that come later are not seen. Ask a run of the shards in question, or read their files "
+        "with --allow FOLDER.",
     )
 
 

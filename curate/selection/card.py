@@ -1,6 +1,7 @@
 """The dataset card of a selection, for people and for `datasets`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -11,10 +12,27 @@ from curate.visible import visible
 _LISTED = 50
 
 
-def card(manifest: dict[str, Any], format: str, columns: Sequence[str]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What the files of a selection are, as far as writing them told."""
+
+    scores: list[str]
+    """The names of the score columns."""
+    features: list[Any] | None
+    """Features that the card must state, as lines of JSON cannot."""
+    changes: tuple[str, ...]
+    """Sentences on what is written otherwise than the pool has it."""
+
+
+def card(manifest: dict[str, Any], format: str, described: Described) -> str:
     """Return the card: front matter that tells `load_dataset` which files are data, then filters and composition."""
     data = [{"split": SPLIT, "path": f"{SPLIT}/*.{ENDINGS[format]}"}]
-    front = {"configs": [{"config_name": "default", "data_files": data}], "tags": ["curate", "data-selection"]}
+    front: dict[str, Any] = {
+        "configs": [{"config_name": "default", "data_files": data}],
+        "tags": ["curate", "data-selection"],
+    }
+    if described.features is not None:
+        front["dataset_info"] = {"features": described.features}
     run, composition = manifest["run"], manifest["composition"]
     before, after = manifest["before"], manifest["after"]
     lines = [
@@ -47,7 +65,12 @@ def card(manifest: dict[str, Any], format: str, columns: Sequence[str]) -> str:
             ],
         ),
         "",
-        f"Score columns: {', '.join(f'`{c}`' for c in columns)}. "
+        *(
+            ["## Written otherwise than in the pool", "", *(f"- {c}" for c in described.changes), ""]
+            if described.changes
+            else []
+        ),
+        f"Score columns: {', '.join(f'`{c}`' for c in described.scores)}. "
         "`manifest.json` holds the run's settings and every filter's SQL; `rejected/` the documents that were dropped, "
         "with the filter's name. `rejected/` is no part of the dataset.",
         "",

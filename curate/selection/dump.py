@@ -15,18 +15,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.documents import Pool, Shard, raw_tables
+from curate.documents import Pool, Shard, columns_metadata, json_lines, raw_tables
 from curate.errors import CurateError, SettingsError, nearest
 from curate.folders.atomic import atomic_folder
 from curate.folders.record import canonical
 from curate.progress import Task
+from curate.selection.card import Described
+from curate.selection.columns import LINE, MARK, Columns
 from curate.selection.formats import ENDINGS, SPLIT, describe_arrow, write_files
 from curate.selection.funnel import Funnel
-from curate.selection.spool import Spool
+from curate.selection.lines import Lines
+from curate.selection.spool import Spool, gathered
+from curate.selection.typed import Typed, loadable
 
 MANIFEST = "manifest.json"
 KIND = "curate selection"
-_MARK = "\0"  # before a score's name until the names of all shards' own columns are known
 
 
 def check_out(out: Path, *, overwrite: bool, format: str) -> None:
@@ -52,66 +55,77 @@ def write_dump(
     *,
     format: str,
     manifest: dict[str, Any],
-    card: Callable[[list[str]], str],
+    card: Callable[[Described], str],
     task: Task,
-) -> None:
+) -> tuple[str, ...]:
     """Write the whole selection beside `out`, then rename it, so that it appears complete or not at all.
 
-    `card` makes the dataset card from the names that the score columns have in the dump.
+    `card` makes the dataset card. Return sentences on what is written otherwise than the pool has it.
     """
     with atomic_folder(out, by="Another selection") as folder:
-        spool = Spool(folder / "spool")
-        for table in _selected(funnel, pool):
+        spool, columns = Spool(folder / "spool"), Columns()
+        for table in _selected(funnel, pool, columns):
             spool.write(table)
             task.advance(table.num_rows)
         spool.close()
-        columns = _final_names(spool.schema.names)
-        schema = pa.schema([spool.schema.field(old).with_name(new) for old, new in columns.items()])
-        tables = (pa.table([t.column(old) for old in columns], schema=schema) for t in spool.tables())
-        names = write_files(tables, schema, folder / SPLIT, format)
+        writer = Lines(columns) if format == "jsonl.zst" else Typed(columns, parquet=format == "parquet")
+        tables = gathered(writer.table(t) for t in spool.tables())
+        names = write_files(tables, writer.schema, folder / SPLIT, format)
         shutil.rmtree(folder / "spool")
         if format == "arrow":
-            describe_arrow(folder, schema, names, manifest["fingerprint"])
+            describe_arrow(folder, writer.schema, names, manifest["fingerprint"])
         _write_rejected(funnel, folder / "rejected")
-        scores = [new for old, new in columns.items() if old.startswith(_MARK)]
-        (folder / "README.md").write_text(card(scores), encoding="utf-8")
-        (folder / MANIFEST).write_text(canonical({**manifest, "score_columns": scores}), encoding="utf-8")
+        described = Described(
+            scores=list(columns.score_names.values()),
+            features=writer.front_matter() if isinstance(writer, Lines) else None,
+            changes=columns.notes,
+        )
+        (folder / "README.md").write_text(card(described), encoding="utf-8")
+        text = canonical({**manifest, "score_columns": described.scores, "changes": list(described.changes)})
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return described.changes
 
 
-def _final_names(names: list[str]) -> dict[str, str]:
-    """Return the dump's columns: the pool's unchanged, then the scores, renamed where the pool has the same name."""
-    pool_columns = [n for n in names if not n.startswith(_MARK)]
-    scores = [n for n in names if n.startswith(_MARK)]
-    plain_names = {n: n.removeprefix(_MARK) for n in scores}
-    return {n: n for n in pool_columns} | {n: f"curate_{b}" if b in pool_columns else b for n, b in plain_names.items()}
-
-
-def _selected(funnel: Funnel, pool: Pool) -> Iterator[pa.Table]:
-    """Yield the pool's rows that are left, with their scores, in pool order."""
+def _selected(funnel: Funnel, pool: Pool, columns: Columns) -> Iterator[pa.Table]:
+    """Yield the pool's rows that are left, with their scores, in pool order; learn their columns."""
     funnel.materialise()
     numbers = funnel.shard_numbers
     for shard in pool.shards:
         if shard.name in numbers:
             kept = funnel.selected_of(numbers[shard.name])
             if kept.num_rows:
-                yield from _rows_of(shard, kept)
+                yield from _rows_of(shard, kept, columns)
 
 
-def _rows_of(shard: Shard, kept: pa.Table) -> Iterator[pa.Table]:
+def _rows_of(shard: Shard, kept: pa.Table, columns: Columns) -> Iterator[pa.Table]:
     row_numbers = kept.column("row").to_numpy()
     scores = kept.drop_columns(["row"])
+    columns.learn_scores(scores)
     num_read = 0
-    for numbers, table in raw_tables(shard, only=row_numbers.tolist()):
+    for numbers, table in _pool_tables(shard, row_numbers.tolist(), columns):
         places = np.searchsorted(row_numbers, numbers)
         num_read += len(numbers)
         for name in scores.column_names:
-            table = table.append_column(_MARK + name, scores.column(name).take(places))
+            table = table.append_column(MARK + name, scores.column(name).take(places))
         yield table
     if num_read != len(row_numbers):
         raise CurateError(
             f"{shard.url} lacks {len(row_numbers) - num_read} of its {len(row_numbers)} selected rows.",
             hint="The shard has changed since it was scored: score the pool again.",
         )
+
+
+def _pool_tables(shard: Shard, only: list[int], columns: Columns) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    if lines := json_lines(shard, only=only):
+        for numbers, texts, rows in lines:
+            columns.learn_lines(rows)
+            yield numbers, pa.table({LINE: pa.array(texts, pa.large_binary())})
+        return
+    metadata = columns_metadata(shard)
+    for numbers, table in raw_tables(shard, only=only):
+        table = loadable(table, columns)
+        columns.learn_table(table, metadata)
+        yield numbers, table
 
 
 def _write_rejected(funnel: Funnel, folder: Path) -> None:

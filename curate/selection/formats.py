@@ -1,13 +1,10 @@
 """Write a selection's rows: Arrow as `datasets` keeps it, Parquet, or compressed lines of JSON."""
 
-import base64
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
@@ -19,7 +16,7 @@ _FILE_BYTES = 512 << 20
 
 
 def write_files(tables: Iterator[pa.Table], schema: pa.Schema, folder: Path, format: str) -> list[str]:
-    """Write tables to files of about half a gigabyte (in memory) in `folder`; return their names."""
+    """Write tables (jsonl.zst: of lines) to files in `folder`, of half a gigabyte in memory; return their names."""
     folder.mkdir(parents=True)
     names: list[str] = []
     open_file = {"arrow": _arrow, "parquet": _parquet, "jsonl.zst": _lines}[format]
@@ -71,13 +68,7 @@ def _lines(path: Path, schema: pa.Schema) -> Iterator[Write]:
     with path.open("wb") as raw, compressor.stream_writer(raw) as sink:
 
         def write(table: pa.Table) -> None:
-            for row in table.to_pylist():
-                sink.write(orjson.dumps(row, default=_as_json) + b"\n")
+            for line in table.column("line").to_pylist():
+                sink.write(line + b"\n")
 
         yield write
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return str(value)

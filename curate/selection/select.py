@@ -61,6 +61,8 @@ class Selection:
     composition: tuple[Composition, ...]
     seconds: float
     out: Path | None
+    changes: tuple[str, ...] = ()
+    """Sentences on what is written otherwise than the pool has it."""
 
     def record(self) -> dict[str, Any]:
         """Return the selection as JSON values, as manifest.json holds it."""
@@ -75,6 +77,7 @@ class Selection:
                 "before": {"documents": self.documents_before, "tokens": self.tokens_before},
                 "after": {"documents": self.documents, "tokens": self.tokens},
                 "composition": {"by": self.by, "rows": [asdict(c) for c in self.composition]},
+                "changes": list(self.changes),
                 "seconds": round(self.seconds, 3),
             }
         )
@@ -123,8 +126,8 @@ def select(
         column = _composition_column(funnel, by)
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
         if selection.out is not None:
-            _dump(selection, funnel, format, pool, reporter)
-            selection = replace(selection, seconds=time.perf_counter() - start)
+            changes = _dump(selection, funnel, format, pool, reporter)
+            selection = replace(selection, changes=changes, seconds=time.perf_counter() - start)
     return selection
 
 
@@ -240,7 +243,9 @@ def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: 
     )
 
 
-def _dump(selection: Selection, funnel: Funnel, format: str, pool: Sequence[str] | None, reporter: Reporter) -> None:
+def _dump(
+    selection: Selection, funnel: Funnel, format: str, pool: Sequence[str] | None, reporter: Reporter
+) -> tuple[str, ...]:
     if not selection.documents:
         empty = next(s.name for s in selection.stages if not s.documents)
         hint = "Look at the funnel with --dry-run."
@@ -253,4 +258,4 @@ def _dump(selection: Selection, funnel: Funnel, format: str, pool: Sequence[str]
     text = with_arguments(card, manifest, format)
     source = pool_of(selection.run, pool)
     with reporter.stage("write", total=selection.documents) as task:
-        write_dump(funnel, source, selection.out, format=format, manifest=manifest, card=text, task=task)
+        return write_dump(funnel, source, selection.out, format=format, manifest=manifest, card=text, task=task)

@@ -1,19 +1,17 @@
-"""Tables of changing columns, kept on disk until all columns are known, then read back with one schema."""
+"""Tables of changing columns, kept on disk until all columns are known."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
-from curate.folders.unify import conform, unify
-
 _ROWS, _BYTES = 16_384, 64 << 20  # of one table that is yielded
 
 
 class Spool:
-    """Write tables one by one, then read them in the same order, all in the unified schema.
+    """Write tables one by one, then read them in the same order.
 
-    Lines of JSON are typed batch by batch and shards may differ, so the schema is known only at the end;
+    Lines of JSON have the types of their values and shards may differ, so the columns are known only at the end;
     this costs one more writing of the selected rows, not a second reading of the pool.
     """
 
@@ -39,22 +37,23 @@ class Spool:
             self._writer.close()
             self._writer = None
 
-    @property
-    def schema(self) -> pa.Schema:
-        return unify(self._schemas)
-
     def tables(self) -> Iterator[pa.Table]:
-        """Yield everything that was written, in tables of a good size; delete each file once it is read."""
-        schema, held, rows, size = self.schema, [], 0, 0
+        """Yield everything that was written; delete each file once it is read."""
         for file in self._files:
             with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as reader:
                 for batch in reader:
-                    table = conform(pa.Table.from_batches([batch]), schema)
-                    held.append(table)
-                    rows, size = rows + table.num_rows, size + table.nbytes
-                    if rows >= _ROWS or size >= _BYTES:
-                        yield pa.concat_tables(held).combine_chunks()
-                        held, rows, size = [], 0, 0
+                    yield pa.Table.from_batches([batch])
             file.unlink()
-        if held:
+
+
+def gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables of one schema to such of a good size."""
+    held, rows, size = [], 0, 0
+    for table in tables:
+        held.append(table)
+        rows, size = rows + table.num_rows, size + table.nbytes
+        if rows >= _ROWS or size >= _BYTES:
             yield pa.concat_tables(held).combine_chunks()
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_tables(held).combine_chunks()

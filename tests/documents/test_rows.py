@@ -271,3 +271,56 @@ def test_rows_before_the_damage_are_read_alone(tmp_path, ending):
     with pytest.raises(DamagedShard) as error:
         list(rows(shard_at(path)))
     assert 5_000 < error.value.row < 30_000
+
+
+ODD = {
+    "late": pa.array([2**59, None, 0], pa.timestamp("us")),
+    "zone": pa.array([0, 1, 2], pa.timestamp("us", "tzlocal()")),
+    "broken": pa.array([b"\xff", b"b", b"c"], pa.binary()).view(pa.string()),
+    "views": pa.array(["x", None, "z"], pa.string_view()),
+    "kinds": pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.uint32()), pa.array(["k", "l"], pa.string_view())),
+    "hash": pa.array([2**64 - 1, 2**63, 0], pa.uint64()),
+}
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow"])
+def test_a_bad_value_in_a_column_beside_the_text_costs_no_document(tmp_path, ending):
+    table = pa.table({"text": ["a", "b", "c"], **ODD})
+    path = tmp_path / f"a{ending}"
+    if ending == ".parquet":
+        table = table.set_column(5, "kinds", table["kinds"].cast(pa.dictionary(pa.int32(), pa.string())))
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    found = list(documents(shard_at(path), Fields()))
+    assert [d.text for d in found] == ["a", "b", "c"]
+    assert [d.metadata["hash"] for d in found] == [2**64 - 1, 2**63, 0]
+    assert [d.metadata["views"] for d in found] == ["x", None, "z"]
+    assert [d.metadata["late"] for d in found][:2] == [None, None]
+    assert found[1].metadata["zone"] == datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+    assert [d.metadata.get("broken") for d in found] == [None, "b", "c"]
+    (numbers, taken), *_ = raw_tables(shard_at(path), only=[0, 2])
+    assert (numbers.tolist(), taken["views"].to_pylist(), taken["kinds"].to_pylist()) == (
+        [0, 2],
+        ["x", "z"],
+        ["k", "k"],
+    )
+
+
+def test_two_columns_of_one_name_are_refused_with_the_name(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(CurateError, match="two columns are called 'text'"):
+        list(documents(shard_at(tmp_path / "a.arrow"), Fields()))
+
+
+def test_numbers_of_any_length_keep_their_digits(tmp_path):
+    numbers = {"n18": 10**18 + 1, "u64": 2**64 - 1, "n20": 2**64, "long": 10**40 + 1, "minus": -(2**63) - 1}
+    path = write(tmp_path / "a.jsonl", [{"text": "12345678901234567890", **numbers, "deep": [{"n": 2**80 + 1}]}])
+    ((_, row),) = rows(shard_at(path))
+    assert row == {"text": "12345678901234567890", **numbers, "deep": [{"n": 2**80 + 1}]}
+    (document,) = documents(shard_at(path), Fields())
+    assert document.metadata["u64"] == 2**64 - 1
+    assert document.metadata["n20"] == str(2**64)

@@ -1,12 +1,16 @@
 """One part's tables: what methods compute and what they do not, per document and per token."""
 
+from datetime import datetime, timedelta, timezone
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from curate.executors.contract import Chunk, Span
-from curate.executors.tables import part_tables
+from curate.executors.tables import metadata_columns, part_tables
+from curate.folders.frames import scan
 from curate.gradients.scored import Scored
 from curate.proxies.tokens import Encoded
 from curate.schema import Document
@@ -79,3 +83,33 @@ def test_what_a_method_does_not_compute_is_null() -> None:
     assert table["loss"].to_pylist() == [1.0, 4.0]  # per scored token
     assert table["grad_norm"].null_count == 2
     assert skipped["reason"].to_pylist() == ["non-finite loss"]
+
+
+def columns_of(*values: dict) -> dict[str, pa.Array]:
+    return metadata_columns(
+        [Document(doc_id="d", shard="a", row=0, content_hash="0" * 32, text="x", metadata=v) for v in values]
+    )
+
+
+def test_whole_numbers_of_the_pool_keep_their_digits():
+    table = columns_of({"u": 2**64 - 1, "either": -1, "mixed": 2**60 + 1}, {"u": 1, "either": 2**63, "mixed": 0.5})
+    assert (table["u"].type, table["u"].to_pylist()) == (pa.uint64(), [2**64 - 1, 1])
+    assert [int(v) for v in table["either"].to_pylist()] == [-1, 2**63]
+    assert table["mixed"].to_pylist() == [str(2**60 + 1), "0.5"]
+
+
+def test_moments_of_an_offset_are_utc_so_that_polars_reads_them(tmp_path):
+    moment = datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=5, minutes=30)))
+    pq.write_table(pa.table(columns_of({"at": moment})), tmp_path / "new.parquet")
+    pq.write_table(pa.table({"at": pa.array([moment], pa.timestamp("us", "+05:30"))}), tmp_path / "old.parquet")
+    for name in ("new", "old"):
+        file = tmp_path / f"{name}.parquet"
+        frame = scan([(file, pq.read_schema(file))], empty=pa.schema([])).collect()
+        assert frame["at"].to_list() == [moment]
+
+
+def test_names_that_sql_lacks_or_takes_for_the_same_are_renamed():
+    table = columns_of({"": 1, "A": 2, "a": 3, "Score": 4, 'a"; DROP': 5})
+    assert {k: v.to_pylist()[0] for k, v in table.items()} == {
+        "unnamed": 1, "A": 2, "pool_a": 3, "pool_Score": 4, 'a"; DROP': 5
+    }  # fmt: skip

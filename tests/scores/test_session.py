@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,6 +184,63 @@ def test_a_run_is_read_through_a_link(start, tmp_path):
     (tmp_path / "linked").symlink_to(run.path, target_is_directory=True)
     with open_session(Run.open(tmp_path / "linked")) as session:
         assert session.query("SELECT count(*) FROM scores").rows() == [(1,)]
+
+
+def late_run(tmp_path) -> Run:
+    """A run of a pool whose objects and lists change after the rows that are looked at first."""
+    (tmp_path / "pool").mkdir()
+    early = {"text": "t", "meta": {"n": 1}, "tags": [1], "Name": 1, "": 2, "name": "x"}
+    late = {"text": "t", "meta": {"lang": "de"}, "tags": ["x"], "more": {"a": [{"b": 2}]}}
+    lines = "".join(json.dumps(row) + "\n" for row in [*[early] * 1500, late])
+    (tmp_path / "pool" / "a.jsonl").write_text(lines)
+    address = [str(tmp_path / "pool")]
+    prints = {**FINGERPRINTS, "pool": open_pool(address).fingerprint()}
+    run = Run.start(tmp_path / "r", settings={**SETTINGS, "pool": address}, fingerprints=prints)
+    own = {"unnamed": [2] * 1501, "Name": [1] * 1501, "pool_name": ["x"] * 1501}
+    write(run, "a.jsonl", 0, rows("a.jsonl", 0, [1.0] * 1501, **own))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT count(*) FROM documents WHERE meta.lang = 'de'", [(1,)]),
+        ("SELECT count(*) FROM documents WHERE list_contains(tags, 'x')", [(1,)]),
+        ("SELECT more.a[1].b FROM documents WHERE more IS NOT NULL", [(2,)]),
+        ("SELECT tags FROM documents WHERE row IN (0, 1500) ORDER BY row", [(["1"],), (["x"],)]),
+        ("SELECT sum(unnamed), sum(Name) FROM documents", [(3000, 1500)]),
+    ],
+)
+def test_nested_keys_and_types_that_come_late_can_be_asked_for(tmp_path, sql, expected):
+    with open_session(late_run(tmp_path)) as session:
+        assert session.query(sql).rows() == expected
+        assert "pool_name" not in session.query("FROM documents").columns
+
+
+def test_a_pool_too_large_to_look_at_whole_says_what_is_not_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr("curate.scores.pool_rows._WHOLE_BYTES", 1000)
+    with open_session(late_run(tmp_path)) as session, pytest.raises(CurateError, match="lang") as error:
+        session.query("SELECT meta.lang FROM documents")
+    assert "come later are not seen" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ['it\'s 100 % "odd", {x}; --', "a*c", "a?[b]", "source=all", "läuft {1,2}", "x]["])
+def test_folders_of_any_name_are_read_and_tell_nothing_of_their_rows(start, name):
+    other = start("abc")
+    write(other, "other", 0, rows("other", 0, [9.0, 9.0, 9.0]))
+    run = start(name)
+    write(run, "s", 0, rows("s", 0, [1.0], source=["web"]))
+    with open_session(run) as session:
+        assert session.query("SELECT shard, source FROM scores").rows() == [("s", "web")]
+    assert run.scores().select("source").collect().rows() == [("web",)]
+
+
+def test_a_file_of_another_folder_stays_closed_beside_one_of_an_odd_name(start):
+    run, other = start("a*c"), start("abc")
+    for each in (run, other):
+        write(each, "s", 0, rows("s", 0, [1.0]))
+    with open_session(run) as session, pytest.raises(CurateError, match="disabled"):
+        session.query(f"FROM '{next(iter(other.all_parts())).path}'").rows()
 
 
 def test_room_on_disk_is_taken_only_when_needed(run):

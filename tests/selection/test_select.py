@@ -8,7 +8,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
+from curate.documents import open_pool
 from curate.errors import CurateError, SettingsError
 from curate.progress import Silent
 from curate.scores.run import Run
@@ -259,3 +261,97 @@ def test_control_characters_of_the_pool_are_shown_on_the_card(start, tmp_path):
     text = card(selection.record() | {"fingerprint": ""}, "arrow", ["score\x07"])
     assert not set("\x1b\x9b\x07\u202e") & set(text)
     assert "| b\\x9b\\u202e | 1 | 1 |" in text
+
+
+def selected_from(folder: Path, shards: dict[str, int], **options) -> Path:
+    """Select every row of a pool in a folder, whose shards have so many rows."""
+    address = [str(folder)]
+    prints = {**FINGERPRINTS, "pool": open_pool(address).fingerprint()}
+    run = Run.start(folder.parent / "r", settings={**SETTINGS, "pool": address}, fingerprints=prints)
+    for number, (shard, count) in enumerate(shards.items()):
+        write(run, shard, number, rows(shard, 0, [1.0] * count))
+    run.finish({"documents": sum(shards.values())})
+    select(run, top="100%", out=folder.parent / "s", **options)
+    return folder.parent / "s"
+
+
+def labelled(names: list[str]):
+    import datasets
+
+    features = {
+        "text": datasets.Value("string"),
+        "label": datasets.ClassLabel(names=names),
+        "tr": datasets.Translation(["en", "de"]),
+        "grid": datasets.Array2D((2, 2), "int32"),
+        "picture": datasets.Image(),
+        "spans": datasets.List({"at": datasets.Value("int32"), "kind": datasets.ClassLabel(names=["x", "y"])}),
+    }
+    row = {"text": "a", "label": 1, "tr": {"en": "a", "de": "b"}, "grid": [[1, 2], [3, 4]]}
+    row |= {"picture": {"bytes": b"x", "path": None}, "spans": [{"at": 1, "kind": 0}]}
+    return datasets.Dataset.from_list([row, row], features=datasets.Features(features))
+
+
+def write_parquet(dataset, path: Path) -> None:
+    pq.write_table(dataset.data.table.replace_schema_metadata(dataset.features.arrow_schema.metadata), path)
+
+
+@pytest.mark.parametrize("stored", ["saved", "parquet"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_of_datasets_outlive_a_selection(tmp_path, kind, stored):
+    import datasets
+
+    datasets.disable_progress_bars()
+    (tmp_path / "pool").mkdir()
+    pool = labelled(["bad", "good"])
+    if stored == "saved":
+        pool = pool.remove_columns("picture")  # `datasets` cannot save one beside a Translation
+        pool.save_to_disk(str(tmp_path / "pool"))
+    else:
+        write_parquet(pool, tmp_path / "pool" / "a.parquet")
+    (shard,) = open_pool(str(tmp_path / "pool")).shards
+    out = selected_from(tmp_path / "pool", {shard.name: 2}, format=kind)
+    features = load(out, tmp_path / "cache")["train"].features
+    kept = ["label", "tr", "spans"] if kind == "jsonl.zst" else list(pool.features)
+    assert {n: features[n] for n in kept} == {n: pool.features[n] for n in kept}
+    told = (out / "README.md").read_text()
+    assert all((f"`{n}` is no" in told) == (n not in kept) for n in pool.features if n != "text")
+    if kind == "arrow":
+        assert datasets.load_from_disk(str(out))["train"].features["label"].int2str(1) == "good"
+
+
+def test_labels_that_differ_between_shards_are_numbers_and_told(tmp_path):
+    (tmp_path / "pool").mkdir()
+    for shard, names in (("a", ["bad", "good"]), ("b", ["good", "bad"])):
+        write_parquet(labelled(names), tmp_path / "pool" / f"{shard}.parquet")
+    out = selected_from(tmp_path / "pool", {"a.parquet": 2, "b.parquet": 2}, format="parquet")
+    features = load(out, tmp_path / "cache")["train"].features
+    assert (features["label"].dtype, type(features["label"]).__name__) == ("int64", "Value")
+    assert features["tr"].languages == ["de", "en"] or features["tr"].languages == ["en", "de"]
+    assert "`label` has different features" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_and_keys_that_come_after_the_first_megabytes_load(tmp_path, kind):
+    (tmp_path / "pool").mkdir()
+    early, late = {"text": "x" * 4000, "n": 1}, {"text": "t", "n": None, "more": {"a": [1]}}
+    lines = "".join(json.dumps(row) + "\n" for row in [*[early] * 4000, late])
+    (tmp_path / "pool" / "a.jsonl").write_text(lines)
+    out = selected_from(tmp_path / "pool", {"a.jsonl": 4001}, format=kind)
+    table = load(out, tmp_path / "cache")["train"]
+    assert table[4000]["more"] == {"a": [1]}
+    assert table[0]["more"] is None
+
+
+def test_rows_of_lines_and_of_tables_are_lines_of_one_type_per_column(tmp_path):
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jsonl").write_text('{"n": 1, "text": "a", "deep": {"k": 1}}\n{"text": "b", "x": NaN}\n')
+    pq.write_table(pa.table({"text": ["c"], "n": ["z"], "at": pa.array([0], pa.date32())}), tmp_path / "pool/b.parquet")
+    out = selected_from(tmp_path / "pool", {"a.jsonl": 2, "b.parquet": 1}, format="jsonl.zst")
+    packed = (out / "train" / "00000.jsonl.zst").read_bytes()
+    lines = zstandard.ZstdDecompressor().decompressobj().decompress(packed).splitlines()
+    assert lines[0].startswith(b'{"n": "1", "text": "a", "deep": {"k": 1}')
+    assert lines[1].startswith(b'{"text": "b", "x": NaN,')
+    assert json.loads(lines[2])["n"] == "z"
+    told = (out / "README.md").read_text()
+    assert "`n` holds values of several types" in told
+    assert "`at` is text" in told

@@ -12,6 +12,8 @@ from curate.documents.streamed import Streamed
 from curate.errors import CurateError
 
 _SHOWN = 80
+_LONG = b"0" * 20  # 2**64 has 20 digits
+_DIGITS = bytes(ord("0") if chr(i).isdecimal() and i < 128 else ord(" ") for i in range(256))
 
 
 def records(blocks: Iterator[bytes], _shard: Shard) -> Iterator[tuple[int, bytes]]:
@@ -23,6 +25,8 @@ def decode(line: bytes, number: int) -> Row:
     """Decode one line strictly; `number` is its line number from 1."""
     try:
         value = orjson.loads(line)
+        if _LONG in line.translate(_DIGITS):
+            value = _exact(line, value)
     except orjson.JSONDecodeError as error:
         value = _with_nan(line)
         if value is None:
@@ -33,13 +37,21 @@ def decode(line: bytes, number: int) -> Row:
     return value
 
 
+def _exact(line: bytes, value: Any) -> Any:
+    """Decode numbers of more than 64 bits, of which orjson makes floats."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):  # thousands of digits, hundreds of levels
+        return value
+
+
 def _with_nan(line: bytes) -> Any:
     """Decode NaN and Infinity, which Python's json writes and strict JSON refuses; None if that is not it."""
     if b"NaN" not in line and b"Infinity" not in line:
         return None
     try:
         value = json.loads(line)
-        orjson.dumps(value)  # refuses the lone surrogates that json lets through
+        json.dumps(value, ensure_ascii=False).encode()  # refuses the lone surrogates that json lets through
     except (ValueError, TypeError, RecursionError):
         return None
     return value
@@ -65,4 +77,5 @@ FORMAT = Streamed(
     row="an object",
     hint="Each line must hold one JSON object. To put them on lines: jq -c . FILE > FILE.jsonl",
     note="one object per line",
+    json_lines=True,
 )

@@ -1,0 +1,107 @@
+"""A selection in Arrow's types: one schema for the rows of all shards."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from curate.documents.formats import jsonl
+from curate.folders.unify import conform
+from curate.folders.values import array_of, is_list, mapped_type, storage_type
+from curate.selection.columns import LINE, MARK, Columns, leaves
+
+
+class Typed:
+    """How tables of the spool become tables of a dataset."""
+
+    def __init__(self, columns: Columns, *, parquet: bool) -> None:
+        self._columns = columns
+        types = columns.types()
+        columns.note_texts(types)
+        plain = pa.schema([(name, storage_type(kind)) for name, kind in types.items()])
+        self._plain = _without_empty_objects(plain, columns) if parquet else plain
+        self.schema, notes = columns.features.applied(self._plain)
+        columns.note(*notes)
+        for name, kind in columns.scores.items():
+            self.schema = self.schema.append(pa.field(columns.score_names[name], kind))
+
+    def table(self, table: pa.Table) -> pa.Table:
+        """Return a table of the spool in the dataset's schema."""
+        if LINE in table.column_names:
+            rows: list[Any] = [jsonl.decode(line, 0) for line in table[LINE].to_pylist()]
+            arrays = [array_of([row.get(f.name) for row in rows], f.type) for f in self._plain]
+            self._note_gaps(arrays)
+            pool = pa.Table.from_arrays(arrays, schema=self._plain)
+        else:
+            pool = conform(table, self._plain)
+        scores = [table[MARK + name] for name in self._columns.scores]
+        types = self.schema.types
+        return pa.Table.from_arrays(
+            [_stored(c, kind) for c, kind in zip([*pool.columns, *scores], types, strict=True)], schema=self.schema
+        )
+
+    def _note_gaps(self, arrays: list[pa.Array]) -> None:
+        for field, array in zip(self._plain, arrays, strict=True):
+            for path in _gaps(field.name, array):
+                self._columns.note(f"`{path}` is null where an object has no such key: Arrow gives it to all.")
+
+
+def _stored(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if not isinstance(kind, pa.BaseExtensionType):
+        return column
+    chunks = [pa.ExtensionArray.from_storage(kind, chunk) for chunk in column.chunks]
+    return pa.chunked_array(chunks, kind)
+
+
+def _gaps(path: str, array: pa.Array) -> list[str]:
+    """List the keys of objects in an array that some objects have and others lack."""
+    if is_list(array.type):
+        return _gaps(f"{path}[]", array.flatten())
+    if not pa.types.is_struct(array.type):
+        return []
+    present = array.filter(array.is_valid())
+    gaps: list[str] = []
+    for number, field in enumerate(present.type):
+        child = present.field(number)
+        gaps += [f"{path}.{field.name}"] if child.null_count else _gaps(f"{path}.{field.name}", child)
+    return gaps
+
+
+def _without_empty_objects(schema: pa.Schema, columns: Columns) -> pa.Schema:
+    """Return the schema with text for objects that never have a key, which Parquet does not know."""
+    for path, leaf in (pair for field in schema for pair in leaves(field.name, field.type)):
+        if leaf == pa.struct([]):
+            columns.note(f"`{path}` holds objects without keys, which Parquet does not know: they are text, {{}}.")
+
+    def text(leaf: pa.DataType) -> pa.DataType:
+        return pa.string() if leaf == pa.struct([]) else leaf
+
+    return pa.schema([f.with_type(mapped_type(f.type, text)) for f in schema])
+
+
+def loadable(table: pa.Table, columns: Columns) -> pa.Table:
+    """Return a shard's table in types that `datasets` knows, and note what they replace."""
+    for number, field in enumerate(table.schema):
+        kind = mapped_type(field.type, _loadable)
+        if kind == field.type:
+            continue
+        columns.note(f"`{field.name}` is written as {kind}; the pool has {field.type}, which `datasets` cannot load.")
+        column = table.column(number)
+        table = table.set_column(number, field.with_type(kind), column.cast(kind))
+    return table
+
+
+def _loadable(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_map(kind):
+        fields = [("key", mapped_type(kind.key_type, _loadable)), ("value", mapped_type(kind.item_type, _loadable))]
+        return pa.list_(pa.struct(fields))
+    if pa.types.is_timestamp(kind) and kind.tz and not _is_known(kind):
+        return pa.timestamp(kind.unit, "UTC")
+    return kind
+
+
+def _is_known(kind: pa.DataType) -> bool:
+    try:
+        pa.scalar(0, kind).as_py()
+    except (ValueError, pa.ArrowException):
+        return False
+    return True
