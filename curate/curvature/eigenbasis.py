@@ -4,7 +4,7 @@ H = (Q_S ⊗ Q_A) diag(Λ) (Q_S ⊗ Q_A)ᵀ per layer; the three differ in where
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument, Rotation
 from curate.progress import Reporter
+from curate.proxies.devices import in_float64
 
 Matrix = Float[Tensor, "_ _"]
 
@@ -24,9 +25,9 @@ Matrix = Float[Tensor, "_ _"]
 def eigenvectors(moment: Matrix, name: str) -> tuple[Float[Tensor, "n"], Matrix]:
     """Return eigenvalues (float64, not negative) and eigenvectors (columns, as `moment`) of a symmetric matrix.
 
-    In float64 on the CPU, so that every device gets the same basis. Raises CurateError where there is none.
+    In float64, on the CPU where the device has none. Raises CurateError where there is none.
     """
-    wide = moment.cpu().to(torch.float64)
+    wide = in_float64(moment)
     if not bool(wide.isfinite().all()):
         raise CurateError(f"The curvature of {name} overflows {moment.dtype}.", hint="Look for documents of huge loss.")
     try:
@@ -34,6 +35,18 @@ def eigenvectors(moment: Matrix, name: str) -> tuple[Float[Tensor, "n"], Matrix]
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise CurateError(f"The curvature of {name} has no eigenvectors: {error}.") from error
     return values.clamp_min(0), vectors.to(moment).contiguous()  # eigh gives columns
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return several groups of layers' tensors, as `fit` returns them, as those of one fit."""
+    tensors = {name: tensor for part in parts for name, tensor in part.items()}
+    factors = sorted(n.removeprefix("inputs/") for n in tensors if n.startswith("inputs/"))
+    for part in parts:
+        own = sorted(n.removeprefix("inputs/") for n in part if n.startswith("inputs/"))
+        for name, index in part.items():
+            if name.startswith("inputs_of/"):
+                tensors[name] = torch.tensor(factors.index(own[int(index)]))
+    return tensors
 
 
 def into_eigenvectors(moments: Factors, reporter: Reporter) -> dict[str, Float[Tensor, "n"]]:

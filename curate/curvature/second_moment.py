@@ -8,6 +8,7 @@ from torch import Tensor
 
 from curate.gradients.roots import ThinRoot, Whitening
 from curate.gradients.sketches import Block
+from curate.proxies.devices import in_float64
 
 Moments = dict[str, Float[Tensor, "_ _"]]
 """A square matrix per layer."""
@@ -53,10 +54,10 @@ def inverse_roots(moments: Moments, *, damping: float) -> Whitening:
 def decompose(moments: Moments) -> Spectra:
     """Return eigenvalues, not below zero, and eigenvectors per layer, in float64.
 
-    On the CPU: MPS has no float64, and every device gets the same root.
+    On the CPU, wherever they were computed.
     """
-    decompositions = {name: torch.linalg.eigh(moment.cpu().to(torch.float64)) for name, moment in moments.items()}
-    return {name: (values.clamp_min(0), vectors) for name, (values, vectors) in decompositions.items()}
+    decompositions = {name: torch.linalg.eigh(in_float64(moment)) for name, moment in moments.items()}
+    return {name: (values.clamp_min(0).cpu(), vectors.cpu()) for name, (values, vectors) in decompositions.items()}
 
 
 def decompose_sample(
@@ -112,4 +113,4 @@ def mixing_share(pool: Float[Tensor, "n"], target: Float[Tensor, "n"], k: int) -
 
 def spectrum(moments: Moments) -> Float[Tensor, "n"]:
     """Return the eigenvalues of all layers together."""
-    return torch.cat([torch.linalg.eigvalsh(m.cpu().to(torch.float64)) for m in moments.values()])
+    return torch.cat([torch.linalg.eigvalsh(in_float64(m)).cpu() for m in moments.values()])

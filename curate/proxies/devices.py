@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from curate.errors import SettingsError
 
@@ -30,6 +31,11 @@ def choose_device(name: str) -> torch.device:
 def widest(device: torch.device) -> torch.dtype:
     """Return the widest type of floats: float64, or float32 on MPS, which has no wider one."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on the CPU where its device has none."""
+    return tensor.to("cpu" if widest(tensor.device) == torch.float32 else tensor.device).to(torch.float64)
 
 
 @contextmanager

@@ -51,15 +51,14 @@ def save(tensors: Tensors, path: Path, *, durable: bool = True) -> None:
     os.replace(temporary, path)
 
 
-def load(path: Path, device: torch.device, *, only: str | None = None) -> Tensors:
+def load(path: Path, device: torch.device) -> Tensors:
     """Read what `save` wrote, into torch's own memory.
 
     Tensors in a mapped file may be aligned otherwise, and their sums may then differ. What is wider than the device's
     floats stays on the CPU.
     """
     with safe_open(path, "pt") as file:
-        names = [n for n in file.keys() if only in (None, n)]  # noqa: SIM118
-        return {n: _copied(file.get_tensor(n), device) for n in names}
+        return {n: _copied(file.get_tensor(n), device) for n in file.keys()}  # noqa: SIM118
 
 
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:

@@ -22,8 +22,9 @@ from curate.folders.codecs import JSON
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.progress import Task
-from curate.training.checkpoints import POLICIES, load, load_state, on_the_way, positions, save, save_state
+from curate.training.checkpoints import POLICIES, load_state, on_the_way, positions, save_state
 from curate.training.differentiable import Differentiable
+from curate.training.gradient_log import GradientLog
 from curate.training.microbatches import Corpus, MicroBatch, order
 from curate.training.optimisers import Optimiser, State, Tensors
 from curate.training.recipe import Recipe
@@ -133,16 +134,16 @@ class Plan:
     disk_bytes: int
     """At most, on the way back, apart from snapshots."""
     state_bytes: int
-    """Memory for parameters, moments and their cotangents, without activations."""
+    """Memory for parameters, moments, their cotangents and the gradients kept, without activations."""
 
 
 class Replay:
     """A training run kept in a folder, to be continued after a kill and walked back step by step.
 
-    The folder: `checkpoints/` by the policy; `gradients/`, one file per step, with which the way back needs no forward
-    or backward pass to get from a checkpoint to a step (a quarter of the whole cost); `passing/`, states between two
-    checkpoints while the way back goes through them. There is no random state: nothing in a run is drawn but the
-    documents' order, which follows from the recipe's seed.
+    The folder: `checkpoints/` by the policy; `gradients/`, those that memory does not hold (see `GradientLog`; to keep
+    them saves a quarter of the whole cost); `passing/`, states between two checkpoints while the way back goes through
+    them. There is no random state: nothing in a run is drawn but the documents' order, which follows from the recipe's
+    seed.
     """
 
     def __init__(
@@ -157,7 +158,8 @@ class Replay:
         self.training, self.folder = training, folder
         self.checkpoints, self.keep_gradients = checkpoints, keep_gradients
         self._positions = positions(checkpoints, training.steps)
-        for name in ("checkpoints", "gradients", "passing"):
+        self.log = GradientLog(folder / "gradients", self._device)
+        for name in ("checkpoints", "passing"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         self._check()
@@ -194,8 +196,8 @@ class Replay:
             steps=training.steps,
             tokens=int(sum(lengths[list(b)].sum() for b in training.batches)),
             parameters=sum(p.numel() for p in state.parameters.values()),
-            disk_bytes=(len(self._positions) + passing + 1) * whole + logged,
-            state_bytes=2 * whole + 3 * size,
+            disk_bytes=(len(self._positions) + passing + 1) * whole + max(0, logged - self.log.most_bytes),
+            state_bytes=2 * whole + 3 * size + min(logged, self.log.most_bytes),
         )
 
     def run(self, task: Task | None = None) -> State:
@@ -215,19 +217,13 @@ class Replay:
         return state
 
     def gradient(self, state: State, *, keep: bool = False) -> Tensors:
-        """Return the gradient of the step after `state`, read from the folder where it is kept; `keep` keeps it."""
-        path = self._gradient_file(state.step)
-        if path.exists():
-            return {n: t for n, t in load(path, self._device).items() if n != "loss"}
+        """Return the gradient of the step after `state`, from the log where it is kept; `keep` keeps it."""
+        if (kept := self.log.get(state.step)) is not None:
+            return kept
         loss, gradients = self.training.gradient(state)
         if keep:
-            save(gradients | {"loss": torch.tensor(loss, dtype=torch.float64)}, path)
+            self.log.put(state.step, gradients, loss)
         return gradients
-
-    def losses(self) -> list[float]:
-        """Return the loss of every step whose gradient was kept, in order (nats per token at w = 1)."""
-        files = [self._gradient_file(k) for k in range(self.training.steps)]
-        return [float(load(f, torch.device("cpu"), only="loss")["loss"]) for f in files if f.exists()]
 
     def state_at(self, step: int) -> State:
         """Return the state before a step, replaying from the nearest one that is kept.
@@ -258,16 +254,14 @@ class Replay:
         return load_state(files[max(steps)], max(steps), self._device) if steps else None
 
     def _drop_after(self, step: int) -> None:
-        for name in ("passing",) if self.keep_gradients else ("passing", "gradients"):
-            for path in (self.folder / name).glob("*.safetensors"):
-                if int(path.stem) > step:
-                    path.unlink()
+        if not self.keep_gradients:
+            self.log.drop_after(step)
+        for path in (self.folder / "passing").glob("*.safetensors"):
+            if int(path.stem) > step:
+                path.unlink()
 
     def _save(self, state: State) -> None:
         save_state(state, self.folder / "checkpoints" / f"{state.step:06d}.safetensors")
-
-    def _gradient_file(self, step: int) -> Path:
-        return self.folder / "gradients" / f"{step:06d}.safetensors"
 
     @property
     def _device(self) -> torch.device:

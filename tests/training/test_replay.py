@@ -49,15 +49,31 @@ def test_few_checkpoints_are_kept(steps: int) -> None:
     assert len(on_the_way("log", 0, steps)) <= steps.bit_length()
 
 
-def test_kept_gradients_spare_the_way_back_every_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("held", [0, 3, 10])
+def test_kept_gradients_spare_the_way_back_every_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
     replay = Replay(run(), tmp_path)
+    replay.log.most_bytes = held * sum(p.numel() * p.element_size() for p in run().start().parameters.values())
     replay.run()
+    assert len(list((tmp_path / "gradients").glob("*.safetensors"))) == 10 - held
     first = run().gradient(run().start())[0]
     monkeypatch.setattr(Training, "gradient", None)
     for step in range(10, -1, -1):
         replay.state_at(step)
-    assert len(replay.losses()) == 10
-    assert replay.losses()[0] == first
+    assert len(replay.log.losses) == 10
+    assert replay.log.losses[0] == first
+
+
+def test_a_gradient_whose_file_is_torn_is_computed_again(tmp_path: Path) -> None:
+    replay = Replay(run(), tmp_path)
+    replay.log.most_bytes = 0
+    replay.run()
+    expected = replay.log.get(3)
+    (tmp_path / "gradients" / "000003.safetensors").write_bytes(b"torn")
+    again = replay.gradient(replay.state_at(3))
+    assert expected is not None
+    assert all(torch.equal(again[n], g) for n, g in expected.items())
 
 
 def test_the_denominator_stays_when_weights_change() -> None:

@@ -5,7 +5,8 @@ target's column is a mixture of its groups' (methods of influence on a mean loss
 is not linear: there the mixture is of directions refined group by group.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from curate.curvature.contract import Preconditioner
+from curate.curvature.groups import fit_in_groups
 from curate.errors import CurateError
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
@@ -62,15 +64,19 @@ def fitted(
         keys["seed"] = settings.seed
 
     def make() -> dict[str, Tensor]:
-        passes = Passes(
-            inputs.proxy,
-            inputs.background(),
-            inputs.batching,
-            fisher=settings.fisher,
-            seed=settings.seed,
-            reporter=inputs.reporter,
-        )
-        return fit(passes)
+        background = inputs.background()
+
+        def passes(layers: Sequence[str]) -> Passes:
+            return Passes(
+                replace(inputs.proxy, tracked=tuple(layers)),
+                background,
+                inputs.batching,
+                fisher=settings.fisher,
+                seed=settings.seed,
+                reporter=inputs.reporter,
+            )
+
+        return fit_in_groups(inputs.proxy, passes, fit)
 
     return inputs.kept.get(f"curvature/{name}", keys, make)
 

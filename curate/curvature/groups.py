@@ -1,0 +1,49 @@
+"""Layers in groups, for curvatures that do not fit a device's memory together: each group has passes of its own."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from curate.curvature.eigenbasis import joined
+from curate.gradients.passes import Passes
+from curate.proxies.devices import free_bytes
+from curate.proxies.proxy import Proxy
+
+# Of the free memory; the rest is for the batches.
+SHARE = 0.5
+
+
+def layer_groups(proxy: Proxy, free: int | None) -> list[tuple[str, ...]]:
+    """Cut a proxy's tracked layers into runs whose factors and eigenvalues fit into a share of `free` bytes; None: one.
+
+    A layer that does not fit by itself is a group of its own.
+    """
+    if free is None:
+        return [proxy.tracked]
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name in proxy.tracked:
+        d_out, d_in, has_bias = proxy.shape(name)
+        width = d_in + has_bias
+        needed = (8 if proxy.settings.dtype == "float64" else 4) * (d_out**2 + width**2 + 2 * d_out * width)
+        if groups[-1] and held + needed > SHARE * free:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += needed
+    return [tuple(group) for group in groups]
+
+
+def fit_in_groups(
+    proxy: Proxy,
+    passes: Callable[[Sequence[str]], Passes],
+    fit: Callable[[Passes], Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Fit a curvature group by group; `passes` are those over a group's layers. Returns tensors on the CPU."""
+    groups = layer_groups(proxy, free_bytes(proxy.device))
+
+    def parts() -> Iterator[dict[str, Tensor]]:
+        for group in groups:
+            yield {name: tensor.cpu() for name, tensor in fit(passes(group)).items()}
+
+    return joined(list(parts()))
