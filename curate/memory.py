@@ -1,10 +1,15 @@
-"""How much memory this process has held at most."""
+"""How much memory there is, how much was held at most, and when it is out."""
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+# What `peak_of` reset, by device.
+_highest: dict[torch.device, int] = {}
 
 
 def peak_resident() -> int:
@@ -18,4 +23,54 @@ def peak_resident() -> int:
 
 def peak_memory(device: torch.device) -> int:
     """Return the most bytes that were held: on the GPU where the work is there, else by this process."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident()
+    if device.type == "cuda":
+        return max(torch.cuda.max_memory_allocated(device), _highest.get(device, 0))
+    return torch.mps.driver_allocated_memory() if device.type == "mps" else peak_resident()
+
+
+def held_bytes(device: torch.device) -> int:
+    """Return the bytes that tensors on a GPU hold now; 0 for a CPU."""
+    return getattr(torch, device.type).memory_allocated(device) if device.type == "cuda" else 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that a device, or the machine, had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give what torch holds and nobody uses back to the device."""
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that tensors can still have on a device; None for a CPU, whose memory is everybody's."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    return None
+
+
+@contextmanager
+def peak_of(device: torch.device) -> Iterator[list[int]]:
+    """Append the most bytes that were held in a block beyond those held before; nothing for a CPU."""
+    held: list[int] = []
+    if device.type == "cuda":
+        _highest[device] = max(torch.cuda.max_memory_allocated(device), _highest.get(device, 0))
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield held
+        held.append(torch.cuda.max_memory_allocated(device) - before)
+    elif device.type == "mps":
+        torch.mps.empty_cache()  # what the driver holds grows to the most that was needed, and stays
+        before = torch.mps.current_allocated_memory()
+        yield held
+        held.append(torch.mps.driver_allocated_memory() - before)
+    else:
+        yield held

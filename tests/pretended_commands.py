@@ -73,6 +73,7 @@ def main() -> None:
     machine = pretended.start(arguments.kind, capacity=arguments.capacity)
     from tests.scoring import make_project
 
+    arguments.folder.mkdir(exist_ok=True)
     for name, work in commands(make_project(arguments.folder, 8, 4)).items():
         if arguments.only in (None, name):
             machine.waits.clear()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from curate.curvature.eigenbasis import joined
 from curate.gradients.passes import Passes
-from curate.proxies.devices import free_bytes
+from curate.memory import free_bytes
 from curate.proxies.proxy import Proxy
 
 # Of the free memory; the rest is for the batches.

@@ -20,8 +20,10 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
 from curate.folders.part_folder import PartFolder
 from curate.folders.tensors import TENSORS
+from curate.memory import release_memory
 from curate.methods.contract import Inputs, Method
 from curate.pipeline.samples import Quiet, draw, part_of
+from curate.proxies.devices import choose_device
 from curate.proxies.proxy import load_proxy
 from curate.proxies.settings import PassSettings
 from curate.proxies.tokens import Encoded
@@ -105,7 +107,17 @@ def _scores(method: Method, method_settings: Any, inputs: Inputs, sample: Sequen
 
 def _reference_scores(method: Method, method_settings: Any, inputs: Inputs, sample: Sequence[Encoded]) -> np.ndarray:
     """Load the proxy anew, so that weights that the run's type rounds are whole; give its memory back afterwards."""
-    proxy = load_proxy(replace(inputs.proxy.settings, dtype=REFERENCE))
+    ours = inputs.proxy
+    if ours.device.type != "cpu":
+        ours.model.to("cpu")  # type: ignore[arg-type]  # so that the device never holds both
+    try:
+        return _scores_in_reference(method, method_settings, inputs, sample)
+    finally:
+        ours.model.to(choose_device(ours.settings.device))  # type: ignore[arg-type]
+
+
+def _scores_in_reference(method: Method, method_settings: Any, inputs: Inputs, sample: Sequence[Encoded]) -> np.ndarray:
+    proxy = load_proxy(replace(inputs.proxy.settings, dtype=REFERENCE, precision=REFERENCE))
     kept = Kept(inputs.kept.folder.child(REFERENCE), TENSORS)
     whole = replace(
         inputs,
@@ -119,5 +131,4 @@ def _reference_scores(method: Method, method_settings: Any, inputs: Inputs, samp
     finally:
         del proxy, whole
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory(inputs.proxy.device)

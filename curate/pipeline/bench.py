@@ -19,11 +19,11 @@ from curate.errors import SettingsError, nearest
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.linear import tapped
 from curate.gradients.sketches import SketchEngine
-from curate.memory import peak_resident
+from curate.memory import is_out_of_memory, peak_resident
 from curate.pipeline.settings import BenchSettings
 from curate.progress import Reporter, Silent
 from curate.proxies.attention import use_block_attention, use_plain_attention
-from curate.proxies.devices import choose_device
+from curate.proxies.devices import choose_device, products
 from curate.proxies.proxy import DTYPES, Proxy, keep_freed_memory, load_proxy, make_proxy
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import IGNORED, TokenBatch
@@ -162,13 +162,14 @@ def _train(model: PreTrainedModel, ids: Tensor, *, weights: bool = True) -> Step
         def step() -> None:
             use_plain_attention(model)
             model.train().requires_grad_(weights)
-            for part in ids.split(sequences):
-                if weights:
-                    model(input_ids=part, labels=part).loss.backward()
-                else:
-                    embedded = model.get_input_embeddings()(part).requires_grad_(True)  # type: ignore[operator]
-                    model(inputs_embeds=embedded, labels=part).loss.backward()
-                model.zero_grad()
+            with products(ProxySettings().precision):
+                for part in ids.split(sequences):
+                    if weights:
+                        model(input_ids=part, labels=part).loss.backward()
+                    else:
+                        embedded = model.get_input_embeddings()(part).requires_grad_(True)  # type: ignore[operator]
+                        model(inputs_embeds=embedded, labels=part).loss.backward()
+                    model.zero_grad()
 
         return step
 
@@ -210,13 +211,25 @@ def _fastest(into: dict[str, tuple[int, float]], steps: dict[str, Step], setting
     sizes = [n for n in (1, 2, 4, 8, 16, 32) if n <= settings.sequences]
     tokens = settings.sequences * settings.length
     ready = {(what, n): step(n) for what, step in steps.items() for n in sizes}
-    for run in ready.values():
-        run()
+    for key in list(ready):
+        if not _fits(ready[key]):
+            del ready[key]
     for _ in range(settings.rounds):
         for (what, n), run in ready.items():
             speed = tokens / _seconds(run)
             if speed > into.get(what, (0, 0.0))[1]:
                 into[what] = (n, speed)
+
+
+def _fits(run: Callable[[], None]) -> bool:
+    """Run once, as a warm-up; say whether memory sufficed."""
+    try:
+        run()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from curate import methods
 from curate.documents import estimated_rows
 from curate.errors import CurateError
-from curate.memory import peak_memory
+from curate.memory import held_bytes, peak_memory
 from curate.methods.contract import Inputs, Plan, Scorer, Sizes
 from curate.pipeline.origin import unchanged
 from curate.pipeline.request import Request
@@ -141,7 +141,10 @@ def estimate(request: Request, workspace: Workspace) -> ScorePlan:
         scoring_seconds=scoring,
         seconds=prepare + scoring,
         kept_bytes=kept + round(units.get("kept", 0)),
-        memory_bytes=peak_memory(workspace.proxy.device),
+        memory_bytes=max(
+            peak_memory(workspace.proxy.device),
+            held_bytes(workspace.proxy.device) + workspace.batching.room.foreseen_bytes(),
+        ),
         training=foreseen,
     )
 

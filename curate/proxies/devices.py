@@ -1,4 +1,4 @@
-"""What devices can do: which there are, how wide and how exactly they compute, and when their memory is out."""
+"""What devices can do: which there are, and how wide and how exactly they compute."""
 
 import os
 from collections.abc import Iterator
@@ -52,45 +52,3 @@ def products(precision: str) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, convolution.allow_tf32 = allowed
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that a device, or the machine, had no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
-
-
-def release_memory(device: torch.device) -> None:
-    """Give what torch holds and nobody uses back to the device."""
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).empty_cache()
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """Return the bytes that tensors can still have on a device; None for a CPU, whose memory is everybody's."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return None
-
-
-@contextmanager
-def peak_of(device: torch.device) -> Iterator[list[int]]:
-    """Append the most bytes that were held in a block beyond those held before; nothing for a CPU."""
-    held: list[int] = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield held
-        held.append(torch.cuda.max_memory_allocated(device) - before)
-    elif device.type == "mps":
-        torch.mps.empty_cache()  # what the driver holds grows to the most that was needed, and stays
-        before = torch.mps.current_allocated_memory()
-        yield held
-        held.append(torch.mps.driver_allocated_memory() - before)
-    else:
-        yield held

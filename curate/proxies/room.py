@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 
 from curate.errors import CurateError
-from curate.proxies.devices import free_bytes, is_out_of_memory, peak_of, release_memory
+from curate.memory import free_bytes, is_out_of_memory, peak_of, release_memory
 
 FIRST_TOKENS, GROWTH = 1024, 4
 # Of the memory that is free: blocks of other sizes leave gaps, and later batches have longer sequences.
@@ -109,17 +109,23 @@ class Room:
         for needed in held:
             self._learn(work, batch.num_tokens, needed)
 
+    def foreseen_bytes(self) -> int:
+        """Return what the largest batches will need beside the model, as far as this room has learnt it; or 0."""
+        return max((round(self._per_token(work) * self.tokens(work)) for work in self._needs), default=0)
+
+    def _per_token(self, work: str) -> float:
+        """Return bytes per token; small batches need more than large ones do, for what comes once per batch."""
+        needs = self._needs[work]
+        return max(1.0, *(needed / tokens for tokens, needed in needs.items() if 2 * tokens >= max(needs)))
+
     def _learn(self, work: str, tokens: int, needed: int) -> None:
         free = free_bytes(self.device)
         if free is None or not tokens:
             return
         needs = self._needs.setdefault(work, {})
         needs[tokens] = max(needed, needs.get(tokens, 0))
-        largest = max(needs)
-        # Small batches need more by the token than large ones do: for what comes once per batch.
-        per_token = max(n / t for t, n in needs.items() if 2 * t >= largest)
-        fitting = int(SHARE * free / max(per_token, 1))
-        limit = min(self.most, self._limits.get(work, self.most), GROWTH * max(largest, FIRST_TOKENS))
+        fitting = int(SHARE * free / self._per_token(work))
+        limit = min(self.most, self._limits.get(work, self.most), GROWTH * max(*needs, FIRST_TOKENS))
         self._tokens[work] = max(LEAST_TOKENS, _power_of_two(min(fitting, limit)) if fitting < self.most else limit)
 
     def _shrink(self, work: str, error: Exception) -> None:

@@ -11,6 +11,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from curate.errors import CurateError
 from curate.progress import Task
+from curate.proxies.devices import products
 from curate.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class FitSettings:
     """How to train; data and folder are given apart."""
 
     batch_windows: int
+    at_once: int
+    """Windows that go through the model together; divides those of a batch."""
     learning_rate: float
     weight_decay: float
     seed: int
@@ -112,12 +115,13 @@ def fit(
         # These print to stdout, which belongs to results.
         trainer.remove_callback(PrinterCallback)
         trainer.remove_callback(ProgressCallback)
-        if held_out is not None:
-            fitted.held_out_before = trainer.evaluate()["eval_loss"]
-        schedule.start(margin=2 * (schedule.clock() - started))  # leaves time to measure again, and to save
-        trainer.train()
-        if held_out is not None:
-            fitted.held_out_after = trainer.evaluate()["eval_loss"]
+        with products("tf32"):
+            if held_out is not None:
+                fitted.held_out_before = trainer.evaluate()["eval_loss"]
+            schedule.start(margin=2 * (schedule.clock() - started))  # leaves time to measure again, and to save
+            trainer.train()
+            if held_out is not None:
+                fitted.held_out_after = trainer.evaluate()["eval_loss"]
     return fitted
 
 
@@ -125,8 +129,9 @@ def _arguments(scratch: str, steps: int, settings: FitSettings) -> TrainingArgum
     arguments = TrainingArguments(
         output_dir=scratch,
         max_steps=steps,
-        per_device_train_batch_size=settings.batch_windows,
-        per_device_eval_batch_size=settings.batch_windows,
+        per_device_train_batch_size=settings.at_once,
+        gradient_accumulation_steps=settings.batch_windows // settings.at_once,
+        per_device_eval_batch_size=settings.at_once,
         dataloader_num_workers=0,
         dataloader_pin_memory=settings.device == "cuda",
         max_grad_norm=1.0,

@@ -4,9 +4,10 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,6 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
     warm-up left in `out` is replaced; any other folder that is not empty is refused. Holds the sample in
     memory, not the pool.
     """
-    from curate import threads
     from curate.proxies.devices import choose_device
     from curate.proxies.proxy import keep_freed_memory
 
@@ -80,10 +80,9 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
     keep_freed_memory()
     with new_folder(out) as folder, _without_bars():
         documents = _sample(pool, settings, reporter)
-        model, tokenizer, context = _model(documents, settings, reporter)
-        threads.choose(sum(p.numel() for p in model.parameters()))
+        make_model, tokenizer, context = _model(documents, settings, reporter)
         windows, held_out, num_held_out = _windows(documents, tokenizer, context, reporter)
-        fitted = _train(model, windows, held_out, folder, settings, reporter, started)
+        model, fitted = _trained(make_model, windows, held_out, folder, settings, reporter, started)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         result = Warmup(
@@ -153,20 +152,26 @@ def _write_record(path: Path, result: Warmup, settings: WarmupSettings, pool: Po
 
 def _model(
     documents: Sequence[Document], settings: WarmupSettings, reporter: Reporter
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", int]:
-    """Return the model to train, its tokenizer, and the length of its training windows."""
+) -> tuple[Callable[[], "PreTrainedModel"], "PreTrainedTokenizerBase", int]:
+    """Return what makes the model to train, its tokenizer, and the length of its training windows."""
     if settings.model is None:
         tokenizer = _new_tokenizer(documents, settings, reporter)
-        model = new_model(settings.shape, tokenizer, context=settings.context, seed=settings.seed)
-        return model, tokenizer, settings.context
-    model, tokenizer = given_model(settings.model, settings.revision, settings.device)
-    config = model.config.get_text_config()
+        make = partial(new_model, settings.shape, tokenizer, context=settings.context, seed=settings.seed)
+        return make, tokenizer, settings.context
+    given = given_model(settings.model, settings.revision, settings.device)
+    config, tokenizer = given[0].config.get_text_config(), given[1]
     longest = getattr(config, "max_position_embeddings", None) or settings.context
     if settings.context > longest:
         reporter.note(f"windows of {longest} tokens, the longest that the model takes.")
-    if settings.lora_rank is not None:
-        model = with_adapters(model, settings.lora_rank, seed=settings.seed)
-    return model, tokenizer, min(settings.context, longest)
+    loaded = [given[0]]
+    del given
+
+    def make_from_given() -> "PreTrainedModel":
+        address, revision = str(settings.model), settings.revision
+        model = loaded.pop() if loaded else given_model(address, revision, settings.device)[0]
+        return model if settings.lora_rank is None else with_adapters(model, settings.lora_rank, seed=settings.seed)
+
+    return make_from_given, tokenizer, min(settings.context, longest)
 
 
 def _new_tokenizer(
@@ -227,11 +232,43 @@ def _texts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", 
         reporter.warn(f"{len(refusals)} of {len(documents)} documents left out: {refusals[0].message}")
 
 
+def _trained(
+    make_model: Callable[[], "PreTrainedModel"],
+    windows: "Windows",
+    held_out: "Windows | None",
+    folder: Path,
+    settings: WarmupSettings,
+    reporter: Reporter,
+    started: float,
+) -> tuple["PreTrainedModel", "Fitted"]:
+    """Return a model after its training, which begins anew with less at once when the device's memory is out."""
+    from curate import threads
+    from curate.memory import is_out_of_memory, release_memory
+    from curate.proxies.devices import choose_device
+
+    batch = min(settings.batch_tokens // windows.context, len(windows))
+    at_once = batch
+    while True:
+        model = make_model()
+        threads.choose(sum(p.numel() for p in model.parameters()))
+        try:
+            return model, _train(model, windows, held_out, folder, batch, at_once, settings, reporter, started)
+        except Exception as error:
+            if not is_out_of_memory(error) or at_once == 1:
+                raise
+        del model  # after the error, which holds on to what was computed
+        release_memory(choose_device(settings.device))
+        at_once = max(n for n in range(1, at_once // 2 + 1) if batch % n == 0)
+        reporter.note(f"memory ran out: training begins anew with {at_once} of a batch's {batch} windows at a time.")
+
+
 def _train(
     model: "PreTrainedModel",
     windows: "Windows",
     held_out: "Windows | None",
     folder: Path,
+    batch: int,
+    at_once: int,
     settings: WarmupSettings,
     reporter: Reporter,
     started: float,
@@ -242,7 +279,6 @@ def _train(
     from curate.training.schedule import Schedule
 
     context = windows.context
-    batch = min(settings.batch_tokens // context, len(windows))
     seconds_left = None if settings.minutes is None else settings.minutes * 60 - (time.monotonic() - started)
     steps = _steps(settings, batch * context)
 
@@ -262,6 +298,7 @@ def _train(
             Schedule(steps=steps, seconds=seconds_left),
             FitSettings(
                 batch_windows=batch,
+                at_once=at_once,
                 learning_rate=settings.peak_learning_rate,
                 weight_decay=settings.weight_decay,
                 seed=settings.seed,
