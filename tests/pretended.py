@@ -168,7 +168,9 @@ def start(kind: str, *, capacity: int = 80 << 30) -> Machine:
         torch.cuda.max_memory_allocated = lambda *_: machine.peak
         torch.cuda.reset_peak_memory_stats = lambda *_: setattr(machine, "peak", machine.live)
         torch.cuda.empty_cache = lambda: None
-        torch.cuda.synchronize = torch.cuda.set_device = lambda *_: None
+        torch.cuda.synchronize = lambda *_: None
+        torch.cuda.set_device = lambda *_: None
+        torch.Tensor.pin_memory = lambda self, *_: self  # type: ignore[method-assign]
     else:
         torch.backends.mps.is_available = lambda: True
         torch.mps.current_allocated_memory = torch.mps.driver_allocated_memory = lambda: machine.live

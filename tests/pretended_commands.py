@@ -37,7 +37,7 @@ def commands(folder: Path) -> Mapping[str, Callable[[], object]]:
     runs = (str(folder / "trackstar"),)
     return {f"score {method}": score(method) for method in methods.names()} | {
         "dry run": lambda: curate.plan_score(method="trackstar", **common),
-        "refinement": lambda: curate.score(out=folder / "refined", method="ekfac", rounds=2, **common),
+        "refinement": lambda: curate.score(out=folder / "refined", method="ekfac", refine="cg", rounds=2, **common),
         "tokens": lambda: curate.score(out=folder / "tokens", method="dot", per_token=True, **common),
         "windows": lambda: curate.score(
             out=folder / "windows", method="dot", long="windows", context=16, normalize="unit", **common
@@ -51,14 +51,11 @@ def commands(folder: Path) -> Mapping[str, Callable[[], object]]:
             out=folder / "rescored", runs=runs, shortlist=8, recipe=recipe, repeats=1, reporter=Silent()
         ),
         "validate": lambda: curate.validate(
-            out=folder / "validated", runs=runs, documents=12, queries=2, subsets=3, recipe=recipe
+            out=folder / "validated", runs=runs, documents=12, queries=2, subsets=3, drop=0.25, recipe=recipe
         ),
         "select": lambda: curate.select(Run.open(runs[0]), top="50%", decontaminate=False, out=folder / "selected"),
         "verify": lambda: curate.verify(
-            selection=str(folder / "selected"), out=folder / "verified", recipe=recipe, seeds=2, allow_seen_target=True
-        ),
-        "warmup": lambda: curate.warmup(
-            pool=common["pool"], out=folder / "warm", steps=2, context=32, width=32, layers=1, heads=2, vocab_size=300
+            selection=str(folder / "selected"), out=folder / "verified", recipe=Recipe(batch_size=8), seeds=2, allow_seen_target=True
         ),
     }
 
