@@ -56,6 +56,7 @@ def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list((tmp_path / "chosen" / "train").iterdir())
 
 
+@pytest.mark.slow
 def test_trust(there: Path) -> None:
     walk(EXAMPLES / "trust.md")
     assert (there / "compared.html").is_file()
@@ -63,6 +64,7 @@ def test_trust(there: Path) -> None:
     assert list(there.glob("**/curves.png"))
 
 
+@pytest.mark.slow
 def test_stores(there: Path) -> None:
     walk(EXAMPLES / "stores" / "README.md")
     assert (there / "apart" / "manifest.json").is_file()
