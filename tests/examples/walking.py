@@ -22,7 +22,7 @@ SMALL = {
     "verify": "--seeds 1 --points 1 --tokens 2k --other-documents 8",
 }
 REPLACED = {
-    "documents=3000, target_rows=200": "documents=100, target_rows=20",
+    'package="asyncio", documents=3000, target_rows=200': 'package="ipaddress", documents=150, target_rows=12',
     "HuggingFaceTB/SmolLM2-135M-Instruct": "instruct",
 }
 
