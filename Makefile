@@ -8,7 +8,7 @@ QUIET  := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 TESTS  := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test fast lint format clean
+.PHONY: help quickstart test fast lint format reference clean
 
 help:
 	@echo "make quickstart   install, then run the main job on text that every Python carries"
@@ -16,6 +16,7 @@ help:
 	@echo "make fast         the fast tests alone"
 	@echo "make lint         style, types, import layers"
 	@echo "make format       rewrite the code in the project's style"
+	@echo "make reference    write examples/reference/commands.md from the commands"
 	@echo "make clean        remove $(VENV) and what tests leave behind"
 
 quickstart: $(VENV)/.installed
@@ -37,6 +38,10 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+reference: $(VENV)/.installed-dev
+	$(BIN)/python examples/reference/commands.py > examples/reference/commands.md.new
+	mv examples/reference/commands.md.new examples/reference/commands.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -199,12 +199,12 @@ def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         if not kind.num_fields:
             return pa.array([None if v is None else {} for v in values], kind)
         columns = [array_of([None if v is None else v.get(f.name) for v in values], f.type) for f in kind]
-        mask = pa.array([v is None for v in values])
+        mask = pa.array([v is None for v in values], pa.bool_())
         return pa.StructArray.from_arrays(columns, fields=list(kind), mask=mask)
     if is_list(kind):
         _check_kind(values, list, kind)
         flat = list(chain.from_iterable(v for v in values if v is not None))
-        mask = pa.array([v is None for v in values])
+        mask = pa.array([v is None for v in values], pa.bool_())
         return _list_array([len(v or ()) for v in values], array_of(flat, kind.value_type), kind, mask)
     return pa.array(values, kind)
 

@@ -73,6 +73,14 @@ def test_numbers_of_64_bits_keep_their_digits_between_files():
     assert storage_type(types["h"]) == pa.uint64()
 
 
+@pytest.mark.parametrize("values", [[], [None], [[], None]])
+def test_lists_of_objects_may_all_be_empty_or_missing(values):
+    kind = pa.list_(pa.struct([("role", pa.string()), ("parts", pa.list_(pa.struct([("text", pa.string())])))]))
+    array = array_of(values, kind)
+    assert array.type == kind
+    assert array.to_pylist() == values
+
+
 VIEWS = pa.array(["a", "b", None], pa.string_view())
 
 
