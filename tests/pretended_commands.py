@@ -55,7 +55,12 @@ def commands(folder: Path) -> Mapping[str, Callable[[], object]]:
         ),
         "select": lambda: curate.select(Run.open(runs[0]), top="50%", decontaminate=False, out=folder / "selected"),
         "verify": lambda: curate.verify(
-            selection=str(folder / "selected"), out=folder / "verified", recipe=Recipe(batch_size=8), seeds=2, allow_seen_target=True
+            selection=str(folder / "selected"),
+            target=common["target"],
+            out=folder / "verified",
+            recipe=Recipe(batch_size=8),
+            seeds=2,
+            allow_seen_target=True,
         ),
     }
 
