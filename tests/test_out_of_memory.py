@@ -31,7 +31,7 @@ class Heard(Silent):
         return super().stage(name, **options)
 
     def note(self, message: str) -> None:
-        if "memory" in message:
+        if "ran out" in message:
             self.notes.append(message)
 
 

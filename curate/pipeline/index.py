@@ -169,7 +169,7 @@ class Indexing:
                 store.remember_background(self._background_rows())
             self._check_arithmetic(store, workspace)
             numbers = {name: shard["number"] for name, shard in store.shards.items()}
-            opened = sketching(self.settings, store, proxy, engine, workspace.encoder)
+            opened = sketching(store, engine, workspace.encoder, workspace.batching)
             work = IndexWork(settings=self.settings, path=self.path, opened=opened)
             shards = unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
             done = executor.run(work, shards, store, self.reporter)

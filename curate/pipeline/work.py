@@ -20,7 +20,6 @@ from curate.methods.contract import Scorer
 from curate.pipeline.request import Request
 from curate.pipeline.workspace import Workspace, fingerprints_of, load, make_batching, open_workspace, overlap_with
 from curate.progress import Silent
-from curate.proxies.proxy import Proxy
 from curate.proxies.token_texts import TokenTexts
 from curate.proxies.tokens import Encoder
 from curate.scores.run import Run
@@ -101,19 +100,19 @@ class IndexWork:
         proxy, encoder = load(self.settings)
         _refuse_changed(store, fingerprints_of(proxy))
         engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
-        return sketching(self.settings, store, proxy, engine, encoder)
+        return sketching(store, engine, encoder, make_batching(self.settings, proxy, encoder))
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"opened": None}
 
 
-def sketching(settings: IndexSettings, store: Store, proxy: Proxy, engine: SketchEngine, encoder: Encoder) -> Sketching:
+def sketching(store: Store, engine: SketchEngine, encoder: Encoder, batching: Batching) -> Sketching:
     """Return what sketches chunks with a proxy that is in memory."""
     return Sketching(
         store=store,
         encode=ChunkEncoder(encoder=encoder, overlap=overlap_with(None)),
         engine=engine,
-        batching=make_batching(settings, proxy, encoder),
+        batching=batching,
     )
 
 
