@@ -47,3 +47,11 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Known: {', '.join(sorted(known))}." if known else "None is known."
+
+
+def memory_is_out(error: BaseException) -> bool:
+    """Say whether an error means that a device, or the machine, had no memory left."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)

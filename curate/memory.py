@@ -33,14 +33,6 @@ def held_bytes(device: torch.device) -> int:
     return getattr(torch, device.type).memory_allocated(device) if device.type == "cuda" else 0
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that a device, or the machine, had no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
-
-
 def release_memory(device: torch.device) -> None:
     """Give what torch holds and nobody uses back to the device."""
     if device.type in ("cuda", "mps"):

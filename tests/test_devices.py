@@ -22,10 +22,10 @@ WAITS_PER_BATCH, BATCHES = 8, 11
 
 
 @cache
-def reports(kind: str) -> dict[str, dict[str, Any]]:
-    """Run all commands on a device of this kind, once."""
+def reports(kind: str, *options: str) -> dict[str, dict[str, Any]]:
+    """Run commands on a device of this kind, once."""
     with TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tests.pretended_commands", kind, str(Path(folder) / "project")]
+        command = [sys.executable, "-m", "tests.pretended_commands", kind, str(Path(folder) / "project"), *options]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return {report["name"]: report for report in map(json.loads, lines)}
 
@@ -42,3 +42,11 @@ def test_the_host_seldom_waits_for_a_batch(name: str) -> None:
     waits = {place: n for place, n in reports("cuda")[name]["waits"] if place.startswith(inside)}
     waits = {place: n for place, n in waits.items() if "proxies/proxy.py" not in place}  # its fingerprint and checks
     assert sum(waits.values()) <= WAITS_PER_BATCH * BATCHES, waits
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_batches_are_as_large_as_the_memory_allows(kind: str) -> None:
+    capacity = 1_500_000
+    report = reports(kind, "--capacity", str(capacity), "--only", "score ekfac")["score ekfac"]
+    assert report["error"] == ""
+    assert report["peak"] <= capacity

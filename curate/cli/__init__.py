@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from curate import __version__
-from curate.errors import CurateError, disk_is_full, nearest
+from curate.errors import CurateError, disk_is_full, memory_is_out, nearest
 
 # The first lines of help follow the way of the work; a command that is not listed here comes after, by name.
 ORDER = (
@@ -72,6 +72,12 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if disk_is_full(error):
             error = _full(sys.argv[1:] if args is None else args)
+        elif memory_is_out(error):
+            error = CurateError(
+                f"Memory ran out: {str(error).strip().splitlines()[0] if str(error).strip() else 'nothing was left'}",
+                hint="What was finished is kept, and the same command goes on. Take a smaller --dim, --dtype bfloat16"
+                " or a smaller proxy, or end what else is in the device's memory.",
+            )
         elif not isinstance(error, CurateError):
             raise
         from curate.cli._output import print_error

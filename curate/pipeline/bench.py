@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from curate.errors import SettingsError, nearest
+from curate.errors import SettingsError, memory_is_out, nearest
 from curate.gradients.directions import DirectionEngine
 from curate.gradients.linear import tapped
 from curate.gradients.sketches import SketchEngine
-from curate.memory import is_out_of_memory, peak_resident
+from curate.memory import peak_resident
 from curate.pipeline.settings import BenchSettings
 from curate.progress import Reporter, Silent
 from curate.proxies.attention import use_block_attention, use_plain_attention
@@ -226,7 +226,7 @@ def _fits(run: Callable[[], None]) -> bool:
     try:
         run()
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not memory_is_out(error):
             raise
         return False
     return True

@@ -10,8 +10,8 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
-from curate.errors import CurateError
-from curate.memory import free_bytes, is_out_of_memory, peak_of, release_memory
+from curate.errors import CurateError, memory_is_out
+from curate.memory import free_bytes, peak_of, release_memory
 
 FIRST_TOKENS, GROWTH = 1024, 4
 # Of the memory that is free: blocks of other sizes leave gaps, and later batches have longer sequences.
@@ -131,7 +131,7 @@ class Room:
     def _shrink(self, work: str, error: Exception) -> None:
         """Halve the batches of this work after an error that means so; raise every other error."""
         batch = self._last.pop(work, None)  # an error before the next batch is not that batch's
-        if not is_out_of_memory(error) or batch is None:
+        if not memory_is_out(error) or batch is None:
             raise error
         if len(batch) < 2:
             raise CurateError(

@@ -243,7 +243,8 @@ def _trained(
 ) -> tuple["PreTrainedModel", "Fitted"]:
     """Return a model after its training, which begins anew with less at once when the device's memory is out."""
     from curate import threads
-    from curate.memory import is_out_of_memory, release_memory
+    from curate.errors import memory_is_out
+    from curate.memory import release_memory
     from curate.proxies.devices import choose_device
 
     batch = min(settings.batch_tokens // windows.context, len(windows))
@@ -254,7 +255,7 @@ def _trained(
         try:
             return model, _train(model, windows, held_out, folder, batch, at_once, settings, reporter, started)
         except Exception as error:
-            if not is_out_of_memory(error) or at_once == 1:
+            if not memory_is_out(error) or at_once == 1:
                 raise
         del model  # after the error, which holds on to what was computed
         release_memory(choose_device(settings.device))
