@@ -31,6 +31,7 @@ __all__ = [
     "plan_rescore",
     "plan_score",
     "plan_validate",
+    "plan_verify",
     "query",
     "report",
     "rescore",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from curate.pipeline.settings import BenchSettings
     from curate.pipeline.validate import plan as plan_validate
     from curate.pipeline.validate import run as validate
+    from curate.pipeline.verify import plan as plan_verify
     from curate.pipeline.verify import run as verify
     from curate.pipeline.warmup import run as warmup
     from curate.proof.settings import ValidateSettings, VerifySettings
@@ -91,6 +93,7 @@ _HOMES = {
     "plan_rescore": "curate.pipeline.rescore:plan",
     "plan_score": "curate.pipeline.score:plan",
     "plan_validate": "curate.pipeline.validate:plan",
+    "plan_verify": "curate.pipeline.verify:plan",
     "query": "curate.pipeline.query:run",
     "report": "curate.reports.report",
     "rescore": "curate.pipeline.rescore:run",

@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -60,6 +61,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     for r in rows:
         table.add_row(*(format_cell(v) for v in r))
     stdout.print(table)
+
+
+class Plan(Protocol):
+    """An estimate: a dataclass that says its totals in a sentence."""
+
+    @property
+    def sentence(self) -> str: ...
+
+
+def print_plan(plan: Plan, rows: Iterable[tuple[str, Any]], *, as_json: bool) -> None:
+    """Print an estimate's sentence, then its figures; as JSON, all of them as they are."""
+    if as_json:
+        return print_json(asdict(plan) | {"sentence": plan.sentence})  # pyright: ignore[reportArgumentType]
+    stdout.print(plan.sentence, style="bold", soft_wrap=True)
+    print_table(("estimate", ""), rows)
 
 
 def format_cell(value: Any) -> str:

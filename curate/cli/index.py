@@ -72,25 +72,21 @@ def command(
 
 
 def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
-    from dataclasses import asdict
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
 
-    from curate.cli._output import print_json, print_table
-
-    if as_json:
-        print_json(asdict(plan))
-        return
     rows: list[tuple[str, Any]] = [
-        ("documents to index", plan.documents),
+        ("documents to index, about", plan.documents),
         ("their tokens, about", plan.tokens),
         ("numbers of a sketch", plan.numbers_per_document),
         ("bytes of a sketch on disk", plan.bytes_per_document),
-        ("GB of sketches on disk", plan.disk_bytes / 1e9),
-        ("GB of text before compression, about", plan.documents * plan.text_bytes_per_document / 1e9),
-        ("documents a second, measured", plan.documents_per_second),
-        ("seconds, about", plan.seconds),
-        ("GB of memory, measured on the small part", plan.memory_bytes / 1e9),
+        ("sketches on disk", size(plan.disk_bytes)),
+        ("text before compression, about", size(plan.documents * plan.text_bytes_per_document)),
+        ("documents a second, measured", round(plan.documents_per_second)),
+        ("time, about", duration(plan.seconds)),
+        ("memory, measured on the small part", size(plan.memory_bytes)),
     ]
-    print_table(["indexing", ""], rows)
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) -> None:

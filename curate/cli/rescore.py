@@ -60,27 +60,23 @@ def command(
 
 
 def _print_plan(plan: "RescorePlan", as_json: bool) -> None:
-    from dataclasses import asdict
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
 
-    from curate.cli._output import print_json, print_table
-
-    if as_json:
-        print_json(asdict(plan))
-        return
     rows: list[tuple[str, Any]] = [
         ("documents of the shortlist", plan.shortlist),
         ("documents beside them", plan.background),
         ("trainings", plan.repeats),
         ("steps of each", plan.steps),
         ("tokens of each", plan.tokens),
-        ("ways back of each", plan.groups),
+        ("ways back of each, one per group", plan.groups),
         ("seconds of a step, measured", plan.step_seconds),
         ("seconds of a step back, measured", plan.step_back_seconds),
-        ("seconds in all, estimated", plan.seconds),
-        ("GB on disk at most", plan.disk_bytes / 1e9),
-        ("GB of memory, measured", plan.memory_bytes / 1e9),
+        ("time, about", duration(plan.seconds)),
+        ("disk at most, until it is done", size(plan.disk_bytes)),
+        ("memory, measured", size(plan.memory_bytes)),
     ]
-    print_table(["rescoring", ""], rows)
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(run: "Run") -> None:

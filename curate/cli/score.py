@@ -74,25 +74,22 @@ def command(
 
 
 def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
-    from dataclasses import asdict
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
 
-    from curate.cli._output import print_json, print_table
-
-    if as_json:
-        print_json(asdict(plan))
-        return
     rows: list[tuple[str, Any]] = [
-        ("documents to score", plan.documents),
+        ("documents to score, about", plan.documents),
         ("their tokens, about", plan.tokens),
-        ("documents a second, measured", plan.documents_per_second),
-        ("seconds to prepare, about", plan.prepare_seconds),
-        ("seconds to score, about", plan.scoring_seconds),
-        ("GB kept for later runs", plan.kept_bytes / 1e9),
-        ("GB of memory, measured on the small part", plan.memory_bytes / 1e9),
+        ("documents a second, measured", round(plan.documents_per_second)),
+        ("time to prepare, about", duration(plan.prepare_seconds)),
+        ("time to score, about", duration(plan.scoring_seconds)),
+        ("disk that is kept for later runs", size(plan.kept_bytes)),
+        ("disk in all", size(plan.disk_bytes)),
+        ("memory, measured on the small part", size(plan.memory_bytes)),
     ]
     if plan.training is not None:
         rows += plan.training.rows().items()
-    print_table(["scoring", ""], rows)
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(run: "Run", trust: "Judged | None") -> None:

@@ -62,13 +62,9 @@ def command(
 
 
 def _print_plan(plan: "ValidatePlan", as_json: bool) -> None:
-    from dataclasses import asdict
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
 
-    from curate.cli._output import print_json, print_table
-
-    if as_json:
-        print_json(asdict(plan))
-        return
     rows: list[tuple[str, Any]] = [
         ("documents", plan.documents),
         ("queries", plan.queries),
@@ -76,9 +72,11 @@ def _print_plan(plan: "ValidatePlan", as_json: bool) -> None:
         ("retrainings", plan.retrainings),
         ("of these there already", plan.there),
         ("seconds of each, from a measured step", plan.seconds_each),
-        ("seconds in all, estimated", plan.seconds),
+        ("time, about", duration(plan.seconds)),
+        ("disk", size(plan.disk_bytes)),
+        ("memory, measured", size(plan.memory_bytes)),
     ]
-    print_table(["validation", ""], rows)
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(validation: "Validation") -> None:

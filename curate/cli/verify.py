@@ -10,6 +10,7 @@ from curate.proof.settings import VerifySettings
 from curate.settings import build
 
 if TYPE_CHECKING:
+    from curate.proof.cost import VerifyPlan
     from curate.proof.verdict import Verification
 
 
@@ -18,10 +19,18 @@ if TYPE_CHECKING:
 @settings_options(VerifySettings)
 @click.option("--out", type=click.Path(path_type=Path), show_default="SELECTION-verified", help="Folder of figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/curves.png", help="File of the curves.")
+@click.option("--dry-run", is_flag=True, help="Estimate time, disk and memory from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.pass_context
 def command(
-    ctx: click.Context, /, selection: str, out: Path | None, plot: Path | None, as_json: bool, **options: Any
+    ctx: click.Context,
+    /,
+    selection: str,
+    out: Path | None,
+    plot: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Train the proxy on SELECTION, on random documents and on others' choices, and compare the target's loss.
 
@@ -43,8 +52,31 @@ def command(
     values = given(ctx, VerifySettings, options) | {"selection": selection}
     settings = build(VerifySettings, values, owner="A verification")
     with RichReporter() as reporter:
+        if dry_run:
+            _print_plan(verify.plan(settings, out, reporter=reporter), as_json)
+            return
         verification = verify.run(settings, out, plot=plot, reporter=reporter)
     print_json(verification.record()) if as_json else _print(verification, plot)
+
+
+def _print_plan(plan: "VerifyPlan", as_json: bool) -> None:
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
+
+    rows: list[tuple[str, Any]] = [
+        ("arms", plan.arms),
+        ("trainings", plan.trainings),
+        ("tokens of each, but for `all`", plan.tokens),
+        ("steps of each, but for `all`", plan.steps),
+        ("steps of the arm `all`", plan.all_steps),
+        ("baselines that must score the pool first", ", ".join(plan.to_score) or "none"),
+        ("seconds of a step, measured", plan.step_seconds),
+        ("seconds of measuring the losses once", plan.loss_seconds),
+        ("time, about", duration(plan.seconds)),
+        ("disk, about", size(plan.disk_bytes)),
+        ("memory, measured", size(plan.memory_bytes)),
+    ]
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(verification: "Verification", plot: Path | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import executors, methods
+from curate.amounts import duration, rounded, size
 from curate.documents import FirstRows, Pool, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.executors.contract import Executor
@@ -59,6 +60,16 @@ class IndexPlan:
     seconds: float
     memory_bytes: int
     """The most that the small part held, and one part's sketches."""
+
+    @property
+    def sentence(self) -> str:
+        """Say the totals."""
+        texts = self.documents * self.text_bytes_per_document / 3
+        return (
+            f"Indexing about {rounded(self.documents)} documents ({rounded(self.tokens)} tokens) takes about "
+            f"{duration(self.seconds)}, {size(self.disk_bytes + texts)} on disk and {size(self.memory_bytes)} of "
+            "memory."
+        )
 
 
 def run(
