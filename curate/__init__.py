@@ -33,6 +33,7 @@ __all__ = [
     "plan_validate",
     "plan_verify",
     "query",
+    "recorded",
     "report",
     "rescore",
     "score",
@@ -45,6 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from curate.errors import CurateError
     from curate.pipeline.bench import run as bench
+    from curate.pipeline.continuing import recorded
     from curate.pipeline.index import make_search, neighbours
     from curate.pipeline.index import plan as plan_index
     from curate.pipeline.index import run as index
@@ -95,6 +97,7 @@ _HOMES = {
     "plan_validate": "curate.pipeline.validate:plan",
     "plan_verify": "curate.pipeline.verify:plan",
     "query": "curate.pipeline.query:run",
+    "recorded": "curate.pipeline.continuing",
     "report": "curate.reports.report",
     "rescore": "curate.pipeline.rescore:run",
     "score": "curate.pipeline.score:run",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import continue_option, given, place_of, settings_options
 from curate.settings import build
 from curate.stores.settings import IndexSettings
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: BHNSW32, IVF1024,PQ64 …",
 )
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
@@ -59,6 +60,7 @@ def command(
     from curate.scores.counts import lost_rows
 
     settings = build(IndexSettings, given(ctx, IndexSettings, options), owner="An index")
+    out = place_of(ctx, out)
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(index.plan(settings, out, reporter=reporter), as_json)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import RECORD, given, settings_options
+from curate.cli._settings import RECORD, continue_option, given, place_of, settings_options
 from curate.rescoring.settings import RescoreSettings
 from curate.settings import build
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", required=False, type=click.Path())
 @settings_options(RescoreSettings)
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-magic", help="The rescored run's folder.")
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
@@ -42,6 +43,7 @@ def command(
     from curate.cli._runs import chosen_run
     from curate.pipeline import rescore
 
+    out = place_of(ctx, out, run)
     values = given(ctx, RescoreSettings, options)
     more = values.get("runs", ())
     first = () if run is None and RECORD in ctx.meta else (str(chosen_run(run).path),)  # a record names all runs

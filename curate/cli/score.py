@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli._methods import MethodCommand
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import continue_option, given, place_of, settings_options
 from curate.score_settings import ScoreSettings
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=MethodCommand)
 @settings_options(ScoreSettings)
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
@@ -53,6 +54,7 @@ def command(
     from curate.scores.arithmetic import arithmetic_warning
     from curate.scores.counts import lost_rows
 
+    out = place_of(ctx, out)
     settings = ScoreSettings.of(given(ctx, ScoreSettings, options))
     with RichReporter() as reporter:
         if dry_run:

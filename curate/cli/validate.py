@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import continue_option, given, place_of, settings_options
 from curate.proof.settings import ValidateSettings
 from curate.settings import build
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path())
 @settings_options(ValidateSettings)
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-validation", help="Folder of the figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/predicted.png", help="File of the plot.")
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
@@ -49,6 +50,7 @@ def command(
     from curate.cli._runs import chosen_run
     from curate.pipeline import validate
 
+    out = place_of(ctx, out, *runs)
     values = given(ctx, ValidateSettings, options) | ({"runs": runs} if runs else {})
     if not values.get("runs"):
         values["runs"] = str(chosen_run(None).path)

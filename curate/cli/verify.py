@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import continue_option, given, place_of, settings_options
 from curate.proof.settings import VerifySettings
 from curate.settings import build
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("selection", type=click.Path())
+@click.argument("selection", required=False, type=click.Path())
 @settings_options(VerifySettings)
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="SELECTION-verified", help="Folder of figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/curves.png", help="File of the curves.")
 @click.option("--dry-run", is_flag=True, help="Estimate time, disk and memory from one measured step, and stop.")
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     /,
-    selection: str,
+    selection: str | None,
     out: Path | None,
     plot: Path | None,
     dry_run: bool,
@@ -49,7 +50,12 @@ def command(
     from curate.cli._output import RichReporter, print_json
     from curate.pipeline import verify
 
-    values = given(ctx, VerifySettings, options) | {"selection": selection}
+    out = place_of(ctx, out, selection)
+    values = given(ctx, VerifySettings, options)
+    if selection is not None:
+        values["selection"] = selection
+    if "selection" not in values:
+        raise click.UsageError("SELECTION is missing: the folder that `curate select` wrote, or --continue FOLDER.")
     settings = build(VerifySettings, values, owner="A verification")
     with RichReporter() as reporter:
         if dry_run:

@@ -1,5 +1,7 @@
 """The settings of validation and verification, checked as they are built."""
 
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +9,7 @@ from pydantic import Field
 
 from curate import methods
 from curate.errors import SettingsError
+from curate.folders.folder import Folder, put_json
 from curate.folders.local import refuse_url
 from curate.proxies.settings import DEVICES, Device
 from curate.score_settings import ScoreSettings
@@ -16,6 +19,8 @@ from curate.training.recipe import Recipe
 if TYPE_CHECKING:
     from curate.scores.run import Run
 
+SETTINGS = "settings.json"
+"""In the folder of a validation or a verification: its settings and the working folder in which they were given."""
 RANDOM = "random"
 """The arm of random documents."""
 
@@ -151,6 +156,11 @@ def default_verify_out(settings: VerifySettings) -> Path:
     """Return where a verification goes when no folder is given: `<selection>-verified`."""
     path = Path(settings.selection)
     return path.with_name(f"{path.resolve().name}-verified")
+
+
+def remember(folder: Folder, command: str, settings: "ValidateSettings | VerifySettings") -> None:
+    """Write into a folder what `curate COMMAND` began it with, so that its name alone goes on with it."""
+    put_json(folder, SETTINGS, {"command": command, "working_folder": os.getcwd(), "settings": asdict(settings)})
 
 
 def num_dropped(documents: int, drop: float) -> int:

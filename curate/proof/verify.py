@@ -14,7 +14,7 @@ from curate.proof.comparison import Comparison
 from curate.proof.cost import VerifyPlan, plan
 from curate.proof.reading import HELDOUT, scored_hashes
 from curate.proof.selection import Selected
-from curate.proof.settings import VerifySettings
+from curate.proof.settings import VerifySettings, remember
 from curate.proof.verdict import Verification
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoder
@@ -69,6 +69,7 @@ class Verifying:
         folder = open_folder(self.out)
         with folder.claim():
             folder.local("arms").mkdir(exist_ok=True)  # tells a verification from other folders
+            remember(folder, "verify", self.settings)
             verification = self._comparison(proxy, encoder, score, reporter).compare()
         verification.write(self.out, plot)
         return verification
