@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from curate.amounts import duration
 from curate.errors import CurateError
 from curate.visible import escaped, visible
 
@@ -93,7 +94,7 @@ def format_cell(value: Any) -> str:
 class RichReporter:
     """Draws stages as progress bars with rate and time left on stderr; notes and warnings above them.
 
-    Where stderr is no terminal (a log file, a batch job), it prints a line per stage now and then instead.
+    Where stderr is no terminal (a log file, a batch job), it prints a line now and then instead.
     """
 
     def __init__(self) -> None:
@@ -120,7 +121,7 @@ class RichReporter:
     def stage(
         self, name: str, *, total: float | None = None, unit: str = "documents", grows: str = ""
     ) -> Iterator["_RichTask | _LoggedTask"]:
-        if stderr.is_terminal:
+        if stderr.is_terminal and not stderr.is_dumb_terminal:
             self._progress.start()  # only now: without a stage there is nothing to draw
             task = _RichTask(self._progress, name, total, unit)
         else:
@@ -138,33 +139,47 @@ class RichReporter:
 
 
 class _LoggedTask:
-    """A line of progress every half minute, and one at the end."""
+    """A line of progress now and then, and one at the end of a stage that took a while."""
 
-    EVERY = 30.0
+    EVERY, SHORT = 15.0, 2.0
 
     def __init__(self, name: str, total: float | None, unit: str) -> None:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._start = 0.0, time.monotonic()
         self._said = self._start
+        self._before: tuple[float, float] | None = None
+        """When the first amount came, and how much: of a run that goes on it was there already."""
 
     def advance(self, amount: float) -> None:
         self._done += amount
-        if time.monotonic() - self._said >= self.EVERY:
-            self._say()
+        now = time.monotonic()
+        self._before = self._before or (now, self._done)
+        if now - self._said >= self.EVERY:
+            self._say(now)
 
     def set_total(self, total: float | None) -> None:
         self._total = total
 
     def close(self) -> None:
-        self._say()
+        now = time.monotonic()
+        if now - self._start >= min(self.SHORT, self.EVERY):
+            self._say(now, ended=True)
 
-    def _say(self) -> None:
-        self._said = time.monotonic()
-        seconds = self._said - self._start
+    def _say(self, now: float, *, ended: bool = False) -> None:
+        self._said = now
         whole = f"/{self._total:,.0f}" if self._total else ""
-        rate = f", {self._done / seconds:,.0f} {self._unit}/s" if seconds > 0 else ""
-        line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {seconds:,.0f} s{rate}"
-        stderr.print(line, soft_wrap=True, markup=False)
+        line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {duration(now - self._start)}"
+        if rate := self._rate(now):
+            line += f", {rate:,.3g} {self._unit}/s"
+            if self._total and not ended and self._total > self._done:
+                line += f", about {duration((self._total - self._done) / rate)} left"
+        stderr.print(line, soft_wrap=True)
+
+    def _rate(self, now: float) -> float:
+        since, before = self._before or (now, 0.0)
+        if self._done == before:
+            since, before = self._start, 0.0
+        return (self._done - before) / (now - since) if now > since else 0.0
 
 
 class _RichTask:

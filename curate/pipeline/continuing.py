@@ -2,21 +2,25 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from curate import methods
 from curate.documents.addresses import lies_here
 from curate.documents.located import located, located_settings
 from curate.errors import SettingsError
+from curate.fields import Fields
 from curate.folders.folder import read_json
 from curate.folders.local import open_folder
-from curate.folders.record import RunRecord
+from curate.folders.record import RunRecord, as_json
 from curate.proof.settings import SETTINGS, ValidateSettings, VerifySettings
+from curate.proxies.devices import choose_device
 from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.settings import build
-from curate.stores.settings import IndexSettings
+from curate.stores.settings import METHOD, IndexSettings
 from curate.stores.store import Store
 
 KINDS: dict[str, Any] = {
@@ -78,6 +82,24 @@ def of_record(record: RunRecord, settings: Mapping[str, Any]) -> tuple[str, dict
             settings["method_settings"] = {n: v for n, v in own.items() if n != "seed"}
     names = set(KINDS[command].__dataclass_fields__)
     return command, {name: value for name, value in settings.items() if name in names}
+
+
+def defaults(record: RunRecord) -> dict[str, Any]:
+    """Return the default of every setting of a record, its method's among them, as the record would have it."""
+    command, _ = of_record(record, record.settings)
+    kind = IndexSettings if command == "index" else ScoreSettings
+    usual = {f.name: _default(f) for f in fields(kind)} | {"background": methods.background_of(METHOD)}
+    if command != "index" and record.method in methods.names():
+        method = methods.get(record.method)
+        own = RescoreSettings().method_settings() if command == "rescore" else asdict(method.Settings())
+        usual |= {"method_settings": own, "background": method.BACKGROUND}
+    return as_json(usual | {"fields": asdict(Fields()), "device": choose_device("auto").type})
+
+
+def _default(field: Any) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return None if field.default_factory is MISSING else field.default_factory()
 
 
 def _there(value: Any, where: str) -> Any:
