@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -62,6 +63,40 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     for r in rows:
         table.add_row(*(format_cell(v) for v in r))
     stdout.print(table)
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print the rows of a query, a line each, in the terminal's width: long text is cut, and middle columns left out.
+
+    A single row that does not fit has a line per column. What is not shown is said.
+    """
+    from curate.cli._clipping import LEAST, cut, one_line, shown_columns
+
+    names = [one_line(c) for c in columns]
+    cells = [[one_line(format_cell(v)) for v in r] for r in rows]
+    widths = [max(cell_len(line[i]) for line in [names, *cells]) for i in range(len(names))]
+    left, right, most = shown_columns(widths, stdout.width)
+    if len(cells) == 1 and (left < len(names) or most < max(widths)):
+        longest = max(LEAST, *(cell_len(n) for n in names))
+        room = max(LEAST, stdout.width - longest - 7)
+        return print_table(("column", "value"), [(n, cut(v, room)) for n, v in zip(names, cells[0], strict=True)])
+    numeric = [any(isinstance(r[i], int | float) for r in rows) for i in range(len(names))]
+    table = Table(header_style="bold")
+    for i in _clipped(list(range(len(names))), left, right, -1):
+        justify = "right" if i >= 0 and numeric[i] else "left"
+        table.add_column("…" if i < 0 else cut(names[i], most), justify=justify, no_wrap=True)
+    for line in cells:
+        table.add_row(*(cut(v, most) for v in _clipped(line, left, right, "…")))
+    stdout.print(table)
+    if left + right < len(names):
+        stdout.print(f"{left + right} of {len(names)} columns shown; name some, or --json and --csv show all")
+    return None
+
+
+def _clipped(values: list[Any], left: int, right: int, gap: Any) -> list[Any]:
+    if left + right >= len(values):
+        return values
+    return [*values[:left], gap, *values[len(values) - right :]]
 
 
 class Plan(Protocol):

@@ -94,6 +94,7 @@ def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
 def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) -> None:
     from dataclasses import asdict
 
+    from curate.amounts import counted
     from curate.cli._output import print_json, stderr, stdout
 
     totals, size = store.totals or {}, store.sketch_bytes
@@ -107,7 +108,7 @@ def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) ->
         soft_wrap=True,
     )
     for reason, count in totals["skipped"].items():
-        stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
+        stdout.print(f"{counted(count, 'row')} set aside: {reason}", soft_wrap=True)
     if search_index is not None:
         stdout.print(
             f"approximate index {search_index.factory}: {search_index.recall:.3f} of the ten nearest found (recall@10"

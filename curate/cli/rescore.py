@@ -82,11 +82,12 @@ def _print_plan(plan: "RescorePlan", as_json: bool) -> None:
 
 
 def _print(run: "Run") -> None:
-    from curate.cli._output import print_table, stderr, stdout
+    from curate.amounts import counted
+    from curate.cli._output import print_rows, stderr, stdout
 
     shown = run.scores().select("score", "score_adjoint", "n_tokens", "shard", "row", "preview").top_k(5, by="score")
-    rows = [(*r[:5], r[5][:70]) for r in shown.collect().sort("score", descending=True).rows()]
-    print_table(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
+    rows = shown.collect().sort("score", descending=True).rows()
+    print_rows(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
     smooth = ", ".join(f"{a:.2f}" for a in run.record.smoothness) or "not measured"
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)
     for parent, moved in run.record.details.moved.items():
@@ -100,6 +101,6 @@ def _print(run: "Run") -> None:
     totals = run.totals or {}
     stdout.print(f"{totals['documents']:,} documents rescored in {run.path}", soft_wrap=True)
     for reason, number in totals["skipped"].items():
-        stdout.print(f"{number:,} rows set aside: {reason}", soft_wrap=True)
+        stdout.print(f"{counted(number, 'row')} set aside: {reason}", soft_wrap=True)
     path = shlex.quote(str(run.path))
     stderr.print(f"next: curate select {path} --top 20%   or   curate sql {path}", soft_wrap=True, style="dim")

@@ -97,17 +97,18 @@ def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
 def _print(run: "Run", trust: "Judged | None") -> None:
     import polars as pl
 
-    from curate.cli._output import print_table, stderr, stdout
+    from curate.amounts import counted
+    from curate.cli._output import print_rows, stderr, stdout
     from curate.cli._trust import print_trust
 
     totals = run.totals or {}
     shown = run.scores().select("score", "n_tokens", "shard", "row", "preview")
     ends = [shown.top_k(5, by="score").collect(), shown.bottom_k(2, by="score").collect()]
     rows = pl.concat(ends).unique(["shard", "row"]).sort("score", descending=True)  # a small pool's ends overlap
-    print_table(["score", "tokens", "shard", "row", "text"], [(*r[:4], r[4][:70]) for r in rows.rows()])
+    print_rows(["score", "tokens", "shard", "row", "text"], rows.rows())
     stdout.print(f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.path}", soft_wrap=True)
     for reason, count in totals["skipped"].items():
-        stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
+        stdout.print(f"{counted(count, 'row')} set aside: {reason}", soft_wrap=True)
     if trust:
         print_trust(trust)
     path = shlex.quote(str(run.path))
