@@ -20,7 +20,7 @@ class MethodCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named(args)
         if name is not None or not {"--help", "-h"} & set(args):
-            kind = methods.get(name or methods.DEFAULT).Settings
+            kind = methods.get(methods.spelled(name or methods.DEFAULT)).Settings
             taken_flags = {flag for p in self.params for flag in p.opts}
             method_flags = [flag for flag in flags_of(kind, undocumented=True) if not taken_flags & set(flag.flags)]
             ctx.meta[METHOD] = kind

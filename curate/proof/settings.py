@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from curate import methods
 from curate.errors import SettingsError
@@ -23,6 +23,10 @@ SETTINGS = "settings.json"
 """In the folder of a validation or a verification: its settings and the working folder in which they were given."""
 RANDOM = "random"
 """The arm of random documents."""
+
+
+def _spelled(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(methods.spelled(name) for name in names)
 
 
 @settings
@@ -120,7 +124,7 @@ class VerifySettings:
     sweep: Annotated[tuple[Annotated[Share, Field(gt=0)], ...], Listed] = option(
         default=(), help="Shares of the run's ranking to train on, too: 1%,5%,20%."
     )
-    baselines: Words = option(
+    baselines: Annotated[Words, AfterValidator(_spelled)] = option(
         default=("bm25", "embedding"), help="Method to compare with; repeatable.", flags=("--baseline",)
     )
     all_times: Annotated[Number, least(0)] = option(

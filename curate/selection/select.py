@@ -119,6 +119,8 @@ def select(
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
         check_out(Path(out), overwrite=overwrite, format=format)
+    if (few := size.get("count", 1000)) <= 100:
+        reporter.note(f"--top {few} is a number of documents: the {few} best are kept. A share is --top {few}%.")
     with open_session(run, pool=pool, threads=threads, neighbours=neighbours) as session:
         funnel = Funnel(session, shard_score=shard_score)
         _warn_of_size(size, funnel, reporter)
