@@ -7,6 +7,7 @@ instant and never imports torch.
 import os
 import shlex
 import sys
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +61,8 @@ def main(args: list[str] | None = None) -> None:
     # Before torch loads: threads that wait sleep at once. Spinning for the next product, as they do by default, they
     # are a fifth faster alone, and a third slower than one thread where another process has work.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    if args is None:
+        _quiet_libraries()
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)
         sys.stdout.flush()
@@ -78,6 +81,19 @@ def main(args: list[str] | None = None) -> None:
 
         print_error(error)
         sys.exit(error.exit_code)
+
+
+def _quiet_libraries() -> None:
+    """Keep other packages' warnings and progress bars off the screen, unless the environment says otherwise."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("DATASETS_VERBOSITY", "error"),
+        ("HF_HUB_VERBOSITY", "error"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def _full(args: list[str]) -> CurateError:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from curate.amounts import duration
@@ -136,11 +136,11 @@ class RichReporter:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=None, table_column=Column(max_width=40)),  # gives way to figures on narrow screens
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(min_width=7, no_wrap=True)),
+            TextColumn("left", table_column=Column(min_width=4, no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
             console=stderr,
             transient=False,
         )
@@ -225,7 +225,7 @@ class _RichTask:
     def advance(self, amount: float) -> None:
         self._progress.advance(self._id, amount)
         task = self._progress.tasks[self._progress.task_ids.index(self._id)]
-        rate = f"{task.speed:,.0f} {self._unit}/s" if task.speed else ""
+        rate = f"{task.speed:,.0f}/s" if task.speed else ""
         done = f"{task.completed:,.0f}"
         whole = f"{done}/{task.total:,.0f}" if task.total else done
         self._progress.update(self._id, state=f"{whole} {self._unit} {rate}")
