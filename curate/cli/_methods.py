@@ -14,8 +14,7 @@ _OPTIONS = "curate.options of the method"
 
 
 class MethodCommand(click.Command):
-    """A command with the options of the method named by --method, in --config, by the run of --continue or --fit-from.
-    """
+    """A command with the options of a method: of --method, in --config, or of the run of --continue or --fit-from."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named(args)

@@ -77,20 +77,19 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     widths = [max(cell_len(line[i]) for line in [names, *cells]) for i in range(len(names))]
     left, right, most = shown_columns(widths, stdout.width)
     if len(cells) == 1 and (left < len(names) or most < max(widths)):
-        longest = max(LEAST, *(cell_len(n) for n in names))
-        room = max(LEAST, stdout.width - longest - 7)
-        return print_table(("column", "value"), [(n, cut(v, room)) for n, v in zip(names, cells[0], strict=True)])
-    numeric = [any(isinstance(r[i], int | float) for r in rows) for i in range(len(names))]
+        room = max(LEAST, stdout.width - max(map(cell_len, names)) - 7)
+        print_table(("column", "value"), [(n, cut(v, room)) for n, v in zip(names, cells[0], strict=True)])
+        return
     table = Table(header_style="bold")
     for i in _clipped(list(range(len(names))), left, right, -1):
-        justify = "right" if i >= 0 and numeric[i] else "left"
-        table.add_column("…" if i < 0 else cut(names[i], most), justify=justify, no_wrap=True)
+        numeric = i >= 0 and any(isinstance(r[i], int | float) for r in rows)
+        name = "…" if i < 0 else cut(names[i], most)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for line in cells:
         table.add_row(*(cut(v, most) for v in _clipped(line, left, right, "…")))
     stdout.print(table)
     if left + right < len(names):
         stdout.print(f"{left + right} of {len(names)} columns shown; name some, or --json and --csv show all")
-    return None
 
 
 def _clipped(values: list[Any], left: int, right: int, gap: Any) -> list[Any]:
@@ -109,7 +108,8 @@ class Plan(Protocol):
 def print_plan(plan: Plan, rows: Iterable[tuple[str, Any]], *, as_json: bool) -> None:
     """Print an estimate's sentence, then its figures; as JSON, all of them as they are."""
     if as_json:
-        return print_json(asdict(plan) | {"sentence": plan.sentence})  # pyright: ignore[reportArgumentType]
+        print_json(asdict(plan) | {"sentence": plan.sentence})  # pyright: ignore[reportArgumentType]
+        return
     stdout.print(plan.sentence, style="bold", soft_wrap=True)
     print_table(("estimate", ""), rows)
 

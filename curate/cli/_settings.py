@@ -267,7 +267,7 @@ def place_of(ctx: click.Context, out: Path | None, *arguments: str | None) -> Pa
     continued: Path | None = ctx.meta.get(CONTINUED)
     if continued is not None and (given_too := ["--out"] if out is not None else [a for a in arguments if a]):
         raise SettingsError(
-            f"--continue {continued} says which folder to go on with, and on what; expected no {given_too[0]} beside it.",
+            f"--continue {continued} says what to go on with; expected no {given_too[0]} beside it.",
             hint=f"Leave {given_too[0]} out.",
         )
     return continued or out

@@ -94,17 +94,17 @@ def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
 def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) -> None:
     from dataclasses import asdict
 
-    from curate.amounts import counted
+    from curate.amounts import counted, size
     from curate.cli._output import print_json, stderr, stdout
 
-    totals, size = store.totals or {}, store.sketch_bytes
+    totals = store.totals or {}
     if as_json:
         search_record = None if search_index is None else asdict(search_index)
-        print_json({"store": str(store.path), "sketch_bytes": size, **totals, "search": search_record})
+        print_json({"store": str(store.path), "sketch_bytes": store.sketch_bytes, **totals, "search": search_record})
         return
     stdout.print(
         f"{totals['documents']:,} documents, {totals['tokens']:,} tokens indexed in {store.path}: "
-        f"{size / 1e9:.3g} GB of sketches, {store.storage.bytes_per_document:,} bytes each",
+        f"{size(store.sketch_bytes)} of sketches, {store.storage.bytes_per_document:,} bytes each",
         soft_wrap=True,
     )
     for reason, count in totals["skipped"].items():

@@ -77,7 +77,11 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 @click.option("--dry-run", is_flag=True, help="Show the documents left by every filter; write nothing.")
 @click.option("--partial", is_flag=True, help="Select from a run that is not finished.")
 @click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
-@click.option("--by", metavar="COLUMN", help="Column to compare composition by.  [default: that of a quota, else source, else shard]")
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    help="Column to compare composition by.  [default: that of a quota, else source, else shard]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     run: str | None,
@@ -201,7 +205,10 @@ def _print_composition(selection: "Selection") -> None:
             for c in chosen[:_LISTED]
         ],
     )
-    for rest, what in ((len(chosen) - _LISTED, "more"), (len(selection.composition) - len(chosen), "without a document")):
+    for rest, what in (
+        (len(chosen) - _LISTED, "more"),
+        (len(selection.composition) - len(chosen), "without a document"),
+    ):
         if rest > 0:
             stdout.print(f"… and {rest:,} {what}")
 

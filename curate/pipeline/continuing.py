@@ -64,7 +64,7 @@ def recorded_values(folder: Path | str) -> tuple[str, dict[str, Any]]:
     problem = "holds no run, store, validation or verification" if place.exists() else "is no folder"
     raise SettingsError(
         f"--continue {folder}: {folder} {problem}.",
-        hint="Give the folder that `curate score`, rescore, index, validate or verify wrote; `curate status` lists runs.",
+        hint="Give a folder that `curate score`, rescore, index, validate or verify wrote; `curate status` lists runs.",
     )
 
 

@@ -65,8 +65,8 @@ class ValidatePlan:
         more = f" ({self.there:,} more are there already, or equal to another)" if self.there else ""
         return (
             f"Validating takes {counted(self.retrainings - self.there, 'retraining')} of "
-            f"{counted(self.steps, 'step')} each{more}: about {duration(self.seconds)}, {size(self.disk_bytes)} on disk "
-            f"and {size(self.memory_bytes)} of memory. "
+            f"{counted(self.steps, 'step')} each{more}: about {duration(self.seconds)}, "
+            f"{size(self.disk_bytes)} on disk and {size(self.memory_bytes)} of memory. "
             "Scoring the sample by every run's method comes on top."
         )
 

@@ -78,9 +78,7 @@ class Verifying:
         """Measure one step and estimate the whole; nothing is written."""
         return plan(self._comparison(proxy, encoder, score, reporter))
 
-    def _comparison(
-        self, proxy: Proxy, encoder: Encoder, score: Callable[..., Run], reporter: Reporter
-    ) -> Comparison:
+    def _comparison(self, proxy: Proxy, encoder: Encoder, score: Callable[..., Run], reporter: Reporter) -> Comparison:
         room = make_room(proxy, self.settings.batch_tokens, reporter.note)
         choices = Choices(
             selected=self.selected,

@@ -223,8 +223,8 @@ def _not_loaded(settings: ProxySettings, is_folder: bool, error: Exception) -> C
         )
     return CurateError(
         f"The model {settings.model} is not on this machine and could not be fetched: {reason}",
-        hint=f"{near_model(settings.model) or ''} Give the folder of a model with --model DIR, or make a small one from "
-        "the pool with `curate warmup`.".lstrip(),
+        hint=f"{near_model(settings.model) or ''} Give the folder of a model with --model DIR, or make a small "
+        "one from the pool with `curate warmup`.".lstrip(),
     )
 
 

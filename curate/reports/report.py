@@ -58,9 +58,7 @@ def judge(run: Run, *, by: str | None = None) -> Judged:
     """Measure and judge one run, without reading the pool."""
     figures = measure(run, by=by)
     judgements = findings(figures)
-    return Judged(
-        figures=figures, findings=judgements, summary=summary(figures, judgements, verifications(run))
-    )
+    return Judged(figures=figures, findings=judgements, summary=summary(figures, judgements, verifications(run)))
 
 
 def report(
@@ -98,7 +96,9 @@ def report(
     pairs = tuple((pair, judge_pair(pair)) for pair in compare(opened)) if len(opened) > 1 else ()
     if path is not None:
         html = page(
-            [(j.figures, j.findings, j.summary) for j in judged_runs], pairs, compared_on=sampled_by(opened) if pairs else 1
+            [(j.figures, j.findings, j.summary) for j in judged_runs],
+            pairs,
+            compared_on=sampled_by(opened) if pairs else 1,
         )
         put_text_file(path, html)
     return Report(runs=tuple(judged_runs), pairs=pairs, out=path)

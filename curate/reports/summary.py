@@ -45,7 +45,7 @@ def summary(figures: Figures, findings: Sequence[Finding], verified: Sequence[st
     ]
     if not verified:
         sentences.append(
-            "Whether training on a selection beats random documents is not measured yet: `curate verify SELECTION` does."
+            "Not measured yet: whether training on a selection beats random documents (`curate verify SELECTION`)."
         )
     return Summary(sentences=tuple(sentences), winners=winners, losers=losers)
 

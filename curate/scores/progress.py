@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from curate.documents import estimated_rows, open_pool
@@ -74,7 +75,7 @@ def _whole(folder: PartFolder) -> tuple[int, int] | None:
 def _rate(folder: PartFolder) -> float | None:
     """Return rows a second from when parts were written; what lies between two sessions does not count."""
     written = sorted((p.path.stat().st_mtime, p.end - p.start) for p in folder.all_parts())
-    gaps = [(after - before, rows) for (before, _), (after, rows) in zip(written, written[1:], strict=False)]
+    gaps = [(after - before, rows) for (before, _), (after, rows) in pairwise(written)]
     if len(gaps) < 2 or not (usual := median(gap for gap, _ in gaps)):
         return _rate_of_session(folder, written)
     counted = [(gap, rows) for gap, rows in gaps if gap <= _PAUSE * usual]

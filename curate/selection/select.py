@@ -107,10 +107,10 @@ def select(
 
     Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false.
     With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its
-    documents. `by`: the column to compare composition by (by default the one of `quota`, else `source`, else the shard). `format`:
-    arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near documents,
-    for filters that need them (`curate.neighbours` finds them); by default those of the store that the run was scored
-    from. `threads` changes only the time.
+    documents. `by`: the column to compare composition by (by default the one of `quota`, else `source`, else the
+    shard). `format`: arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs
+    of near documents, for filters that need them (`curate.neighbours` finds them); by default those of the store that
+    the run was scored from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """
     refuse_place(out, "--out")
@@ -186,8 +186,8 @@ def _check(run: Run, unit: str, shard_score: str, partial: bool) -> None:
         whole = sum(p.last for p in parts)
         raise CurateError(
             f"{run.path} is not finished: {len(parts)} parts are there, {whole} shards have reached their end.",
-            hint=f"Go on with it: {shlex.join(['curate', 'score', '--continue', str(run.path)])}. Or select from these parts "
-            "with --partial.",
+            hint=f"Go on with it: {shlex.join(['curate', 'score', '--continue', str(run.path)])}. "
+            "Or select from these parts with --partial.",
         )
 
 
@@ -210,7 +210,7 @@ def _warn_of_size(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -
 
 
 def _composition_column(funnel: Funnel, by: str | None) -> str:
-    """Return the given column, else the last that a filter divides by (`quota -p by=…`), else `source`, else `shard`."""
+    """Return the given column, else the last that a filter divides by (`quota`), else `source`, else `shard`."""
     names = funnel.schema.names
     if by is None:
         divided = [s.values["by"] for s in funnel.stages if s.values.get("by") in names]

@@ -24,7 +24,9 @@ class Shell:
         if self.pid == 0:
             os.chdir(folder)
             home = {"HOME": str(folder), "TERM": "dumb", "COLUMNS": "100"}
-            os.execve(sys.executable, [sys.executable, "-m", "curate", "sql", "runs/x"], {**os.environ, **PATHS, **home})
+            os.execve(
+                sys.executable, [sys.executable, "-m", "curate", "sql", "runs/x"], {**os.environ, **PATHS, **home}
+            )
         self.seen = ""
 
     def until(self, text: str, seconds: float = 60) -> str:

@@ -44,7 +44,7 @@ def test_sources_that_win_and_lose_are_named_and_tiny_ones_are_not(large: Run) -
 
 def test_a_verification_of_the_runs_own_selection_is_told_and_no_others(large: Run, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "not measured yet" in report(large).runs[0].summary.sentences[-1]
+    assert "Not measured yet" in report(large).runs[0].summary.sentences[-1]
     for name, settings in (("mine", large.record.json["settings"]), ("other", {"method": "loss"})):
         (tmp_path / name).mkdir()
         record = {"settings": settings, "fingerprints": large.record.json["fingerprints"]}
