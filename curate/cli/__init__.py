@@ -49,10 +49,17 @@ class Commands(click.Group):
 def group() -> None:
     """Choose training data by its measured influence on a target.
 
+    The target is a file of text that a model should become good at; the pool holds the documents to choose from; the
+    proxy is a small model whose gradients tell how much each document would help.
+
     \b
-    curate score  --target val.jsonl --pool pile/     # influence of every document
-    curate select --top 5%                            # a dataset to pretrain on
+    curate quickstart                                 # try it all
+    curate score  --target val.jsonl --pool pile/     # how much each helps
+    curate report                                     # can these scores be trusted?
+    curate select --top 5%                            # a dataset to train on, into selected/
     curate sql "SELECT source, avg(score) FROM scores GROUP BY source"
+
+    Every command explains itself with examples: curate COMMAND --help.
     """
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from curate.stores.store import Store
 
 
-@click.command()
+@click.command(short_help="Keep a pool's gradient sketches on disk: a new target then costs seconds.")
 @settings_options(IndexSettings)
 @click.option(
     "--search",
@@ -45,14 +45,15 @@ def command(
     """Write the gradient sketches of a pool to disk, so that a new target costs seconds.
 
     \b
-    curate index --pool pile/ --dry-run
+    curate index --pool pile/ --dry-run                        # what will it take?
     curate index --pool pile/ --model proxy/ --out stores/pile
+    curate index --continue stores/pile                        # go on after a stop
     curate index --pool pile/ --dim 16 --storage int8 --search HNSW32
     curate score --target val.jsonl --store stores/pile
     curate query stores/pile --text "The capital of France is"
 
-    One pass over the pool. The same command goes on where it stopped; for a pool with new shards it adds those, and
-    keeps what was fitted on the first pool, so that scores compare.
+    One pass over the pool. The same command, or --continue, goes on where it stopped; for a pool with new shards it
+    adds those, and keeps what was fitted on the first pool, so that scores compare.
     """
     from curate.cli._output import RichReporter, print_alarm
     from curate.pipeline import index

@@ -24,7 +24,7 @@ class QuerySettings:
     fields: Fields = option(factory=Fields, help="Columns of the file.", suffix="-column")
 
 
-@click.command()
+@click.command(short_help="Find the documents of a store whose gradients are nearest to a text's.")
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option("--text", "texts", multiple=True, help="A text to search by; repeatable.")
 @click.option(

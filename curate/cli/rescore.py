@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from curate.scores.run import Run
 
 
-@click.command()
+@click.command(short_help="Score a run's best documents again, by differentiating through training.")
 @click.argument("run", required=False, type=click.Path())
 @settings_options(RescoreSettings)
 @continue_option
@@ -29,10 +29,11 @@ def command(
     """Rescore the best documents of RUN (default: the latest) by differentiating through training on them.
 
     \b
-    curate rescore runs/x --shortlist 5000 --dry-run
+    curate rescore runs/x --shortlist 5000 --dry-run           # what will it take?
     curate rescore runs/x --shortlist 5000 --recipe examples/magic/finetune.yaml --out runs/x-magic
     curate rescore runs/x --from runs/y --repeats 3 --set learning_rate=5e-5 --set epochs=3
     curate rescore runs/x --config examples/magic/finetune.yaml
+    curate rescore --continue runs/x-magic                     # go on after a stop
 
     The proxy is trained on the shortlist and as many other documents of the pool; a document's score is how much
     more weight on it during that training would have lowered the target's loss afterwards. The result is a run of

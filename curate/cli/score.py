@@ -30,23 +30,26 @@ def command(
 ) -> None:
     """Score every document of a pool by its influence on a target.
 
-    \b
-    curate score --target val.jsonl --pool pile/
-    curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
-    curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
-    curate score --target tasks.jsonl --group-by task --pool pile/ --method ekfac --normalize unit
-    curate score --target val.jsonl --holdout 30% --pool pile/
-    curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
-    curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
-    curate score --target val.jsonl --pool pile/ --method magic --dry-run
-    curate score --target val.jsonl --pool pile/ --method bm25 --workers 8
-    curate score --target val.jsonl --store stores/pile
-    curate score --config score.yaml
-    curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown
+    A score above 0 means: more weight on this document lowers the target's loss. The run's folder holds a Parquet row
+    per document, for `curate sql`, `curate report` and `curate select`.
 
-    score > 0: more weight on the document lowers the target's loss. The run's folder holds one Parquet row per
-    document (`curate sql`), goes into `curate select`, and continues where it stopped when the same command is
-    given again. A short judgement of the ranking is printed at the end; `curate report` gives the long one.
+    \b
+    curate score --target val.jsonl --pool pile/                          # into runs/val-trackstar
+    curate score --target val.jsonl --pool pile/ --dry-run                # what will it take?
+    curate score --continue runs/val-trackstar                            # go on after a stop
+    curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
+    curate score --target val.jsonl --pool pile/ --holdout 30%            # keep rows for `curate verify`
+    curate score --target tasks.jsonl --group-by task --pool pile/        # a score per task
+    curate score --target val.jsonl --pool pile/ --method bm25 --workers 8
+    curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
+    curate score --target val.jsonl --pool pile/ --method ekfac --against web.jsonl --per-token
+    curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
+    curate score --target val.jsonl --store stores/pile                   # from `curate index`, in seconds
+    curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown  # only the new shards
+    curate score --config score.yaml
+
+    A run that was stopped loses at most one part: the same command, or --continue, goes on. A short judgement of the
+    ranking is printed at the end; `curate report` gives the long one.
     """
     from curate.cli._output import RichReporter, print_alarm
     from curate.cli._trust import judged, short

@@ -105,7 +105,9 @@ def command(
     the pool's columns, adds the scores, and loads with datasets.load_dataset.
 
     \b
-    curate select --top 5%
+    curate select --top 5%                                     # the best 5 % of the latest run, into selected/
+    curate select runs/x --top 30000                           # the best 30 000 documents
+    curate select --list-filters                               # what else can be asked for
     curate select runs/x --budget 20M --filter quota -p by=source --filter dedup --dry-run
     curate select runs/x --filter mine.sql --unit shard --top 20%
     curate select runs/x --top 5% --filter dedup -p near=0.97 --filter diverse --store stores/pile

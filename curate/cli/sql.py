@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SHOWN = 40
 
 
-@click.command()
+@click.command(short_help="Ask questions of runs in SQL; without a query, in a shell.")
 @click.argument("arguments", nargs=-1, metavar="[RUN]... [QUERY]")
 @click.option("--json", "style", flag_value="json", help="Print rows as JSON.")
 @click.option(

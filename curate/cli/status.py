@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from curate.scores.progress import Progress
 
 
-@click.command()
+@click.command(short_help="List the runs, or tell all about one: settings, share done, time left.")
 @click.argument("run", required=False, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(run: str | None, as_json: bool) -> None:

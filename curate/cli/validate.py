@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from curate.proof.validate import ValidatePlan, Validation
 
 
-@click.command()
+@click.command(short_help="Measure by retraining how well scores predict what training does.")
 @click.argument("runs", nargs=-1, type=click.Path())
 @settings_options(ValidateSettings)
 @continue_option
@@ -35,10 +35,14 @@ def command(
     """Retrain without parts of the data, and see how well the methods of RUNS (default: the latest) predicted it.
 
     \b
-    curate validate runs/x --dry-run
+    curate validate runs/x --dry-run                           # what will it take?
     curate validate runs/x runs/y runs/bm25 --set learning_rate=1e-3
     curate validate runs/x --subsets 200 --documents 2048 --queries 100 --config examples/magic/finetune.yaml
     curate validate runs/x --drop 50% --repeats 5 --magic
+    curate validate --continue runs/x-validation               # go on after a stop
+
+    The proxy is trained on a sample of the documents again and again, each time without some of them; a good method's
+    scores say beforehand by how much that raises the target's loss.
 
     LDS: per query, the rank correlation between the summed scores of what was left out and the rise of the query's
     loss; the mean over queries, with a 95 % interval over subsets and queries. QLD: the rise after leaving out the

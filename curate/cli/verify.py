@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from curate.proof.verdict import Verification
 
 
-@click.command()
+@click.command(short_help="Measure by training whether a selection beats random documents.")
 @click.argument("selection", required=False, type=click.Path())
 @settings_options(VerifySettings)
 @continue_option
@@ -36,16 +36,19 @@ def command(
     """Train the proxy on SELECTION, on random documents and on others' choices, and compare the target's loss.
 
     \b
+    curate verify selected/ --dry-run                          # what will it take?
+    curate verify selected/                                    # on rows that `score --holdout` kept aside
     curate verify selected/ --target heldout.jsonl --pool pile/
     curate verify selected/ --target heldout.jsonl --set learning_rate=1e-3 --set batch_size=16
     curate verify selected/ --target heldout.jsonl --sweep 1%,5%,20% --tokens 2M
     curate verify selected/ --target heldout.jsonl --other web.jsonl --json
+    curate verify --continue selected-verified                 # go on after a stop
 
-    Every arm starts from the same proxy and trains by the same recipe on equal tokens, in batches of equal tokens:
-    the selection; random documents; the best by BM25 and by embeddings, as many tokens as the selection has; shares of
-    a sweep. The arm `all` is one random pass over the pool, cut at four times the others' tokens. Rows of the target
-    that took part in scoring are refused; documents that hold a held-out row are left out of every arm. Finished
-    arms are kept: a killed command goes on with the next one.
+    An arm is one choice of documents to train on. Every arm starts from the same proxy and trains by the same recipe on
+    equal tokens, in batches of equal tokens: the selection; random documents; the best by BM25 and by embeddings,
+    as many tokens as the selection has; shares of a sweep. The arm `all` is one random pass over the pool, cut at
+    four times the others' tokens. Rows of the target that took part in scoring are refused; documents that hold a
+    held-out row are left out of every arm. Finished arms are kept: a killed command goes on with the next one.
     """
     from curate.cli._output import RichReporter, print_json
     from curate.pipeline import verify
