@@ -104,16 +104,16 @@ def _conformed(table: pa.Table, schema: pa.Schema, shard: Shard, row: int) -> pa
 
 
 def _shown(names: Sequence[str]) -> list[str]:
-    """Name the pool's columns as the scores do."""
-    shown: dict[str, str] = {}
-    used: set[str] = set()
-    for name in sorted(names):
+    """Name the pool's columns: those that are called as one of the scores as the scores name them."""
+    taken = {n.casefold() for n in names if not is_reserved(n)}
+    shown = []
+    for name in names:
         column = f"pool_{name}" if is_reserved(name) else name or UNNAMED
-        while column.casefold() in used:
+        while is_reserved(name) and column.casefold() in taken:
             column = f"pool_{column}"
-        shown[name] = column
-        used.add(column.casefold())
-    return [shown[name] for name in names]
+        taken.add(column.casefold())
+        shown.append(column)
+    return shown
 
 
 def _original(name: str, probed: pa.Schema) -> str:
