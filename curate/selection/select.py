@@ -210,10 +210,10 @@ def _warn_of_size(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -
 
 
 def _composition_column(funnel: Funnel, by: str | None) -> str:
-    """Return the given column, else the last that a filter divides by (`quota`), else `source`, else `shard`."""
+    """Return the given column, else that of the last `quota`, else `source`, else `shard`."""
     names = funnel.schema.names
     if by is None:
-        divided = [s.values["by"] for s in funnel.stages if s.values.get("by") in names]
+        divided = [s.values["by"] for s in funnel.stages if s.name == "quota" and s.values["by"] in names]
         return divided[-1] if divided else "source" if "source" in names else "shard"
     if by not in names:
         raise SettingsError(f"--by: no column {by!r}.", hint=nearest(by, list(names)))
