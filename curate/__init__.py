@@ -31,7 +31,9 @@ __all__ = [
     "plan_rescore",
     "plan_score",
     "plan_validate",
+    "plan_verify",
     "query",
+    "recorded",
     "report",
     "rescore",
     "score",
@@ -44,6 +46,7 @@ __all__ = [
 if TYPE_CHECKING:
     from curate.errors import CurateError
     from curate.pipeline.bench import run as bench
+    from curate.pipeline.continuing import recorded
     from curate.pipeline.index import make_search, neighbours
     from curate.pipeline.index import plan as plan_index
     from curate.pipeline.index import run as index
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from curate.pipeline.settings import BenchSettings
     from curate.pipeline.validate import plan as plan_validate
     from curate.pipeline.validate import run as validate
+    from curate.pipeline.verify import plan as plan_verify
     from curate.pipeline.verify import run as verify
     from curate.pipeline.warmup import run as warmup
     from curate.proof.settings import ValidateSettings, VerifySettings
@@ -91,7 +95,9 @@ _HOMES = {
     "plan_rescore": "curate.pipeline.rescore:plan",
     "plan_score": "curate.pipeline.score:plan",
     "plan_validate": "curate.pipeline.validate:plan",
+    "plan_verify": "curate.pipeline.verify:plan",
     "query": "curate.pipeline.query:run",
+    "recorded": "curate.pipeline.continuing",
     "report": "curate.reports.report",
     "rescore": "curate.pipeline.rescore:run",
     "score": "curate.pipeline.score:run",

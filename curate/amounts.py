@@ -1,4 +1,4 @@
-"""Numbers as people write them: `5%`, `20M`, `1e6`, `0.05`."""
+"""Numbers as people write and read them: `5%`, `20M`, `1e6`; 1 h 55 min, 0.8 GB."""
 
 import math
 import re
@@ -42,3 +42,32 @@ def parse_share(value: Any) -> float:
     if not 0 <= share <= 1:
         raise ValueError(f"expected a share between 0 and 1 (or 0% and 100%), got {value!r}")
     return share
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 40 s, 12 min, 1 h 55 min, 3 days 4 h."""
+    for most, unit, larger, smaller in ((90, 1, "s", ""), (5400, 60, "min", ""), (172_800, 60, "h", "min")):
+        if seconds < most:
+            count = max(1, round(seconds / unit))
+            return f"{count // 60} {larger} {count % 60} {smaller}" if smaller else f"{count} {larger}"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} days {hours % 24} h"
+
+
+def size(num_bytes: float) -> str:
+    """Return an amount of memory or disk as people say it: 12 kB, 10 MB, 0.8 GB, 3.1 TB."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if num_bytes >= 0.5 * unit:
+            value = num_bytes / unit
+            return f"{value:.0f} {name}" if value >= 9.95 else f"{value:.1f} {name}"
+    return f"{max(1, round(num_bytes / 1e3))} kB"
+
+
+def rounded(count: float) -> str:
+    """Return an estimated number with three digits that count: 12,300, 1,850,000."""
+    return f"{round(count, 2 - math.floor(math.log10(count))) if count >= 1000 else round(count):,.0f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun: 1 row, 1,204 rows."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

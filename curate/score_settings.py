@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from curate import methods
 from curate.errors import SettingsError
@@ -27,7 +29,7 @@ class ScoreSettings(PassSettings):
         help="Fit nothing: take a run's settings, curvature, directions, and its scores of unchanged shards.",
         metavar="RUN",
     )
-    method: str = option(
+    method: Annotated[str, BeforeValidator(methods.spelled)] = option(
         default=methods.DEFAULT,
         help=f"{', '.join(methods.names())}. `--method NAME --help` shows a method's own options.",
     )

@@ -7,6 +7,7 @@ instant and never imports torch.
 import os
 import shlex
 import sys
+import warnings
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -48,10 +49,17 @@ class Commands(click.Group):
 def group() -> None:
     """Choose training data by its measured influence on a target.
 
+    The target is a file of text that a model should become good at; the pool holds the documents to choose from; the
+    proxy is a small model whose gradients tell how much each document would help.
+
     \b
-    curate score  --target val.jsonl --pool pile/     # influence of every document
-    curate select --top 5%                            # a dataset to pretrain on
+    curate quickstart                                 # try it all
+    curate score  --target val.jsonl --pool pile/     # how much each helps
+    curate report                                     # can these scores be trusted?
+    curate select --top 5%                            # a dataset to train on, into selected/
     curate sql "SELECT source, avg(score) FROM scores GROUP BY source"
+
+    Every command explains itself with examples: curate COMMAND --help.
     """
 
 
@@ -60,6 +68,8 @@ def main(args: list[str] | None = None) -> None:
     # Before torch loads: threads that wait sleep at once. Spinning for the next product, as they do by default, they
     # are a fifth faster alone, and a third slower than one thread where another process has work.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    if args is None:
+        _quiet_libraries()
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)
         sys.stdout.flush()
@@ -84,6 +94,19 @@ def main(args: list[str] | None = None) -> None:
 
         print_error(error)
         sys.exit(error.exit_code)
+
+
+def _quiet_libraries() -> None:
+    """Keep other packages' warnings and progress bars off the screen, unless the environment says otherwise."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("DATASETS_VERBOSITY", "error"),
+        ("HF_HUB_VERBOSITY", "error"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def _full(args: list[str]) -> CurateError:

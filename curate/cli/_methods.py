@@ -14,12 +14,12 @@ _OPTIONS = "curate.options of the method"
 
 
 class MethodCommand(click.Command):
-    """A command with the options of the method named by --method, in --config, or by the run of --fit-from."""
+    """A command with the options of a method: of --method, in --config, or of the run of --continue or --fit-from."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named(args)
         if name is not None or not {"--help", "-h"} & set(args):
-            kind = methods.get(name or methods.DEFAULT).Settings
+            kind = methods.get(methods.spelled(name or methods.DEFAULT)).Settings
             taken_flags = {flag for p in self.params for flag in p.opts}
             method_flags = [flag for flag in flags_of(kind, undocumented=True) if not taken_flags & set(flag.flags)]
             ctx.meta[METHOD] = kind
@@ -45,8 +45,9 @@ def _named(args: list[str]) -> str | None:
         content = read_yaml(path)
         if name := content.get("method") or (content.get("settings") or {}).get("method"):
             return str(name)
-    if (path := _path(values.get("--fit-from"), "run.json")) is not None:
-        return read_yaml(path)["settings"]["method"]
+    for flag in ("--continue", "--fit-from"):
+        if (path := _path(values.get(flag), "run.json")) is not None:
+            return read_yaml(path)["settings"].get("method")
     return None
 
 

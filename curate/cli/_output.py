@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Protocol
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from curate.amounts import duration
 from curate.errors import CurateError
 from curate.visible import escaped, visible
 
@@ -62,6 +65,55 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     stdout.print(table)
 
 
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print the rows of a query, a line each, in the terminal's width: long text is cut, and middle columns left out.
+
+    A single row that does not fit has a line per column. What is not shown is said.
+    """
+    from curate.cli._clipping import LEAST, cut, one_line, shown_columns
+
+    names = [one_line(c) for c in columns]
+    cells = [[one_line(format_cell(v)) for v in r] for r in rows]
+    widths = [max(cell_len(line[i]) for line in [names, *cells]) for i in range(len(names))]
+    left, right, most = shown_columns(widths, stdout.width)
+    if len(cells) == 1 and (left < len(names) or most < max(widths)):
+        room = max(LEAST, stdout.width - max(map(cell_len, names)) - 7)
+        print_table(("column", "value"), [(n, cut(v, room)) for n, v in zip(names, cells[0], strict=True)])
+        return
+    table = Table(header_style="bold")
+    for i in _clipped(list(range(len(names))), left, right, -1):
+        numeric = i >= 0 and any(isinstance(r[i], int | float) for r in rows)
+        name = "…" if i < 0 else cut(names[i], most)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for line in cells:
+        table.add_row(*(cut(v, most) for v in _clipped(line, left, right, "…")))
+    stdout.print(table)
+    if left + right < len(names):
+        stdout.print(f"{left + right} of {len(names)} columns shown; name some, or --json and --csv show all")
+
+
+def _clipped(values: list[Any], left: int, right: int, gap: Any) -> list[Any]:
+    if left + right >= len(values):
+        return values
+    return [*values[:left], gap, *values[len(values) - right :]]
+
+
+class Plan(Protocol):
+    """An estimate: a dataclass that says its totals in a sentence."""
+
+    @property
+    def sentence(self) -> str: ...
+
+
+def print_plan(plan: Plan, rows: Iterable[tuple[str, Any]], *, as_json: bool) -> None:
+    """Print an estimate's sentence, then its figures; as JSON, all of them as they are."""
+    if as_json:
+        print_json(asdict(plan) | {"sentence": plan.sentence})  # pyright: ignore[reportArgumentType]
+        return
+    stdout.print(plan.sentence, style="bold", soft_wrap=True)
+    print_table(("estimate", ""), rows)
+
+
 def format_cell(value: Any) -> str:
     if value is None:
         return ""
@@ -77,18 +129,18 @@ def format_cell(value: Any) -> str:
 class RichReporter:
     """Draws stages as progress bars with rate and time left on stderr; notes and warnings above them.
 
-    Where stderr is no terminal (a log file, a batch job), it prints a line per stage now and then instead.
+    Where stderr is no terminal (a log file, a batch job), it prints a line now and then instead.
     """
 
     def __init__(self) -> None:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=None, table_column=Column(max_width=40)),  # gives way to figures on narrow screens
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(min_width=7, no_wrap=True)),
+            TextColumn("left", table_column=Column(min_width=4, no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(min_width=7, no_wrap=True)),
             console=stderr,
             transient=False,
         )
@@ -104,7 +156,7 @@ class RichReporter:
     def stage(
         self, name: str, *, total: float | None = None, unit: str = "documents", grows: str = ""
     ) -> Iterator["_RichTask | _LoggedTask"]:
-        if stderr.is_terminal:
+        if stderr.is_terminal and not stderr.is_dumb_terminal:
             self._progress.start()  # only now: without a stage there is nothing to draw
             task = _RichTask(self._progress, name, total, unit)
         else:
@@ -122,33 +174,47 @@ class RichReporter:
 
 
 class _LoggedTask:
-    """A line of progress every half minute, and one at the end."""
+    """A line of progress now and then, and one at the end of a stage that took a while."""
 
-    EVERY = 30.0
+    EVERY, SHORT = 15.0, 2.0
 
     def __init__(self, name: str, total: float | None, unit: str) -> None:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._start = 0.0, time.monotonic()
         self._said = self._start
+        self._before: tuple[float, float] | None = None
+        """When the first amount came, and how much: of a run that goes on it was there already."""
 
     def advance(self, amount: float) -> None:
         self._done += amount
-        if time.monotonic() - self._said >= self.EVERY:
-            self._say()
+        now = time.monotonic()
+        self._before = self._before or (now, self._done)
+        if now - self._said >= self.EVERY:
+            self._say(now)
 
     def set_total(self, total: float | None) -> None:
         self._total = total
 
     def close(self) -> None:
-        self._say()
+        now = time.monotonic()
+        if now - self._start >= min(self.SHORT, self.EVERY):
+            self._say(now, ended=True)
 
-    def _say(self) -> None:
-        self._said = time.monotonic()
-        seconds = self._said - self._start
+    def _say(self, now: float, *, ended: bool = False) -> None:
+        self._said = now
         whole = f"/{self._total:,.0f}" if self._total else ""
-        rate = f", {self._done / seconds:,.0f} {self._unit}/s" if seconds > 0 else ""
-        line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {seconds:,.0f} s{rate}"
-        stderr.print(line, soft_wrap=True, markup=False)
+        line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {duration(now - self._start)}"
+        if rate := self._rate(now):
+            line += f", {rate:,.3g} {self._unit}/s"
+            if self._total and not ended and self._total > self._done:
+                line += f", about {duration((self._total - self._done) / rate)} left"
+        stderr.print(line, soft_wrap=True)
+
+    def _rate(self, now: float) -> float:
+        since, before = self._before or (now, 0.0)
+        if self._done == before:
+            since, before = self._start, 0.0
+        return (self._done - before) / (now - since) if now > since else 0.0
 
 
 class _RichTask:
@@ -159,7 +225,7 @@ class _RichTask:
     def advance(self, amount: float) -> None:
         self._progress.advance(self._id, amount)
         task = self._progress.tasks[self._progress.task_ids.index(self._id)]
-        rate = f"{task.speed:,.0f} {self._unit}/s" if task.speed else ""
+        rate = f"{task.speed:,.0f}/s" if task.speed else ""
         done = f"{task.completed:,.0f}"
         whole = f"{done}/{task.total:,.0f}" if task.total else done
         self._progress.update(self._id, state=f"{whole} {self._unit} {rate}")

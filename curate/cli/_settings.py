@@ -7,7 +7,9 @@ defaults.
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from functools import partial
 from inspect import get_annotations
 from pathlib import Path
@@ -16,12 +18,13 @@ from typing import Any, get_origin, get_type_hints
 import click
 
 from curate.errors import SettingsError, nearest
-from curate.settings import Option, nested, read_yaml, words_of
+from curate.settings import Option, build, gathered, nested, read_yaml, words_of
 from curate.training.recipe import Recipe
 
 _GIVEN = "curate.settings from --config"
 METHOD = "curate.settings of the method"
 RECORD = "curate.settings are of a record"
+CONTINUED = "curate.folder of --continue"
 _METHOD_SETTINGS = "method_settings"
 _PAIRS = "settings_by_name"
 
@@ -126,7 +129,7 @@ def settings_options(kind: type) -> Callable[[Any], Any]:
 
 def given(ctx: click.Context, kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that --config, then flags gave, by name; the chosen method's among them."""
-    values: dict[str, Any] = dict(ctx.meta.get(_GIVEN, {}))
+    values: dict[str, Any] = deepcopy(ctx.meta.get(_GIVEN, {}))
     method = ctx.meta.get(METHOD)
     places = [(flag, flag.path) for flag in flags_of(kind)]
     names = {flag.parameter for flag, _ in places}  # --seed is the run's, and its method's by that
@@ -142,6 +145,8 @@ def given(ctx: click.Context, kind: type, options: Mapping[str, Any]) -> dict[st
             _put(values, place, not flag.default if flag.switch else value)
     if pairs := _pairs(options.get(_PAIRS, ())):
         _merge(values, "recipe", pairs)
+    if CONTINUED in ctx.meta:
+        _refuse_conflicts(ctx, kind, values)
     return values
 
 
@@ -231,21 +236,78 @@ def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: 
 
 def _of_record(kind: type, ctx: click.Context, path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that the record of a run or a store holds. Raises SettingsError for another command's."""
-    settings = dict(record["settings"])
-    command = "rescore" if "parent_run" in settings else "score" if "method" in settings else "index"
+    from curate.folders.record import RunRecord
+    from curate.pipeline.continuing import of_record
+
+    command, values = of_record(RunRecord(record), record["settings"])
     if command != ctx.info_name:
         raise SettingsError(
             f"{path} is a record of `curate {command}`; expected one of `curate {ctx.info_name}`.",
             hint="Give a YAML file of this command's options.",
         )
-    own = dict(settings.get(_METHOD_SETTINGS) or {})
-    if command == "rescore":
-        settings = {**settings, **own, "runs": settings["parent_run"]}
-    elif own.get("seed") == settings.get("seed"):
-        settings[_METHOD_SETTINGS] = {n: v for n, v in own.items() if n != "seed"}  # it follows the run's
-    if command == "index":
-        settings["pool"] = record["details"]["pool"]
-    return {name: value for name, value in settings.items() if name in _names(kind)}
+    return values
+
+
+def continue_option(command: Any) -> Any:
+    """Add --continue FOLDER, which takes the settings from the folder's own record."""
+    return click.option(
+        "--continue",
+        "continued",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_continue,
+        metavar="FOLDER",
+        help="Go on with a folder that this command began, by its own settings, from any working folder.",
+    )(command)
+
+
+def place_of(ctx: click.Context, out: Path | None, *arguments: str | None) -> Path | None:
+    """Return the folder of --continue, else `out`. Raises SettingsError where more is given beside --continue."""
+    continued: Path | None = ctx.meta.get(CONTINUED)
+    if continued is not None and (given_too := ["--out"] if out is not None else [a for a in arguments if a]):
+        raise SettingsError(
+            f"--continue {continued} says what to go on with; expected no {given_too[0]} beside it.",
+            hint=f"Leave {given_too[0]} out.",
+        )
+    return continued or out
+
+
+def _continue(ctx: click.Context, _param: click.Parameter, folder: Path | None) -> None:
+    if folder is None:
+        return
+    from curate.pipeline.continuing import recorded_values
+
+    command, values = recorded_values(folder)
+    if command != ctx.info_name:
+        again = shlex.join(["curate", command, "--continue", str(folder)])
+        raise SettingsError(f"{folder} was begun by `curate {command}`.", hint=f"Go on with it by: {again}")
+    ctx.meta[_GIVEN], ctx.meta[CONTINUED], ctx.meta[RECORD] = values, folder, True
+
+
+def _refuse_conflicts(ctx: click.Context, kind: type, merged: Mapping[str, Any]) -> None:
+    """Raise SettingsError naming every flag that says otherwise than the folder that is gone on with."""
+    from curate.documents.located import same_places
+    from curate.folders.record import as_json, decisive, differences
+
+    folder = ctx.meta[CONTINUED]
+    had, now = (_leveled(ctx, kind, values) for values in (ctx.meta[_GIVEN], merged))
+    now = {n: had[n] if isinstance(v, str | tuple) and same_places(v, had[n]) else v for n, v in now.items()}
+    if lines := differences(decisive(as_json(had)), decisive(now), had=f"{folder} has"):
+        raise SettingsError(
+            f"{folder} was begun with other settings:\n  " + "\n  ".join(lines),
+            hint="Leave these out to go on, or begin anew: the command without --continue, and with another --out.",
+        )
+
+
+def _leveled(ctx: click.Context, kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as their class reads them, the method's own among them."""
+    built: Any = gathered(kind, None, values)
+    content = dataclasses.asdict(built)
+    if method := ctx.meta.get(METHOD):
+        own = {n: v for n, v in content[_METHOD_SETTINGS].items() if v is not None}
+        content[_METHOD_SETTINGS] = dataclasses.asdict(build(method, own, owner="The method"))
+    return content
 
 
 def _is_open(kind: type) -> bool:

@@ -6,18 +6,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.cli._output import print_error, stdout
-from curate.errors import CurateError
+from curate.cli._output import print_error, stderr, stdout
+from curate.errors import CurateError, nearest
 
 if TYPE_CHECKING:
     from curate.scores.session import Session
 
 _HELP = """\
-.tables          the views
-.schema [VIEW]   their columns
-.help            this
-.quit            leave (also Ctrl-D)
-Anything else is SQL; end it with a semicolon."""
+SQL that ends with a semicolon, on one line or several, is run:
+    SELECT source, count(*), avg(score) FROM scores GROUP BY source;
+tables          the views
+schema [VIEW]   their columns
+help            this
+exit, quit      leave (also Ctrl-D)
+Ctrl-C cancels a statement. A dot before a word (.help) is fine, too."""
+_CANCELLED = "\x03"
+_LEAVE, _WORDS = ("exit", "quit"), ("tables", "schema", "help")
 
 
 def run_shell(session: "Session", show: Callable[[str], None]) -> bool:
@@ -26,21 +30,29 @@ def run_shell(session: "Session", show: Callable[[str], None]) -> bool:
 
     interactive = sys.stdin.isatty()
     if interactive:
-        stdout.print(f"curate {__version__}, SQL over {', '.join(n for n, _ in session.runs)}; .help for help")
+        stdout.print(
+            f"curate {__version__}: SQL over {', '.join(n for n, _ in session.runs)}. End a statement with a semicolon;"
+            " help for help, exit to leave.",
+            soft_wrap=True,
+        )
     save = _history() if interactive else None
     pending, worked = "", True
     try:
         while (line := _read("   ...> " if pending.strip() else "curate> ", interactive)) is not None:
-            if not pending.strip() and line.strip().startswith("."):
-                if line.split()[0] in (".quit", ".exit"):
+            if line == _CANCELLED:
+                pending = ""
+                continue
+            word = line.strip().removeprefix(".").rstrip("; ").casefold()
+            if not pending.strip() and (line.strip().startswith(".") or word.split(" ")[0] in (*_LEAVE, *_WORDS)):
+                if word in _LEAVE:
                     break
-                worked &= _guarded(lambda line=line: _dot(session, line, show))
+                worked &= _guarded(lambda word=word: _dot(session, word, show))
                 continue
             pending += line + "\n"
             statements, pending = split_statements(pending)
             for statement in statements:
                 worked &= _guarded(lambda statement=statement: show(statement))
-        if pending.strip():
+        if pending.strip() and (line is not None or not interactive):
             worked &= _guarded(lambda: show(pending))
     finally:
         if save:
@@ -68,10 +80,13 @@ def _read(prompt: str, interactive: bool) -> str | None:
             return input(prompt)
         return line.rstrip("\n") if (line := sys.stdin.readline()) else None
     except EOFError:
+        print()
         return None
     except KeyboardInterrupt:
+        if not interactive:
+            raise
         print()
-        return ""
+        return _CANCELLED
 
 
 def _guarded(action: Callable[[], None]) -> bool:
@@ -81,23 +96,28 @@ def _guarded(action: Callable[[], None]) -> bool:
         print_error(error)
         return False
     except KeyboardInterrupt:
-        print()
+        if not sys.stdin.isatty():
+            raise
+        stderr.print("cancelled")
+        return False
     return True
 
 
 def _dot(session: "Session", line: str, show: Callable[[str], None]) -> None:
     from curate.scores.views import quoted
 
-    word, *rest = line.split()
-    if word == ".tables":
-        names = [*session.views, *([n for n, _ in session.runs] if len(session.runs) > 1 else [])]
-        stdout.print("  ".join(names), markup=False)
-    elif word == ".schema":
-        for name in rest or [v for v in session.views if v != "documents"]:
-            stdout.print(name, style="bold", markup=False)
+    word, *names = line.split() or [""]
+    if word == "tables":
+        views = [*session.views, *([n for n, _ in session.runs] if len(session.runs) > 1 else [])]
+        stdout.print("  ".join(views))
+    elif word == "schema":
+        for name in names or [v for v in session.views if v != "documents"]:
+            stdout.print(name, style="bold")
             show(f"SELECT column_name, column_type FROM (DESCRIBE {quoted(name)})")
+    elif word == "help":
+        stdout.print(_HELP)
     else:
-        stdout.print(_HELP, markup=False)
+        raise CurateError(f"There is no command .{word}.", hint=nearest(word, [*_WORDS, *_LEAVE]))
 
 
 def _history() -> Callable[[], None] | None:

@@ -34,14 +34,18 @@ def judged(run: "Run", reporter: "Reporter") -> "Judged | None":
 
 
 def print_trust(judged: "Judged", *, title: str | None = None) -> None:
-    """Print a run's checks with their figures, then the verdicts that are not fine, the worst first.
+    """Print a run's summary where there is a title, its checks with their figures, then the verdicts that are not fine.
 
     Problems of the arithmetic are left to the red box (`print_alarm`).
     """
     from curate.reports.finding import FINE, LEVELS
 
+    if title is not None:
+        stdout.print(title, style="bold", soft_wrap=True)
+        for sentence in judged.summary.sentences:
+            stdout.print(f"- {sentence.replace('`', '')}", soft_wrap=True)
     rows = [(f.about, f.figure, f.level) for f in judged.findings]
-    print_table(("trust", "figure", "verdict"), rows, title=title)
+    print_table(("trust", "figure", "verdict"), rows)
     for finding in sorted(judged.findings, key=lambda f: LEVELS.index(f.level)):
         if finding.level != FINE and finding.about != "arithmetic":
             _print(finding)

@@ -9,7 +9,7 @@ from curate.pipeline.settings import BenchSettings
 from curate.settings import build
 
 
-@click.command()
+@click.command(short_help="Measure what scoring costs on this machine.")
 @settings_options(BenchSettings)
 @click.option("--pool-tokens", type=float, help="Also estimate the time for a pool of so many tokens (5e9).")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import continue_option, given, place_of, settings_options
 from curate.settings import build
 from curate.stores.settings import IndexSettings
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from curate.stores.store import Store
 
 
-@click.command()
+@click.command(short_help="Keep a pool's gradient sketches on disk: a new target then costs seconds.")
 @settings_options(IndexSettings)
 @click.option(
     "--search",
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: BHNSW32, IVF1024,PQ64 …",
 )
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
@@ -44,14 +45,15 @@ def command(
     """Write the gradient sketches of a pool to disk, so that a new target costs seconds.
 
     \b
-    curate index --pool pile/ --dry-run
+    curate index --pool pile/ --dry-run                        # what will it take?
     curate index --pool pile/ --model proxy/ --out stores/pile
+    curate index --continue stores/pile                        # go on after a stop
     curate index --pool pile/ --dim 16 --storage int8 --search HNSW32
     curate score --target val.jsonl --store stores/pile
     curate query stores/pile --text "The capital of France is"
 
-    One pass over the pool. The same command goes on where it stopped; for a pool with new shards it adds those, and
-    keeps what was fitted on the first pool, so that scores compare.
+    One pass over the pool. The same command, or --continue, goes on where it stopped; for a pool with new shards it
+    adds those, and keeps what was fitted on the first pool, so that scores compare.
     """
     from curate.cli._output import RichReporter, print_alarm
     from curate.pipeline import index
@@ -59,6 +61,7 @@ def command(
     from curate.scores.counts import lost_rows
 
     settings = build(IndexSettings, given(ctx, IndexSettings, options), owner="An index")
+    out = place_of(ctx, out)
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(index.plan(settings, out, reporter=reporter), as_json)
@@ -72,44 +75,41 @@ def command(
 
 
 def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
-    from dataclasses import asdict
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
 
-    from curate.cli._output import print_json, print_table
-
-    if as_json:
-        print_json(asdict(plan))
-        return
     rows: list[tuple[str, Any]] = [
-        ("documents to index", plan.documents),
+        ("documents to index, about", plan.documents),
         ("their tokens, about", plan.tokens),
         ("numbers of a sketch", plan.numbers_per_document),
         ("bytes of a sketch on disk", plan.bytes_per_document),
-        ("GB of sketches on disk", plan.disk_bytes / 1e9),
-        ("GB of text before compression, about", plan.documents * plan.text_bytes_per_document / 1e9),
-        ("documents a second, measured", plan.documents_per_second),
-        ("seconds, about", plan.seconds),
-        ("GB of memory, measured on the small part", plan.memory_bytes / 1e9),
+        ("sketches on disk", size(plan.disk_bytes)),
+        ("text before compression, about", size(plan.documents * plan.text_bytes_per_document)),
+        ("documents a second, measured", round(plan.documents_per_second)),
+        ("time, about", duration(plan.seconds)),
+        ("memory, measured on the small part", size(plan.memory_bytes)),
     ]
-    print_table(["indexing", ""], rows)
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) -> None:
     from dataclasses import asdict
 
+    from curate.amounts import counted, size
     from curate.cli._output import print_json, stderr, stdout
 
-    totals, size = store.totals or {}, store.sketch_bytes
+    totals = store.totals or {}
     if as_json:
         search_record = None if search_index is None else asdict(search_index)
-        print_json({"store": str(store.path), "sketch_bytes": size, **totals, "search": search_record})
+        print_json({"store": str(store.path), "sketch_bytes": store.sketch_bytes, **totals, "search": search_record})
         return
     stdout.print(
         f"{totals['documents']:,} documents, {totals['tokens']:,} tokens indexed in {store.path}: "
-        f"{size / 1e9:.3g} GB of sketches, {store.storage.bytes_per_document:,} bytes each",
+        f"{size(store.sketch_bytes)} of sketches, {store.storage.bytes_per_document:,} bytes each",
         soft_wrap=True,
     )
     for reason, count in totals["skipped"].items():
-        stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
+        stdout.print(f"{counted(count, 'row')} set aside: {reason}", soft_wrap=True)
     if search_index is not None:
         stdout.print(
             f"approximate index {search_index.factory}: {search_index.recall:.3f} of the ten nearest found (recall@10"

@@ -24,7 +24,7 @@ class QuerySettings:
     fields: Fields = option(factory=Fields, help="Columns of the file.", suffix="-column")
 
 
-@click.command()
+@click.command(short_help="Find the documents of a store whose gradients are nearest to a text's.")
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option("--text", "texts", multiple=True, help="A text to search by; repeatable.")
 @click.option(
@@ -100,7 +100,7 @@ def _queries(texts: Sequence[str], files: Sequence[str], fields: Any) -> "list[s
 
 
 def _print(query: str, hits: "list[Hit]") -> None:
-    from curate.cli._output import print_table, stdout
+    from curate.cli._output import print_rows, stdout
 
     stdout.print(f"{' '.join(query.split())[:200]}", style="bold", markup=False, soft_wrap=True)
     source = next((c for c in ("source", "domain", "url") if hits and c in hits[0].columns), None)
@@ -110,11 +110,11 @@ def _print(query: str, hits: "list[Hit]") -> None:
             h.score,
             h.columns.get(source, h.shard) if source else h.shard,
             h.doc_id,
-            " ".join(h.text.split())[:90],
+            " ".join(h.text.split()),
         )
         for h in hits
     ]
-    print_table(("rank", "score", source or "shard", "id", "text"), rows)
+    print_rows(("rank", "score", source or "shard", "id", "text"), rows)
 
 
 def _print_json(queries: "Sequence[str | Document]", hits_by_query: "list[list[Hit]]") -> None:

@@ -22,7 +22,10 @@ _QUERIES = (
 )
 
 
-@click.command(context_settings={"show_default": True})
+@click.command(
+    context_settings={"show_default": True},
+    short_help="Try it all in three minutes, on text that every Python carries.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("quickstart"), help="Folder for everything.")
 @click.option("--package", default="asyncio", help="Package of the standard library as the target.")
 def command(out: Path, package: str) -> None:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from curate.reports.report import Report
 
 
-@click.command()
+@click.command(short_help="Judge a run before its scores are trusted: one HTML page.")
 @click.argument("runs", nargs=-1, type=click.Path(), metavar="[RUN]...")
 @click.option("--out", type=click.Path(), show_default="report.html", help="The page; with --json only where given.")
 @click.option("--by", metavar="COLUMN", help="Column of the pool to compare by.  [default: source, else shard]")
@@ -20,9 +20,11 @@ def command(
 ) -> None:
     """Write a trust report of one run, or of several and how they agree, as one HTML file that needs no network.
 
-    The default RUN is the latest under runs/. The page shows how scores are distributed, what they follow (length,
-    loss, gradient norm), which sources and groups they choose, duplicates, contamination, coverage, arithmetic, and the
-    best and worst documents with their text; every verdict gives its threshold and what to do.
+    The default RUN is the latest under runs/. The page begins with what must be known: what the checks say, which
+    sources win and lose, the best and worst documents, and whether a selection was verified. It goes on with how
+    scores are distributed, what they follow (length, loss, gradient norm), which sources and groups they choose,
+    duplicates, contamination, coverage, arithmetic, and the best and worst documents with their text; every verdict
+    gives its threshold and what to do.
 
     \b
     curate report

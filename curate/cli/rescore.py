@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import RECORD, given, settings_options
+from curate.cli._settings import RECORD, continue_option, given, place_of, settings_options
 from curate.rescoring.settings import RescoreSettings
 from curate.settings import build
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from curate.scores.run import Run
 
 
-@click.command()
+@click.command(short_help="Score a run's best documents again, by differentiating through training.")
 @click.argument("run", required=False, type=click.Path())
 @settings_options(RescoreSettings)
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-magic", help="The rescored run's folder.")
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
@@ -28,10 +29,11 @@ def command(
     """Rescore the best documents of RUN (default: the latest) by differentiating through training on them.
 
     \b
-    curate rescore runs/x --shortlist 5000 --dry-run
+    curate rescore runs/x --shortlist 5000 --dry-run           # what will it take?
     curate rescore runs/x --shortlist 5000 --recipe examples/magic/finetune.yaml --out runs/x-magic
     curate rescore runs/x --from runs/y --repeats 3 --set learning_rate=5e-5 --set epochs=3
     curate rescore runs/x --config examples/magic/finetune.yaml
+    curate rescore --continue runs/x-magic                     # go on after a stop
 
     The proxy is trained on the shortlist and as many other documents of the pool; a document's score is how much
     more weight on it during that training would have lowered the target's loss afterwards. The result is a run of
@@ -42,6 +44,7 @@ def command(
     from curate.cli._runs import chosen_run
     from curate.pipeline import rescore
 
+    out = place_of(ctx, out, run)
     values = given(ctx, RescoreSettings, options)
     more = values.get("runs", ())
     first = () if run is None and RECORD in ctx.meta else (str(chosen_run(run).path),)  # a record names all runs
@@ -60,35 +63,32 @@ def command(
 
 
 def _print_plan(plan: "RescorePlan", as_json: bool) -> None:
-    from dataclasses import asdict
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
 
-    from curate.cli._output import print_json, print_table
-
-    if as_json:
-        print_json(asdict(plan))
-        return
     rows: list[tuple[str, Any]] = [
         ("documents of the shortlist", plan.shortlist),
         ("documents beside them", plan.background),
         ("trainings", plan.repeats),
         ("steps of each", plan.steps),
         ("tokens of each", plan.tokens),
-        ("ways back of each", plan.groups),
+        ("ways back of each, one per group", plan.groups),
         ("seconds of a step, measured", plan.step_seconds),
         ("seconds of a step back, measured", plan.step_back_seconds),
-        ("seconds in all, estimated", plan.seconds),
-        ("GB on disk at most", plan.disk_bytes / 1e9),
-        ("GB of memory, measured", plan.memory_bytes / 1e9),
+        ("time, about", duration(plan.seconds)),
+        ("disk at most, until it is done", size(plan.disk_bytes)),
+        ("memory, measured", size(plan.memory_bytes)),
     ]
-    print_table(["rescoring", ""], rows)
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(run: "Run") -> None:
-    from curate.cli._output import print_table, stderr, stdout
+    from curate.amounts import counted
+    from curate.cli._output import print_rows, stderr, stdout
 
     shown = run.scores().select("score", "score_adjoint", "n_tokens", "shard", "row", "preview").top_k(5, by="score")
-    rows = [(*r[:5], r[5][:70]) for r in shown.collect().sort("score", descending=True).rows()]
-    print_table(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
+    rows = shown.collect().sort("score", descending=True).rows()
+    print_rows(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
     smooth = ", ".join(f"{a:.2f}" for a in run.record.smoothness) or "not measured"
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)
     for parent, moved in run.record.details.moved.items():
@@ -102,6 +102,6 @@ def _print(run: "Run") -> None:
     totals = run.totals or {}
     stdout.print(f"{totals['documents']:,} documents rescored in {run.path}", soft_wrap=True)
     for reason, number in totals["skipped"].items():
-        stdout.print(f"{number:,} rows set aside: {reason}", soft_wrap=True)
+        stdout.print(f"{counted(number, 'row')} set aside: {reason}", soft_wrap=True)
     path = shlex.quote(str(run.path))
     stderr.print(f"next: curate select {path} --top 20%   or   curate sql {path}", soft_wrap=True, style="dim")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli._methods import MethodCommand
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import continue_option, given, place_of, settings_options
 from curate.score_settings import ScoreSettings
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=MethodCommand)
 @settings_options(ScoreSettings)
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
@@ -29,23 +30,26 @@ def command(
 ) -> None:
     """Score every document of a pool by its influence on a target.
 
-    \b
-    curate score --target val.jsonl --pool pile/
-    curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
-    curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
-    curate score --target tasks.jsonl --group-by task --pool pile/ --method ekfac --normalize unit
-    curate score --target val.jsonl --holdout 30% --pool pile/
-    curate score --target val.jsonl --against web.jsonl --pool pile/ --method ekfac --per-token
-    curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
-    curate score --target val.jsonl --pool pile/ --method magic --dry-run
-    curate score --target val.jsonl --pool pile/ --method bm25 --workers 8
-    curate score --target val.jsonl --store stores/pile
-    curate score --config score.yaml
-    curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown
+    A score above 0 means: more weight on this document lowers the target's loss. The run's folder holds a Parquet row
+    per document, for `curate sql`, `curate report` and `curate select`.
 
-    score > 0: more weight on the document lowers the target's loss. The run's folder holds one Parquet row per
-    document (`curate sql`), goes into `curate select`, and continues where it stopped when the same command is
-    given again. A short judgement of the ranking is printed at the end; `curate report` gives the long one.
+    \b
+    curate score --target val.jsonl --pool pile/                          # into runs/val-trackstar
+    curate score --target val.jsonl --pool pile/ --dry-run                # what will it take?
+    curate score --continue runs/val-trackstar                            # go on after a stop
+    curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
+    curate score --target val.jsonl --pool pile/ --holdout 30%            # keep rows for `curate verify`
+    curate score --target tasks.jsonl --group-by task --pool pile/        # a score per task
+    curate score --target val.jsonl --pool pile/ --method bm25 --workers 8
+    curate score --target val.jsonl --pool pile/ --method ekfac --refine cg --background 1000
+    curate score --target val.jsonl --pool pile/ --method ekfac --against web.jsonl --per-token
+    curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
+    curate score --target val.jsonl --store stores/pile                   # from `curate index`, in seconds
+    curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown  # only the new shards
+    curate score --config score.yaml
+
+    A run that was stopped loses at most one part: the same command, or --continue, goes on. A short judgement of the
+    ranking is printed at the end; `curate report` gives the long one.
     """
     from curate.cli._output import RichReporter, print_alarm
     from curate.cli._trust import judged, short
@@ -53,6 +57,7 @@ def command(
     from curate.scores.arithmetic import arithmetic_warning
     from curate.scores.counts import lost_rows
 
+    out = place_of(ctx, out)
     settings = ScoreSettings.of(given(ctx, ScoreSettings, options))
     with RichReporter() as reporter:
         if dry_run:
@@ -74,41 +79,39 @@ def command(
 
 
 def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
-    from dataclasses import asdict
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
 
-    from curate.cli._output import print_json, print_table
-
-    if as_json:
-        print_json(asdict(plan))
-        return
     rows: list[tuple[str, Any]] = [
-        ("documents to score", plan.documents),
+        ("documents to score, about", plan.documents),
         ("their tokens, about", plan.tokens),
-        ("documents a second, measured", plan.documents_per_second),
-        ("seconds to prepare, about", plan.prepare_seconds),
-        ("seconds to score, about", plan.scoring_seconds),
-        ("GB kept for later runs", plan.kept_bytes / 1e9),
-        ("GB of memory, measured on the small part", plan.memory_bytes / 1e9),
+        ("documents a second, measured", round(plan.documents_per_second)),
+        ("time to prepare, about", duration(plan.prepare_seconds)),
+        ("time to score, about", duration(plan.scoring_seconds)),
+        ("disk that is kept for later runs", size(plan.kept_bytes)),
+        ("disk in all", size(plan.disk_bytes)),
+        ("memory, measured on the small part", size(plan.memory_bytes)),
     ]
     if plan.training is not None:
         rows += plan.training.rows().items()
-    print_table(["scoring", ""], rows)
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(run: "Run", trust: "Judged | None") -> None:
     import polars as pl
 
-    from curate.cli._output import print_table, stderr, stdout
+    from curate.amounts import counted
+    from curate.cli._output import print_rows, stderr, stdout
     from curate.cli._trust import print_trust
 
     totals = run.totals or {}
     shown = run.scores().select("score", "n_tokens", "shard", "row", "preview")
     ends = [shown.top_k(5, by="score").collect(), shown.bottom_k(2, by="score").collect()]
     rows = pl.concat(ends).unique(["shard", "row"]).sort("score", descending=True)  # a small pool's ends overlap
-    print_table(["score", "tokens", "shard", "row", "text"], [(*r[:4], r[4][:70]) for r in rows.rows()])
+    print_rows(["score", "tokens", "shard", "row", "text"], rows.rows())
     stdout.print(f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.path}", soft_wrap=True)
     for reason, count in totals["skipped"].items():
-        stdout.print(f"{count:,} rows set aside: {reason}", soft_wrap=True)
+        stdout.print(f"{counted(count, 'row')} set aside: {reason}", soft_wrap=True)
     if trust:
         print_trust(trust)
     path = shlex.quote(str(run.path))

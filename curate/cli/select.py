@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from curate.scores.run import Run
     from curate.selection.select import FilterChoice, Selection
 
+_LISTED = 12
 _FILTER, _PARAM = ("--filter", "-f"), ("--param", "-p")
 
 
@@ -76,7 +77,11 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 @click.option("--dry-run", is_flag=True, help="Show the documents left by every filter; write nothing.")
 @click.option("--partial", is_flag=True, help="Select from a run that is not finished.")
 @click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
-@click.option("--by", metavar="COLUMN", help="Column to compare composition by.  [default: source, else shard]")
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    help="Column to compare composition by.  [default: that of a quota, else source, else shard]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     run: str | None,
@@ -100,7 +105,9 @@ def command(
     the pool's columns, adds the scores, and loads with datasets.load_dataset.
 
     \b
-    curate select --top 5%
+    curate select --top 5%                                     # the best 5 % of the latest run, into selected/
+    curate select runs/x --top 30000                           # the best 30 000 documents
+    curate select --list-filters                               # what else can be asked for
     curate select runs/x --budget 20M --filter quota -p by=source --filter dedup --dry-run
     curate select runs/x --filter mine.sql --unit shard --top 20%
     curate select runs/x --top 5% --filter dedup -p near=0.97 --filter diverse --store stores/pile
@@ -177,13 +184,7 @@ def _print_selection(selection: "Selection") -> None:
         kept = f"{s.kept:,} {'shard' if s.kept == 1 else 'shards'}; " if s.unit == "shard" else ""
         rows.append((s.name, s.documents_dropped, s.documents, s.tokens, kept + parameters))
     print_table(("filter", "dropped", "documents", "tokens", "parameters"), rows)
-    shown = selection.composition[:20]
-    print_table(
-        (selection.by, "documents", "of", "tokens", "× its share", "mean score"),
-        [(c.value, c.documents, c.pool_documents, c.tokens, c.enrichment, c.mean_score) for c in shown],
-    )
-    if more := len(selection.composition) - len(shown):
-        stdout.print(f"… and {more:,} more values of {selection.by}", markup=False)
+    _print_composition(selection)
     for change in selection.changes:
         stdout.print(f"changed: {change}", markup=False, soft_wrap=True)
     where = f"written to {selection.out}" if selection.out else "dry run: nothing written"
@@ -192,6 +193,26 @@ def _print_selection(selection: "Selection") -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def _print_composition(selection: "Selection") -> None:
+    """Print the commonest values of a column among the chosen documents, and how many more there are."""
+    from curate.cli._output import print_table, stdout
+
+    chosen = [c for c in selection.composition if c.documents]
+    print_table(
+        (selection.by, "documents", "of", "tokens", "× its share", "mean score"),
+        [
+            (c.value, c.documents, c.pool_documents, c.tokens, round(c.enrichment, 2), c.mean_score)
+            for c in chosen[:_LISTED]
+        ],
+    )
+    for rest, what in (
+        (len(chosen) - _LISTED, "more"),
+        (len(selection.composition) - len(chosen), "without a document"),
+    ):
+        if rest > 0:
+            stdout.print(f"… and {rest:,} {what}")
 
 
 def _print_filters(as_json: bool) -> None:

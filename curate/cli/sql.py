@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SHOWN = 40
 
 
-@click.command()
+@click.command(short_help="Ask questions of runs in SQL; without a query, in a shell.")
 @click.argument("arguments", nargs=-1, metavar="[RUN]... [QUERY]")
 @click.option("--json", "style", flag_value="json", help="Print rows as JSON.")
 @click.option(
@@ -93,7 +93,7 @@ def _is_folder(argument: str) -> bool:
 
 
 def _show(session: "Session", sql: str, *, style: str | None, parquet: str | None, limit: int) -> None:
-    from curate.cli._output import print_table, stderr, stdout
+    from curate.cli._output import print_rows, stderr, stdout
 
     result = session.query(sql)
     if parquet:
@@ -108,7 +108,7 @@ def _show(session: "Session", sql: str, *, style: str | None, parquet: str | Non
     else:
         rows = result.rows(limit + 1)
         columns = result.columns
-        print_table(columns, [_with_visible_tokens(columns, r) for r in rows[:limit]])
+        print_rows(columns, [_with_visible_tokens(columns, r) for r in rows[:limit]])
         if len(rows) > limit:
             count = session.count(sql)
             more = f"{count - limit:,} more rows" if count is not None else "more rows"

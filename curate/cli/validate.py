@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import continue_option, given, place_of, settings_options
 from curate.proof.settings import ValidateSettings
 from curate.settings import build
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from curate.proof.validate import ValidatePlan, Validation
 
 
-@click.command()
+@click.command(short_help="Measure by retraining how well scores predict what training does.")
 @click.argument("runs", nargs=-1, type=click.Path())
 @settings_options(ValidateSettings)
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-validation", help="Folder of the figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/predicted.png", help="File of the plot.")
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
@@ -34,10 +35,14 @@ def command(
     """Retrain without parts of the data, and see how well the methods of RUNS (default: the latest) predicted it.
 
     \b
-    curate validate runs/x --dry-run
+    curate validate runs/x --dry-run                           # what will it take?
     curate validate runs/x runs/y runs/bm25 --set learning_rate=1e-3
     curate validate runs/x --subsets 200 --documents 2048 --queries 100 --config examples/magic/finetune.yaml
     curate validate runs/x --drop 50% --repeats 5 --magic
+    curate validate --continue runs/x-validation               # go on after a stop
+
+    The proxy is trained on a sample of the documents again and again, each time without some of them; a good method's
+    scores say beforehand by how much that raises the target's loss.
 
     LDS: per query, the rank correlation between the summed scores of what was left out and the rise of the query's
     loss; the mean over queries, with a 95 % interval over subsets and queries. QLD: the rise after leaving out the
@@ -49,6 +54,7 @@ def command(
     from curate.cli._runs import chosen_run
     from curate.pipeline import validate
 
+    out = place_of(ctx, out, *runs)
     values = given(ctx, ValidateSettings, options) | ({"runs": runs} if runs else {})
     if not values.get("runs"):
         values["runs"] = str(chosen_run(None).path)
@@ -62,13 +68,9 @@ def command(
 
 
 def _print_plan(plan: "ValidatePlan", as_json: bool) -> None:
-    from dataclasses import asdict
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
 
-    from curate.cli._output import print_json, print_table
-
-    if as_json:
-        print_json(asdict(plan))
-        return
     rows: list[tuple[str, Any]] = [
         ("documents", plan.documents),
         ("queries", plan.queries),
@@ -76,9 +78,11 @@ def _print_plan(plan: "ValidatePlan", as_json: bool) -> None:
         ("retrainings", plan.retrainings),
         ("of these there already", plan.there),
         ("seconds of each, from a measured step", plan.seconds_each),
-        ("seconds in all, estimated", plan.seconds),
+        ("time, about", duration(plan.seconds)),
+        ("disk", size(plan.disk_bytes)),
+        ("memory, measured", size(plan.memory_bytes)),
     ]
-    print_table(["validation", ""], rows)
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(validation: "Validation") -> None:

@@ -5,46 +5,87 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import continue_option, given, place_of, settings_options
 from curate.proof.settings import VerifySettings
 from curate.settings import build
 
 if TYPE_CHECKING:
+    from curate.proof.cost import VerifyPlan
     from curate.proof.verdict import Verification
 
 
-@click.command()
-@click.argument("selection", type=click.Path())
+@click.command(short_help="Measure by training whether a selection beats random documents.")
+@click.argument("selection", required=False, type=click.Path())
 @settings_options(VerifySettings)
+@continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="SELECTION-verified", help="Folder of figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/curves.png", help="File of the curves.")
+@click.option("--dry-run", is_flag=True, help="Estimate time, disk and memory from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.pass_context
 def command(
-    ctx: click.Context, /, selection: str, out: Path | None, plot: Path | None, as_json: bool, **options: Any
+    ctx: click.Context,
+    /,
+    selection: str | None,
+    out: Path | None,
+    plot: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Train the proxy on SELECTION, on random documents and on others' choices, and compare the target's loss.
 
     \b
+    curate verify selected/ --dry-run                          # what will it take?
+    curate verify selected/                                    # on rows that `score --holdout` kept aside
     curate verify selected/ --target heldout.jsonl --pool pile/
     curate verify selected/ --target heldout.jsonl --set learning_rate=1e-3 --set batch_size=16
     curate verify selected/ --target heldout.jsonl --sweep 1%,5%,20% --tokens 2M
     curate verify selected/ --target heldout.jsonl --other web.jsonl --json
+    curate verify --continue selected-verified                 # go on after a stop
 
-    Every arm starts from the same proxy and trains by the same recipe on equal tokens, in batches of equal tokens:
-    the selection; random documents; the best by BM25 and by embeddings, as many tokens as the selection has; shares of
-    a sweep. The arm `all` is one random pass over the pool, cut at four times the others' tokens. Rows of the target
-    that took part in scoring are refused; documents that hold a held-out row are left out of every arm. Finished
-    arms are kept: a killed command goes on with the next one.
+    An arm is one choice of documents to train on. Every arm starts from the same proxy and trains by the same recipe on
+    equal tokens, in batches of equal tokens: the selection; random documents; the best by BM25 and by embeddings,
+    as many tokens as the selection has; shares of a sweep. The arm `all` is one random pass over the pool, cut at
+    four times the others' tokens. Rows of the target that took part in scoring are refused; documents that hold a
+    held-out row are left out of every arm. Finished arms are kept: a killed command goes on with the next one.
     """
     from curate.cli._output import RichReporter, print_json
     from curate.pipeline import verify
 
-    values = given(ctx, VerifySettings, options) | {"selection": selection}
+    out = place_of(ctx, out, selection)
+    values = given(ctx, VerifySettings, options)
+    if selection is not None:
+        values["selection"] = selection
+    if "selection" not in values:
+        raise click.UsageError("SELECTION is missing: the folder that `curate select` wrote, or --continue FOLDER.")
     settings = build(VerifySettings, values, owner="A verification")
     with RichReporter() as reporter:
+        if dry_run:
+            _print_plan(verify.plan(settings, out, reporter=reporter), as_json)
+            return
         verification = verify.run(settings, out, plot=plot, reporter=reporter)
     print_json(verification.record()) if as_json else _print(verification, plot)
+
+
+def _print_plan(plan: "VerifyPlan", as_json: bool) -> None:
+    from curate.amounts import duration, size
+    from curate.cli._output import print_plan
+
+    rows: list[tuple[str, Any]] = [
+        ("arms", plan.arms),
+        ("trainings", plan.trainings),
+        ("tokens of each, but for `all`", plan.tokens),
+        ("steps of each, but for `all`", plan.steps),
+        ("steps of the arm `all`", plan.all_steps),
+        ("baselines that must score the pool first", ", ".join(plan.to_score) or "none"),
+        ("seconds of a step, measured", plan.step_seconds),
+        ("seconds of measuring the losses once", plan.loss_seconds),
+        ("time, about", duration(plan.seconds)),
+        ("disk, about", size(plan.disk_bytes)),
+        ("memory, measured", size(plan.memory_bytes)),
+    ]
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(verification: "Verification", plot: Path | None) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from curate.training.warmup import Warmup
 
 
-@click.command()
+@click.command(short_help="Make a small proxy model from a sample of the pool.")
 @settings_options(WarmupSettings)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("proxy"), show_default=True, help="Folder of the proxy."

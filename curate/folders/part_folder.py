@@ -11,7 +11,7 @@ import os
 import re
 import time
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -48,6 +48,7 @@ class PartFolder(ABC):
         self.record = record
         self._claim = claim
         self._parts: dict[str, list[Part]] | None = None
+        self._is_logging = False
 
     @property
     def path(self) -> Path:
@@ -76,6 +77,7 @@ class PartFolder(ABC):
         if started is not None:
             started.refuse_other(settings, fingerprints)
         if started is None or started._differences(settings, fingerprints):
+            folder.remove(LOG)  # of a start that left no part
             started = cls(folder, RunRecord.make(settings, fingerprints, details or {}), claim)
             put_text(folder, cls.RECORD, started.record.text)
         return started
@@ -137,12 +139,26 @@ class PartFolder(ABC):
             self._parts[span.shard] = sorted([*others, part], key=lambda p: p.order)
         return part
 
+    def log_start(self) -> None:
+        """Append a line that a session has begun, which the one at its end replaces: a killed one leaves it."""
+        self._put_log([*self.logged(), {"started": round(time.time()), **self._where()}])
+        self._is_logging = True
+
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line about a session; times stand only here, so that equal folders have equal bytes."""
-        before = self.folder.read(LOG).decode() if self.folder.exists(LOG) else ""
-        # Beside times, the one thing that differs between equal folders: where addresses were looked up from.
-        where = {"working_folder": os.getcwd(), "folder": os.path.abspath(self.path)}
-        put_text(self.folder, LOG, before + json.dumps({"ended": round(time.time()), **where, **line}) + "\n")
+        before = self.logged()[:-1] if self._is_logging else self.logged()
+        self._put_log([*before, {"ended": round(time.time()), **self._where(), **line}])
+        self._is_logging = False
+
+    def _put_log(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        put_text(self.folder, LOG, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def _where(self) -> dict[str, str]:
+        """Return, beside times, the one thing that differs between equal folders: where addresses are looked up from.
+
+        The first line that has it says where those of the record were given.
+        """
+        return {"working_folder": os.getcwd(), "folder": os.path.abspath(self.path)}
 
     def logged(self) -> list[dict[str, Any]]:
         """Return the lines of the log, the newest last."""

@@ -237,7 +237,7 @@ def differences(
 
     A setting that an older record lacks, and that is empty now, is no difference.
     """
-    before, after = _leaves(old), _leaves(as_json(new))
+    before, after = leaves(old), leaves(as_json(new))
     lines = []
     for key in sorted({*before, *after}):
         old_value, new_value = before.get(key, _ABSENT), after.get(key, _ABSENT)
@@ -246,11 +246,12 @@ def differences(
     return lines
 
 
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted names: `method_settings.dim`."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping) and item:
-            flat |= _leaves(item, f"{prefix}{key}.")
+            flat |= leaves(item, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = item
     return flat

@@ -3,6 +3,7 @@
 `contract` says what a method is. Adding one touches one file and its test.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,12 @@ _REGISTRY = Registry(
 def names() -> tuple[str, ...]:
     """Return the names of all methods, without importing them."""
     return _REGISTRY.names()
+
+
+def spelled(name: str) -> str:
+    """Return a method's name for any spelling of it: EK-FAC, Ek_Fac and `ek fac` are ekfac; others stay as they are."""
+    letters = re.sub(r"[\s_.-]", "", str(name)).casefold()
+    return next((n for n in names() if n != name and re.sub(r"[_-]", "", n).casefold() == letters), name)
 
 
 def get(name: str) -> "Method":

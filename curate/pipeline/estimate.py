@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from curate import methods
+from curate.amounts import duration, rounded, size
 from curate.documents import estimated_rows
 from curate.errors import CurateError
 from curate.memory import held_bytes, peak_memory
@@ -25,6 +26,8 @@ from curate.progress import Task
 from curate.proxies.tokens import Encoded
 
 T = TypeVar("T")
+_ROW_BYTES = 60
+"""Of a document's hash, place and figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,16 @@ class ScorePlan:
     """The most that the small part held; a curvature's fit and longer documents may take more."""
     training: Plan | None
     """What the method itself foresees; None where it has nothing to tell."""
+    disk_bytes: int = 0
+    """All of the run: scores, and what is kept for later ones."""
+
+    @property
+    def sentence(self) -> str:
+        """Say the totals."""
+        return (
+            f"Scoring about {rounded(self.documents)} documents ({rounded(self.tokens)} tokens) takes about "
+            f"{duration(self.seconds)}, {size(self.disk_bytes)} on disk and {size(self.memory_bytes)} of memory."
+        )
 
 
 @dataclass
@@ -95,6 +108,8 @@ class _Reading:
     encoding: float
     """Seconds per document, as the next is."""
     comparing: float
+    texts: int
+    """Bytes of a document's preview and scalar columns."""
     looks: list[int] = field(default_factory=list)
     """One entry for every time that the background was request for."""
 
@@ -146,6 +161,7 @@ def estimate(request: Request, workspace: Workspace) -> ScorePlan:
             held_bytes(workspace.proxy.device) + workspace.batching.room.foreseen_bytes(),
         ),
         training=foreseen,
+        disk_bytes=kept + round(units.get("kept", 0) + documents * _row_bytes(request, reading.sample, reading.texts)),
     )
 
 
@@ -165,7 +181,14 @@ def _read(request: Request, workspace: Workspace, background: int) -> _Reading:
         look=look,
         encoding=encoding / len(documents),
         comparing=comparing / len(documents),
+        texts=sum(len(f"{d.preview} {d.metadata}".encode()) for d in documents) // len(documents),
     )
+
+
+def _row_bytes(request: Request, sample: Sequence[Encoded], texts: int) -> float:
+    """Return the bytes of one document's scores in Parquet, about: half of its texts' are left by compression."""
+    per_token = request.settings.per_token * sum(len(e.ids) for e in sample) / len(sample)
+    return _ROW_BYTES + 4 * len(request.columns) * (1 + per_token) + 3 * per_token + texts / 2
 
 
 def _seconds_each(scorer: Scorer, sample: Sequence[Encoded], inputs: Inputs) -> float:

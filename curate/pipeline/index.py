@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from curate import executors, methods
+from curate.amounts import duration, rounded, size
 from curate.documents import FirstRows, Pool, estimated_rows, sample_rows
+from curate.documents.located import as_recorded, located, same_places
 from curate.errors import CurateError, SettingsError
 from curate.executors.contract import Executor
 from curate.executors.reading import unfinished
@@ -59,6 +61,16 @@ class IndexPlan:
     seconds: float
     memory_bytes: int
     """The most that the small part held, and one part's sketches."""
+
+    @property
+    def sentence(self) -> str:
+        """Say the totals."""
+        texts = self.documents * self.text_bytes_per_document / 3
+        return (
+            f"Indexing about {rounded(self.documents)} documents ({rounded(self.tokens)} tokens) takes about "
+            f"{duration(self.seconds)}, {size(self.disk_bytes + texts)} on disk and {size(self.memory_bytes)} of "
+            "memory."
+        )
 
 
 def run(
@@ -135,17 +147,19 @@ class Indexing:
         Store.refuse_foreign(path)
         record = settings.as_dict() | {"device": choose_device(settings.device).type}
         addresses: tuple[str, ...] = ()
+        new = list(settings.pool)
         if (path / Store.RECORD).exists():
             store = Store.open(path)
+            record = as_recorded(store, record)
             store.refuse_other(record, {})
-            addresses = store.record.details.pool if store.has_parts(path) else ()
-            new = [address for address in settings.pool if address not in addresses]
+            addresses = tuple(located(store, a) for a in store.record.details.pool) if store.has_parts(path) else ()
+            new = [a for a in settings.pool if not any(same_places(a, known) for known in addresses)]
             if out is None and addresses and new:
                 raise SettingsError(
                     f"{path} holds other documents ({', '.join(addresses)}), not {new[0]}.",
                     hint=f"Say where with --out: {path} to add them, another folder for a store of their own.",
                 )
-        pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys(addresses + settings.pool))), reporter)
+        pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys((*addresses, *new)))), reporter)
         read_as = note_shapes(pool, settings.fields, reporter)
         return cls(settings=settings, pool=pool, read_as=read_as, path=path, record=record, reporter=reporter)
 
@@ -158,6 +172,7 @@ class Indexing:
         details = self._details(engine) | {"coverage": vars(proxy.coverage), "context": context}
         fingerprints = {"model": workspace.fingerprints["model"]}
         with Store.start(self.path, settings=self.record, fingerprints=fingerprints, details=details) as store:
+            store.log_start()
             if not store.has_parts(self.path):
                 store.forget()  # of a start that never wrote a part, maybe of another pool
                 store.add_details(**details)

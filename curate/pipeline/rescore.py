@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.documents import Split, hold_out
+from curate.documents.located import as_recorded
 from curate.errors import CurateError
 from curate.executors.contract import Work
 from curate.executors.reading import ChunkEncoder
@@ -53,9 +54,12 @@ def run(
         "columns": [*rescoring.columns, ADJOINT, *([SPREAD] if settings.repeats > 1 else [])],
         **split.details(),
     }
+    if (path / Run.RECORD).exists():
+        record = as_recorded(Run.open(path), record)
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
         split.write(run.path)
         if not run.is_finished:
+            run.log_start()
             loaded = time.time()
             rescoring.attribute(run)
             moved = {str(parent.path): movement(parent, run.scores().collect()) for parent in parents}

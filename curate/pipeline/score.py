@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import executors, methods
+from curate.documents.located import as_recorded
 from curate.errors import SettingsError
 from curate.executors.contract import Work
 from curate.executors.reading import unfinished
@@ -48,10 +49,11 @@ def run(
         raise SettingsError("A store is scored by threads of one process.", hint="Leave --workers out.")
     request = make_request(settings, reporter)
     path = Path(out) if out is not None else default_out(request.settings)
-    _refuse_early(path, request)
+    record = _refuse_early(path, request)
     workspace = open_workspace(request, reporter)
     fingerprints, details = dict(workspace.fingerprints), _details(request, workspace)
-    with Run.start(path, settings=request.record, fingerprints=fingerprints, details=details) as run:
+    with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
+        run.log_start()
         request.split.write(run.path)
         inputs = workspace.inputs(path, reporter, lambda details: run.add_details(**details))
         method = methods.get(request.method)
@@ -100,12 +102,17 @@ def _details(request: Request, workspace: Workspace) -> dict[str, Any]:
     return details | request.split.details()
 
 
-def _refuse_early(path: Path, request: Request) -> None:
+def _refuse_early(path: Path, request: Request) -> dict[str, Any]:
     """Find before the model loads a place that cannot hold a run, or that holds one of other settings.
 
-    `Run.start` looks again, with the model's fingerprint.
+    `Run.start` looks again, with the model's fingerprint. Return the settings as a run that is there has them: its
+    addresses may have been given elsewhere.
     """
     refuse_place(path, "--out")
     Run.refuse_foreign(path)
-    if (path / "run.json").exists():
-        Run.open(path).refuse_other(request.record, request.fingerprints)
+    if not (path / Run.RECORD).exists():
+        return request.record
+    run = Run.open(path)
+    record = as_recorded(run, request.record)
+    run.refuse_other(record, request.fingerprints)
+    return record

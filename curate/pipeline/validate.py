@@ -6,7 +6,7 @@ from typing import Any
 
 from curate.documents import Pool
 from curate.errors import CurateError
-from curate.folders.local import refuse_place
+from curate.folders.local import open_folder, refuse_place
 from curate.methods.contract import EncodedTarget
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import read_against
@@ -16,7 +16,7 @@ from curate.proof.bank import Laboratory
 from curate.proof.places import draw
 from curate.proof.predictions import Subject
 from curate.proof.reading import drawn, scored_rows, usable
-from curate.proof.settings import ValidateSettings, default_validate_out
+from curate.proof.settings import ValidateSettings, default_validate_out, remember
 from curate.proof.validate import ValidatePlan, Validating, Validation
 from curate.proof.workers import devices_of
 from curate.rescoring.parents import latest_where_none, runs_of_one_pool
@@ -40,8 +40,11 @@ def run(
     refuse_place(plot, "--plot")
     settings = gathered(ValidateSettings, settings, values)
     settings = changed(settings, runs=latest_where_none(settings.runs))
-    validation = _validating(settings, reporter or Silent()).run()
-    validation.write(Path(out) if out is not None else default_validate_out(settings), plot)
+    path = Path(out) if out is not None else default_validate_out(settings)
+    validating = _validating(settings, reporter or Silent())
+    remember(open_folder(path), "validate", settings)
+    validation = validating.run()
+    validation.write(path, plot)
     return validation
 
 

@@ -7,9 +7,12 @@ from curate.folders.local import refuse_place
 from curate.pipeline import score
 from curate.pipeline.workspace import load
 from curate.progress import Reporter, Silent
+from curate.proof.cost import VerifyPlan
 from curate.proof.settings import VerifySettings, default_verify_out
 from curate.proof.verdict import Verification
 from curate.proof.verify import Verifying
+from curate.proxies.proxy import Proxy
+from curate.proxies.tokens import Encoder
 from curate.settings import changed, gathered
 
 
@@ -22,9 +25,24 @@ def run(
     **values: Any,
 ) -> Verification:
     """Train the proxy on a selection, on random documents and on others' choices, and compare the target's loss."""
-    refuse_place(out, "--out")
     refuse_place(plot, "--plot")
-    settings = gathered(VerifySettings, settings, values)
-    verifying = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings))
-    proxy, encoder = load(changed(verifying.scoring, modules=()))
+    verifying, proxy, encoder = _opened(gathered(VerifySettings, settings, values), out)
     return verifying.run(proxy, encoder, score=score.run, reporter=reporter or Silent(), plot=plot)
+
+
+def plan(
+    settings: VerifySettings | None = None,
+    out: Path | str | None = None,
+    *,
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> VerifyPlan:
+    """Say what a verification will take, from one step that is measured; nothing is written."""
+    verifying, proxy, encoder = _opened(gathered(VerifySettings, settings, values), out)
+    return verifying.plan(proxy, encoder, score=score.run, reporter=reporter or Silent())
+
+
+def _opened(settings: VerifySettings, out: Path | str | None) -> tuple[Verifying, Proxy, Encoder]:
+    refuse_place(out, "--out")
+    verifying = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings))
+    return verifying, *load(changed(verifying.scoring, modules=()))

@@ -75,8 +75,8 @@ class Choices:
             arms.append(self._drawn(ALL, tokens, min(all_times, passes)))
         return arms
 
-    def scored(self, method: str) -> Run:
-        """Return a run of the same pool and target by another method: one beside the selection's, else a new one."""
+    def neighbour(self, method: str) -> Run | None:
+        """Return a finished run beside the selection's of the same pool and target by another method, if any."""
         own_run = self.selected.run
         neighbours = list_runs(own_run.path.parent) if own_run.path.parent.is_dir() else []
         for run in neighbours:
@@ -84,8 +84,14 @@ class Choices:
             is_same = all(getattr(fingerprints, k) == getattr(own_fingerprints, k) for k in self._needs(method))
             is_default = run.record.method == method and self._is_default(run, method)
             if run.is_finished and is_same and is_default and self.selected.column in run.record.details.columns:
-                self.reporter.note(f"{method}: scored in {run.path} already.")
                 return run
+        return None
+
+    def scored(self, method: str) -> Run:
+        """Return a run of the same pool and target by another method: one beside the selection's, else a new one."""
+        if (run := self.neighbour(method)) is not None:
+            self.reporter.note(f"{method}: scored in {run.path} already.")
+            return run
         offers = methods.get(method).OFFERS
         settings = changed(
             self.settings,

@@ -40,7 +40,7 @@ class Selected:
                 f"{path} is not the manifest of a selection.", hint="Give the folder that `curate select` wrote."
             )
         record = RunRecord({k: v for k, v in manifest["run"].items() if k != "path"})
-        return cls(folder=folder, manifest=manifest, run=Run(open_folder(manifest["run"]["path"]), record))
+        return cls(folder=folder, manifest=manifest, run=Run(open_folder(_run_of(folder, manifest)), record))
 
     @property
     def tokens(self) -> int:
@@ -61,3 +61,10 @@ class Selected:
     def filters(self) -> list[tuple[str, dict[str, Any]]]:
         """Its filters except those of size, and decontamination, which every selection has."""
         return [(s["name"], s["asked"]) for s in self.manifest["filters"] if s["name"] not in _SIZES]
+
+
+def _run_of(folder: Path, manifest: dict[str, Any]) -> Path:
+    """Return where the run lies: as the selection names it, from here or from a folder above the selection."""
+    path = Path(manifest["run"]["path"])
+    places = [path, *(above / path for above in folder.resolve().parents)]
+    return next((place for place in places if (place / Run.RECORD).exists()), path)

@@ -1,12 +1,15 @@
 """The settings of validation and verification, checked as they are built."""
 
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from curate import methods
 from curate.errors import SettingsError
+from curate.folders.folder import Folder, put_json
 from curate.folders.local import refuse_url
 from curate.proxies.settings import DEVICES, Device
 from curate.score_settings import ScoreSettings
@@ -16,8 +19,14 @@ from curate.training.recipe import Recipe
 if TYPE_CHECKING:
     from curate.scores.run import Run
 
+SETTINGS = "settings.json"
+"""In the folder of a validation or a verification: its settings and the working folder in which they were given."""
 RANDOM = "random"
 """The arm of random documents."""
+
+
+def _spelled(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(methods.spelled(name) for name in names)
 
 
 @settings
@@ -115,7 +124,7 @@ class VerifySettings:
     sweep: Annotated[tuple[Annotated[Share, Field(gt=0)], ...], Listed] = option(
         default=(), help="Shares of the run's ranking to train on, too: 1%,5%,20%."
     )
-    baselines: Words = option(
+    baselines: Annotated[Words, AfterValidator(_spelled)] = option(
         default=("bm25", "embedding"), help="Method to compare with; repeatable.", flags=("--baseline",)
     )
     all_times: Annotated[Number, least(0)] = option(
@@ -151,6 +160,11 @@ def default_verify_out(settings: VerifySettings) -> Path:
     """Return where a verification goes when no folder is given: `<selection>-verified`."""
     path = Path(settings.selection)
     return path.with_name(f"{path.resolve().name}-verified")
+
+
+def remember(folder: Folder, command: str, settings: "ValidateSettings | VerifySettings") -> None:
+    """Write into a folder what `curate COMMAND` began it with, so that its name alone goes on with it."""
+    put_json(folder, SETTINGS, {"command": command, "working_folder": os.getcwd(), "settings": asdict(settings)})
 
 
 def num_dropped(documents: int, drop: float) -> int:

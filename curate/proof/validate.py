@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from curate.amounts import counted, duration, size
 from curate.errors import CurateError
 from curate.folders.folder import put_text
 from curate.folders.local import open_folder
+from curate.memory import peak_memory
 from curate.progress import Reporter
 from curate.proof.bank import Bank, Job, Laboratory
 from curate.proof.in_run import in_run, kept_in_run
@@ -52,6 +54,21 @@ class ValidatePlan:
     """From one step that is measured."""
     seconds: float
     """Of the missing retrainings, on all devices; scoring the sample by the methods is extra."""
+    disk_bytes: int
+    """Of the bank's losses."""
+    memory_bytes: int
+    """Measured on one step, per device."""
+
+    @property
+    def sentence(self) -> str:
+        """Say the totals."""
+        more = f" ({self.there:,} more are there already, or equal to another)" if self.there else ""
+        return (
+            f"Validating takes {counted(self.retrainings - self.there, 'retraining')} of "
+            f"{counted(self.steps, 'step')} each{more}: about {duration(self.seconds)}, "
+            f"{size(self.disk_bytes)} on disk and {size(self.memory_bytes)} of memory. "
+            "Scoring the sample by every run's method comes on top."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +150,8 @@ class Validating:
             there=len(retrainings) + removals - missing,
             seconds_each=each,
             seconds=missing * each / len(self.devices),
+            disk_bytes=missing * (8 * len(self.queries) + 128),
+            memory_bytes=peak_memory(self.laboratory.proxy.device),
         )
 
     def run(self) -> Validation:
@@ -165,7 +184,7 @@ class Validating:
         if plan.retrainings > plan.there:
             self.reporter.note(
                 f"{plan.retrainings - plan.there} of {plan.retrainings} retrainings to make, of {plan.steps} steps on"
-                f" {plan.documents:,} documents: about {plan.seconds / 60:.1f} minutes"
+                f" {plan.documents:,} documents: about {duration(plan.seconds)}"
                 f" ({plan.seconds_each:.2g} s each, {'one after another' if len(self.devices) == 1 else 'on '}"
                 f"{'' if len(self.devices) == 1 else ', '.join(self.devices)})."
             )

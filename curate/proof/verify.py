@@ -11,9 +11,10 @@ from curate.gradients.documents import Batching, make_room
 from curate.progress import Reporter
 from curate.proof.choices import Choices
 from curate.proof.comparison import Comparison
+from curate.proof.cost import VerifyPlan, plan
 from curate.proof.reading import HELDOUT, scored_hashes
 from curate.proof.selection import Selected
-from curate.proof.settings import VerifySettings
+from curate.proof.settings import VerifySettings, remember
 from curate.proof.verdict import Verification
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoder
@@ -65,35 +66,42 @@ class Verifying:
         plot: Path | None = None,
     ) -> Verification:
         """Train the missing arms, compare all, and write figures and curves into the folder."""
-        room = make_room(proxy, self.settings.batch_tokens, reporter.note)
-        batching = Batching(tokens=encoder.settings, room=room)
         folder = open_folder(self.out)
         with folder.claim():
             folder.local("arms").mkdir(exist_ok=True)  # tells a verification from other folders
-            choices = Choices(
-                selected=self.selected,
-                settings=self.scoring,
-                baselines=self.settings.baselines,
-                sweep=self.settings.sweep,
-                out=self.out,
-                seed=self.settings.seed,
-                score=score,
-                reporter=reporter,
-            )
-            verification = Comparison(
-                settings=self.settings,
-                selected=self.selected,
-                fields=self.scoring.fields,
-                held_out=self.held_out,
-                out=self.out,
-                proxy=proxy,
-                encoder=encoder,
-                batching=batching,
-                choices=choices,
-                reporter=reporter,
-            ).compare()
+            remember(folder, "verify", self.settings)
+            verification = self._comparison(proxy, encoder, score, reporter).compare()
         verification.write(self.out, plot)
         return verification
+
+    def plan(self, proxy: Proxy, encoder: Encoder, *, score: Callable[..., Run], reporter: Reporter) -> VerifyPlan:
+        """Measure one step and estimate the whole; nothing is written."""
+        return plan(self._comparison(proxy, encoder, score, reporter))
+
+    def _comparison(self, proxy: Proxy, encoder: Encoder, score: Callable[..., Run], reporter: Reporter) -> Comparison:
+        room = make_room(proxy, self.settings.batch_tokens, reporter.note)
+        choices = Choices(
+            selected=self.selected,
+            settings=self.scoring,
+            baselines=self.settings.baselines,
+            sweep=self.settings.sweep,
+            out=self.out,
+            seed=self.settings.seed,
+            score=score,
+            reporter=reporter,
+        )
+        return Comparison(
+            settings=self.settings,
+            selected=self.selected,
+            fields=self.scoring.fields,
+            held_out=self.held_out,
+            out=self.out,
+            proxy=proxy,
+            encoder=encoder,
+            batching=Batching(tokens=encoder.settings, room=room),
+            choices=choices,
+            reporter=reporter,
+        )
 
 
 def _held_out(settings: VerifySettings, selected: Selected, recorded: ScoreSettings) -> list[Document]:

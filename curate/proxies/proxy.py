@@ -21,6 +21,7 @@ from curate.errors import CurateError, SettingsError
 from curate.proxies.attention import use_block_attention
 from curate.proxies.devices import choose_device
 from curate.proxies.settings import ProxySettings
+from curate.proxies.suggestions import near_model
 from curate.proxies.templates import choose_template
 from curate.threads import choose as choose_threads
 
@@ -179,7 +180,7 @@ def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedMode
     address, options = settings.model, {"revision": settings.revision} if settings.revision else {}
     folder = Path(address).expanduser()
     if not folder.is_dir() and (address.startswith((".", "/", "~")) or address.count("/") > 1):
-        raise SettingsError(f"model is {address!r}; there is no such folder.")
+        raise SettingsError(f"model is {address!r}; there is no such folder.", hint=near_model(address))
     source = str(folder) if folder.is_dir() else address
     dtype = DTYPES[settings.dtype]
     try:
@@ -222,7 +223,8 @@ def _not_loaded(settings: ProxySettings, is_folder: bool, error: Exception) -> C
         )
     return CurateError(
         f"The model {settings.model} is not on this machine and could not be fetched: {reason}",
-        hint="Give the folder of a model with --model DIR, or make a small one from the pool with `curate warmup`.",
+        hint=f"{near_model(settings.model) or ''} Give the folder of a model with --model DIR, or make a small "
+        "one from the pool with `curate warmup`.".lstrip(),
     )
 
 

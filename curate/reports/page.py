@@ -12,6 +12,7 @@ from curate.reports import plots
 from curate.reports.figures import OVERLAP, VARIABLES, Figures, Pair
 from curate.reports.finding import FINE, LEVELS, Finding
 from curate.reports.ranking_verdicts import FOLLOWS, HEAVY
+from curate.reports.summary import Summary
 from curate.reports.writing import number, percent, rho, unbroken, with_code
 from curate.visible import visible
 
@@ -21,19 +22,22 @@ _FOLDER = Path(__file__).parent
 
 
 def page(
-    judged: Sequence[tuple[Figures, Sequence[Finding]]], pairs: Sequence[tuple[Pair, Finding]], *, compared_on: int = 1
+    judged: Sequence[tuple[Figures, Sequence[Finding], Summary]],
+    pairs: Sequence[tuple[Pair, Finding]],
+    *,
+    compared_on: int = 1,
 ) -> str:
     """Write the HTML of one run or several.
 
     Foreign text (paths, names, values, documents) is escaped where it is printed, its control characters shown.
     """
-    runs = [_view(figures, findings) for figures, findings in judged]
+    runs = [_view(*run) for run in judged]
     possible = len(runs) * (len(runs) - 1) // 2
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            title=f"curate report: {', '.join(figures.path for figures, _ in judged)}",
+            title=f"curate report: {', '.join(figures.path for figures, *_ in judged)}",
             css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
             runs=runs,
             several=len(runs) > 1,
@@ -73,7 +77,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _view(figures: Figures, findings: Sequence[Finding]) -> dict[str, Any]:
+def _view(figures: Figures, findings: Sequence[Finding], summary: Summary) -> dict[str, Any]:
     """Arrange a run for the template."""
     ranked = sorted(findings, key=lambda f: LEVELS.index(f.level))
     low, high = _range(figures)
@@ -83,6 +87,7 @@ def _view(figures: Figures, findings: Sequence[Finding]) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "figures": figures,
+        "summary": summary,
         "worst": [f for f in ranked if f.level != FINE],
         "fine": [f for f in ranked if f.level == FINE],
         "levels": [(level, n) for level in LEVELS if (n := sum(f.level == level for f in findings))],

@@ -21,6 +21,7 @@ from curate.reports.figures import Figures, Pair
 from curate.reports.finding import Finding
 from curate.reports.measure import measure
 from curate.reports.page import MADE_HERE, page
+from curate.reports.summary import Summary, summary, verifications
 from curate.reports.verdicts import findings, judge_pair
 from curate.scores.run import Run
 
@@ -31,6 +32,7 @@ class Judged:
 
     figures: Figures
     findings: tuple[Finding, ...]
+    summary: Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,8 @@ class Report:
 def judge(run: Run, *, by: str | None = None) -> Judged:
     """Measure and judge one run, without reading the pool."""
     figures = measure(run, by=by)
-    return Judged(figures=figures, findings=findings(figures))
+    judgements = findings(figures)
+    return Judged(figures=figures, findings=judgements, summary=summary(figures, judgements, verifications(run)))
 
 
 def report(
@@ -93,7 +96,9 @@ def report(
     pairs = tuple((pair, judge_pair(pair)) for pair in compare(opened)) if len(opened) > 1 else ()
     if path is not None:
         html = page(
-            [(j.figures, j.findings) for j in judged_runs], pairs, compared_on=sampled_by(opened) if pairs else 1
+            [(j.figures, j.findings, j.summary) for j in judged_runs],
+            pairs,
+            compared_on=sampled_by(opened) if pairs else 1,
         )
         put_text_file(path, html)
     return Report(runs=tuple(judged_runs), pairs=pairs, out=path)

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from curate.amounts import counted, duration, size
 from curate.memory import peak_memory
 from curate.rescoring.attribution import Rescoring
 from curate.training.optimisers import State
@@ -37,6 +38,15 @@ class RescorePlan:
     """At most, until it is done."""
     memory_bytes: int
     """Peak memory of the measured step: of the GPU where it ran there, else of this process."""
+
+    @property
+    def sentence(self) -> str:
+        """Say the totals."""
+        return (
+            f"Rescoring {counted(self.shortlist, 'document')} by {counted(self.repeats, 'training')} of "
+            f"{counted(self.steps, 'step')} takes about {duration(self.seconds)}, at most {size(self.disk_bytes)} on "
+            f"disk and {size(self.memory_bytes)} of memory."
+        )
 
 
 def plan(rescoring: Rescoring) -> RescorePlan:

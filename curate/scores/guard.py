@@ -51,12 +51,19 @@ def without_semicolon(sql: str) -> str:
     return head if ends else sql
 
 
+def was_interrupted(error: BaseException) -> bool:
+    """Return whether an error is what DuckDB makes of Ctrl-C."""
+    return isinstance(error, duckdb.InterruptException) or "query interrupted" in str(error).casefold()
+
+
 def sql_error(error: duckdb.Error) -> CurateError:
     """Return an error with DuckDB's message, which names the nearest column or table, and a hint for closed files."""
     text = str(error).strip()
     hint = None
     if "Permission Error" in text or "disabled by configuration" in text:
         hint = "A session reads only the runs; --allow FOLDER opens one more folder."
+    elif match := re.search(r'Ambiguous reference to column name "(\w+)"', text):
+        hint = f"Two views of the query have it: say which, scores.{match[1]} or documents.{match[1]}."
     return CurateError(text, hint=hint)
 
 

@@ -1,6 +1,6 @@
 """The pool's rows as one Arrow stream of shard, row and the pool's columns, read when a query needs them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Self
 
@@ -21,15 +21,17 @@ class PoolRows:
     """Scannable by DuckDB any number of times; each scan streams the pool anew in bounded memory.
 
     `scored` is the schema of the scores: it knows the type of every scalar column over the whole pool.
-    Columns of the pool called `shard` or `row` appear as `pool_shard` and `pool_row`, one without a name as `unnamed`.
+    Columns of the pool that are called as one of `scores` is appear as `pool_score` …, as they do there, so that a join
+    may say `score`; one without a name as `unnamed`.
     """
 
     def __init__(self, pool: Pool, scored: pa.Schema, *, whole: bool = False) -> None:
         self._pool, self._scored = pool, scored
         self.is_typed_whole = whole
         self._pool_schema = pool_schema(pool, scored, whole=whole)
+        names = self._pool_schema.names
         self.schema = pa.schema(
-            [("shard", pa.string()), ("row", pa.int64()), *((_shown(f.name), f.type) for f in self._pool_schema)]
+            [("shard", pa.string()), ("row", pa.int64()), *zip(_shown(names), self._pool_schema.types, strict=True)]
         )
 
     @property
@@ -101,8 +103,17 @@ def _conformed(table: pa.Table, schema: pa.Schema, shard: Shard, row: int) -> pa
         ) from error
 
 
-def _shown(name: str) -> str:
-    return f"pool_{name}" if name in ("shard", "row") else name or UNNAMED
+def _shown(names: Sequence[str]) -> list[str]:
+    """Name the pool's columns: those that are called as one of the scores as the scores name them."""
+    taken = {n.casefold() for n in names if not is_reserved(n)}
+    shown = []
+    for name in names:
+        column = f"pool_{name}" if is_reserved(name) else name or UNNAMED
+        while is_reserved(name) and column.casefold() in taken:
+            column = f"pool_{column}"
+        taken.add(column.casefold())
+        shown.append(column)
+    return shown
 
 
 def _original(name: str, probed: pa.Schema) -> str:

@@ -8,7 +8,6 @@ shards.json         the pool's shards as they were, for a later run that takes o
 target/ …           whatever later runs reuse
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.documents.addresses import lies_here
+from curate.documents.located import located, located_settings
 from curate.errors import CurateError
 from curate.folders.part_folder import PartFolder
 from curate.folders.parts import Part
@@ -50,35 +49,18 @@ class Run(PartFolder):
         )
 
     def located(self, address: str) -> str:
-        """Return where an address of the record lies now, as given where it lies nowhere.
-
-        A relative address is looked for in the folder in which it was given, moved along with the run; then in that
-        folder itself; then here.
-        """
-        for where in reversed(self.logged()):
-            if "working_folder" in where:
-                then = os.path.join(where["working_folder"], address)
-                moved = os.path.normpath(os.path.join(self.path.resolve(), os.path.relpath(then, where["folder"])))
-                there = next((place for place in (moved, then) if lies_here(place)), address)
-                return address if there == os.path.abspath(address) else there
-        return address
-
-    @property
-    def working_folder(self) -> str | None:
-        """The folder in which the run's addresses were given, as far as its log tells."""
-        return next((w["working_folder"] for w in reversed(self.logged()) if "working_folder" in w), None)
+        """Return where an address of the record lies now; see `documents.located`."""
+        return located(self, address)
 
     @property
     def located_settings(self) -> dict[str, Any]:
         """The record's settings, with addresses as they are found from here."""
-        settings = dict(self.record.settings)
-        for name in ("pool", "target", "against"):
-            if addresses := settings.get(name):
-                settings[name] = [self.located(a) for a in ([addresses] if isinstance(addresses, str) else addresses)]
-        for name in ("model", "store"):
-            if settings.get(name):
-                settings[name] = self.located(settings[name])
-        return settings
+        return located_settings(self)
+
+    @property
+    def working_folder(self) -> str | None:
+        """The folder in which the run's addresses were given, as far as its log tells."""
+        return next((w["working_folder"] for w in self.logged() if "working_folder" in w), None)
 
     def scores(self) -> "pl.LazyFrame":
         """Return every scored document in pool order, lazily; columns that differ between parts are unified."""

@@ -22,7 +22,7 @@ from curate.errors import CurateError
 from curate.folders.unify import unify
 from curate.folders.values import as_text, python_values
 from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
-from curate.scores.guard import check_query, sql_error, without_semicolon
+from curate.scores.guard import check_query, sql_error, was_interrupted, without_semicolon
 from curate.scores.neighbours import pairs_of
 from curate.scores.run import Run
 from curate.scores.views import (
@@ -127,6 +127,10 @@ class Session:
             self.provide_documents()
         try:
             self._result = self._run(sql, params, rereads="documents" in tables)
+        except (RuntimeError, duckdb.InterruptException) as error:
+            if was_interrupted(error):
+                raise KeyboardInterrupt from error
+            raise
         except duckdb.CatalogException as error:
             if "tokens" in tables and self.tokens_query is None:
                 raise _not_by_token(self.runs) from error
@@ -355,7 +359,11 @@ def _as_curate_errors() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
         raise sql_error(error) from error
     except (pa.ArrowException, OSError) as error:
+        if was_interrupted(error):
+            raise KeyboardInterrupt from error
         # The reader's batches come through Arrow's C stream, which carries DuckDB's message alone.
         raise CurateError(str(error).strip()) from error

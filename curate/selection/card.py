@@ -35,6 +35,7 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         front["dataset_info"] = {"features": described.features}
     run, composition = manifest["run"], manifest["composition"]
     before, after = manifest["before"], manifest["after"]
+    chosen = [r for r in composition["rows"] if r["documents"]]
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
@@ -61,9 +62,10 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
             (composition["by"], "documents", "of the pool's", "tokens", "times its share of the pool"),
             [
                 (r["value"], r["documents"], r["pool_documents"], r["tokens"], f"{r['enrichment']:.2f}")
-                for r in composition["rows"][:_LISTED]
+                for r in chosen[:_LISTED]
             ],
         ),
+        *([f"… and {len(chosen) - _LISTED:,} more"] if len(chosen) > _LISTED else []),
         "",
         *(
             ["## Written otherwise than in the pool", "", *(f"- {c}" for c in described.changes), ""]

@@ -6,6 +6,7 @@ from curate.selection.select import select
 selection = select(latest_run(), filters=["dedup", ("quota", {"by": "source"})], budget="20M", out="selected")
 """
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -106,10 +107,10 @@ def select(
 
     Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false.
     With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its
-    documents. `by`: the column to compare composition by (`source` or the shard by default). `format`:
-    arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near documents,
-    for filters that need them (`curate.neighbours` finds them); by default those of the store that the run was scored
-    from. `threads` changes only the time.
+    documents. `by`: the column to compare composition by (by default the one of `quota`, else `source`, else the
+    shard). `format`: arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs
+    of near documents, for filters that need them (`curate.neighbours` finds them); by default those of the store that
+    the run was scored from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """
     refuse_place(out, "--out")
@@ -119,6 +120,8 @@ def select(
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
         check_out(Path(out), overwrite=overwrite, format=format)
+    if (few := size.get("count", 1000)) <= 100:
+        reporter.note(f"--top {few} is a number of documents: the {few} best are kept. A share is --top {few}%.")
     with open_session(run, pool=pool, threads=threads, neighbours=neighbours) as session:
         funnel = Funnel(session, shard_score=shard_score)
         _warn_of_size(size, funnel, reporter)
@@ -183,7 +186,8 @@ def _check(run: Run, unit: str, shard_score: str, partial: bool) -> None:
         whole = sum(p.last for p in parts)
         raise CurateError(
             f"{run.path} is not finished: {len(parts)} parts are there, {whole} shards have reached their end.",
-            hint="Run `curate score` with the same settings to its end, or select from these parts with --partial.",
+            hint=f"Go on with it: {shlex.join(['curate', 'score', '--continue', str(run.path)])}. "
+            "Or select from these parts with --partial.",
         )
 
 
@@ -206,9 +210,11 @@ def _warn_of_size(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -
 
 
 def _composition_column(funnel: Funnel, by: str | None) -> str:
+    """Return the given column, else that of the last `quota`, else `source`, else `shard`."""
     names = funnel.schema.names
     if by is None:
-        return "source" if "source" in names else "shard"
+        divided = [s.values["by"] for s in funnel.stages if s.name == "quota" and s.values["by"] in names]
+        return divided[-1] if divided else "source" if "source" in names else "shard"
     if by not in names:
         raise SettingsError(f"--by: no column {by!r}.", hint=nearest(by, list(names)))
     return by

@@ -117,6 +117,26 @@ def test_where_stderr_is_no_terminal_progress_is_a_line_per_stage(capsys, monkey
     assert out == ""
 
 
+def test_a_log_has_rate_and_time_left_now_and_then_and_no_thousand_lines(capsys, monkeypatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("curate.cli._output.time.monotonic", lambda: clock[0])
+    with RichReporter() as reporter:
+        for _ in range(1000):  # short stages are not worth a line
+            with reporter.stage("short", total=1) as stage:
+                stage.advance(1)
+        with reporter.stage("scoring", total=10_000) as stage:
+            stage.advance(4_000)  # was there before
+            for _ in range(480):
+                clock[0] += 0.125
+                stage.advance(12.5)
+    told = capsys.readouterr().err
+    assert not set("\r\x1b\b") & set(told)
+    first, *_, last = told.splitlines()
+    assert first == "scoring: 5,500/10,000 documents in 15 s, 100 documents/s, about 45 s left"
+    assert last == "scoring: 10,000/10,000 documents in 60 s, 100 documents/s"
+    assert 4 <= len(told.splitlines()) <= 6
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space"), OSError(errno.EDQUOT, "Quota"), None])
 def test_a_full_disk_is_one_sentence_and_the_command_to_give_again(error, capsys, monkeypatch) -> None:
     def fail() -> None:

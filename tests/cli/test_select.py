@@ -4,6 +4,7 @@ import pytest
 
 from curate.cli import main
 from tests.selection.conftest import make_pool, make_run
+from tests.small_runs import rows, write
 
 
 @pytest.fixture
@@ -75,3 +76,22 @@ def test_usage_errors_are_said(work, capsys, arguments, code, seen):
         main(["select", *arguments])
     assert stopped.value.code == code
     assert seen in " ".join(capsys.readouterr().err.split())
+
+
+def test_composition_is_by_the_quotas_column_without_rows_of_zeros(tmp_path, monkeypatch, capsys, start):
+    monkeypatch.chdir(tmp_path)
+    run = start("runs/x")
+    values = [f"topic {i:02d}" for i in range(50)]
+    write(run, "a", 0, rows("a", 0, [float(50 - i) for i in range(50)], source=["web"] * 50, topic=values))
+    run.finish({"documents": 50, "tokens": 50, "skipped": {}})
+    main(["select", "runs/x", "--top", "30", "-f", "quota", "-p", "by=topic", "-p", "shares=equal", "--dry-run"])
+    out, err = capsys.readouterr()
+    assert "┃ topic " in out
+    assert [f"topic {i:02d}" in out for i in (0, 11, 12, 49)] == [True, True, False, False]
+    assert "… and 18 more" in out
+    assert "… and 20 without a document" in out
+    assert "--top 30 is a number of documents: the 30 best are kept. A share is --top 30%." in err
+    main(["select", "runs/x", "--top", "60%", "--dry-run"])
+    out, err = capsys.readouterr()
+    assert "┃ source " in out
+    assert "is a number" not in err

@@ -193,3 +193,37 @@ def test_text_of_others_is_shown_as_it_is_and_never_reaches_the_terminal(nasty, 
 def test_csv_gives_a_spreadsheet_no_formula_and_leaves_numbers(nasty, capsys):
     main(["sql", str(nasty.path), """SELECT source, -1.5 AS n, '@x' AS "=y" FROM scores WHERE row > 0""", "--csv"])
     assert capsys.readouterr().out == "source,n,'=y\n'=1+1,-1.5,'@x\n-5,-1.5,'@x\n"
+
+
+@pytest.mark.parametrize("width", [30, 80, 100, 160])
+def test_a_table_is_never_wider_than_the_terminal_and_says_what_it_leaves_out(work, capsys, monkeypatch, width):
+    monkeypatch.setattr("curate.cli._output.stdout.width", width)
+    long = ", ".join(f"repeat('wide {i} ', 40) AS column_{i}" for i in range(9))
+    main(["sql", "runs/x", f"SELECT row, {long}, score FROM scores LIMIT 2"])
+    shown = capsys.readouterr().out
+    table = [line for line in shown.splitlines() if line[:1] in "┏┃┡│└"]
+    assert {len(line) for line in table} == {len(table[0])}
+    assert len(table) == 6  # a line for each row
+    assert len(table[0]) <= width
+    assert "of 11 columns shown" in " ".join(shown.split())
+    assert "┃ … ┃" in shown
+    main(["sql", "runs/x", f"SELECT row, {long}, score FROM scores LIMIT 1"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= max(width, 40)
+    assert [f"column_{i}" in shown for i in range(9)] == [True] * 9
+    main(["sql", "runs/x", "SELECT 1 AS a, 'one line' AS b"])
+    assert "columns shown" not in capsys.readouterr().out
+
+
+def test_text_of_many_lines_is_a_line_of_the_table(work, capsys):
+    main(["sql", "runs/x", "SELECT 'a' || chr(10) || repeat('東京 ', 200) AS t FROM range(2)"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert lines[3].startswith("│ a⏎東京 東京")
+    assert "…" in lines[3]
+
+
+def test_a_join_with_documents_may_say_score_where_the_pool_has_a_score_of_its_own(work, capsys):
+    main(["sql", "runs/x", "SELECT text, score, pool_score FROM documents JOIN scores USING (shard, row)"])
+    out, err = capsys.readouterr()
+    assert "error" not in out + err

@@ -1,4 +1,5 @@
 import json
+import os
 
 from curate.cli import main
 from curate.scores.run import Run
@@ -21,3 +22,30 @@ def test_status_shows_progress_of_every_run(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "runs/x" in out
     assert "2 empty text" in " ".join(out.replace("│", " ").split())
+
+
+def test_one_run_tells_settings_share_time_left_and_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool").mkdir()
+    for name in "abcde":
+        (tmp_path / "pool" / f"{name}.jsonl").write_text('{"text": "some words to score"}\n' * 10)
+    given = {**SETTINGS, "pool": ["pool"], "method": "loss", "method_settings": {}, "seed": 7, "background": 2048}
+    run = Run.start("runs/it's 5 %", settings=given, fingerprints=FINGERPRINTS)
+    for i, name in enumerate("abcd"):
+        part = write(run, f"{name}.jsonl", i, rows(f"{name}.jsonl", 0, [1.0] * 10))
+        os.utime(part.path, (1e9 + 20 * i + 5000 * (i == 3), 1e9 + 20 * i + 5000 * (i == 3)))
+    run.close()
+    main(["status", "runs/it's 5 %"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "80% done (40 of about 50 rows, 4 of 5 shards); about 20 s left at 0.5 rows a second" in shown
+    assert shown.index("seed 7 0") < shown.index("As by default")
+    assert """go on by: curate score --continue 'runs/it'"'"'s 5 %'""" in shown
+    main(["status", "runs/it's 5 %", "--json"])
+    (state,) = json.loads(capsys.readouterr().out)
+    assert (state["share"], state["rows_per_second"], state["seconds_left"]) == (0.8, 0.5, 20)
+    assert state["changed_settings"]["seed"] == [7, 0]
+    run.finish({"documents": 40, "tokens": 40, "skipped": {}})
+    main(["status", "runs/it's 5 %"])
+    shown = capsys.readouterr().out
+    assert "finished, 40 rows of 4 shards" in shown
+    assert "go on by" not in shown

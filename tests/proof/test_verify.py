@@ -277,3 +277,19 @@ def test_a_killed_verification_goes_on_and_ends_with_the_same_bytes(place: Path,
     for name in ("verify.json", "curves.png"):
         made = (two / name).read_bytes()
         assert made == (one / name).read_bytes().replace(str(one).encode(), str(two).encode())
+
+
+def test_a_plan_counts_the_trainings_measures_a_step_and_writes_nothing(place: Path, tmp_path: Path) -> None:
+    asked = settings(place, sweep=(0.05, 0.4), tokens=800, baselines=("EK-FAC", "bm25"))
+    before = sorted(place.rglob("*"))
+    plan = curate.plan_verify(asked, tmp_path / "out", reporter=Heard())
+    assert (plan.arms, plan.seeds, plan.trainings) == (7, 2, 14)
+    assert plan.to_score == ("ekfac",)  # BM25 has a run beside the selection's
+    assert plan.all_steps == pytest.approx(2 * plan.steps, abs=1)
+    steps = plan.seeds * (6 * plan.steps + plan.all_steps)
+    assert plan.seconds == pytest.approx(steps * plan.step_seconds + (14 * 2 + 1) * plan.loss_seconds)
+    assert plan.memory_bytes > 1 << 26
+    assert "14 trainings (7 arms, 2 seeds)" in plan.sentence
+    assert "ekfac must score the pool" in plan.sentence
+    assert sorted(place.rglob("*")) == before
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from curate.documents import open_pool
 from curate.errors import CurateError, SettingsError
 from curate.progress import Silent
 from curate.scores.run import Run
-from curate.selection.card import card
+from curate.selection.card import Described, card
 from curate.selection.select import select
 from tests.selection.conftest import make_run
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
@@ -258,7 +258,9 @@ def test_control_characters_of_the_pool_are_shown_on_the_card(start, tmp_path):
     run = start("runs/x")
     write(run, "a\x1b[31m.jsonl", 0, rows("a\x1b[31m.jsonl", 0, [1.0], source=["b\x9b\u202e"]))
     selection = select(run, top=1, decontaminate=False, partial=True)
-    text = card(selection.record() | {"fingerprint": ""}, "arrow", ["score\x07"])
+    text = card(
+        selection.record() | {"fingerprint": ""}, "arrow", Described(scores=["score\x07"], features=None, changes=())
+    )
     assert not set("\x1b\x9b\x07\u202e") & set(text)
     assert "| b\\x9b\\u202e | 1 | 1 |" in text
 

@@ -1,0 +1,110 @@
+"""Go on with a folder by its name alone: its settings come from its own record."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+from curate import methods
+from curate.documents.addresses import lies_here
+from curate.documents.located import located, located_settings
+from curate.errors import SettingsError
+from curate.fields import Fields
+from curate.folders.folder import read_json
+from curate.folders.local import open_folder
+from curate.folders.record import RunRecord, as_json
+from curate.proof.settings import SETTINGS, ValidateSettings, VerifySettings
+from curate.proxies.devices import choose_device
+from curate.rescoring.settings import RescoreSettings
+from curate.score_settings import ScoreSettings
+from curate.scores.run import Run
+from curate.settings import build
+from curate.stores.settings import METHOD, IndexSettings
+from curate.stores.store import Store
+
+KINDS: dict[str, Any] = {
+    "score": ScoreSettings,
+    "rescore": RescoreSettings,
+    "index": IndexSettings,
+    "validate": ValidateSettings,
+    "verify": VerifySettings,
+}
+"""Settings by the command that writes a folder."""
+_PROOF = ("selection", "target", "pool", "other", "model", "runs", "banks")
+"""Settings of validations and verifications that are addresses."""
+
+
+def recorded(folder: Path | str) -> Any:
+    """Return the settings that a folder was begun with, its addresses as they are found from here.
+
+    `curate.score(curate.recorded("runs/x"), "runs/x")` goes on with a run; so do `rescore`, `index`, `validate` and
+    `verify` with theirs. Raises SettingsError for a folder that none of them wrote.
+    """
+    command, values = recorded_values(folder)
+    kind = KINDS[command]
+    return kind.of(values) if kind is ScoreSettings else build(kind, values, owner=f"The record of {folder}")
+
+
+def recorded_values(folder: Path | str) -> tuple[str, dict[str, Any]]:
+    """Return the command that began a folder, and its settings by name. Raises SettingsError."""
+    place = open_folder(folder)
+    if place.exists(Run.RECORD):
+        run = Run.open(folder)
+        return of_record(run.record, located_settings(run))
+    if place.exists(Store.RECORD):
+        store = Store.open(folder)
+        pool = [located(store, address) for address in store.record.details.pool]
+        command, values = of_record(store.record, located_settings(store))
+        return command, values | {"pool": pool}
+    if place.exists(SETTINGS):
+        content = read_json(place, SETTINGS)
+        settings, where = content["settings"], content["working_folder"]
+        return content["command"], settings | {n: _there(settings[n], where) for n in _PROOF if settings.get(n)}
+    problem = "holds no run, store, validation or verification" if place.exists() else "is no folder"
+    raise SettingsError(
+        f"--continue {folder}: {folder} {problem}.",
+        hint="Give a folder that `curate score`, rescore, index, validate or verify wrote; `curate status` lists runs.",
+    )
+
+
+def of_record(record: RunRecord, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the command that wrote the record of a run or a store, and `settings` under that command's own names."""
+    settings = dict(settings)
+    own = dict(record.method_settings)
+    if record.is_rescoring:
+        command, settings = "rescore", {**settings, **own, "runs": settings["parent_run"]}
+    elif record.method is None:
+        command, settings = "index", {**settings, "pool": record.details.pool}
+    else:
+        command = "score"
+        if own.get("seed") == settings.get("seed"):  # it follows the run's
+            settings["method_settings"] = {n: v for n, v in own.items() if n != "seed"}
+    names = set(KINDS[command].__dataclass_fields__)
+    return command, {name: value for name, value in settings.items() if name in names}
+
+
+def defaults(record: RunRecord) -> dict[str, Any]:
+    """Return the default of every setting of a record, its method's among them, as the record would have it."""
+    command, _ = of_record(record, record.settings)
+    kind = IndexSettings if command == "index" else ScoreSettings
+    usual = {f.name: _default(f) for f in fields(kind)} | {"background": methods.background_of(METHOD)}
+    if command != "index" and record.method in methods.names():
+        method = methods.get(record.method)
+        own = RescoreSettings().method_settings() if command == "rescore" else asdict(method.Settings())
+        usual |= {"method_settings": own, "background": method.BACKGROUND}
+    return as_json(usual | {"fields": asdict(Fields()), "device": choose_device("auto").type})
+
+
+def _default(field: Any) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return None if field.default_factory is MISSING else field.default_factory()
+
+
+def _there(value: Any, where: str) -> Any:
+    """Return addresses as they lie from here, given that they were given in the folder `where`."""
+    if not isinstance(value, str):
+        return [_there(v, where) for v in value]
+    then = os.path.join(where, value)
+    return then if where != os.getcwd() and lies_here(then) else value

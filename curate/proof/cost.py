@@ -1,0 +1,103 @@
+"""Estimate the cost of a verification from one measured step of training."""
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+
+from curate.amounts import counted, duration, rounded, size
+from curate.errors import CurateError
+from curate.memory import peak_memory
+from curate.proof.arms import selected_documents
+from curate.proof.comparison import Comparison
+from curate.proof.reading import usable
+from curate.training.losses import mean_losses
+from curate.training.microbatches import Corpus
+from curate.training.replay import Training
+from curate.training.snapshots import trainable
+
+_SPOOLED = 5
+"""Bytes of a token that waits on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyPlan:
+    """The cost of a verification, known before it starts."""
+
+    arms: int
+    seeds: int
+    trainings: int
+    tokens: int
+    """Of every arm but `all`."""
+    steps: int
+    """Of each of these."""
+    all_steps: int
+    """Of the arm `all`; 0 where there is none."""
+    to_score: tuple[str, ...]
+    """Baselines that no run beside the selection's has scored; scoring the pool by them is extra."""
+    step_seconds: float
+    """Measured."""
+    loss_seconds: float
+    """Of measuring the losses once: of the held-out rows measured, and scaled to the other text."""
+    seconds: float
+    """Of all trainings and losses."""
+    disk_bytes: int
+    """Of the baselines' and the sweep's selections, and of the arms' tokens while they train; about."""
+    memory_bytes: int
+    """Measured on the step."""
+
+    @property
+    def sentence(self) -> str:
+        """Say the totals."""
+        first = f" Before that, {' and '.join(self.to_score)} must score the pool." if self.to_score else ""
+        return (
+            f"Verifying takes {counted(self.trainings, 'training')} ({counted(self.arms, 'arm')}, "
+            f"{counted(self.seeds, 'seed')}) on {rounded(self.tokens)} tokens each: about {duration(self.seconds)}, "
+            f"{size(self.disk_bytes)} on disk and {size(self.memory_bytes)} of memory.{first}"
+        )
+
+
+def plan(comparison: Comparison) -> VerifyPlan:
+    """Measure one step on the selection's first documents and one evaluation, and estimate the whole."""
+    settings, choices = comparison.settings, comparison.choices
+    alike = 2 + len(dict.fromkeys(choices.baselines)) + len(choices.sweep)
+    passes = comparison.selected.manifest["before"]["tokens"] / comparison.tokens
+    all_steps = comparison.steps(min(settings.all_times, passes)) if settings.all_times else 0
+    step, per_row = _measured(comparison)
+    losses = per_row * (len(comparison.held_out) + settings.other_documents)
+    steps = settings.seeds * (alike * comparison.steps(1) + all_steps)
+    trainings = settings.seeds * (alike + bool(all_steps))
+    dumps = (alike - 2) * sum(p.stat().st_size for p in comparison.selected.folder.glob("*/*"))
+    return VerifyPlan(
+        arms=alike + bool(all_steps),
+        seeds=settings.seeds,
+        trainings=trainings,
+        tokens=comparison.tokens,
+        steps=comparison.steps(1),
+        all_steps=all_steps,
+        to_score=tuple(m for m in dict.fromkeys(choices.baselines) if choices.neighbour(m) is None),
+        step_seconds=step,
+        loss_seconds=losses,
+        seconds=steps * step + (trainings * settings.points + 1) * losses,
+        disk_bytes=dumps + _SPOOLED * comparison.tokens * (alike - 1),
+        memory_bytes=peak_memory(comparison.proxy.device),
+    )
+
+
+def _measured(comparison: Comparison) -> tuple[float, float]:
+    """Return the seconds of a step of training, and of one held-out row's loss."""
+    recipe, room, tokens = comparison.recipe, comparison.batching.room, comparison.batching.tokens
+    documents = islice(selected_documents(comparison.selected.folder, comparison.fields), 2 * recipe.batch_size)
+    _, sample = usable(list(documents), comparison.encoder)
+    _, rows = usable(list(comparison.held_out), comparison.encoder)
+    if not sample or not rows:
+        lacking = "selection" if not sample else "target"
+        raise CurateError(f"The {lacking} holds nothing to train on or to measure; expected at least one document.")
+    batch = tuple(i % len(sample) for i in range(recipe.batch_size))
+    model = trainable(comparison.proxy, recipe)
+    training = Training(model, Corpus(sample, tokens, room=room), recipe, batches=[batch] * 2)
+    state = training.run(training.start(), until=1)  # libraries set themselves up on first use
+    begun = time.perf_counter()
+    state = training.run(state, until=2)
+    middle = time.perf_counter()
+    mean_losses(model, state.parameters, Corpus(rows, tokens, room=room))
+    return middle - begun, (time.perf_counter() - middle) / len(rows)

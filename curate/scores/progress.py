@@ -1,0 +1,99 @@
+"""How far a run or a store is: share done, rate and time left, counted from its parts and their times."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from curate.documents import estimated_rows, open_pool
+from curate.documents.located import located
+from curate.errors import CurateError
+from curate.folders.part_folder import PartFolder
+
+_PAUSE = 10.0
+"""Times the usual gap between two parts from which the work stood still."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The progress of a folder of parts."""
+
+    rows: int
+    """Rows of the pool that are dealt with, those set aside included."""
+    of_rows: int | None
+    """Estimated; None where the pool cannot be read here."""
+    shards: int
+    of_shards: int | None
+    rate: float | None
+    """Rows a second, while it was at work; None where neither parts nor log tell."""
+    finished: bool
+    bytes: Mapping[str, int]
+    """On disk, by folder or file."""
+
+    @property
+    def share(self) -> float | None:
+        """The share of the rows that is done."""
+        if self.finished:
+            return 1.0
+        return None if not self.of_rows else min(0.999, self.rows / self.of_rows)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated at the rate so far."""
+        if self.finished or self.of_rows is None or not self.rate:
+            return None
+        return max(0, self.of_rows - self.rows) / self.rate
+
+
+def progress_of(folder: PartFolder) -> Progress:
+    """Count what a folder holds, and look at its pool for what is missing."""
+    parts = folder.all_parts()
+    rows, shards = sum(p.end - p.start for p in parts), sum(p.last for p in parts)
+    whole = _whole(folder)
+    return Progress(
+        rows=rows,
+        of_rows=rows if folder.is_finished else whole and whole[0],
+        shards=shards,
+        of_shards=shards if folder.is_finished else whole and whole[1],
+        rate=_rate(folder),
+        finished=folder.is_finished,
+        bytes=_sizes(folder),
+    )
+
+
+def _whole(folder: PartFolder) -> tuple[int, int] | None:
+    """Return the pool's rows, about, and shards: of finished shards as many as were there."""
+    addresses = folder.record.pool or folder.record.details.pool
+    try:
+        pool = open_pool([located(folder, a) for a in addresses])
+    except (CurateError, OSError):
+        return None
+    ends = {p.shard: p.end for p in folder.all_parts() if p.last}
+    return round(sum(ends.get(s.name) or estimated_rows(s) for s in pool.shards)), len(pool.shards)
+
+
+def _rate(folder: PartFolder) -> float | None:
+    """Return rows a second from when parts were written; what lies between two sessions does not count."""
+    written = sorted((p.path.stat().st_mtime, p.end - p.start) for p in folder.all_parts())
+    gaps = [(after - before, rows) for (before, _), (after, rows) in pairwise(written)]
+    if len(gaps) < 2 or not (usual := median(gap for gap, _ in gaps)):
+        return _rate_of_session(folder, written)
+    counted = [(gap, rows) for gap, rows in gaps if gap <= _PAUSE * usual]
+    return sum(rows for _, rows in counted) / sum(gap for gap, _ in counted)
+
+
+def _rate_of_session(folder: PartFolder, written: Sequence[tuple[float, int]]) -> float | None:
+    """Return rows a second since the session began that wrote the last part, its preparation included."""
+    begun = next((line["started"] for line in reversed(folder.logged()) if "started" in line), None)
+    if begun is None or not written or written[-1][0] <= begun:
+        return None
+    return sum(rows for time, rows in written if time > begun) / (written[-1][0] - begun)
+
+
+def _sizes(folder: PartFolder) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for path in folder.path.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(folder.path).parts[0]
+            sizes[name] = sizes.get(name, 0) + path.stat().st_size
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))

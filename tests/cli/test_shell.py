@@ -1,0 +1,99 @@
+"""The SQL shell as a person meets it, on a terminal of its own."""
+
+import os
+import pty
+import select
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.selection.conftest import make_pool, make_run
+
+ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(1000000) b;"
+
+
+class Shell:
+    """`curate sql` on a pseudo-terminal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(folder)
+            home = {"HOME": str(folder), "TERM": "dumb", "COLUMNS": "100"}
+            os.execve(
+                sys.executable, [sys.executable, "-m", "curate", "sql", "runs/x"], {**os.environ, **PATHS, **home}
+            )
+        self.seen = ""
+
+    def until(self, text: str, seconds: float = 60) -> str:
+        """Read until a text comes; return all since the last one."""
+        end, start = time.monotonic() + seconds, len(self.seen)
+        while text not in self.seen[start:]:
+            if time.monotonic() > end or not select.select([self.fd], [], [], end - time.monotonic())[0]:
+                pytest.fail(f"{text!r} did not come: {self.seen[start:]}")
+            try:
+                self.seen += os.read(self.fd, 65536).decode()
+            except OSError:
+                pytest.fail(f"the shell ended: {self.seen[start:]}")
+        return self.seen[start:]
+
+    def send(self, keys: str) -> None:
+        os.write(self.fd, keys.encode())
+
+    def status(self) -> int:
+        """Wait for its end; return the exit code."""
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            with suppress(OSError):
+                if select.select([self.fd], [], [], 0.05)[0]:
+                    os.read(self.fd, 65536)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+        pytest.fail("the shell did not end")
+
+
+PATHS = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    make_pool(tmp_path / "pool")
+    make_run(tmp_path / "runs" / "x", tmp_path / "pool").close()
+    shell = Shell(tmp_path)
+    shell.until("curate> ")
+    yield shell
+    with suppress(OSError):
+        os.close(shell.fd)
+
+
+def test_control_c_cancels_the_statement_and_control_d_leaves(shell: Shell) -> None:
+    shell.send(ENDLESS + "\n")
+    time.sleep(1)
+    shell.send("\x03")
+    shell.until("cancelled")
+    shell.until("curate> ")
+    shell.send("SELECT 40 +\n")  # a statement of two lines, the first of which is given up
+    shell.until("...> ")
+    shell.send("\x03")
+    shell.until("curate> ")
+    shell.send("SELECT 40 +\n")
+    shell.until("...> ")
+    shell.send("2 AS answer;\n")
+    assert "42" in shell.until("curate> ")
+    shell.send("\x04")
+    assert shell.status() == 0
+
+
+@pytest.mark.parametrize("word", ["exit", "quit;", ".exit"])
+def test_help_explains_and_a_word_leaves(shell: Shell, word: str) -> None:
+    shell.send("help\n")
+    assert "semicolon" in shell.until("curate> ")
+    shell.send("tables\n")
+    assert "candidates" in shell.until("curate> ")
+    shell.send(f"{word}\n")
+    assert shell.status() == 0
