@@ -52,8 +52,8 @@ def load_whole(
             " predicted from those before it.",
             hint="Use a decoder-only model of the same family or size.",
         )
-    # Where the type needs no more than a copy, host memory never holds the model.
-    straight = {} if device.type == "cpu" else {"device_map": {"": device}}
+    # Tensor by tensor from the file to the card: host memory never holds the model. A Mac has one memory for both.
+    straight = {"device_map": {"": device}} if device.type == "cuda" else {}
     with explained(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(weights or source), config=config, dtype=dtype, output_loading_info=True, **straight, **options

@@ -34,12 +34,15 @@ class Observed:
 
 def refuse_damaged(model: PreTrainedModel, settings: ProxySettings) -> None:
     """Raise CurateError for a model with weights that are not finite."""
-    damaged = [(n, p) for n, p in model.named_parameters() if p.is_floating_point() and not _is_finite(p)]
+    weights = [(n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point() and p.numel()]
+    # Both ends are NaN where any number is; unlike a mask they need no memory.
+    finite = torch.stack([torch.stack(torch.aminmax(w)).isfinite().all() for _, w in weights]).tolist()
+    damaged = [pair for pair, whole in zip(weights, finite, strict=True) if not whole]
     if not damaged:
         return
     name, weight = damaged[0]
     count = int((~weight.isfinite()).sum())
-    others = f", and {len(damaged) - 1} more tensors have some" if len(damaged) > 1 else ""
+    others = f", and {len(damaged) - 1} more tensor(s) have some" if len(damaged) > 1 else ""
     hint = "Its training diverged, or its file is damaged: use an earlier state of it."
     if settings.dtype == "float16":
         hint += " If it is whole in bfloat16 or float32, its weights are too large for float16: give another --dtype."
@@ -48,11 +51,6 @@ def refuse_damaged(model: PreTrainedModel, settings: ProxySettings) -> None:
         f" infinite{others}.",
         hint=hint,
     )
-
-
-def _is_finite(weight: Tensor) -> bool:
-    # Both ends are NaN where any number is; unlike a mask they need no memory.
-    return not weight.numel() or bool(torch.stack(torch.aminmax(weight.detach())).isfinite().all())
 
 
 def refuse_short_embedding(vocabulary: int, tokenizer: PreTrainedTokenizerBase, model: str) -> None:
