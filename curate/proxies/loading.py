@@ -22,6 +22,8 @@ from curate.proxies.quantisation import refuse_quantised
 
 # Seconds for the hub's first answer. Its own client tries for a minute.
 PATIENCE = 5
+_NO_CAUSAL = "transformers has no causal form of"
+_TEXT_ALONE = "Use a causal language model; of a model for images or sound, its text model alone, saved by itself."
 
 
 def find(address: str) -> str:
@@ -145,7 +147,7 @@ def _reason(error: Exception) -> str:
     sizes = [line for line in lines if line.startswith("size mismatch")]
     if lines and lines[0].startswith("Unrecognized configuration class"):
         kind = lines[0].partition("class '")[2].partition("'")[0].rpartition(".")[2].removesuffix("Config")
-        return f"transformers has no causal form of {kind or 'this kind of model'}."
+        return f"{_NO_CAUSAL} {kind or 'this kind of model'}."
     return (sizes or lines or [type(error).__name__])[0]
 
 

@@ -71,7 +71,7 @@ def observe(model: PreTrainedModel, linears: Mapping[str, nn.Module], vocabulary
 
     Routed experts see tokens of the router's choice. Two different inputs keep it from choosing all tokens twice.
     """
-    decoder = model.base_model
+    decoder = decoder_of(model)
     tokens = min(TOKENS, context or TOKENS)
     ids = torch.arange(SEQUENCES * tokens, device=model.device).view(SEQUENCES, tokens) % vocabulary
     changed = ids.clone()
@@ -96,6 +96,14 @@ def observe(model: PreTrainedModel, linears: Mapping[str, nn.Module], vocabulary
             hook.remove()
     _refuse_seeing_ahead(model, before, after)
     return Observed(whole_sequences=frozenset(n for n, use in uses.items() if use and all(use)), ran=frozenset(ran))
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """Return the part of a model from token ids to the last hidden state."""
+    base = model.base_model
+    # Where a wrapper's prefix names nothing (Llama 4's text model), transformers gives back the whole model.
+    inner = getattr(model, "model", None)
+    return inner if base is model and isinstance(inner, nn.Module) else base
 
 
 def _hidden(decoder: Any, ids: Int[Tensor, "sequences tokens"]) -> Float[Tensor, "sequences tokens d"]:

@@ -20,7 +20,7 @@ from curate.proxies.adapters import is_adapter, load_adapters, tokenizers_source
 from curate.proxies.attention import use_block_attention
 from curate.proxies.devices import choose_device
 from curate.proxies.loading import find, load_tokenizer, load_whole, quietly
-from curate.proxies.probes import linear_layers, observe, refuse_damaged, refuse_short_embedding
+from curate.proxies.probes import decoder_of, linear_layers, observe, refuse_damaged, refuse_short_embedding
 from curate.proxies.settings import ProxySettings
 from curate.proxies.templates import choose_template
 from curate.threads import choose as choose_threads
@@ -123,7 +123,7 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     use_block_attention(model)
     if model.dtype == torch.float64 and model._can_set_experts_implementation():
         model.set_experts_implementation("eager")  # grouped products have no float64
-    decoder: nn.Module = model.base_model
+    decoder = decoder_of(model)
     linears, others = linear_layers(decoder)
     observed = observe(model, linears, vocabulary_of(model), context_of(model))
     learnt = tuple(glob for glob in _ADAPTERS if any(fnmatchcase(n, glob) for n in linears))
@@ -135,7 +135,7 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
             f"No layer that matches {' '.join(globs)} sees whole sequences: {', '.join(_patterns(chosen))}.",
             hint="Routed experts have no gradient per document here; choose other layers with --modules.",
         )
-    coverage = _coverage(model, decoder, linears, tracked, left_out=set(linears) - set(chosen))
+    coverage = _coverage(model, decoder, linears, tracked, set(linears) - set(chosen), observed.ran)
     return Proxy(
         model=model,
         tokenizer=tokenizer,
@@ -228,12 +228,17 @@ def _coverage(
     linears: dict[str, nn.Module],
     tracked: Sequence[str],
     left_out: set[str],
+    ran: frozenset[str],
 ) -> Coverage:
+    # A wrapper's parts for images and sound meet no text.
+    unused = {n for n, _ in decoder.named_children() if not any(r == n or r.startswith(f"{n}.") for r in ran)}
     embeddings = {id(p) for m in decoder.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     covered = {id(p) for n in (*tracked, *left_out) for p in linears[n].parameters()} | embeddings
     uncovered: dict[str, int] = {}
     for name, parameter in decoder.named_parameters():
         magnitude = "lora_magnitude_vector" in name
+        if name.partition(".")[0] in unused:
+            continue
         if (parameter.ndim >= 2 or magnitude) and id(parameter) not in covered:
             pattern = re.sub(r"\d+", "*", name)
             uncovered[pattern] = uncovered.get(pattern, 0) + parameter.numel()
