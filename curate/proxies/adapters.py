@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from curate.errors import CurateError
-from curate.proxies.loading import explained, find, load_whole
+from curate.errors import CurateError, SettingsError
+from curate.proxies.loading import NotHere, explained, find, load_whole
 
 CONFIG = "adapter_config.json"
 _PROMPTS = (
@@ -130,11 +130,10 @@ def _load_base(folder: Path, settings: dict[str, Any], dtype: torch.dtype, devic
     try:
         return load_whole(find(address), dtype, device, revision=settings.get("revision"))
     except CurateError as error:
+        put = f"Put the model there, or its folder into base_model_name_or_path of {folder / CONFIG}."
         raise CurateError(
             f"The adapters in {folder} are for the model {address}, which does not load: {error.message}",
-            hint=error.hint
-            if Path(address).is_dir()
-            else f"Put the model there, or its folder into base_model_name_or_path of {folder / CONFIG}.",
+            hint=put if isinstance(error, SettingsError | NotHere) else error.hint,
         ) from error
 
 

@@ -26,6 +26,10 @@ _NO_CAUSAL = "transformers has no causal form of"
 _TEXT_ALONE = "Use a causal language model; of a model for images or sound, its text model alone, saved by itself."
 
 
+class NotHere(CurateError):
+    """A model that is neither on this machine nor to be had from the hub."""
+
+
 def find(address: str) -> str:
     """Return where a model lies: a folder, or a name on the hub. Raises SettingsError where a folder is missing."""
     folder = Path(address).expanduser()
@@ -127,7 +131,7 @@ def _not_loaded(source: str, error: Exception) -> CurateError:
             hint=_inner(folder)
             or "The folder needs config.json, weights and a tokenizer, as `save_pretrained` writes them.",
         )
-    return CurateError(
+    return NotHere(
         f"The model {source} is not on this machine and could not be fetched: {reason}",
         hint=_neighbours(folder)
         or "Give the folder of a model with --model DIR, or make a small one from the pool with `curate warmup`.",

@@ -27,7 +27,7 @@ class Observed:
     """What a few tokens showed."""
 
     whole_sequences: frozenset[str]
-    """Layers whose inputs are whole sequences, `[sequences, tokens, d_in]` or flattened as in OPT, once in a pass."""
+    """Layers whose inputs are whole sequences, `[sequences, tokens, d_in]` or flattened as in OPT."""
     ran: frozenset[str]
     """Modules of the decoder that ran at all."""
 
@@ -84,7 +84,8 @@ def observe(model: PreTrainedModel, linears: Mapping[str, nn.Module], vocabulary
         def hook(_module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
             ran.add(name)
             if name in uses:
-                uses[name].append(tuple(inputs[0].shape[:-1]) in expected)
+                # Latent attention expands its keys with an axis of one head.
+                uses[name].append(tuple(size for size in inputs[0].shape[:-1] if size != 1) in expected)
 
         return hook
 

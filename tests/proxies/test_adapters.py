@@ -152,6 +152,20 @@ def test_adapters_whose_base_is_gone_name_it(base: Path, tmp_path: Path) -> None
     assert "base_model_name_or_path" in str(error.value.hint)
 
 
+def test_adapters_of_a_quantised_base_say_so_and_what_to_do(base: Path, tmp_path: Path) -> None:
+    adapted(base, tmp_path / "adapters", lora())
+    quantised = tmp_path / "quantised"
+    quantised.mkdir()
+    config = json.loads((base / "config.json").read_text())
+    quantisation = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (quantised / "config.json").write_text(json.dumps(config | {"quantization_config": quantisation}))
+    path = tmp_path / "adapters" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(quantised)}))
+    with pytest.raises(CurateError, match="is quantised by bitsandbytes in 4 bits") as error:
+        loaded(tmp_path / "adapters")
+    assert "full precision" in str(error.value.hint)
+
+
 def test_a_base_is_found_beside_its_adapters_from_any_folder(base: Path, tmp_path: Path) -> None:
     (tmp_path / "base").symlink_to(base)
     adapted(base, tmp_path / "adapters", lora())
