@@ -33,11 +33,22 @@ class Observed:
 
 
 def refuse_damaged(model: PreTrainedModel, settings: ProxySettings) -> None:
-    """Raise CurateError for a model with weights that are not finite."""
+    """Raise CurateError for a model with weights that are not finite.
+
+    A row of an embedding that is no head concerns the documents with that token alone, which are set aside.
+    """
     weights = [(n, p.detach()) for n, p in model.named_parameters() if p.is_floating_point() and p.numel()]
     # Both ends are NaN where any number is; unlike a mask they need no memory.
     finite = torch.stack([torch.stack(torch.aminmax(w)).isfinite().all() for _, w in weights]).tolist()
-    damaged = [pair for pair, whole in zip(weights, finite, strict=True) if not whole]
+    embedding, head = (
+        getattr(m, "weight", None) for m in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
+    own_rows = None if embedding is head or embedding is None else embedding.data_ptr()
+    damaged = [
+        (n, w)
+        for (n, w), whole in zip(weights, finite, strict=True)
+        if not whole and not (w.data_ptr() == own_rows and w.isfinite().all(1).float().mean() > 0.5)
+    ]
     if not damaged:
         return
     name, weight = damaged[0]
