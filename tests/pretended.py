@@ -10,6 +10,7 @@ It shows faults of placement, of type and of memory; neither speed nor the round
 needs while it runs is not seen. It lasts for the process: start it in a process of its own.
 """
 
+import os
 import sys
 import weakref
 from collections import Counter
@@ -157,6 +158,7 @@ def _with_tensors(index: Any) -> Any:
 def start(kind: str, *, capacity: int = 80 << 30) -> Machine:
     """Let this process have one device of that kind, 'cuda' or 'mps'; never call it twice."""
     machine.device, machine.capacity = torch.device(kind, 0), capacity
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # a thread of transformers' would know nothing of the mode below
     free: Callable[..., int] = lambda *_: machine.capacity - machine.live  # noqa: E731
     if kind == "cuda":
         torch.cuda._lazy_init = lambda: None

@@ -23,6 +23,7 @@ def commands(folder: Path) -> Mapping[str, Callable[[], object]]:
     from curate.progress import Silent
     from curate.scores.run import Run
     from curate.training.recipe import Recipe
+    from tests.scoring import make_target
 
     common: dict[str, Any] = {"target": str(folder / "val.jsonl"), "pool": str(folder / "pool"), "background": 16}
     common |= {"model": str(folder / "proxy")}
@@ -56,11 +57,11 @@ def commands(folder: Path) -> Mapping[str, Callable[[], object]]:
         "select": lambda: curate.select(Run.open(runs[0]), top="50%", decontaminate=False, out=folder / "selected"),
         "verify": lambda: curate.verify(
             selection=str(folder / "selected"),
-            target=common["target"],
+            target=str(make_target(folder / "held out.jsonl", 3, seed=7)),
             out=folder / "verified",
             recipe=Recipe(batch_size=8),
             seeds=2,
-            allow_seen_target=True,
+            other_documents=4,
         ),
     }
 

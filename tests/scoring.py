@@ -71,8 +71,8 @@ def make_pool(folder: Path, rows_per_shard: int) -> Path:
     return folder
 
 
-def make_target(path: Path, count: int = 12) -> Path:
-    rng = random.Random(99)
+def make_target(path: Path, count: int = 12, *, seed: int = 99) -> Path:
+    rng = random.Random(seed)
     path.write_bytes(lines([{"text": sentence("sums", 40, rng), "task": "ab"[i % 3 == 0]} for i in range(count)]))
     return path
 

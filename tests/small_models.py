@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.pytorch_utils import Conv1D
 
 from curate.documents import hash_content
-from curate.gradients.documents import Batching
-from curate.gradients.sketches import Block
+from curate.gradients.documents import Batching, document_sketches
+from curate.gradients.sketches import Block, SketchEngine
+from curate.proxies.probes import decoder_of
 from curate.proxies.proxy import Proxy, make_proxy
 from curate.proxies.room import Room
 from curate.proxies.settings import ProxySettings
@@ -52,10 +53,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "OlmoeConfig": _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2, "experts_implementation": "eager"},
 }
 
+ENCODERS: dict[str, dict[str, Any]] = {
+    "BertConfig": _SHAPE,
+    "RobertaConfig": _SHAPE,
+    "ElectraConfig": _SHAPE | {"embedding_size": 16},
+}
+
 
 def tiny_model(architecture: str = "LlamaConfig", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random float64 model whose every parameter, biases and norms included, matters to its loss."""
-    config = getattr(transformers, architecture)(**(ARCHITECTURES[architecture] | changes))
+    config = getattr(transformers, architecture)(**((ARCHITECTURES | ENCODERS)[architecture] | changes))
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64)
     with torch.no_grad():
@@ -110,14 +117,21 @@ def model_loss(model: nn.Module, tokens: Encoded) -> Tensor:
     return losses[torch.from_numpy(tokens.scored[1:])].sum()
 
 
-def whole_gradients(proxy: Proxy, tokens: Encoded) -> tuple[float, dict[str, Tensor]]:
-    """A document's loss and, per tracked layer, its gradient `[d_out, d_in (+ 1 for a bias)]`, by autograd."""
-    copy = deepcopy(proxy.model).requires_grad_(True)
+def whole_gradients(
+    proxy: Proxy, tokens: Encoded, model: PreTrainedModel | None = None
+) -> tuple[float, dict[str, Tensor]]:
+    """A document's loss and, per tracked layer, its gradient `[d_out, d_in (+ 1 for a bias)]`, by autograd.
+
+    Through `model`, where it computes the same in another way.
+    """
+    for module in (model or proxy.model).modules():
+        vars(module).update({k: v.detach() for k, v in vars(module).items() if isinstance(v, Tensor)})  # states
+    copy = deepcopy(model or proxy.model).requires_grad_(True)
     loss = model_loss(copy, tokens)
     loss.backward()
     gradients = {}
     for name in proxy.tracked:
-        layer = copy.base_model.get_submodule(name)
+        layer = decoder_of(copy).get_submodule(name)
         gradient = layer.weight.grad.T if isinstance(layer, Conv1D) else layer.weight.grad
         if layer.bias is not None:
             gradient = torch.cat([gradient, layer.bias.grad[:, None]], 1)
@@ -136,3 +150,17 @@ def sketch_of(
         part = part if p_in is None else part @ p_in
         parts.append((part if p_out is None else p_out.T @ part).flatten())
     return torch.cat(parts)
+
+
+def assert_autograds_gradients(proxy: Proxy, model: PreTrainedModel | None = None) -> None:
+    """Compare losses and whole gradients of documents in one batch with autograd's, one document after the other."""
+    documents = random_documents([12, 7, 10], vocabulary=proxy.vocabulary)
+    engine = SketchEngine(proxy, dim=1 << 20, seed=0)
+    for part in document_sketches(engine, documents, batching()):
+        for i, values, loss in zip(part.documents, part.values, part.losses, strict=True):
+            expected_loss, gradients = whole_gradients(proxy, documents[i], model)
+            expected = sketch_of(gradients, engine.blocks, lambda *_: None)
+            torch.testing.assert_close(
+                loss.double(), torch.tensor(expected_loss, dtype=torch.float64), rtol=1e-8, atol=1e-8
+            )
+            torch.testing.assert_close(values, expected.detach(), rtol=1e-6, atol=1e-6 * float(expected.abs().max()))

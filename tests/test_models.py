@@ -51,7 +51,9 @@ def test_the_dtype_asked_for_is_the_models(folder: Path, dtype: str) -> None:
 
 
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded() -> None:
-    with pytest.raises(SettingsError, match=r"dtype is 'float8'; expected one of float32, bfloat16, float64\."):
+    with pytest.raises(
+        SettingsError, match=r"dtype is 'float8'; expected one of float32, bfloat16, float16, float64\."
+    ):
         ProxySettings(model="nowhere", dtype="float8")
     with pytest.raises(SettingsError, match=r"device is 'tpu'; expected auto, cpu, cuda, cuda:N or mps\."):
         ProxySettings(model="nowhere", device="tpu")

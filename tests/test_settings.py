@@ -55,7 +55,7 @@ def test_what_was_given_is_known_and_a_change_adds_to_it() -> None:
         (
             "dtype",
             "float61",
-            "dtype is 'float61'; expected one of float32, bfloat16, float64.\nDid you mean 'float64'?",
+            "dtype is 'float61'; expected one of float32, bfloat16, float16, float64.\nDid you mean 'float64'?",
         ),
         ("device", "tpu", "device is 'tpu'; expected auto, cpu, cuda, cuda:N or mps."),
         ("colour", 1, "ScoreSettings has no setting 'colour'."),

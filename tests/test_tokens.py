@@ -262,3 +262,15 @@ def test_batches_are_the_same_every_time_and_may_name_documents_freely() -> None
 
 def test_no_documents_make_no_batch() -> None:
     assert list(batches([], TokenSettings(context=4), budget=lambda: 8)) == []
+
+
+def test_a_document_with_a_token_beyond_the_embedding_has_no_tokens_and_says_which() -> None:
+    tokenizer = tiny_tokenizer()
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<extra>"])
+    encode = Encoder(tokenizer, TokenSettings(context=24, vocabulary=size))
+    beyond, whole, cut = encode([document(text=t) for t in ("a fox <extra>", "a fox", "a fox " * 40 + "<extra>")])
+    assert (len(beyond.ids), beyond.num_scored) == (0, 0)
+    assert beyond.beyond == f"token {size} ('<extra>'): the model has embeddings for {size} tokens"
+    assert whole.num_scored > 0
+    assert not cut.beyond, "what truncation leaves out does not matter"

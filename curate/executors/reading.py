@@ -175,14 +175,20 @@ def read_all(shards: Iterable[UnfinishedShard], make: Callable[[SpanRows], T]) -
 
 
 def no_scored_token(document: Document, encoded: Encoded) -> Skipped:
-    """Return a skipped row with the reason: one token, only prompt within the context, or a chat template's refusal."""
+    """Return a skipped row with the reason: one token, only prompt within the context, a token that the model lacks, or
+    a chat template's refusal.
+    """
     detail = f"{len(encoded.ids)} token(s) within the context, none of them predicted and carrying loss"
     return Skipped(
         shard=document.shard,
         row=document.row,
         doc_id=document.doc_id,
-        reason="chat template" if encoded.refused else "no scored token",
-        detail=encoded.refused or detail,
+        reason="chat template"
+        if encoded.refused
+        else "token not in the model"
+        if encoded.beyond
+        else "no scored token",
+        detail=encoded.refused or encoded.beyond or detail,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.errors import CurateError
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import Tap, linear, tapped
 from curate.gradients.sketches import SketchEngine
@@ -120,12 +121,19 @@ class _DirectionTap:
         self, layer: _Layer, sums: Tensor, squares: Tensor | None, sketch: Tap | None, shape: torch.Size
     ) -> None:
         self.layer, self.sums, self.squares, self.sketch, self.shape = layer, sums, squares, sketch, shape
+        self.uses = 0
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, int, Any]:
         return inputs, inputs._version, None if self.sketch is None else self.sketch.forward(inputs)
 
     def backward(self, kept: tuple[Tensor, int, Any], output_gradients: Tensor) -> None:
         inputs, version, sketched = kept
+        self.uses += 1
+        if self.squares is not None and self.uses > 1:
+            raise CurateError(
+                "The model uses a layer twice in a pass: the exact norm of its gradient is not the sum of both uses'.",
+                hint="Use --normalize length or none, or leave the layer out with --modules.",
+            )
         if self.sketch is not None:
             self.sketch.backward(sketched, output_gradients)
         if inputs._version != version:

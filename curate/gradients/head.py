@@ -20,6 +20,8 @@ from curate.proxies.tokens import IGNORED
 # Measured on two cores: 512 tokens by 1 024 vocabulary rows of float32 stay within the caches.
 TOKENS_CPU, ROWS_CPU = 512, 1024
 TOKENS_GPU, ROWS_GPU = 8192, 16384
+# What configurations call the cap (Gemma; RecurrentGemma; xLSTM).
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class Head:
             weight=layer.weight.detach(),
             bias=None if bias is None else bias.detach(),
             scale=scale,
-            softcap=getattr(config, "final_logit_softcapping", None),
+            softcap=next((cap for name in _SOFTCAPS if (cap := getattr(config, name, None))), None),
         )
 
     def __call__(

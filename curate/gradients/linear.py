@@ -54,7 +54,8 @@ class _FrozenLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.weight, ctx.tap = weight, tap
         ctx.kept = tap.forward(x) if tap is not None else None
-        return linear(x, weight, bias)
+        # Some products are views of a matrix, which no model could add to in place (Falcon does).
+        return linear(x, weight, bias).data
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None, None]:

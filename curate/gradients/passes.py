@@ -53,7 +53,7 @@ class BatchView:
 
     def by_sequence(self, x: Tensor) -> Float[Tensor, "sequences tokens width"]:
         """View a layer's side as sequences, also where the model flattened them."""
-        if x.shape[:-1] not in (self.shape, (self.shape.numel(),)):
+        if x.shape[:-1].numel() != self.shape.numel():
             raise AssertionError(f"layer input has shape {tuple(x.shape)}; expected {tuple(self.shape)}")
         return x.reshape(*self.shape, -1)
 

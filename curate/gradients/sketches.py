@@ -135,6 +135,6 @@ class _SketchTap:
         self.values[:, self.block.start : self.block.stop] += product.flatten(1)
 
     def _by_sequence(self, x: Tensor) -> Tensor:
-        if x.shape[:-1] not in (self.shape, (self.shape.numel(),)):
+        if x.shape[:-1].numel() != self.shape.numel():
             raise AssertionError(f"{self.block.name}: input has shape {tuple(x.shape)}; expected {tuple(self.shape)}")
         return x.reshape(*self.shape, -1)

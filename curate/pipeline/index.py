@@ -256,7 +256,7 @@ class Indexing:
 
     def _check_arithmetic(self, store: Store, workspace: Workspace) -> None:
         """Score a sample against other documents of the pool in the proxy's type and in float32, and compare."""
-        if self.settings.dtype != "bfloat16":
+        if self.settings.dtype in ("float32", "float64"):
             return
         others = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed + 1, self.settings.fields)
         encoded = [e for e in workspace.encoder(others) if e.num_scored > 0]

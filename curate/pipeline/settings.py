@@ -12,7 +12,9 @@ class BenchSettings:
     """What to measure."""
 
     model: str = option(default="smollm2-135m", help="Folder, hub id, or shape with random weights (see below).")
-    dtype: Literal["float32", "bfloat16", "float64"] = option(default="float32", help="Type of the arithmetic.")
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = option(
+        default="float32", help="Type of the arithmetic."
+    )
     device: Device = option(default="auto", help=f"Where it runs: {DEVICES}")
     sequences: Annotated[Count, least(1)] = option(
         default=8, help="Sequences of a pass; batches of 1, 2, 4 … of them are tried."

@@ -168,7 +168,8 @@ def make_encoder(settings: PassSettings, proxy: Proxy) -> Encoder:
             f"context is {settings.context}; {settings.model} has {proxy.context} positions.",
             hint=f"Give --context {proxy.context} or less; --long windows reads longer documents whole.",
         )
-    return Encoder(proxy.tokenizer, TokenSettings(context=settings.context or limit, long=settings.long))
+    tokens = TokenSettings(context=settings.context or limit, long=settings.long, vocabulary=proxy.vocabulary)
+    return Encoder(proxy.tokenizer, tokens)
 
 
 def refuse_unwritable(encoder: Encoder, first_rows: FirstRows | None) -> None:
@@ -189,8 +190,9 @@ def encode_target(encoder: Encoder, target: Target, reporter: Reporter, what: st
     encoded = encoder(target.documents)
     kept = [i for i, e in enumerate(encoded) if e.num_scored > 0]
     refused = next((e.refused for e in encoded if e.refused), None)
+    beyond = next((e.beyond for e in encoded if e.beyond), None)
     if len(kept) < len(encoded):
-        why = f" (the chat template: {refused})" if refused else ""
+        why = f" (the chat template: {refused})" if refused else f" ({beyond})" if beyond else ""
         reporter.warn(f"{len(encoded) - len(kept)} {what} row(s) set aside: no scored token{why}.")
     groups = [target.groups[i] for i in kept]
     if lost := sorted(set(target.groups) - set(groups)):
@@ -217,6 +219,11 @@ def report_coverage(proxy: Proxy, reporter: Reporter) -> None:
         f"{proxy.settings.model}: {len(proxy.tracked)} layers tracked, {coverage.tracked:,} of {coverage.total:,}"
         f" parameters ({coverage.share:.0%}), {proxy.settings.dtype} on {proxy.device}."
     )
+    if (lacking := len(proxy.tokenizer) - proxy.vocabulary) > 0:
+        reporter.warn(
+            f"the tokenizer knows {lacking:,} token(s) more than the {proxy.vocabulary:,} that the model has embeddings"
+            " for; documents that hold one are set aside."
+        )
     if coverage.uncovered:
         names = ", ".join(f"{n} ({c:,})" for n, c in coverage.uncovered.items())
         reporter.warn(f"weights of the decoder that no tracked layer covers take no part in scores: {names}.")

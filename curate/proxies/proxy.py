@@ -3,31 +3,31 @@
 import ctypes
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 import xxhash
 from jaxtyping import Float
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging
 
-from curate.errors import CurateError, SettingsError
+from curate.errors import SettingsError
+from curate.proxies.adapters import is_adapter, load_adapters, tokenizers_source
 from curate.proxies.attention import use_block_attention
 from curate.proxies.devices import choose_device
+from curate.proxies.loading import find, load_tokenizer, load_whole, quietly
+from curate.proxies.probes import decoder_of, linear_layers, observe, refuse_damaged, refuse_short_embedding
 from curate.proxies.settings import ProxySettings
-from curate.proxies.suggestions import near_model
 from curate.proxies.templates import choose_template
 from curate.threads import choose as choose_threads
 
-# One of several experts by number, where each is a module of its own.
-_ROUTED = re.compile(r"experts?\.\d+(\.|$)")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+# Layers that were trained beside a frozen model, by the names that peft gives them.
+_ADAPTERS = ("*.lora_*", "*.modules_to_save.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +73,12 @@ class Proxy:
     @property
     def context(self) -> int | None:
         """The longest sequence that the model has positions for; None if it does not say."""
-        config = self.model.config.get_text_config()
-        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return context_of(self.model)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model has embeddings for; its tokenizer may know more."""
+        return vocabulary_of(self.model)
 
     def shape(self, name: str) -> tuple[int, int, bool]:
         """Return (d_out, d_in, has a bias) of a linear layer."""
@@ -102,32 +106,36 @@ def load_proxy(settings: ProxySettings, *, weights: Path | None = None) -> Proxy
     """Load a proxy from a folder or the hub, frozen and in evaluation mode, and choose torch's number of threads.
 
     `weights` is the folder of another state of the same model, which has no tokenizer of its own. Raises CurateError
-    when the model does not load, or when no layer can be tracked.
+    when the model does not load, when it cannot be scored, or when no layer can be tracked.
     """
-    device = choose_device(settings.device)
     model, tokenizer = _load(settings, weights)
-    proxy = make_proxy(model.to(device), tokenizer, settings)  # type: ignore[arg-type]
+    refuse_damaged(model, settings)
+    with quietly():
+        proxy = make_proxy(model, tokenizer, settings)
+    refuse_short_embedding(proxy.vocabulary, tokenizer, settings.model)
     choose_threads(proxy.coverage.total)
     return proxy
 
 
 def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ProxySettings) -> Proxy:
-    """Freeze a model that is in memory already and name its layers."""
+    """Freeze a model that is in memory already and name its layers. Raises CurateError for one that is not causal."""
     model.eval().requires_grad_(False)
     use_block_attention(model)
-    decoder: nn.Module = model.base_model
-    linears = {n: m for n, m in decoder.named_modules() if type(m) in (nn.Linear, Conv1D)}
-    whole_sequences = _see_sequences(decoder, linears, model.device)
-    adapters = any(".lora_" in n for n in linears)
-    globs = settings.modules or (("*.lora_*",) if adapters else ("*",))
-    chosen = _choose(list(linears), globs)
-    tracked = tuple(n for n in chosen if n in whole_sequences)
+    if model.dtype == torch.float64 and model._can_set_experts_implementation():
+        model.set_experts_implementation("eager")  # grouped products have no float64
+    decoder = decoder_of(model)
+    linears, others = linear_layers(decoder)
+    observed = observe(model, linears, vocabulary_of(model), context_of(model))
+    learnt = tuple(glob for glob in _ADAPTERS if any(fnmatchcase(n, glob) for n in linears))
+    globs = settings.modules or learnt or ("*",)
+    chosen = _choose(list(linears), globs, others)
+    tracked = tuple(n for n in chosen if n in observed.whole_sequences)
     if not tracked:
         raise SettingsError(
             f"No layer that matches {' '.join(globs)} sees whole sequences: {', '.join(_patterns(chosen))}.",
             hint="Routed experts have no gradient per document here; choose other layers with --modules.",
         )
-    coverage = _coverage(model, decoder, linears, tracked, left_out=set(linears) - set(chosen))
+    coverage = _coverage(model, decoder, linears, tracked, set(linears) - set(chosen), observed.ran)
     return Proxy(
         model=model,
         tokenizer=tokenizer,
@@ -139,10 +147,28 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     )
 
 
-def _choose(names: Sequence[str], globs: Sequence[str]) -> list[str]:
+def vocabulary_of(model: PreTrainedModel) -> int:
+    """Return the number of tokens that a model has embeddings for."""
+    return int(model.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr]
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """Return the longest sequence that a model has positions for; None if it does not say."""
+    config = model.config.get_text_config()
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def _choose(names: Sequence[str], globs: Sequence[str], others: Mapping[str, str]) -> list[str]:
+    """Return the names that match a glob. `others` are layers of classes that are called linear and do more."""
     for glob in globs:
         if not any(fnmatchcase(n, glob) for n in names):
             layers = ", ".join(_patterns(names)) or "none"
+            if strange := sorted({c for n, c in others.items() if fnmatchcase(n, glob)}):
+                raise SettingsError(
+                    f"The layers that match {glob} are of the class {' and '.join(strange)}, which computes more than"
+                    " x Wᵀ + b.",
+                    hint=f"Layers of this model that are tracked: {layers}.",
+                )
             raise SettingsError(f"No layer matches --modules {glob}.", hint=f"Layers of this model: {layers}.")
     return [n for n in names if any(fnmatchcase(n, g) for g in globs)]
 
@@ -176,56 +202,18 @@ def keep_freed_memory() -> None:
 
 
 def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    logging.disable_progress_bar()  # it would draw a second bar
-    address, options = settings.model, {"revision": settings.revision} if settings.revision else {}
-    folder = Path(address).expanduser()
-    if not folder.is_dir() and (address.startswith((".", "/", "~")) or address.count("/") > 1):
-        raise SettingsError(f"model is {address!r}; there is no such folder.", hint=near_model(address))
-    source = str(folder) if folder.is_dir() else address
-    dtype = DTYPES[settings.dtype]
-    try:
-        if folder.is_dir() and (folder / "adapter_config.json").exists():
-            model = _load_adapters(weights or folder, dtype)
-            source, options = _adapters_tokenizer(folder)
+    source, device, dtype = find(settings.model), choose_device(settings.device), DTYPES[settings.dtype]
+    with quietly():
+        folder = Path(source)
+        if is_adapter(folder):
+            model = load_adapters(weights or folder, dtype, device)
+            tokenizer = load_tokenizer(*tokenizers_source(folder))
         else:
-            model = AutoModelForCausalLM.from_pretrained(weights or source, dtype=dtype, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(settings, folder.is_dir(), error) from error
+            model = load_whole(source, dtype, device, weights=weights, revision=settings.revision)
+            tokenizer = load_tokenizer(source, settings.revision)
     if settings.chat_template:
         choose_template(tokenizer, settings.chat_template)
     return model, tokenizer
-
-
-def _load_adapters(folder: Path, dtype: torch.dtype) -> Any:
-    from peft import AutoPeftModelForCausalLM
-
-    model = AutoPeftModelForCausalLM.from_pretrained(str(folder), dtype=dtype).get_base_model()
-    for parameter in model.parameters():  # peft keeps adapters in float32; buffers stay as the model made them
-        parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def _adapters_tokenizer(folder: Path) -> tuple[str, dict[str, str]]:
-    """Return the tokenizer's address and options: beside the adapters, or else the adapted model's."""
-    if any(folder.glob("tokenizer*")):
-        return str(folder), {}
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return config["base_model_name_or_path"], {"revision": config["revision"]} if config.get("revision") else {}
-
-
-def _not_loaded(settings: ProxySettings, is_folder: bool, error: Exception) -> CurateError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if is_folder:
-        return CurateError(
-            f"{settings.model} does not load as a causal language model: {reason}",
-            hint="The folder needs config.json, weights and a tokenizer, as `save_pretrained` writes them.",
-        )
-    return CurateError(
-        f"The model {settings.model} is not on this machine and could not be fetched: {reason}",
-        hint=f"{near_model(settings.model) or ''} Give the folder of a model with --model DIR, or make a small "
-        "one from the pool with `curate warmup`.".lstrip(),
-    )
 
 
 def _configuration(model: PreTrainedModel) -> str:
@@ -234,46 +222,24 @@ def _configuration(model: PreTrainedModel) -> str:
     return json.dumps([{k: v for k, v in config.items() if not k.startswith("_")}, scales], sort_keys=True, default=str)
 
 
-def _see_sequences(decoder: nn.Module, linears: dict[str, nn.Module], device: torch.device) -> set[str]:
-    """Return the layers whose inputs are whole sequences, `[sequences, tokens, d_in]` or flattened as in OPT.
-
-    Routed experts see tokens of the router's choice. Two different inputs keep it from choosing all tokens twice.
-    """
-    sees_sequences: dict[str, bool] = {}
-    sequences, tokens = 3, 5
-    expected = ((sequences, tokens), (sequences * tokens,))
-
-    def note(name: str) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: Any) -> None:
-            sees_sequences[name] = sees_sequences.get(name, True) and tuple(inputs[0].shape[:-1]) in expected
-
-        return hook
-
-    hooks = [m.register_forward_hook(note(n)) for n, m in linears.items() if not _ROUTED.search(n)]
-    ids = torch.arange(sequences * tokens, device=device).view(sequences, tokens)
-    vocabulary = decoder.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    try:
-        with torch.no_grad():
-            for probe in (ids, ids.flip(0) + 3):
-                decoder(input_ids=probe % vocabulary, use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {n for n, whole in sees_sequences.items() if whole}
-
-
 def _coverage(
     model: nn.Module,
     decoder: nn.Module,
     linears: dict[str, nn.Module],
     tracked: Sequence[str],
     left_out: set[str],
+    ran: frozenset[str],
 ) -> Coverage:
+    # A wrapper's parts for images and sound meet no text.
+    unused = {n for n, _ in decoder.named_children() if not any(r == n or r.startswith(f"{n}.") for r in ran)}
     embeddings = {id(p) for m in decoder.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     covered = {id(p) for n in (*tracked, *left_out) for p in linears[n].parameters()} | embeddings
     uncovered: dict[str, int] = {}
     for name, parameter in decoder.named_parameters():
-        if parameter.ndim >= 2 and id(parameter) not in covered:
+        magnitude = "lora_magnitude_vector" in name
+        if name.partition(".")[0] in unused:
+            continue
+        if (parameter.ndim >= 2 or magnitude) and id(parameter) not in covered:
             pattern = re.sub(r"\d+", "*", name)
             uncovered[pattern] = uncovered.get(pattern, 0) + parameter.numel()
     counted = {id(p): p.numel() for n in tracked for p in linears[n].parameters()}

@@ -36,7 +36,9 @@ class ProxySettings:
     modules: Words = option(
         default=(), help="Glob over layers to track (`*.mlp.*`); repeatable.", shown="all linear layers"
     )
-    dtype: Literal["float32", "bfloat16", "float64"] = option(default="float32", help="Type of the proxy's arithmetic.")
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = option(
+        default="float32", help="Type of the proxy's arithmetic."
+    )
     precision: Literal["tf32", "float32"] = option(
         default="tf32", help="How CUDA multiplies float32: 'tf32', with 10 bits of its 23, or 'float32', whole."
     )

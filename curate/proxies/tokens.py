@@ -31,6 +31,8 @@ class Encoded:
     truncated: bool
     refused: str = ""
     """Why the chat template refuses this document, which then has no tokens."""
+    beyond: str = ""
+    """Which token of this document the model has no embedding for; it then has no tokens, either."""
     text: str = ""
     """The whole text, truncated tokens included, for methods that read words."""
     content_hash: str = ""
@@ -91,6 +93,8 @@ class TokenSettings:
     """Tokens of one sequence at most."""
     long: str = "truncate"
     """Longer documents: 'truncate' (and mark them), or 'windows' (whole, in windows that add up)."""
+    vocabulary: int | None = None
+    """Tokens that the model has embeddings for; None: all that the tokenizer knows."""
 
     def __post_init__(self) -> None:
         if self.context < 2:
@@ -132,9 +136,17 @@ class Encoder:
         array = np.asarray(ids, np.int32)
         if truncated:
             array, scored = array[:context], scored[:context]
+        if (limit := self.settings.vocabulary) is not None and (array >= limit).any():
+            return self._beyond(int(array[array >= limit][0]), limit)
         if len(scored):
             scored[0] = False  # nothing predicts the first token
         return Encoded(ids=array, scored=scored, truncated=truncated)
+
+    def _beyond(self, token: int, limit: int) -> Encoded:
+        word = self.tokenizer.convert_ids_to_tokens(token)
+        why = f"token {token} ({word!r}): the model has embeddings for {limit:,} tokens"
+        no_ids = np.zeros(0, np.int32)
+        return Encoded(ids=no_ids, scored=no_ids.astype(bool), truncated=False, beyond=why)
 
     def _completion(self, prompt: str, completion: str) -> Encoded:
         return self._ranges(prompt + completion, [(len(prompt), len(prompt) + len(completion))], special=True)

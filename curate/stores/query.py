@@ -58,7 +58,7 @@ class Searcher:
         # A store that was made on a GPU can be queried on a laptop.
         proxy = load_proxy(changed(part_of(ProxySettings, indexed), device="auto"))
         store.refuse_other_model(proxy.fingerprint())
-        tokens = TokenSettings(context=store.record.details.context, long=indexed.long)
+        tokens = TokenSettings(context=store.record.details.context, long=indexed.long, vocabulary=proxy.vocabulary)
         return cls(
             store,
             Encoder(proxy.tokenizer, tokens),

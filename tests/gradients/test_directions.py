@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from curate.errors import CurateError
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import MANY, DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
@@ -203,3 +204,16 @@ def test_a_model_that_writes_over_its_inputs_is_found_out() -> None:
     batch = next(batches(random_documents([9], seed=1), batching().tokens, budget=lambda: 100))
     with pytest.raises(AssertionError, match="writes over a layer's inputs"):
         engine(batch)
+
+
+def test_a_layer_that_is_used_twice_adds_both_uses_up_and_has_no_exact_norm() -> None:
+    model = tiny_model()
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    proxy = tiny_proxy(model)
+    documents = random_documents([9, 12])
+    chosen = directions(proxy, 1)
+    expected, _ = truth(proxy, chosen, documents)
+    scored = scorer(proxy, chosen)(documents, batching())
+    torch.testing.assert_close(scored.scores, expected.to(scored.scores), rtol=1e-9, atol=1e-9)
+    with pytest.raises(CurateError, match="uses a layer twice in a pass"):
+        scorer(proxy, chosen, normalize="unit")(documents, batching())

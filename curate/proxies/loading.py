@@ -1,0 +1,163 @@
+"""Load a model and its tokenizer from a folder or the hub; refuse what cannot be scored before its weights are read."""
+
+import os
+import ssl
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import logging as hub_logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from curate.errors import CurateError, SettingsError
+from curate.proxies.quantisation import refuse_quantised
+from curate.proxies.suggestions import near_model
+
+# Seconds for the hub's first answer. Its own client tries for a minute.
+PATIENCE = 5
+_NO_CAUSAL = "transformers has no causal form of"
+_TEXT_ALONE = "Use a causal language model; of a model for images or sound, its text model alone, saved by itself."
+
+
+class NotHere(CurateError):
+    """A model that is neither on this machine nor to be had from the hub."""
+
+
+def find(address: str) -> str:
+    """Return where a model lies: a folder, or a name on the hub. Raises SettingsError where a folder is missing."""
+    folder = Path(address).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if address.startswith((".", "/", "~")) or address.count("/") > 1 or folder.exists():
+        what = "that is a file" if folder.exists() else "there is no such folder"
+        raise SettingsError(
+            f"model is {address!r}; {what}.",
+            hint=near_model(address) or "Give the folder that `save_pretrained` wrote.",
+        )
+    return address
+
+
+def load_whole(
+    source: str, dtype: torch.dtype, device: torch.device, *, weights: Path | None = None, revision: str | None = None
+) -> PreTrainedModel:
+    """Load a causal language model straight to the device, in the type that it is to have.
+
+    `weights` is a folder with another state of the same model. Raises CurateError.
+    """
+    options = _options(source, revision)
+    with explained(source):
+        config = AutoConfig.from_pretrained(str(weights or source), **options)
+    refuse_quantised(config, source)
+    if config.is_encoder_decoder:
+        raise CurateError(
+            f"{source} is an encoder-decoder model ({config.model_type}); expected a causal one, in which each token is"
+            " predicted from those before it.",
+            hint="Use a decoder-only model of the same family or size.",
+        )
+    # Tensor by tensor from the file to the card: host memory never holds the model. A Mac has one memory for both.
+    straight = {"device_map": {"": device}} if device.type == "cuda" else {}
+    with explained(source):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(weights or source), config=config, dtype=dtype, output_loading_info=True, **straight, **options
+        )
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise CurateError(
+            f"The weights of {source} lack {missing[0]}{_and_more(missing)}, which {type(model).__name__} has.",
+            hint="Give a whole causal language model, its head included, as `save_pretrained` writes it.",
+        )
+    return model.to(device)
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load a tokenizer. Raises CurateError."""
+    with explained(source):
+        return AutoTokenizer.from_pretrained(source, **_options(source, revision))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what transformers, peft and the hub's client say to programmers from the user, and their progress bars."""
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        hub_logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Turn what the libraries raise for a model that does not load into a CurateError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _not_loaded(source, error) from error
+
+
+def _options(source: str, revision: str | None) -> dict[str, Any]:
+    # Without a word about a repository's own code, transformers would ask on the terminal.
+    options: dict[str, Any] = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    return options if Path(source).is_dir() or _reachable() else options | {"local_files_only": True}
+
+
+def _reachable() -> bool:
+    """Say whether the hub answers, and soon."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=PATIENCE).close()
+    except OSError as error:
+        # A refusal, or a certificate that Python's own store lacks, is an answer, too.
+        return isinstance(error, HTTPError) or isinstance(getattr(error, "reason", error), ssl.SSLError)
+    return True
+
+
+def _not_loaded(source: str, error: Exception) -> CurateError:
+    reason = _reason(error)
+    folder = Path(source)
+    if folder.is_dir():
+        return CurateError(
+            f"{source} does not load as a causal language model: {reason}",
+            hint=_inner(folder)
+            or "The folder needs config.json, weights and a tokenizer, as `save_pretrained` writes them.",
+        )
+    return NotHere(
+        f"The model {source} is not on this machine and could not be fetched: {reason}",
+        hint=near_model(source)
+        or "Give the folder of a model with --model DIR, or make a small one from the pool with `curate warmup`.",
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    sizes = [line for line in lines if line.startswith("size mismatch")]
+    if lines and lines[0].startswith("Unrecognized configuration class"):
+        kind = lines[0].partition("class '")[2].partition("'")[0].rpartition(".")[2].removesuffix("Config")
+        return f"{_NO_CAUSAL} {kind or 'this kind of model'}."
+    return (sizes or lines or [type(error).__name__])[0]
+
+
+def _inner(folder: Path) -> str | None:
+    """Say which sub-folders hold models, where the folder itself holds none."""
+    if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+        return None
+    names = sorted({p.parent.name for n in ("config.json", "adapter_config.json") for p in folder.glob(f"*/{n}")})
+    return f"There are models in its folders {', '.join(names[:8])}: give one of them." if names else None
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
