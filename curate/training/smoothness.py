@@ -47,13 +47,14 @@ def smoothness(
     corpus = training.corpus
     start = start or training.start()
     signs = corpus.spread(_signs(corpus, seed))
-    ends = [end or training.run(start, until=until)]
+    ends = [(end or training.run(start, until=until)).parameters]
+    del end  # its moments are not needed
     for distance in (size, 2 * size):
         weights = (torch.ones_like(signs) if training.weights is None else training.weights) + distance * signs
         moved = Training(training.model, corpus, training.recipe, weights=weights)
-        ends.append(moved.run(start, until=until))
-    first, second = (_minus(b, a, start) for a, b in pairwise(ends))
-    whole = _minus(ends[0], start, start)
+        ends.append(moved.run(start, until=until).parameters)
+    first, second = (_minus(b, a, start.parameters) for a, b in pairwise(ends))
+    whole = _minus(ends[0], start.parameters, start.parameters)
     return Smoothness(agreement=_agreement(first, second), movement=_norm(first) / max(_norm(whole), 1e-300))
 
 
@@ -80,10 +81,10 @@ def _signs(corpus: Corpus, seed: int) -> torch.Tensor:
     return torch.from_numpy(signs)
 
 
-def _minus(after: State, before: State, start: State) -> Tensors:
+def _minus(after: Tensors, before: Tensors, start: Tensors) -> Tensors:
     """Return the parameters' differences; 0 for those that were no number at the start (an unused token's)."""
-    holes = {n: p.isnan() for n, p in start.parameters.items()}
-    return {n: (p - before.parameters[n]).masked_fill(holes[n], 0) for n, p in after.parameters.items()}
+    holes = {n: p.isnan() for n, p in start.items()}
+    return {n: (p - before[n]).masked_fill(holes[n], 0) for n, p in after.items()}
 
 
 def _agreement(first: Tensors, second: Tensors) -> float:

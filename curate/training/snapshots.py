@@ -5,12 +5,12 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from curate.errors import SettingsError
 from curate.gradients.directions import Directions
-from curate.proxies.proxy import Proxy, make_proxy
+from curate.proxies.proxy import DTYPES, Proxy, make_proxy
 from curate.training.language import LanguageModel
 from curate.training.optimisers import Tensors
 from curate.training.recipe import Recipe
@@ -31,7 +31,14 @@ def trainable(proxy: Proxy, recipe: Recipe) -> LanguageModel:
             "--modules chooses layers of the proxy, but with lora_rank only adapters are trained.",
             hint="Name the layers that get adapters with lora_targets instead.",
         )
-    return LanguageModel(deepcopy(proxy.model), recipe)
+    return LanguageModel(deepcopy(proxy.model, _shared(proxy, recipe)), recipe)
+
+
+def _shared(proxy: Proxy, recipe: Recipe) -> dict[int, nn.Parameter]:
+    """Return what a copy of the proxy's model may share with it, as `deepcopy` takes it: what never changes."""
+    if not recipe.lora_rank or proxy.dtype != DTYPES[recipe.precision]:
+        return {}
+    return {id(p): p for n, p in proxy.model.named_parameters() if "lora_" not in n}
 
 
 def scoring_proxy(proxy: Proxy, recipe: Recipe, parameters: Tensors) -> Proxy:
