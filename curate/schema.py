@@ -138,8 +138,16 @@ def is_token_column(column: str) -> bool:
     return column in (TOKEN_TEXTS, TOKEN_SCORES) or column.startswith(f"{TOKEN_SCORES}_")
 
 
+MANY_COLUMNS = 256
+"""Of more columns of the pool, scores have those that a tenth of a part's rows, or of the parts, have: keys of objects
+may be ids or dates."""
 UNNAMED = "unnamed"
 """What a pool's column is called whose name is the empty string; SQL has no such name."""
+
+
+def column_name(name: str) -> str:
+    """Return what SQL calls a pool's column; a null character, which ends names there, is shown as its picture."""
+    return name.replace("\0", "\u2400") or UNNAMED
 
 
 def is_reserved(column: str) -> bool:

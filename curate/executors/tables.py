@@ -1,6 +1,7 @@
 """Build the Arrow tables of a part: scores and skipped rows."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,16 @@ from curate.executors.contract import Chunk, PartTables
 from curate.folders.values import array_of, in_known_zone, storage_type, type_of
 from curate.gradients.scored import Scored
 from curate.proxies.tokens import Encoded
-from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA, TOKEN_TEXTS, UNNAMED, Skipped, is_reserved, token_column
+from curate.schema import (
+    MANY_COLUMNS,
+    SCORE_FIELDS,
+    SKIPPED_SCHEMA,
+    TOKEN_TEXTS,
+    Skipped,
+    column_name,
+    is_reserved,
+    token_column,
+)
 
 Texts = Callable[[Sequence[int]], Sequence[str]]
 """From a document's ids to each token's text."""
@@ -110,11 +120,14 @@ def _column(values: Any, kind: pa.DataType, rows: int) -> pa.Array:
 
 
 def metadata_columns(documents: Sequence[Any]) -> dict[str, pa.Array]:
-    names = sorted({name for d in documents for name in d.metadata})
+    """Return a column per scalar column of documents; of very many only those that a tenth of the documents have."""
+    counts = Counter(name for d in documents for name in d.metadata)
+    few = len(documents) / 10 if len(counts) > MANY_COLUMNS else 0
+    names = sorted(name for name, number in counts.items() if number >= few)
     columns: dict[str, str] = {}
     used: set[str] = set()
     for name in names:
-        column = f"pool_{name}" if is_reserved(name) else name or UNNAMED
+        column = f"pool_{name}" if is_reserved(name) else column_name(name)
         while column.casefold() in used:
             column = f"pool_{column}"
         columns[name] = column

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -66,7 +67,9 @@ def type_of(values: Sequence[Any]) -> pa.DataType:
         return pa.null()
     if kinds == {dict}:
         types = types_of([v for v in values if v is not None])
-        return pa.struct(list(types.items())) if len(types) <= MOST_KEYS else JSON_TEXT
+        # Arrow's exchange with other libraries cuts names at a null character.
+        named = len(types) <= MOST_KEYS and not any("\0" in name for name in types)
+        return pa.struct(list(types.items())) if named else JSON_TEXT
     if kinds == {list}:
         return pa.list_(type_of(list(chain.from_iterable(v for v in values if v is not None))))
     if int in kinds and kinds <= {int, float}:
@@ -125,7 +128,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.decimal128(kind.precision, kind.scale)
     if pa.types.is_map(kind):
         return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type), keys_sorted=kind.keys_sorted)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind) or kind.num_fields:
+    if is_list(kind) or pa.types.is_fixed_size_list(kind) or (pa.types.is_struct(kind) and kind.num_fields):
         return mapped_type(kind, plain_type)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
 
@@ -172,18 +175,52 @@ def plain_array(array: pa.Array) -> pa.Array:
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         make = pa.list_ if pa.types.is_list_view(kind) else pa.large_list
         return plain_array(array.cast(make(kind.value_type)))
-    if isinstance(array, pa.StructArray):
-        columns = [plain_array(column) for column in array.flatten()]
-        return pa.StructArray.from_arrays(columns, fields=list(target), mask=array.is_null())
+    if isinstance(array, pa.MapArray):
+        pairs = plain_array(map_pairs(array))
+        keys, items = pairs.flatten().flatten()
+        offsets = pa.array(accumulate((n or 0 for n in pairs.value_lengths().to_pylist()), initial=0), pa.int32())
+        return pa.MapArray.from_arrays(offsets, keys, items, type=target, mask=array.is_null())
+    return mapped_array(array, plain_array) if pa.types.is_nested(kind) else array.cast(target)
+
+
+def mapped_array(array: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """Return an array with each innermost one changed; maps, unions and objects without keys count as such."""
+    kind, mask = array.type, array.is_null()
+    if isinstance(array, pa.StructArray) and kind.num_fields:
+        columns = [mapped_array(column, change) for column in array.flatten()]
+        fields = [field.with_type(column.type) for field, column in zip(kind, columns, strict=True)]
+        return pa.StructArray.from_arrays(columns, fields=fields, mask=mask)
     if is_list(kind):
-        lengths = [n or 0 for n in array.value_lengths().to_pylist()]
-        return _list_array(lengths, plain_array(array.flatten()), target, array.is_null())
-    return array.cast(target)
+        values = mapped_array(array.flatten(), change)
+        make = pa.large_list if pa.types.is_large_list(kind) else pa.list_
+        lengths = array.value_lengths().to_pylist()
+        return _list_array(lengths, values, make(kind.value_field.with_type(values.type)), mask)
+    if isinstance(array, pa.FixedSizeListArray):
+        values = mapped_array(array.flatten(), change).take(_places(mask, kind.list_size))
+        fixed = pa.list_(kind.value_field.with_type(values.type), kind.list_size)
+        return pa.FixedSizeListArray.from_arrays(values, type=fixed, mask=mask)
+    return change(array)
 
 
-def _list_array(lengths: Sequence[int], values: pa.Array, kind: pa.DataType, mask: pa.Array) -> pa.Array:
+def _places(mask: pa.Array, size: int) -> pa.Array:
+    """Return where the values of lists of one size lie among those of the lists that are not null."""
+    nulls = np.repeat(mask.to_numpy(zero_copy_only=False), size)
+    return pa.array(np.cumsum(~nulls) - 1, pa.int64(), mask=nulls)
+
+
+def map_pairs(array: pa.MapArray) -> pa.ListArray:
+    """Return maps as lists of objects with `key` and `value`."""
+    # Arrow's own cast breaks lists of one size of nulls.
+    offsets = np.asarray(array.offsets)
+    first, count = int(offsets[0]), int(offsets[-1] - offsets[0])
+    columns = [array.keys.slice(first, count), array.items.slice(first, count)]
+    pairs = pa.StructArray.from_arrays(columns, names=["key", "value"])
+    return pa.ListArray.from_arrays(pa.array(offsets - first, pa.int32()), pairs, mask=array.is_null())
+
+
+def _list_array(lengths: Sequence[int | None], values: pa.Array, kind: pa.DataType, mask: pa.Array) -> pa.Array:
     large = pa.types.is_large_list(kind)
-    offsets = pa.array(accumulate(lengths, initial=0), pa.int64() if large else pa.int32())
+    offsets = pa.array(accumulate((n or 0 for n in lengths), initial=0), pa.int64() if large else pa.int32())
     return (pa.LargeListArray if large else pa.ListArray).from_arrays(offsets, values, type=kind, mask=mask)
 
 
@@ -238,7 +275,7 @@ def python_values(array: pa.Array | pa.ChunkedArray, unheld: Callable[[pa.Scalar
     """Return an array as Python values; `unheld` stands in for each that Python has no value for.
 
     Those are moments beyond the year 9999 and strings that are not UTF-8. Moments in a zone of an unknown name come in
-    UTC.
+    UTC; of equal names in one object the last counts.
     """
     try:
         return array.to_pylist()
@@ -254,6 +291,11 @@ def python_values(array: pa.Array | pa.ChunkedArray, unheld: Callable[[pa.Scalar
         flat = iter(python_values(array.flatten(), unheld))
         lengths = array.value_lengths().to_pylist()
         return [None if n is None else [next(flat) for _ in range(n)] for n in lengths]
+    if isinstance(array, pa.MapArray):
+        maps = python_values(map_pairs(array), unheld)
+        return [None if pairs is None else [(p["key"], p["value"]) for p in pairs] for pairs in maps]
+    if isinstance(array, pa.FixedSizeListArray):
+        return python_values(array.cast(pa.list_(kind.value_type)), unheld)
     if pa.types.is_timestamp(kind) and kind.tz:
         array = array.cast(pa.timestamp(kind.unit, "UTC"))
     return [_value(scalar, unheld) for scalar in array]
@@ -263,6 +305,8 @@ def _value(scalar: pa.Scalar, unheld: Callable[[pa.Scalar], Any]) -> Any:
     try:
         return scalar.as_py()
     except _FAILURES:
+        if isinstance(scalar, pa.UnionScalar):
+            return python_values(pa.repeat(scalar.value, 1), unheld)[0]
         return unheld(scalar)
 
 

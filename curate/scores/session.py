@@ -21,7 +21,7 @@ import pyarrow as pa
 from curate.errors import CurateError
 from curate.folders.unify import unify
 from curate.folders.values import as_text, python_values
-from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
+from curate.schema import MANY_COLUMNS, SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error, was_interrupted, without_semicolon
 from curate.scores.neighbours import pairs_of
 from curate.scores.run import Run
@@ -44,9 +44,14 @@ if TYPE_CHECKING:
 
 VIEWS = ("scores", "candidates", "shards", "tokens", "skipped", "runs", "documents", "neighbours")
 _ON_TYPES = (
-    duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException, pa.ArrowException, CurateError
+    duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException, pa.ArrowException, CurateError,
+    OSError,  # what arrives of DuckDB's errors through Arrow's stream
 )  # fmt: skip
 """What a query raises on keys and types that the view `documents` does not have."""
+_IN_DOCUMENTS = (
+    "Lists and objects of the pool, and those of more than "
+    f"{MANY_COLUMNS} columns that few rows have, are in `documents` alone: JOIN documents USING (shard, row)."
+)
 _UNION = "\nUNION ALL BY NAME\n"
 TOKEN_LISTS = "_token_lists"
 """The view behind `tokens`: a row per document with its lists."""
@@ -137,6 +142,9 @@ class Session:
             if "neighbours" in tables and self.neighbours is None:
                 raise no_neighbours() from error
             raise sql_error(error) from error
+        except duckdb.BinderException as error:
+            hint = None if "documents" in tables or "not found in FROM clause" not in str(error) else _IN_DOCUMENTS
+            raise CurateError(sql_error(error).message, hint=hint) from error
         except duckdb.Error as error:
             raise sql_error(error) from error
         return self._result

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from curate.folders.record import canonical
 from curate.folders.unify import File, by_schema, unify
-from curate.schema import TOKEN_SCORES, TOKEN_TEXTS, is_token_column
+from curate.schema import MANY_COLUMNS, TOKEN_SCORES, TOKEN_TEXTS, is_token_column
 from curate.scores.run import Run
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
@@ -29,14 +30,23 @@ def literal(text: str) -> str:
 def files_sql(files: Sequence[File], *, empty: pa.Schema) -> tuple[str, pa.Schema]:
     """Return a query over Parquet files whose columns may differ, and its schema.
 
-    Files of equal columns are read together; columns are cast only where types differ, to those of `unify`.
+    Files of equal columns are read together; columns are cast only where types differ, to those of `unify`. Of very
+    many columns only those are there that a tenth of the files have.
     """
     groups = by_schema(files)
-    unified = unify(schema for schema, _ in groups) if groups else empty
+    unified = _common(unify(schema for schema, _ in groups), groups) if groups else empty
     if not groups:
         columns = ", ".join(f"NULL::{sql_type(f.type)} AS {quoted(f.name)}" for f in unified)
         return f"SELECT {columns} WHERE false", unified
     return "\nUNION ALL\n".join(_group_sql(schema, paths, unified) for schema, paths in _merged(groups)), unified
+
+
+def _common(unified: pa.Schema, groups: Sequence[tuple[pa.Schema, list[Path]]]) -> pa.Schema:
+    if len(unified) <= MANY_COLUMNS:
+        return unified
+    counts = Counter(name for schema, files in groups for _ in files for name in schema.names)
+    few = sum(len(files) for _, files in groups) / 10
+    return pa.schema([field for field in unified if counts[field.name] >= few])
 
 
 def _merged(groups: list[tuple[pa.Schema, list[Path]]]) -> list[tuple[pa.Schema, list[Path]]]:

@@ -90,7 +90,7 @@ def leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
     if pa.types.is_struct(kind) and kind.num_fields:
         for field in kind:
             yield from leaves(f"{path}.{field.name}", field.type)
-    elif is_list(kind):
+    elif is_list(kind) or pa.types.is_fixed_size_list(kind):
         yield from leaves(f"{path}[]", kind.value_type)
     else:
         yield path, kind

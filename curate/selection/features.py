@@ -83,6 +83,8 @@ def _feature(kind: pa.DataType, datasets: Any) -> Any:
         return {f.name: _feature(f.type, datasets) for f in kind}
     if is_list(kind):
         return datasets.List(_feature(kind.value_type, datasets))
+    if pa.types.is_fixed_size_list(kind):
+        return datasets.List(_feature(kind.value_type, datasets), length=kind.list_size)
     kind = storage_type(kind)
     return datasets.Value(str(kind).replace("halffloat", "float16") if _in_json(kind) else "string")
 

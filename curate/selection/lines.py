@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ class Lines:
 
 
 def _has_nan(array: pa.Array) -> bool:
-    if is_list(array.type):
+    if is_list(array.type) or pa.types.is_fixed_size_list(array.type):
         return _has_nan(array.flatten())
     if isinstance(array, pa.StructArray):
         return any(map(_has_nan, array.flatten()))
@@ -104,7 +105,11 @@ def _has_nan(array: pa.Array) -> bool:
 
 
 def _dumped(row: dict[str, Any]) -> bytes:
-    return orjson.dumps(row, default=as_json)
+    return orjson.dumps(row, default=_as_json)
+
+
+def _as_json(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else as_json(value)
 
 
 def _joined(line: bytes, scores: bytes) -> bytes:

@@ -3,10 +3,20 @@
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curate.documents.formats import jsonl
 from curate.folders.unify import conform
-from curate.folders.values import array_of, is_list, mapped_type, storage_type
+from curate.folders.values import (
+    array_of,
+    as_text,
+    is_list,
+    map_pairs,
+    mapped_array,
+    mapped_type,
+    python_values,
+    storage_type,
+)
 from curate.selection.columns import LINE, MARK, Columns, leaves
 
 
@@ -21,8 +31,11 @@ class Typed:
         self._plain = _without_empty_objects(plain, columns) if parquet else plain
         self.schema, notes = columns.features.applied(self._plain)
         columns.note(*notes)
+        self.schema = _without_null_characters(self.schema, columns)
         for name, kind in columns.scores.items():
             self.schema = self.schema.append(pa.field(columns.score_names[name], kind))
+        if parquet:
+            _note_parquet(self.schema, columns)
 
     def table(self, table: pa.Table) -> pa.Table:
         """Return a table of the spool in the dataset's schema."""
@@ -78,25 +91,48 @@ def _without_empty_objects(schema: pa.Schema, columns: Columns) -> pa.Schema:
     return pa.schema([f.with_type(mapped_type(f.type, text)) for f in schema])
 
 
+def _without_null_characters(schema: pa.Schema, columns: Columns) -> pa.Schema:
+    """Return the schema with other names for columns whose own are cut where `datasets` reads them."""
+    for number, field in enumerate(schema):
+        name = field.name.replace("\0", "\u2400")
+        while name != field.name and name in schema.names:
+            name += "_"
+        if name != field.name:
+            columns.note(f"`{name}` has a null character in its name in the pool, which `datasets` cannot load.")
+            schema = schema.set(number, field.with_name(name))
+    return schema
+
+
+def _note_parquet(schema: pa.Schema, columns: Columns) -> None:
+    """Tell which types Parquet keeps as others, such as seconds as milliseconds."""
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()
+    for field, kept in zip(schema, pq.read_schema(pa.BufferReader(sink.getvalue())), strict=True):
+        if kept.type != field.type:
+            columns.note(f"`{field.name}` is {kept.type}: Parquet has no {field.type}.")
+
+
 def loadable(table: pa.Table, columns: Columns) -> pa.Table:
     """Return a shard's table in types that `datasets` knows, and note what they replace."""
     for number, field in enumerate(table.schema):
-        kind = mapped_type(field.type, _loadable)
+        chunks = [mapped_array(chunk, _loadable) for chunk in table.column(number).chunks]
+        kind = chunks[0].type
         if kind == field.type:
             continue
         columns.note(f"`{field.name}` is written as {kind}; the pool has {field.type}, which `datasets` cannot load.")
-        column = table.column(number)
-        table = table.set_column(number, field.with_type(kind), column.cast(kind))
+        table = table.set_column(number, field.with_type(kind), pa.chunked_array(chunks))
     return table
 
 
-def _loadable(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_map(kind):
-        fields = [("key", mapped_type(kind.key_type, _loadable)), ("value", mapped_type(kind.item_type, _loadable))]
-        return pa.list_(pa.struct(fields))
+def _loadable(array: pa.Array) -> pa.Array:
+    kind = array.type
+    if isinstance(array, pa.MapArray):
+        return mapped_array(map_pairs(array), _loadable)
     if pa.types.is_timestamp(kind) and kind.tz and not _is_known(kind):
-        return pa.timestamp(kind.unit, "UTC")
-    return kind
+        return array.cast(pa.timestamp(kind.unit, "UTC"))
+    if pa.types.is_union(kind) or pa.types.is_interval(kind):
+        return array_of(python_values(array, as_text), pa.string())
+    return array
 
 
 def _is_known(kind: pa.DataType) -> bool:

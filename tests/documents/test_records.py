@@ -159,5 +159,15 @@ def test_a_row_that_is_nested_too_deep_to_work_on_is_set_aside(tmp_path):
     (tmp_path / "a.jsonl").write_text(line + '{"text": "fine"}\n')
     first, second = documents(shard_at(tmp_path / "a.jsonl"), Fields())
     assert isinstance(first, Skipped)
+    assert first.reason == "invalid messages"
+    assert "nested more than 128 levels deep" in first.detail
+    assert isinstance(second, Document)
+
+
+def test_a_row_with_a_number_that_no_encoder_of_json_takes_is_set_aside(tmp_path):
+    line = f'{{"messages": [{{"role": "assistant", "content": "a", "weight": 1, "n": {2**64}}}]}}\n'
+    (tmp_path / "a.jsonl").write_text(line + '{"text": "fine"}\n')
+    first, second = documents(shard_at(tmp_path / "a.jsonl"), Fields())
+    assert isinstance(first, Skipped)
     assert first.reason == "too deep or too large"
     assert isinstance(second, Document)

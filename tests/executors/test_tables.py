@@ -113,3 +113,12 @@ def test_names_that_sql_lacks_or_takes_for_the_same_are_renamed():
     assert {k: v.to_pylist()[0] for k, v in table.items()} == {
         "unnamed": 1, "A": 2, "pool_a": 3, "pool_Score": 4, 'a"; DROP': 5
     }  # fmt: skip
+
+
+def test_of_very_many_columns_those_that_few_documents_have_stay_out():
+    def document(row: int) -> Document:
+        metadata = {"source": "web", **{f"key {10 * row + i}": i for i in range(10)}}
+        return Document(doc_id=str(row), shard="a", row=row, content_hash="0", text="x", metadata=metadata)
+
+    assert len(metadata_columns([document(row) for row in range(20)])) == 201
+    assert list(metadata_columns([document(row) for row in range(40)])) == ["source"]

@@ -125,3 +125,23 @@ def test_zones_of_no_region_become_utc_and_keep_the_moment():
         array = in_known_zone(pa.array([0], pa.timestamp("us", zone)))
         assert (array.type.tz, array.cast(pa.int64()).to_pylist()) == ("UTC", [0])
     assert in_known_zone(pa.array([0], pa.timestamp("us", "Asia/Kolkata"))).type.tz == "Asia/Kolkata"
+
+
+def test_lists_and_objects_of_which_none_has_a_value_are_arrays_too():
+    kind = pa.list_(pa.struct([("a", pa.int64())]))
+    assert array_of([[], []], kind).to_pylist() == [[], []]
+    assert array_of([], pa.struct([("a", pa.int64())])).to_pylist() == []
+
+
+def test_values_of_maps_unions_and_lists_of_one_size_come_in_utc_where_the_zone_is_unknown():
+    zone, utc = pa.timestamp("ms", "tzutc()"), pa.timestamp("ms", "UTC")
+    moments = pa.array([1, 2, 3], utc).to_pylist()
+    arrays = [
+        pa.array([[("a", 1)], None, []], pa.map_(pa.string(), zone)),
+        pa.array([[1, 2], None], pa.list_(zone, 2)),
+        pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array(["a", "b"]), pa.array([1, 2], zone)]),
+    ]
+    assert python_values(arrays[0], as_text) == [[("a", moments[0])], None, []]
+    assert python_values(arrays[1].slice(1), as_text) == [None]
+    assert python_values(arrays[1], as_text) == [moments[:2], None]
+    assert python_values(arrays[2], as_text) == ["a", moments[1]]

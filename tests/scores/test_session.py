@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curate.documents import open_pool
@@ -311,3 +312,18 @@ def test_without_scores_per_token_the_error_says_how_to_have_them(run):
         assert session.query("WITH tokens AS (SELECT 1 AS a) SELECT a FROM tokens").rows() == [(1,)]
         with pytest.raises(CurateError, match="nope"):
             session.query("SELECT * FROM nope")
+
+
+def test_maps_that_have_a_key_twice_and_names_with_null_characters_can_be_asked_for(tmp_path):
+    pairs = [("k", 1), ("k", 2)]
+    table = pa.table({"text": ["a"], "m": pa.array([pairs], pa.map_(pa.string(), pa.int8())), "n\0": [5], "n": [6]})
+    (tmp_path / "pool").mkdir()
+    pq.write_table(table, tmp_path / "pool" / "a.parquet")
+    address = [str(tmp_path / "pool")]
+    prints = {**FINGERPRINTS, "pool": open_pool(address).fingerprint()}
+    run = Run.start(tmp_path / "run", settings={**SETTINGS, "pool": address}, fingerprints=prints)
+    write(run, "a.parquet", 0, rows("a.parquet", 0, [1.0]))
+    run.finish({"documents": 1})
+    with open_session(run) as session:
+        query = 'SELECT m, "n\u2400", n FROM documents'
+        assert session.query(query).rows() == [([{"key": k, "value": v} for k, v in pairs], 5, 6)]

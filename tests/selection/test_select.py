@@ -259,7 +259,9 @@ def test_control_characters_of_the_pool_are_shown_on_the_card(start, tmp_path):
     write(run, "a\x1b[31m.jsonl", 0, rows("a\x1b[31m.jsonl", 0, [1.0], source=["b\x9b\u202e"]))
     selection = select(run, top=1, decontaminate=False, partial=True)
     text = card(
-        selection.record() | {"fingerprint": ""}, "arrow", Described(scores=["score\x07"], features=None, changes=())
+        selection.record() | {"fingerprint": ""},
+        "arrow",
+        Described(scores=["score\x07"], features=None, changes=("`\x9b` is text.",)),
     )
     assert not set("\x1b\x9b\x07\u202e") & set(text)
     assert "| b\\x9b\\u202e | 1 | 1 |" in text

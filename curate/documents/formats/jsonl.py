@@ -12,8 +12,8 @@ from curate.documents.streamed import Streamed
 from curate.errors import CurateError
 
 _SHOWN = 80
-_LONG = b"0" * 20  # 2**64 has 20 digits
-_DIGITS = bytes(ord("0") if chr(i).isdecimal() and i < 128 else ord(" ") for i in range(256))
+_LONG = (b"0" * 20, b"-" + b"0" * 19)  # 2**64 has 20 digits, -2**63 has 19
+_DIGITS = bytes(ord("0") if chr(i).isdecimal() and i < 128 else i for i in range(256))
 
 
 def records(blocks: Iterator[bytes], _shard: Shard) -> Iterator[tuple[int, bytes]]:
@@ -25,7 +25,7 @@ def decode(line: bytes, number: int) -> Row:
     """Decode one line strictly; `number` is its line number from 1."""
     try:
         value = orjson.loads(line)
-        if _LONG in line.translate(_DIGITS):
+        if any(digits in line.translate(_DIGITS) for digits in _LONG):
             value = _exact(line, value)
     except orjson.JSONDecodeError as error:
         value = _with_nan(line)
