@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers.modeling_utils
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -161,6 +162,8 @@ def start(kind: str, *, capacity: int = 80 << 30) -> Machine:
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # a thread of transformers' would know nothing of the mode below
     free: Callable[..., int] = lambda *_: machine.capacity - machine.live  # noqa: E731
     if kind == "cuda":
+        # It takes a block as large as the model from the allocator before loading, and a GB for granted.
+        transformers.modeling_utils.caching_allocator_warmup = lambda *_, **__: None
         torch.cuda._lazy_init = lambda: None
         torch.cuda.is_available = lambda: True
         torch.cuda.device_count, torch.cuda.current_device = (lambda: 1), (lambda: 0)

@@ -20,6 +20,7 @@ OTHERS = {
     "selection/spool.py": "what a selection sorts on its way",
     "training/checkpoints.py": "thousands of states of a training run, the passing ones not durable",
     "training/folder.py": "a proxy's folder, which transformers fills",
+    "training/gradient_log.py": "gradients of a training run that memory does not hold, removed when they are used",
     "training/moments.py": "a file of that folder",
     "training/replay.py": "removes passing states",
     "training/warmup.py": "the record in that folder",

@@ -120,7 +120,7 @@ def test_a_warm_up_begins_anew_with_fewer_windows_at_once(project: Path, small_d
 def test_one_sequence_too_long_for_the_device_is_an_error_that_says_so(
     project: Path, small_device: Callable[[int], None]
 ) -> None:
-    small_device(20)
+    small_device(60)
     with pytest.raises(CurateError, match=r"One sequence of .* does not fit into the memory of cpu") as error:
         curate.score(out=project / "run", **settings(project, method="dot"))
     assert "--context" in str(error.value.hint)

@@ -18,10 +18,11 @@ MOST_BYTES = 2 << 30
 class GradientLog:
     """Gradients and losses by step."""
 
-    def __init__(self, folder: Path, device: torch.device, *, most_bytes: int = MOST_BYTES) -> None:
-        """Open or make the folder for what `most_bytes` of memory do not hold."""
+    def __init__(self, folder: Path, device: torch.device, *, most_bytes: int | None = None) -> None:
+        """Open or make the folder for what `most_bytes` of memory (None: MOST_BYTES) do not hold."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.device, self.most_bytes = folder, device, most_bytes
+        self.folder, self.device = folder, device
+        self.most_bytes = MOST_BYTES if most_bytes is None else most_bytes
         self._held: dict[int, Tensors] = {}
         self._bytes = 0
         self.losses: dict[int, float] = {}

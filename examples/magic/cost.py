@@ -20,6 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from curate.proxies.proxy import keep_freed_memory
+from curate.proxies.room import Room
 from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import Document
 from curate.training.adjoint import differentiate
@@ -45,7 +46,7 @@ def load(arguments: argparse.Namespace) -> tuple[LanguageModel, Corpus, Corpus, 
     ]
     encoded = encode(documents)
     model = LanguageModel(AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32), recipe)
-    corpus, target = (Corpus(e, settings, budget=arguments.micro) for e in (encoded[64:], encoded[:64]))
+    corpus, target = (Corpus(e, settings, room=Room(arguments.micro)) for e in (encoded[64:], encoded[:64]))
     return model, corpus, target, recipe
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import put_text
 from curate.folders.local import open_folder, put_file
+from curate.proxies.room import Room
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.adjoint import target_loss
 from curate.training.language import LanguageModel
@@ -95,7 +96,7 @@ class Laboratory:
         return documents[: round(share * len(documents))] if share < 1 else documents
 
     def corpus(self, documents: list[Encoded]) -> Corpus:
-        return Corpus(documents, TokenSettings(context=self.setup.tokens), budget=self.micro)
+        return Corpus(documents, TokenSettings(context=self.setup.tokens), room=Room(self.micro))
 
     @cached_property
     def model(self) -> LanguageModel:

@@ -12,6 +12,7 @@ from curate.gradients.documents import Batching
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy, load_proxy
+from curate.proxies.room import Room
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.replay import Training
@@ -69,7 +70,7 @@ def _inputs(lab: Laboratory, *, trained: bool) -> Inputs:
         target=target,
         background=lambda: background,
         background_fingerprint=_fingerprint(background),
-        batching=Batching(tokens=TokenSettings(context=lab.setup.tokens), budget=min(lab.micro, 2048)),
+        batching=Batching(tokens=TokenSettings(context=lab.setup.tokens), room=Room(min(lab.micro, 2048))),
         kept=Kept(open_folder(lab.folder / "peers"), TENSORS),
         reporter=Told(),
     )

@@ -95,6 +95,7 @@ def test_allow_opens_one_folder(work, capsys):
 
 
 def test_shell_reads_statements_and_survives_errors(work, capsys, monkeypatch):
+    monkeypatch.setattr("curate.cli._output.stdout.width", 200)
     lines = [".tables", ".schema runs", "SELECT", "  ';' AS semi,", "  count(*) -- all;", "FROM scores;"]
     lines += ["SELECT nope;", "SELECT 7 AS a; SELECT 8 AS b", ""]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
@@ -174,7 +175,8 @@ def nasty(start):
     return run
 
 
-def test_text_of_others_is_shown_as_it_is_and_never_reaches_the_terminal(nasty, capsys):
+def test_text_of_others_is_shown_as_it_is_and_never_reaches_the_terminal(nasty, capsys, monkeypatch):
+    monkeypatch.setattr("curate.cli._output.stdout.width", 200)
     for style in ([], ["--json"]):
         main(["sql", str(nasty.path), "SELECT source, shard, COLUMNS('a.*x; .*') FROM scores", *style])
         out = capsys.readouterr().out

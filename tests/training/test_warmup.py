@@ -126,7 +126,14 @@ def test_moments_belong_to_the_parameters_they_are_named_after(tmp_path: Path):
         def set_total(self, total: float | None) -> None: ...
 
     one = FitSettings(
-        batch_windows=8, learning_rate=0.5, weight_decay=0.1, seed=0, device="cpu", bfloat16=False, checkpoints=1
+        batch_windows=8,
+        at_once=4,
+        learning_rate=0.5,
+        weight_decay=0.1,
+        seed=0,
+        device="cpu",
+        bfloat16=False,
+        checkpoints=1,
     )
     fit(model, Windows(windows.tolist()), None, Schedule(steps=1), one, task=Task(), save=save)
     moments = read_moments(tmp_path)
