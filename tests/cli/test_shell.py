@@ -27,11 +27,11 @@ class Shell:
             os.execve(
                 sys.executable, [sys.executable, "-m", "curate", "sql", "runs/x"], {**os.environ, **PATHS, **home}
             )
-        self.seen = ""
+        self.seen, self.read = "", 0
 
     def until(self, text: str, seconds: float = 60) -> str:
-        """Read until a text comes; return all since the last one."""
-        end, start = time.monotonic() + seconds, len(self.seen)
+        """Read until a text comes; return all from the end of the last one, however many came at once, to its end."""
+        end, start = time.monotonic() + seconds, self.read
         while text not in self.seen[start:]:
             if time.monotonic() > end or not select.select([self.fd], [], [], end - time.monotonic())[0]:
                 pytest.fail(f"{text!r} did not come: {self.seen[start:]}")
@@ -39,7 +39,8 @@ class Shell:
                 self.seen += os.read(self.fd, 65536).decode()
             except OSError:
                 pytest.fail(f"the shell ended: {self.seen[start:]}")
-        return self.seen[start:]
+        self.read = self.seen.index(text, start) + len(text)
+        return self.seen[start : self.read]
 
     def send(self, keys: str) -> None:
         os.write(self.fd, keys.encode())
