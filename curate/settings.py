@@ -6,7 +6,7 @@ that names the field, the value and what was expected.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial, wraps
 from pathlib import Path
 from types import NoneType
@@ -118,6 +118,10 @@ def given(values: Any) -> dict[str, Any]:
 
 def gathered(kind: type[T], values: T | None, others: Mapping[str, Any]) -> T:
     """Return settings that came as an object, as names and values, or as both: the latter win."""
+    if isinstance(values, Mapping):
+        values, others = None, {**values, **others}
+    if values is not None and not isinstance(values, kind):
+        raise SettingsError(f"settings is {values!r}; expected {kind.__name__}, or names and values.")
     if values is not None and not others:
         return values
     names = others if values is None else given(values) | dict(others)
@@ -135,12 +139,13 @@ def part_of(kind: type[T], values: Any) -> T:
     return kind(**{name: value for name, value in given(values).items() if name in names})
 
 
-def build(kind: type[T], values: Mapping[str, Any], *, owner: str, prefix: str = "") -> T:
+def build(kind: type[T], values: Mapping[str, Any], *, owner: str, prefix: str = "", others: Sequence[str] = ()) -> T:
     """Build settings from names and values as flags, YAML or a record have them.
 
     The fields of a nested class may stand beside the others by their own names; the nested class itself may be given
     as an object, as names and values, or as a YAML file of them. Raises SettingsError for a name that there is not,
-    with the nearest one that there is (`owner` begins the sentence), or for a value that does not fit (`prefix` does).
+    with the nearest one that there is, here or among `others` (`owner` begins the sentence), or for a value that does
+    not fit (`prefix` does).
     """
     inside = nested(kind)
     home = {f.name: name for name, part in inside.items() for f in dataclasses.fields(part)}
@@ -150,7 +155,10 @@ def build(kind: type[T], values: Mapping[str, Any], *, owner: str, prefix: str =
     for written, value in values.items():
         name = str(written).replace("-", "_")
         if name not in names and name not in home:
-            raise SettingsError(f"{owner} has no setting {str(written)!r}.", hint=nearest(name, [*names, *home]))
+            near = [n for n in (*names, *home, *others) if nearest(name, [n]).startswith("Did")]
+            raise SettingsError(
+                f"{owner} has no setting {str(written)!r}.", hint=nearest(name, near or [*names, *home])
+            )
         if name in names:
             outer[name] = value
         else:

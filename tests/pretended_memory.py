@@ -2,8 +2,8 @@
 
 python -m tests.pretended_memory
 
-A shape's bytes are counted at its full width with two and with four layers, and continued to all of them; so every tensor
-is counted that the pass holds at once, but for what single operations need while they run.
+A shape's bytes are counted at its full width with two and with four layers, and continued to all of them: every tensor
+that the pass holds at once, but not what single operations need while they run.
 """
 
 from dataclasses import dataclass
@@ -50,9 +50,8 @@ def main() -> None:
             per_token = (fixed + per_layer * shape.layers) / TOKENS
             chosen = [_chosen(card * 1e9 - resident, per_token) for card in CARDS]
             cells = " | ".join(f"{n:,}" if n else "no" for n in chosen)
-            print(
-                f"| {shape.name} | {shape.dtype} | {weights / 1e9:.2f} GB | {work} | {per_token / 1e6:.3f} MB | {cells} |"
-            )
+            row = f"{shape.name} | {shape.dtype} | {weights / 1e9:.2f} GB | {work} | {per_token / 1e6:.3f} MB"
+            print(f"| {row} | {cells} |", flush=True)
 
 
 def _chosen(free: float, per_token: float) -> int:

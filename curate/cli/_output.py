@@ -205,7 +205,7 @@ class _LoggedTask:
         whole = f"/{self._total:,.0f}" if self._total else ""
         line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {duration(now - self._start)}"
         if rate := self._rate(now):
-            line += f", {rate:,.3g} {self._unit}/s"
+            line += f", {rate:,.0f} {self._unit}/s" if rate >= 10 else f", {rate:.2g} {self._unit}/s"
             if self._total and not ended and self._total > self._done:
                 line += f", about {duration((self._total - self._done) / rate)} left"
         stderr.print(line, soft_wrap=True)

@@ -138,7 +138,7 @@ def command(
     if as_json:
         print_json({**selection.record(), "out": str(selection.out) if selection.out else None})
     else:
-        _print_selection(selection)
+        _print_selection(selection, options["format"])
 
 
 def _filters(names: Sequence[str], params: Iterable[str]) -> list["FilterChoice"]:
@@ -175,7 +175,7 @@ def _neighbours(
     return neighbours(opened, reporter=reporter)
 
 
-def _print_selection(selection: "Selection") -> None:
+def _print_selection(selection: "Selection", format: str) -> None:
     from curate.cli._output import print_table, stdout
 
     rows: list[tuple[Any, ...]] = [("(all)", None, selection.documents_before, selection.tokens_before, None)]
@@ -187,6 +187,8 @@ def _print_selection(selection: "Selection") -> None:
     _print_composition(selection)
     for change in selection.changes:
         stdout.print(f"changed: {change}", markup=False, soft_wrap=True)
+    if selection.changes and format != "jsonl.zst":
+        stdout.print("Rows of JSON lines stay as they are with --format jsonl.zst.", markup=False, soft_wrap=True)
     where = f"written to {selection.out}" if selection.out else "dry run: nothing written"
     stdout.print(
         f"{selection.documents:,} documents, {selection.tokens:,} tokens; {where} ({selection.seconds:.1f} s)",

@@ -30,6 +30,8 @@ class FirstRows:
     """Columns beside those that other shapes would be read from."""
     chat: bool
     """Whether all of them are conversations, which need a chat template."""
+    some_chat: bool = False
+    """Whether some of them are."""
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{title} ({', '.join(columns)})" for title, columns in self.shapes.items())
@@ -54,7 +56,9 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     content = _NOTABLE | shapes.content_columns(seen, replace(fields, format_as=None)) if seen else _NOTABLE
     used = {fields.id, *(c for columns in titles.values() for c in columns)}
     not_read = [c for c in seen if c in content and c not in used]
-    return FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}) if titles else None
+    return (
+        FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats) if titles else None
+    )
 
 
 def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:

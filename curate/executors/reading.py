@@ -179,6 +179,8 @@ def no_scored_token(document: Document, encoded: Encoded) -> Skipped:
     a chat template's refusal.
     """
     detail = f"{len(encoded.ids)} token(s) within the context, none of them predicted and carrying loss"
+    if encoded.truncated:
+        detail += "; the row goes on beyond it: give a larger --context, or --long windows"
     return Skipped(
         shard=document.shard,
         row=document.row,

@@ -225,7 +225,7 @@ class Indexing:
 
     def _workspace(self) -> Workspace:
         proxy, encoder = load(self.settings, self.reporter)
-        refuse_unwritable(encoder, self.read_as)
+        refuse_unwritable(encoder, self.read_as, self.reporter)
         fingerprints = {"pool": self.pool.fingerprint(), "model": proxy.fingerprint()}
         return Workspace(
             settings=self.settings,

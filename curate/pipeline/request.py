@@ -129,7 +129,8 @@ def method_settings(settings: ScoreSettings) -> Any:
 
 
 def _method_settings(method: Method, name: str, values: Any) -> Any:
-    return build(method.Settings, values, owner=f"Method {name!r}", prefix=f"Method {name!r}: ")
+    others = [f.name for f in fields(ScoreSettings)]
+    return build(method.Settings, values, owner=f"Method {name!r}", prefix=f"Method {name!r}: ", others=others)
 
 
 def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:

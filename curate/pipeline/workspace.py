@@ -122,7 +122,7 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
         request.origin.refuse_other_model(fingerprints)
     if request.store is not None:
         request.store.refuse_other_model(fingerprints["model"])
-    refuse_unwritable(encoder, request.pool_read_as)
+    refuse_unwritable(encoder, request.pool_read_as, reporter)
     control = request.against
     return Workspace(
         settings=request.settings,
@@ -172,10 +172,14 @@ def make_encoder(settings: PassSettings, proxy: Proxy) -> Encoder:
     return Encoder(proxy.tokenizer, tokens)
 
 
-def refuse_unwritable(encoder: Encoder, first_rows: FirstRows | None) -> None:
+def refuse_unwritable(encoder: Encoder, first_rows: FirstRows | None, reporter: Reporter) -> None:
     """Raise SettingsError where a pool begins with nothing but conversations and there is no template for them."""
-    if encoder.chat.lacking and first_rows is not None and first_rows.chat:
+    if not encoder.chat.lacking or first_rows is None:
+        return
+    if first_rows.chat:
         raise SettingsError(f"The pool holds conversations, and {encoder.chat.lacking}.", hint=CHAT_HINT)
+    if first_rows.some_chat:
+        reporter.warn(f"the pool holds conversations, and {encoder.chat.lacking}: they are set aside. {CHAT_HINT}")
 
 
 def make_batching(

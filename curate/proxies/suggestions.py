@@ -23,7 +23,7 @@ _CONFIGURATIONS = ("config.json", "adapter_config.json")
 
 def near_model(address: str) -> str | None:
     """Return a question that names the nearest model of a folder or of the hub; None where none is near."""
-    addresses = list(dict.fromkeys([*_folders(address), *_cached(), *KNOWN]))
+    addresses = [a for a in dict.fromkeys([*_folders(address), *_cached(), *KNOWN]) if a != address]
     by_name: dict[str, str] = {}
     for candidate in reversed(addresses):  # of equal names the folder wins
         by_name |= {candidate.casefold(): candidate, candidate.rsplit("/", 1)[-1].casefold(): candidate}

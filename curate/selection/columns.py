@@ -80,7 +80,9 @@ class Columns:
         """Tell which values are written as text as their types have no other in common."""
         for path, leaf in (pair for name, kind in types.items() for pair in leaves(name, kind)):
             if leaf == JSON_TEXT:
-                self.note(f"`{path}` holds values of several types: each is text, as JSON where it is no string.")
+                self.note(
+                    f"`{path}` holds values of several types: it is text in every row, and JSON where it was no text."
+                )
             elif isinstance(leaf, Whole) and pa.types.is_string(leaf.storage_type):
                 self.note(f"`{path}` holds numbers of more than 64 bits: they are text.")
 

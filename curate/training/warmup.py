@@ -232,6 +232,10 @@ def _texts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", 
         reporter.warn(f"{len(refusals)} of {len(documents)} documents left out: {refusals[0].message}")
 
 
+# Of the sample, from which on a training is said to be long.
+MANY_PASSES = 10
+
+
 def _trained(
     make_model: Callable[[], "PreTrainedModel"],
     windows: "Windows",
@@ -249,6 +253,12 @@ def _trained(
 
     batch = min(settings.batch_tokens // windows.context, len(windows))
     at_once = batch
+    sample, asked = len(windows) * windows.context, _steps(settings, batch * windows.context) * batch * windows.context
+    if settings.minutes is None and asked > MANY_PASSES * sample:
+        reporter.note(
+            f"{asked:,} tokens are {asked / sample:,.0f} passes over the {sample:,} of the sample;"
+            " --tokens or --minutes make the training shorter."
+        )
     while True:
         model = make_model()
         threads.choose(sum(p.numel() for p in model.parameters()))
