@@ -59,7 +59,8 @@ def plain(arguments: argparse.Namespace) -> dict[str, float]:
     before, begun = memory(), time.process_time()
     for step in range(training.steps):
         optimiser.zero_grad()
-        for batch, coefficients in training.weighted(step):
+        for batch in corpus.microbatches(training.batches[step]):
+            coefficients = training.coefficients(batch, step)
             logits = model.model(input_ids=batch.batch.ids, use_cache=False).logits
             losses = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), batch.batch.labels.flatten(), reduction="none"
