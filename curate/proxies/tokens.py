@@ -171,7 +171,7 @@ class Encoder:
     def _chat(self, document: Document) -> Encoded:
         try:
             if not self.chat.template:
-                raise TemplateError(f"{self.chat.lacking}; --chat-template shipped gives it one")
+                raise TemplateError(self.chat.lacking)
             text, ranges = self.chat.learnt(document.messages or (), document.tools)
         # A template is a program: what it refuses (`raise_exception`) or fails at concerns this row alone.
         except Exception as error:
