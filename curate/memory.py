@@ -30,7 +30,7 @@ def peak_memory(device: torch.device) -> int:
 
 def held_bytes(device: torch.device) -> int:
     """Return the bytes that tensors on a GPU hold now; 0 for a CPU."""
-    return getattr(torch, device.type).memory_allocated(device) if device.type == "cuda" else 0
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def release_memory(device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """Layers in groups, for curvatures that do not fit a device's memory together: each group has passes of its own."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -41,9 +41,4 @@ def fit_in_groups(
 ) -> dict[str, Tensor]:
     """Fit a curvature group by group; `passes` are those over a group's layers. Returns tensors on the CPU."""
     groups = layer_groups(proxy, free_bytes(proxy.device))
-
-    def parts() -> Iterator[dict[str, Tensor]]:
-        for group in groups:
-            yield {name: tensor.cpu() for name, tensor in fit(passes(group)).items()}
-
-    return joined(list(parts()))
+    return joined([{name: tensor.cpu() for name, tensor in fit(passes(group)).items()} for group in groups])

@@ -78,9 +78,8 @@ def document_sketches(
         if i in short:
             continue
         values, losses = torch.zeros(()), torch.zeros(())
-        for _, part in batching.run(
-            "sketches", {i: document}, engine
-        ):  # added up at once: a whole book's windows side by side would be gigabytes
+        # Added up at once: a whole book's windows side by side would be gigabytes.
+        for _, part in batching.run("sketches", {i: document}, engine):
             values, losses = part.values.sum(0) + values.to(part.values), part.losses.sum() + losses.to(part.losses)
         yield DocumentSketches(documents=(i,), values=values[None], losses=losses[None])
 

@@ -111,7 +111,7 @@ class _Reading:
     texts: int
     """Bytes of a document's preview and scalar columns."""
     looks: list[int] = field(default_factory=list)
-    """One entry for every time that the background was request for."""
+    """One entry for every time that the background was read."""
 
     def again(self) -> list[Encoded]:
         """Return the background, and count: the run itself reads it every time."""

@@ -141,11 +141,13 @@ def target_loss(model: Differentiable, parameters: Tensors, target: Corpus) -> t
     dtype = next(iter(parameters.values())).dtype
     loss = 0.0
 
-    def differentiate(batch: MicroBatch) -> tuple[Tensor, Tensors]:
-        return model.gradients(parameters, batch, (shares[batch.places] * batch.scored).to(dtype))
+    def differentiate(batch: MicroBatch) -> tuple[float, Tensors]:
+        coefficients = shares[batch.places] * batch.scored
+        losses, gradients = model.gradients(parameters, batch, coefficients.to(dtype))
+        return float((losses.cpu().double() * coefficients).sum()), gradients
 
-    for batch, (losses, gradients) in target.run("gradients", range(len(target)), differentiate):
-        loss += float((losses.cpu().double() * shares[batch.places] * batch.scored).sum())
+    for _, (part, gradients) in target.run("gradients", range(len(target)), differentiate):
+        loss += part
         for name, gradient in gradients.items():
             total[name] += gradient
     return loss, total

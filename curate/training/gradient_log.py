@@ -41,7 +41,7 @@ class GradientLog:
     def put(self, step: int, gradients: Tensors, loss: float) -> None:
         """Keep a step's gradients."""
         self.losses[step] = loss
-        size = sum(g.numel() * g.element_size() for g in gradients.values())
+        size = _bytes_of(gradients)
         if self._bytes + size > self.most_bytes:
             save(gradients, self._file(step), durable=False)
             return
@@ -51,13 +51,17 @@ class GradientLog:
     def drop_after(self, step: int) -> None:
         """Forget the gradients of later steps."""
         for later in [k for k in self._held if k > step]:
-            self._bytes -= sum(g.numel() * g.element_size() for g in self._held.pop(later).values())
+            self._bytes -= _bytes_of(self._held.pop(later))
         for path in self.folder.glob("*.safetensors"):
             if int(path.stem) > step:
                 path.unlink()
 
     def _file(self, step: int) -> Path:
         return self.folder / f"{step:06d}.safetensors"
+
+
+def _bytes_of(tensors: Tensors) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _on_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -73,11 +73,13 @@ class Training:
         total = {n: torch.zeros_like(p) for n, p in state.parameters.items()}
         loss = 0.0
 
-        def differentiate(batch: MicroBatch) -> tuple[Tensor, Tensors]:
-            return self.model.gradients(state.parameters, batch, self.coefficients(batch, state.step).to(_dtype(state)))
+        def differentiate(batch: MicroBatch) -> tuple[float, Tensors]:
+            coefficients = self.coefficients(batch, state.step)
+            losses, gradients = self.model.gradients(state.parameters, batch, coefficients.to(_dtype(state)))
+            return float((losses.cpu().double() * coefficients).sum()), gradients
 
-        for batch, (losses, gradients) in self.corpus.run("gradients", self.batches[state.step], differentiate):
-            loss += float((losses.cpu().double() * self.coefficients(batch, state.step)).sum())
+        for _, (part, gradients) in self.corpus.run("gradients", self.batches[state.step], differentiate):
+            loss += part
             for name, gradient in gradients.items():
                 total[name] += gradient
         if not math.isfinite(loss):
