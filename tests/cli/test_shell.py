@@ -40,6 +40,16 @@ class Shell:
         self.read = self.seen.index(text, start) + len(text)
         return self.seen[start : self.read]
 
+    def interrupted(self) -> str:
+        """Press Ctrl-C until the prompt comes, as people do; return all that came."""
+        start = self.read
+        for _ in range(6):
+            self.send("\x03")
+            with suppress(pytest.fail.Exception):
+                self.until("curate> ", 10)
+                return self.seen[start : self.read]
+        pytest.fail(f"Ctrl-C brought no prompt: {self.seen[start:]}")
+
     def send(self, keys: str) -> None:
         os.write(self.fd, keys.encode())
 
@@ -68,6 +78,17 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     yield shell
     with suppress(OSError):
         os.close(shell.fd)
+
+
+def test_control_c_cancels_a_statement_and_gives_up_a_half_typed_one(shell: Shell) -> None:
+    shell.send("SELECT count(*) FROM range(100000000000) a, range(1000000) b;\n")
+    time.sleep(1)
+    assert "cancelled" in shell.interrupted()
+    shell.send("SELECT 40 +\n")  # a statement of two lines, the first of which is given up
+    shell.until("...> ")
+    shell.interrupted()
+    shell.send("SELECT 42 AS answer;\n")
+    assert "42" in shell.until("curate> ")
 
 
 def test_a_statement_goes_over_lines_and_control_d_leaves(shell: Shell) -> None:
