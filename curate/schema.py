@@ -119,7 +119,12 @@ ROW_FIELDS = [f for f in SCORE_FIELDS if f.name not in OF_A_TARGET]
 
 def group_column(group: str) -> str:
     """Name the score column of a target's group."""
-    return "score_" + re.sub(r"\W+", "_", group)
+    return f"score_{slug(group)}"
+
+
+def slug(group: str) -> str:
+    """Return a group's name as columns have it."""
+    return re.sub(r"\W+", "_", group)
 
 
 TOKEN_TEXTS = "token_texts"
@@ -150,9 +155,18 @@ def column_name(name: str) -> str:
     return name.replace("\0", "\u2400") or UNNAMED
 
 
+AT_STEP = "at_step_"
+"""Begins the names of a score's parts at single checkpoints, `at_step_50`, and of a group's, `at_step_50_law`."""
+
+
+def is_score(column: str) -> bool:
+    """Whether a column of this name is a score, or a part of one."""
+    return column == "score" or column.startswith(("score_", AT_STEP))
+
+
 def is_reserved(column: str) -> bool:
     """Whether a pool's column of this name would collide with a scores column; SQL does not tell case apart.
 
     `run` is the column that tells several runs apart in one session, `_pos` the place of filters' candidates."""
     name = column.casefold()
-    return name in SCORE_COLUMNS or name in ("run", "_pos") or name.startswith("score_") or is_token_column(name)
+    return name in SCORE_COLUMNS or name in ("run", "_pos") or is_score(name) or is_token_column(name)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
@@ -38,6 +38,14 @@ class ScoreSettings(PassSettings):
     )
     group_by: str | None = option(
         default=None, help="Column of the target: each of its values gets a score column of its own.", metavar="COLUMN"
+    )
+    aggregate: Literal["mean", "max", "round-robin"] | None = option(
+        default=None,
+        help="How groups make `score`: their mean, the best of them, or by turns (`curate select` lets each choose).",
+        shown="the method's",
+    )
+    aggregate_rows: Literal["mean", "max"] | None = option(
+        default=None, help="How the target's rows make a group's score: their mean, or the best.", shown="the method's"
     )
     holdout: Share = option(default=0.0, help="Share of every group's rows that scoring never sees: 30%, 0.3.")
     against: Words = option(default=(), help="Control set, whose mean gradient is subtracted; repeatable.")

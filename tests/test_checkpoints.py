@@ -11,8 +11,9 @@ import curate
 from curate import methods
 from curate.documents import open_pool, read_target, sample_rows
 from curate.errors import CurateError
+from curate.gradients.aggregation import MEANS
 from curate.gradients.documents import document_sketches
-from curate.gradients.scoring import SketchScorer, SketchTerm, group_means
+from curate.gradients.scoring import SketchScorer, SketchTerm
 from curate.gradients.sketches import SketchEngine
 from curate.methods.contract import Inputs, Scorer, checked
 from curate.proxies.settings import ProxySettings
@@ -51,8 +52,8 @@ class TracIn:
             for batch in document_sketches(engine, target.encoded, inputs.batching):
                 for i, row in zip(batch.documents, batch.values, strict=True):
                     sketches[i] = row / target.encoded[i].num_scored
-            means = group_means(sketches, target.groups, target.names)
-            terms.append(SketchTerm(engine=engine, queries=means, weight=rate / sum(rates)))
+            of_target = MEANS.queries(sketches, target.groups, target.names)
+            terms.append(SketchTerm(engine=engine, queries=of_target, weight=rate / sum(rates)))
         return SketchScorer(terms=terms, unit=False)
 
 
@@ -80,7 +81,7 @@ def test_a_step_on_a_document_at_the_checkpoints_moves_the_targets_loss_as_its_s
     scores = run.scores().collect().sort("score")
     states = checkpoints_of(ProxySettings(model=settings.model, dtype="float64", device="cpu"))
     assert len(states) == 2
-    rates = [s.moments().mean_learning_rate for s in states]
+    rates = [s.moments(s.proxy().model).mean_learning_rate for s in states]
     proxies = [s.proxy() for s in states]
     encode = Encoder(proxies[0].tokenizer, TokenSettings(context=16))
     documents = {d.row: d for d in sample_rows(open_pool(settings.pool[0]), 40, 0, settings.fields)}

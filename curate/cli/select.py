@@ -53,6 +53,11 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 @click.option("--store", metavar="STORE", show_default="the run's", help="Gradient store for filters on likeness.")
 @click.option("--no-decontaminate", is_flag=True, help="Keep documents that hold rows of the target.")
 @click.option(
+    "--aggregate",
+    type=click.Choice(["score", "round-robin"]),
+    help="Take the best by score, or let every target group choose in turn.  [default: as the run was scored]",
+)
+@click.option(
     "--unit",
     type=click.Choice(["document", "shard"]),
     default="document",

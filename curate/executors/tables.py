@@ -48,6 +48,8 @@ def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Tex
     arrays = arrays_of(SCORE_FIELDS, values, len(kept))
     for j, column in enumerate(columns[1:], start=1):
         arrays[column] = pa.array(scores[kept, j].astype(np.float32))
+    for name, values_of_part in scored.more.items():
+        arrays[name] = pa.array(values_of_part.cpu().double().numpy()[kept].astype(np.float32))
     if tokens is not None:
         arrays |= _token_columns([chunk.encoded[i] for i in kept], [tokens[i] for i in kept], columns, texts)
     arrays |= metadata_columns([chunk.documents[i] for i in kept])

@@ -1,7 +1,7 @@
 """The result of every scorer, whatever its method."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,8 @@ class Scored:
     """Gradient norm of the summed loss, exact or estimated without bias of its square; None without gradients."""
     tokens: list[Float[Tensor, "_ columns"]] | None = None
     """Per document the part of its scores that entered at each token, where requested; they sum to the scores."""
+    more: Mapping[str, Float[Tensor, "documents"]] = field(default_factory=dict)
+    """Parts of scores that get a column of their own, by its name (see `schema.AT_STEP`)."""
 
 
 def in_order(parts: Sequence[tuple[Sequence[int], Scored]]) -> Scored:
@@ -38,4 +40,5 @@ def in_order(parts: Sequence[tuple[Sequence[int], Scored]]) -> Scored:
         losses=joined([scored.losses for _, scored in parts]),
         norms=joined([scored.norms for _, scored in parts]),
         tokens=[tokens[i] for i in order.tolist()] if tokens else None,
+        more={name: torch.cat([scored.more[name] for _, scored in parts])[order] for name in parts[0][1].more},
     )

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.gradients.aggregation import Queries
 from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.low_rank import truncated
 from curate.gradients.roots import Whitening, whiten
@@ -20,8 +21,8 @@ class SketchTerm:
     """One engine's part of a score: the proxy's, or one checkpoint's."""
 
     engine: SketchEngine
-    queries: Float[Tensor, "columns sketch"]
-    """Target sketches, treated as documents are and averaged."""
+    queries: Queries
+    """Target sketches, treated as documents are."""
     whitening: Whitening | None = None
     weight: float = 1.0
 
@@ -40,7 +41,7 @@ class SketchScorer:
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's scores; no document's result depends on the others."""
         queries = self.terms[0].queries
-        scores = torch.zeros(len(encoded), len(queries), dtype=queries.dtype)
+        scores = torch.zeros(len(encoded), len(queries.values), dtype=queries.values.dtype)
         losses, norms = torch.zeros(len(encoded)), torch.zeros(len(encoded))
         for term in self.terms:
             for sketches in document_sketches(term.engine, encoded, batching):
@@ -48,17 +49,17 @@ class SketchScorer:
                 products, their_norms = self.products(term, sketches.values)
                 scores[index] += products.to(scores)
                 losses[index], norms[index] = sketches.losses.to(losses), their_norms.cpu()
-        return Scored(scores=scores, losses=losses, norms=norms)
+        return Scored(scores=queries.columns(scores), losses=losses, norms=norms)
 
     def products(
         self, term: SketchTerm, values: Float[Tensor, "documents sketch"]
-    ) -> tuple[Float[Tensor, "documents columns"], Float[Tensor, "documents"]]:
+    ) -> tuple[Float[Tensor, "documents queries"], Float[Tensor, "documents"]]:
         """Return one term of the scores of sketches, and their norms; NaN where a norm is not finite."""
         norms = values.norm(dim=1).float()  # norms are kept in float32: one that overflows there is not finite
         prepared = prepare_sketches(
             truncated(values, term.engine.blocks, self.rank), term.engine.blocks, term.whitening, unit=self.unit
         )
-        products = term.weight * (prepared @ term.queries.T)
+        products = term.weight * (prepared @ term.queries.values.T)
         products[~norms.isfinite()] = torch.nan  # dividing by the norm would hide an overflow
         return products, norms
 
@@ -78,13 +79,3 @@ def prepare_sketches(
     # A gradient of exactly zero has no direction: it stays zero, and so does its score.
     norms = values.norm(dim=1, keepdim=True)
     return values / norms.where(norms != 0, torch.ones_like(norms))
-
-
-def group_means(
-    values: Float[Tensor, "targets sketch"], groups: Sequence[str], names: Sequence[str]
-) -> Float[Tensor, "columns sketch"]:
-    """Return the mean over all target documents, then the mean of each group when there are several."""
-    means = [values.mean(0)]
-    if len(names) > 1:
-        means += [values[[i for i, g in enumerate(groups) if g == name]].mean(0) for name in names]
-    return torch.stack(means)

@@ -49,7 +49,9 @@ def background_of(name: str) -> int:
     return get(name).BACKGROUND
 
 
-def refuse_unoffered(name: str, *, against: bool, per_token: bool, store: bool = False) -> None:
+def refuse_unoffered(
+    name: str, *, against: bool, per_token: bool, store: bool = False, aggregate: bool = False
+) -> None:
     """Raise SettingsError where a method does not offer what is requested of it.
 
     Ignoring it would give a run whose record says that a control set was subtracted.
@@ -58,6 +60,7 @@ def refuse_unoffered(name: str, *, against: bool, per_token: bool, store: bool =
     for requested, offer, flag, reason in (
         (against, "against", "--against", "has no gradient or query to subtract a control set's from"),
         (per_token, "per_token", "--per-token", "scores whole documents, not their tokens"),
+        (aggregate, "aggregate", "--aggregate and --aggregate-rows", "scores along means of the target's rows"),
         (store, "store", "--store", "does not score by the sketches that a store holds"),
     ):
         if requested and offer not in offers:

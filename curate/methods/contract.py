@@ -7,11 +7,13 @@ A method is a module, here or in another package, whose docstring's first line s
 
 and may have, where the default does not suit it,
 
-    OFFERS              frozenset of what has a meaning for it: "against" (a control set), "per_token" (scores by
-                        token), "store" (from a gradient store, by its scorer: a SketchScorer of one term); none
+    OFFERS              frozenset of what has a meaning for it: "against" (a control set), "aggregate" (how rows make
+                        groups' scores, and those the whole's), "per_token" (scores by token), "store" (from a gradient
+                        store, by its scorer: a SketchScorer of one term); none
     NEEDS               frozenset of "model" (its weights; the tokenizer is always there), "background" (a sample of
                         the pool), "checkpoints" (states of the proxy's training), "training" (preparing trains the
                         proxy, so that targets are best prepared together); {"model"}
+    AGGREGATION         how rows and groups make scores where nothing else is given; means
     BACKGROUND          default number of documents of the pool that it is fitted on; 2048
     rehearsal           Settings -> Settings, the small form that a dry run measures; the same settings
     rehearsal_background    Settings -> int, how many background documents that small form takes; 64
@@ -32,6 +34,7 @@ from torch import Tensor
 
 from curate.errors import CurateError
 from curate.folders.kept import Kept
+from curate.gradients.aggregation import MEANS, Aggregation
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.progress import Reporter
@@ -39,7 +42,7 @@ from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.states import Checkpoint
 
-OFFERS = frozenset({"against", "per_token", "store"})
+OFFERS = frozenset({"against", "aggregate", "per_token", "store"})
 NEEDS = frozenset({"model", "background", "checkpoints", "training"})
 USUAL_BACKGROUND, REHEARSED = 2048, 64
 
@@ -84,6 +87,8 @@ class Inputs:
     reporter: Reporter
     against: EncodedTarget | None = None
     """A control set, whose mean query is subtracted from the target's and from each group's."""
+    aggregation: Aggregation = MEANS
+    """How the target's rows make the columns of scores."""
     per_token: bool = False
     """Whether to score tokens, too."""
     stored: "Stored | None" = None
@@ -170,6 +175,8 @@ class Method(Protocol):
     @property
     def NEEDS(self) -> frozenset[str]: ...
     @property
+    def AGGREGATION(self) -> Aggregation: ...
+    @property
     def BACKGROUND(self) -> int: ...
 
     def prepare(self, inputs: Inputs, settings: Any, /) -> Scorer: ...
@@ -198,6 +205,7 @@ class _Checked:
     prepare: Callable[[Inputs, Any], Scorer]
     OFFERS: frozenset[str] = frozenset()
     NEEDS: frozenset[str] = frozenset({"model"})
+    AGGREGATION: Aggregation = MEANS
     BACKGROUND: int = USUAL_BACKGROUND
     rehearsal: Callable[[Any], Any] = lambda settings: settings
     rehearsal_background: Callable[[Any], int] = lambda _: REHEARSED

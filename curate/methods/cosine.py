@@ -20,5 +20,5 @@ def prepare(inputs: Inputs, settings: Settings) -> SketchScorer:
     engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
     target = target_sketches(engine, inputs, settings)
     prepared = partial(prepare_sketches, blocks=engine.blocks, whitening=None, unit=True)
-    means = queries(engine, inputs, settings, target, prepared)
-    return SketchScorer(terms=[SketchTerm(engine=engine, queries=means)], unit=True, rank=settings.rank)
+    of_target = queries(engine, inputs, settings, target, prepared)
+    return SketchScorer(terms=[SketchTerm(engine=engine, queries=of_target)], unit=True, rank=settings.rank)

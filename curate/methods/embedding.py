@@ -1,8 +1,9 @@
-"""Embedding similarity: the mean of the proxy's last hidden states, compared with the target's by cosine (RDS+).
+"""Embedding similarity: the mean of the proxy's last hidden states, compared with the target's by cosine.
 
 A document's embedding is the mean of the last hidden states over all its positions, prompts included, weighted by
 position: in a causal model the later states have read more (Ivison et al. 2025, arXiv 2503.01807). It is brought to
-norm 1, and the score is its mean cosine with the target's documents. Forward passes alone.
+norm 1, and the score is its mean cosine with the target's documents. Forward passes alone. RDS+ as published takes the
+largest cosine instead: that is the method `rds`.
 """
 
 from collections.abc import Sequence
@@ -15,16 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import CurateError
+from curate.gradients.aggregation import Queries
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
-from curate.gradients.scoring import group_means
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.proxies.devices import products
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded, TokenBatch
 from curate.settings import Flag, option, settings
 
-OFFERS = frozenset({"against"})
+OFFERS = frozenset({"against", "aggregate"})
 NEEDS = frozenset({"model", "background"})
 
 
@@ -91,12 +92,12 @@ class EmbeddingScorer:
     """Compare documents with a few queries."""
 
     embedder: Embedder
-    queries: Float[Tensor, "columns d"]
+    queries: Queries
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
-        """Return every document's mean cosine with each group's rows."""
-        embeddings = self.embedder(encoded, batching) if encoded else self.queries[:0]
-        return Scored(scores=embeddings @ self.queries.T)
+        """Return every document's mean or largest cosine with each group's rows."""
+        embeddings = self.embedder(encoded, batching) if encoded else self.queries.values[:0]
+        return Scored(scores=self.queries.columns(embeddings @ self.queries.values.T))
 
 
 def prepare(inputs: Inputs, settings: Settings) -> EmbeddingScorer:
@@ -106,16 +107,17 @@ def prepare(inputs: Inputs, settings: Settings) -> EmbeddingScorer:
         keys = _depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
         tensors = inputs.kept.get("background/embedding", keys, lambda: {"mean": _background_mean(embedder, inputs)})
         embedder = replace(embedder, centre=tensors["mean"])
-    queries = _queries(inputs.target, "target", embedder, inputs, settings)
+    values, groups = _rows(inputs.target, "target", embedder, inputs, settings)
+    queries = inputs.aggregation.queries(values, groups, inputs.target.names)
     if inputs.against is not None:
-        queries = queries - _queries(inputs.against, "control", embedder, inputs, settings)[:1]
+        queries = queries.less(_rows(inputs.against, "control", embedder, inputs, settings)[0].mean(0))
     return EmbeddingScorer(embedder=embedder, queries=queries)
 
 
-def _queries(
+def _rows(
     target: EncodedTarget, name: str, embedder: Embedder, inputs: Inputs, settings: Settings
-) -> Float[Tensor, "columns d"]:
-    """Return the mean embedding of all rows, then each group's; rows that are not finite are set aside."""
+) -> tuple[Float[Tensor, "targets d"], list[str]]:
+    """Return the rows' embeddings and groups; rows that are not finite are set aside."""
     keys = _depends_on(inputs, settings) | {"target": target.fingerprint}
     tensors = inputs.kept.get(
         "target/embeddings", keys, lambda: {"means": _means(embedder, inputs, target.encoded, "target")}
@@ -129,7 +131,7 @@ def _queries(
     if empty := sorted(set(target.names) - set(groups)):
         owner = f"the {name}'s group {empty[0]!r}" if len(target.names) > 1 else f"the {name}"
         raise CurateError(f"No row of {owner} has a finite embedding.", hint="Use --dtype float32.")
-    return group_means(values[finite], groups, target.names)
+    return values[finite], groups
 
 
 def _means(embedder: Embedder, inputs: Inputs, encoded: Sequence[Encoded], role: str) -> Float[Tensor, "documents d"]:

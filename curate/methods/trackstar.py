@@ -82,8 +82,8 @@ def prepare(inputs: Inputs, settings: Settings) -> Scorer:
         mixed = _mixed(_moments(engine, inputs, settings, kept), engine, target, settings)
         whitening = inverse_roots(mixed, damping=settings.damping)
     prepared = partial(prepare_sketches, blocks=engine.blocks, whitening=whitening, unit=True)
-    means = queries(engine, inputs, settings, target, prepared)
-    term = SketchTerm(engine=engine, queries=means, whitening=whitening)
+    of_target = queries(engine, inputs, settings, target, prepared)
+    term = SketchTerm(engine=engine, queries=of_target, whitening=whitening)
     scorer = SketchScorer(terms=[term], unit=True, rank=settings.rank)
     return scorer if kept is None else kept.scorer(scorer)
 

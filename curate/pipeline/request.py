@@ -22,6 +22,7 @@ from curate.documents import (
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
 from curate.folders.record import as_json, differences
+from curate.gradients.aggregation import Aggregation
 from curate.methods.contract import Method
 from curate.pipeline.origin import Origin
 from curate.progress import Reporter
@@ -105,7 +106,11 @@ def resolve(settings: ScoreSettings) -> ScoreSettings:
         settings = _like_run(settings, settings.fit_from)
     method = methods.get(settings.method)
     methods.refuse_unoffered(
-        settings.method, against=bool(settings.against), per_token=settings.per_token, store=bool(settings.store)
+        settings.method,
+        against=bool(settings.against),
+        per_token=settings.per_token,
+        store=bool(settings.store),
+        aggregate={settings.aggregate, settings.aggregate_rows} - {None, "mean"} != set(),
     )
     own = dict(settings.method_settings)
     if settings.store:
@@ -115,12 +120,22 @@ def resolve(settings: ScoreSettings) -> ScoreSettings:
         own.setdefault("seed", settings.seed)
     resolved = asdict(_method_settings(method, settings.method, own))
     background = settings.background or methods.background_of(settings.method)
-    return changed(settings, background=background, method_settings=resolved)
+    aggregates = {}
+    if "aggregate" in method.OFFERS:
+        usual = method.AGGREGATION
+        aggregates["aggregate"] = settings.aggregate or usual.groups
+        aggregates["aggregate_rows"] = settings.aggregate_rows or usual.rows
+    return changed(settings, background=background, method_settings=resolved, **aggregates)
 
 
 def resolve_index(settings: IndexSettings) -> IndexSettings:
     """Decide what was left open of an index."""
     return changed(settings, background=settings.background or methods.background_of(METHOD))
+
+
+def aggregation(settings: ScoreSettings) -> Aggregation:
+    """Return how a resolved run's rows and groups make scores."""
+    return Aggregation(rows=settings.aggregate_rows or "mean", groups=settings.aggregate or "mean")
 
 
 def method_settings(settings: ScoreSettings) -> Any:

@@ -13,11 +13,12 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
+from curate.gradients.aggregation import MEANS, Aggregation
 from curate.gradients.documents import Batching, make_room
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
 from curate.pipeline.ending import nothing_usable
 from curate.pipeline.origin import Origin
-from curate.pipeline.request import Request
+from curate.pipeline.request import Request, aggregation
 from curate.progress import Reporter
 from curate.proxies.proxy import Proxy, keep_freed_memory, load_proxy
 from curate.proxies.settings import MAX_DEFAULT_CONTEXT, PassSettings, ProxySettings
@@ -46,6 +47,7 @@ class Workspace:
     """Of the pool and of what else was read, and the model's."""
     target: EncodedTarget = NO_TARGET
     against: EncodedTarget | None = None
+    aggregation: Aggregation = MEANS
     per_token: bool = False
     origin: Origin | None = None
     store: Store | None = None
@@ -84,6 +86,7 @@ class Workspace:
             kept=Kept(open_folder(run), TENSORS, [open_folder(n) for n in neighbours]),
             reporter=reporter,
             against=self.against,
+            aggregation=self.aggregation,
             per_token=self.per_token,
             stored=self.store,
             record=record,
@@ -132,6 +135,7 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
         fingerprints=fingerprints,
         target=encode_target(encoder, request.split.used, reporter),
         against=None if control is None else encode_target(encoder, control, reporter, what="control set"),
+        aggregation=aggregation(request.settings),
         per_token=request.settings.per_token,
         origin=request.origin,
         store=request.store,

@@ -12,7 +12,7 @@ from curate.documents import DamagedShard, Pool, Shard, formats, raw_tables
 from curate.errors import CurateError
 from curate.folders.unify import conform, unify
 from curate.folders.values import array_of, as_text, map_pairs, mapped_array, mapped_type, python_values
-from curate.schema import SCORE_COLUMNS, UNNAMED, column_name, is_reserved
+from curate.schema import SCORE_COLUMNS, UNNAMED, column_name, is_reserved, is_score
 
 _PROBED = 32  # shards whose first rows are looked at for types; scores know the scalar columns of all
 _WHOLE_BYTES = 2 << 30  # of a pool, of which all rows are looked at where a query fails on types
@@ -91,9 +91,7 @@ def pool_schema(pool: Pool, scored: pa.Schema, *, whole: bool = False) -> pa.Sch
     probed = unify(schema for shard in pool.shards[::step] for schema in _schemas(shard, whole=whole))
     names = {column_name(name): name for name in probed.names} | {name: name for name in probed.names}
     metadata = {
-        _original(f.name, names): f.type
-        for f in scored
-        if f.name not in SCORE_COLUMNS and not f.name.startswith("score_")
+        _original(f.name, names): f.type for f in scored if f.name not in SCORE_COLUMNS and not is_score(f.name)
     }
     unified = unify([probed, pa.schema([(n, k) for n, k in metadata.items() if not whole or n not in names])])
     return pa.schema(

@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from curate.errors import CurateError
-from curate.schema import SCORE_COLUMNS
+from curate.schema import SCORE_COLUMNS, is_score
 from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.neighbours import SCHEMA as NEIGHBOURS
 from curate.scores.session import Session, no_neighbours
@@ -263,7 +263,7 @@ class Funnel:
         # In single precision, so that the order in which threads add up does not decide ties.
         columns += [f"({function.format(quoted(c))})::FLOAT AS {quoted(c)}" for c in score_columns(self.schema)]
         for field in self.schema:
-            if field.name in SCORE_COLUMNS or field.name in columns or field.name.startswith("score_"):
+            if field.name in SCORE_COLUMNS or field.name in columns or is_score(field.name):
                 continue
             column = quoted(field.name)
             # A shard has a pool column's value where all its documents have the same.

@@ -91,6 +91,7 @@ def select(
     top: str | float | int | None = None,
     budget: str | int | None = None,
     decontaminate: bool = True,
+    aggregate: str | None = None,
     unit: str = "document",
     shard_score: str = "mean",
     by: str | None = None,
@@ -106,16 +107,17 @@ def select(
     """Narrow a run's documents by filters in the order given, then by `top` and `budget`; write them to `out`.
 
     Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false.
-    With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean, sum, max, q05 … q95) of its
-    documents. `by`: the column to compare composition by (by default the one of `quota`, else `source`, else the
-    shard). `format`: arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved. `neighbours`: pairs
-    of near documents, for filters that need them (`curate.neighbours` finds them); by default those of the store that
-    the run was scored from. `threads` changes only the time.
+    With `aggregate="round-robin"` every target group chooses in turn, with "score" the best by `score` are taken; by
+    default as the run was scored. With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean,
+    sum, max, q05 … q95) of its documents. `by`: the column to compare composition by (by default the one of `quota`,
+    else `source`, else the shard). `format`: arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has
+    moved. `neighbours`: pairs of near documents, for filters that need them (`curate.neighbours` finds them); by
+    default those of the store that the run was scored from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """
     refuse_place(out, "--out")
     start, reporter = time.perf_counter(), reporter or Silent()
-    steps = _steps(filters, top, budget, decontaminate)
+    steps = _steps(filters, top, budget, decontaminate, by_turns=_by_turns(run, aggregate, unit))
     _check(run, unit, shard_score, partial)
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
@@ -142,13 +144,29 @@ class _Step:
     """Also where whole shards are the candidates."""
 
 
-def _steps(filters: Sequence[FilterChoice], top: Any, budget: Any, decontaminate: bool) -> list[_Step]:
+def _by_turns(run: Run, aggregate: str | None, unit: str) -> bool:
+    """Whether the groups choose in turn. Raises SettingsError where there are none."""
+    if aggregate not in (None, "score", "round-robin"):
+        raise SettingsError(f"aggregate is {aggregate!r}; expected score or round-robin.")
+    groups = len(run.record.details.columns) > 1
+    if aggregate == "round-robin" and not groups:
+        raise SettingsError(
+            f"{run.path} has one score column; groups that choose in turn need one each.",
+            hint="Score with --group-by COLUMN, or leave --aggregate out.",
+        )
+    scored = run.record.settings.get("aggregate") == "round-robin" and groups and unit == "document"
+    return aggregate == "round-robin" or (aggregate is None and scored)
+
+
+def _steps(
+    filters: Sequence[FilterChoice], top: Any, budget: Any, decontaminate: bool, *, by_turns: bool
+) -> list[_Step]:
     pairs = [(f, {}) if isinstance(f, str | Path) else f for f in filters]
     steps = [_Step(find_filter(name), dict(parameters)) for name, parameters in pairs]
     if top is not None:
-        steps.append(_Step(find_filter("top"), parse_top(top)))
+        steps.append(_Step(find_filter("round_robin" if by_turns else "top"), parse_top(top)))
     if budget is not None:
-        steps.append(_Step(find_filter("token_budget"), {"tokens": _budget(budget)}))
+        steps.append(_Step(find_filter("round_robin" if by_turns else "token_budget"), {"tokens": _budget(budget)}))
     if not steps:
         raise SettingsError(
             "No filter was given; expected --top, --budget or --filter.",

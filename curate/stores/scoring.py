@@ -30,10 +30,11 @@ def score_stored(
     written = {p.span for p in run.all_parts()}
     missing = [p for p in store.all_parts() if p.span not in written]
     lengths = norms(store, term.whitening, reporter) if scorer.unit else None
-    products = Products(store.storage, folded(store, term.queries, term.whitening))
+    products = Products(store.storage, folded(store, term.queries.values, term.whitening))
     with reporter.stage("scoring", total=len(store)) as stage:
         for part, batch_products in stream(store, products, missing):
-            scores = batch_products if lengths is None else batch_products / lengths[part.path.stem][:, None]
+            products_of_part = batch_products if lengths is None else batch_products / lengths[part.path.stem][:, None]
+            scores = term.queries.columns(products_of_part)
             rows = pq.read_table(part.path)
             overlaps = [overlap.measure(text) for text in store.texts(part)]
             run.adopt(part, part.shard_index, _table(rows, scores, overlaps, columns))

@@ -80,8 +80,9 @@ def read_moments(folder: Path) -> Moments:
 
     if not (folder / STATE_FILE).is_file() or not (folder / RECORD_FILE).is_file():
         raise CurateError(
-            f"{folder} holds no optimiser state: expected {STATE_FILE} and {RECORD_FILE}.",
-            hint="Give a folder checkpoints/step-N that `curate warmup --checkpoints N` left in a proxy.",
+            f"{folder} holds no optimiser state: expected {STATE_FILE} and {RECORD_FILE}, or the Trainer's"
+            " optimizer.pt.",
+            hint="`curate warmup --checkpoints N` keeps it; LESS also works without: --set correction=none.",
         )
     record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     tensors = load_file(folder / STATE_FILE)

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from curate.gradients.scoring import SketchScorer, SketchTerm, group_means, prepare_sketches
+from curate.gradients.aggregation import MEANS, Queries, group_means
+from curate.gradients.scoring import SketchScorer, SketchTerm, prepare_sketches
 from curate.gradients.sketches import Block, SketchEngine
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
@@ -36,11 +37,15 @@ def test_the_first_query_is_the_mean_of_all_documents_and_the_others_of_each_gro
     assert group_means(values, ["x"] * 4, ["x"]).tolist() == [[5]]
 
 
+def means(values: torch.Tensor) -> Queries:
+    return Queries(values=values, how=MEANS, members=None, groups=len(values))
+
+
 def scorer(proxy: Proxy, **changes: object) -> SketchScorer:
     engine = SketchEngine(proxy, dim=4, seed=0)
     torch.manual_seed(0)
     queries = torch.randn(3, engine.width, dtype=torch.float64)
-    return SketchScorer(terms=[SketchTerm(engine=engine, queries=queries)], **({"unit": True} | changes))  # type: ignore[arg-type]
+    return SketchScorer(terms=[SketchTerm(engine=engine, queries=means(queries))], **({"unit": True} | changes))  # type: ignore[arg-type]
 
 
 def test_scores_do_not_depend_on_batches_padding_or_order() -> None:
@@ -74,8 +79,8 @@ def test_the_scores_of_several_engines_add_up_by_their_weights() -> None:
     queries = [torch.randn(2, e.width, dtype=torch.float64) for e in (first, second)]
     roots = {b.name: torch.diag(torch.arange(1.0, 1 + b.rows * b.columns, dtype=torch.float64)) for b in second.blocks}
     terms = [
-        SketchTerm(engine=first, queries=queries[0], weight=0.25),
-        SketchTerm(engine=second, queries=queries[1], whitening=roots, weight=0.75),
+        SketchTerm(engine=first, queries=means(queries[0]), weight=0.25),
+        SketchTerm(engine=second, queries=means(queries[1]), whitening=roots, weight=0.75),
     ]
     documents = random_documents([12, 3, 9])
     whole = SketchScorer(terms=terms, unit=True)(documents, batching())
@@ -103,6 +108,6 @@ class _Huge(SketchEngine):
 def test_a_norm_that_overflows_gives_no_score_at_all(unit: bool) -> None:
     engine = _Huge(tiny_proxy(), dim=4, seed=0)
     queries = torch.ones(1, engine.width, dtype=torch.float64)
-    score = SketchScorer(terms=[SketchTerm(engine=engine, queries=queries)], unit=unit)
+    score = SketchScorer(terms=[SketchTerm(engine=engine, queries=means(queries))], unit=unit)
     found = score(random_documents([5, 6, 7]), batching()).scores
     assert found.isnan().flatten().tolist() == [False, True, False]

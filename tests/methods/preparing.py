@@ -1,7 +1,8 @@
 """Inputs for methods, made of tokens, and what training on a document truly does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.methods.contract import EncodedTarget, Inputs, Scorer
 from curate.progress import Silent
-from curate.proxies.proxy import Proxy
+from curate.proxies.proxy import Proxy, make_proxy
 from curate.proxies.tokens import Encoded
 from curate.training.recipe import Recipe
+from curate.training.states import Checkpoint
 from tests.small_models import batching, model_loss, whole_gradients
 
 
@@ -45,11 +47,43 @@ def make_inputs(
         batching=batches or batching(),
         kept=Kept(open_folder(run), TENSORS),
         reporter=Silent(),
+        checkpoints=[InMemory.of(proxy, step=1, moved=0.05), InMemory.of(proxy, step=2, moved=0.0)],
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class InMemory(Checkpoint):
+    """A state of a proxy's training that is in memory already."""
+
+    loaded: Callable[[], Proxy]
+
+    @classmethod
+    def of(cls, proxy: Proxy, *, step: int, moved: float) -> "InMemory":
+        """A state whose every weight lies a random step away from the proxy's."""
+
+        def load() -> Proxy:
+            model = deepcopy(proxy.model)
+            generator = torch.Generator().manual_seed(step)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += moved * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            return replace(make_proxy(model, proxy.tokenizer, proxy.settings), tracked=proxy.tracked)
+
+        folder = Path(f"step-{step}")
+        return cls(folder=folder, settings=proxy.settings, step=step, mean_learning_rate=1e-3 / step, loaded=load)
+
+    def proxy(self) -> Proxy:
+        return self.loaded()
+
+    def fingerprint(self) -> str:
+        return f"{self.step}"
+
+
 # What makes a method quick enough for the contract's tests.
-QUICK: dict[str, dict[str, Any]] = {"magic": {"recipe": Recipe(steps=4, batch_size=4)}}
+QUICK: dict[str, dict[str, Any]] = {
+    "magic": {"recipe": Recipe(steps=4, batch_size=4)},
+    "less": {"correction": "none", "dim": 512},  # no moments are at hand; tests/methods/test_less.py has them
+}
 
 
 def prepare(method: str, inputs: Inputs, **settings: Any) -> Scorer:

@@ -26,7 +26,7 @@ def test_a_warmups_states_come_in_order_with_their_weights_and_moments(tiny_prox
         proxy = state.proxy()
         assert all(expected[n].equal(p) for n, p in proxy.model.state_dict().items())
         assert len(proxy.tokenizer) == tiny_proxy.vocabulary
-        moments = state.moments()
+        moments = state.moments(proxy.model)
         assert moments.exp_avg.keys() <= {n for n, _ in proxy.model.named_parameters()}
         assert state.mean_learning_rate == moments.mean_learning_rate > 0
         assert moments.step == read_moments(state.folder).step == state.step

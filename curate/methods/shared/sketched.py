@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.gradients.aggregation import Queries
 from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.scored import Scored, in_order
-from curate.gradients.scoring import SketchScorer, group_means
+from curate.gradients.scoring import SketchScorer
 from curate.gradients.shapes import DIM, RANK
 from curate.gradients.sketches import SketchEngine
 from curate.methods.contract import EncodedTarget, Inputs, Scorer, Sizes
@@ -22,7 +23,7 @@ from curate.methods.shared.target import usable_rows
 from curate.proxies.tokens import Encoded
 from curate.settings import Count, least, option, settings
 
-OFFERS = frozenset({"against", "store"})
+OFFERS = frozenset({"against", "aggregate", "store"})
 
 # Below this share of the pool, keeping saves too little time; above these bytes, it takes too much room.
 LEAST_SHARE, MOST_BYTES = 0.02, 2e9
@@ -64,13 +65,13 @@ def queries(
     settings: SketchSettings,
     target: TargetSketches,
     prepare: Callable[[Tensor], Tensor],
-) -> Float[Tensor, "columns sketch"]:
-    """Return the means of the target's prepared sketches, for all and by group, less the control set's mean."""
-    means = group_means(prepare(target.values), target.groups, inputs.target.names)
+) -> Queries:
+    """Return the queries of the target's prepared sketches, less the control set's mean."""
+    of_target = inputs.aggregation.queries(prepare(target.values), target.groups, inputs.target.names)
     if inputs.against is None:
-        return means
+        return of_target
     control = _sketches(engine, inputs, settings, inputs.against.ungrouped())
-    return means - prepare(control.values).mean(0)
+    return of_target.less(prepare(control.values).mean(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +88,9 @@ class BackgroundSketches:
     def scorer(self, scorer: SketchScorer) -> "RememberingScorer":
         """Return a scorer of one term that reads these documents' scores off their sketches."""
         (term,) = scorer.terms
-        parts = [scorer.products(term, v.to(term.queries)) for v in self.values.split(list(self.sizes))]
-        scores, norms = (torch.cat([part[i].cpu() for part in parts]) for i in (0, 1))
+        parts = [scorer.products(term, v.to(term.queries.values)) for v in self.values.split(list(self.sizes))]
+        products, norms = (torch.cat([part[i].cpu() for part in parts]) for i in (0, 1))
+        scores = term.queries.columns(products)
         scored = Scored(scores=scores, losses=self.losses.float(), norms=norms)
         return RememberingScorer(scorer=scorer, places=self.places, scored=scored)
 
