@@ -52,7 +52,7 @@ def test_what_a_method_says_is_kept() -> None:
         ({"prepare": None}, r"it has no prepare\(inputs, settings\)"),
         ({"rehearsal": Settings()}, "rehearsal cannot be called"),
         ({"NEEDS": frozenset({"weights"})}, "NEEDS is .*'weights'.*; expected a frozenset of background, checkpoints"),
-        ({"OFFERS": {"store"}}, "OFFERS is .*; expected a frozenset of against, per_token, store"),
+        ({"OFFERS": {"store"}}, "OFFERS is .*; expected a frozenset of against, aggregate, per_token, store"),
         ({"BACKGROUND": 0}, "BACKGROUND is 0; expected at least 1"),
     ],
 )

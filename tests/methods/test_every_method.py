@@ -28,7 +28,7 @@ from tests.small_models import (
 WITHOUT_TARGET = {"length", "loss", "random"}
 WITHOUT_MODEL = {"bm25", "length", "random"}
 OF_A_TRAINED_PROXY = {"magic"}  # losses and gradients are those of the proxy after some training
-WITHOUT_GRADIENTS = WITHOUT_TARGET | WITHOUT_MODEL | {"embedding", "rds"}
+WITHOUT_GRADIENTS = WITHOUT_TARGET | WITHOUT_MODEL | {"drift", "embedding", "rds"}
 
 
 def each(*excepted: set[str]) -> pytest.MarkDecorator:
