@@ -1,11 +1,13 @@
 """The model that a warm-up trains: a new one, or a given one."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.errors import CurateError
-from curate.training.settings import Shape
+from curate.errors import CurateError, SettingsError, nearest
+from curate.training.lora import Lora
+from curate.training.settings import Shape, WarmupSettings
 from curate.training.tokenizer import END_OF_TEXT, PAD
 
 if TYPE_CHECKING:
@@ -36,34 +38,60 @@ def new_model(shape: Shape, tokenizer: "PreTrainedTokenizerFast", *, context: in
         return LlamaForCausalLM(config)
 
 
-def given_model(address: str, revision: str | None, device: str) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+def given_model(settings: WarmupSettings) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal LM with its tokenizer as `score` does, and make every weight trainable, in float32."""
     from curate.proxies.proxy import load_proxy
     from curate.proxies.settings import ProxySettings
 
+    address = str(settings.model)
     if (Path(address).expanduser() / "adapter_config.json").exists():
         raise CurateError(
             f"{address} holds adapters; expected a whole model.",
-            hint="Give the model that they belong to; --lora-rank makes new adapters for it.",
+            hint="Give the model that they belong to; --lora makes new adapters for it.",
         )
     # Half-precision weights cannot hold an optimiser's small steps.
-    proxy = load_proxy(ProxySettings(model=address, revision=revision, device=device, dtype="float32"))
+    proxy = load_proxy(
+        ProxySettings(
+            model=address,
+            revision=settings.revision,
+            chat_template=settings.chat_template,
+            device=settings.device,
+            dtype="float32",
+        )
+    )
     return proxy.model.requires_grad_(True), proxy.tokenizer
 
 
-def with_adapters(model: "PreTrainedModel", rank: int, *, seed: int) -> "PreTrainedModel":
-    """Freeze the model and add LoRA adapters to every linear layer of its decoder; α = 2·rank."""
+def with_adapters(model: "PreTrainedModel", lora: Lora, *, seed: int) -> "PreTrainedModel":
+    """Freeze the model and add LoRA adapters. Raises SettingsError for a target that is the name of no linear layer."""
     import torch
     from peft import LoraConfig, get_peft_model
 
+    _check_targets(model, lora.targets)
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=lora.r,
+        lora_alpha=lora.scale,  # type: ignore[arg-type]  # peft divides it by the rank
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets) or "all-linear",
+        task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft uses a name that transformers will drop; users cannot change that.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         torch.manual_seed(seed)
         return get_peft_model(model, config)  # type: ignore[return-value]
+
+
+def _check_targets(model: "PreTrainedModel", targets: Sequence[str]) -> None:
+    from curate.proxies.probes import decoder_of, linear_layers
+
+    layers, _ = linear_layers(decoder_of(model))
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            ends = sorted({name.rpartition(".")[2] for name in layers})
+            raise SettingsError(
+                f"lora: no linear layer's name ends with {target!r} (targets).", hint=nearest(target, ends)
+            )
 
 
 def _rounded(value: float, multiple: int) -> int:
