@@ -27,7 +27,7 @@ def command(ctx: click.Context, /, out: Path, as_json: bool, **options: Any) -> 
     curate warmup --pool pile/                           # a new model, in proxy/
     curate warmup --pool pile/ --minutes 10 --out small
     curate warmup --pool pile/ --model SmolLM2-135M/ --lora 16 --checkpoints 4
-    curate warmup --pool chats/ --model M --share 5% --lora r=128,alpha=512,dropout=0.1 --epochs 4   # LESS's
+    curate warmup --pool chats/ --model M --share 5% --lora r=128,alpha=512,dropout=0.1 --epochs 4
 
     The folder loads with `from_pretrained`, and so goes into `curate score --model`; warmup.json says how it
     was made, and checkpoints/step-N/ hold weights and optimiser state by parameter name. A proxy made here

@@ -23,7 +23,7 @@ class Lora:
     r: Annotated[Count, least(1)] = option(help="Rank.")
     alpha: Annotated[Number, above(0)] | None = option(default=None, help="Scale: α/r.", shown="twice the rank")
     dropout: Annotated[Number, Field(ge=0, lt=1)] = option(default=0.0, help="Of an adapter's input.")
-    targets: Annotated[tuple[str, ...], BeforeValidator(_joined)] = option(
+    targets: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_joined)] = option(
         default=(), help="Ends of the names of layers that get adapters.", shown="every linear layer of the decoder"
     )
 

@@ -1,17 +1,76 @@
 """The model that a warm-up trains: a new one, or a given one."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate.errors import CurateError, SettingsError, nearest
+from curate.progress import Reporter
+from curate.schema import Document
 from curate.training.lora import Lora
-from curate.training.settings import Shape, WarmupSettings
-from curate.training.tokenizer import END_OF_TEXT, PAD
+from curate.training.settings import Decided, Shape, WarmupSettings
+from curate.training.tokenizer import END_OF_TEXT, PAD, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+
+# The tokenizer learns little from more text than this, and its training holds every distinct word in memory.
+TOKENIZER_CHARS = 32_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The model before its training, with what reads and writes its texts."""
+
+    make: Callable[[], "PreTrainedModel"]
+    tokenizer: "PreTrainedTokenizerBase"
+    vocabulary: int
+    """Tokens that the model has embeddings for."""
+    context: int
+    """Tokens of a window, or of a document at most."""
+
+
+def base_of(documents: Sequence[Document], decided: Decided, reporter: Reporter) -> Base:
+    """Make ready the model to train: a new one whose tokenizer learns from the documents, or the given one."""
+    settings, context = decided.settings, decided.context
+    if settings.model is None:
+        tokenizer = _new_tokenizer(documents, decided, reporter)
+        make = partial(new_model, settings.shape, tokenizer, context=context, seed=settings.seed)
+        return Base(make=make, tokenizer=tokenizer, vocabulary=len(tokenizer), context=context)
+    from curate.proxies.proxy import vocabulary_of
+
+    given = given_model(settings)
+    config, tokenizer, vocabulary = given[0].config.get_text_config(), given[1], vocabulary_of(given[0])
+    longest = getattr(config, "max_position_embeddings", None) or context
+    if context > longest:
+        reporter.note(f"{decided.unit} of {longest} tokens, the longest that the model takes.")
+    loaded = [given[0]]
+    del given
+
+    def make_from_given() -> "PreTrainedModel":
+        model = loaded.pop() if loaded else given_model(settings)[0]
+        return model if settings.lora is None else with_adapters(model, settings.lora, seed=settings.seed)
+
+    return Base(make=make_from_given, tokenizer=tokenizer, vocabulary=vocabulary, context=min(context, longest))
+
+
+def _new_tokenizer(documents: Sequence[Document], decided: Decided, reporter: Reporter) -> "PreTrainedTokenizerFast":
+    with reporter.stage("training the tokenizer", total=len(documents)) as task:
+
+        def texts() -> Iterator[str]:
+            room = TOKENIZER_CHARS
+            for document in documents:
+                text = document.plain_text[:room]
+                room -= len(text)
+                task.advance(1)
+                if text:
+                    yield text.encode("utf-8", "replace").decode()
+
+        return train_tokenizer(texts(), vocab_size=decided.settings.shape.vocab_size, context=decided.context)
 
 
 def new_model(shape: Shape, tokenizer: "PreTrainedTokenizerFast", *, context: int, seed: int) -> "PreTrainedModel":

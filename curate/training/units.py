@@ -155,12 +155,14 @@ def documents_of(
     reporter: Reporter,
 ) -> TrainingSet:
     """Encode documents as `score` does; leave out those without a token to learn. Raises CurateError for none."""
-    encode = Encoder(tokenizer, settings)
-    held_out_rows, rows = (_learnt(encode(part), reporter) for part in (held_out, training))
+    encoded = Encoder(tokenizer, settings)([*held_out, *training])
+    _report(encoded, reporter)
+    held_out_rows, rows = (
+        [e for e in part if e.num_scored] for part in (encoded[: len(held_out)], encoded[len(held_out) :])
+    )
     if not rows:
-        why = next((e.refused or e.beyond for e in encode(training[:1])), "") or "no token carries loss"
         raise CurateError(
-            f"None of the sample's {len(training)} training documents can be learnt: {why}.",
+            f"None of the sample's {len(training)} training documents can be learnt: {_why_not(encoded[-1])}.",
             hint="Give --chat-template shipped where the model has no template, or pack plain text: --unit windows.",
         )
     if not held_out_rows:
@@ -175,12 +177,13 @@ def documents_of(
     )
 
 
-def _learnt(encoded: Sequence[Encoded], reporter: Reporter) -> list[Encoded]:
-    """Return the documents with a token to learn, and say how many have none or are cut."""
-    learnt = [e for e in encoded if e.num_scored]
-    if left := [e for e in encoded if not e.num_scored]:
-        why = left[0].refused or left[0].beyond or "no token carries loss"
-        reporter.warn(f"{len(left)} of {counted(len(encoded), 'document')} left out: {why}")
-    if cut := sum(e.truncated for e in learnt):
+def _report(encoded: Sequence[Encoded], reporter: Reporter) -> None:
+    """Say how many documents have no token to learn, and how many are cut."""
+    if left_out := [e for e in encoded if not e.num_scored]:
+        reporter.warn(f"{len(left_out)} of {counted(len(encoded), 'document')} left out: {_why_not(left_out[0])}")
+    if cut := sum(e.truncated and e.num_scored > 0 for e in encoded):
         reporter.note(f"{cut} of {counted(len(encoded), 'document')} cut to --context.")
-    return learnt
+
+
+def _why_not(encoded: Encoded) -> str:
+    return encoded.refused or encoded.beyond or "no token carries loss"

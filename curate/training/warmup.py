@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +17,16 @@ from curate.errors import CurateError, SettingsError
 from curate.progress import Reporter, Silent
 from curate.schema import Document
 from curate.training.folder import RECORD, new_folder
-from curate.training.proxies import given_model, new_model, with_adapters
+from curate.training.proxies import Base, base_of
 from curate.training.settings import DEFAULT_DOCUMENTS, DEFAULT_TOKENS, Decided, Unit, WarmupSettings
-from curate.training.tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
     from curate.training.fit import Fitted
     from curate.training.units import TrainingSet
 
-# The tokenizer learns little from more text than this, and its training holds every distinct word in memory.
-TOKENIZER_CHARS = 32_000_000
 HELD_OUT, MAX_HELD_OUT = 0.05, 200
 ENDLESS = 10**8  # steps: more than any clock allows
 
@@ -84,7 +80,7 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
     with new_folder(out) as folder, _without_bars():
         size, documents = _sample(pool, settings, reporter)
         decided = settings.decided(_unit(documents, settings, reporter))
-        base = _base(documents, decided, reporter)
+        base = base_of(documents, decided, reporter)
         num_held_out = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
         data = _training_set(documents[num_held_out:], documents[:num_held_out], base, decided, reporter)
         model, fitted = _trained(base.make, data, folder, decided, reporter, started)
@@ -174,60 +170,10 @@ def _write_record(path: Path, result: Warmup, settings_record: dict[str, Any], p
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Base:
-    """What is trained, before its training."""
-
-    make: Callable[[], "PreTrainedModel"]
-    tokenizer: "PreTrainedTokenizerBase"
-    vocabulary: int
-    """Tokens that the model has embeddings for."""
-    context: int
-    """Tokens of a window, or of a document at most."""
-
-
-def _base(documents: Sequence[Document], decided: Decided, reporter: Reporter) -> _Base:
-    settings, context = decided.settings, decided.context
-    if settings.model is None:
-        tokenizer = _new_tokenizer(documents, decided, reporter)
-        make = partial(new_model, settings.shape, tokenizer, context=context, seed=settings.seed)
-        return _Base(make=make, tokenizer=tokenizer, vocabulary=len(tokenizer), context=context)
-    from curate.proxies.proxy import vocabulary_of
-
-    given = given_model(settings)
-    config, tokenizer, vocabulary = given[0].config.get_text_config(), given[1], vocabulary_of(given[0])
-    longest = getattr(config, "max_position_embeddings", None) or context
-    if context > longest:
-        reporter.note(f"{decided.unit} of {longest} tokens, the longest that the model takes.")
-    loaded = [given[0]]
-    del given
-
-    def make_from_given() -> "PreTrainedModel":
-        model = loaded.pop() if loaded else given_model(settings)[0]
-        return model if settings.lora is None else with_adapters(model, settings.lora, seed=settings.seed)
-
-    return _Base(make=make_from_given, tokenizer=tokenizer, vocabulary=vocabulary, context=min(context, longest))
-
-
-def _new_tokenizer(documents: Sequence[Document], decided: Decided, reporter: Reporter) -> "PreTrainedTokenizerFast":
-    with reporter.stage("training the tokenizer", total=len(documents)) as task:
-
-        def texts() -> Iterator[str]:
-            room = TOKENIZER_CHARS
-            for document in documents:
-                text = document.plain_text[:room]
-                room -= len(text)
-                task.advance(1)
-                if text:
-                    yield text.encode("utf-8", "replace").decode()
-
-        return train_tokenizer(texts(), vocab_size=decided.settings.shape.vocab_size, context=decided.context)
-
-
 def _training_set(
     training: Sequence[Document],
     held_out: Sequence[Document],
-    base: _Base,
+    base: Base,
     decided: Decided,
     reporter: Reporter,
 ) -> "TrainingSet":
