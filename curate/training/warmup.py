@@ -83,6 +83,7 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
         base = base_of(documents, decided, reporter)
         num_held_out = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
         data = _training_set(documents[num_held_out:], documents[:num_held_out], base, decided, reporter)
+        _remark_on_length(data, decided, reporter)
         model, fitted = _trained(base.make, data, folder, decided, reporter, started)
         tokenizer = base.tokenizer
         model.save_pretrained(folder)
@@ -195,6 +196,22 @@ def _training_set(
 MANY_PASSES = 10
 
 
+def _remark_on_length(data: "TrainingSet", decided: Decided, reporter: Reporter) -> None:
+    """Say where a training is much longer than its sample, or too short to learn anything."""
+    settings, steps = decided.settings, _steps(decided.settings, data)
+    if steps == 1 and decided.schedule != "cosine" and decided.warmup:
+        reporter.warn(
+            "the training is one step, at the beginning of the rate's rise: it learns nothing."
+            " Give more --epochs, a smaller --batch-documents, or --warmup 0."
+        )
+    sample, asked = data.training.tokens, round(steps * data.step_tokens)
+    if settings.minutes is None and settings.epochs is None and asked > MANY_PASSES * sample:
+        reporter.note(
+            f"{asked:,} tokens are {asked / sample:,.0f} passes over the {sample:,} of the sample;"
+            " --epochs, --tokens or --minutes make the training shorter."
+        )
+
+
 def _trained(
     make_model: Callable[[], "PreTrainedModel"],
     data: "TrainingSet",
@@ -209,13 +226,7 @@ def _trained(
     from curate.memory import release_memory
     from curate.proxies.devices import choose_device
 
-    settings, at_once = decided.settings, data.at_once
-    sample, asked = data.training.tokens, round(_steps(settings, data) * data.step_tokens)
-    if settings.minutes is None and settings.epochs is None and asked > MANY_PASSES * sample:
-        reporter.note(
-            f"{asked:,} tokens are {asked / sample:,.0f} passes over the {sample:,} of the sample;"
-            " --epochs, --tokens or --minutes make the training shorter."
-        )
+    at_once = data.at_once
     while True:
         model = make_model()
         threads.choose(sum(p.numel() for p in model.parameters()))
@@ -225,7 +236,7 @@ def _trained(
             if not memory_is_out(error) or at_once == 1:
                 raise
         del model  # after the error, which holds on to what was computed
-        release_memory(choose_device(settings.device))
+        release_memory(choose_device(decided.settings.device))
         at_once = max(n for n in range(1, at_once // 2 + 1) if data.batch % n == 0)
         reporter.note(
             f"memory ran out: training begins anew with {at_once} of a batch's {data.batch} {decided.unit} at a time."

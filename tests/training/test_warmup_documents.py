@@ -191,12 +191,12 @@ def test_dropout_is_drawn_from_the_seed(write_pool: Write, model: str, tmp_path:
 def test_a_share_is_of_the_pools_rows_and_the_record_holds_all_that_was_decided(
     write_pool: Write, model: str, tmp_path: Path
 ):
-    settings = WarmupSettings(model=model, share="50%", epochs=1, lora="r=2,targets=q_proj", device="cpu")  # type: ignore[arg-type]
+    settings = WarmupSettings(model=model, share="50%", epochs=2, lora="r=2,targets=q_proj", device="cpu")  # type: ignore[arg-type]
     made = warmup(write_pool(answers(40)), tmp_path / "p", settings=settings)
-    assert (made.documents, made.held_out_documents, made.steps, made.unit) == (19, 1, 1, "documents")
+    assert (made.documents, made.held_out_documents, made.steps, made.unit) == (19, 1, 2, "documents")
     record = json.loads((made.out / "warmup.json").read_text())["settings"]
     literal = {"unit": "documents", "context": 2048, "batch_documents": 128, "learning_rate": 2e-5, "warmup": 0.03}
-    literal |= {"schedule": "linear", "weight_decay": 0.0, "checkpoints": 1, "share": 0.5, "documents": 20}
+    literal |= {"schedule": "linear", "weight_decay": 0.0, "checkpoints": 2, "share": 0.5, "documents": 20}
     literal |= {"lora": {"r": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj"]}, "batch_tokens": None}
     assert {n: record[n] for n in literal} == literal
 
@@ -218,7 +218,7 @@ def test_rows_to_be_answered_are_learnt_as_documents_unless_the_unit_is_given(
     write_pool: Write, model: str, tmp_path: Path, rows: list[dict[str, object]], changes: dict[str, Any], unit: str
 ):
     texts = [{**row, "id": str(i)} for i, row in enumerate(rows)]
-    assert warm(write_pool(texts), tmp_path / "p", model, steps=1, epochs=None, **changes).unit == unit
+    assert warm(write_pool(texts), tmp_path / "p", model, steps=2, epochs=None, **changes).unit == unit
 
 
 def test_a_new_model_is_trained_on_windows_whatever_the_rows(write_pool: Write, tmp_path: Path):
@@ -251,6 +251,15 @@ def test_documents_without_a_token_to_learn_are_left_out_with_a_word(write_pool:
     with pytest.warns(UserWarning, match="4 of 24 documents left out: no token carries loss"):
         made = warm(pool, tmp_path / "p", model, epochs=1)
     assert made.steps == 4  # of 19 documents
+
+
+def test_a_single_step_that_has_no_rate_is_said_aloud(write_pool: Write, model: str, tmp_path: Path):
+    pool = write_pool(answers(6))
+    with pytest.warns(UserWarning, match="learns nothing"):
+        made = warm(pool, tmp_path / "p", model, epochs=1)
+    assert made.held_out_loss_after == made.held_out_loss_before
+    made = warm(pool, tmp_path / "q", model, epochs=1, warmup=0)
+    assert made.held_out_loss_after != made.held_out_loss_before
 
 
 def test_conversations_need_a_template_or_the_shipped_one(write_pool: Write, tmp_path: Path):
