@@ -14,6 +14,7 @@ import curate
 from curate.errors import CurateError
 from curate.progress import Silent, Task
 from curate.scores.run import Run
+from curate.training import units
 from curate.training.recipe import Recipe
 from tests.scoring import make_project
 
@@ -115,6 +116,20 @@ def test_a_warm_up_begins_anew_with_fewer_windows_at_once(project: Path, small_d
     warmed = curate.warmup(out=project / "small", reporter=heard, **options)
     assert warmed.held_out_loss_after == pytest.approx(expected.held_out_loss_after, rel=1e-4)
     assert len(heard.notes) == 1
+
+
+def test_a_warm_up_begins_anew_with_fewer_documents_at_once(
+    project: Path, small_device: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "AT_ONCE_TOKENS", 100_000)
+    options = {"pool": str(project / "pool"), "model": str(project / "proxy"), "unit": "documents", "device": "cpu"}
+    options |= {"steps": 3, "batch_documents": 8, "learning_rate": 1e-3}
+    expected = curate.warmup(out=project / "large", **options)
+    small_device(MOST_TOKENS)
+    heard = Heard()
+    warmed = curate.warmup(out=project / "small", reporter=heard, **options)
+    assert warmed.held_out_loss_after == pytest.approx(expected.held_out_loss_after, rel=1e-4)
+    assert heard.notes[-1].endswith("of a batch's 8 documents at a time.")
 
 
 def test_one_sequence_too_long_for_the_device_is_an_error_that_says_so(

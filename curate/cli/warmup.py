@@ -26,7 +26,8 @@ def command(ctx: click.Context, /, out: Path, as_json: bool, **options: Any) -> 
     \b
     curate warmup --pool pile/                           # a new model, in proxy/
     curate warmup --pool pile/ --minutes 10 --out small
-    curate warmup --pool pile/ --model SmolLM2-135M/ --lora-rank 16 --checkpoints 4
+    curate warmup --pool pile/ --model SmolLM2-135M/ --lora 16 --checkpoints 4
+    curate warmup --pool chats/ --model M --share 5% --lora r=128,alpha=512,dropout=0.1 --epochs 4
 
     The folder loads with `from_pretrained`, and so goes into `curate score --model`; warmup.json says how it
     was made, and checkpoints/step-N/ hold weights and optimiser state by parameter name. A proxy made here
@@ -53,6 +54,7 @@ def _print(record: "Warmup") -> None:
         ("parameters", record.parameters),
         ("trained parameters", record.trained_parameters),
         ("vocabulary", record.vocabulary),
+        ("trained on", record.unit),
         ("context, tokens", record.context),
         ("documents trained on", record.documents),
         ("documents held out", record.held_out_documents),

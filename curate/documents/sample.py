@@ -80,6 +80,18 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
             draw.size, draw.documents = 2 * max(draw.size, 16), None
 
 
+def estimated_size(pool: Pool, seed: int) -> int:
+    """Return how many rows a pool has: as exact, and as many shards opened for it, as in `sample_rows`."""
+    draws = [_Draw(order=i, shard=s, rng_seed="") for i, s in enumerate(pool.shards)]
+    weighted = _weighted(draws, random.Random(f"{seed}:shards"))
+    unopened = [d for d in weighted if d.format.rows_per_shard is not None]
+    opened = [d for d in weighted if d.format.rows_per_shard is None]
+    total = sum(d.weight for d in weighted)
+    if not unopened and opened:  # otherwise those that were opened have the others' weight
+        total *= len(draws) / len(opened)
+    return round(total)
+
+
 def _weighted(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
     """Weigh shards by their rows: all whose number needs no opening, and a seeded choice that stands for the others."""
     unopened = [d for d in draws if d.format.rows_per_shard is not None]

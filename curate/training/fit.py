@@ -1,8 +1,8 @@
-"""Drive transformers' Trainer: next-token training on packed windows, with named checkpoints on the way."""
+"""Drive transformers' Trainer: next-token training on windows or documents, with named checkpoints on the way."""
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from curate.errors import CurateError
 from curate.progress import Task
 from curate.proxies.devices import products
+from curate.proxies.tokens import IGNORED
 from curate.training.schedule import Schedule
+from curate.training.units import Documents, Windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState
@@ -25,9 +27,10 @@ Save = Callable[[int, torch.optim.Optimizer, float, float], None]
 class FitSettings:
     """How to train; data and folder are given apart."""
 
-    batch_windows: int
+    batch: int
+    """Windows or documents of a step."""
     at_once: int
-    """Windows that go through the model together; divides those of a batch."""
+    """Those that go through the model together; divides the batch."""
     learning_rate: float
     weight_decay: float
     seed: int
@@ -51,33 +54,10 @@ class Fitted:
     held_out_after: float | None = None
 
 
-class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Windows of equal length, each its own labels (the model shifts them)."""
-
-    def __init__(self, windows: Sequence[Sequence[int]] | torch.Tensor) -> None:
-        # 32 bits hold any vocabulary; the sample is kept in half the memory.
-        self._ids = torch.as_tensor(windows, dtype=torch.int32)
-
-    @property
-    def context(self) -> int:
-        return self._ids.shape[1]
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def whole_batches(self, size: int) -> "Windows":
-        """Leave out the last windows that would make a smaller batch, so that every step weighs the same."""
-        return Windows(self._ids[: len(self._ids) // size * size])
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = self._ids[index].long()
-        return {"input_ids": ids, "labels": ids}
-
-
 def fit(
     model: "PreTrainedModel",
-    windows: Windows,
-    held_out: Windows | None,
+    training: Windows | Documents,
+    held_out: Windows | Documents | None,
     schedule: Schedule,
     settings: FitSettings,
     *,
@@ -86,6 +66,7 @@ def fit(
 ) -> Fitted:
     """Train `model` in place until the schedule is used up, calling `save` at even shares of it.
 
+    The loss of a step is the mean over all scored tokens of its batch, however many go through the model at once.
     Raises CurateError as soon as the loss is not a number. The time limit is checked between steps.
     """
     fitted = Fitted()
@@ -100,15 +81,16 @@ def fit(
         settings,
         task,
         save,
-        step_tokens=settings.batch_windows * windows.context,
+        step_tokens=settings.batch * training.context if isinstance(training, Windows) else None,
     )
     started = schedule.clock()
     with tempfile.TemporaryDirectory(prefix="curate-warmup-") as scratch:
         trainer = Trainer(
             model=model,
-            args=_arguments(scratch, schedule.steps, settings),
-            train_dataset=windows,
+            args=_arguments(scratch, schedule.steps, settings, count_tokens=isinstance(training, Documents)),
+            train_dataset=training,
             eval_dataset=held_out,
+            data_collator=training.padded if isinstance(training, Documents) else None,
             optimizers=(optimizer, scheduler),
             callbacks=[watch],
         )
@@ -117,20 +99,37 @@ def fit(
         trainer.remove_callback(ProgressCallback)
         with products("tf32"):
             if held_out is not None:
-                fitted.held_out_before = trainer.evaluate()["eval_loss"]
+                fitted.held_out_before = _held_out_loss(trainer, held_out)
             schedule.start(margin=2 * (schedule.clock() - started))  # leaves time to measure again, and to save
+            torch.manual_seed(settings.seed)  # of dropout, whatever the held-out loss drew
             trainer.train()
             if held_out is not None:
-                fitted.held_out_after = trainer.evaluate()["eval_loss"]
+                fitted.held_out_after = _held_out_loss(trainer, held_out)
     return fitted
 
 
-def _arguments(scratch: str, steps: int, settings: FitSettings) -> TrainingArguments:
+def _held_out_loss(trainer: Trainer, held_out: Windows | Documents) -> float:
+    """Return the mean loss per scored token."""
+    if isinstance(held_out, Windows):
+        return trainer.evaluate()["eval_loss"]
+    # The Trainer's own mean gives every batch its number of documents as weight, not its tokens.
+    model: Any = trainer.model
+    model.eval()
+    total, num_scored = 0.0, 0
+    with torch.no_grad(), trainer.accelerator.autocast():
+        for batch in trainer.get_eval_dataloader():
+            count = int((batch["labels"] != IGNORED).sum())
+            total += float(model(**batch).loss) * count
+            num_scored += count
+    return total / num_scored
+
+
+def _arguments(scratch: str, steps: int, settings: FitSettings, *, count_tokens: bool) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=scratch,
         max_steps=steps,
         per_device_train_batch_size=settings.at_once,
-        gradient_accumulation_steps=settings.batch_windows // settings.at_once,
+        gradient_accumulation_steps=settings.batch // settings.at_once,
         per_device_eval_batch_size=settings.at_once,
         dataloader_num_workers=0,
         dataloader_pin_memory=settings.device == "cuda",
@@ -147,6 +146,7 @@ def _arguments(scratch: str, steps: int, settings: FitSettings) -> TrainingArgum
         use_cpu=settings.device == "cpu",
         bf16=settings.bfloat16,
         prediction_loss_only=True,
+        include_num_input_tokens_seen="non_padding" if count_tokens else "no",
     )
     # With several GPUs the Trainer would split each batch among them; one is enough for a proxy.
     arguments._n_gpu = min(arguments.n_gpu, 1)
@@ -173,7 +173,7 @@ class _Watch(TrainerCallback):
         settings: FitSettings,
         task: Task,
         save: Save,
-        step_tokens: int,
+        step_tokens: int | None,
     ) -> None:
         self._fitted, self._schedule, self._optimizer = fitted, schedule, optimizer
         self._settings, self._task, self._save = settings, task, save
@@ -187,9 +187,10 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: "TrainerState", control: "TrainerControl", **kwargs: Any) -> None:
         fitted = self._fitted
         fitted.steps = state.global_step
-        fitted.tokens += self._step_tokens
+        tokens = self._step_tokens or state.num_input_tokens_seen - fitted.tokens
+        fitted.tokens += tokens
         fitted.seconds = self._schedule.elapsed
-        self._task.advance(self._step_tokens)
+        self._task.advance(tokens)
         progress = self._schedule.progress(state.global_step)
         due = int(progress * self._settings.checkpoints + 1e-9)
         if due > self._shares_saved:

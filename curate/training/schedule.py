@@ -4,8 +4,9 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
-WARM_UP, FLOOR = 0.05, 0.1  # share of the training that ramps the rate up; share of the rate left at its end
+WARM_UP, FLOOR = 0.05, 0.1  # share of the training that ramps the rate up; share of the rate that a cosine leaves
 
 
 @dataclass
@@ -19,6 +20,9 @@ class Schedule:
     steps: int
     seconds: float | None = None
     clock: Callable[[], float] = time.monotonic
+    shape: Literal["cosine", "linear", "constant"] = "cosine"
+    warm_up: float = WARM_UP
+    """Share of the training that ramps the rate up."""
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,11 +46,22 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         """Return the share of the peak learning rate for the step after `step` steps."""
-        return rate_at(self.progress(step), first_step=1 / self.steps)
+        progress = self.progress(step)
+        if self.shape == "cosine":
+            return rate_at(progress, warm_up=self.warm_up, first_step=1 / self.steps)
+        return straight_rate_at(progress * self.steps, self.steps, warm_up=self.warm_up, falls=self.shape == "linear")
 
 
-def rate_at(progress: float, *, first_step: float = 0.0) -> float:
+def rate_at(progress: float, *, warm_up: float = WARM_UP, first_step: float = 0.0) -> float:
     """Return a rate that ramps up linearly, then falls along a cosine to the floor; it is never zero."""
-    if progress < WARM_UP:
-        return max(progress, min(first_step, WARM_UP), 1e-3) / WARM_UP
-    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+    if progress < warm_up:
+        return max(progress, min(first_step, warm_up), 1e-3) / warm_up
+    return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def straight_rate_at(step: float, steps: int, *, warm_up: float, falls: bool) -> float:
+    """Return the rate of transformers' linear schedule (or constant one) with warm-up, whose first step has none."""
+    ramp = math.ceil(warm_up * steps)
+    if step < ramp:
+        return step / ramp
+    return (steps - step) / max(1, steps - ramp) if falls else 1.0

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from curate.errors import CurateError
+from curate.progress import Reporter
 from curate.schema import Document
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "
 def training_text(document: Document, tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return a document's text for next-token training.
 
-    Chat rows go through the tokenizer's chat template where it has one, prompt and completion are joined; a
-    warm-up trains on every token, prompts too, since it teaches the model the pool and not to answer.
+    Chat rows go through the tokenizer's chat template where it has one, prompt and completion are joined;
+    packed windows train on every token, prompts too, since they teach the model the pool and not to answer.
     """
     if document.messages is None or not tokenizer.chat_template:
         # JSON can smuggle in half a surrogate pair, which no tokenizer takes.
@@ -69,6 +70,23 @@ def training_text(document: Document, tokenizer: "PreTrainedTokenizerBase") -> s
             f"{document.shard} row {document.row}: the chat template refuses these messages: {error}.",
             hint="Use a model whose template takes such conversations, or leave this shard out.",
         ) from error
+
+
+def training_texts(
+    documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", reporter: Reporter
+) -> list[str]:
+    """Return training texts; a conversation that the chat template refuses gives an empty one."""
+    texts: list[str] = []
+    refusals: list[CurateError] = []
+    for document in documents:
+        try:
+            texts.append(training_text(document, tokenizer))
+        except CurateError as error:
+            refusals.append(error)
+            texts.append("")
+    if refusals:
+        reporter.warn(f"{len(refusals)} of {len(documents)} documents left out: {refusals[0].message}")
+    return texts
 
 
 def encode_packed(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", context: int) -> "list[list[int]]":

@@ -7,29 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from curate import __version__
-from curate.documents import Pool, check_fields, look, sample_rows
+from curate.documents import Pool, check_fields, estimated_size, look, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.progress import Reporter, Silent
 from curate.schema import Document
 from curate.training.folder import RECORD, new_folder
-from curate.training.proxies import given_model, new_model, with_adapters
-from curate.training.settings import DEFAULT_TOKENS, WarmupSettings
-from curate.training.tokenizer import encode_packed, train_tokenizer, training_text
+from curate.training.proxies import Base, base_of
+from curate.training.settings import DEFAULT_DOCUMENTS, DEFAULT_TOKENS, Decided, Unit, WarmupSettings
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
-    from curate.training.fit import Fitted, Windows
+    from curate.training.fit import Fitted
+    from curate.training.units import TrainingSet
 
-# The tokenizer learns little from more text than this, and its training holds every distinct word in memory.
-TOKENIZER_CHARS = 32_000_000
 HELD_OUT, MAX_HELD_OUT = 0.05, 200
 ENDLESS = 10**8  # steps: more than any clock allows
 
@@ -42,13 +39,15 @@ class Warmup:
     parameters: int
     trained_parameters: int
     vocabulary: int
+    unit: str
+    """'windows' or 'documents'."""
     context: int
     documents: int
     held_out_documents: int
     steps: int
     tokens_seen: int
     held_out_loss_before: float | None
-    """Mean nats per token on documents of the sample that took no part; None when they fill no window."""
+    """Mean nats per scored token on documents of the sample that took no part; None when they fill no window."""
     held_out_loss_after: float | None
     seconds: float
     training_seconds: float
@@ -79,10 +78,14 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
         )
     keep_freed_memory()
     with new_folder(out) as folder, _without_bars():
-        documents = _sample(pool, settings, reporter)
-        make_model, tokenizer, context = _model(documents, settings, reporter)
-        windows, held_out, num_held_out = _windows(documents, tokenizer, context, reporter)
-        model, fitted = _trained(make_model, windows, held_out, folder, settings, reporter, started)
+        size, documents = _sample(pool, settings, reporter)
+        decided = settings.decided(_unit(documents, settings, reporter))
+        base = base_of(documents, decided, reporter)
+        num_held_out = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
+        data = _training_set(documents[num_held_out:], documents[:num_held_out], base, decided, reporter)
+        _remark_on_length(data, decided, reporter)
+        model, fitted = _trained(base.make, data, folder, decided, reporter, started)
+        tokenizer = base.tokenizer
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         result = Warmup(
@@ -90,7 +93,8 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
             parameters=sum(p.numel() for p in model.parameters()),
             trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             vocabulary=len(tokenizer),
-            context=context,
+            unit=decided.unit,
+            context=base.context,
             documents=len(documents) - num_held_out,
             held_out_documents=num_held_out,
             steps=fitted.steps,
@@ -103,7 +107,7 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
             checkpoints=[f"checkpoints/step-{s}" for s in fitted.saved],
             curve=fitted.curve,
         )
-        _write_record(folder / RECORD, result, settings, pool)
+        _write_record(folder / RECORD, result, decided.as_dict() | {"documents": size}, pool)
     return result
 
 
@@ -121,23 +125,40 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> list[Document]:
+def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> tuple[int, list[Document]]:
+    """Return how many documents to draw, and those that there are."""
     check_fields(pool, settings.fields)
     if (first_rows := look(pool, settings.fields)) is not None:
         reporter.note(f"pool read as: {first_rows}.")
     with reporter.stage("sampling the pool"):
-        documents = sample_rows(pool, settings.documents, settings.seed, settings.fields)
+        size = settings.documents or DEFAULT_DOCUMENTS
+        if settings.share is not None:
+            rows = estimated_size(pool, settings.seed)
+            size = max(round(settings.share * rows), 1)
+            reporter.note(f"a sample of {size:,}: {100 * settings.share:g} % of about {rows:,} rows.")
+        documents = sample_rows(pool, size, settings.seed, settings.fields)
     if len(documents) < 2:
         raise CurateError(
             f"{', '.join(pool.address)}: the pool has {len(documents)} document(s);"
             " expected at least 2: one to train on, one to hold out."
         )
     random.Random(settings.seed).shuffle(documents)  # the sample comes shard by shard
-    return documents
+    return size, documents
 
 
-def _write_record(path: Path, result: Warmup, settings: WarmupSettings, pool: Pool) -> None:
-    settings_record = asdict(settings) | {"learning_rate": settings.peak_learning_rate}
+def _unit(documents: Sequence[Document], settings: WarmupSettings, reporter: Reporter) -> Unit:
+    """Choose documents for a given model where most rows say what is to be answered, windows otherwise."""
+    if settings.certain_unit is not None:
+        return settings.certain_unit
+    if 2 * sum(d.text is None for d in documents) <= len(documents):
+        return "windows"
+    reporter.note(
+        "trains on documents, with loss on completions and assistant turns alone; --unit windows packs whole texts."
+    )
+    return "documents"
+
+
+def _write_record(path: Path, result: Warmup, settings_record: dict[str, Any], pool: Pool) -> None:
     del settings_record["pool"]  # recorded with its fingerprint
     record = {
         "curate": __version__,
@@ -150,98 +171,52 @@ def _write_record(path: Path, result: Warmup, settings: WarmupSettings, pool: Po
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _model(
-    documents: Sequence[Document], settings: WarmupSettings, reporter: Reporter
-) -> tuple[Callable[[], "PreTrainedModel"], "PreTrainedTokenizerBase", int]:
-    """Return what makes the model to train, its tokenizer, and the length of its training windows."""
-    if settings.model is None:
-        tokenizer = _new_tokenizer(documents, settings, reporter)
-        make = partial(new_model, settings.shape, tokenizer, context=settings.context, seed=settings.seed)
-        return make, tokenizer, settings.context
-    given = given_model(settings.model, settings.revision, settings.device)
-    config, tokenizer = given[0].config.get_text_config(), given[1]
-    longest = getattr(config, "max_position_embeddings", None) or settings.context
-    if settings.context > longest:
-        reporter.note(f"windows of {longest} tokens, the longest that the model takes.")
-    loaded = [given[0]]
-    del given
-
-    def make_from_given() -> "PreTrainedModel":
-        address, revision = str(settings.model), settings.revision
-        model = loaded.pop() if loaded else given_model(address, revision, settings.device)[0]
-        return model if settings.lora_rank is None else with_adapters(model, settings.lora_rank, seed=settings.seed)
-
-    return make_from_given, tokenizer, min(settings.context, longest)
-
-
-def _new_tokenizer(
-    documents: Sequence[Document], settings: WarmupSettings, reporter: Reporter
-) -> "PreTrainedTokenizerFast":
-    with reporter.stage("training the tokenizer", total=len(documents)) as task:
-
-        def texts() -> Iterator[str]:
-            room = TOKENIZER_CHARS
-            for document in documents:
-                text = document.plain_text[:room]
-                room -= len(text)
-                task.advance(1)
-                if text:
-                    yield text.encode("utf-8", "replace").decode()
-
-        return train_tokenizer(texts(), vocab_size=settings.shape.vocab_size, context=settings.context)
-
-
-def _windows(
-    documents: Sequence[Document],
-    tokenizer: "PreTrainedTokenizerBase",
-    context: int,
+def _training_set(
+    training: Sequence[Document],
+    held_out: Sequence[Document],
+    base: Base,
+    decided: Decided,
     reporter: Reporter,
-) -> tuple["Windows", "Windows | None", int]:
-    """Pack the sample; return the training windows, the held-out ones, and the number of held-out documents."""
-    from curate.training.fit import Windows
+) -> "TrainingSet":
+    from curate.proxies.tokens import TokenSettings
+    from curate.training.units import documents_of, windows_of
 
-    num_held_out = min(max(round(HELD_OUT * len(documents)), 1), MAX_HELD_OUT, len(documents) - 1)
-    with reporter.stage("tokenising", total=len(documents)) as task:
-        texts = list(_texts(documents, tokenizer, reporter))
-        held_out = encode_packed([t for t in texts[:num_held_out] if t], tokenizer, context)
-        windows = encode_packed([t for t in texts[num_held_out:] if t], tokenizer, context)
-        task.advance(len(documents))
-    if not windows:
-        raise CurateError(
-            f"The sample's {len(documents) - num_held_out} training documents are together shorter than one window of"
-            f" {context} tokens.",
-            hint="Lower --context, or give a larger pool.",
-        )
-    if not held_out:
-        reporter.warn(
-            f"no held-out loss: {num_held_out} held-out documents do not fill one window of {context} tokens."
-        )
-    return Windows(windows), Windows(held_out) if held_out else None, num_held_out
-
-
-def _texts(documents: Sequence[Document], tokenizer: "PreTrainedTokenizerBase", reporter: Reporter) -> Iterator[str]:
-    """Yield training texts; a conversation that the chat template refuses gives an empty one."""
-    refusals: list[CurateError] = []
-    for document in documents:
-        try:
-            yield training_text(document, tokenizer)
-        except CurateError as error:
-            refusals.append(error)
-            yield ""
-    if refusals:
-        reporter.warn(f"{len(refusals)} of {len(documents)} documents left out: {refusals[0].message}")
+    with reporter.stage("tokenising", total=len(training) + len(held_out)) as task:
+        if decided.unit == "windows":
+            size = {"context": base.context, "batch_tokens": decided.batch}
+            data = windows_of(training, held_out, base.tokenizer, **size, reporter=reporter)
+        else:
+            tokens = TokenSettings(context=base.context, vocabulary=base.vocabulary)
+            data = documents_of(training, held_out, base.tokenizer, tokens, batch=decided.batch, reporter=reporter)
+        task.advance(len(training) + len(held_out))
+    return data
 
 
 # Of the sample, from which on a training is said to be long.
 MANY_PASSES = 10
 
 
+def _remark_on_length(data: "TrainingSet", decided: Decided, reporter: Reporter) -> None:
+    """Say where a training is much longer than its sample, or too short to learn anything."""
+    settings, steps = decided.settings, _steps(decided.settings, data)
+    if steps == 1 and decided.schedule != "cosine" and decided.warmup:
+        reporter.warn(
+            "the training is one step, at the beginning of the rate's rise: it learns nothing."
+            " Give more --epochs, a smaller --batch-documents, or --warmup 0."
+        )
+    sample, asked = data.training.tokens, round(steps * data.step_tokens)
+    if settings.minutes is None and settings.epochs is None and asked > MANY_PASSES * sample:
+        reporter.note(
+            f"{asked:,} tokens are {asked / sample:,.0f} passes over the {sample:,} of the sample;"
+            " --epochs, --tokens or --minutes make the training shorter."
+        )
+
+
 def _trained(
     make_model: Callable[[], "PreTrainedModel"],
-    windows: "Windows",
-    held_out: "Windows | None",
+    data: "TrainingSet",
     folder: Path,
-    settings: WarmupSettings,
+    decided: Decided,
     reporter: Reporter,
     started: float,
 ) -> tuple["PreTrainedModel", "Fitted"]:
@@ -251,36 +226,29 @@ def _trained(
     from curate.memory import release_memory
     from curate.proxies.devices import choose_device
 
-    batch = min(settings.batch_tokens // windows.context, len(windows))
-    at_once = batch
-    sample, asked = len(windows) * windows.context, _steps(settings, batch * windows.context) * batch * windows.context
-    if settings.minutes is None and asked > MANY_PASSES * sample:
-        reporter.note(
-            f"{asked:,} tokens are {asked / sample:,.0f} passes over the {sample:,} of the sample;"
-            " --tokens or --minutes make the training shorter."
-        )
+    at_once = data.at_once
     while True:
         model = make_model()
         threads.choose(sum(p.numel() for p in model.parameters()))
         try:
-            return model, _train(model, windows, held_out, folder, batch, at_once, settings, reporter, started)
+            return model, _train(model, data, folder, at_once, decided, reporter, started)
         except Exception as error:
             if not memory_is_out(error) or at_once == 1:
                 raise
         del model  # after the error, which holds on to what was computed
-        release_memory(choose_device(settings.device))
-        at_once = max(n for n in range(1, at_once // 2 + 1) if batch % n == 0)
-        reporter.note(f"memory ran out: training begins anew with {at_once} of a batch's {batch} windows at a time.")
+        release_memory(choose_device(decided.settings.device))
+        at_once = max(n for n in range(1, at_once // 2 + 1) if data.batch % n == 0)
+        reporter.note(
+            f"memory ran out: training begins anew with {at_once} of a batch's {data.batch} {decided.unit} at a time."
+        )
 
 
 def _train(
     model: "PreTrainedModel",
-    windows: "Windows",
-    held_out: "Windows | None",
+    data: "TrainingSet",
     folder: Path,
-    batch: int,
     at_once: int,
-    settings: WarmupSettings,
+    decided: Decided,
     reporter: Reporter,
     started: float,
 ) -> "Fitted":
@@ -289,9 +257,9 @@ def _train(
     from curate.training.moments import write_moments
     from curate.training.schedule import Schedule
 
-    context = windows.context
+    settings = decided.settings
     seconds_left = None if settings.minutes is None else settings.minutes * 60 - (time.monotonic() - started)
-    steps = _steps(settings, batch * context)
+    steps = _steps(settings, data)
 
     def save(step: int, optimizer: "Optimizer", learning_rate: float, mean_learning_rate: float) -> None:
         checkpoint = folder / "checkpoints" / f"step-{step}"
@@ -300,32 +268,39 @@ def _train(
             checkpoint, model, optimizer, step=step, learning_rate=learning_rate, mean_learning_rate=mean_learning_rate
         )
 
-    total = steps * batch * context if steps < ENDLESS else None
+    total = steps * data.step_tokens if steps < ENDLESS else None
     with reporter.stage("training", total=total, unit="tokens") as task:
         return fit(
             model,
-            windows.whole_batches(batch),
-            held_out,
-            Schedule(steps=steps, seconds=seconds_left),
+            data.training,
+            data.held_out,
+            Schedule(
+                steps=steps,
+                seconds=seconds_left,
+                shape=decided.schedule,
+                warm_up=decided.warmup,
+            ),
             FitSettings(
-                batch_windows=batch,
+                batch=data.batch,
                 at_once=at_once,
-                learning_rate=settings.peak_learning_rate,
-                weight_decay=settings.weight_decay,
+                learning_rate=decided.learning_rate,
+                weight_decay=decided.weight_decay,
                 seed=settings.seed,
                 device=choose_device(settings.device).type,
                 bfloat16=settings.dtype == "bfloat16",
-                checkpoints=settings.checkpoints,
+                checkpoints=decided.checkpoints,
             ),
             task=task,
             save=save,
         )
 
 
-def _steps(settings: WarmupSettings, batch_tokens: int) -> int:
+def _steps(settings: WarmupSettings, data: "TrainingSet") -> int:
     """Return the number of steps, ENDLESS where only the clock ends the training."""
     if settings.steps is not None:
         return settings.steps
+    if settings.epochs is not None:
+        return settings.epochs * data.steps
     if settings.tokens is None and settings.minutes is not None:
         return ENDLESS
-    return max(math.ceil((settings.tokens or DEFAULT_TOKENS) / batch_tokens), 1)
+    return max(math.ceil((settings.tokens or DEFAULT_TOKENS) / data.step_tokens), 1)

@@ -39,8 +39,11 @@ VALUES = {
     "minutes": "2.5",
     "heads": "6",
     "method": "cosine",
+    "lora": "8",
 }
-BESIDE = {"lora_rank": {"model": "m"}, "fit_from": {"target": (), "pool": ()}}
+GIVEN_MODEL = {"model": "m"}
+BESIDE = {"lora": GIVEN_MODEL, "batch_documents": GIVEN_MODEL, "chat_template": GIVEN_MODEL}
+BESIDE |= {"fit_from": {"target": (), "pool": ()}}
 
 
 def value_for(flag: Flag, hint: Any) -> str:

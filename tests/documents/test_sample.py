@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from curate.documents import Fields, documents, open_pool, sample_rows, streamed
+from curate.documents import Fields, documents, estimated_size, open_pool, sample_rows, streamed
 from curate.documents import sample as sampling
 from curate.documents.files import open_binary
 from curate.errors import SettingsError
@@ -105,6 +105,16 @@ def test_of_very_many_shards_some_are_looked_into(tmp_path, monkeypatch):
     pool = open_pool(tmp_path)
     assert len({d.shard for d in sample_rows(pool, 8, 0, Fields())}) == 4
     assert len(sample_rows(pool, 60, 0, Fields())) == 60
+
+
+def test_the_size_of_a_pool_is_told_from_the_shards_that_are_looked_into(pool, tmp_path, monkeypatch):
+    assert estimated_size(pool, 0) == 2400
+    for i in range(30):
+        write(tmp_path / f"{i}.parquet", [{"text": "a row"}] * 10, block=10)
+    (tmp_path / "one.txt").write_text("a document")
+    monkeypatch.setattr(sampling, "_SHARDS", 4)
+    assert estimated_size(open_pool(tmp_path), 0) == 300
+    assert estimated_size(open_pool([str(tmp_path), str(tmp_path / "one.txt")]), 0) == 301
 
 
 def test_an_empty_sample_is_refused(pool):

@@ -12,9 +12,9 @@ import curate.cli
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What keeps a walk-through small: options that follow a command's own, and texts that stand for others.
-NEW_PROXY = "--layers 1 --width 32 --heads 2 --vocab-size 400 --context 64"
+NEW_PROXY = "--layers 1 --width 32 --heads 2 --vocab-size 400 --context 64 --batch-tokens 512"
 SMALL = {
-    "warmup": "--tokens 8k --batch-tokens 512",
+    "warmup": "--tokens 8k",
     "score": "--background 16",
     "rescore": "--background 16",
     "index": "--background 16",

@@ -36,9 +36,7 @@ def test_a_warmups_states_come_in_order_with_their_weights_and_moments(tiny_prox
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
 def test_adapters_have_states_too(pool: Pool, tiny_proxy: Warmup, tmp_path: Path) -> None:
-    adapted = WarmupSettings(
-        model=str(tiny_proxy.out), context=16, batch_tokens=256, steps=4, checkpoints=2, lora_rank=2
-    )
+    adapted = WarmupSettings(model=str(tiny_proxy.out), context=16, batch_tokens=256, steps=4, checkpoints=2, lora=2)
     made = warmup(pool, tmp_path / "adapted", settings=adapted)
     first, last = (s.proxy() for s in checkpoints_of(of(made)))
     assert all(".lora_" in n for n in first.tracked)

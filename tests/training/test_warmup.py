@@ -14,12 +14,13 @@ from curate.documents import Pool, open_pool
 from curate.errors import CurateError, SettingsError
 from curate.proxies.proxy import load_proxy
 from curate.proxies.settings import ProxySettings
-from curate.training.fit import FitSettings, Windows, fit
+from curate.training.fit import FitSettings, fit
 from curate.training.moments import read_moments, write_moments
 from curate.training.proxies import new_model
 from curate.training.schedule import Schedule
 from curate.training.settings import Shape, WarmupSettings
 from curate.training.tokenizer import train_tokenizer
+from curate.training.units import Windows
 from curate.training.warmup import Warmup, warmup
 from tests.training.conftest import TINY, sentence
 
@@ -126,7 +127,7 @@ def test_moments_belong_to_the_parameters_they_are_named_after(tmp_path: Path):
         def set_total(self, total: float | None) -> None: ...
 
     one = FitSettings(
-        batch_windows=8,
+        batch=8,
         at_once=4,
         learning_rate=0.5,
         weight_decay=0.1,
@@ -168,7 +169,7 @@ def test_fine_tuning_goes_on_from_the_given_model(tiny_proxy: Warmup, pool: Pool
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's, on loading
 def test_adapters_train_alone_and_load_as_a_proxy(tiny_proxy: Warmup, pool: Pool, tmp_path: Path):
-    given = settings(model=str(tiny_proxy.out), lora_rank=2, learning_rate=1e-2, steps=10)
+    given = settings(model=str(tiny_proxy.out), lora=2, learning_rate=1e-2, steps=10)
     made = warmup(pool, tmp_path / "p", settings=given)
     assert 0 < made.trained_parameters < made.parameters
     assert made.held_out_loss_before is not None
@@ -236,8 +237,15 @@ def test_adapters_as_the_model_to_fine_tune_are_refused(pool: Pool, tmp_path: Pa
         ({"documents": 0}, "documents is 0"),
         ({"minutes": -1.0}, "minutes is -1"),
         ({"tokens": 10, "steps": 1}, "both say how long"),
+        ({"epochs": 2, "steps": 1}, "steps and epochs both say how long"),
+        ({"epochs": 2.5}, "epochs is 2.5; expected a whole number"),
+        ({"documents": 10, "share": 0.5}, "documents and share both say how large"),
+        ({"share": 0}, "share is 0; expected above 0"),
+        ({"warmup": 1}, "warmup is 1; expected less than 1"),
+        ({"batch_documents": 8}, "batch_documents is 8, but this training is on windows"),
+        ({"chat_template": "shipped"}, "chat_template needs a given model"),
         ({"context": 512, "batch_tokens": 256}, "context is 512"),
-        ({"lora_rank": 4}, "lora_rank needs a model"),
+        ({"lora": 4}, "lora needs a model"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
         ({"checkpoints": -1}, "checkpoints is -1"),
     ],
