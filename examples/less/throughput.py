@@ -125,9 +125,8 @@ def main() -> None:
             begun = time.perf_counter()
             work()
             seconds[name].append(time.perf_counter() - begun)
-    print(
-        f"{Path(options.model).name}, LoRA r {options.rank}: {size:,} numbers; {len(encoded)} documents, {count:,} tokens;"
-    )
+    print(f"{Path(options.model).name}, LoRA r {options.rank}: {size:,} numbers;")
+    print(f"{len(encoded)} documents, {count:,} tokens;")
     print(f"{torch.get_num_threads()} threads; peak memory of ours {peak / 1e9:.2f} GB.")
     print("\n| work | tokens a second | ours is faster by |\n| --- | --- | --- |")
     first = statistics.median(seconds["curate, in batches, Hadamard projection"])

@@ -14,8 +14,8 @@ POOL, TARGET = random_documents([12, 3, 9, 2], seed=1), random_documents([8, 11,
 
 def test_drift_is_the_share_by_which_plain_training_on_the_target_lowers_a_loss(tmp_path: Path) -> None:
     proxy = tiny_proxy()
-    recipe = Recipe(optimiser="sgd", momentum=0.0, weight_decay=0.0, schedule="constant", warmup=0.0, steps=2, batch_size=3,
-                    learning_rate=0.01)  # fmt: skip
+    plain = {"optimiser": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0}
+    recipe = Recipe(**plain, steps=2, batch_size=3, learning_rate=0.01)  # type: ignore[arg-type]
     found = scores("drift", make_inputs(proxy, tmp_path, TARGET, []), POOL, recipe=recipe)
     model = deepcopy(proxy.model).requires_grad_(True)
     for _ in range(2):
