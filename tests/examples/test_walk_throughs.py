@@ -56,6 +56,16 @@ def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list((tmp_path / "chosen" / "train").iterdir())
 
 
+@adapted
+def test_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_proxy_folder(tmp_path / "instruct")
+    shutil.copy(EXAMPLES / "less" / "less.yaml", tmp_path)
+    walk(EXAMPLES / "less" / "README.md")
+    assert len(list((tmp_path / "proxies" / "less" / "checkpoints").iterdir())) == 4
+    assert list((tmp_path / "by-turns" / "train").iterdir())
+
+
 @pytest.mark.slow
 def test_trust(there: Path) -> None:
     walk(EXAMPLES / "trust.md")

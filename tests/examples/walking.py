@@ -49,7 +49,7 @@ def commands(code: str) -> Iterator[list[str]]:
 
 def small(words: list[str]) -> list[str]:
     """Return a command of `curate` with the options that make it small."""
-    more = SMALL.get(words[1], "").split()
+    more = [] if "--epochs" in words else SMALL.get(words[1], "").split()
     if words[1] == "warmup" and "--model" not in words:
         more += NEW_PROXY.split()
     return [*words[1:], *more]
