@@ -132,6 +132,8 @@ def whole_gradients(
     copy = deepcopy(model or proxy.model).requires_grad_(True)
     if copy._can_set_experts_implementation():
         copy.set_experts_implementation("eager")  # transformers' own, expert after expert
+        for module in copy.modules():
+            vars(module).pop("forward", None)  # routers' own
     loss = model_loss(copy, tokens)
     loss.backward()
     return loss.item(), {name: gradient_of(decoder_of(copy), name) for name in proxy.tracked}
@@ -146,7 +148,8 @@ def gradient_of(decoder: nn.Module, name: str) -> Tensor:
         return weight if bias is None else torch.cat([weight, bias.grad[number][:, None]], 1)
     layer: Any = decoder.get_submodule(name)
     weight = layer.weight.grad.T if isinstance(layer, Conv1D) else layer.weight.grad
-    return weight if layer.bias is None else torch.cat([weight, layer.bias.grad[:, None]], 1)
+    bias = getattr(layer, "bias", None)
+    return weight if bias is None else torch.cat([weight, bias.grad[:, None]], 1)
 
 
 def sketch_of(

@@ -211,7 +211,8 @@ def _differentiable(
 def _call(
     leaf: Tensor | None, weight: Tensor, bias: Tensor | None, layer: _Layer | None, x: Tensor, *_rows: Rows
 ) -> Tensor:
-    return _Linear.apply(x, leaf, weight, bias, layer)  # type: ignore[return-value]
+    output: Any = _Linear.apply(x.to(weight.dtype), leaf, weight, bias, layer)
+    return output.to(x.dtype)  # some routers' product is in single precision
 
 
 def _widened(proxy: Proxy) -> Proxy:

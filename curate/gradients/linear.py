@@ -108,4 +108,20 @@ def tapped(layers: Mapping[str, nn.Module], make_tap: Callable[[str], Tap | None
 
 
 def _call(leaf: Tensor | None, weight: Tensor, bias: Tensor | None, tap: Tap | None, x: Tensor, *rows: Rows) -> Tensor:
+    if x.dtype != weight.dtype:  # a router's product, in single precision
+        tap = None if tap is None else _Narrowed(tap, weight.dtype)
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     return _FrozenLinear.apply(x, leaf, weight, bias, tap, rows)  # type: ignore[return-value]
+
+
+class _Narrowed:
+    """Show a tap both sides in the type of the model."""
+
+    def __init__(self, tap: Tap, dtype: torch.dtype) -> None:
+        self.tap, self.dtype = tap, dtype
+
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> Any:
+        return self.tap.forward(inputs.to(self.dtype))
+
+    def backward(self, kept: Any, output_gradients: Tensor, rows: Rows | None = None) -> None:
+        self.tap.backward(kept, output_gradients.to(self.dtype))

@@ -15,6 +15,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from curate.proxies.routers import expose_router
+
 _NAME = "curate"
 # Kept in the module's own dictionary: as a sub-module, a layer would hold its own parent.
 _LAYERS = "curate_experts"
@@ -89,7 +91,7 @@ class ExpertLinear(nn.Module):
 
 
 def expose_experts(model: PreTrainedModel) -> None:
-    """Have a model's fused experts computed layer by layer, where all of them allow it."""
+    """Have a model's fused experts and the routers beside them computed by layers, where all of them allow it."""
     if not model._can_set_experts_implementation():
         return
     fused = [m for m in model.modules() if hasattr(m, "_is_expert_parallel")]
@@ -98,6 +100,11 @@ def expose_experts(model: PreTrainedModel) -> None:
             model.set_experts_implementation("eager")  # grouped products have no float64
         return
     model.set_experts_implementation(_NAME)
+    for module in model.modules():
+        children = list(module.children())
+        if any(child in fused for child in children):
+            for child in children:
+                expose_router(child)
     for module in fused:
         kinds = ("gate_up_proj" if module.has_gate else "up_proj", "down_proj")
         module.__dict__[_LAYERS] = [

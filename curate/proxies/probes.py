@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from curate.errors import CurateError
 from curate.proxies.devices import products
 from curate.proxies.experts import ExpertLinear, expert_layers
+from curate.proxies.routers import router_layer
 from curate.proxies.settings import ProxySettings
 
 SEQUENCES, TOKENS = 3, 16
@@ -103,7 +104,8 @@ def observe(model: PreTrainedModel, linears: Mapping[str, nn.Module], vocabulary
 
         return hook
 
-    hooks = [m.register_forward_hook(note(n)) for n, m in decoder.named_modules()]
+    modules = dict(decoder.named_modules()) | dict(linears)
+    hooks = [m.register_forward_hook(note(n)) for n, m in modules.items()]
     try:
         before, after = (_hidden(decoder, probe)[:, : tokens // 2] for probe in (ids, changed))
     finally:
@@ -155,6 +157,8 @@ def linear_layers(decoder: nn.Module) -> tuple[dict[str, nn.Module], dict[str, s
     layers, others = dict[str, nn.Module](), dict[str, str]()
     for name, module in decoder.named_modules():
         layers |= {f"{name}.{below}": layer for below, layer in expert_layers(module).items()}
+        if (router := router_layer(module)) is not None:
+            layers[name] = router
         if not isinstance(module, nn.Linear | Conv1D):
             continue
         if type(module) in (nn.Linear, Conv1D) or _is_plain(module):

@@ -57,7 +57,7 @@ class Proxy:
     decoder: nn.Module
     """Everything from token ids to the last hidden state."""
     linears: dict[str, nn.Module]
-    """Every Linear and Conv1D of the decoder, and each of its fused experts' layers."""
+    """Every Linear and Conv1D of the decoder, and each of its fused experts' and routers' layers."""
     tracked: tuple[str, ...]
     """Names of those whose gradients count, in the model's order."""
     coverage: Coverage
@@ -271,4 +271,4 @@ def _sizes(layer: nn.Module) -> dict[tuple[int, int], int]:
     """Return a layer's number of entries by parameter and, where the parameter is fused experts', expert."""
     if isinstance(layer, ExpertLinear):
         return {(id(p), layer.expert): p[0].numel() for p in parameters_of(layer) if p is not None}
-    return {(id(p), 0): p.numel() for p in layer.parameters()}
+    return {(id(p), 0): p.numel() for p in (*layer.parameters(), *parameters_of(layer)) if p is not None}

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -89,15 +91,24 @@ def test_the_basis_of_shared_inputs_is_kept_once() -> None:
     assert sum(key.startswith("outputs/layers.0.") for key in tensors) == 7
 
 
-def test_kfac_is_the_dense_damped_solve_with_both_covariances_on_the_scale_of_a_document() -> None:
-    proxy, documents = tiny_proxy(tiny_model("Qwen2Config")), random_documents(LENGTHS)
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("Qwen2Config", ("layers.0.self_attn.k_proj", "layers.1.mlp.down_proj")),
+        ("GptOssConfig", ("layers.0.mlp.experts.0.down_proj", "layers.1.mlp.experts.2.down_proj")),
+    ],
+)
+def test_kfac_is_the_dense_damped_solve_with_both_covariances_on_the_scale_of_a_document(
+    architecture: str, names: Sequence[str]
+) -> None:
+    proxy, documents = tiny_proxy(tiny_model(architecture)), random_documents(LENGTHS)
     found = kfac.Kfac.of(kfac.fit(Passes(proxy, documents, batching(budget=30), seed=4)), damping=0.2)
     passes = Passes(proxy, documents, batching(), seed=4)
     truth = truths(proxy, passes, 1)
-    scored = sum(e.num_scored for e in documents)
-    for name in ("layers.0.self_attn.k_proj", "layers.1.mlp.down_proj"):
+    for name in names:
         a, g = torch.cat([t.inputs[name] for t in truth]), torch.cat([t.outputs[name] for t in truth])
-        assert len(a) == scored
+        scored = len(a)
+        assert scored == sum(e.num_scored for e in documents) if "experts" not in name else scored > 0
         dense = torch.kron(g.T @ g / scored, a.T @ a / scored) * scored / len(documents)
         delta = 0.2 * dense.diagonal().mean()
         u = torch.randn(3, g.shape[1], a.shape[1]).double()
