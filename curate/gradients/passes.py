@@ -8,6 +8,7 @@ goes, and is made once more without them; a clean background, the usual case, pa
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -56,7 +57,13 @@ class BatchView:
         """Return a layer's side at the positions that carry loss."""
         if rows is None:
             return by_sequence(x, self.shape).flatten(0, 1)[self.scored]
-        return x[torch.isin(rows.tokens, self.scored)]
+        return x[self._is_scored[rows.tokens]]
+
+    @cached_property
+    def _is_scored(self) -> Bool[Tensor, "tokens"]:
+        return torch.zeros(self.shape.numel(), dtype=torch.bool, device=self.scored.device).index_fill_(
+            0, self.scored, True
+        )
 
     def see_inputs(self, leader: str, inputs: Float[Tensor, "sequences tokens width"]) -> None:
         """Note the norms of inputs, for `check`."""

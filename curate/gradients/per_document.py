@@ -32,6 +32,8 @@ class Rotation:
 class PerDocument:
     """Hand `add(name, gradients [documents, d_out, d_in])` every sequence's gradient of every tracked layer.
 
+    Of an expert that no token of a batch is sent to, the gradients of that batch are left out: they are 0.
+
     With `rotations`, D arrives as Q_Sᵀ D Q_A. Each side is rotated where that is cheaper: before the product, token by
     token (once for all layers that share their inputs), or after it, document by document.
     """

@@ -139,16 +139,16 @@ class _SketchTap:
         self.project_inputs, self.bias_row = inputs
 
     def forward(self, inputs: Tensor, rows: Rows | None = None) -> Tensor:
-        inputs = by_sequence(inputs, self.shape, rows)
+        # Projected before they are laid out by sequence, which an expert's rows take copies for.
         if self.project_inputs is not None:
-            return linear(inputs, self.project_inputs, self.bias_row)
-        if self.bias_row is None:
-            return inputs
-        return torch.cat([inputs, self.bias_row.expand(*inputs.shape[:-1], 1)], -1)
+            inputs = linear(inputs, self.project_inputs, self.bias_row)
+        elif self.bias_row is not None:
+            inputs = torch.cat([inputs, self.bias_row.expand(*inputs.shape[:-1], 1)], -1)
+        return by_sequence(inputs, self.shape, rows)
 
     def backward(self, kept: Tensor, output_gradients: Tensor, rows: Rows | None = None) -> None:
-        output_gradients = by_sequence(output_gradients, self.shape, rows)
         gradients = output_gradients if self.outputs is None else linear(output_gradients, self.outputs)
+        gradients = by_sequence(gradients, self.shape, rows)
         wide = self.values.dtype
         product = gradients.to(wide).transpose(1, 2) @ kept.to(wide)
         self.values[:, self.block.start : self.block.stop] += product.flatten(1)

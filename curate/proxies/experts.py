@@ -7,6 +7,7 @@ slice of the fused tensor, also after that was moved, converted, copied or repla
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -55,6 +56,9 @@ class Rows:
 class ExpertLinear(nn.Module):
     """One expert's slice of a fused weight, as a linear layer."""
 
+    owner: Any
+    """The module of all experts."""
+
     def __init__(self, owner: nn.Module, kind: str, expert: int) -> None:
         super().__init__()
         self.__dict__["owner"] = owner
@@ -94,7 +98,7 @@ def expose_experts(model: PreTrainedModel) -> None:
     """Have a model's fused experts and the routers beside them computed by layers, where all of them allow it."""
     if not model._can_set_experts_implementation():
         return
-    fused = [m for m in model.modules() if hasattr(m, "_is_expert_parallel")]
+    fused: list[Any] = [m for m in model.modules() if hasattr(m, "_is_expert_parallel")]
     if not all(_is_plain(m) for m in fused):
         if model.dtype == torch.float64:
             model.set_experts_implementation("eager")  # grouped products have no float64
@@ -108,7 +112,7 @@ def expose_experts(model: PreTrainedModel) -> None:
     for module in fused:
         kinds = ("gate_up_proj" if module.has_gate else "up_proj", "down_proj")
         module.__dict__[_LAYERS] = [
-            tuple(ExpertLinear(module, kind, expert) for kind in kinds) for expert in range(len(module.down_proj))
+            tuple(ExpertLinear(module, kind, expert) for kind in kinds) for expert in range(module.down_proj.shape[0])
         ]
 
 
@@ -117,14 +121,14 @@ def expert_layers(module: nn.Module) -> dict[str, ExpertLinear]:
     return {f"{layer.expert}.{layer.kind}": layer for pair in vars(module).get(_LAYERS, ()) for layer in pair}
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain(module: Any) -> bool:
     weights = [getattr(module, "gate_up_proj" if module.has_gate else "up_proj", None), module.down_proj]
     whole = all(isinstance(w, Tensor) and w.ndim == 3 and w.is_floating_point() and w.itemsize > 1 for w in weights)
     return whole and not module._is_expert_parallel
 
 
 def _compute(
-    module: nn.Module,
+    module: Any,
     hidden_states: Float[Tensor, "tokens d"],
     top_k_index: Int[Tensor, "tokens k"],
     top_k_weights: Float[Tensor, "tokens k"],

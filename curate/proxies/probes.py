@@ -157,13 +157,12 @@ def linear_layers(decoder: nn.Module) -> tuple[dict[str, nn.Module], dict[str, s
     layers, others = dict[str, nn.Module](), dict[str, str]()
     for name, module in decoder.named_modules():
         layers |= {f"{name}.{below}": layer for below, layer in expert_layers(module).items()}
-        if (router := router_layer(module)) is not None:
-            layers[name] = router
-        if not isinstance(module, nn.Linear | Conv1D):
-            continue
-        if type(module) in (nn.Linear, Conv1D) or _is_plain(module):
+        is_linear = isinstance(module, nn.Linear | Conv1D)
+        if is_linear and (type(module) in (nn.Linear, Conv1D) or _is_plain(module)):
             layers[name] = module
-        else:
+        elif (router := router_layer(module)) is not None:
+            layers[name] = router
+        elif is_linear:
             others[name] = type(module).__name__
     return layers, others
 

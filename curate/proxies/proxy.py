@@ -133,7 +133,7 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     if not tracked:
         raise SettingsError(
             f"No layer that matches {' '.join(globs)} sees whole sequences: {', '.join(_patterns(chosen))}.",
-            hint="Routed experts have no gradient per document here; choose other layers with --modules.",
+            hint="Experts that are modules of their own have no gradient per document; choose others with --modules.",
         )
     coverage = _coverage(model, decoder, linears, tracked, set(linears) - set(chosen), observed.ran)
     return Proxy(

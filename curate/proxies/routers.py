@@ -22,6 +22,9 @@ _CASTS = (torch.Tensor.type, torch.Tensor.float, torch.Tensor.to)
 class RouterLinear(nn.Module):
     """The product by a router's weight. Its inputs may be of another type than the weight."""
 
+    owner: Any
+    """The router."""
+
     def __init__(self, owner: nn.Module) -> None:
         super().__init__()
         self.__dict__["owner"] = owner
@@ -42,7 +45,7 @@ class RouterLinear(nn.Module):
 def expose_router(module: nn.Module) -> None:
     """Have a module's product by its own weight made by a layer; a module without one stays as it is."""
     weight = module._parameters.get("weight")
-    if weight is not None and weight.ndim == 2 and not isinstance(module, nn.Linear | nn.Embedding):
+    if weight is not None and weight.ndim == 2 and type(module) is not nn.Linear:
         module.__dict__[_LAYER] = RouterLinear(module)
         module.__dict__["forward"] = partial(_forward, module)
 
