@@ -96,9 +96,9 @@ class ExpertLinear(nn.Module):
 
 def expose_experts(model: PreTrainedModel) -> None:
     """Have a model's fused experts and the routers beside them computed by layers, where all of them allow it."""
-    if not model._can_set_experts_implementation():
-        return
     fused: list[Any] = [m for m in model.modules() if hasattr(m, "_is_expert_parallel")]
+    if not fused or not model._can_set_experts_implementation():
+        return
     if not all(_is_plain(m) for m in fused):
         if model.dtype == torch.float64:
             model.set_experts_implementation("eager")  # grouped products have no float64
@@ -122,7 +122,7 @@ def expert_layers(module: nn.Module) -> dict[str, ExpertLinear]:
 
 
 def _is_plain(module: Any) -> bool:
-    weights = [getattr(module, "gate_up_proj" if module.has_gate else "up_proj", None), module.down_proj]
+    weights = [getattr(module, name, None) for name in ("gate_up_proj" if module.has_gate else "up_proj", "down_proj")]
     whole = all(isinstance(w, Tensor) and w.ndim == 3 and w.is_floating_point() and w.itemsize > 1 for w in weights)
     return whole and not module._is_expert_parallel
 

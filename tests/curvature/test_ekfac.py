@@ -1,10 +1,11 @@
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from curate.curvature import ekfac, kfac
+from curate.curvature import diagonal, ekfac, kfac, shampoo
 from curate.curvature.eigenbasis import Bases, Squares, into_eigenvectors, to_tensors
 from curate.gradients.covariances import Covariances
 from curate.gradients.linear import tapped
@@ -114,3 +115,19 @@ def test_kfac_is_the_dense_damped_solve_with_both_covariances_on_the_scale_of_a_
         u = torch.randn(3, g.shape[1], a.shape[1]).double()
         expected = torch.linalg.solve(dense + delta * torch.eye(len(dense)).double(), u.flatten(1).T).T.view_as(u)
         torch.testing.assert_close(found.solve({name: u})[name], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("curvature", [kfac, ekfac, shampoo, diagonal])
+def test_an_expert_that_no_document_reaches_has_no_curvature_and_no_solution(curvature: Any) -> None:
+    model = tiny_model("GptOssConfig")
+    with torch.no_grad():
+        model.model.layers[1].mlp.router.bias[2] = -1e9
+    proxy = tiny_proxy(model)
+    tensors = curvature.fit(Passes(proxy, random_documents(LENGTHS), batching(budget=30)))
+    kind = diagonal.Diagonal if curvature is diagonal else kfac.Kfac
+    shapes = {n: proxy.shape(n) for n in proxy.tracked}
+    directions = {n: torch.randn(1, o, i + biased).double() for n, (o, i, biased) in shapes.items()}
+    solved = kind.of(tensors, damping=0.1).solve(directions)
+    assert set(solved) == set(proxy.tracked)
+    unreached = {n for n, u in solved.items() if not u.any()}
+    assert unreached == {f"layers.1.mlp.experts.2.{kind}" for kind in ("gate_up_proj", "down_proj")}
