@@ -1,5 +1,6 @@
 """Tiny random models of many architectures, the tokens they read, and the slow truth about their gradients."""
 
+import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -50,7 +51,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "GPTJConfig": _GPT | {"rotary_dim": 4},  # a bias at the head
     "Qwen2Config": _GROUPED,  # biases at q, k and v alone
     "OPTConfig": _OPT,  # flattens sequences before its feed-forward layers; projects in and out
-    "OlmoeConfig": _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2, "experts_implementation": "eager"},
+    "OlmoeConfig": _GROUPED | {"num_experts": 4, "num_experts_per_tok": 2},
+    # Experts transposed, interleaved and with biases.
+    "GptOssConfig": _GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 4, "sliding_window": 4},
 }
 
 ENCODERS: dict[str, dict[str, Any]] = {
@@ -127,29 +130,43 @@ def whole_gradients(
     for module in (model or proxy.model).modules():
         vars(module).update({k: v.detach() for k, v in vars(module).items() if isinstance(v, Tensor)})  # states
     copy = deepcopy(model or proxy.model).requires_grad_(True)
+    if copy._can_set_experts_implementation():
+        copy.set_experts_implementation("eager")  # transformers' own, expert after expert
+        for module in copy.modules():
+            vars(module).pop("forward", None)  # routers' own
     loss = model_loss(copy, tokens)
     loss.backward()
-    gradients = {}
-    for name in proxy.tracked:
-        layer = decoder_of(copy).get_submodule(name)
-        gradient = layer.weight.grad.T if isinstance(layer, Conv1D) else layer.weight.grad
-        if layer.bias is not None:
-            gradient = torch.cat([gradient, layer.bias.grad[:, None]], 1)
-        gradients[name] = gradient
-    return loss.item(), gradients
+    return loss.item(), {name: gradient_of(decoder_of(copy), name) for name in proxy.tracked}
+
+
+def gradient_of(decoder: nn.Module, name: str) -> Tensor:
+    """A layer's gradient `[d_out, d_in (+ 1 for a bias)]` after a backward pass."""
+    if fused := re.fullmatch(r"(.*\.experts)\.(\d+)\.(\w+)", name):
+        experts, number, kind = decoder.get_submodule(fused[1]), int(fused[2]), fused[3]
+        weight, bias = getattr(experts, kind).grad[number], getattr(experts, f"{kind}_bias", None)
+        weight = weight.T if experts.is_transposed else weight
+        return weight if bias is None else torch.cat([weight, bias.grad[number][:, None]], 1)
+    layer: Any = decoder.get_submodule(name)
+    weight = layer.weight.grad.T if isinstance(layer, Conv1D) else layer.weight.grad
+    bias = getattr(layer, "bias", None)
+    return weight if bias is None else torch.cat([weight, bias.grad[:, None]], 1)
 
 
 def sketch_of(
     gradients: dict[str, Tensor], blocks: Sequence[Block], projection: Callable[[str, str, int], Tensor | None]
 ) -> Tensor:
-    """P_gᵀ (GᵀA) P_a of every layer, one after the other."""
+    """P_gᵀ (GᵀA) P_a of every layer, one after the other; of fused experts, their sum."""
     parts = []
     for block in blocks:
-        part = gradients[block.name]
-        p_in, p_out = projection(block.name, "inputs", part.shape[1]), projection(block.name, "outputs", part.shape[0])
-        part = part if p_in is None else part @ p_in
-        parts.append((part if p_out is None else p_out.T @ part).flatten())
+        names = [n for n in gradients if block.name in (n, re.sub(r"\.experts\.\d+\.", ".experts.", n))]
+        parts.append(sum((projected(n, gradients[n], projection) for n in names), torch.zeros(())).flatten())
     return torch.cat(parts)
+
+
+def projected(name: str, gradient: Tensor, projection: Callable[[str, str, int], Tensor | None]) -> Tensor:
+    p_in, p_out = projection(name, "inputs", gradient.shape[1]), projection(name, "outputs", gradient.shape[0])
+    part = gradient if p_in is None else gradient @ p_in
+    return part if p_out is None else p_out.T @ part
 
 
 def assert_autograds_gradients(proxy: Proxy, model: PreTrainedModel | None = None) -> None:

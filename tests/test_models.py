@@ -108,12 +108,13 @@ def test_a_glob_that_matches_nothing_is_refused_with_the_names_there_are(globs: 
     assert "layers.*.mlp.up_proj" in str(error.value)
 
 
-@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "OlmoeConfig"])
-def test_every_weight_matrix_of_a_dense_decoder_is_covered(architecture: str) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_weight_matrix_of_a_decoder_is_covered(architecture: str) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     assert proxy.coverage.uncovered == {}
     assert set(proxy.tracked) == set(proxy.linears)
-    counted = sum(p.numel() for n in proxy.tracked for p in proxy.linears[n].parameters())
+    layers: list[Any] = [proxy.linears[n] for n in proxy.tracked]
+    counted = sum(p.numel() for layer in layers for p in (layer.weight, layer.bias) if p is not None)
     total = sum(p.numel() for p in proxy.model.parameters())
     assert proxy.coverage.tracked == counted
     assert proxy.coverage.share == counted / total
@@ -125,14 +126,19 @@ def test_layers_left_out_by_choice_are_not_called_uncovered() -> None:
     assert coverage.share < tiny_proxy().coverage.share
 
 
-def test_experts_that_no_tracked_layer_holds_are_named_with_their_sizes() -> None:
-    proxy = tiny_proxy(tiny_model("OlmoeConfig"))
-    assert all(".self_attn." in n for n in proxy.tracked)
-    assert proxy.coverage.uncovered == {
-        "layers.*.mlp.gate.weight": 2 * 4 * 16,
-        "layers.*.mlp.experts.gate_up_proj": 2 * 4 * 48 * 16,
-        "layers.*.mlp.experts.down_proj": 2 * 4 * 16 * 24,
-    }
+def test_every_fused_expert_and_its_router_is_a_layer_of_its_own() -> None:
+    model = tiny_model("OlmoeConfig")
+    names = set(model.state_dict())
+    proxy = tiny_proxy(model)
+    assert set(model.state_dict()) == names
+    assert proxy.shape("layers.1.mlp.experts.3.gate_up_proj") == (48, 16, False)
+    experts = [n for n in proxy.tracked if ".experts." in n]
+    assert len(experts) == 2 * 4 * 2
+    assert not any("experts" in n for n in proxy.coverage.uncovered)
+    attention = tiny_proxy(model, None, "*.self_attn.*").coverage
+    assert proxy.coverage.tracked == attention.tracked + 2 * 4 * (16 + 48 * 16 + 16 * 24)
+    one = tiny_proxy(model, None, "layers.0.mlp.experts.2.*")
+    assert one.tracked == ("layers.0.mlp.experts.2.gate_up_proj", "layers.0.mlp.experts.2.down_proj")
 
 
 class _Experts(nn.Module):

@@ -78,13 +78,11 @@ class Squares:
     """Add up the squares of documents' gradients, entry by entry, in the basis that they arrive in."""
 
     def __init__(self, passes: Passes, leaders: Mapping[str, str], bases: Bases | None = None) -> None:
-        self.sums: Factors = {}
         rotations = None if bases is None else bases.rotations()
-        self.taps = PerDocument(passes.frozen.proxy, leaders, self._add, rotations).taps
+        whole = PerDocument(passes.frozen.proxy, leaders, self._add, rotations)
+        self.taps, self.sums = whole.taps, whole.zeros()
 
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
-        if name not in self.sums:
-            self.sums[name] = torch.zeros_like(gradients[0])
         for gradient in gradients:
             self.sums[name].addcmul_(gradient, gradient)
 

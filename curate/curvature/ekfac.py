@@ -20,5 +20,5 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 
     Returns tensors for one file. Raises CurateError when no document has a finite gradient.
     """
-    bases, _ = kronecker_bases(passes)
+    bases, _, _ = kronecker_bases(passes)
     return to_tensors(bases, corrected_eigenvalues(passes, bases, FIRST_PASS + 1))

@@ -29,6 +29,8 @@ from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import linear
 from curate.proxies.devices import products
+from curate.proxies.experts import Rows
+from curate.proxies.probes import decoder_of, linear_layers
 from curate.proxies.proxy import Proxy, weight_of
 from curate.proxies.tokens import IGNORED, Encoded, TokenBatch
 
@@ -206,12 +208,14 @@ def _differentiable(
             module.__dict__.pop("forward", None)  # the class's own method shows again
 
 
-def _call(leaf: Tensor | None, weight: Tensor, bias: Tensor | None, layer: _Layer | None, x: Tensor) -> Tensor:
-    return _Linear.apply(x, leaf, weight, bias, layer)  # type: ignore[return-value]
+def _call(
+    leaf: Tensor | None, weight: Tensor, bias: Tensor | None, layer: _Layer | None, x: Tensor, *_rows: Rows
+) -> Tensor:
+    output: Any = _Linear.apply(x.to(weight.dtype), leaf, weight, bias, layer)
+    return output.to(x.dtype)  # some routers' product is in single precision
 
 
 def _widened(proxy: Proxy) -> Proxy:
     model = deepcopy(proxy.model).float()
-    decoder = model.base_model
-    linears = {n: decoder.get_submodule(n) for n in proxy.linears}
-    return replace(proxy, model=model, decoder=decoder, linears=linears)
+    decoder = decoder_of(model)
+    return replace(proxy, model=model, decoder=decoder, linears=linear_layers(decoder)[0])

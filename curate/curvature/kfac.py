@@ -2,7 +2,8 @@
 
 H = c · S_cov ⊗ A_cov with A_cov = E[a aᵀ], S_cov = E[g gᵀ] over scored tokens and c the mean number of scored tokens of
 a document, which puts it on the scale of a document's Fisher: of a sum over tokens, taken as independent (Martens &
-Grosse 2015, arXiv 1503.05671; for sequences Eschenhagen et al. 2023, arXiv 2311.00636, "expand").
+Grosse 2015, arXiv 1503.05671; for sequences Eschenhagen et al. 2023, arXiv 2311.00636, "expand"). A routed expert's
+tokens are those that it saw: over all tokens its two factors would count twice how rarely it is chosen.
 """
 
 import torch
@@ -25,23 +26,26 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 
     Returns tensors for one file, laid out as EK-FAC's. Raises CurateError when no document has a finite gradient.
     """
-    bases, (outputs, inputs) = kronecker_bases(passes)
-    scale = passes.num_scored / len(passes.samples)
+    bases, (outputs, inputs), tokens = kronecker_bases(passes)
     eigenvalues = {
-        name: torch.outer(outputs[name] * scale, inputs[leader]).to(bases.outputs[name])
+        name: torch.outer(outputs[name] * (tokens[name] / len(passes.samples)), inputs[leader]).to(bases.outputs[name])
         for name, leader in bases.leaders.items()
     }
     return to_tensors(bases, eigenvalues)
 
 
-def kronecker_bases(passes: Passes) -> tuple[Bases, Spectra]:
-    """Return the eigenvectors of S_cov and A_cov from one pass, and their eigenvalues (outputs', inputs')."""
+def kronecker_bases(passes: Passes) -> tuple[Bases, Spectra, dict[str, int]]:
+    """Return the eigenvectors of S_cov and A_cov from one pass, their eigenvalues, and how many tokens they are of.
+
+    Those are all scored tokens; for an expert, the ones that it saw.
+    """
     proxy = passes.frozen.proxy
     leaders = input_leaders(proxy)
     sums = passes.run("factors", FIRST_PASS, lambda: Covariances(proxy, leaders))
+    tokens = sums.tokens(passes.num_scored)
     for factors in (sums.outputs, sums.inputs):
-        for total in factors.values():
-            total.div_(passes.num_scored)
+        for name, total in factors.items():
+            total.div_(max(1, tokens[name]))
     bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders=leaders)
     outputs = into_eigenvectors(bases.outputs, passes.reporter)
-    return bases, (outputs, into_eigenvectors(bases.inputs, passes.reporter))
+    return bases, (outputs, into_eigenvectors(bases.inputs, passes.reporter)), tokens

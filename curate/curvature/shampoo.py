@@ -12,7 +12,6 @@ from torch import Tensor
 
 from curate.curvature.eigenbasis import Bases, Eigenbasis, corrected_eigenvalues, into_eigenvectors, to_tensors
 from curate.curvature.kfac import FIRST_PASS
-from curate.gradients.covariances import Factors
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument
 from curate.gradients.shared_inputs import input_leaders
@@ -43,15 +42,12 @@ class _Products:
     """Add up D Dᵀ and DᵀD."""
 
     def __init__(self, proxy: Proxy, leaders: Mapping[str, str]) -> None:
-        self.outputs: Factors = {}
-        self.inputs: Factors = {}
-        self.taps = PerDocument(proxy, leaders, self._add).taps
+        whole = PerDocument(proxy, leaders, self._add)
+        self.taps = whole.taps
+        self.outputs = whole.zeros(lambda d_out, _: (d_out, d_out))
+        self.inputs = whole.zeros(lambda _, d_in: (d_in, d_in))
 
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
-        _, d_out, d_in = gradients.shape
-        if name not in self.outputs:
-            self.outputs[name] = gradients.new_zeros(d_out, d_out)
-            self.inputs[name] = gradients.new_zeros(d_in, d_in)
         for gradient in gradients:
             self.outputs[name].addmm_(gradient, gradient.T)
             self.inputs[name].addmm_(gradient.T, gradient)

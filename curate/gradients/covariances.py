@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.gradients.linear import by_sequence
 from curate.gradients.passes import BatchView
+from curate.proxies.experts import ExpertLinear, Rows
 from curate.proxies.proxy import Proxy
 
 Factors = dict[str, Float[Tensor, "_ _"]]
@@ -26,6 +28,7 @@ class Covariances:
         self.inputs: Factors = {}
         self.outputs: Factors = {}
         self._biased: dict[str, bool] = {}
+        self._seen = {n: 0 for n in proxy.tracked if isinstance(proxy.linears[n], ExpertLinear)}
         for name in proxy.tracked:
             d_out, d_in, self._biased[name] = proxy.shape(name)
             self.outputs[name] = torch.zeros(d_out, d_out, **options)
@@ -46,6 +49,14 @@ class Covariances:
         """Add tokens to a layer's output gradients' covariance."""
         self.outputs[name].addmm_(tokens.T, tokens)
 
+    def saw(self, name: str, tokens: int) -> None:
+        """Count the scored tokens that an expert saw."""
+        self._seen[name] += tokens
+
+    def tokens(self, num_scored: int) -> dict[str, int]:
+        """Return how many tokens each layer's sums are of, out of all scored ones."""
+        return {name: self._seen.get(name, num_scored) for name in self.outputs}
+
 
 class _CovarianceTap:
     """Add up inputs in the forward pass and output gradients in the backward pass; keep neither."""
@@ -53,17 +64,20 @@ class _CovarianceTap:
     def __init__(self, sums: Covariances, name: str, view: BatchView) -> None:
         self.sums, self.name, self.view = sums, name, view
 
-    def forward(self, inputs: Tensor) -> None:
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> None:
         if self.sums.leaders[self.name] == self.name:
-            self.view.see_inputs(self.name, inputs)
-            self.sums.add_inputs(self.name, self._scored(inputs))
+            self.view.see_inputs(self.name, by_sequence(inputs, self.view.shape, rows))
+            self.sums.add_inputs(self.name, self._scored(inputs, rows))
 
-    def backward(self, kept: None, output_gradients: Tensor) -> None:
-        self.view.check(self.sums.leaders[self.name], output_gradients)
-        self.sums.add_outputs(self.name, self._scored(output_gradients))
+    def backward(self, kept: None, output_gradients: Tensor, rows: Rows | None = None) -> None:
+        self.view.check(self.sums.leaders[self.name], by_sequence(output_gradients, self.view.shape, rows))
+        scored = self._scored(output_gradients, rows)
+        self.sums.add_outputs(self.name, scored)
+        if rows is not None:
+            self.sums.saw(self.name, len(scored))
 
-    def _scored(self, x: Tensor) -> Float[Tensor, "scored width"]:
-        scored = self.view.by_sequence(x).flatten(0, 1)[self.view.scored]
+    def _scored(self, x: Tensor, rows: Rows | None) -> Float[Tensor, "scored width"]:
+        scored = self.view.scored_of(x, rows)
         return scored.to(torch.promote_types(scored.dtype, torch.float32))
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from curate.errors import CurateError
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import Tap, linear, tapped
+from curate.gradients.linear import Tap, by_sequence, linear, tapped
 from curate.gradients.sketches import SketchEngine
+from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
 
@@ -123,10 +124,10 @@ class _DirectionTap:
         self.layer, self.sums, self.squares, self.sketch, self.shape = layer, sums, squares, sketch, shape
         self.uses = 0
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, int, Any]:
-        return inputs, inputs._version, None if self.sketch is None else self.sketch.forward(inputs)
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> tuple[Tensor, int, Any]:
+        return inputs, inputs._version, None if self.sketch is None else self.sketch.forward(inputs, rows)
 
-    def backward(self, kept: tuple[Tensor, int, Any], output_gradients: Tensor) -> None:
+    def backward(self, kept: tuple[Tensor, int, Any], output_gradients: Tensor, rows: Rows | None = None) -> None:
         inputs, version, sketched = kept
         self.uses += 1
         if self.squares is not None and self.uses > 1:
@@ -135,11 +136,11 @@ class _DirectionTap:
                 hint="Use --normalize length or none, or leave the layer out with --modules.",
             )
         if self.sketch is not None:
-            self.sketch.backward(sketched, output_gradients)
+            self.sketch.backward(sketched, output_gradients, rows)
         if inputs._version != version:
             raise AssertionError("the model writes over a layer's inputs")
         wide = self.sums.dtype
-        a, g = (x.reshape(*self.shape, -1) for x in (inputs, output_gradients))
+        a, g = self._placed(inputs, rows), self._placed(output_gradients, rows)
         if self.sums.ndim == 2 and len(self.layer.matrices) >= MANY:
             self._through_gradients(a, g)
         else:
@@ -149,6 +150,11 @@ class _DirectionTap:
             self.sums += extra if self.sums.ndim == 3 else extra.sum(1)
         if self.squares is not None:
             self.squares += _squared_norms(a.to(wide), g.to(wide), bias=self.layer.bias is not None)
+
+    def _placed(self, x: Tensor, rows: Rows | None) -> Tensor:
+        if rows is not None and self.sums.ndim == 3:
+            return rows.by_token(x, self.shape)
+        return by_sequence(x, self.shape, rows)
 
     def _one_by_one(self, a: Tensor, g: Tensor) -> None:
         wide = self.sums.dtype

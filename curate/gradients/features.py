@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.gradients.covariances import with_ones
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import tapped
+from curate.gradients.linear import by_sequence, tapped
 from curate.gradients.whole_projections import WholeProjection
+from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded, TokenBatch
 
@@ -120,11 +122,14 @@ class _WholeTap:
     def __init__(self, values: Float[Tensor, "sequences entries"], biased: bool, shape: torch.Size) -> None:
         self.values, self.biased, self.shape = values, biased, shape
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> tuple[Tensor, int]:
+        return inputs, inputs._version
 
-    def backward(self, kept: Tensor, output_gradients: Tensor) -> None:
-        a, g = (x.reshape(*self.shape, -1).to(self.values.dtype) for x in (kept, output_gradients))
+    def backward(self, kept: tuple[Tensor, int], output_gradients: Tensor, rows: Rows | None = None) -> None:
+        inputs, version = kept
+        if inputs._version != version:
+            raise AssertionError("the model writes over the inputs of a layer")
+        a, g = (by_sequence(x, self.shape, rows).to(self.values.dtype) for x in (inputs, output_gradients))
         if self.biased:
-            a = torch.cat([a, a.new_ones(*self.shape, 1)], -1)
+            a = with_ones(a)
         self.values += (g.transpose(1, 2) @ a).flatten(1)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from curate.proxies.experts import Rows
 from curate.proxies.proxy import weight_of
 
 # oneDNN's float32 product is up to 1.7 times MKL's on AMD processors and no slower elsewhere; torch sends only bfloat16
@@ -40,31 +41,49 @@ def linear(
 
 @runtime_checkable
 class Tap(Protocol):
-    """See a layer's inputs and output gradients. What `forward` returns is handed to `backward`."""
+    """See a layer's inputs and output gradients. What `forward` returns is handed to `backward`.
 
-    def forward(self, inputs: Tensor) -> Any: ...
+    `rows` says which tokens they are of, where a layer does not see all of a batch's.
+    """
 
-    def backward(self, kept: Any, output_gradients: Tensor) -> None: ...
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> Any: ...
+
+    def backward(self, kept: Any, output_gradients: Tensor, rows: Rows | None = None) -> None: ...
+
+
+def by_sequence(x: Tensor, shape: torch.Size, rows: Rows | None = None) -> Float[Tensor, "sequences tokens width"]:
+    """View a layer's side as sequences, also where the model flattened them, or chose `rows` of them."""
+    if rows is not None:
+        return rows.by_sequence(x, shape)
+    if x.shape[:-1].numel() != shape.numel():
+        raise AssertionError(f"a layer's side has shape {tuple(x.shape)}; expected {tuple(shape)} tokens")
+    return x.reshape(*shape, -1)
 
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, leaf: Tensor | None, weight: Tensor, bias: Tensor | None, tap: Tap | None
+        ctx: Any,
+        x: Tensor,
+        leaf: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        tap: Tap | None,
+        rows: tuple[Rows, ...],
     ) -> Tensor:
-        ctx.weight, ctx.tap = weight, tap
-        ctx.kept = tap.forward(x) if tap is not None else None
+        ctx.weight, ctx.tap, ctx.rows = weight, tap, rows
+        ctx.kept = tap.forward(x, *rows) if tap is not None else None
         # Some products are views of a matrix, which no model could add to in place (Falcon does).
         return linear(x, weight, bias).data
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, None, None, None, None]:
         (grad,) = grad_outputs
         if ctx.tap is not None:
-            ctx.tap.backward(ctx.kept, grad)
+            ctx.tap.backward(ctx.kept, grad, *ctx.rows)
             ctx.kept = None
         grad_input = linear(grad, ctx.weight.T) if ctx.needs_input_grad[0] else None
-        return grad_input, None, None, None, None
+        return grad_input, None, None, None, None, None
 
 
 @contextmanager
@@ -88,5 +107,21 @@ def tapped(layers: Mapping[str, nn.Module], make_tap: Callable[[str], Tap | None
             layer.__dict__.pop("forward", None)  # the class's own method shows again
 
 
-def _call(leaf: Tensor | None, weight: Tensor, bias: Tensor | None, tap: Tap | None, x: Tensor) -> Tensor:
-    return _FrozenLinear.apply(x, leaf, weight, bias, tap)  # type: ignore[return-value]
+def _call(leaf: Tensor | None, weight: Tensor, bias: Tensor | None, tap: Tap | None, x: Tensor, *rows: Rows) -> Tensor:
+    if x.dtype != weight.dtype:  # a router's product, in single precision
+        tap = None if tap is None else _Narrowed(tap, weight.dtype)
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    return _FrozenLinear.apply(x, leaf, weight, bias, tap, rows)  # type: ignore[return-value]
+
+
+class _Narrowed:
+    """Show a tap both sides in the type of the model."""
+
+    def __init__(self, tap: Tap, dtype: torch.dtype) -> None:
+        self.tap, self.dtype = tap, dtype
+
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> Any:
+        return self.tap.forward(inputs.to(self.dtype))
+
+    def backward(self, kept: Any, output_gradients: Tensor, rows: Rows | None = None) -> None:
+        self.tap.backward(kept, output_gradients.to(self.dtype))

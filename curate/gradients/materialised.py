@@ -10,8 +10,9 @@ from torch import Tensor
 from curate.gradients.directions import Directions
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import tapped
+from curate.gradients.linear import by_sequence, tapped
 from curate.progress import Reporter, Silent
+from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 
@@ -89,12 +90,12 @@ class _SumTap:
     ) -> None:
         self.sums, self.shares, self.shape = sums, shares, shape
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> Tensor:
         return inputs
 
-    def backward(self, kept: Tensor, output_gradients: Tensor) -> None:
+    def backward(self, kept: Tensor, output_gradients: Tensor, rows: Rows | None = None) -> None:
         wide = self.sums.dtype
-        a, g = (x.reshape(*self.shape, -1).to(wide) for x in (kept, output_gradients))
+        a, g = (by_sequence(x, self.shape, rows).to(wide) for x in (kept, output_gradients))
         for total, share in zip(self.sums, self.shares.of_sums, strict=True):
             if share is None:
                 continue

@@ -8,6 +8,7 @@ goes, and is made once more without them; a clean background, the usual case, pa
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch import Tensor
 from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import Tap, tapped
+from curate.gradients.linear import Tap, by_sequence, tapped
 from curate.progress import Reporter, Silent
+from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, windows
 
@@ -51,19 +53,25 @@ class BatchView:
     rotated_inputs: dict[str, Tensor] = field(default_factory=dict)
     """Inputs rotated by that layer, for the other layers that see the same ones."""
 
-    def by_sequence(self, x: Tensor) -> Float[Tensor, "sequences tokens width"]:
-        """View a layer's side as sequences, also where the model flattened them."""
-        if x.shape[:-1].numel() != self.shape.numel():
-            raise AssertionError(f"layer input has shape {tuple(x.shape)}; expected {tuple(self.shape)}")
-        return x.reshape(*self.shape, -1)
+    def scored_of(self, x: Tensor, rows: Rows | None) -> Float[Tensor, "scored width"]:
+        """Return a layer's side at the positions that carry loss."""
+        if rows is None:
+            return by_sequence(x, self.shape).flatten(0, 1)[self.scored]
+        return x[self._is_scored[rows.tokens]]
 
-    def see_inputs(self, leader: str, inputs: Tensor) -> None:
+    @cached_property
+    def _is_scored(self) -> Bool[Tensor, "tokens"]:
+        return torch.zeros(self.shape.numel(), dtype=torch.bool, device=self.scored.device).index_fill_(
+            0, self.scored, True
+        )
+
+    def see_inputs(self, leader: str, inputs: Float[Tensor, "sequences tokens width"]) -> None:
         """Note the norms of inputs, for `check`."""
-        self.norms[leader] = _norms(self.by_sequence(inputs))
+        self.norms[leader] = _norms(inputs)
 
-    def check(self, leader: str, output_gradients: Tensor) -> None:
+    def check(self, leader: str, output_gradients: Float[Tensor, "sequences tokens width"]) -> None:
         """Clear the flags of sequences for which ‖A‖²‖G‖², which bounds all that is summed, is not finite."""
-        self.finite.logical_and_(((self.norms[leader] * _norms(self.by_sequence(output_gradients))) ** 2).isfinite())
+        self.finite.logical_and_(((self.norms[leader] * _norms(output_gradients)) ** 2).isfinite())
 
 
 @runtime_checkable

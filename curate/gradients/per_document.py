@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.gradients.covariances import with_ones
-from curate.gradients.linear import linear
+from curate.gradients.covariances import Factors, with_ones
+from curate.gradients.linear import by_sequence, linear
 from curate.gradients.passes import BatchView
+from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 
 # Entries of the gradients that exist at a time: 16 MB of float32, or one document's where that is more.
@@ -30,6 +31,8 @@ class Rotation:
 
 class PerDocument:
     """Hand `add(name, gradients [documents, d_out, d_in])` every sequence's gradient of every tracked layer.
+
+    Of an expert that no token of a batch is sent to, the gradients of that batch are left out: they are 0.
 
     With `rotations`, D arrives as Q_Sᵀ D Q_A. Each side is rotated where that is cheaper: before the product, token by
     token (once for all layers that share their inputs), or after it, document by document.
@@ -51,7 +54,14 @@ class PerDocument:
         for name, leader in leaders.items():
             self.readers[leader] = self.readers.get(leader, 0) + self.shapes[name][0]
             self.last[leader] = name
-        self.wide = torch.promote_types(proxy.dtype, torch.float32)
+        self.wide, self.device = torch.promote_types(proxy.dtype, torch.float32), proxy.device
+
+    def zeros(self, size: Callable[[int, int], tuple[int, int]] = lambda d_out, d_in: (d_out, d_in)) -> Factors:
+        """Return a matrix of zeros per layer, of a size that follows from its gradient's."""
+        return {
+            name: torch.zeros(size(d_out, d_in + biased), dtype=self.wide, device=self.device)
+            for name, (d_out, d_in, biased) in self.shapes.items()
+        }
 
     def taps(self, view: BatchView) -> Callable[[str], "_GradientTap | None"]:
         """Return a function that makes a layer's tap for one batch."""
@@ -69,12 +79,13 @@ class _GradientTap:
         self.rotate_inputs_early = self.rotation is not None and tokens < whole.readers[self.leader]
         self.rotate_outputs_early = self.rotation is not None and tokens < self.d_in
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, int]:
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> tuple[Tensor, int]:
+        inputs = by_sequence(inputs, self.view.shape, rows)
         if self.leader == self.name:
             self.view.see_inputs(self.name, inputs)
         if self.rotate_inputs_early:
             if self.leader == self.name:
-                self.view.rotated_inputs[self.name] = self._rotated(self.view.by_sequence(inputs))
+                self.view.rotated_inputs[self.name] = self._rotated(inputs)
             inputs = self.view.rotated_inputs[self.leader]
             if self.whole.last[self.leader] == self.name:
                 del self.view.rotated_inputs[self.leader]
@@ -85,14 +96,15 @@ class _GradientTap:
         basis = self.rotation.inputs
         return linear(inputs.to(basis.dtype), basis[: self.d_in].T, basis[self.d_in] if self.biased else None)
 
-    def backward(self, kept: tuple[Tensor, int], output_gradients: Tensor) -> None:
+    def backward(self, kept: tuple[Tensor, int], output_gradients: Tensor, rows: Rows | None = None) -> None:
         inputs, version = kept
         if inputs._version != version:
             raise AssertionError(f"the model writes over the inputs of {self.name}")
-        self.view.check(self.leader, output_gradients)
-        a = self.view.by_sequence(inputs).to(self.whole.wide)
+        g = by_sequence(output_gradients, self.view.shape, rows)
+        self.view.check(self.leader, g)
+        a = inputs.to(self.whole.wide)
         a = with_ones(a) if self.biased and not self.rotate_inputs_early else a
-        g = self.view.by_sequence(output_gradients).to(self.whole.wide)
+        g = g.to(self.whole.wide)
         if self.rotation is not None and self.rotate_outputs_early:
             g = linear(g, self.rotation.outputs.T)
         step = max(1, CHUNK // (a.shape[2] * g.shape[2]))

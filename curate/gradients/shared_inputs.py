@@ -22,7 +22,7 @@ def input_leaders(proxy: Proxy) -> dict[str, str]:
     held: list[Tensor] = []
 
     def note(name: str) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             x = inputs[0]
             if name in leaders:
                 raise CurateError(
@@ -44,4 +44,5 @@ def input_leaders(proxy: Proxy) -> dict[str, str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return leaders
+    # An expert that none of these tokens chose sees no other layer's rows.
+    return leaders | {name: name for name in proxy.tracked if name not in leaders}

@@ -4,6 +4,9 @@ For a linear layer with inputs A `[tokens, d_in]` (a ones column appended where 
 `[tokens, d_out]`, the document's gradient is GᵀA and its sketch P_gᵀ(GᵀA)P_a = (G P_g)ᵀ(A P_a) `[p_g, p_a]`: the
 forward pass keeps A P_a, the backward pass multiplies, and nothing of size d_out × d_in is ever formed (TRAK, Park et
 al. 2023, §3.2; LoGra, Choe et al. 2024, §3).
+
+Experts whose weights are fused share a block: the sum of their sketches, each by projections of its own. It is one
+random projection of the fused tensor's gradient: products between two experts' sketches have mean 0.
 """
 
 from dataclasses import dataclass
@@ -13,15 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import Tap, linear, tapped
+from curate.gradients.linear import Tap, by_sequence, linear, tapped
 from curate.gradients.projections import projection
+from curate.proxies.experts import ExpertLinear, Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One layer's part of a sketch: columns `start : start + rows * columns`, a `[rows, columns]` matrix flattened."""
+    """A layer's, or fused experts', part of a sketch: columns `start : stop`, a `[rows, columns]` matrix flattened."""
 
     name: str
     start: int
@@ -43,6 +47,27 @@ class Sketches:
     """Loss summed over scored tokens, in nats."""
 
 
+def layer_blocks(proxy: Proxy, dim: int) -> dict[str, Block]:
+    """Return the block of every tracked layer, in the order of their columns.
+
+    Fused experts share one, unless both sides are kept whole: their gradients would be mixed up for good.
+    """
+    blocks: dict[str, Block] = {}
+    shared: dict[str, Block] = {}
+    start = 0
+    for name in proxy.tracked:
+        d_out, d_in, has_bias = proxy.shape(name)
+        rows, columns = min(d_out, dim), min(d_in + has_bias, dim)
+        is_whole = (rows, columns) == (d_out, d_in + has_bias)
+        layer = proxy.linears[name]
+        owner = name if is_whole or not isinstance(layer, ExpertLinear) else layer.fused_name(name)
+        if owner not in shared:
+            shared[owner] = Block(name=owner, start=start, rows=rows, columns=columns)
+            start = shared[owner].stop
+        blocks[name] = shared[owner]
+    return blocks
+
+
 class SketchEngine:
     """Compute sketches of token batches for one proxy; one instance serves target, background and pool.
 
@@ -52,12 +77,12 @@ class SketchEngine:
 
     def __init__(self, proxy: Proxy, *, dim: int, seed: int) -> None:
         self.proxy, self.frozen = proxy, FrozenPass(proxy)
-        self.blocks: list[Block] = []
-        self._by_name: dict[str, Block] = {}
+        self._by_name = layer_blocks(proxy, dim)
+        self.blocks = list(dict.fromkeys(self._by_name.values()))
+        self.width = self.blocks[-1].stop
         self._inputs: dict[str, tuple[Tensor | None, Tensor | None]] = {}
         self._outputs: dict[str, Tensor | None] = {}
         options = {"device": proxy.device, "dtype": proxy.dtype}
-        start = 0
         for name in proxy.tracked:
             d_out, d_in, has_bias = proxy.shape(name)
             p_in = projection(name, "inputs", d_in + has_bias, dim, seed)
@@ -70,12 +95,6 @@ class SketchEngine:
                     p_in[d_in].to(**options) if has_bias else None,
                 )
             self._outputs[name] = None if p_out is None else _rows(p_out).to(**options)
-            rows = d_out if p_out is None else dim
-            columns = d_in + has_bias if p_in is None else dim
-            self.blocks.append(Block(name=name, start=start, rows=rows, columns=columns))
-            self._by_name[name] = self.blocks[-1]
-            start += rows * columns
-        self.width = start
 
     def __call__(self, batch: TokenBatch) -> Sketches:
         """Return the sketches of a batch, one row per sequence. Padding and masked tokens add nothing to them."""
@@ -119,22 +138,17 @@ class _SketchTap:
         self.block, self.outputs, self.values, self.shape = block, outputs, values, shape
         self.project_inputs, self.bias_row = inputs
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        inputs = self._by_sequence(inputs)
+    def forward(self, inputs: Tensor, rows: Rows | None = None) -> Tensor:
+        # Projected before they are laid out by sequence, which an expert's rows take copies for.
         if self.project_inputs is not None:
-            return linear(inputs, self.project_inputs, self.bias_row)
-        if self.bias_row is None:
-            return inputs
-        return torch.cat([inputs, self.bias_row.expand(*inputs.shape[:-1], 1)], -1)
+            inputs = linear(inputs, self.project_inputs, self.bias_row)
+        elif self.bias_row is not None:
+            inputs = torch.cat([inputs, self.bias_row.expand(*inputs.shape[:-1], 1)], -1)
+        return by_sequence(inputs, self.shape, rows)
 
-    def backward(self, kept: Tensor, output_gradients: Tensor) -> None:
-        output_gradients = self._by_sequence(output_gradients)
+    def backward(self, kept: Tensor, output_gradients: Tensor, rows: Rows | None = None) -> None:
         gradients = output_gradients if self.outputs is None else linear(output_gradients, self.outputs)
+        gradients = by_sequence(gradients, self.shape, rows)
         wide = self.values.dtype
         product = gradients.to(wide).transpose(1, 2) @ kept.to(wide)
         self.values[:, self.block.start : self.block.stop] += product.flatten(1)
-
-    def _by_sequence(self, x: Tensor) -> Tensor:
-        if x.shape[:-1].numel() != self.shape.numel():
-            raise AssertionError(f"{self.block.name}: input has shape {tuple(x.shape)}; expected {tuple(self.shape)}")
-        return x.reshape(*self.shape, -1)

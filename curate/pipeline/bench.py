@@ -24,6 +24,7 @@ from curate.pipeline.settings import BenchSettings
 from curate.progress import Reporter, Silent
 from curate.proxies.attention import use_block_attention, use_plain_attention
 from curate.proxies.devices import choose_device, products
+from curate.proxies.experts import Rows
 from curate.proxies.proxy import DTYPES, Proxy, keep_freed_memory, load_proxy, make_proxy
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import IGNORED, TokenBatch
@@ -260,9 +261,9 @@ def _where(proxy: Proxy, ids: Tensor, settings: BenchSettings, sequences: int) -
     class Untouched:
         """A tap that keeps nothing: the decoder's own cost."""
 
-        def forward(self, inputs: Tensor) -> None: ...
+        def forward(self, inputs: Tensor, rows: Rows | None = None) -> None: ...
 
-        def backward(self, kept: None, output_gradients: Tensor) -> None: ...
+        def backward(self, kept: None, output_gradients: Tensor, rows: Rows | None = None) -> None: ...
 
     def decoder_and_head() -> None:
         for part in parts:

@@ -13,10 +13,12 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError
 from curate.proxies.devices import products
+from curate.proxies.experts import ExpertLinear, expert_layers
+from curate.proxies.routers import router_layer
 from curate.proxies.settings import ProxySettings
 
 SEQUENCES, TOKENS = 3, 16
-# One of several experts by number, where each is a module of its own.
+# One of several experts by number, where each is a module of its own and nothing says which tokens it sees.
 _ROUTED = re.compile(r"experts?\.\d+(\.|$)")
 # Hidden states that see no later token differ by rounding alone, which experts' varying batches bring in.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 0.004}
@@ -27,7 +29,7 @@ class Observed:
     """What a few tokens showed."""
 
     whole_sequences: frozenset[str]
-    """Layers whose inputs are whole sequences, `[sequences, tokens, d_in]` or flattened as in OPT."""
+    """Layers whose inputs are whole sequences, `[sequences, tokens, d_in]` or flattened as in OPT, or known rows."""
     ran: frozenset[str]
     """Modules of the decoder that ran at all."""
 
@@ -87,7 +89,9 @@ def observe(model: PreTrainedModel, linears: Mapping[str, nn.Module], vocabulary
     ids = torch.arange(SEQUENCES * tokens, device=model.device).view(SEQUENCES, tokens) % vocabulary
     changed = ids.clone()
     changed[:, tokens // 2 :] = (ids.flip(0)[:, tokens // 2 :] + 3) % vocabulary
-    uses = {n: list[bool]() for n in linears if not _ROUTED.search(n)}
+    # A fused expert sees tokens of what its module is given.
+    seen_by = {n: n.rsplit(".", 2)[0] if isinstance(layer, ExpertLinear) else n for n, layer in linears.items()}
+    uses = {seen: list[bool]() for seen in seen_by.values() if not _ROUTED.search(seen)}
     ran = set[str]()
     expected = ((SEQUENCES, tokens), (SEQUENCES * tokens,))
 
@@ -100,14 +104,16 @@ def observe(model: PreTrainedModel, linears: Mapping[str, nn.Module], vocabulary
 
         return hook
 
-    hooks = [m.register_forward_hook(note(n)) for n, m in decoder.named_modules()]
+    modules = dict(decoder.named_modules()) | dict(linears)
+    hooks = [m.register_forward_hook(note(n)) for n, m in modules.items()]
     try:
         before, after = (_hidden(decoder, probe)[:, : tokens // 2] for probe in (ids, changed))
     finally:
         for hook in hooks:
             hook.remove()
     _refuse_seeing_ahead(model, before, after)
-    return Observed(whole_sequences=frozenset(n for n, use in uses.items() if use and all(use)), ran=frozenset(ran))
+    whole = frozenset(n for n, seen in seen_by.items() if uses.get(seen) and all(uses[seen]))
+    return Observed(whole_sequences=whole, ran=frozenset(ran))
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
@@ -150,11 +156,13 @@ def linear_layers(decoder: nn.Module) -> tuple[dict[str, nn.Module], dict[str, s
     """Return the layers that compute x Wᵀ + b by name, and the class of each that is called linear and does more."""
     layers, others = dict[str, nn.Module](), dict[str, str]()
     for name, module in decoder.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D):
-            continue
-        if type(module) in (nn.Linear, Conv1D) or _is_plain(module):
+        layers |= {f"{name}.{below}": layer for below, layer in expert_layers(module).items()}
+        is_linear = isinstance(module, nn.Linear | Conv1D)
+        if is_linear and (type(module) in (nn.Linear, Conv1D) or _is_plain(module)):
             layers[name] = module
-        else:
+        elif (router := router_layer(module)) is not None:
+            layers[name] = router
+        elif is_linear:
             others[name] = type(module).__name__
     return layers, others
 

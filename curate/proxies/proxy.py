@@ -19,6 +19,7 @@ from curate.errors import SettingsError
 from curate.proxies.adapters import is_adapter, load_adapters, tokenizers_source
 from curate.proxies.attention import use_block_attention
 from curate.proxies.devices import choose_device
+from curate.proxies.experts import ExpertLinear, expose_experts
 from curate.proxies.loading import find, load_tokenizer, load_whole, quietly
 from curate.proxies.probes import decoder_of, linear_layers, observe, refuse_damaged, refuse_short_embedding
 from curate.proxies.settings import ProxySettings
@@ -56,7 +57,7 @@ class Proxy:
     decoder: nn.Module
     """Everything from token ids to the last hidden state."""
     linears: dict[str, nn.Module]
-    """Every Linear and Conv1D of the decoder."""
+    """Every Linear and Conv1D of the decoder, and each of its fused experts' and routers' layers."""
     tracked: tuple[str, ...]
     """Names of those whose gradients count, in the model's order."""
     coverage: Coverage
@@ -121,8 +122,7 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     """Freeze a model that is in memory already and name its layers. Raises CurateError for one that is not causal."""
     model.eval().requires_grad_(False)
     use_block_attention(model)
-    if model.dtype == torch.float64 and model._can_set_experts_implementation():
-        model.set_experts_implementation("eager")  # grouped products have no float64
+    expose_experts(model)
     decoder = decoder_of(model)
     linears, others = linear_layers(decoder)
     observed = observe(model, linears, vocabulary_of(model), context_of(model))
@@ -133,7 +133,7 @@ def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setti
     if not tracked:
         raise SettingsError(
             f"No layer that matches {' '.join(globs)} sees whole sequences: {', '.join(_patterns(chosen))}.",
-            hint="Routed experts have no gradient per document here; choose other layers with --modules.",
+            hint="Experts that are modules of their own have no gradient per document; choose others with --modules.",
         )
     coverage = _coverage(model, decoder, linears, tracked, set(linears) - set(chosen), observed.ran)
     return Proxy(
@@ -179,10 +179,30 @@ def _patterns(names: Sequence[str]) -> list[str]:
 
 
 def weight_of(layer: nn.Module) -> Float[torch.Tensor, "d_out d_in"]:
-    """Return the weight of a Linear or Conv1D as `[d_out, d_in]` (Conv1D stores it transposed)."""
-    weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.T if isinstance(layer, Conv1D) else weight
+    """Return the weight of a linear layer as `[d_out, d_in]`."""
+    return matrix_of(layer, parameters_of(layer)[0])
+
+
+def matrix_of(layer: nn.Module, stored: torch.Tensor) -> Float[torch.Tensor, "d_out d_in"]:
+    """Return a layer's part, as `[d_out, d_in]`, of a tensor that is laid out as the parameter of its weight.
+
+    Conv1D stores it transposed, fused experts beside all others'.
+    """
+    if isinstance(layer, ExpertLinear):
+        return layer.matrix(stored)
+    return stored.T if isinstance(layer, Conv1D) else stored
+
+
+def vector_of(layer: nn.Module, stored: torch.Tensor) -> Float[torch.Tensor, "d_out"]:
+    """Return a layer's part of a tensor that is laid out as the parameter of its bias."""
+    return stored[layer.expert] if isinstance(layer, ExpertLinear) else stored
+
+
+def parameters_of(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """Return the parameters that hold a linear layer's weight and bias."""
+    if isinstance(layer, ExpertLinear):
+        return layer.fused, layer.fused_bias
+    return layer.weight, getattr(layer, "bias", None)  # type: ignore[return-value]
 
 
 def keep_freed_memory() -> None:
@@ -233,7 +253,7 @@ def _coverage(
     # A wrapper's parts for images and sound meet no text.
     unused = {n for n, _ in decoder.named_children() if not any(r == n or r.startswith(f"{n}.") for r in ran)}
     embeddings = {id(p) for m in decoder.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    covered = {id(p) for n in (*tracked, *left_out) for p in linears[n].parameters()} | embeddings
+    covered = {key[0] for n in (*tracked, *left_out) for key in _sizes(linears[n])} | embeddings
     uncovered: dict[str, int] = {}
     for name, parameter in decoder.named_parameters():
         magnitude = "lora_magnitude_vector" in name
@@ -242,6 +262,13 @@ def _coverage(
         if (parameter.ndim >= 2 or magnitude) and id(parameter) not in covered:
             pattern = re.sub(r"\d+", "*", name)
             uncovered[pattern] = uncovered.get(pattern, 0) + parameter.numel()
-    counted = {id(p): p.numel() for n in tracked for p in linears[n].parameters()}
+    counted = {key: size for n in tracked for key, size in _sizes(linears[n]).items()}
     total = {id(p): p.numel() for p in model.parameters()}
     return Coverage(tracked=sum(counted.values()), total=sum(total.values()), uncovered=uncovered)
+
+
+def _sizes(layer: nn.Module) -> dict[tuple[int, int], int]:
+    """Return a layer's number of entries by parameter and, where the parameter is fused experts', expert."""
+    if isinstance(layer, ExpertLinear):
+        return {(id(p), layer.expert): p[0].numel() for p in parameters_of(layer) if p is not None}
+    return {(id(p), 0): p.numel() for p in (*layer.parameters(), *parameters_of(layer)) if p is not None}

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
 from curate.proxies.devices import products
+from curate.proxies.experts import expose_experts
 from curate.proxies.proxy import DTYPES
 from curate.training.dual import dual
 from curate.training.dual_layers import parts
@@ -38,6 +39,7 @@ class LanguageModel:
         model.to(DTYPES[recipe.precision]).eval().requires_grad_(not recipe.lora_rank)  # type: ignore[arg-type]
         if recipe.lora_rank:
             model = _with_adapters(model, recipe)
+        expose_experts(model)  # grouped products have no forward derivative
         if model.config._attn_implementation not in ("sdpa", "eager"):
             model.set_attn_implementation("sdpa")
         for module in model.modules():

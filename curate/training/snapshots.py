@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from curate.errors import SettingsError
 from curate.gradients.directions import Directions
-from curate.proxies.proxy import DTYPES, Proxy, make_proxy
+from curate.proxies.proxy import DTYPES, Proxy, make_proxy, matrix_of, parameters_of, vector_of
 from curate.training.language import LanguageModel
 from curate.training.optimisers import Tensors
 from curate.training.recipe import Recipe
@@ -56,12 +55,14 @@ def scoring_proxy(proxy: Proxy, recipe: Recipe, parameters: Tensors) -> Proxy:
 def directions_of(proxy: Proxy, targets: Sequence[Tensors]) -> Directions:
     """Return the parts of full directions (one set of tensors per target) that belong to tracked layers."""
     directions: dict[str, Tensor] = {}
-    for layer, (weight, bias) in _parameter_names(proxy).items():
+    for name, (weight, bias) in _parameter_names(proxy).items():
+        layer = proxy.linears[name]
         matrices = []
         for tensors in targets:
-            matrix = tensors[weight].T if isinstance(proxy.linears[layer], Conv1D) else tensors[weight]
-            matrices.append(matrix if bias is None else torch.cat([matrix, tensors[bias][:, None]], 1))
-        directions[layer] = torch.stack(matrices)
+            matrix = matrix_of(layer, tensors[weight])
+            shift = None if bias is None else vector_of(layer, tensors[bias])
+            matrices.append(matrix if shift is None else torch.cat([matrix, shift[:, None]], 1))
+        directions[name] = torch.stack(matrices)
     return directions
 
 
@@ -74,8 +75,7 @@ def covered(proxy: Proxy, parameters: Tensors) -> tuple[int, int]:
 def _parameter_names(proxy: Proxy) -> dict[str, tuple[str, str | None]]:
     """Return each tracked layer's weight and bias by the model's names for them."""
     names = {id(p): n for n, p in proxy.model.named_parameters()}
-    layers = {name: proxy.linears[name] for name in proxy.tracked}
+    pairs = {name: parameters_of(proxy.linears[name]) for name in proxy.tracked}
     return {
-        name: (names[id(layer.weight)], None if getattr(layer, "bias", None) is None else names[id(layer.bias)])
-        for name, layer in layers.items()
+        name: (names[id(weight)], None if bias is None else names[id(bias)]) for name, (weight, bias) in pairs.items()
     }

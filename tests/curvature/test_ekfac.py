@@ -1,8 +1,11 @@
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from curate.curvature import ekfac, kfac
+from curate.curvature import diagonal, ekfac, kfac, shampoo
 from curate.curvature.eigenbasis import Bases, Squares, into_eigenvectors, to_tensors
 from curate.gradients.covariances import Covariances
 from curate.gradients.linear import tapped
@@ -89,17 +92,42 @@ def test_the_basis_of_shared_inputs_is_kept_once() -> None:
     assert sum(key.startswith("outputs/layers.0.") for key in tensors) == 7
 
 
-def test_kfac_is_the_dense_damped_solve_with_both_covariances_on_the_scale_of_a_document() -> None:
-    proxy, documents = tiny_proxy(tiny_model("Qwen2Config")), random_documents(LENGTHS)
+@pytest.mark.parametrize(
+    ("architecture", "names"),
+    [
+        ("Qwen2Config", ("layers.0.self_attn.k_proj", "layers.1.mlp.down_proj")),
+        ("GptOssConfig", ("layers.0.mlp.experts.0.down_proj", "layers.1.mlp.experts.2.down_proj")),
+    ],
+)
+def test_kfac_is_the_dense_damped_solve_with_both_covariances_on_the_scale_of_a_document(
+    architecture: str, names: Sequence[str]
+) -> None:
+    proxy, documents = tiny_proxy(tiny_model(architecture)), random_documents(LENGTHS)
     found = kfac.Kfac.of(kfac.fit(Passes(proxy, documents, batching(budget=30), seed=4)), damping=0.2)
     passes = Passes(proxy, documents, batching(), seed=4)
     truth = truths(proxy, passes, 1)
-    scored = sum(e.num_scored for e in documents)
-    for name in ("layers.0.self_attn.k_proj", "layers.1.mlp.down_proj"):
+    for name in names:
         a, g = torch.cat([t.inputs[name] for t in truth]), torch.cat([t.outputs[name] for t in truth])
-        assert len(a) == scored
+        scored = len(a)
+        assert scored == sum(e.num_scored for e in documents) if "experts" not in name else scored > 0
         dense = torch.kron(g.T @ g / scored, a.T @ a / scored) * scored / len(documents)
         delta = 0.2 * dense.diagonal().mean()
         u = torch.randn(3, g.shape[1], a.shape[1]).double()
         expected = torch.linalg.solve(dense + delta * torch.eye(len(dense)).double(), u.flatten(1).T).T.view_as(u)
         torch.testing.assert_close(found.solve({name: u})[name], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("curvature", [kfac, ekfac, shampoo, diagonal])
+def test_an_expert_that_no_document_reaches_has_no_curvature_and_no_solution(curvature: Any) -> None:
+    model = tiny_model("GptOssConfig")
+    with torch.no_grad():
+        model.model.layers[1].mlp.router.bias[2] = -1e9
+    proxy = tiny_proxy(model)
+    tensors = curvature.fit(Passes(proxy, random_documents(LENGTHS), batching(budget=30)))
+    kind = diagonal.Diagonal if curvature is diagonal else kfac.Kfac
+    shapes = {n: proxy.shape(n) for n in proxy.tracked}
+    directions = {n: torch.randn(1, o, i + biased).double() for n, (o, i, biased) in shapes.items()}
+    solved = kind.of(tensors, damping=0.1).solve(directions)
+    assert set(solved) == set(proxy.tracked)
+    unreached = {n for n, u in solved.items() if not u.any()}
+    assert unreached == {f"layers.1.mlp.experts.2.{kind}" for kind in ("gate_up_proj", "down_proj")}

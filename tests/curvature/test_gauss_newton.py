@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from curate.curvature.gauss_newton import GaussNewton
 from curate.gradients.directions import Directions
-from curate.proxies.proxy import Proxy
+from curate.proxies.probes import linear_layers
+from curate.proxies.proxy import Proxy, matrix_of, parameters_of, vector_of
 from curate.proxies.tokens import Encoded, windows
 from tests.small_models import ARCHITECTURES, batching, encoded, random_documents, tiny_model, tiny_proxy
 
@@ -39,8 +39,9 @@ def square_roots(proxy: Proxy, tokens: Encoded) -> Tensor:
     logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1][torch.from_numpy(tokens.scored[1:])]
     p = logits.detach().softmax(-1)
     roots = (torch.diag_embed(p.sqrt()) - p.sqrt().unsqueeze(2) * p.unsqueeze(1)).flatten(0, 1)  # RᵀR = diag p - p pᵀ
-    modules = [model.base_model.get_submodule(n) for n in proxy.tracked]
-    parameters = [p for m in modules for p in (m.weight, m.bias) if p is not None]
+    layers = linear_layers(model.base_model)[0]
+    modules = [layers[n] for n in proxy.tracked]
+    parameters = [p for m in modules for p in parameters_of(m) if p is not None]
     outputs = roots.view(*p.shape, -1).transpose(0, 1)  # every row of R beside its own position
     rows = []
     for t in range(len(p)):
@@ -49,10 +50,10 @@ def square_roots(proxy: Proxy, tokens: Encoded) -> Tensor:
         found = torch.autograd.grad(logits, parameters, cotangents, is_grads_batched=True, retain_graph=True)
         gradients, columns = iter(found), []
         for module in modules:
-            weight = next(gradients)
-            weight = weight.transpose(1, 2) if isinstance(module, Conv1D) else weight
+            weight = torch.stack([matrix_of(module, g) for g in next(gradients)])
             if module.bias is not None:
-                weight = torch.cat([weight, next(gradients).unsqueeze(2)], 2)
+                bias = torch.stack([vector_of(module, g) for g in next(gradients)])
+                weight = torch.cat([weight, bias.unsqueeze(2)], 2)
             columns.append(weight.flatten(1))
         rows.append(torch.cat(columns, 1))
     return torch.cat(rows) if rows else torch.zeros(0, 1)

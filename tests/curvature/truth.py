@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from curate.gradients.passes import Passes
+from curate.proxies.probes import linear_layers
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
+from tests.small_models import gradient_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,31 +57,36 @@ def truth_of(proxy: Proxy, tokens: Encoded, labels: Tensor) -> Truth:
     copy = deepcopy(proxy.model).requires_grad_(True)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
+    layers, seen = linear_layers(copy.base_model)[0], dict[str, Tensor]()
     for name in proxy.tracked:
-        copy.base_model.get_submodule(name).register_forward_hook(recorder(name, inputs, outputs))
+        layers[name].register_forward_hook(recorder(name, inputs, outputs, seen))
     logits = copy(input_ids=as_ids(tokens), use_cache=False).logits[0, :-1].double()
     scored = torch.from_numpy(tokens.scored[1:])
     nn.functional.cross_entropy(logits[scored], labels[scored], reduction="sum").backward()
     positions = scored.nonzero().squeeze(-1)
     gradients, a, g = {}, {}, {}
     for name in proxy.tracked:
-        layer: Any = copy.base_model.get_submodule(name)
-        by_weights: Any = layer.weight.grad
-        gradients[name] = by_weights.T if isinstance(layer, Conv1D) else by_weights
-        a[name] = inputs[name].flatten(0, -2)[positions]
-        slope = outputs[name].grad
-        assert slope is not None
-        g[name] = slope.flatten(0, -2)[positions]
+        layer: Any = layers[name]
+        d_out, d_in = layer.weight.shape if not isinstance(layer, Conv1D) else layer.weight.T.shape
+        gradients[name] = gradient_of(copy.base_model, name)
+        if name not in inputs:  # an expert that no token was sent to
+            a[name], g[name] = torch.zeros(0, d_in).double(), torch.zeros(0, d_out).double()
+        else:
+            rows = torch.isin(seen[name], positions).nonzero().squeeze(-1) if name in seen else positions
+            a[name] = inputs[name].flatten(0, -2)[rows]
+            slope = outputs[name].grad
+            assert slope is not None
+            g[name] = slope.flatten(0, -2)[rows]
         if layer.bias is not None:
-            by_bias: Any = layer.bias.grad
-            gradients[name] = torch.cat([gradients[name], by_bias[:, None]], 1)
-            a[name] = torch.cat([a[name], torch.ones(len(positions), 1, dtype=torch.float64)], 1)
+            a[name] = torch.cat([a[name], torch.ones(len(a[name]), 1, dtype=torch.float64)], 1)
     return Truth(inputs=a, outputs=g, gradients=gradients)
 
 
-def recorder(name: str, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> Any:
-    def hook(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+def recorder(name: str, inputs: dict[str, Tensor], outputs: dict[str, Tensor], seen: dict[str, Tensor]) -> Any:
+    def hook(_module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
         inputs[name], outputs[name] = arguments[0].detach(), output
+        if len(arguments) > 1:
+            seen[name] = arguments[1].tokens
         output.retain_grad()
 
     return hook

@@ -62,7 +62,7 @@ def test_a_score_is_the_product_of_the_gradient_by_autograd_with_the_direction(a
     torch.testing.assert_close(exact.scores, expected / norms[:, None], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "OPTConfig"])
+@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "OPTConfig", "GptOssConfig"])
 def test_token_scores_sum_to_the_documents(architecture: str) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     documents, chosen = random_documents([9, 4, 15, 60], seed=1), directions(proxy, 2)
@@ -123,9 +123,10 @@ def test_a_tokens_score_is_what_enters_through_the_layers_at_its_position() -> N
     torch.testing.assert_close(found.tokens[0][:, 0], expected)
 
 
+@pytest.mark.parametrize("architecture", ["GPTNeoXConfig", "GptOssConfig"])
 @pytest.mark.parametrize("normalize", ["none", "length", "unit"])
-def test_a_score_depends_on_no_batch_padding_or_order(normalize: str) -> None:
-    proxy = tiny_proxy(tiny_model("GPTNeoXConfig"))
+def test_a_score_depends_on_no_batch_padding_or_order(normalize: str, architecture: str) -> None:
+    proxy = tiny_proxy(tiny_model(architecture))
     documents, chosen = random_documents([9, 4, 15, 2, 12, 50], seed=1), directions(proxy, 2)
     expected = scorer(proxy, chosen, normalize=normalize)(documents, batching(budget=1, long="windows"))
     for budget in (30, 2000):

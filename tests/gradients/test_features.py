@@ -11,7 +11,7 @@ from tests.small_models import batching, random_documents, tiny_model, tiny_prox
 DOCUMENTS = random_documents([12, 3, 9, 2, 23, 12])
 
 
-@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "Qwen2Config"])
+@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "Qwen2Config", "OlmoeConfig"])
 def test_features_are_projected_gradients_of_mean_losses(architecture: str) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     project = Hadamard(64, 0)

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 import torch
@@ -57,7 +57,12 @@ def test_every_documents_gradient_arrives_whole_whichever_side_is_rotated_first(
         wanted = torch.stack([expected[i].gradients[name] for i in order])
         if rotations is not None:
             wanted = rotations[name].outputs.T @ wanted @ rotations[name].inputs
-        torch.testing.assert_close(torch.stack(found[name]), wanted, rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(not_zero(found.get(name, [])), not_zero(wanted), rtol=1e-8, atol=1e-10)
+
+
+def not_zero(gradients: Iterable[Tensor]) -> list[Tensor]:
+    """Without those of documents that an expert sees nothing of, which it may be given or not."""
+    return [g for g in gradients if g.abs().max() > 1e-9]
 
 
 def test_rotations_happen_on_both_sides_of_the_product() -> None:

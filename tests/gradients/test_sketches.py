@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -152,3 +154,26 @@ def test_narrow_arithmetic_gives_nearly_the_same_sketches(dtype: torch.dtype) ->
     tolerance = 1e-4 if dtype == torch.float32 else 0.05
     assert (torch.nn.functional.cosine_similarity(values, exact) > 1 - tolerance).all()
     torch.testing.assert_close(losses, exact_losses, rtol=tolerance, atol=tolerance)
+
+
+def test_products_of_the_sketches_that_experts_share_are_those_of_their_gradients_on_average() -> None:
+    proxy = tiny_proxy(tiny_model("OlmoeConfig"), None, "layers.0.mlp.experts.*")
+    engine = SketchEngine(proxy, dim=8, seed=0)
+    shapes = {"gate_up_proj": (48, 16), "down_proj": (16, 24)}
+    assert [b.name for b in engine.blocks] == [f"layers.0.mlp.experts.{kind}" for kind in shapes]
+    generator = torch.Generator().manual_seed(0)
+    # Much alike from expert to expert: products between two of them would show.
+    alike = {kind: torch.randn(*shape, generator=generator).double() for kind, shape in shapes.items()}
+    one, other = (
+        {n: alike[n.rpartition(".")[2]] + torch.randn(*proxy.shape(n)[:2], generator=generator) for n in proxy.tracked}
+        for _ in range(2)
+    )
+    exact = sum(float((one[n] * other[n]).sum()) for n in proxy.tracked)
+    drawn = []
+    for seed in range(100):
+        projections = partial(projection, dim=8, seed=seed)
+        drawn.append(sketch_of(one, engine.blocks, projections) @ sketch_of(other, engine.blocks, projections))
+    products = torch.stack(drawn)
+    error = float(products.std() / len(products) ** 0.5)
+    assert abs(float(products.mean()) - exact) < 3 * error
+    assert exact > 20 * error

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import xxhash
-from transformers.pytorch_utils import Conv1D
 
 from curate import methods
 from curate.folders.kept import Kept
@@ -18,7 +17,8 @@ from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
 from curate.methods.contract import EncodedTarget, Inputs, Scorer
 from curate.progress import Silent
-from curate.proxies.proxy import Proxy, make_proxy
+from curate.proxies.probes import linear_layers
+from curate.proxies.proxy import Proxy, make_proxy, weight_of
 from curate.proxies.tokens import Encoded
 from curate.training.recipe import Recipe
 from curate.training.states import Checkpoint
@@ -99,13 +99,13 @@ def loss_after_a_step(proxy: Proxy, documents: Sequence[Encoded], target: Sequen
     """The target's mean loss after one small step of gradient descent on the documents' mean gradient."""
     moved = deepcopy(proxy.model)
     gradients = [whole_gradients(proxy, d)[1] for d in documents]
+    layers: Any = linear_layers(moved.base_model)[0]
     with torch.no_grad():
         for one in gradients:
             for name, gradient in one.items():
-                layer = moved.base_model.get_submodule(name)
+                layer = layers[name]
                 width = gradient.shape[1] - (layer.bias is not None)
-                weights = gradient[:, :width]
-                layer.weight -= rate / len(documents) * (weights.T if isinstance(layer, Conv1D) else weights)
+                weight_of(layer).sub_(gradient[:, :width], alpha=rate / len(documents))
                 if layer.bias is not None:
-                    layer.bias -= rate / len(documents) * gradient[:, -1]
+                    layer.bias.sub_(gradient[:, -1], alpha=rate / len(documents))
         return sum(float(model_loss(moved, t)) / t.num_scored for t in target) / len(target)

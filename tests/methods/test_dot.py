@@ -6,7 +6,7 @@ from tests.methods.preparing import loss_after_a_step, make_inputs, scores
 from tests.small_models import random_documents, tiny_model, tiny_proxy
 
 
-@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config"])
+@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "GptOssConfig"])
 def test_unprojected_scores_are_the_rates_at_which_the_targets_loss_falls(architecture: str, tmp_path: Path) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     target, pool = random_documents([9, 6], seed=1), random_documents([7, 12, 4, 9], seed=2)

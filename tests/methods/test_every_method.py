@@ -227,7 +227,7 @@ def test_a_document_that_is_not_finite_has_no_score_and_changes_no_other(
 
 
 @each(WITHOUT_GRADIENTS)
-@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config"])
+@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "GptOssConfig"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_more_weight_on_a_document_of_positive_score_lowers_the_targets_loss(
     method: str, tmp_path: Path, architecture: str, seed: int

@@ -1,4 +1,5 @@
 import dataclasses
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def whole_adjoint(proxy: Proxy, folder: Path, step: int, hidden: set[str]) -> to
     scorer = prepare("magic", make_inputs(proxy, folder / "dealt", TARGET, BACKGROUND), recipe=RECIPE)
     trained = [d for d in BACKGROUND if d.content_hash in scorer.apart[0][0]]  # type: ignore[attr-defined]
     place = batching().tokens
-    model = LanguageModel(tiny_model("GPT2Config"), RECIPE)
+    model = LanguageModel(deepcopy(proxy.model), RECIPE)
     replay = Replay(Training(model, Corpus(trained, place, room=Room(64)), RECIPE), folder / "replay")
     walk(replay, {"all": Corpus(TARGET, place, room=Room(64))}, Silent(), snapshots=[step], until=step)
     kept = read_snapshot(replay, "all", step)
@@ -42,10 +43,13 @@ def whole_adjoint(proxy: Proxy, folder: Path, step: int, hidden: set[str]) -> to
     return pool.gather(score_unseen(model, dataclasses.replace(kept, directions=directions), pool))
 
 
-def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(tmp_path: Path) -> None:
-    proxy = tiny_proxy(tiny_model("GPT2Config"))  # transposed weights, biases everywhere
+# Weights transposed, biases everywhere; fused experts beside.
+@pytest.mark.parametrize("architecture", ["GPT2Config", "GptOssConfig"])
+def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(architecture: str, tmp_path: Path) -> None:
+    proxy = tiny_proxy(tiny_model(architecture))
     names = {n for n, _ in proxy.model.named_parameters()}
-    hidden = {n for n in names if "ln_" in n or "wte" in n or "wpe" in n or "lm_head" in n}
+    others = ("ln_", "wte", "wpe", "lm_head", "norm", "embed", "sinks")
+    hidden = {n for n in names if any(other in n for other in others)}
     assert hidden < names
     steps = {share: whole_adjoint(proxy, tmp_path / str(share), step, hidden) for share, step in ((0.2, 1), (0.5, 3))}
     for shares in ((0.5,), (0.5, 0.2)):

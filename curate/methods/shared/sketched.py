@@ -17,7 +17,7 @@ from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.scored import Scored, in_order
 from curate.gradients.scoring import SketchScorer
 from curate.gradients.shapes import DIM, RANK
-from curate.gradients.sketches import SketchEngine
+from curate.gradients.sketches import SketchEngine, layer_blocks
 from curate.methods.contract import EncodedTarget, Inputs, Scorer, Sizes
 from curate.methods.shared.target import usable_rows
 from curate.proxies.tokens import Encoded
@@ -141,8 +141,7 @@ def pays(whole: Sizes, inputs: Inputs, settings: SketchSettings) -> bool:
 
 def bytes_of(whole: Sizes, inputs: Inputs, settings: SketchSettings) -> int:
     """Return the bytes of the background's sketches."""
-    shapes = (inputs.proxy.shape(name) for name in inputs.proxy.tracked)
-    width = sum(min(d_out, settings.dim) * min(d_in + has_bias, settings.dim) for d_out, d_in, has_bias in shapes)
+    width = max(block.stop for block in layer_blocks(inputs.proxy, settings.dim).values())
     return whole.background * width * max(4, inputs.proxy.dtype.itemsize)
 
 
