@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from curate.errors import CurateError, SettingsError
 from curate.proxies.devices import products
 from curate.proxies.proxy import DTYPES
+from curate.proxies.quantisation import unpack_kept
 from curate.training.dual import dual
 from curate.training.dual_layers import parts
 from curate.training.microbatches import MicroBatch
@@ -35,6 +36,7 @@ class LanguageModel:
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         """Take over `model`: convert it to the recipe's precision, and add adapters if the recipe has them."""
+        unpack_kept(model, DTYPES[recipe.precision])
         model.to(DTYPES[recipe.precision]).eval().requires_grad_(not recipe.lora_rank)  # type: ignore[arg-type]
         if recipe.lora_rank:
             model = _with_adapters(model, recipe)
