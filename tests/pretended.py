@@ -48,6 +48,8 @@ class Machine:
     """Bytes that fit."""
     live: int = 0
     peak: int = 0
+    pins: int = 0
+    """Tensors that were pinned."""
     waits: Counter[str] = field(default_factory=Counter)
     owners: Counter[int] = field(default_factory=Counter)
     """Live tensors of every storage, by its address."""
@@ -71,6 +73,13 @@ class Machine:
         if not self.owners[address]:
             del self.owners[address]
             self.live -= size
+
+    def pin(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that goes into pinned memory."""
+        if isinstance(tensor, Pretended):
+            raise RuntimeError(f"cannot pin a tensor on {self.device}, only dense CPU tensors can be pinned")
+        self.pins += 1
+        return tensor
 
     def wait(self, what: str) -> None:
         """Count a wait of the host, with the place in curate, or else in transformers, that caused it."""
@@ -175,7 +184,7 @@ def start(kind: str, *, capacity: int = 80 << 30) -> Machine:
         torch.cuda.empty_cache = lambda: None
         torch.cuda.synchronize = lambda *_: None
         torch.cuda.set_device = lambda *_: None
-        torch.Tensor.pin_memory = lambda self, *_: self  # type: ignore[method-assign]
+        torch.Tensor.pin_memory = lambda self, *_: machine.pin(self)  # type: ignore[method-assign]
     else:
         torch.backends.mps.is_available = lambda: True
         torch.mps.current_allocated_memory = torch.mps.driver_allocated_memory = lambda: machine.live

@@ -28,8 +28,8 @@ def sentence(topic: str, words: int, rng: random.Random) -> str:
     return " ".join(rng.choice(TOPICS[topic]) for _ in range(words))
 
 
-def make_proxy_folder(folder: Path, *, seed: int = 0) -> Path:
-    """Save a random two-layer Llama and a small real tokenizer."""
+def make_proxy_folder(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
+    """Save a small random Llama and a small real tokenizer."""
     rng = random.Random(0)
     tokenizer = train_tokenizer((sentence(t, 30, rng) for t in TOPICS for _ in range(40)), vocab_size=300, context=64)
     torch.manual_seed(seed)
@@ -37,7 +37,7 @@ def make_proxy_folder(folder: Path, *, seed: int = 0) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=64,
     )

@@ -15,7 +15,7 @@ class FrozenPass:
     """Run a proxy's decoder and head over token batches, weights frozen."""
 
     def __init__(self, proxy: Proxy) -> None:
-        self.proxy, self.head = proxy, Head.of(proxy)
+        self.proxy, self.head = proxy, Head.of(proxy.model)
         self._check_head()
 
     def backward(

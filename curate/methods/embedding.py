@@ -66,7 +66,7 @@ class Embedder:
             weights = self._weights(batch.ids.shape[1], lengths, batch.starts)
             with products(self.proxy.settings.precision):
                 states = self.proxy.decoder(
-                    input_ids=batch.ids.to(self.proxy.device), use_cache=False
+                    input_ids=batch.to(self.proxy.device).ids, use_cache=False
                 ).last_hidden_state
             states = states.to(torch.promote_types(states.dtype, torch.float32))
             return torch.einsum("st,std->sd", weights.to(states), states).cpu(), weights.sum(1)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from curate.errors import CurateError, SettingsError
 from curate.proxies.loading import NotHere, explained, find, load_whole
+from curate.proxies.quantisation import cast, keep_packed
 
 CONFIG = "adapter_config.json"
 _PROMPTS = (
@@ -57,10 +58,12 @@ def load_adapters(folder: Path, dtype: torch.dtype, device: torch.device) -> Pre
     _resize(base, folder)
     from peft import PeftModel
 
+    # Without memory for adapters first, peft also takes 8-bit weights away whose norms DoRA begins from.
+    sparing = not getattr(base, "is_quantized", False)
     with explained(str(folder)), warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
         peft = PeftModel.from_pretrained(
-            base, str(folder), torch_device=str(device), autocast_adapter_dtype=False, low_cpu_mem_usage=True
+            base, str(folder), torch_device=str(device), autocast_adapter_dtype=False, low_cpu_mem_usage=sparing
         )
     for remark in remarks:
         if "missing adapter keys" in str(remark.message):
@@ -69,8 +72,8 @@ def load_adapters(folder: Path, dtype: torch.dtype, device: torch.device) -> Pre
                 hint="Save them again with `save_pretrained`, and see whether they were made for this base model.",
             )
     model: Any = peft.get_base_model()
-    for parameter in model.parameters():  # peft keeps some in float32; buffers stay as the model made them
-        parameter.data = parameter.data.to(device=device, dtype=dtype)
+    keep_packed(model)
+    cast(model, dtype, device)  # peft keeps some in float32
     _merge_head(model)
     for module in model.modules():
         if hasattr(module, "get_lora_weight"):
@@ -128,7 +131,7 @@ def _base_of(folder: Path, settings: dict[str, Any]) -> str:
 def _load_base(folder: Path, settings: dict[str, Any], dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     address = _base_of(folder, settings)
     try:
-        return load_whole(find(address), dtype, device, revision=settings.get("revision"))
+        return load_whole(find(address), dtype, device, revision=settings.get("revision"), packed=True)
     except CurateError as error:
         put = f"Put the model there, or its folder into base_model_name_or_path of {folder / CONFIG}."
         raise CurateError(

@@ -38,6 +38,13 @@ def in_float64(tensor: Tensor) -> Tensor:
     return tensor.to("cpu" if widest(tensor.device) == torch.float32 else tensor.device).to(torch.float64)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without waiting for it: CUDA takes pinned memory while the host goes on."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 @contextmanager
 def products(precision: str) -> Iterator[None]:
     """Let CUDA multiply float32 matrices as 'tf32', with 10 bits of their 23, or as 'float32', whole.

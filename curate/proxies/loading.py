@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from curate.errors import CurateError, SettingsError
-from curate.proxies.quantisation import refuse_quantised
+from curate.proxies.quantisation import refuse_quantised, unpack, unpack_head
 from curate.proxies.suggestions import near_model
 
 # Seconds for the hub's first answer. Its own client tries for a minute.
@@ -46,16 +46,23 @@ def find(address: str) -> str:
 
 
 def load_whole(
-    source: str, dtype: torch.dtype, device: torch.device, *, weights: Path | None = None, revision: str | None = None
+    source: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    weights: Path | None = None,
+    revision: str | None = None,
+    packed: bool = False,
 ) -> PreTrainedModel:
     """Load a causal language model straight to the device, in the type that it is to have.
 
-    `weights` is a folder with another state of the same model. Raises CurateError.
+    `weights` is a folder with another state of the same model. With `packed`, layers of bitsandbytes below the head
+    stay quantised. Raises CurateError.
     """
     options = _options(source, revision)
     with explained(source):
         config = AutoConfig.from_pretrained(str(weights or source), **options)
-    refuse_quantised(config, source)
+    quantised = refuse_quantised(config, source)
     if config.is_encoder_decoder:
         raise CurateError(
             f"{source} is an encoder-decoder model ({config.model_type}); expected a causal one, in which each token is"
@@ -63,7 +70,7 @@ def load_whole(
             hint="Use a decoder-only model of the same family or size.",
         )
     # Tensor by tensor from the file to the card: host memory never holds the model. A Mac has one memory for both.
-    straight = {"device_map": {"": device}} if device.type == "cuda" else {}
+    straight = {"device_map": {"": device}} if device.type == "cuda" or quantised else {}
     with explained(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(weights or source), config=config, dtype=dtype, output_loading_info=True, **straight, **options
@@ -74,7 +81,10 @@ def load_whole(
             f"The weights of {source} lack {missing[0]}{_and_more(missing)}, which {type(model).__name__} has.",
             hint="Give a whole causal language model, its head included, as `save_pretrained` writes it.",
         )
-    return model.to(device)
+    if not quantised:
+        return model.to(device)
+    unpack_head(model, dtype) if packed else unpack(model, dtype)
+    return model
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:

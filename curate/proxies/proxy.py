@@ -22,6 +22,7 @@ from curate.proxies.devices import choose_device
 from curate.proxies.experts import ExpertLinear, expose_experts
 from curate.proxies.loading import find, load_tokenizer, load_whole, quietly
 from curate.proxies.probes import decoder_of, linear_layers, observe, refuse_damaged, refuse_short_embedding
+from curate.proxies.quantisation import size
 from curate.proxies.settings import ProxySettings
 from curate.proxies.templates import choose_template
 from curate.threads import choose as choose_threads
@@ -259,11 +260,12 @@ def _coverage(
         magnitude = "lora_magnitude_vector" in name
         if name.partition(".")[0] in unused:
             continue
-        if (parameter.ndim >= 2 or magnitude) and id(parameter) not in covered:
+        quantised = not parameter.is_floating_point()
+        if (parameter.ndim >= 2 or magnitude) and id(parameter) not in covered and not quantised:
             pattern = re.sub(r"\d+", "*", name)
             uncovered[pattern] = uncovered.get(pattern, 0) + parameter.numel()
-    counted = {key: size for n in tracked for key, size in _sizes(linears[n]).items()}
-    total = {id(p): p.numel() for p in model.parameters()}
+    counted = {key: entries for n in tracked for key, entries in _sizes(linears[n]).items()}
+    total = {id(p): size(p) for p in model.parameters()}
     return Coverage(tracked=sum(counted.values()), total=sum(total.values()), uncovered=uncovered)
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from curate.errors import CurateError, SettingsError
 from curate.proxies.chat import Chat
+from curate.proxies.devices import sent
 from curate.schema import Document
 
 IGNORED = -100
@@ -78,8 +79,8 @@ class TokenBatch:
 
     def to(self, device: torch.device) -> "TokenBatch":
         return TokenBatch(
-            ids=self.ids.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
+            ids=sent(self.ids, device),
+            labels=sent(self.labels, device),
             documents=self.documents,
             starts=self.starts,
         )

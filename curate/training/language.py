@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -17,14 +17,13 @@ from curate.errors import CurateError, SettingsError
 from curate.proxies.devices import products
 from curate.proxies.experts import expose_experts
 from curate.proxies.proxy import DTYPES
+from curate.proxies.quantisation import unpack_kept
+from curate.training.blocks import ROWS, blocks, less_label, output_of
 from curate.training.dual import dual
 from curate.training.dual_layers import parts
 from curate.training.microbatches import MicroBatch
 from curate.training.optimisers import Tensors
 from curate.training.recipe import Recipe
-
-# Rows of logits that are turned into probabilities at a time: temporaries stay small beside the logits.
-LOGIT_ROWS = 256
 
 
 class LanguageModel:
@@ -36,6 +35,7 @@ class LanguageModel:
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         """Take over `model`: convert it to the recipe's precision, and add adapters if the recipe has them."""
+        unpack_kept(model, DTYPES[recipe.precision])
         model.to(DTYPES[recipe.precision]).eval().requires_grad_(not recipe.lora_rank)  # type: ignore[arg-type]
         if recipe.lora_rank:
             model = _with_adapters(model, recipe)
@@ -51,6 +51,8 @@ class LanguageModel:
         self._names = [n for n, p in model.named_parameters() if p.requires_grad]
         linears = {id(m.weight) for m in model.base_model.modules() if type(m) in (nn.Linear, Conv1D)}
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        with _exactly(self.device, fused=True):
+            self._output = output_of(model, self._names)
         self._linear = frozenset(self._weights_of_linears())
         self.matrices = frozenset(n for n, p in model.named_parameters() if id(p) in linears - embeddings) & set(
             self._names
@@ -74,22 +76,22 @@ class LanguageModel:
         with _exactly(self.device, fused=True), torch.enable_grad():
             batch, coefficients = batch.to(self.device), coefficients.to(self.device)
             leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
-            logits = self._logits(leaves, batch)
-            losses, pull = _loss(logits.detach(), batch.batch.labels, coefficients)
-            gradients = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
-        return losses, {n: _or_zeros(g, p) for (n, p), g in zip(parameters.items(), gradients, strict=True)}
+            last = self._output.last(leaves, batch.batch.ids)
+            losses, pull, by_head = self._output.derivatives(
+                leaves, last.detach().flatten(0, 1), batch.batch.labels.flatten(), coefficients.flatten()
+            )
+            summed = torch.autograd.grad(last, list(leaves.values()), pull.view_as(last), allow_unused=True)
+        gradients = {n: _or_zeros(g, p) for (n, p), g in zip(parameters.items(), summed, strict=True)}
+        for name, gradient in by_head.items():
+            gradients[name] += gradient
+        return losses.view(coefficients.shape), gradients
 
     @torch.no_grad()
     def losses(self, parameters: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens"]:
         with _exactly(self.device, fused=True):
             batch = batch.to(self.device)
-            logits = self._logits(parameters, batch)
-            labels = batch.batch.labels
-            losses = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
-            for block in _blocks(labels):
-                block_logits, label = logits.flatten(0, 1)[block], labels.flatten()[block].clamp_min(0)[:, None]
-                losses.view(-1)[block] = block_logits.logsumexp(-1) - block_logits.gather(1, label).squeeze(1)
-            return losses.masked_fill_(labels < 0, 0)
+            last, labels = self._output.last(parameters, batch.batch.ids), batch.batch.labels
+            return self._output.losses(parameters, last.flatten(0, 1), labels.flatten()).view(labels.shape)
 
     def products(
         self,
@@ -131,24 +133,10 @@ class LanguageModel:
         return functional_call(self.model, parameters, (), arguments).logits
 
 
-def _loss(logits: Tensor, labels: Int[Tensor, "s t"], coefficients: Float[Tensor, "s t"]) -> tuple[Tensor, Tensor]:
-    """Return every token's cross-entropy, and the weighted sum's gradient by the logits."""
-    pull = torch.empty_like(logits)
-    losses = torch.zeros_like(coefficients)
-    for block in _blocks(labels):
-        block_logits = logits.flatten(0, 1)[block]
-        label = labels.flatten()[block].clamp_min(0)[:, None]
-        weight = coefficients.flatten()[block][:, None]
-        total = block_logits.logsumexp(-1, keepdim=True)
-        losses.view(-1)[block] = (total - block_logits.gather(1, label)).squeeze(1)
-        torch.mul(_less_label((block_logits - total).exp_(), label), weight, out=pull.view(-1, pull.shape[-1])[block])
-    return losses.masked_fill_(labels < 0, 0), pull
-
-
 def _dual_loss(
     logits: Tensor, labels: Int[Tensor, "s t"], coefficients: Float[Tensor, "s t"] | None
 ) -> tuple[Tensor, Tensor]:
-    """Return every token's slope, and (given coefficients) the dual gradient by the logits: `_loss` for dual numbers.
+    """Return every token's slope, and (given coefficients) the dual gradient by the logits: `loss_and_pull`, dual.
 
     With p the probabilities and l′ the logits' tangent: the slope is ⟨p, l′⟩ - l′_y, the gradient p - 1_y, and the
     gradient's tangent p ⊙ (l′ - ⟨p, l′⟩).
@@ -157,7 +145,7 @@ def _dual_loss(
     flat, moved = values.flatten(0, 1), tangents.flatten(0, 1)
     pull, turned = (torch.empty_like(flat), torch.empty_like(flat)) if coefficients is not None else (flat, flat)
     slopes = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
-    for block in _blocks(labels):
+    for block in blocks(labels.numel(), ROWS):
         label = labels.flatten()[block].clamp_min(0)[:, None]
         chances = torch.softmax(flat[block], -1)
         mean = (chances * moved[block]).sum(-1, keepdim=True)
@@ -165,21 +153,11 @@ def _dual_loss(
         if coefficients is not None:
             weight = coefficients.flatten()[block][:, None]
             torch.mul((moved[block] - mean).mul_(chances), weight, out=turned[block])
-            torch.mul(_less_label(chances, label), weight, out=pull[block])
+            torch.mul(less_label(chances, label), weight, out=pull[block])
     slopes.masked_fill_(labels < 0, 0)
     if coefficients is None:
         return slopes, slopes
     return slopes, forward_ad.make_dual(pull.view_as(values), turned.view_as(values))
-
-
-def _less_label(chances: Tensor, label: Tensor) -> Tensor:
-    """Subtract 1 at every row's label, in place (scatter_add_ is refused on a GPU where order matters)."""
-    chances[torch.arange(len(chances), device=chances.device), label.squeeze(1)] -= 1
-    return chances
-
-
-def _blocks(labels: Tensor) -> Iterator[slice]:
-    return (slice(start, start + LOGIT_ROWS) for start in range(0, labels.numel(), LOGIT_ROWS))
 
 
 def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
@@ -193,11 +171,22 @@ def _exactly(device: torch.device, *, fused: bool = False) -> Iterator[None]:
     if device.type == "cuda":
         torch.use_deterministic_algorithms(True)
     try:
-        # On a GPU the way back through a fused kernel adds up in any order; a CPU's is the same every time.
-        with products("float32"), nullcontext() if fused and device.type == "cpu" else sdpa_kernel(SDPBackend.MATH):
+        with products("float32"), attention(device, fused=fused):
             yield
     finally:
         torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+
+
+def attention(device: torch.device, *, fused: bool) -> AbstractContextManager[object]:
+    """Choose kernels whose way back adds up in the same order every time: a CPU's, and two of CUDA's when made to.
+
+    https://github.com/pytorch/pytorch/blob/v2.6.0/aten/src/ATen/native/transformers/cuda/attention_backward.cu
+    """
+    if not fused or device.type not in ("cpu", "cuda"):
+        return sdpa_kernel(SDPBackend.MATH)
+    if device.type == "cpu":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def _with_adapters(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:

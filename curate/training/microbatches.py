@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from curate.errors import CurateError
+from curate.proxies.devices import sent
 from curate.proxies.room import Room
 from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, TokenSettings, batches
 from curate.training.recipe import Recipe
@@ -48,7 +49,7 @@ class MicroBatch:
         )
 
     def to(self, device: torch.device) -> "MicroBatch":
-        return MicroBatch(batch=self.batch.to(device), places=self.places.to(device, non_blocking=True))
+        return MicroBatch(batch=self.batch.to(device), places=sent(self.places, device))
 
 
 class Corpus:

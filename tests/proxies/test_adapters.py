@@ -152,7 +152,10 @@ def test_adapters_whose_base_is_gone_name_it(base: Path, tmp_path: Path) -> None
     assert "base_model_name_or_path" in str(error.value.hint)
 
 
-def test_adapters_of_a_quantised_base_say_so_and_what_to_do(base: Path, tmp_path: Path) -> None:
+def test_adapters_of_a_quantised_base_say_so_and_what_to_do(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("curate.proxies.quantisation.find_spec", lambda _: None)  # without the package to unpack it
     adapted(base, tmp_path / "adapters", lora())
     quantised = tmp_path / "quantised"
     quantised.mkdir()

@@ -93,9 +93,11 @@ def test_a_model_in_its_own_code_is_refused_without_a_question(folder: Path) -> 
     ],
 )
 def test_quantised_weights_are_refused_before_they_are_read(
-    folder: Path, quantisation: dict[str, Any], name: str
+    folder: Path, quantisation: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json
+
+    monkeypatch.setattr("curate.proxies.quantisation.find_spec", lambda _: None)  # where no package would unpack them
 
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantisation}))

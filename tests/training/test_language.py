@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import SettingsError
-from curate.training.language import LanguageModel
+from curate.training.language import LanguageModel, attention
 from curate.training.microbatches import MicroBatch
 from curate.training.recipe import Recipe
 from tests.small_models import ARCHITECTURES, model_loss, tiny_model
@@ -86,3 +86,18 @@ def test_adapters_train_alone_and_start_the_same() -> None:
     assert all(torch.equal(one[n], other[n]) for n in layers)
     with pytest.raises(SettingsError, match="nowhere_proj"):
         LanguageModel(tiny_model(), Recipe(lora_rank=2, lora_targets=("nowhere_proj",)))
+
+
+@pytest.mark.parametrize(("device", "kernels"), [("cpu", (1, 1, 1, 1)), ("cuda", (1, 1, 0, 1)), ("mps", (0, 0, 0, 1))])
+def test_attention_is_fused_where_no_second_derivative_is_taken_and_its_sums_are_in_order(
+    device: str, kernels: tuple[int, ...]
+) -> None:
+    def enabled() -> tuple[int, ...]:
+        cuda = torch.backends.cuda
+        kinds = cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled, cuda.cudnn_sdp_enabled, cuda.math_sdp_enabled
+        return tuple(int(kind()) for kind in kinds)
+
+    with attention(torch.device(device), fused=True):
+        assert enabled() == kernels
+    with attention(torch.device(device), fused=False):
+        assert enabled() == (0, 0, 0, 1)
