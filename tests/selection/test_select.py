@@ -57,6 +57,14 @@ def test_dump_loads_with_datasets(run, tmp_path, kind):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".selected")] == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rewritten_selection_does_not_load_from_the_cache_of_the_earlier_one(run, tmp_path, kind):
+    out, cache = tmp_path / "selected", tmp_path / "cache"
+    for shares, texts in (("web:1", ["a 0", "a 2", "c 0"]), ("wiki:1,code:1", ["a 1", "b 0", "b 2"])):
+        select(run, filters=[("quota", {"by": "source", "shares": shares})], top=3, out=out, format=kind, overwrite=True)
+        assert load(out, cache)["train"]["text"] == texts
+
+
 def test_arrow_dump_loads_from_disk_and_keeps_types(run, tmp_path):
     import datasets
 
