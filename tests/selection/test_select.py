@@ -367,3 +367,22 @@ def test_rows_of_lines_and_of_tables_are_lines_of_one_type_per_column(tmp_path):
     told = (out / "README.md").read_text()
     assert "`n` holds values of several types" in told
     assert "`at` is text" in told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_messages_beside_plain_prompts_stay_lists_in_lines_and_become_told_text_in_arrow(tmp_path, kind):
+    (tmp_path / "pool").mkdir()
+    asked, plain = [{"role": "user", "content": "two?"}], "two, said plainly"
+    first = [json.dumps({"prompt": asked, "n": 1}), json.dumps({"prompt": plain, "n": 2})]
+    (tmp_path / "pool" / "a.jsonl").write_text("\n".join(first) + "\n")
+    pq.write_table(pa.table({"prompt": [plain], "n": ["x"]}), tmp_path / "pool" / "b.parquet")
+    pq.write_table(pa.table({"prompt": [asked], "n": ["y"]}), tmp_path / "pool" / "c.parquet")
+    out = selected_from(tmp_path / "pool", {"a.jsonl": 2, "b.parquet": 1, "c.parquet": 1}, format=kind)
+    prompts, told = load(out, tmp_path / "cache")["train"]["prompt"], (out / "README.md").read_text()
+    if kind == "jsonl.zst":
+        assert list(prompts) == [asked, plain, plain, asked]
+        assert "`prompt`" not in told
+        assert "`n` holds values of several types" in told
+    else:
+        assert list(prompts) == [json.dumps(asked), plain, plain, json.dumps(asked)]
+        assert "`prompt` holds values of several types" in told
