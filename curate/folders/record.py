@@ -84,6 +84,7 @@ class Details:
     coverage: Coverage | None = None
     arithmetic: Arithmetic | None = None
     holdout: Holdout | None = None
+    frequency_loss: float | None = None  # of the pool's text, by token frequencies alone; nats per token
     moved: Mapping[str, Moved] = field(default_factory=dict)  # by the path of the run that was rescored
     pool: tuple[str, ...] = ()  # addresses, which may become more
     pool_fingerprint: str = ""

@@ -195,7 +195,7 @@ def warn_of_shared(pool: Pool, target: Target, columns: Fields, reporter: Report
         reporter.warn(f"{whole}: its own documents come out best, and `curate select` leaves them out.")
         return
     contents = {d.content_hash for d in target.documents}
-    first = [d for s in pool.shards[:SHARDS_PROBED] for d in _first_documents(s, columns)]
+    first = first_documents(pool, columns, DOCUMENTS_PROBED)
     if both := sum(d.content_hash in contents for d in first):
         reporter.warn(
             f"{both:,} of the first {len(first):,} documents of the pool are rows of the target, too: they are marked "
@@ -203,9 +203,14 @@ def warn_of_shared(pool: Pool, target: Target, columns: Fields, reporter: Report
         )
 
 
-def _first_documents(shard: Shard, columns: Fields) -> list[Document]:
+def first_documents(pool: Pool, columns: Fields, count: int) -> list[Document]:
+    """Return the documents among the first `count` rows of each of a pool's first shards."""
+    return [d for shard in pool.shards[:SHARDS_PROBED] for d in _first_documents(shard, columns, count)]
+
+
+def _first_documents(shard: Shard, columns: Fields, count: int) -> list[Document]:
     try:
-        return [d for d in islice(documents(shard, columns), DOCUMENTS_PROBED) if isinstance(d, Document)]
+        return [d for d in islice(documents(shard, columns), count) if isinstance(d, Document)]
     except CurateError:  # a damaged shard: reading the pool reports it
         return []
 

@@ -13,6 +13,7 @@ from curate.folders.local import refuse_place
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.ending import totals_of
 from curate.pipeline.estimate import ScorePlan, estimate
+from curate.pipeline.frequencies import record_frequency_loss
 from curate.pipeline.origin import remember_shards
 from curate.pipeline.request import Request, make_request
 from curate.pipeline.work import ScoreWork, Scoring
@@ -59,6 +60,7 @@ def run(
         method = methods.get(request.method)
         if request.store is None:
             remember_shards(run, request.pool)
+            record_frequency_loss(run, request.pool, request.settings, workspace.encoder)
             check_arithmetic(
                 run, method, request.method_settings, inputs, request.pool, request.settings, request.columns
             )
