@@ -7,6 +7,7 @@ from typing import Any
 
 from curate import methods
 from curate.documents import (
+    DAMAGED,
     FirstRows,
     Pool,
     Shard,
@@ -19,6 +20,7 @@ from curate.documents import (
     open_pool,
     read_target,
 )
+from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
 from curate.folders.record import as_json, differences
@@ -61,13 +63,13 @@ class Request:
     """Of pool, target, control set and the background that fits come from."""
 
 
-def make_request(settings: ScoreSettings, reporter: Reporter) -> Request:
+def make_request(settings: ScoreSettings, reporter: Reporter, *, strict: bool = False) -> Request:
     """Resolve and check settings, open the pool, read the target. Raises CurateError."""
     settings = resolve(settings)
     store = Store.open(settings.store) if settings.store else None
     pool = open_candidates(settings, reporter) if store is None else store.pool
     pool_read_as = note_shapes(pool, settings.fields, reporter) if store is None else None
-    target = read_rows(settings, reporter)
+    target = read_rows(settings, reporter, strict=strict)
     warn_of_shared(pool, target, settings.fields, reporter)
     split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     against = read_against(settings, reporter)
@@ -172,7 +174,7 @@ def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, d
 def open_candidates(settings: PassSettings, reporter: Reporter) -> Pool:
     """Open the pool, say what of it is read, and check its columns. Raises CurateError."""
     pool = open_pool(settings.pool, txt_lines=settings.fields.txt_lines)
-    if len(pool.shards) > 1 or pool.ignored or pool.other_splits:
+    if not pool.is_one_file:
         reporter.note(f"pool: {pool.listing}.")
     check_fields(pool, settings.fields)
     return pool
@@ -215,11 +217,17 @@ def _first_documents(shard: Shard, columns: Fields, count: int) -> list[Document
         return []
 
 
-def read_rows(settings: ScoreSettings, reporter: Reporter) -> Target:
-    """Read the target. Raises CurateError; rows that are set aside are reported."""
+def read_rows(settings: ScoreSettings, reporter: Reporter, *, strict: bool = False) -> Target:
+    """Read the target; rows that are set aside are reported. Raises CurateError; with `strict` for a damaged file."""
     target = read_target(
         settings.target, settings.target_fields, group_by=settings.group_by, pool_fields=settings.fields
     )
+    damaged = next((s for s in target.skipped if s.reason == DAMAGED), None)
+    if damaged is not None and strict:
+        raise CurateError(
+            f"The target cannot be read to its end: {damaged.detail}",
+            hint="Write the file again, or go on with what can be read of it: leave --strict out.",
+        )
     _report(target, "target", reporter)
     if target.left_out:
         reporter.note(f"target: {target.left_out}.")
@@ -239,10 +247,8 @@ def _report(target: Target, what: str, reporter: Reporter) -> None:
     """Say what a target is read as, and what is set aside."""
     if target.read_as is not None:
         reporter.note(f"{what} read as: {target.read_as}.")
-    for reason in sorted({s.reason for s in target.skipped}):
-        rows = [s for s in target.skipped if s.reason == reason]
-        detail = f": {rows[0].detail}" if rows[0].detail else ""
-        reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0].row}{detail}).")
+    for sentence in sentences(target.skipped, what):
+        reporter.warn(sentence)
 
 
 def score_columns(groups: Sequence[str]) -> list[str]:

@@ -33,11 +33,12 @@ def training(f: Figures) -> Iterator[Finding]:
         return
     losses = f"its loss is {f.loss:.2f} per token, and token frequencies alone give {f.frequency_loss:.2f}"
     little = f.loss >= HARDLY_LEARNED * f.frequency_loss
+    verb = "has hardly learned" if little else "knows"
     yield Finding(
         about="training of the proxy",
         level=WARNING if little else FINE,
         figure=f"loss {f.loss:.2f}; frequencies alone {f.frequency_loss:.2f}",
-        says=f"The proxy has hardly learned this text: {losses}." if little else f"The proxy knows this text: {losses}.",
+        says=f"The proxy {verb} this text: {losses}.",
         do="Warm it up longer (`curate warmup --minutes 30`), or take a proxy that was trained on such text."
         if little
         else None,

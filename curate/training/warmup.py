@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate import __version__
-from curate.documents import Pool, check_fields, look, sample_rows
+from curate.documents import Pool, check_fields, draw_sample, look
+from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.progress import Reporter, Silent
 from curate.schema import Document
@@ -122,11 +123,16 @@ def _without_bars() -> Iterator[None]:
 
 
 def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> list[Document]:
+    if not pool.is_one_file:
+        reporter.note(f"pool: {pool.listing}.")
     check_fields(pool, settings.fields)
     if (first_rows := look(pool, settings.fields)) is not None:
         reporter.note(f"pool read as: {first_rows}.")
     with reporter.stage("sampling the pool"):
-        documents = sample_rows(pool, settings.documents, settings.seed, settings.fields)
+        sample = draw_sample(pool, settings.documents, settings.seed, settings.fields)
+    for sentence in sentences(sample.skipped, "pool"):
+        reporter.warn(sentence)
+    documents = sample.documents
     if len(documents) < 2:
         raise CurateError(
             f"{', '.join(pool.address)}: the pool has {len(documents)} document(s);"

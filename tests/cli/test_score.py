@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -47,3 +48,19 @@ def test_a_folder_whose_name_is_a_pattern_has_its_trust_report_and_is_quoted(tmp
     assert "contamination" in made.stdout
     assert "x[1]' --top 5%" in made.stderr
     assert "documents, " in made.stdout
+
+
+def test_a_target_is_read_as_far_as_it_can_be_and_a_damaged_one_is_an_error_when_strict(tmp_path: Path) -> None:
+    make_project(tmp_path, 5)
+    rows = [*(tmp_path / "val.jsonl").read_text().splitlines(), '{"text": 7, "task": "a"}']
+    whole = gzip.compress("\n".join([*rows, *(f'{{"text": "{r * r}", "task": "a"}}' for r in range(999))]).encode())
+    (tmp_path / "val.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    asked = ["score", "--target", str(tmp_path / "val.jsonl.gz"), "--pool", str(tmp_path / "pool"), "--method", "bm25"]
+    asked += ["--model", str(tmp_path / "proxy"), "--device", "cpu", "--holdout", "25%"]
+    told = CliRunner().invoke(group, [*asked, "--out", str(tmp_path / "x")], catch_exceptions=False)
+    assert told.exit_code == 0
+    assert "The target file val.jsonl.gz is damaged, what could be read of it is kept" in told.stderr
+    assert "1 target row set aside: not a string (the first is row 12 of val.jsonl.gz: column 'text'" in told.stderr
+    with pytest.raises(CurateError, match="target cannot be read to its end.*rows could be read before"):
+        CliRunner().invoke(group, [*asked, "--strict", "--out", str(tmp_path / "y")], catch_exceptions=False)
+    assert not (tmp_path / "y").exists()
