@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.documents import Fields, Overlap, read_target
+from curate.documents.set_aside import sentences
 from curate.folders.codecs import JSON
 from curate.folders.folder import Folder
 from curate.folders.kept import Kept
@@ -56,7 +57,10 @@ class Comparison:
     def other(self) -> list[Document]:
         settings, fields = self.settings, self.fields
         if settings.other:
-            return read_target(settings.other, fields).documents
+            other = read_target(settings.other, fields)
+            for sentence in sentences(other.skipped, "other"):
+                self.reporter.warn(sentence)
+            return other.documents
         places = draw([self.choices.index], settings.seed + _OTHER_SEED, documents=settings.other_documents)
         return list(places.read(self.choices.pool, fields))
 
