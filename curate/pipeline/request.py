@@ -20,6 +20,7 @@ from curate.documents import (
     open_pool,
     read_target,
 )
+from curate.documents.check import refusal
 from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
@@ -181,10 +182,12 @@ def open_candidates(settings: PassSettings, reporter: Reporter) -> Pool:
 
 
 def note_shapes(pool: Pool, fields: Fields, reporter: Reporter) -> FirstRows | None:
-    """Say what a pool's first rows are read as."""
+    """Say what a pool's first rows are read as, and warn where many of them cannot be read."""
     first_rows = look(pool, fields)
     if first_rows is not None:
         reporter.note(f"pool read as: {first_rows}.")
+    if problem := refusal(pool, fields):
+        reporter.warn(f"pool: {problem}")
     return first_rows
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from curate import __version__
 from curate.documents import Pool, check_fields, draw_sample, look
+from curate.documents.check import refusal
 from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.progress import Reporter, Silent
@@ -128,6 +129,8 @@ def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> list[Do
     check_fields(pool, settings.fields)
     if (first_rows := look(pool, settings.fields)) is not None:
         reporter.note(f"pool read as: {first_rows}.")
+    if problem := refusal(pool, settings.fields):
+        reporter.warn(f"pool: {problem}")
     with reporter.stage("sampling the pool"):
         sample = draw_sample(pool, settings.documents, settings.seed, settings.fields)
     for sentence in sentences(sample.skipped, "pool"):
