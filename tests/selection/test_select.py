@@ -386,3 +386,13 @@ def test_messages_beside_plain_prompts_stay_lists_in_lines_and_become_told_text_
     else:
         assert list(prompts) == [json.dumps(asked), plain, plain, json.dumps(asked)]
         assert "`prompt` holds values of several types" in told
+
+
+def test_a_key_that_every_object_has_is_told_to_be_missing_in_none(tmp_path):
+    (tmp_path / "pool").mkdir()
+    rows = [{"text": "a", "m": {"k": None, "l": [{"x": None}]}}, {"text": "b", "m": {"k": 1, "l": [{"x": 1, "y": 2}]}}]
+    (tmp_path / "pool" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "c"}]))
+    out = selected_from(tmp_path / "pool", {"a.jsonl": 3}, format="parquet")
+    told = (out / "README.md").read_text()
+    assert "`m.l[].y` is null where an object has no such key" in told
+    assert told.count("no such key") == 1
