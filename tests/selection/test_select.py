@@ -396,3 +396,32 @@ def test_a_key_that_every_object_has_is_told_to_be_missing_in_none(tmp_path):
     told = (out / "README.md").read_text()
     assert "`m.l[].y` is null where an object has no such key" in told
     assert told.count("no such key") == 1
+
+
+class Heard(Silent):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+@pytest.mark.parametrize(
+    ("filters", "budget", "reason"),
+    [
+        ([("quota", {"by": "source"})], 300, "'quota' keeps whole documents of each source up to its share"),
+        ([], 55, "whole documents are kept, and the next best one does not fit"),
+        ([("threshold", {"min": 1.5})], 400, "after 'threshold' no more than 200 are left"),
+        ([], 110, None),
+    ],
+)
+def test_a_budget_that_is_not_reached_is_told_with_the_reason(run, filters, budget, reason):
+    heard = Heard()
+    selection = select(run, filters=filters, budget=budget, reporter=heard)
+    assert selection.tokens <= budget
+    told = [w for w in heard.warnings if "--budget" in w]
+    assert len(told) == (reason is not None)
+    if reason:
+        assert reason in told[0]
+        assert f"--budget is {budget} tokens; {selection.tokens} are kept" in told[0]
+        assert f"{1 - selection.tokens / budget:.0%} less" in told[0]
