@@ -121,8 +121,12 @@ class Streamed(Generic[R]):
     def tables(
         self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, batch_rows: int = 1024
     ) -> Iterator[tuple[np.ndarray, pa.Table]]:
-        """Gather decoded rows into tables, each typed by itself; rows that could not be decoded are left out."""
-        decoded = ((n, row) for n, row in self.rows(shard, start=start, only=only) if not isinstance(row, BadRow))
+        """Gather decoded rows into tables, each typed by itself; rows that could not be decoded are left out.
+
+        Of rows that were chosen, those are there whose columns a table can keep as bytes.
+        """
+        rows = ((n, _for_table(row, chosen=only is not None)) for n, row in self.rows(shard, start=start, only=only))
+        decoded = ((n, row) for n, row in rows if row is not None)
         damage: list[DamagedShard] = []
         whole = _until_damaged(decoded, damage)
         while batch := list(islice(whole, batch_rows)):
@@ -176,6 +180,12 @@ class Streamed(Generic[R]):
         kept, seen = draw_from_stream(until_broken(self.numbered(shard), damage), count, rng)
         decoded = ((row, self.decode(record, number)) for _, (row, number, record) in kept)
         return with_damage(decoded, damage), seen <= count
+
+
+def _for_table(row: Row, *, chosen: bool) -> Mapping[str, Any] | None:
+    if isinstance(row, BadRow):
+        return row.whole if chosen else None
+    return row
 
 
 def _until_damaged(items: Iterator[R], damage: list[DamagedShard]) -> Iterator[R]:

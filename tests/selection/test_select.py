@@ -425,3 +425,16 @@ def test_a_budget_that_is_not_reached_is_told_with_the_reason(run, filters, budg
         assert reason in told[0]
         assert f"--budget is {budget} tokens; {selection.tokens} are kept" in told[0]
         assert f"{1 - selection.tokens / budget:.0%} less" in told[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_that_are_not_utf8_in_a_column_of_csv_do_not_stop_a_selection(tmp_path, kind):
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.csv").write_bytes(b"text,note\none,caf\xe9\ntwo,fine\n")
+    out = selected_from(tmp_path / "pool", {"a.csv": 2}, format=kind)
+    if kind != "jsonl.zst":
+        (file,) = (p for p in (out / "train").iterdir() if p.suffix == f".{kind}")
+        table = pq.ParquetFile(file).read() if kind == "parquet" else pa.ipc.open_stream(file).read_all()
+        assert table["note"].cast(pa.binary()).to_pylist() == [b"caf\xe9", b"fine"]
+    else:
+        assert list(load(out, tmp_path / "cache")["train"]["note"]) == ["caf\ufffd", "fine"]
