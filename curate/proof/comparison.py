@@ -18,6 +18,7 @@ from curate.proof.arms import ALL, Arm
 from curate.proof.choices import Choices
 from curate.proof.fitting import Curve, Measure, fit
 from curate.proof.places import draw
+from curate.proof.progress import ARMS, UNTRAINED
 from curate.proof.reading import usable
 from curate.proof.selection import Selected
 from curate.proof.settings import VerifySettings
@@ -90,7 +91,7 @@ class Comparison:
     def compare(self) -> Verification:
         arms = self.choices.arms(self.tokens, self.settings.all_times)
         shared = self._shared_key()
-        untrained = self._kept("untrained", key_of(shared), self._untrained)
+        untrained = self._kept(UNTRAINED, key_of(shared), self._untrained)
         trainings = [(arm, seed) for arm in arms for seed in range(self.settings.seeds)]
         curves: dict[str, list[Curve]] = {arm.name: [] for arm in arms}
         counts: dict[str, dict[str, int]] = {}
@@ -144,7 +145,7 @@ class Comparison:
 
     def _kept(self, name: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return the value kept under this key; make it first if need be."""
-        kept = Kept(self._folder.child("arms"), JSON)
+        kept = Kept(self._folder.child(ARMS), JSON)
         return kept.at(f"{name.replace(' ', '-').replace('%', '')}-{key}", make)
 
     @property
