@@ -29,10 +29,9 @@ def command(run: str | None, as_json: bool) -> None:
     """
     from curate.cli._output import print_alarm, print_json, stderr
     from curate.cli._runs import ROOT
+    from curate.proof.progress import is_proof
     from curate.scores.arithmetic import arithmetic_warning
     from curate.scores.run import list_runs
-
-    from curate.proof.progress import is_proof
 
     if run and is_proof(run):
         _tell_proof(run, as_json)

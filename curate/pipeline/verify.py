@@ -44,9 +44,7 @@ def plan(
     return verifying.plan(proxy, encoder, score=score.run, reporter=reporter)
 
 
-def _opened(
-    settings: VerifySettings, out: Path | str | None, reporter: Reporter
-) -> tuple[Verifying, Proxy, Encoder]:
+def _opened(settings: VerifySettings, out: Path | str | None, reporter: Reporter) -> tuple[Verifying, Proxy, Encoder]:
     refuse_place(out, "--out")
     verifying = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings), reporter)
     return verifying, *load(changed(verifying.scoring, modules=()))

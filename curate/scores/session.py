@@ -237,7 +237,9 @@ class Session:
         con.execute(f"CREATE VIEW scores AS {_UNION.join(parts)}")
         con.execute("CREATE VIEW candidates AS SELECT * FROM scores")
         # Stands for the pool's rows until a query reads them, so that lists of tables have it.
-        con.execute("CREATE VIEW documents AS SELECT error('The pool is not open.')::VARCHAR AS shard, 0::BIGINT AS row")
+        con.execute(
+            "CREATE VIEW documents AS SELECT error('The pool is not open.')::VARCHAR AS shard, 0::BIGINT AS row"
+        )
         con.execute(f"CREATE VIEW skipped AS {_UNION.join(skipped_parts)}")
         self.shards_query = shards_sql(schema, by=by)
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")

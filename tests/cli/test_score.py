@@ -61,6 +61,6 @@ def test_a_target_is_read_as_far_as_it_can_be_and_a_damaged_one_is_an_error_when
     assert told.exit_code == 0
     assert "The target file val.jsonl.gz is damaged, what could be read of it is kept" in told.stderr
     assert "1 target row set aside: not a string (the first is row 12 of val.jsonl.gz: column 'text'" in told.stderr
-    with pytest.raises(CurateError, match="target cannot be read to its end.*rows could be read before"):
+    with pytest.raises(CurateError, match=r"target cannot be read to its end.*rows could be read before"):
         CliRunner().invoke(group, [*asked, "--strict", "--out", str(tmp_path / "y")], catch_exceptions=False)
     assert not (tmp_path / "y").exists()

@@ -61,7 +61,9 @@ def test_dump_loads_with_datasets(run, tmp_path, kind):
 def test_rewritten_selection_does_not_load_from_the_cache_of_the_earlier_one(run, tmp_path, kind):
     out, cache = tmp_path / "selected", tmp_path / "cache"
     for shares, texts in (("web:1", ["a 0", "a 2", "c 0"]), ("wiki:1,code:1", ["a 1", "b 0", "b 2"])):
-        select(run, filters=[("quota", {"by": "source", "shares": shares})], top=3, out=out, format=kind, overwrite=True)
+        select(
+            run, filters=[("quota", {"by": "source", "shares": shares})], top=3, out=out, format=kind, overwrite=True
+        )
         assert load(out, cache)["train"]["text"] == texts
 
 
