@@ -1,5 +1,6 @@
 """From settings to a request: every default decided, and all checked that can be known without a model."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
@@ -30,13 +31,14 @@ from curate.pipeline.origin import Origin
 from curate.progress import Reporter
 from curate.proxies.devices import choose_device
 from curate.proxies.settings import PassSettings
-from curate.schema import Document, group_column
+from curate.schema import Document, group_column, rare_columns
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.settings import build, changed, given
 from curate.stores.settings import METHOD, IndexSettings
 from curate.stores.store import Store
 
+COLUMNS_PROBED, NAMED = 32, 5
 SHARDS_PROBED, DOCUMENTS_PROBED = 8, 256  # for documents that the target holds, too: said before any work
 
 
@@ -72,6 +74,8 @@ def make_request(settings: ScoreSettings, reporter: Reporter, *, strict: bool = 
     pool_read_as = note_shapes(pool, settings.fields, reporter) if store is None else None
     target = read_rows(settings, reporter, strict=strict)
     warn_of_shared(pool, target, settings.fields, reporter)
+    if store is None:
+        note_rare_columns(pool, settings.fields, reporter)
     split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     against = read_against(settings, reporter)
     pool_fingerprint = pool.fingerprint() if store is None else store.record.details.pool_fingerprint
@@ -205,6 +209,18 @@ def warn_of_shared(pool: Pool, target: Target, columns: Fields, reporter: Report
         reporter.warn(
             f"{both:,} of the first {len(first):,} documents of the pool are rows of the target, too: they are marked "
             "(target_exact), and `curate select` leaves them out."
+        )
+
+
+def note_rare_columns(pool: Pool, columns: Fields, reporter: Reporter) -> None:
+    """Say which columns the scores of a very wide pool leave out, as the first rows of a few shards tell."""
+    first = first_documents(pool, columns, COLUMNS_PROBED)
+    counts = Counter(name for document in first for name in document.metadata)
+    if rare := rare_columns(counts, len(first)):
+        listed = ", ".join(rare[:NAMED]) + (" …" if len(rare) > NAMED else "")
+        reporter.note(
+            f"The pool's first rows have {len(counts):,} columns: scores leave out {len(rare):,} that fewer than a "
+            f"tenth of the documents have ({listed}). `curate sql` reads them in the view documents."
         )
 
 
