@@ -146,6 +146,14 @@ def is_token_column(column: str) -> bool:
 MANY_COLUMNS = 256
 """Of more columns of the pool, scores have those that a tenth of a part's rows, or of the parts, have: keys of objects
 may be ids or dates."""
+
+
+def rare_columns(counts: Mapping[str, int], documents: int) -> list[str]:
+    """Return the columns that scores leave out, of a pool's columns with the number of documents that have each."""
+    few = documents / 10 if len(counts) > MANY_COLUMNS else 0
+    return sorted(name for name, number in counts.items() if number < few)
+
+
 UNNAMED = "unnamed"
 """What a pool's column is called whose name is the empty string; SQL has no such name."""
 

@@ -1,6 +1,7 @@
-"""Fit the rows of a query into a terminal: text is cut, and middle columns are left out, as DuckDB does."""
+"""Fit the rows of a query into a terminal: text is cut, and columns are left out, the inner ones first."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from rich.cells import cell_len, set_cell_size
 
@@ -22,22 +23,33 @@ def cut(text: str, most: int) -> str:
     return text if cell_len(text) <= most else set_cell_size(text, max(1, most - 1)).rstrip() + "…"
 
 
-def shown_columns(widths: Sequence[int], room: int) -> tuple[int, int, int]:
-    """Return how many columns are shown from the left and from the right, and the most cells that each has.
+def shown_columns(widths: Sequence[int], room: int, first: Iterable[int] = ()) -> tuple[list[int], int]:
+    """Return which columns are shown, in their order, and the most cells that each has.
 
-    All columns are the left's where they fit into `room` cells, texts cut to LEAST at worst.
+    All where they fit into `room` cells, texts cut to LEAST at worst. Else those of `first`, then the outermost ones,
+    in turn from the left and from the right; a cell stands for each gap.
     """
     caps = [c for c in range(LEAST, max(LEAST, room, *widths) + 1) if _sum(min(w, c) for w in widths) < room]
     if caps:
-        return len(widths), 0, caps[-1]
+        return list(range(len(widths))), caps[-1]
     narrow = [min(w, LEAST) for w in widths]
-    left = right = 0
-    while left + right < len(widths) - 1:
-        more = (left, right + 1) if left > right else (left + 1, right)
-        if _sum([*narrow[: more[0]], 1, *narrow[len(widths) - more[1] :]]) >= room and left:
+    chosen: list[int] = []
+    outermost = (i // 2 if i % 2 == 0 else len(widths) - 1 - i // 2 for i in range(len(widths)))
+    for column in dict.fromkeys([*first, *outermost]):
+        more = sorted([*chosen, column])
+        if _sum(1 if i is None else narrow[i] for i in with_gaps(more, len(widths))) >= room and chosen:
             break
-        left, right = more
-    return left, right, LEAST
+        chosen = more
+    return chosen, LEAST
+
+
+def with_gaps(shown: Sequence[int], count: int) -> list[int | None]:
+    """Return the columns that are shown, of so many, with None where some are left out."""
+    columns: list[int | None] = []
+    for before, column in pairwise([-1, *shown, count]):
+        columns += [None] if column > before + 1 else []
+        columns += [column] if column < count else []
+    return columns
 
 
 def _sum(widths: Iterable[int]) -> int:

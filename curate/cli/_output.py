@@ -65,37 +65,37 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     stdout.print(table)
 
 
-def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print the rows of a query, a line each, in the terminal's width: long text is cut, and middle columns left out.
+_STAY = ("score", "doc_id")
+"""Columns that are left out last."""
 
-    A single row that does not fit has a line per column. What is not shown is said.
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print the rows of a query, a line each, in the terminal's width: long text is cut, and inner columns left out.
+
+    The score and the document's name stay. A single row that does not fit has a line per column. What is not shown is
+    said.
     """
-    from curate.cli._clipping import LEAST, cut, one_line, shown_columns
+    from curate.cli._clipping import LEAST, cut, one_line, shown_columns, with_gaps
 
     names = [one_line(c) for c in columns]
     cells = [[one_line(format_cell(v)) for v in r] for r in rows]
     widths = [max(cell_len(line[i]) for line in [names, *cells]) for i in range(len(names))]
-    left, right, most = shown_columns(widths, stdout.width)
-    if len(cells) == 1 and (left < len(names) or most < max(widths)):
+    shown, most = shown_columns(widths, stdout.width, [names.index(n) for n in _STAY if n in names])
+    if len(cells) == 1 and (len(shown) < len(names) or most < max(widths)):
         room = max(LEAST, stdout.width - max(map(cell_len, names)) - 7)
         print_table(("column", "value"), [(n, cut(v, room)) for n, v in zip(names, cells[0], strict=True)])
         return
     table = Table(header_style="bold")
-    for i in _clipped(list(range(len(names))), left, right, -1):
-        numeric = i >= 0 and any(isinstance(r[i], int | float) for r in rows)
-        name = "…" if i < 0 else cut(names[i], most)
+    columns_and_gaps = with_gaps(shown, len(names))
+    for i in columns_and_gaps:
+        numeric = i is not None and any(isinstance(r[i], int | float) for r in rows)
+        name = "…" if i is None else cut(names[i], most)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for line in cells:
-        table.add_row(*(cut(v, most) for v in _clipped(line, left, right, "…")))
+        table.add_row(*("…" if i is None else cut(line[i], most) for i in columns_and_gaps))
     stdout.print(table)
-    if left + right < len(names):
-        stdout.print(f"{left + right} of {len(names)} columns shown; name some, or --json and --csv show all")
-
-
-def _clipped(values: list[Any], left: int, right: int, gap: Any) -> list[Any]:
-    if left + right >= len(values):
-        return values
-    return [*values[:left], gap, *values[len(values) - right :]]
+    if len(shown) < len(names):
+        stdout.print(f"{len(shown)} of {len(names)} columns shown; name some, or --json and --csv show all")
 
 
 class Plan(Protocol):

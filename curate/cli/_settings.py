@@ -288,12 +288,17 @@ def _continue(ctx: click.Context, _param: click.Parameter, folder: Path | None) 
 def _refuse_conflicts(ctx: click.Context, kind: type, merged: Mapping[str, Any]) -> None:
     """Raise SettingsError naming every flag that says otherwise than the folder that is gone on with."""
     from curate.documents.located import same_places
-    from curate.folders.record import as_json, decisive, differences
+    from curate.folders.record import as_json, decisive, differences, without_consequences
 
     folder = ctx.meta[CONTINUED]
-    had, now = (_leveled(ctx, kind, values) for values in (ctx.meta[_GIVEN], merged))
+    had, now = ctx.meta[_GIVEN], merged
+    if had.get("method") == now.get("method"):
+        had, now = (_leveled(ctx, kind, values) for values in (had, now))
+    else:  # the settings of one method are none of another's
+        had, now = ({"method": values.get("method")} for values in (had, now))
     now = {n: had[n] if isinstance(v, str | tuple) and same_places(v, had[n]) else v for n, v in now.items()}
-    if lines := differences(decisive(as_json(had)), decisive(now), had=f"{folder} has"):
+    lines, _ = without_consequences(differences(decisive(as_json(had)), decisive(now), had=f"{folder} has"), [])
+    if lines:
         raise SettingsError(
             f"{folder} was begun with other settings:\n  " + "\n  ".join(lines),
             hint="Leave these out to go on, or begin anew: the command without --continue, and with another --out.",

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curate.cli._interrupting import waking
 from curate.cli._output import print_error, stderr, stdout
 from curate.errors import CurateError, nearest
 
@@ -77,7 +78,8 @@ def split_statements(text: str) -> tuple[list[str], str]:
 def _read(prompt: str, interactive: bool) -> str | None:
     try:
         if interactive:
-            return input(prompt)
+            with waking():
+                return input(prompt)
         return line.rstrip("\n") if (line := sys.stdin.readline()) else None
     except EOFError:
         print()

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 @continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
 @click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
-@click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="A damaged shard is an error, once all others are done; a damaged file of the target at once.",
+)
 @click.option("--dry-run", is_flag=True, help="Measure a small part, estimate the whole, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
 @click.pass_context

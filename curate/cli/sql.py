@@ -92,7 +92,15 @@ def _is_folder(argument: str) -> bool:
         return False
 
 
-def _show(session: "Session", sql: str, *, style: str | None, parquet: str | None, limit: int) -> None:
+def _show(session: "Session", sql: str, **how: Any) -> None:
+    """Run a query and show its rows; Ctrl-C stops it."""
+    from curate.cli._interrupting import stopping
+
+    with stopping(session.connection):
+        _show_rows(session, sql, **how)
+
+
+def _show_rows(session: "Session", sql: str, *, style: str | None, parquet: str | None, limit: int) -> None:
     from curate.cli._output import print_rows, stderr, stdout
 
     result = session.query(sql)

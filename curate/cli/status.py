@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def command(run: str | None, as_json: bool) -> None:
     """List the runs under runs/, the newest first; of one RUN (or store) tell settings, progress and sizes.
 
+    Of a folder of `curate validate` or `curate verify`: how far it is, its settings, and what it found.
+
     \b
     curate status
     curate status runs/x
@@ -27,9 +29,13 @@ def command(run: str | None, as_json: bool) -> None:
     """
     from curate.cli._output import print_alarm, print_json, stderr
     from curate.cli._runs import ROOT
+    from curate.proof.progress import is_proof
     from curate.scores.arithmetic import arithmetic_warning
     from curate.scores.run import list_runs
 
+    if run and is_proof(run):
+        _tell_proof(run, as_json)
+        return
     folders: list[PartFolder] = [_opened(run)] if run else [*list_runs(ROOT)]
     states = [_state(folder) for folder in folders]
     if as_json:
@@ -47,6 +53,30 @@ def command(run: str | None, as_json: bool) -> None:
     for folder in folders:
         if warning := arithmetic_warning(folder.record.details):
             print_alarm(f"{folder.path}: {warning}")
+
+
+def _tell_proof(path: str, as_json: bool) -> None:
+    """Tell how far a validation or a verification is."""
+    from dataclasses import asdict
+
+    from curate.cli._output import print_json, print_table, stdout
+    from curate.folders.record import leaves
+    from curate.proof.progress import proof_progress
+
+    progress = proof_progress(path)
+    again = shlex.join(["curate", progress.command, "--continue", path])
+    if as_json:
+        print_json([asdict(progress) | {"continue": None if progress.finished else again}])
+        return
+    done = "finished" if progress.finished else "not finished"
+    if progress.trainings is not None and not progress.finished:
+        done += f", {progress.trainings} of {progress.of_trainings} trainings done"
+    stdout.print(f"{path} (curate {progress.command}): {done}.", style="bold", soft_wrap=True)
+    if progress.sentence:
+        stdout.print(progress.sentence, soft_wrap=True)
+    print_table(("setting", "value"), [(name, _shown(value)) for name, value in leaves(progress.settings).items()])
+    if not progress.finished:
+        stdout.print(f"go on by: {again}", soft_wrap=True)
 
 
 def _opened(path: str) -> "PartFolder":

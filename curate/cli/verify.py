@@ -75,6 +75,7 @@ def _print_plan(plan: "VerifyPlan", as_json: bool) -> None:
     rows: list[tuple[str, Any]] = [
         ("arms", plan.arms),
         ("trainings", plan.trainings),
+        ("of these there already", plan.there),
         ("tokens of each, but for `all`", plan.tokens),
         ("steps of each, but for `all`", plan.steps),
         ("steps of the arm `all`", plan.all_steps),

@@ -6,7 +6,7 @@ from curate.documents.overlap import Overlap
 from curate.documents.pool import Pool, open_pool
 from curate.documents.records import documents, hash_content
 from curate.documents.rows import columns_metadata, estimated_rows, json_lines, raw_tables, rows
-from curate.documents.sample import estimated_size, sample_rows
+from curate.documents.sample import draw_sample, estimated_size, sample_rows
 from curate.documents.shards import DAMAGED, BadRow, DamagedShard, Shard
 from curate.documents.target import Target, read_target
 from curate.fields import Fields
@@ -26,6 +26,7 @@ __all__ = [
     "check_fields",
     "columns_metadata",
     "documents",
+    "draw_sample",
     "estimated_rows",
     "estimated_size",
     "hash_content",

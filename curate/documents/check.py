@@ -9,10 +9,10 @@ from curate.documents import formats, shapes
 from curate.documents.pool import Pool
 from curate.documents.records import document_of, useful_columns
 from curate.documents.rows import rows
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shards import BadRow, Row, Shard
 from curate.errors import CurateError, nearest
 from curate.fields import COLUMNS, Fields
-from curate.schema import Document
+from curate.schema import Document, Skipped
 
 _SHARDS = 8
 _LOOKED_INTO, _ROWS = 4, 16
@@ -43,22 +43,41 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     titles: dict[str, list[str]] = {}
     seen: dict[str, None] = {}
     chats: set[bool] = set()
-    for shard in islice(pool.shards, _LOOKED_INTO):
-        with suppress(CurateError):  # a damaged shard is reported where it is read
-            for number, raw in islice(rows(shard, columns=useful_columns(shard, fields)), _ROWS):
-                document = document_of(shard.name, number, raw, fields)
-                if isinstance(document, Document) and not isinstance(raw, BadRow):
-                    chats.add(document.messages is not None)
-                    seen.update(dict.fromkeys(raw))
-                    if (shape := shapes.shape_of(raw, fields)) is not None:
-                        read_from = titles.setdefault(shape.title, [])
-                        read_from += [c for c in shape.columns(raw, fields) if c not in read_from]
+    for raw, document in _first_rows(pool, fields):
+        if isinstance(document, Document) and not isinstance(raw, BadRow):
+            chats.add(document.messages is not None)
+            seen.update(dict.fromkeys(raw))
+            if (shape := shapes.shape_of(raw, fields)) is not None:
+                read_from = titles.setdefault(shape.title, [])
+                read_from += [c for c in shape.columns(raw, fields) if c not in read_from]
     content = _NOTABLE | shapes.content_columns(seen, replace(fields, format_as=None)) if seen else _NOTABLE
     used = {fields.id, *(c for columns in titles.values() for c in columns)}
     not_read = [c for c in seen if c in content and c not in used]
     return (
         FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats) if titles else None
     )
+
+
+def refusal(pool: Pool, fields: Fields) -> str | None:
+    """Say that half of the first rows or more are no documents, and why the first is none; None where fewer are."""
+    documents = [document for _, document in _first_rows(pool, fields)]
+    refused = [d for d in documents if isinstance(d, Skipped)]
+    if not refused or 2 * len(refused) < len(documents):
+        return None
+    first = refused[0]
+    shape = f" as {shapes.expected(fields)}" if fields.format_as else ""
+    others = " Without --format-as each row is read by its own shape." if fields.format_as else ""
+    return (
+        f"{len(refused)} of the first {len(documents)} rows cannot be read{shape}. The first is {first.shard}, row "
+        f"{first.row}: {first.reason}, {first.detail}.{others}"
+    )
+
+
+def _first_rows(pool: Pool, fields: Fields) -> Iterator[tuple[Row, Document | Skipped]]:
+    for shard in islice(pool.shards, _LOOKED_INTO):
+        with suppress(CurateError):  # a damaged shard is reported where it is read
+            for number, raw in islice(rows(shard, columns=useful_columns(shard, fields)), _ROWS):
+                yield raw, document_of(shard.name, number, raw, fields)
 
 
 def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:

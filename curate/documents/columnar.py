@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from curate.documents.drawing import draw_from_blocks, until_broken
+from curate.documents.drawing import draw_from_blocks, until_broken, with_damage
 from curate.documents.shards import BadRow, DamagedShard, Row, Shard
 from curate.errors import CurateError
 from curate.folders.values import plain_batch, python_values
@@ -128,10 +128,12 @@ class Columnar:
         """Draw rows evenly from blocks drawn at random."""
         try:
             blocks = self.blocks(shard)
-        except CurateError:
-            return iter(()), True
+        except CurateError as error:
+            return with_damage((), [error]), True
+        damage: list[CurateError] = []
         drawn = draw_from_blocks(blocks, count, rng, self.rows_per_block)
-        return until_broken(self.rows(shard, only=drawn, columns=columns)), count >= sum(blocks)
+        undamaged = until_broken(self.rows(shard, only=drawn, columns=columns), damage)
+        return with_damage(undamaged, damage), count >= sum(blocks)
 
     @contextmanager
     def _opened(self, shard: Shard, reached: list[int]) -> Iterator[OpenFile]:

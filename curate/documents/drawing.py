@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, chain
 from typing import TypeVar
 
+from curate.documents.shards import DAMAGED, BadRow, Row
 from curate.errors import CurateError
 
 T = TypeVar("T")
@@ -18,7 +19,7 @@ def draw_from_stream(items: Iterable[T], size: int, rng: random.Random) -> tuple
     """
     kept: list[tuple[int, T]] = []
     following, w, seen = 0, 1.0, 0
-    for place, item in enumerate(until_broken(items)):
+    for place, item in enumerate(items):
         seen = place + 1
         if place < size:
             kept.append((place, item))
@@ -55,9 +56,16 @@ def draw_from_blocks(blocks: Sequence[int], size: int, rng: random.Random, rows_
     return sorted(rng.sample(candidates, size))
 
 
-def until_broken(items: Iterable[T]) -> Iterator[T]:
-    """Yield the items before the damage in a shard: a sample needs no more, and reading the whole pool reports it."""
+def until_broken(items: Iterable[T], damage: list[CurateError]) -> Iterator[T]:
+    """Yield the items before the damage in a shard, of which a sample needs no more; add its error to `damage`."""
     try:
         yield from items
-    except CurateError:
-        return
+    except CurateError as error:
+        damage.append(error)
+
+
+def with_damage(rows: Iterable[tuple[int, Row]], damage: Sequence[CurateError]) -> Iterator[tuple[int, Row]]:
+    """Yield rows, then one for the damage that ended them, at the row reached."""
+    yield from rows
+    for error in damage:
+        yield getattr(error, "row", 0), BadRow(reason=DAMAGED, detail=error.message)

@@ -43,6 +43,11 @@ class Pool:
             line += f"; of other splits, which FOLDER:SPLIT reads: {_listed(self.other_splits)}"
         return line
 
+    @property
+    def is_one_file(self) -> bool:
+        """Whether it is one file, and all that there is at its address."""
+        return len(self.shards) == 1 and not self.ignored and not self.other_splits
+
     def fingerprint(self) -> str:
         """Hash the shards' names, sizes and a cheap digest of their content; 32 hex digits.
 

@@ -2,17 +2,18 @@
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from curate.documents import formats
 from curate.documents.formats.contract import Format
 from curate.documents.pool import Pool
 from curate.documents.records import document_of, useful_columns
 from curate.documents.rows import estimated_rows, with_partitions
-from curate.documents.shards import Shard
+from curate.documents.shards import DAMAGED, Shard
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
-from curate.schema import Document
+from curate.schema import Document, Skipped
 
 _SHARDS = 256
 _STREAMED_SHARDS = 8
@@ -31,6 +32,7 @@ class _Draw:
     size: int = 0
     """Rows to draw from it."""
     documents: list[Document] | None = None
+    skipped: list[Skipped] = field(default_factory=list)
     exhausted: bool = False
 
     @property
@@ -38,7 +40,20 @@ class _Draw:
         return formats.get(self.shard.format)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Documents of a pool, and what was looked at for them in vain."""
+
+    documents: list[Document]
+    skipped: list[Skipped]
+
+
 def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Document]:
+    """Draw documents as `draw_sample` does, and return those alone."""
+    return draw_sample(pool, count, seed, fields).documents
+
+
+def draw_sample(pool: Pool, count: int, seed: int, fields: Fields) -> Sample:
     """Draw `count` documents without replacement, sorted by (shard order, row); all if there are fewer.
 
     Each shard gives a share in proportion to its rows (exact for Parquet and Arrow, estimated from the first
@@ -70,10 +85,10 @@ def sample_rows(pool: Pool, count: int, seed: int, fields: Fields) -> list[Docum
             if draw.documents is None:
                 _look(draw, fields)
         if sum(len(d.documents or ()) for d in active) >= count:
-            return _picked(active, count)
+            return _sample_of(active, count)
         if all(d.exhausted for d in active):
             if len(active) == len(draws):
-                return _picked(active, count)
+                return _sample_of(active, count)
             active = draws
         missing = count - sum(len(d.documents or ()) for d in active)
         for draw in _with_more(active, missing, rng):
@@ -147,23 +162,32 @@ def _set_quotas(draws: list[_Draw], count: int, rng: random.Random) -> None:
 
 def _look(draw: _Draw, fields: Fields) -> None:
     """Draw `size` rows of a shard, in a seeded order, and keep those that are documents."""
-    if not draw.size:
-        draw.documents = []
-        return
-    rng = random.Random(draw.rng_seed)
+    draw.documents = []
     try:
-        columns = useful_columns(draw.shard, fields)
-    except CurateError:  # a damaged file
-        draw.documents, draw.exhausted = [], True
-        return
+        if draw.size:
+            _draw_rows(draw, useful_columns(draw.shard, fields), fields)
+        elif not draw.weight and draw.shard.size:  # bytes, and no row: is it damaged?
+            draw.format.columns(draw.shard)
+    except CurateError as error:
+        row, draw.exhausted = getattr(error, "row", 0), True
+        draw.skipped = [Skipped(shard=draw.shard.name, row=row, reason=DAMAGED, detail=error.message)]
+
+
+def _draw_rows(draw: _Draw, columns: list[str] | None, fields: Fields) -> None:
+    rng = random.Random(draw.rng_seed)
     drawn, draw.exhausted = draw.format.draw(draw.shard, draw.size, rng, columns)
     drawn = with_partitions(draw.shard, drawn)
-    candidates = (document_of(draw.shard.name, row, raw, fields) for row, raw in drawn)
+    candidates = [document_of(draw.shard.name, row, raw, fields) for row, raw in drawn]
     draw.documents = [d for d in candidates if isinstance(d, Document)]
+    draw.skipped = [d for d in candidates if isinstance(d, Skipped)]
     rng.shuffle(draw.documents)
 
 
-def _picked(draws: list[_Draw], count: int) -> list[Document]:
+def _sample_of(draws: Sequence[_Draw], count: int) -> Sample:
+    return Sample(documents=_picked(draws, count), skipped=[s for d in draws for s in d.skipped])
+
+
+def _picked(draws: Sequence[_Draw], count: int) -> list[Document]:
     """Take each shard's quota; fill up from shards that have more, one document each in turn."""
     taken = {d.order: min(d.quota, len(d.documents or ())) for d in draws}
     missing = count - sum(taken.values())

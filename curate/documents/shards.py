@@ -63,6 +63,8 @@ class BadRow:
     """The columns whose values could not be decoded; none where that is the whole row."""
     others: Mapping[str, Any] | None = None
     """The values of the other columns, where they could be decoded."""
+    whole: Mapping[str, Any] | None = None
+    """The row as a table keeps it, where it can: bytes stand for text that is not UTF-8."""
 
 
 Row = Mapping[str, Any] | BadRow

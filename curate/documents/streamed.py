@@ -10,7 +10,7 @@ from typing import IO, Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from curate.documents.drawing import draw_from_stream
+from curate.documents.drawing import draw_from_stream, until_broken, with_damage
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
 from curate.documents.lines import Truncated, as_utf8, inflated, split_lines
 from curate.documents.shards import BadRow, DamagedShard, Row, Shard
@@ -121,8 +121,12 @@ class Streamed(Generic[R]):
     def tables(
         self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, batch_rows: int = 1024
     ) -> Iterator[tuple[np.ndarray, pa.Table]]:
-        """Gather decoded rows into tables, each typed by itself; rows that could not be decoded are left out."""
-        decoded = ((n, row) for n, row in self.rows(shard, start=start, only=only) if not isinstance(row, BadRow))
+        """Gather decoded rows into tables, each typed by itself; rows that could not be decoded are left out.
+
+        Of rows that were chosen, those are there whose columns a table can keep as bytes.
+        """
+        rows = ((n, _for_table(row, chosen=only is not None)) for n, row in self.rows(shard, start=start, only=only))
+        decoded = ((n, row) for n, row in rows if row is not None)
         damage: list[DamagedShard] = []
         whole = _until_damaged(decoded, damage)
         while batch := list(islice(whole, batch_rows)):
@@ -134,16 +138,19 @@ class Streamed(Generic[R]):
         """Return None: only the rows tell the columns."""
 
     def columns(self, shard: Shard) -> list[str]:
-        """List the columns of the first thousand rows."""
+        """List the columns of the first thousand rows, or of those before the damage."""
         if self.check and (numbered_record := next(self.numbered(shard), None)):
             self.check(shard, numbered_record[2])
         columns: dict[str, None] = {}
         first_bad: BadRow | None = None
-        for _, row in islice(self.rows(shard), _FIRST_ROWS):
+        damage: list[DamagedShard] = []
+        for _, row in islice(_until_damaged(self.rows(shard), damage), _FIRST_ROWS):
             if isinstance(row, BadRow):
                 first_bad = first_bad or row
             else:
                 columns.update(dict.fromkeys(row))
+        if damage and not columns:
+            raise damage[0]
         if first_bad and not columns:
             raise CurateError(
                 f"{shard.url}: none of the first lines is {self.row}; {first_bad.reason}, {first_bad.detail}",
@@ -169,8 +176,16 @@ class Streamed(Generic[R]):
         self, shard: Shard, count: int, rng: random.Random, columns: Sequence[str] | None = None
     ) -> tuple[Iterator[tuple[int, Row]], bool]:
         """Draw rows evenly along the whole file in one pass, decoding only those drawn."""
-        kept, seen = draw_from_stream(self.numbered(shard), count, rng)
-        return ((row, self.decode(record, number)) for _, (row, number, record) in kept), seen <= count
+        damage: list[CurateError] = []
+        kept, seen = draw_from_stream(until_broken(self.numbered(shard), damage), count, rng)
+        decoded = ((row, self.decode(record, number)) for _, (row, number, record) in kept)
+        return with_damage(decoded, damage), seen <= count
+
+
+def _for_table(row: Row, *, chosen: bool) -> Mapping[str, Any] | None:
+    if isinstance(row, BadRow):
+        return row.whole if chosen else None
+    return row
 
 
 def _until_damaged(items: Iterator[R], damage: list[DamagedShard]) -> Iterator[R]:

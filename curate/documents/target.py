@@ -1,9 +1,8 @@
 """Read a target: a pool small enough for memory, with its groups."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import orjson
 import xxhash
@@ -12,7 +11,7 @@ from curate.documents.check import FirstRows, check_fields, fallen_back, look
 from curate.documents.pool import open_pool
 from curate.documents.records import document_of
 from curate.documents.rows import rows
-from curate.documents.shards import BadRow
+from curate.documents.shards import DAMAGED, BadRow, DamagedShard, Row, Shard
 from curate.errors import CurateError
 from curate.fields import Fields
 from curate.schema import Document, Skipped
@@ -57,7 +56,8 @@ def read_target(
     """Read every row of a target, grouped by the values of one column (any column but a nested one).
 
     What `fields` shares with the pool's holds only where the target has it: it is read by its own columns and shape.
-    Rows that are no documents, and rows whose group is null ('no group'), are set aside with their reason.
+    Rows that are no documents, rows whose group is null ('no group'), and what a damaged file no longer gives are set
+    aside with their reason.
     Raises CurateError when a column is missing or no document is left.
     """
     pools = pool_fields or Fields()
@@ -71,7 +71,7 @@ def read_target(
     groups: list[str] = []
     skipped: list[Skipped] = []
     for shard in pool.shards:
-        for number, raw in rows(shard):
+        for number, raw in _readable(shard):
             document = document_of(shard.name, number, raw, fields)
             group = SINGLE_GROUP if group_by is None else _group(raw, group_by)
             if isinstance(document, Skipped):
@@ -100,8 +100,16 @@ def read_target(
     )
 
 
-def _group(raw: Mapping[str, Any] | BadRow, column: str) -> str | None:
-    value = None if isinstance(raw, BadRow) else raw.get(column)
+def _readable(shard: Shard) -> Iterator[tuple[int, Row]]:
+    """Stream a file's rows; a damaged one ends with a row that says so."""
+    try:
+        yield from rows(shard)
+    except DamagedShard as error:
+        yield error.row, BadRow(reason=DAMAGED, detail=error.message)
+
+
+def _group(raw: Row, column: str) -> str | None:
+    value = ((raw.others or {}) if isinstance(raw, BadRow) else raw).get(column)
     if value is None or isinstance(value, list | dict | bytes) or value == "":
         return None
     return str(value)

@@ -14,13 +14,13 @@ from curate.folders.values import array_of, in_known_zone, storage_type, type_of
 from curate.gradients.scored import Scored
 from curate.proxies.tokens import Encoded
 from curate.schema import (
-    MANY_COLUMNS,
     SCORE_FIELDS,
     SKIPPED_SCHEMA,
     TOKEN_TEXTS,
     Skipped,
     column_name,
     is_reserved,
+    rare_columns,
     token_column,
 )
 
@@ -124,8 +124,7 @@ def _column(values: Any, kind: pa.DataType, rows: int) -> pa.Array:
 def metadata_columns(documents: Sequence[Any]) -> dict[str, pa.Array]:
     """Return a column per scalar column of documents; of very many only those that a tenth of the documents have."""
     counts = Counter(name for d in documents for name in d.metadata)
-    few = len(documents) / 10 if len(counts) > MANY_COLUMNS else 0
-    names = sorted(name for name, number in counts.items() if number >= few)
+    names = sorted(counts.keys() - rare_columns(counts, len(documents)))
     columns: dict[str, str] = {}
     used: set[str] = set()
     for name in names:

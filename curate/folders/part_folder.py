@@ -21,7 +21,7 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Claim, Folder, put_json, put_text, read_json
 from curate.folders.local import open_folder
 from curate.folders.parts import Part, Span, metadata_of, put_table, read_part
-from curate.folders.record import RunRecord, decisive, differences
+from curate.folders.record import RunRecord, decisive, differences, without_consequences
 from curate.folders.unify import File
 from curate.schema import SKIPPED_SCHEMA
 
@@ -259,6 +259,7 @@ class PartFolder(ABC):
         had = f"the {self.KIND} has"
         changed = differences(recorded, fingerprints, had=had, asked="now it is")
         lines = differences(decisive(self.record.settings), decisive(settings), had=had)
+        lines, changed = without_consequences(lines, changed)
         return [*lines, *(f"{line} (its content has changed)" for line in changed)]
 
     @classmethod

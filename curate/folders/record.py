@@ -84,6 +84,7 @@ class Details:
     coverage: Coverage | None = None
     arithmetic: Arithmetic | None = None
     holdout: Holdout | None = None
+    frequency_loss: float | None = None  # of the pool's text, by token frequencies alone; nats per token
     moved: Mapping[str, Moved] = field(default_factory=dict)  # by the path of the run that was rescored
     pool: tuple[str, ...] = ()  # addresses, which may become more
     pool_fingerprint: str = ""
@@ -244,6 +245,33 @@ def differences(
         if old_value != new_value and not (old_value is _ABSENT and not new_value):
             lines.append(f"{key}: {had} {_show(old_value)}, {asked} {_show(new_value)}")
     return lines
+
+
+_FOLLOWS = {"method_settings": {"method"}, "method_settings.seed": {"seed"}, "background": {"method"}}
+"""Settings that follow from others, where those were not given."""
+_ROWS = {"target", "fields", "target_fields", "group_by", "holdout", "seed"}
+_CONTENTS = {
+    "pool": {"pool"},
+    "target": _ROWS,
+    "heldout": _ROWS,
+    "against": {"against", "fields", "target_fields"},
+    "fit": {"fit_from"},
+    "model": {"model", "revision"},
+    "checkpoints": {"model", "revision"},
+}
+"""The settings that decide what a fingerprint is of."""
+
+
+def without_consequences(settings: Sequence[str], fingerprints: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return those lines of `differences`, of settings and of fingerprints, that follow from no other setting's."""
+    names = {line.partition(":")[0]: line for line in settings}
+    wholes = {name.partition(".")[0] for name in names}
+
+    def follows(name: str) -> bool:
+        return bool((_FOLLOWS.get(name, set()) | _FOLLOWS.get(name.partition(".")[0], set())) & wholes)
+
+    causes = [line for name, line in names.items() if not follows(name)]
+    return causes, [line for line in fingerprints if not _CONTENTS.get(line.partition(":")[0], set()) & wholes]
 
 
 def leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

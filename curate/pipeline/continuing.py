@@ -11,7 +11,7 @@ from curate.documents.addresses import lies_here
 from curate.documents.located import located, located_settings
 from curate.errors import SettingsError
 from curate.fields import Fields
-from curate.folders.folder import read_json
+from curate.folders.folder import Folder, read_json
 from curate.folders.local import open_folder
 from curate.folders.record import RunRecord, as_json
 from curate.proof.settings import SETTINGS, ValidateSettings, VerifySettings
@@ -31,6 +31,11 @@ KINDS: dict[str, Any] = {
     "verify": VerifySettings,
 }
 """Settings by the command that writes a folder."""
+_BEGIN_ANEW = (
+    "Begin it by its whole command (curate score --target … --pool … --out {folder}); `curate status` lists the runs "
+    "that --continue can go on with."
+)
+_NAMED = 5
 _PROOF = ("selection", "target", "pool", "other", "model", "runs", "banks")
 """Settings of validations and verifications that are addresses."""
 
@@ -61,11 +66,18 @@ def recorded_values(folder: Path | str) -> tuple[str, dict[str, Any]]:
         content = read_json(place, SETTINGS)
         settings, where = content["settings"], content["working_folder"]
         return content["command"], settings | {n: _there(settings[n], where) for n in _PROOF if settings.get(n)}
-    problem = "holds no run, store, validation or verification" if place.exists() else "is no folder"
-    raise SettingsError(
-        f"--continue {folder}: {folder} {problem}.",
-        hint="Give a folder that `curate score`, rescore, index, validate or verify wrote; `curate status` lists runs.",
-    )
+    raise SettingsError(f"--continue {folder}: {folder} {_lacking(place)}", hint=_BEGIN_ANEW.format(folder=folder))
+
+
+def _lacking(place: Folder) -> str:
+    """Say why nothing can be gone on with in a folder that has no settings."""
+    begun = "A command that was stopped while it loaded its model leaves no settings to go on with, and no results."
+    if not place.exists():
+        return f"is no folder. {begun}"
+    others = [name for name in sorted(os.listdir(place.local())) if not name.startswith(".")]
+    if others:
+        return f"holds no run, store, validation or verification; it holds {', '.join(others[:_NAMED])}."
+    return f"is empty. {begun}"
 
 
 def of_record(record: RunRecord, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """From settings to a request: every default decided, and all checked that can be known without a model."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
@@ -7,6 +8,7 @@ from typing import Any
 
 from curate import methods
 from curate.documents import (
+    DAMAGED,
     FirstRows,
     Pool,
     Shard,
@@ -19,6 +21,8 @@ from curate.documents import (
     open_pool,
     read_target,
 )
+from curate.documents.check import refusal
+from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
 from curate.folders.record import as_json, differences
@@ -28,13 +32,14 @@ from curate.pipeline.origin import Origin
 from curate.progress import Reporter
 from curate.proxies.devices import choose_device
 from curate.proxies.settings import PassSettings
-from curate.schema import Document, group_column
+from curate.schema import Document, group_column, rare_columns
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.settings import build, changed, given
 from curate.stores.settings import METHOD, IndexSettings
 from curate.stores.store import Store
 
+COLUMNS_PROBED, NAMED = 32, 5
 SHARDS_PROBED, DOCUMENTS_PROBED = 8, 256  # for documents that the target holds, too: said before any work
 
 
@@ -62,14 +67,16 @@ class Request:
     """Of pool, target, control set and the background that fits come from."""
 
 
-def make_request(settings: ScoreSettings, reporter: Reporter) -> Request:
+def make_request(settings: ScoreSettings, reporter: Reporter, *, strict: bool = False) -> Request:
     """Resolve and check settings, open the pool, read the target. Raises CurateError."""
     settings = resolve(settings)
     store = Store.open(settings.store) if settings.store else None
     pool = open_candidates(settings, reporter) if store is None else store.pool
     pool_read_as = note_shapes(pool, settings.fields, reporter) if store is None else None
-    target = read_rows(settings, reporter)
+    target = read_rows(settings, reporter, strict=strict)
     warn_of_shared(pool, target, settings.fields, reporter)
+    if store is None:
+        note_rare_columns(pool, settings.fields, reporter)
     split = hold_out(target, settings.holdout, settings.seed, address=settings.target)
     against = read_against(settings, reporter)
     pool_fingerprint = pool.fingerprint() if store is None else store.record.details.pool_fingerprint
@@ -187,17 +194,19 @@ def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, d
 def open_candidates(settings: PassSettings, reporter: Reporter) -> Pool:
     """Open the pool, say what of it is read, and check its columns. Raises CurateError."""
     pool = open_pool(settings.pool, txt_lines=settings.fields.txt_lines)
-    if len(pool.shards) > 1 or pool.ignored or pool.other_splits:
+    if not pool.is_one_file:
         reporter.note(f"pool: {pool.listing}.")
     check_fields(pool, settings.fields)
     return pool
 
 
 def note_shapes(pool: Pool, fields: Fields, reporter: Reporter) -> FirstRows | None:
-    """Say what a pool's first rows are read as."""
+    """Say what a pool's first rows are read as, and warn where many of them cannot be read."""
     first_rows = look(pool, fields)
     if first_rows is not None:
         reporter.note(f"pool read as: {first_rows}.")
+    if problem := refusal(pool, fields):
+        reporter.warn(f"pool: {problem}")
     return first_rows
 
 
@@ -210,7 +219,7 @@ def warn_of_shared(pool: Pool, target: Target, columns: Fields, reporter: Report
         reporter.warn(f"{whole}: its own documents come out best, and `curate select` leaves them out.")
         return
     contents = {d.content_hash for d in target.documents}
-    first = [d for s in pool.shards[:SHARDS_PROBED] for d in _first_documents(s, columns)]
+    first = first_documents(pool, columns, DOCUMENTS_PROBED)
     if both := sum(d.content_hash in contents for d in first):
         reporter.warn(
             f"{both:,} of the first {len(first):,} documents of the pool are rows of the target, too: they are marked "
@@ -218,18 +227,41 @@ def warn_of_shared(pool: Pool, target: Target, columns: Fields, reporter: Report
         )
 
 
-def _first_documents(shard: Shard, columns: Fields) -> list[Document]:
+def note_rare_columns(pool: Pool, columns: Fields, reporter: Reporter) -> None:
+    """Say which columns the scores of a very wide pool leave out, as the first rows of a few shards tell."""
+    first = first_documents(pool, columns, COLUMNS_PROBED)
+    counts = Counter(name for document in first for name in document.metadata)
+    if rare := rare_columns(counts, len(first)):
+        listed = ", ".join(rare[:NAMED]) + (" …" if len(rare) > NAMED else "")
+        reporter.note(
+            f"The pool's first rows have {len(counts):,} columns: scores leave out {len(rare):,} that fewer than a "
+            f"tenth of the documents have ({listed}). `curate sql` reads them in the view documents."
+        )
+
+
+def first_documents(pool: Pool, columns: Fields, count: int) -> list[Document]:
+    """Return the documents among the first `count` rows of each of a pool's first shards."""
+    return [d for shard in pool.shards[:SHARDS_PROBED] for d in _first_documents(shard, columns, count)]
+
+
+def _first_documents(shard: Shard, columns: Fields, count: int) -> list[Document]:
     try:
-        return [d for d in islice(documents(shard, columns), DOCUMENTS_PROBED) if isinstance(d, Document)]
+        return [d for d in islice(documents(shard, columns), count) if isinstance(d, Document)]
     except CurateError:  # a damaged shard: reading the pool reports it
         return []
 
 
-def read_rows(settings: ScoreSettings, reporter: Reporter) -> Target:
-    """Read the target. Raises CurateError; rows that are set aside are reported."""
+def read_rows(settings: ScoreSettings, reporter: Reporter, *, strict: bool = False) -> Target:
+    """Read the target; rows that are set aside are reported. Raises CurateError; with `strict` for a damaged file."""
     target = read_target(
         settings.target, settings.target_fields, group_by=settings.group_by, pool_fields=settings.fields
     )
+    damaged = next((s for s in target.skipped if s.reason == DAMAGED), None)
+    if damaged is not None and strict:
+        raise CurateError(
+            f"The target cannot be read to its end: {damaged.detail}",
+            hint="Write the file again, or go on with what can be read of it: leave --strict out.",
+        )
     _report(target, "target", reporter)
     if target.left_out:
         reporter.note(f"target: {target.left_out}.")
@@ -249,10 +281,8 @@ def _report(target: Target, what: str, reporter: Reporter) -> None:
     """Say what a target is read as, and what is set aside."""
     if target.read_as is not None:
         reporter.note(f"{what} read as: {target.read_as}.")
-    for reason in sorted({s.reason for s in target.skipped}):
-        rows = [s for s in target.skipped if s.reason == reason]
-        detail = f": {rows[0].detail}" if rows[0].detail else ""
-        reporter.warn(f"{len(rows)} {what} row(s) set aside: {reason} (the first is row {rows[0].row}{detail}).")
+    for sentence in sentences(target.skipped, what):
+        reporter.warn(sentence)
 
 
 def score_columns(groups: Sequence[str]) -> list[str]:

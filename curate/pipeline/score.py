@@ -13,6 +13,7 @@ from curate.folders.local import refuse_place
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.ending import totals_of
 from curate.pipeline.estimate import ScorePlan, estimate
+from curate.pipeline.frequencies import record_frequency_loss
 from curate.pipeline.origin import remember_shards
 from curate.pipeline.request import Request, make_request
 from curate.pipeline.work import ScoreWork, Scoring
@@ -37,9 +38,9 @@ def run(
 
     Settings come as an object, by name (the method's own among them), or both: names win. `workers` processes share the
     pool; how many decides nothing but the time. A damaged shard gives what can be read of it and a row in `skipped`;
-    with `strict` it is an error once all others are done. Whatever is wrong with settings, the pool's columns or the
-    target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were
-    finished stay.
+    with `strict` it is an error once all others are done, and one of the target at once. Whatever is wrong with
+    settings, the pool's columns or the target is said before the model loads. Raises CurateError, also where not one
+    row can be used; parts that were finished stay.
     """
     refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
@@ -47,7 +48,7 @@ def run(
     executor = executors.of_workers(workers, settings.device)
     if settings.store and workers > 1:
         raise SettingsError("A store is scored by threads of one process.", hint="Leave --workers out.")
-    request = make_request(settings, reporter)
+    request = make_request(settings, reporter, strict=strict)
     path = Path(out) if out is not None else default_out(request.settings)
     record = _refuse_early(path, request)
     workspace = open_workspace(request, reporter)
@@ -59,6 +60,7 @@ def run(
         method = methods.get(request.method)
         if request.store is None:
             remember_shards(run, request.pool)
+            record_frequency_loss(run, request.pool, request.settings, workspace.encoder)
             check_arithmetic(
                 run, method, request.method_settings, inputs, request.pool, request.settings, request.columns
             )

@@ -26,8 +26,9 @@ def run(
 ) -> Verification:
     """Train the proxy on a selection, on random documents and on others' choices, and compare the target's loss."""
     refuse_place(plot, "--plot")
-    verifying, proxy, encoder = _opened(gathered(VerifySettings, settings, values), out)
-    return verifying.run(proxy, encoder, score=score.run, reporter=reporter or Silent(), plot=plot)
+    reporter = reporter or Silent()
+    verifying, proxy, encoder = _opened(gathered(VerifySettings, settings, values), out, reporter)
+    return verifying.run(proxy, encoder, score=score.run, reporter=reporter, plot=plot)
 
 
 def plan(
@@ -38,11 +39,12 @@ def plan(
     **values: Any,
 ) -> VerifyPlan:
     """Say what a verification will take, from one step that is measured; nothing is written."""
-    verifying, proxy, encoder = _opened(gathered(VerifySettings, settings, values), out)
-    return verifying.plan(proxy, encoder, score=score.run, reporter=reporter or Silent())
+    reporter = reporter or Silent()
+    verifying, proxy, encoder = _opened(gathered(VerifySettings, settings, values), out, reporter)
+    return verifying.plan(proxy, encoder, score=score.run, reporter=reporter)
 
 
-def _opened(settings: VerifySettings, out: Path | str | None) -> tuple[Verifying, Proxy, Encoder]:
+def _opened(settings: VerifySettings, out: Path | str | None, reporter: Reporter) -> tuple[Verifying, Proxy, Encoder]:
     refuse_place(out, "--out")
-    verifying = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings))
+    verifying = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings), reporter)
     return verifying, *load(changed(verifying.scoring, modules=()))

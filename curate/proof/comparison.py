@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.documents import Fields, Overlap, read_target
+from curate.documents.set_aside import sentences
 from curate.folders.codecs import JSON
 from curate.folders.folder import Folder
 from curate.folders.kept import Kept
@@ -17,6 +18,7 @@ from curate.proof.arms import ALL, Arm
 from curate.proof.choices import Choices
 from curate.proof.fitting import Curve, Measure, fit
 from curate.proof.places import draw
+from curate.proof.progress import ARMS, UNTRAINED
 from curate.proof.reading import usable
 from curate.proof.selection import Selected
 from curate.proof.settings import VerifySettings
@@ -56,7 +58,10 @@ class Comparison:
     def other(self) -> list[Document]:
         settings, fields = self.settings, self.fields
         if settings.other:
-            return read_target(settings.other, fields).documents
+            other = read_target(settings.other, fields)
+            for sentence in sentences(other.skipped, "other"):
+                self.reporter.warn(sentence)
+            return other.documents
         places = draw([self.choices.index], settings.seed + _OTHER_SEED, documents=settings.other_documents)
         return list(places.read(self.choices.pool, fields))
 
@@ -86,7 +91,7 @@ class Comparison:
     def compare(self) -> Verification:
         arms = self.choices.arms(self.tokens, self.settings.all_times)
         shared = self._shared_key()
-        untrained = self._kept("untrained", key_of(shared), self._untrained)
+        untrained = self._kept(UNTRAINED, key_of(shared), self._untrained)
         trainings = [(arm, seed) for arm in arms for seed in range(self.settings.seeds)]
         curves: dict[str, list[Curve]] = {arm.name: [] for arm in arms}
         counts: dict[str, dict[str, int]] = {}
@@ -140,7 +145,7 @@ class Comparison:
 
     def _kept(self, name: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return the value kept under this key; make it first if need be."""
-        kept = Kept(self._folder.child("arms"), JSON)
+        kept = Kept(self._folder.child(ARMS), JSON)
         return kept.at(f"{name.replace(' ', '-').replace('%', '')}-{key}", make)
 
     @property

@@ -1,15 +1,20 @@
 """Estimate the cost of a verification from one measured step of training."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 
 from curate.amounts import counted, duration, rounded, size
 from curate.errors import CurateError
+from curate.folders.folder import read_json
+from curate.folders.local import open_folder
+from curate.folders.record import as_json
 from curate.memory import peak_memory
-from curate.proof.arms import selected_documents
+from curate.proof.arms import ALL, selected_documents
 from curate.proof.comparison import Comparison
+from curate.proof.progress import kept_trainings
 from curate.proof.reading import usable
+from curate.proof.settings import SETTINGS
 from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
 from curate.training.replay import Training
@@ -26,6 +31,8 @@ class VerifyPlan:
     arms: int
     seeds: int
     trainings: int
+    there: int
+    """Of these, kept already by an earlier start with the same settings."""
     tokens: int
     """Of every arm but `all`."""
     steps: int
@@ -49,9 +56,11 @@ class VerifyPlan:
     def sentence(self) -> str:
         """Say the totals."""
         first = f" Before that, {' and '.join(self.to_score)} must score the pool." if self.to_score else ""
+        there = f"; {self.there} are there already" if self.there else ""
         return (
             f"Verifying takes {counted(self.trainings, 'training')} ({counted(self.arms, 'arm')}, "
-            f"{counted(self.seeds, 'seed')}) on {rounded(self.tokens)} tokens each: about {duration(self.seconds)}, "
+            f"{counted(self.seeds, 'seed')}{there}) on {rounded(self.tokens)} tokens each: about "
+            f"{duration(self.seconds)}, "
             f"{size(self.disk_bytes)} on disk and {size(self.memory_bytes)} of memory.{first}"
         )
 
@@ -64,23 +73,36 @@ def plan(comparison: Comparison) -> VerifyPlan:
     all_steps = comparison.steps(min(settings.all_times, passes)) if settings.all_times else 0
     step, per_row = _measured(comparison)
     losses = per_row * (len(comparison.held_out) + settings.other_documents)
-    steps = settings.seeds * (alike * comparison.steps(1) + all_steps)
     trainings = settings.seeds * (alike + bool(all_steps))
+    there, all_there = _there(comparison)
+    steps = (settings.seeds * alike - there) * comparison.steps(1) + (settings.seeds - all_there) * all_steps
+    missing = trainings - there - all_there
     dumps = (alike - 2) * sum(p.stat().st_size for p in comparison.selected.folder.glob("*/*"))
     return VerifyPlan(
         arms=alike + bool(all_steps),
         seeds=settings.seeds,
         trainings=trainings,
+        there=trainings - missing,
         tokens=comparison.tokens,
         steps=comparison.steps(1),
         all_steps=all_steps,
         to_score=tuple(m for m in dict.fromkeys(choices.baselines) if choices.neighbour(m) is None),
         step_seconds=step,
         loss_seconds=losses,
-        seconds=steps * step + (trainings * settings.points + 1) * losses,
+        seconds=steps * step + (missing * settings.points + 1) * losses,
         disk_bytes=dumps + _SPOOLED * comparison.tokens * (alike - 1),
         memory_bytes=peak_memory(comparison.proxy.device),
     )
+
+
+def _there(comparison: Comparison) -> tuple[int, int]:
+    """Return how many trainings of the arms are kept, and how many of the arm `all`; of other settings none are."""
+    folder = open_folder(comparison.out)
+    if not folder.exists(SETTINGS) or read_json(folder, SETTINGS)["settings"] != as_json(asdict(comparison.settings)):
+        return 0, 0
+    kept = kept_trainings(comparison.out)
+    of_all = {name for name in kept if name.startswith(f"{ALL}-")}
+    return len(kept - of_all), len(of_all)
 
 
 def _measured(comparison: Comparison) -> tuple[float, float]:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.documents import read_target
+from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.folders.local import open_folder
 from curate.gradients.documents import Batching, make_room
-from curate.progress import Reporter
+from curate.progress import Reporter, Silent
 from curate.proof.choices import Choices
 from curate.proof.comparison import Comparison
 from curate.proof.cost import VerifyPlan, plan
@@ -36,7 +37,7 @@ class Verifying:
     out: Path
 
     @classmethod
-    def open(cls, settings: VerifySettings, out: Path) -> "Verifying":
+    def open(cls, settings: VerifySettings, out: Path, reporter: Reporter | None = None) -> "Verifying":
         """Read the selection and the target. Raises CurateError where rows of the target took part in scoring."""
         selected = Selected.read(Path(settings.selection))
         _refuse_foreign(out)
@@ -51,7 +52,7 @@ class Verifying:
             device=settings.device or recorded.device,
             dtype=dtype,
         )
-        held_out = _held_out(settings, selected, recorded)
+        held_out = _held_out(settings, selected, recorded, reporter or Silent())
         if not settings.allow_seen_target:
             _refuse_seen(held_out, selected.run)
         return cls(settings=settings, selected=selected, scoring=scoring, held_out=held_out, out=out)
@@ -104,11 +105,16 @@ class Verifying:
         )
 
 
-def _held_out(settings: VerifySettings, selected: Selected, recorded: ScoreSettings) -> list[Document]:
+def _held_out(
+    settings: VerifySettings, selected: Selected, recorded: ScoreSettings, reporter: Reporter
+) -> list[Document]:
     """Read the rows to report on: the given ones, else the rows kept aside, of the selected group."""
     fields = recorded.target_fields
     if settings.target:
-        return read_target(settings.target, fields, pool_fields=recorded.fields).documents
+        target = read_target(settings.target, fields, pool_fields=recorded.fields)
+        for sentence in sentences(target.skipped, "target"):
+            reporter.warn(sentence)
+        return target.documents
     aside = _kept_aside(selected.run)
     if selected.column == "score":
         return read_target(aside, fields, pool_fields=recorded.fields).documents

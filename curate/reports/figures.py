@@ -145,6 +145,10 @@ class Figures:
     tokens: int
     skipped: Mapping[str, int]
     truncated: int
+    loss: float | None
+    """Of the proxy over the run's text, per token."""
+    frequency_loss: float | None
+    """The same of a model that knows only how often each token comes."""
     sampled: int | None
     """Documents that distributions and rankings were computed on, where the run has too many for all of them."""
     target_rows: int | None

@@ -55,6 +55,7 @@ def measure(run: Run, *, by: str | None = None) -> Figures:
         documents=counts["documents"],
         tokens=counts["tokens"],
         truncated=counts["truncated"],
+        loss=counts["loss"],
         skipped=_skipped(run),
         sampled=frame.sampled,
         scores=tuple(_scores(frame, c) for c in frame.columns),
@@ -88,16 +89,18 @@ def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
         "arithmetic": arithmetic_note(details),
         "arithmetic_warning": arithmetic_warning(details),
         "smoothness": run.record.smoothness,
+        "frequency_loss": details.frequency_loss,
         "excerpts": (),
         "texts_note": None,
     }
 
 
-def _counted(session: Session) -> dict[str, int]:
-    names = ("documents", "tokens", "truncated", "exact", "overlapping")
+def _counted(session: Session) -> dict[str, Any]:
+    names = ("documents", "tokens", "truncated", "exact", "overlapping", "loss")
     (row,) = session.query(
         "SELECT count(*), coalesce(sum(n_tokens), 0)::BIGINT, count(*) FILTER (truncated),"
-        " count(*) FILTER (target_exact), count(*) FILTER (target_exact OR target_overlap >= $overlap::FLOAT)"
+        " count(*) FILTER (target_exact), count(*) FILTER (target_exact OR target_overlap >= $overlap::FLOAT),"
+        " sum(loss::DOUBLE * n_tokens) FILTER (isfinite(loss)) / nullif(sum(n_tokens) FILTER (isfinite(loss)), 0)"
         " FROM scores",
         {"overlap": OVERLAP},
     ).rows()

@@ -10,6 +10,8 @@ MANY_COPIES = 0.05
 """Share of documents, or of the best 5 %, that are copies of another."""
 MANY_SKIPPED, MANY_CUT = 0.05, 0.25
 LITTLE_COVERED = 0.3
+HARDLY_LEARNED = 0.9
+"""Share of the loss of token frequencies alone from which on a proxy has learned little more than those."""
 
 
 def unfinished(f: Figures) -> Iterator[Finding]:
@@ -23,6 +25,25 @@ def unfinished(f: Figures) -> Iterator[Finding]:
             do="Give the same `curate score` command again; it goes on where it stopped.",
             threshold="a finished run",
         )
+
+
+def training(f: Figures) -> Iterator[Finding]:
+    """Judge whether the proxy has learned more of the pool's text than how often each token comes."""
+    if f.loss is None or not f.frequency_loss:
+        return
+    losses = f"its loss is {f.loss:.2f} per token, and token frequencies alone give {f.frequency_loss:.2f}"
+    little = f.loss >= HARDLY_LEARNED * f.frequency_loss
+    verb = "has hardly learned" if little else "knows"
+    yield Finding(
+        about="training of the proxy",
+        level=WARNING if little else FINE,
+        figure=f"loss {f.loss:.2f}; frequencies alone {f.frequency_loss:.2f}",
+        says=f"The proxy {verb} this text: {losses}.",
+        do="Warm it up longer (`curate warmup --minutes 30`), or take a proxy that was trained on such text."
+        if little
+        else None,
+        threshold=f"a warning from {percent(HARDLY_LEARNED)} of the loss of frequencies alone on",
+    )
 
 
 def duplicates(f: Figures) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ SAME_CHOICE, OTHER_CHOICE = 0.7, 0.2
 """Share of the best 5 % that two runs have in common."""
 _JUDGES = (
     pool.unfinished,
+    pool.training,
     ranking.arithmetic,
     ranking.smoothness,
     ranking.ranks_nothing,

@@ -187,6 +187,7 @@ class Session:
             from curate.scores.pool_rows import PoolRows
 
             self._documents = PoolRows(self.pool(), self.schema)
+            self.connection.execute("DROP VIEW documents")
             self.connection.register("documents", self._documents)
 
     def pool(self) -> "Pool":
@@ -235,6 +236,10 @@ class Session:
         by = ("run", "shard") if several else ("shard",)
         con.execute(f"CREATE VIEW scores AS {_UNION.join(parts)}")
         con.execute("CREATE VIEW candidates AS SELECT * FROM scores")
+        # Stands for the pool's rows until a query reads them, so that lists of tables have it.
+        con.execute(
+            "CREATE VIEW documents AS SELECT error('The pool is not open.')::VARCHAR AS shard, 0::BIGINT AS row"
+        )
         con.execute(f"CREATE VIEW skipped AS {_UNION.join(skipped_parts)}")
         self.shards_query = shards_sql(schema, by=by)
         con.execute(f"CREATE VIEW shards AS {self.shards_query}")

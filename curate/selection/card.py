@@ -27,8 +27,11 @@ class Described:
 def card(manifest: dict[str, Any], format: str, described: Described) -> str:
     """Return the card: front matter that tells `load_dataset` which files are data, then filters and composition."""
     data = [{"split": SPLIT, "path": f"{SPLIT}/*.{ENDINGS[format]}"}]
+    # Two selections in one folder have files of equal names: `datasets` tells them apart in its cache by what the
+    # card says, and by nothing else.
+    description = f"selection {manifest['fingerprint']}"
     front: dict[str, Any] = {
-        "configs": [{"config_name": "default", "data_files": data}],
+        "configs": [{"config_name": "default", "description": description, "data_files": data}],
         "tags": ["curate", "data-selection"],
     }
     if described.features is not None:

@@ -26,6 +26,8 @@ class Columns:
         self.features = Features()
         self.ragged = False
         """Whether later lines of JSON have columns or types that earlier ones had not."""
+        self.nested: set[str] = set()
+        """Columns that hold lists or objects in any shard."""
         self._types: dict[str, pa.DataType] = {}
         self._largest: dict[str, int] = {}
         self._notes: dict[str, None] = {}
@@ -44,6 +46,8 @@ class Columns:
         types, before = types_of(rows), dict(self._types)
         merge_columns(self._types, pa.schema(list(types.items())))
         self.ragged |= bool(before) and before != self._types
+        mixed = [n for n, kind in types.items() if kind == JSON_TEXT and any(_is_nested(r.get(n)) for r in rows)]
+        self.nested |= {n for n, kind in types.items() if pa.types.is_nested(kind)} | set(mixed)
         self.features.learn(types, None)
 
     def learn_table(self, table: pa.Table, metadata: Mapping[bytes, bytes] | None) -> None:
@@ -51,6 +55,7 @@ class Columns:
         for types in (self._types, self.stated):
             merge_columns(types, table.schema)
         self.features.learn(table.column_names, metadata)
+        self.nested |= {f.name for f in table.schema if pa.types.is_nested(f.type)}
         for name in table.column_names:
             if table.schema.field(name).type in (pa.int64(), pa.uint64()):
                 ends = pc.call_function("min_max", [table[name]]).as_py().values()
@@ -85,6 +90,10 @@ class Columns:
                 )
             elif isinstance(leaf, Whole) and pa.types.is_string(leaf.storage_type):
                 self.note(f"`{path}` holds numbers of more than 64 bits: they are text.")
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list | dict)
 
 
 def leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:

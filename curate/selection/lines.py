@@ -32,15 +32,18 @@ class Lines:
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
         self._types = columns.types()
-        # What shards that state types have as text is text in lines, too, so that a column has one type.
-        self._texts = [n for n in columns.stated if pa.types.is_string(storage_type(self._types[n]))]
+        # What shards that state types have as text is text in lines, too, so that a column has one type; but lists and
+        # objects beside text (messages beside a plain prompt) stay what they are in each row.
+        texts = [n for n in columns.stated if pa.types.is_string(storage_type(self._types[n]))]
+        self._mixed = [n for n in texts if n in columns.nested]
+        self._texts = [n for n in texts if n not in columns.nested]
         if columns.stated:
-            columns.note_texts({name: self._types[name] for name in columns.stated})
+            columns.note_texts({name: self._types[name] for name in columns.stated if name not in self._mixed})
             self._note_types()
 
     def front_matter(self) -> list[Any] | None:
         """Return features for the card; None where `datasets` loads the lines without."""
-        if not self._columns.ragged and not self._columns.features.kept():
+        if not self._columns.ragged and not self._mixed and not self._columns.features.kept():
             self._columns.note(*self._columns.features.notes)
             return None
         scores = {self._columns.score_names[name]: kind for name, kind in self._columns.scores.items()}
@@ -73,7 +76,9 @@ class Lines:
             if name not in table.column_names:
                 columns.append([None] * table.num_rows)
                 continue
-            column = convert(table[name], pa.string() if name in self._texts else storage_type(kind))
+            column = table[name]
+            if name not in self._mixed:
+                column = convert(column, pa.string() if name in self._texts else storage_type(kind))
             self._note_nan(name, column)
             columns.append(python_values(column, as_text))
         for values in zip(*columns, strict=True):

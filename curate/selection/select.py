@@ -29,6 +29,8 @@ from curate.selection.filters import Filter, bind, find_filter
 from curate.selection.funnel import SHARD_STATISTICS, Funnel, Stage
 from curate.selection.values import parse_int, parse_top
 
+NEARLY_ALL = 0.98
+"""Share of a budget below which a selection is said to fall short of it."""
 FilterChoice = str | Path | tuple[str | Path, Mapping[str, Any]]
 """A filter by name or by the path of its .sql file, alone or with its parameters."""
 
@@ -128,6 +130,8 @@ def select(
         funnel = Funnel(session, shard_score=shard_score)
         _warn_of_size(size, funnel, reporter)
         _apply(funnel, steps, size, unit, reporter)
+        if (wanted := size.get("tokens")) is not None and (short := _shortfall(wanted, funnel)):
+            reporter.warn(short)
         column = _composition_column(funnel, by)
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
         if selection.out is not None:
@@ -225,6 +229,23 @@ def _warn_of_size(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -
         if (wanted := size.get(name)) is not None and wanted > whole:
             what = "tokens" if name == "tokens" else "documents"
             reporter.warn(f"{option} is {wanted:,} {what}; the run has {whole:,}, so that it keeps all that is left.")
+
+
+def _shortfall(wanted: int, funnel: Funnel) -> str | None:
+    """Say by how much a selection falls short of its budget, and which filter is why; None where the pool is."""
+    final, unit = funnel.stages[-1].tokens, f"{funnel.unit}s"
+    stage = next((s for s in funnel.stages if s.tokens < wanted), None)
+    if stage is None or funnel.tokens < wanted or final >= NEARLY_ALL * wanted:
+        return None
+    reason = f"after {stage.name!r} no more than {stage.tokens:,} are left"
+    if stage.name == "token_budget":
+        reason = f"whole {unit} are kept, and the next best one does not fit"
+    elif stage.values.get("tokens") is not None and "by" in stage.values:
+        reason = (
+            f"{stage.name!r} keeps whole {unit} of each {stage.values['by']} up to its share, and the next best one of "
+            "each does not fit, or it has no more"
+        )
+    return f"--budget is {wanted:,} tokens; {final:,} are kept, {1 - final / wanted:.0%} less: {reason}."
 
 
 def _composition_column(funnel: Funnel, by: str | None) -> str:

@@ -1,5 +1,7 @@
 """A selection in Arrow's types: one schema for the rows of all shards."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +44,7 @@ class Typed:
         if LINE in table.column_names:
             rows: list[Any] = [jsonl.decode(line, 0) for line in table[LINE].to_pylist()]
             arrays = [array_of([row.get(f.name) for row in rows], f.type) for f in self._plain]
-            self._note_gaps(arrays)
+            self._note_gaps(rows)
             pool = pa.Table.from_arrays(arrays, schema=self._plain)
         else:
             pool = conform(table, self._plain)
@@ -52,9 +54,9 @@ class Typed:
             [_stored(c, kind) for c, kind in zip([*pool.columns, *scores], types, strict=True)], schema=self.schema
         )
 
-    def _note_gaps(self, arrays: list[pa.Array]) -> None:
-        for field, array in zip(self._plain, arrays, strict=True):
-            for path in _gaps(field.name, array):
+    def _note_gaps(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for field in self._plain:
+            for path in _gaps(field.name, [row.get(field.name) for row in rows], field.type):
                 self._columns.note(f"`{path}` is null where an object has no such key: Arrow gives it to all.")
 
 
@@ -65,18 +67,18 @@ def _stored(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, kind)
 
 
-def _gaps(path: str, array: pa.Array) -> list[str]:
-    """List the keys of objects in an array that some objects have and others lack."""
-    if is_list(array.type):
-        return _gaps(f"{path}[]", array.flatten())
-    if not pa.types.is_struct(array.type):
-        return []
-    present = array.filter(array.is_valid())
-    gaps: list[str] = []
-    for number, field in enumerate(present.type):
-        child = present.field(number)
-        gaps += [f"{path}.{field.name}"] if child.null_count else _gaps(f"{path}.{field.name}", child)
-    return gaps
+def _gaps(path: str, values: Iterable[Any], kind: pa.DataType) -> Iterator[str]:
+    """Yield the keys of a type that some of the objects lack; a key whose value is null is there."""
+    present = [value for value in values if value is not None]
+    if is_list(kind):
+        yield from _gaps(f"{path}[]", chain.from_iterable(present), kind.value_type)
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            held = [value[field.name] for value in present if field.name in value]
+            if len(held) < len(present):
+                yield f"{path}.{field.name}"
+            else:
+                yield from _gaps(f"{path}.{field.name}", held, field.type)
 
 
 def _without_empty_objects(schema: pa.Schema, columns: Columns) -> pa.Schema:

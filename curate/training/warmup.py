@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate import __version__
-from curate.documents import Pool, check_fields, estimated_size, look, sample_rows
+from curate.documents import Pool, check_fields, draw_sample, estimated_size, look
+from curate.documents.check import refusal
+from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.progress import Reporter, Silent
 from curate.schema import Document
@@ -127,16 +129,23 @@ def _without_bars() -> Iterator[None]:
 
 def _sample(pool: Pool, settings: WarmupSettings, reporter: Reporter) -> tuple[int, list[Document]]:
     """Return how many documents to draw, and those that there are."""
+    if not pool.is_one_file:
+        reporter.note(f"pool: {pool.listing}.")
     check_fields(pool, settings.fields)
     if (first_rows := look(pool, settings.fields)) is not None:
         reporter.note(f"pool read as: {first_rows}.")
+    if problem := refusal(pool, settings.fields):
+        reporter.warn(f"pool: {problem}")
     with reporter.stage("sampling the pool"):
         size = settings.documents or DEFAULT_DOCUMENTS
         if settings.share is not None:
             rows = estimated_size(pool, settings.seed)
             size = max(round(settings.share * rows), 1)
             reporter.note(f"a sample of {size:,}: {100 * settings.share:g} % of about {rows:,} rows.")
-        documents = sample_rows(pool, size, settings.seed, settings.fields)
+        sample = draw_sample(pool, size, settings.seed, settings.fields)
+    for sentence in sentences(sample.skipped, "pool"):
+        reporter.warn(sentence)
+    documents = sample.documents
     if len(documents) < 2:
         raise CurateError(
             f"{', '.join(pool.address)}: the pool has {len(documents)} document(s);"

@@ -71,7 +71,10 @@ def test_python_goes_on_with_the_recorded_settings(project, elsewhere) -> None:
         (["index", "--continue", "store", "--storage", "int8"], 'storage: store has "float16", you asked for "int8"'),
         (["index", "--continue", "runs/a b"], "curate score --continue 'runs/a b'"),
         (["score", "--continue", "nowhere"], "nowhere is no folder"),
+        (["score", "--continue", "nowhere"], "stopped while it loaded its model leaves no settings"),
+        (["score", "--continue", "nowhere"], "curate score --target … --pool … --out nowhere"),
         (["score", "--continue", "pool"], "pool holds no run"),
+        (["score", "--continue", "pool"], "it holds a.jsonl, b.jsonl.gz"),
     ],
 )
 def test_what_says_otherwise_is_refused_by_name(project, monkeypatch, capsys, arguments, said) -> None:
@@ -118,3 +121,23 @@ def test_a_killed_start_says_where_its_addresses_were_given(project, tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert curate.Run.open(project / "runs" / "killed").located_settings["pool"] == [str(project / "pool")]
     shutil.rmtree(project / "runs" / "killed")
+
+
+def test_another_method_is_named_without_what_follows_from_it(project, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(project)
+    with pytest.raises(SystemExit):
+        main(["score", "--continue", "runs/a b", "--method", "kfac"])
+    told = [line.strip() for line in capsys.readouterr().err.splitlines() if "you asked for" in line]
+    assert [line.split(":")[0] for line in told] == ["method"]
+
+
+def test_a_folder_in_which_a_start_was_killed_says_that_it_is_empty(project, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(project)
+    killed = project / "runs" / "early"
+    killed.mkdir()
+    (killed / ".lock").write_text("")
+    with pytest.raises(SystemExit):
+        main(["score", "--continue", "runs/early"])
+    assert "runs/early is empty. A command that was stopped" in " ".join(capsys.readouterr().err.split())
+    killed.joinpath(".lock").unlink()
+    killed.rmdir()

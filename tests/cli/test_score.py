@@ -1,9 +1,11 @@
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import curate
 from curate import methods
 from curate.cli import group
 from curate.errors import CurateError, SettingsError
@@ -47,3 +49,37 @@ def test_a_folder_whose_name_is_a_pattern_has_its_trust_report_and_is_quoted(tmp
     assert "contamination" in made.stdout
     assert "x[1]' --top 5%" in made.stderr
     assert "documents, " in made.stdout
+
+
+def test_a_target_is_read_as_far_as_it_can_be_and_a_damaged_one_is_an_error_when_strict(tmp_path: Path) -> None:
+    make_project(tmp_path, 5)
+    rows = [*(tmp_path / "val.jsonl").read_text().splitlines(), '{"text": 7, "task": "a"}']
+    whole = gzip.compress("\n".join([*rows, *(f'{{"text": "{r * r}", "task": "a"}}' for r in range(999))]).encode())
+    (tmp_path / "val.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    asked = ["score", "--target", str(tmp_path / "val.jsonl.gz"), "--pool", str(tmp_path / "pool"), "--method", "bm25"]
+    asked += ["--model", str(tmp_path / "proxy"), "--device", "cpu", "--holdout", "25%"]
+    told = CliRunner().invoke(group, [*asked, "--out", str(tmp_path / "x")], catch_exceptions=False)
+    assert told.exit_code == 0
+    assert "The target file val.jsonl.gz is damaged, what could be read of it is kept" in told.stderr
+    assert "1 target row set aside: not a string (the first is row 12 of val.jsonl.gz: column 'text'" in told.stderr
+    with pytest.raises(CurateError, match=r"target cannot be read to its end.*rows could be read before"):
+        CliRunner().invoke(group, [*asked, "--strict", "--out", str(tmp_path / "y")], catch_exceptions=False)
+    assert not (tmp_path / "y").exists()
+
+
+def test_columns_of_a_very_wide_pool_that_scores_leave_out_are_told(tmp_path: Path) -> None:
+    make_project(tmp_path, 5)
+    wide = [{"text": f"row {r} of many", "kind": "x", **{f"id_{r}_{i}": i for i in range(20)}} for r in range(30)]
+    (tmp_path / "wide.jsonl").write_text("".join(json.dumps(row) + "\n" for row in wide))
+    asked = ["score", "--target", str(tmp_path / "val.jsonl"), "--pool", str(tmp_path / "wide.jsonl")]
+    asked += ["--method", "length", "--model", str(tmp_path / "proxy"), "--device", "cpu"]
+    made = CliRunner().invoke(group, [*asked, "--out", str(tmp_path / "x")], catch_exceptions=False)
+    assert "have 601 columns: scores leave out 600 that fewer than a tenth of the documents have" in made.stderr
+    assert "id_0_0" in made.stderr
+    columns = curate.Run.open(tmp_path / "x").scores().collect_schema().names()
+    assert "kind" in columns
+    assert not [c for c in columns if c.startswith("id_")]
+    narrow = [{"text": "row", **dict.fromkeys(list(row)[1:12])} for row in wide[:20]]
+    (tmp_path / "wide.jsonl").write_text("".join(json.dumps(row) + "\n" for row in narrow))
+    made = CliRunner().invoke(group, [*asked, "--out", str(tmp_path / "y")], catch_exceptions=False)
+    assert "leave out" not in made.stderr

@@ -217,6 +217,18 @@ def test_a_table_is_never_wider_than_the_terminal_and_says_what_it_leaves_out(wo
     assert "columns shown" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("width", [40, 100])
+def test_the_score_and_the_id_of_a_wide_row_are_always_shown(work, capsys, monkeypatch, width):
+    monkeypatch.setattr("curate.cli._output.stdout.width", width)
+    before, after = (", ".join(f"{side}{i}.x AS {side}_{i}" for i in range(9)) for side in ("l", "r"))
+    tables = ", ".join(f"(SELECT repeat('w', 30) AS x) {side}{i}" for side in "lr" for i in range(9))
+    main(["sql", "runs/x", f"SELECT {before}, doc_id, {after}, score, loss FROM scores, {tables} LIMIT 2"])
+    head = capsys.readouterr().out.splitlines()[1]
+    assert [name.strip() for name in head.split("┃") if name.strip() in ("doc_id", "score")] == ["doc_id", "score"]
+    assert ("l_0" in head) == (width == 100)
+    assert len(head) <= width
+
+
 def test_text_of_many_lines_is_a_line_of_the_table(work, capsys):
     main(["sql", "runs/x", "SELECT 'a' || chr(10) || repeat('東京 ', 200) AS t FROM range(2)"])
     lines = capsys.readouterr().out.splitlines()

@@ -2,6 +2,8 @@ import json
 import os
 
 from curate.cli import main
+from curate.folders.local import open_folder
+from curate.proof.settings import ValidateSettings, VerifySettings, remember
 from curate.scores.run import Run
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, skipped, write
 
@@ -49,3 +51,26 @@ def test_one_run_tells_settings_share_time_left_and_how_to_go_on(tmp_path, monke
     shown = capsys.readouterr().out
     assert "finished, 40 rows of 4 shards" in shown
     assert "go on by" not in shown
+
+
+def test_validations_and_verifications_tell_how_far_they_are_and_how_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    remember(open_folder("sel-verified"), "verify", VerifySettings(selection="sel", seeds=2, sweep=(0.1,)))
+    (tmp_path / "sel-verified" / "arms").mkdir()
+    for name in ("untrained-ab12", "selection-0-ab12", "top-10-0-ab12"):
+        (tmp_path / "sel-verified" / "arms" / f"{name}.json").write_text("{}")
+    main(["status", "sel-verified"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "sel-verified (curate verify): not finished, 2 of 12 trainings done" in shown
+    assert "seeds 2" in shown
+    assert "go on by: curate verify --continue sel-verified" in shown
+    (tmp_path / "sel-verified" / "verify.json").write_text('{"sentence": "The selection beats random."}')
+    main(["status", "sel-verified"])
+    shown = capsys.readouterr().out
+    assert "finished.\nThe selection beats random." in shown
+    assert "go on by" not in shown
+    remember(open_folder("x-validation"), "validate", ValidateSettings(runs=("x",)))
+    main(["status", "x-validation", "--json"])
+    (state,) = json.loads(capsys.readouterr().out)
+    assert (state["command"], state["finished"]) == ("validate", False)
+    assert state["continue"] == "curate validate --continue x-validation"

@@ -1,3 +1,4 @@
+import gzip
 import json
 import random
 from pathlib import Path
@@ -73,3 +74,18 @@ def test_settings_come_from_a_file_and_flags_win(pool: Path, tmp_path: Path, cap
     (tmp_path / "warmup.yaml").write_text(json.dumps(config))  # JSON is YAML
     curate.cli.main(["warmup", "--config", str(tmp_path / "warmup.yaml"), "--steps", "2", "--json"])
     assert json.loads(capsys.readouterr().out)["steps"] == 2
+
+
+def test_what_cannot_be_read_is_named(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    (folder / "good.jsonl").write_bytes(pool.read_bytes() + b'{"body": 7}\n')
+    whole = gzip.compress(pool.read_bytes())
+    (folder / "torn.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.docx").write_bytes(b"x")
+    out = tmp_path / "proxy"
+    curate.cli.main(["warmup", "--pool", str(folder), "--text-column", "body", "--out", str(out), *TINY])
+    told = " ".join(capsys.readouterr().err.split())
+    assert "pool: 2 shards; not read: notes.docx" in told
+    assert "The pool file torn.jsonl.gz is damaged" in told
+    assert "1 pool row set aside: not a string (the first is row 40 of good.jsonl" in told

@@ -1,6 +1,7 @@
 import pytest
 
 from curate.documents import Fields, check_fields, open_pool
+from curate.documents.check import refusal
 from curate.errors import CurateError
 from tests.documents.writing import TEXT_ENDINGS, write
 
@@ -62,3 +63,17 @@ def test_a_first_shard_that_is_damaged_or_something_else_stops_no_other(tmp_path
     (tmp_path / ("a.jsonl.gz" if b"not really" in bad else "a.jsonl")).write_bytes(bad)
     write(tmp_path / "b.jsonl", [{"text": "x"}])
     check_fields(open_pool(tmp_path), Fields())
+
+
+def test_many_first_rows_that_cannot_be_read_are_told_with_the_first_and_a_shape_that_was_named(tmp_path):
+    turns = {"prompt": [{"role": "user", "content": "x"}], "completion": [{"role": "assistant", "content": "y"}]}
+    write(tmp_path / "a.jsonl", [{"prompt": "x", "completion": "y"}, *[turns] * 3])
+    pool = open_pool(tmp_path)
+    assert refusal(pool, Fields()) is None
+    told = refusal(pool, Fields(format_as="prompt_completion"))
+    assert told is not None
+    assert "3 of the first 4 rows cannot be read as" in told
+    assert "(--format-as prompt_completion). The first is a.jsonl, row 1: not a string, column 'prompt'" in told
+    assert "Without --format-as" in told
+    write(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}, {"text": 7}])
+    assert refusal(open_pool(tmp_path), Fields()) is None

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from curate.documents import Fields, documents, estimated_size, open_pool, sample_rows, streamed
+from curate.documents import DAMAGED, Fields, documents, draw_sample, estimated_size, open_pool, sample_rows, streamed
 from curate.documents import sample as sampling
 from curate.documents.files import open_binary
 from curate.errors import SettingsError
@@ -145,3 +145,25 @@ def test_of_text_files_only_those_drawn_are_read(tmp_path, monkeypatch):
     drawn = Counter(d.shard for seed in range(150) for d in sample_rows(pool, 10, seed, Fields()))
     assert len(drawn) == 150  # ten each on average
     assert max(drawn.values()) <= 25
+
+
+def test_a_sample_names_what_it_could_not_read(tmp_path):
+    rows = [{"text": f"row {r}"} for r in range(40)]
+    write(tmp_path / "a.jsonl", rows)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"text": 7}\n{"text": \n')
+    for name in ("b.jsonl.gz", "c.parquet"):
+        whole = write(tmp_path / name, [{"text": f"{r} {r * r * 7919}"} for r in range(4000)]).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    write(tmp_path / "d.parquet", rows)
+    sample = draw_sample(open_pool(tmp_path), 10_000, 0, Fields())
+    assert [(s.shard, s.reason) for s in sample.skipped] == [
+        ("a.jsonl", "not a string"),
+        ("a.jsonl", "undecodable line"),
+        ("b.jsonl.gz", DAMAGED),
+        ("c.parquet", DAMAGED),
+    ]
+    broken = sample.skipped[2]
+    assert broken.row == sum(d.shard == "b.jsonl.gz" for d in sample.documents)
+    assert broken.row > 100
+    assert f"{broken.row} rows could be read before" in broken.detail

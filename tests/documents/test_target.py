@@ -1,6 +1,8 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from curate.documents import Fields, read_target
+from curate.documents import DAMAGED, Fields, read_target
 from curate.errors import CurateError
 from tests.documents.writing import write
 
@@ -44,6 +46,29 @@ def test_a_missing_group_column_names_the_nearest(tmp_path):
 def test_a_target_without_documents_says_why(tmp_path):
     with pytest.raises(CurateError, match="holds no document; the first of 1 rows set aside: empty text"):
         read_target(write(tmp_path / "t.jsonl", ROWS[2:3]), Fields())
+
+
+@pytest.mark.parametrize("ending", [".jsonl.gz", ".parquet"])
+def test_a_damaged_file_gives_what_can_be_read_of_the_target(tmp_path, ending):
+    rows = [{"text": f"{r} {r * r * 7919}", "lang": "en"} for r in range(4000)]
+    whole = write(tmp_path / f"a{ending}", rows).read_bytes()
+    (tmp_path / f"a{ending}").write_bytes(whole[: len(whole) // 2])
+    write(tmp_path / "b.jsonl", ROWS)
+    target = read_target(tmp_path, Fields(), group_by="lang")
+    (damage, *others) = [s for s in target.skipped if s.shard != "b.jsonl"]
+    assert (damage.reason, damage.row) == (DAMAGED, len(target.documents) - 2)
+    assert (damage.row > 0) == (ending == ".jsonl.gz")
+    assert not others
+    (tmp_path / "b.jsonl").unlink()
+    if ending == ".parquet":
+        with pytest.raises(CurateError, match="not a whole Parquet file"):
+            read_target(tmp_path, Fields())
+
+
+def test_a_bad_value_in_another_column_costs_no_row_its_group(tmp_path):
+    good = pa.table({"text": ["one", "two"], "lang": ["en", "de"], "note": pa.array([b"\xff", b"x"])})
+    pq.write_table(good.set_column(2, "note", [good["note"].chunk(0).view(pa.string())]), tmp_path / "t.parquet")
+    assert read_target(tmp_path / "t.parquet", Fields(), group_by="lang").groups == ["en", "de"]
 
 
 def test_the_fingerprint_is_of_content_and_groups_wherever_they_lie(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 import curate
 from curate.errors import CurateError
-from curate.folders.record import Arithmetic, RunRecord
+from curate.folders.record import Arithmetic, RunRecord, without_consequences
 from tests.small_runs import FINGERPRINTS, SETTINGS
 
 DETAILS = {
@@ -69,3 +69,20 @@ def test_nothing_of_a_record_is_read_by_its_name_outside_this_room() -> None:
     for path in folder.rglob("*.py"):
         if path.parent.name != "folders" and path.name != "status.py":  # which shows settings as they were given
             assert not by_name.search(path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize(
+    ("settings", "fingerprints", "left"),
+    [
+        (["background: 1", "method: 2", "method_settings.dim: 3"], [], ["method: 2"]),
+        (["method_settings.seed: 1", "seed: 1"], [], ["seed: 1"]),
+        (["method_settings.dim: 3", "background: 1"], [], ["method_settings.dim: 3", "background: 1"]),
+        (["holdout: 1"], ["heldout: a", "pool: b", "target: c"], ["holdout: 1", "pool: b"]),
+        ([], ["target: c"], ["target: c"]),
+    ],
+)
+def test_what_follows_from_a_setting_that_differs_is_not_told(
+    settings: list[str], fingerprints: list[str], left: list[str]
+) -> None:
+    causes, contents = without_consequences(settings, fingerprints)
+    assert [*causes, *contents] == left

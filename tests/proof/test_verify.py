@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -293,3 +294,17 @@ def test_a_plan_counts_the_trainings_measures_a_step_and_writes_nothing(place: P
     assert "ekfac must score the pool" in plan.sentence
     assert sorted(place.rglob("*")) == before
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_of_a_verification_that_was_begun_leaves_out_what_is_kept(
+    place: Path, found: Verification, tmp_path: Path
+) -> None:
+    out = shutil.copytree(place / "out", tmp_path / "out")
+    next((out / "arms").glob("random-1-*.json")).unlink()
+    asked = settings(place, sweep=(0.05, 0.4))
+    plan = curate.plan_verify(asked, out, reporter=Heard())
+    assert (plan.trainings, plan.there) == (14, 13)
+    assert plan.seconds == pytest.approx(plan.steps * plan.step_seconds + (2 + 1) * plan.loss_seconds)
+    assert "14 trainings (7 arms, 2 seeds; 13 are there already)" in plan.sentence
+    other = curate.plan_verify(settings(place, sweep=(0.05, 0.4), points=3), out, reporter=Heard())
+    assert (other.trainings, other.there) == (14, 0)

@@ -145,3 +145,15 @@ def test_of_many_groups_with_outliers_the_heaviest_are_named_and_the_others_coun
     assert said.count("%") == 3
     assert "g5" in said.split(",")[0]
     assert "and 3 more" in said
+
+
+@pytest.mark.parametrize(("loss", "level"), [(7.1, "warning"), (6.4, "warning"), (3.2, "fine")])
+def test_a_proxy_that_knows_little_more_than_token_frequencies_is_a_warning(
+    small: Callable[..., Run], loss: float, level: str
+) -> None:
+    columns = {"loss": pa.array([loss] * (N - 1) + [float("nan")], pa.float32())}
+    training = found(small("x", noise().tolist(), details={"frequency_loss": 7.0}, **columns))["training of the proxy"]
+    assert training.level == level
+    assert ("hardly learned" in training.says) == (level == "warning")
+    assert f"{loss:.2f}" in training.says
+    assert "training of the proxy" not in found(small("y", noise().tolist(), **columns))

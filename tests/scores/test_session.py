@@ -149,11 +149,14 @@ def test_documents_are_the_pools_own_rows(tmp_path):
     write(run, "a.jsonl", 0, rows("a.jsonl", 0, [1.0, 2.0], n=["1", "b"]))
     write(run, "b.parquet", 1, rows("b.parquet", 0, [3.0], n=[3], pool_row=[5]))
     with open_session(run) as session:
+        listed = {"candidates", "documents", "runs", "scores", "shards", "skipped"}
+        assert {name for (name,) in session.query("SHOW TABLES").rows()} == listed
         columns = "d.text, d.n, d.tags, d.pool_row"
         query = f"SELECT {columns} FROM documents d JOIN scores s USING (shard, row) ORDER BY score"
         expected = [("one", "1", ["x"], None), ("two", "b", None, None), ("three", "3", None, 5)]
         assert session.query(query).rows() == expected
         assert session.query(query).rows() == expected
+        assert {name for (name,) in session.query("SHOW TABLES").rows()} == listed
     moved = tmp_path / "moved"
     pool.rename(moved)
     with open_session(run, pool=[str(moved)]) as session:

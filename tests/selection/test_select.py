@@ -57,6 +57,16 @@ def test_dump_loads_with_datasets(run, tmp_path, kind):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".selected")] == []
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rewritten_selection_does_not_load_from_the_cache_of_the_earlier_one(run, tmp_path, kind):
+    out, cache = tmp_path / "selected", tmp_path / "cache"
+    for shares, texts in (("web:1", ["a 0", "a 2", "c 0"]), ("wiki:1,code:1", ["a 1", "b 0", "b 2"])):
+        select(
+            run, filters=[("quota", {"by": "source", "shares": shares})], top=3, out=out, format=kind, overwrite=True
+        )
+        assert load(out, cache)["train"]["text"] == texts
+
+
 def test_arrow_dump_loads_from_disk_and_keeps_types(run, tmp_path):
     import datasets
 
@@ -359,3 +369,74 @@ def test_rows_of_lines_and_of_tables_are_lines_of_one_type_per_column(tmp_path):
     told = (out / "README.md").read_text()
     assert "`n` holds values of several types" in told
     assert "`at` is text" in told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_messages_beside_plain_prompts_stay_lists_in_lines_and_become_told_text_in_arrow(tmp_path, kind):
+    (tmp_path / "pool").mkdir()
+    asked, plain = [{"role": "user", "content": "two?"}], "two, said plainly"
+    first = [json.dumps({"prompt": asked, "n": 1}), json.dumps({"prompt": plain, "n": 2})]
+    (tmp_path / "pool" / "a.jsonl").write_text("\n".join(first) + "\n")
+    pq.write_table(pa.table({"prompt": [plain], "n": ["x"]}), tmp_path / "pool" / "b.parquet")
+    pq.write_table(pa.table({"prompt": [asked], "n": ["y"]}), tmp_path / "pool" / "c.parquet")
+    out = selected_from(tmp_path / "pool", {"a.jsonl": 2, "b.parquet": 1, "c.parquet": 1}, format=kind)
+    prompts, told = load(out, tmp_path / "cache")["train"]["prompt"], (out / "README.md").read_text()
+    if kind == "jsonl.zst":
+        assert list(prompts) == [asked, plain, plain, asked]
+        assert "`prompt`" not in told
+        assert "`n` holds values of several types" in told
+    else:
+        assert list(prompts) == [json.dumps(asked), plain, plain, json.dumps(asked)]
+        assert "`prompt` holds values of several types" in told
+
+
+def test_a_key_that_every_object_has_is_told_to_be_missing_in_none(tmp_path):
+    (tmp_path / "pool").mkdir()
+    rows = [{"text": "a", "m": {"k": None, "l": [{"x": None}]}}, {"text": "b", "m": {"k": 1, "l": [{"x": 1, "y": 2}]}}]
+    (tmp_path / "pool" / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "c"}]))
+    out = selected_from(tmp_path / "pool", {"a.jsonl": 3}, format="parquet")
+    told = (out / "README.md").read_text()
+    assert "`m.l[].y` is null where an object has no such key" in told
+    assert told.count("no such key") == 1
+
+
+class Heard(Silent):
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+@pytest.mark.parametrize(
+    ("filters", "budget", "reason"),
+    [
+        ([("quota", {"by": "source"})], 300, "'quota' keeps whole documents of each source up to its share"),
+        ([], 55, "whole documents are kept, and the next best one does not fit"),
+        ([("threshold", {"min": 1.5})], 400, "after 'threshold' no more than 200 are left"),
+        ([], 110, None),
+    ],
+)
+def test_a_budget_that_is_not_reached_is_told_with_the_reason(run, filters, budget, reason):
+    heard = Heard()
+    selection = select(run, filters=filters, budget=budget, reporter=heard)
+    assert selection.tokens <= budget
+    told = [w for w in heard.warnings if "--budget" in w]
+    assert len(told) == (reason is not None)
+    if reason:
+        assert reason in told[0]
+        assert f"--budget is {budget} tokens; {selection.tokens} are kept" in told[0]
+        assert f"{1 - selection.tokens / budget:.0%} less" in told[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_that_are_not_utf8_in_a_column_of_csv_do_not_stop_a_selection(tmp_path, kind):
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.csv").write_bytes(b"text,note\none,caf\xe9\ntwo,fine\n")
+    out = selected_from(tmp_path / "pool", {"a.csv": 2}, format=kind)
+    if kind != "jsonl.zst":
+        (file,) = (p for p in (out / "train").iterdir() if p.suffix == f".{kind}")
+        table = pq.ParquetFile(file).read() if kind == "parquet" else pa.ipc.open_stream(file).read_all()
+        assert table["note"].cast(pa.binary()).to_pylist() == [b"caf\xe9", b"fine"]
+    else:
+        assert list(load(out, tmp_path / "cache")["train"]["note"]) == ["caf\ufffd", "fine"]

@@ -79,6 +79,6 @@ class Format(Protocol):
     ) -> tuple[Iterator[tuple[int, Row]], bool]:
         """Draw `count` rows evenly; return them in row order, and whether these are all that there are.
 
-        A damaged file gives what can be read of it.
+        A damaged file gives what can be read of it, then a BadRow of the reason DAMAGED.
         """
         ...

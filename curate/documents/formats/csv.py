@@ -3,7 +3,7 @@
 Every column is text: 007 and 1.50 stay what they are, whatever other rows hold, and SQL casts where it needs numbers
 (`year::INT`). An empty field is null. A quoted field may hold separators, line ends and doubled quotes. The header must
 name every column, each once. A row that is not whole (a stray quote, more or fewer fields than the header) is set aside
-with the line that it begins on.
+with the line that it begins on; of one with text that is not UTF-8 the other columns are read.
 """
 
 import csv
@@ -88,9 +88,19 @@ def decode(record: Record, number: int) -> Row:
     if len(fields) != len(header):
         detail = f"line {number}: {len(fields)} fields; expected {len(header)}: {', '.join(header)}"
         return BadRow(reason="wrong number of fields", detail=detail)
-    if not _is_text(fields):
-        return BadRow(reason="undecodable line", detail=f"line {number}: not UTF-8")
-    return {name: value or None for name, value in zip(header, fields, strict=True)}
+    row = {name: value or None for name, value in zip(header, fields, strict=True)}
+    return row if _is_text(fields) else _undecoded(row, number)
+
+
+def _undecoded(row: Mapping[str, str | None], number: int) -> BadRow:
+    bad = tuple(name for name, value in row.items() if value and not _is_text([value]))
+    return BadRow(
+        reason="undecodable line",
+        detail=f"line {number}: not UTF-8 in {', '.join(map(repr, bad))}",
+        columns=bad,
+        others={name: value for name, value in row.items() if name not in bad},
+        whole={n: v.encode("utf-8", "surrogateescape") if v and n in bad else v for n, v in row.items()},
+    )
 
 
 def _is_text(fields: list[str]) -> bool:
@@ -102,8 +112,14 @@ def _is_text(fields: list[str]) -> bool:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Make a table of strings, of columns without a value too."""
-    return pa.table({name: pa.array([row[name] for row in rows], pa.string()) for name in rows[0]})
+    """Make a table of strings, of columns without a value too; bytes that are not UTF-8 stay what they are."""
+    return pa.table({name: _strings([row[name] for row in rows]) for name in rows[0]})
+
+
+def _strings(values: Sequence[str | bytes | None]) -> pa.Array:
+    if any(isinstance(value, bytes) for value in values):
+        return pa.array(values, pa.binary()).view(pa.string())
+    return pa.array(values, pa.string())
 
 
 def _count(blocks: Iterator[bytes], shard: Shard) -> int:

@@ -2,6 +2,7 @@ import gzip
 import random
 import tracemalloc
 
+import pyarrow as pa
 import pytest
 
 from curate.documents import BadRow, Fields, documents, estimated_rows, open_pool, raw_tables, rows, sample_rows
@@ -147,3 +148,15 @@ def test_streaming_a_large_file_needs_little_memory(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 12 << 20
+
+
+def test_text_that_is_not_utf8_costs_a_row_only_where_its_column_is_read(tmp_path):
+    data = "text,note\none,fine\ntwo,caf\u00e9\n".encode("latin1") + b"na\xefve,fine\n"
+    shard = shard_of(tmp_path, data)
+    first, second, third = documents(shard, Fields())
+    assert (first.text, second.text) == ("one", "two")
+    assert (third.reason, third.detail) == ("undecodable line", "line 4: not UTF-8 in 'text'")
+    ((numbers, table),) = raw_tables(shard, only=[0, 1, 2])
+    assert numbers.tolist() == [0, 1, 2]
+    assert table.schema.types == [pa.string()] * 2
+    assert table["note"].cast(pa.binary()).to_pylist() == [b"fine", b"caf\xe9", b"fine"]
