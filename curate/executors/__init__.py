@@ -46,6 +46,11 @@ class Choice:
         """The name of this job among several that write one folder; None where it is the only one."""
         return None if self.resources.share is None else self.resources.share.name
 
+    @property
+    def part(self) -> str | None:
+        """Its part of the pool, such as 3/64; None for all of it."""
+        return None if self.resources.share is None else self.resources.share.part
+
     def make(self, *, parameters: int | None = None, rows: float | None = None) -> "Executor":
         """Return the executor for a proxy of so many parameters and a pool of about so many rows."""
         resources = replace(self.resources, parameters=parameters, rows=rows)

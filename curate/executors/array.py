@@ -77,7 +77,7 @@ class Array:
         return self.inner.is_here
 
     def described(self) -> Mapping[str, int | str]:
-        return {**self.inner.described(), "executor": "array", "part": f"{self.share.number}/{self.share.count}"}
+        return {**self.inner.described(), "executor": "array", "part": self.share.part}
 
     def run(self, work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter) -> Work:
         """Write the share's missing parts; see `Executor.run`."""

@@ -63,6 +63,11 @@ class Share:
     def name(self) -> str:
         return f"{self.number}-of-{self.count}"
 
+    @property
+    def part(self) -> str:
+        """The share as a user gives it."""
+        return f"{self.number}/{self.count}"
+
     def is_of_shards(self, pool_shards: int) -> bool:
         """Return whether a pool of so many shards is shared by shards."""
         return pool_shards >= 4 * self.count

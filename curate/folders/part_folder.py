@@ -186,11 +186,11 @@ class PartFolder(ABC):
             self._parts[span.shard] = sorted([*others, part], key=lambda p: p.order)
         return part
 
-    def log_start(self) -> None:
+    def log_start(self, **described: Any) -> None:
         """Append a line that a session has begun, which the one at its end replaces: a killed one leaves it."""
-        lines = self._lines(self._log)
+        lines = [line for line in self._lines(self._log) if self._log == LOG or "started" not in line]
         self._begun = len(lines)
-        self._put_log([*lines, {"started": round(time.time()), **self._where()}])
+        self._put_log([*lines, {"started": round(time.time()), **self._where(), **described}])
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line about a session; times stand only here, so that equal folders have equal bytes."""

@@ -60,7 +60,7 @@ def run(
     workspace = open_workspace(request, reporter)
     fingerprints, details = dict(workspace.fingerprints), _details(request, workspace)
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details, job=choice.job) as run:
-        run.log_start()
+        run.log_start(**({} if choice.part is None else {"part": choice.part}))
         loaded = time.time()
         with run.preparing(lambda: reporter.note(f"another job prepares {path}; this one waits for it.")):
             scorer = _prepare(run, request, workspace, reporter)
