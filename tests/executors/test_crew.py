@@ -53,14 +53,14 @@ class Deadly:
         return self.tally.stat().st_size if self.tally.exists() else 0
 
 
-def work_on(place: Path, work: PartWork, seen: Silent) -> tuple[Run, Work]:
-    """Share a pool of two shards, of four spans each, among two processes."""
+def work_on(place: Path, work: PartWork, seen: Silent, executor: str = "processes") -> tuple[Run, Work]:
+    """Share a pool of two shards, of four spans each, among two workers."""
     (place / "pool").mkdir()
     for name in "ab":
         (place / "pool" / f"{name}.jsonl").write_bytes(lines(make_rows(40, ord(name))))
     with Run.start(place / "x", settings=small_runs.SETTINGS, fingerprints=small_runs.FINGERPRINTS) as run:
         shards = unfinished(run, open_pool(place / "pool"), Fields(), 10)
-        return run, executors.choose("processes", workers=2, device="cpu").make().run(work, shards, run, seen)
+        return run, executors.choose(executor, workers=2, device="cpu").make().run(work, shards, run, seen)
 
 
 def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import re
 import shutil
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,14 @@ def test_executors_are_found_by_name() -> None:
     assert "'processes'" in str(caught.value.hint)
     with pytest.raises(SettingsError, match="workers is 0; expected at least 1"):
         executors.choose(workers=0)
+
+
+def test_an_executor_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "curate.executors.ray", raising=False)
+    with pytest.raises(SettingsError, match="needs Ray, which is not installed") as caught:
+        executors.choose("ray")
+    assert "curate[ray]" in str(caught.value.hint)
 
 
 def test_settings_are_refused_before_any_process_starts(place: Path, tmp_path: Path, monkeypatch) -> None:
