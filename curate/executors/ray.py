@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 from curate.threads import of_one_of_several
 
-try:
-    import ray  # pyright: ignore[reportMissingImports]
-    from ray.exceptions import RayError, RayTaskError  # pyright: ignore[reportMissingImports]
+try:  # by name: this module is called ray, too, and types that may be missing decide nothing
+    ray: Any = import_module("ray")
+    ray_exceptions: Any = import_module("ray.exceptions")
 except ImportError:
     raise SettingsError(
         "The executor 'ray' needs Ray, which is not installed.", hint="Install it: pip install 'curate[ray]'."
@@ -162,7 +163,7 @@ class _Actors:
         self.pending[worker.do.remote(span_rows)] = worker
 
     def hear(self, timeout: float | None = None) -> list[tuple[Any, Message]]:
-        calls, _ = ray.wait(list(self.pending), num_returns=1, timeout=timeout)
+        calls, _ = ray.wait([*self.pending], num_returns=1, timeout=timeout)
         # An actor that has died fails all of its calls: the first drops the others.
         return [(self.pending[call], self._message(call)) for call in calls if call in self.pending]
 
@@ -175,9 +176,9 @@ class _Actors:
         actor = self.pending.pop(call)
         try:
             message = ray.get(call)
-        except RayTaskError:
+        except ray_exceptions.RayTaskError:
             raise  # a result that cannot travel: no other actor would do better
-        except RayError as error:
+        except ray_exceptions.RayError as error:
             self._drop(actor)
             reason = str(error).strip().splitlines()[0].rstrip(".:")
             return Died(CurateError(f"An actor of Ray died ({type(error).__name__}: {reason}).", hint=_HINT))
