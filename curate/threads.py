@@ -37,5 +37,10 @@ def be_one_of_several() -> None:
         all_threads()
 
 
+def of_one_of_several() -> int:
+    """Return the threads that a process has which shares the cores with others like it: this one's where given."""
+    return torch.get_num_threads() if _given() else 1
+
+
 def _given() -> bool:
     return any(os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))

@@ -1,6 +1,5 @@
 """A run, or a store, that is killed and started again ends with the bytes of one that was left alone."""
 
-import json
 import os
 import random
 import signal
@@ -136,7 +135,7 @@ def test_workers_end_with_a_killed_driver_and_holes_are_filled(tmp_path: Path, w
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_told_and_leaves_what_was_finished(tmp_path: Path) -> None:
+def test_a_killed_worker_is_told_and_costs_nothing(tmp_path: Path) -> None:
     make_project(tmp_path, 400)
     alone, shared = (tmp_path / "trackstar" / name / "x" for name in ("one", "two"))
     subprocess.run(command(tmp_path, alone), check=True, capture_output=True)
@@ -144,17 +143,11 @@ def test_a_killed_worker_is_told_and_leaves_what_was_finished(tmp_path: Path) ->
     process = begin(asked, shared, after_parts=5)
     os.kill(children(process)[1], signal.SIGKILL)
     told = process.communicate()[1]
-    assert process.returncode == 1
+    assert process.returncode == 0
     assert "killed by SIGKILL" in told
-    assert "Repeat the command" in " ".join(told.split())
     assert "Traceback" not in told
-    await_end_of_group(process)
-    finished = parts(shared)
-    assert 5 <= finished < parts(alone)
-    subprocess.run(asked, check=True, capture_output=True)
     assert contents(shared) == contents(alone)
-    last = json.loads((shared / "log.jsonl").read_text().splitlines()[-1])
-    assert last["parts"] == parts(alone) - finished
+    await_end_of_group(process)
 
 
 @pytest.mark.slow

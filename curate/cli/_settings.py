@@ -262,6 +262,23 @@ def continue_option(command: Any) -> Any:
     )(command)
 
 
+def executor_options(command: Any) -> Any:
+    """Add --workers and --executor, which say where the work is done and decide no byte of it."""
+    executor = click.option(
+        "--executor",
+        metavar="NAME",
+        help="Where the pool is worked on: local, processes, ray, array or a package's own.  [default: by --workers]",
+    )
+    workers = click.option(
+        "--workers",
+        default="auto",
+        metavar="N",
+        show_default=True,
+        help="Processes that share the pool; auto: one per CUDA device, or per core for a small proxy.",
+    )
+    return workers(executor(command))
+
+
 def place_of(ctx: click.Context, out: Path | None, *arguments: str | None) -> Path | None:
     """Return the folder of --continue, else `out`. Raises SettingsError where more is given beside --continue."""
     continued: Path | None = ctx.meta.get(CONTINUED)

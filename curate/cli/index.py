@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import continue_option, given, place_of, settings_options
+from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
 from curate.settings import build
 from curate.stores.settings import IndexSettings
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
+@executor_options
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, estimate the whole, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
@@ -36,7 +36,8 @@ def command(
     /,
     out: Path | None,
     search: str,
-    workers: int,
+    workers: str,
+    executor: str | None,
     strict: bool,
     dry_run: bool,
     as_json: bool,
@@ -66,7 +67,8 @@ def command(
         if dry_run:
             _print_plan(index.plan(settings, out, reporter=reporter), as_json)
             return
-        store = index.run(settings, out, search=search, workers=workers, strict=strict, reporter=reporter)
+        how = {"workers": workers, "executor": executor, "strict": strict}
+        store = index.run(settings, out, search=search, **how, reporter=reporter)
         search_index = index.make_search(store, search)
     _print(store, search_index, as_json)
     for warning in (arithmetic_warning(store.record.details), lost_rows(store.totals or {})):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli._methods import MethodCommand
-from curate.cli._settings import continue_option, given, place_of, settings_options
+from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
 from curate.score_settings import ScoreSettings
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 @settings_options(ScoreSettings)
 @continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Processes that share the pool.")
+@executor_options
+@click.option(
+    "--part", metavar="I/N", help="One of N jobs that share the run's folder; N alone: I from their variables."
+)
 @click.option(
     "--strict",
     is_flag=True,
@@ -30,7 +33,16 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
 @click.pass_context
 def command(
-    ctx: click.Context, /, out: Path | None, workers: int, strict: bool, dry_run: bool, as_json: bool, **options: Any
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    workers: str,
+    executor: str | None,
+    part: str | None,
+    strict: bool,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Score every document of a pool by its influence on a target.
 
@@ -50,6 +62,7 @@ def command(
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --store stores/pile                   # from `curate index`, in seconds
     curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown  # only the new shards
+    curate score --target val.jsonl --pool pile/ --out runs/x --part 3/64 # an array job; Slurm: --executor array
     curate score --config score.yaml
 
     A run that was stopped loses at most one part: the same command, or --continue, goes on. A short judgement of the
@@ -67,7 +80,8 @@ def command(
         if dry_run:
             _print_plan(score.plan(settings, reporter=reporter), as_json)
             return
-        run = score.run(settings, out, workers=workers, strict=strict, reporter=reporter)
+        how = {"workers": workers, "executor": executor, "part": part, "strict": strict}
+        run = score.run(settings, out, **how, reporter=reporter)
         trust = judged(run, reporter)
     if as_json:
         from curate.cli._output import print_json
@@ -75,9 +89,10 @@ def command(
         arithmetic = run.record.json["details"].get("arithmetic")
         summary = {"run": str(run.path), "columns": run.record.details.columns, "arithmetic": arithmetic}
         print_json({**summary, **(run.totals or {}), "trust": short(trust)})
-    else:
+    elif run.is_finished:
         _print(run, trust)
-    for warning in (arithmetic_warning(run.record.details), lost_rows(run.totals or {})):
+    lost = lost_rows(run.totals) if run.totals else None  # one of several jobs may leave the end to others
+    for warning in (arithmetic_warning(run.record.details), lost):
         if warning:
             print_alarm(warning)
 

@@ -122,6 +122,9 @@ def _more(folder: "PartFolder") -> dict[str, Any]:
         "share": progress.share,
         "rows_per_second": progress.rate,
         "seconds_left": progress.seconds_left,
+        "shards_begun": progress.begun,
+        "shards_failed": progress.failed,
+        "parts_unended": progress.unended,
         "bytes": progress.bytes,
         "settings": folder.record.settings,
         "changed_settings": changed,
@@ -161,6 +164,7 @@ def _print_one(folder: "PartFolder", state: Mapping[str, Any]) -> None:
         f" ({', '.join(f'{name} {size(b)}' for name, b in list(progress.bytes.items())[:4])})",
         soft_wrap=True,
     )
+    _print_shards(progress)
     if state["skipped"]:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in state["skipped"].items())
         stdout.print(f"rows set aside: {reasons}", soft_wrap=True)
@@ -170,6 +174,21 @@ def _print_one(folder: "PartFolder", state: Mapping[str, Any]) -> None:
         stdout.print(f"As by default: {usual}.", soft_wrap=True, style="dim")
     if not progress.finished:
         stdout.print(f"go on by: {_going_on(folder)}", soft_wrap=True)
+
+
+def _print_shards(progress: "Progress") -> None:
+    """Say of an unfinished run which shards are done, begun, untouched and failed, and which jobs have not ended."""
+    from curate.cli._output import stdout
+
+    if progress.finished:
+        return
+    if progress.of_shards is not None:
+        untouched = progress.of_shards - progress.shards - progress.begun
+        stdout.print(f"shards: {progress.shards:,} done, {progress.begun:,} begun, {untouched:,} untouched")
+    for shard, why in progress.failed.items():
+        stdout.print(f"failed: {shard}: {why}", markup=False, soft_wrap=True)
+    if progress.unended:
+        stdout.print(f"parts at work, or killed: {', '.join(progress.unended)}", soft_wrap=True)
 
 
 def _headline(folder: "PartFolder", progress: "Progress") -> str:

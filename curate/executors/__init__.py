@@ -3,22 +3,27 @@
 An installed package adds executors by entry points of the group `curate.executors`.
 """
 
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from curate.amounts import parse_int
 from curate.errors import SettingsError
+from curate.executors.contract import Resources
+from curate.executors.helpful import helpful_workers
 from curate.registry import Registry
 
 if TYPE_CHECKING:
     from curate.executors.contract import Executor
 
+AUTO = "auto"
 _REGISTRY = Registry(
     kind="executor",
     group="curate.executors",
     folder=Path(__file__).parent,
     package=__name__,
-    leave_out=frozenset({"children", "contract", "ledger", "reading", "tables"}),
+    leave_out=frozenset({"children", "contract", "crew", "helpful", "kinds", "ledger", "reading", "tables"}),
     needs=("make",),
 )
 
@@ -28,15 +33,52 @@ def names() -> tuple[str, ...]:
     return _REGISTRY.names()
 
 
-def get(name: str, *, workers: int = 1, device: str = "auto") -> "Executor":
-    """Return an executor by name; `device` is where the work runs. Raises SettingsError."""
-    module = _REGISTRY.get(name)
-    workers = parse_int(workers)
-    if workers < 1:
-        raise SettingsError(f"workers is {workers}; expected at least 1.")
-    return module.make(workers, device)
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """An executor that was asked for, before it is known how much there is to do."""
+
+    module: Any
+    """Makes it; None: this process, or processes where there are several workers."""
+    resources: Resources
+
+    @property
+    def job(self) -> str | None:
+        """The name of this job among several that write one folder; None where it is the only one."""
+        return None if self.resources.share is None else self.resources.share.name
+
+    @property
+    def part(self) -> str | None:
+        """Its part of the pool, such as 3/64; None for all of it."""
+        return None if self.resources.share is None else self.resources.share.part
+
+    def make(self, *, parameters: int | None = None, rows: float | None = None) -> "Executor":
+        """Return the executor for a proxy of so many parameters and a pool of about so many rows."""
+        resources = replace(self.resources, parameters=parameters, rows=rows)
+        if self.module is not None:
+            return self.module.make(resources)
+        workers = resources.workers or helpful_workers(resources)
+        name = "local" if workers == 1 else "processes"
+        return _REGISTRY.get(name).make(replace(resources, workers=workers))
 
 
-def of_workers(workers: int, device: str) -> "Executor":
-    """Return this process for one worker, else that many processes. Raises SettingsError."""
-    return get("local" if workers == 1 else "processes", workers=workers, device=device)
+def choose(name: str | None = None, *, workers: int | str = 1, device: str = "auto", part: str | None = None) -> Choice:
+    """Check what was asked for: an executor's name, a number of workers or `auto`, a part of the pool such as `3/64`.
+
+    Raises SettingsError.
+    """
+    name = name or (None if part is None else "array")
+    module = None if name is None else _REGISTRY.get(name)
+    shares = hasattr(module, "share_of")
+    if part is not None and not shares:
+        raise SettingsError(f"The executor {name!r} takes no part of a pool.", hint="Leave --part or --executor out.")
+    share = module.share_of(part) if module is not None and shares else None
+    return Choice(module=module, resources=Resources(workers=_number(workers), device=device, share=share))
+
+
+def _number(workers: int | str) -> int | None:
+    if workers == AUTO:
+        return None
+    with suppress(ValueError):
+        if (number := parse_int(workers)) >= 1:
+            return number
+    raise SettingsError(f"workers is {workers}; expected at least 1, or auto.")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -23,22 +23,27 @@ from curate.errors import CurateError
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
+class ChildEnded(CurateError):
+    """A process has ended without saying why: it was killed, or left by itself."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Child:
     """A process, and the pipe to it."""
 
     process: BaseProcess
     pipe: Connection
+    device: str | None = None
+    """The CUDA device that it sees; None: all of them."""
 
     def receive(self) -> Any:
-        """Return the next message. Raises the error that the process failed with, or CurateError where it has ended."""
+        """Return the next message. Raises the error that the process failed with, or ChildEnded."""
         try:
             message = self.pipe.recv()
         except (EOFError, OSError):
             raise self._ended() from None
-        if isinstance(message, _Failure):
-            message.error.add_note(message.traceback_text)
-            raise message.error
+        if isinstance(message, Failure):
+            message.throw()
         return message
 
     def send(self, message: object) -> None:
@@ -49,27 +54,44 @@ class Child:
             while True:  # messages from before its end come first
                 self.receive()
 
-    def _ended(self) -> CurateError:
+    def _ended(self) -> "ChildEnded":
         self.process.join()
         code = self.process.exitcode or 0
         end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         reason = " (often for lack of memory)" if code == -signal.SIGKILL else "; what it printed says why"
-        return CurateError(
+        return ChildEnded(
             f"A worker process {end}{reason}.",
             hint="Repeat the command: finished parts are kept. Fewer workers and smaller batches take less memory.",
         )
 
 
+def ready(children: Sequence[Child], timeout: float | None = None) -> list[Child]:
+    """Wait for messages, or ends, and return the children that have one to receive."""
+    pipes = wait([child.pipe for child in children], timeout)
+    return [child for child in children if child.pipe in pipes]
+
+
 def heard(children: Sequence[Child], timeout: float | None = None) -> list[tuple[Child, Any]]:
     """Wait for messages and return them with their senders. Raises as `Child.receive` does."""
-    ready = wait([child.pipe for child in children], timeout)
-    return [(child, child.receive()) for child in children if child.pipe in ready]
+    return [(child, child.receive()) for child in ready(children, timeout)]
 
 
 @dataclass(frozen=True)
-class _Failure:
+class Failure:
+    """An error on its way to another process."""
+
     error: BaseException
     traceback_text: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """Return an error that is being handled."""
+        return cls(_sendable(error), traceback.format_exc())
+
+    def throw(self) -> NoReturn:
+        """Raise the error, with where it came from."""
+        self.error.add_note(self.traceback_text)
+        raise self.error
 
 
 @contextmanager
@@ -81,22 +103,37 @@ def started(
     The end of the block kills them: wait for their last message before. `devices` are
     the CUDA devices that the processes see, one each; None: all of them.
     """
-    context = multiprocessing.get_context("spawn")
     children: list[Child] = []
     try:
         with _uninterrupted():
             for order, device in zip(orders, devices or [None] * len(orders), strict=True):
-                pipe, far_end = context.Pipe()
-                process = context.Process(target=_run, args=(work, order, far_end, device), daemon=True)
-                process.start()
-                far_end.close()
-                children.append(Child(process=process, pipe=pipe))
+                children.append(_start(work, order, device))
         yield children
     finally:
         for child in children:
-            child.process.terminate()
-            child.process.join()
-            child.pipe.close()
+            _end(child)
+
+
+def replace_child(children: list[Child], ended: Child, work: Callable[..., None], order: Any) -> None:
+    """Start a process on the device, and in the place, of one of `started` that has ended."""
+    _end(ended)
+    with _uninterrupted():
+        children[children.index(ended)] = _start(work, order, ended.device)
+
+
+def _start(work: Callable[..., None], order: Any, device: str | None) -> Child:
+    context = multiprocessing.get_context("spawn")
+    pipe, far_end = context.Pipe()
+    process = context.Process(target=_run, args=(work, order, far_end, device), daemon=True)
+    process.start()
+    far_end.close()
+    return Child(process=process, pipe=pipe, device=device)
+
+
+def _end(child: Child) -> None:
+    child.process.terminate()
+    child.process.join()
+    child.pipe.close()
 
 
 @contextmanager
@@ -132,7 +169,7 @@ def _run(work: Callable[..., None], order: Any, pipe: Connection, device: str | 
         pipe.poll(None)  # until it is terminated: a process that ends before has failed
     except BaseException as error:
         with suppress(OSError):  # the parent is gone
-            pipe.send(_Failure(_sendable(error), traceback.format_exc()))
+            pipe.send(Failure.of(error))
 
 
 def _end_with_parent() -> None:

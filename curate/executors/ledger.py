@@ -38,15 +38,22 @@ def keeping(
     work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter
 ) -> Iterator[Ledger]:
     """Yield a ledger for work on a folder. Raises CurateError at the end where shards could not be read."""
-    names = {s.shard.name for s in shards}
-    present = [(p.end - p.start, p.shard in names) for p in folder.all_parts()]
-    total = sum(rows for rows, is_counted in present if not is_counted) + sum(estimated_rows(s.shard) for s in shards)
+    by_name = {s.shard.name: s for s in shards}
+    present = [
+        (p.end - p.start, p.shard in by_name)
+        for p in folder.all_parts()
+        if p.shard not in by_name or by_name[p.shard].takes(p.span)
+    ]
+    total = sum(rows for rows, is_counted in present if not is_counted)
+    total += sum(estimated_rows(s.shard) * s.portion for s in shards)
     with reporter.stage(work.stage, total=total) as task:
         task.advance(sum(rows for rows, _ in present))
         ledger = Ledger(task=task, reporter=reporter)
         yield ledger
     if ledger.unreadable:
         error = next(iter(ledger.unreadable.values()))
+        failed = {shard: error.message for shard, error in ledger.unreadable.items()}
+        folder.log({"failed": failed, **ledger.work.told()})
         raise CurateError(
             f"{len(ledger.unreadable)} shard(s) could not be read to the end; all others are done. {error.message}",
             hint=error.hint or work.hint,

@@ -1,17 +1,18 @@
 """Work on spans one after another in this process, and read and encode the next ones meanwhile."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from curate.executors.contract import Executor, PartWork, UnfinishedShard, Unreadable, Work
+from curate.executors.contract import Executor, PartWork, Resources, UnfinishedShard, Unreadable, Work, write_part
+from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import ahead, read_all
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 
 
-def make(workers: int, device: str) -> Executor:
-    """Return the executor, which ignores both arguments."""
+def make(resources: Resources) -> Executor:
+    """Return the executor, which takes one worker whatever is given."""
     return Local()
 
 
@@ -19,15 +20,19 @@ def make(workers: int, device: str) -> Executor:
 class Local:
     """The executor that works in this process."""
 
+    is_here: bool = True
+
+    def described(self) -> Mapping[str, int | str]:
+        return {"executor": "local", "workers": 1}
+
     def run(self, work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter) -> Work:
         """Write the missing parts in order; see `Executor.run`."""
         opened = work.open()
         with keeping(work, shards, folder, reporter) as ledger:
+            ledger.work.kinds.add(kind_here())
             for chunk in ahead(read_all(shards, opened.encode)):
                 if isinstance(chunk, Unreadable):
                     ledger.give_up(chunk)
-                    continue
-                tables = opened(chunk)
-                folder.write_part(chunk.span, *tables)
-                ledger.finish(chunk.span, Work.of(tables.rows))
+                else:
+                    ledger.finish(chunk.span, write_part(folder, opened, chunk))
         return ledger.work

@@ -5,38 +5,37 @@ a kill leaves holes; the next start fills them.
 """
 
 import gc
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
-from curate.errors import CurateError
-from curate.executors.children import Child, cuda_devices, heard, started
+from curate.executors.children import Child, ChildEnded, cuda_devices, ready, replace_child, started
 from curate.executors.contract import (
     Chunk,
     Executor,
     OpenWork,
     PartWork,
-    Span,
+    Resources,
     SpanRows,
     UnfinishedShard,
-    Unreadable,
     Work,
 )
-from curate.executors.ledger import Ledger, keeping
+from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Message, Ready, encoded, finished
+from curate.executors.helpful import helpful_workers
+from curate.executors.kinds import kind_here
+from curate.executors.ledger import keeping
 from curate.executors.reading import ahead, read_all
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 
-# One is worked on and one encoded: no process waits for this one, and memory stays bounded.
-IN_FLIGHT = 2
 
-
-def make(workers: int, device: str) -> Executor:
+def make(resources: Resources) -> Executor:
     """Return the executor; with several CUDA devices the processes take them in turn."""
-    return Processes(workers=workers, device=device)
+    return Processes(workers=resources.workers or helpful_workers(resources), device=resources.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +44,21 @@ class Processes:
 
     workers: int
     device: str = "auto"
+    is_here: bool = False
+
+    def described(self) -> Mapping[str, int | str]:
+        return {"executor": "processes", "workers": self.workers}
 
     def run(self, work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter) -> Work:
-        """Write the missing parts in any order; see `Executor.run`. The first error of a process ends all."""
+        """Write the missing parts in any order; see `Executor.run` and `Crew`."""
         with keeping(work, shards, folder, reporter) as ledger:
             if shards:
                 _give_memory_back()
-                orders = [_Order(work, type(folder), folder.path)] * self.workers
-                with started(_work, orders, devices=cuda_devices(self.device, self.workers)) as children:
-                    crew = _Crew(children=children, ledger=ledger)
-                    for span_rows in ahead(read_all(shards, lambda span_rows: span_rows)):
-                        ledger.give_up(span_rows) if isinstance(span_rows, Unreadable) else crew.give(span_rows)
-                    crew.finish()
+                order = _Order(work, type(folder), folder.path)
+                devices = cuda_devices(self.device, self.workers)
+                with started(_work, [order] * self.workers, devices=devices) as children:
+                    crew = Crew(team=_Family(order=order, children=children), ledger=ledger)
+                    crew.do_all(ahead(read_all(shards, lambda span_rows: span_rows)))
                 folder.refresh()
         return ledger.work
 
@@ -68,44 +70,28 @@ class _Order:
     path: Path
 
 
-@dataclass(frozen=True)
-class _Done:
-    span: Span
-    work: Work
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Crew:
-    """The processes, and the number of unfinished spans of each."""
+class _Family:
+    """Processes, as workers of a crew."""
 
-    children: Sequence[Child]
-    ledger: Ledger
-    busy: dict[Child, int] = field(default_factory=dict)
-    """By process, once it is ready."""
+    order: _Order
+    children: list[Child]
 
-    def give(self, span_rows: SpanRows) -> None:
-        """Send a span to the process with the fewest unfinished ones, once one has room."""
-        self.listen(timeout=0)
-        while not self.busy or min(self.busy.values()) >= IN_FLIGHT:
-            self.listen()
-        if span_rows.span.shard not in self.ledger.unreadable:
-            child = min(self.busy, key=lambda child: self.busy[child])
-            child.send(span_rows)
-            self.busy[child] += 1
+    def replace(self, worker: Child) -> None:
+        replace_child(self.children, worker, _work, self.order)
 
-    def finish(self) -> None:
-        """Wait until all is done."""
-        while any(self.busy.values()):
-            self.listen()
+    def send(self, worker: Child, span_rows: SpanRows) -> None:
+        with suppress(OSError):  # it has ended, which its next message says
+            worker.pipe.send(span_rows)
 
-    def listen(self, timeout: float | None = None) -> None:
-        """Receive the processes' messages, waiting for the first. Raises the error of one that failed."""
-        for child, message in heard(self.children, timeout):
-            self.busy[child] = self.busy.get(child, 1) - 1  # the first message says that it is ready
-            if isinstance(message, Unreadable):
-                self.ledger.give_up(message)
-            elif isinstance(message, _Done):
-                self.ledger.finish(message.span, message.work)
+    def hear(self, timeout: float | None = None) -> list[tuple[Child, Message]]:
+        return [(child, self._message(child)) for child in ready(self.children, timeout)]
+
+    def _message(self, child: Child) -> Message:
+        try:
+            return child.receive()
+        except ChildEnded as error:
+            return Died(error)
 
 
 def _give_memory_back() -> None:
@@ -118,22 +104,13 @@ def _give_memory_back() -> None:
 def _work(order: _Order, pipe: Connection) -> None:
     """Run in each process: open the work, then write the part of every span that arrives."""
     opened, folder = order.work.open(), order.kind.open(order.path)
-    pipe.send(None)
+    pipe.send(Ready(kind_here()))
     # Held in a variable, so that an error is sent before closing, which waits for a thread that waits for rows.
-    chunks = ahead(_encoded(pipe, opened), depth=IN_FLIGHT - 1)
+    chunks = ahead(_received(pipe, opened), depth=IN_FLIGHT - 1)
     for chunk in chunks:
-        if isinstance(chunk, Unreadable):
-            pipe.send(chunk)
-            continue
-        tables = opened(chunk)
-        folder.write_part(chunk.span, *tables)
-        pipe.send(_Done(chunk.span, Work.of(tables.rows)))
+        pipe.send(finished(folder, opened, chunk))
 
 
-def _encoded(pipe: Connection, opened: OpenWork) -> Iterator[Chunk | Unreadable]:
+def _received(pipe: Connection, opened: OpenWork) -> Iterator[Chunk | Done]:
     while True:
-        span_rows: SpanRows = pipe.recv()
-        try:
-            yield opened.encode(span_rows)
-        except CurateError as error:
-            yield Unreadable(shard=span_rows.span.shard, error=error)
+        yield encoded(opened, pipe.recv())

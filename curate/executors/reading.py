@@ -48,12 +48,44 @@ class Unreadable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Share:
+    """One of `count` shares of a pool, by a rule that depends on the pool alone.
+
+    Of a pool with four shards for every share, each takes every count-th shard; of one with fewer, every count-th
+    span, and all of them read all shards.
+    """
+
+    number: int
+    """From 1 on."""
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}-of-{self.count}"
+
+    @property
+    def part(self) -> str:
+        """The share as a user gives it."""
+        return f"{self.number}/{self.count}"
+
+    def is_of_shards(self, pool_shards: int) -> bool:
+        """Return whether a pool of so many shards is shared by shards."""
+        return pool_shards >= 4 * self.count
+
+    def takes(self, number: int) -> bool:
+        """Return whether the shard, or span, of this number is among it."""
+        return number % self.count == self.number - 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnfinishedShard:
     """A shard with parts missing from a folder."""
 
     shard: Shard
     number: int
     """The shard's number in the pool."""
+    of: int
+    """The number of the pool's shards."""
     fields: Fields
     part_documents: int
     start: int = 0
@@ -62,6 +94,17 @@ class UnfinishedShard:
     """Index of the part that begins there."""
     written: frozenset[Span] = frozenset()
     """Spans after that row that have a part: several processes finish parts out of order."""
+    share: Share | None = None
+    """The share of its spans that are worked on here; None: all of them."""
+
+    @property
+    def portion(self) -> float:
+        """How much of it is worked on here, about."""
+        return 1 if self.share is None else 1 / self.share.count
+
+    def takes(self, span: Span) -> bool:
+        """Return whether a span is worked on here."""
+        return self.share is None or self.share.takes(span.shard_index + span.index)
 
     def read(self) -> Iterator[SpanRows]:
         """Read and cut the shard from its first missing row on, and yield the spans that have no part.
@@ -69,7 +112,7 @@ class UnfinishedShard:
         Where a span ends follows from the shard and `part_documents` alone.
         """
         for span, rows in self._cut(self.start, self.index):
-            if span not in self.written:
+            if span not in self.written and self.takes(span):
                 yield SpanRows(span=span, rows=rows)
 
     def _cut(self, start: int, index: int) -> Iterator[tuple[Span, list[Document | Skipped]]]:
@@ -120,6 +163,7 @@ def unfinished(
             UnfinishedShard(
                 shard=shard,
                 number=place if numbers is None else numbers[shard.name],
+                of=len(pool.shards),
                 fields=fields,
                 part_documents=part_documents,
                 start=leading[-1].end if leading else 0,

@@ -12,6 +12,19 @@ from curate.folders.record import canonical
 class Claim(Protocol):
     """The right to write a folder; held until `release`, the end of a `with` block or the end of the process."""
 
+    @property
+    def is_sole(self) -> bool:
+        """Whether nobody else may write."""
+        ...
+
+    def share(self) -> None:
+        """Let others in that claim the folder as shared."""
+        ...
+
+    def become_sole(self) -> bool:
+        """Return whether no other is left, and if so, keep others out; if not, the claim is released."""
+        ...
+
     def release(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
@@ -58,11 +71,22 @@ class Folder(Protocol):
         """Remove a file, or a folder with its content; do nothing where there is none."""
         ...
 
-    def claim(self) -> Claim:
-        """Claim the right to write, and remove a killed process's half-written files.
+    def claim(self, *, shared: bool = False) -> Claim:
+        """Claim the right to write; one that is sole removes killed processes' half-written files.
 
-        Worker processes of the holder put files without a claim of their own. Raises CurateError while another
-        process holds it.
+        Worker processes of the holder put files without a claim of their own. `shared`: beside others that claim it
+        so; it is sole, until `share`, where there are none. Raises CurateError while another process holds it alone.
+        """
+        ...
+
+    def sweep(self) -> None:
+        """Remove killed processes' half-written files; hold a sole claim."""
+        ...
+
+    def turn(self, name: str, on_wait: Callable[[], object]) -> Claim:
+        """Wait for one's turn at what one of several holders does for all; call `on_wait` first where another is at it.
+
+        One that is killed, or whose claim has expired, loses its turn.
         """
         ...
 

@@ -49,7 +49,7 @@ class LocalFolder:
                 f"{self.path / prefix} is a file; expected a folder.", hint="Give another folder with --out."
             ) from None
         parent = f"{prefix.rstrip('/')}/" if prefix else ""
-        visible = [(n, d) for n, d in children if n != LOCK_NAME and not n.endswith(".tmp")]
+        visible = [(n, d) for n, d in children if not (n.startswith(".") and n.endswith((LOCK_NAME, ".tmp")))]
         return sorted(f"{parent}{n}{'/' if is_folder else ''}" for n, is_folder in visible)
 
     def put(self, name: str, write: Callable[[Path], object]) -> None:
@@ -69,11 +69,18 @@ class LocalFolder:
         else:
             path.unlink(missing_ok=True)
 
-    def claim(self) -> Lock:
+    def claim(self, *, shared: bool = False) -> Lock:
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = Lock(self.path)
-        remove_leftovers(self.path)
+        lock = Lock.beside_others(self.path) if shared else Lock.alone(self.path)
+        if lock.is_sole:
+            self.sweep()
         return lock
+
+    def sweep(self) -> None:
+        remove_leftovers(self.path)
+
+    def turn(self, name: str, on_wait: Callable[[], object]) -> Lock:
+        return Lock.turn(self.path, name, on_wait)
 
     def local(self, name: str = "") -> Path:
         return self.path / name

@@ -4,6 +4,7 @@ RECORD              settings and fingerprints (both must match to continue), and
 ROWS/S-P.parquet    part P of shard S; its footer says which rows it covers
 skipped/S-P.parquet rows of the same stretch that were set aside; absent when there are none
 finished.json       totals; there once every shard has reached its end
+log.jsonl           a line per session; log-I-of-N.jsonl those of one of several jobs, until the last of them has ended
 """
 
 import json
@@ -11,7 +12,8 @@ import os
 import re
 import time
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -30,10 +32,11 @@ if TYPE_CHECKING:
 
 FINISHED, LOG = "finished.json", "log.jsonl"
 _PART = re.compile(r"[0-9][^/]*\.parquet")
+_JOB_LOG = re.compile(r"log-.*\.jsonl")
 
 
 class PartFolder(ABC):
-    """Parts on disk. `start` a folder to write it (one process at a time), `open` one to read it."""
+    """Parts on disk. `start` a folder to write it (one process at a time, or jobs of it), `open` one to read it."""
 
     KIND: ClassVar[str]
     """The word for it in messages."""
@@ -48,7 +51,9 @@ class PartFolder(ABC):
         self.record = record
         self._claim = claim
         self._parts: dict[str, list[Part]] | None = None
-        self._is_logging = False
+        self._log = LOG
+        self._begun: int | None = None
+        """Where the log has the line that this session has begun."""
 
     @property
     def path(self) -> Path:
@@ -63,24 +68,40 @@ class PartFolder(ABC):
         settings: Mapping[str, Any],
         fingerprints: Mapping[str, str],
         details: Mapping[str, Any] | None = None,
+        job: str | None = None,
     ) -> Self:
         """Create a folder, or continue one of the same settings and fingerprints.
 
         Removes a killed process's half-written files. Raises SettingsError naming every setting that differs, and
         CurateError while another process is writing. `details` are not compared: on continuing, those of the first
-        start stay. Other settings replace a folder without any part, as a failed start leaves it.
+        start stay. Other settings replace a folder without any part, as a failed start leaves it. `job`: the name of
+        one of several jobs that write the folder at the same time.
         """
         folder = open_folder(path)
         cls.refuse_foreign(path)
-        claim = folder.claim()
+        claim = cls._claim_of(folder, shared=job is not None)
         started = cls(folder, cls._read_record(folder), claim) if folder.exists(cls.RECORD) else None
         if started is not None:
             started.refuse_other(settings, fingerprints)
         if started is None or started._differences(settings, fingerprints):
-            folder.remove(LOG)  # of a start that left no part
+            for log in started._logs() if started is not None else ():  # of a start that left no part
+                folder.remove(log)
             started = cls(folder, RunRecord.make(settings, fingerprints, details or {}), claim)
             put_text(folder, cls.RECORD, started.record.text)
+        if job is not None:
+            started._log = f"log-{job}.jsonl"
+            claim.share()
         return started
+
+    @classmethod
+    def _claim_of(cls, folder: Folder, *, shared: bool) -> Claim:
+        """Claim a folder; beside others only once one of them has written the record."""
+        while True:
+            claim = folder.claim(shared=shared)
+            if claim.is_sole or folder.exists(cls.RECORD):
+                return claim
+            claim.release()
+            time.sleep(0.05)
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -100,8 +121,34 @@ class PartFolder(ABC):
 
     def add_details(self, **details: Any) -> None:
         """Add to the record's details (coverage, totals of a sample …)."""
-        self.record = self.record.with_details(details)
-        put_text(self.folder, self.RECORD, self.record.text)
+        record = self.record.with_details(details)
+        if record != self.record:  # one job writes them, in its turn; the others have the same to say
+            self.record = record
+            put_text(self.folder, self.RECORD, record.text)
+
+    @contextmanager
+    def preparing(self, on_wait: Callable[[], object]) -> Iterator[None]:
+        """Have one of several jobs at a time do what is done once for all; `on_wait` is called where another is at it.
+
+        Once a job has come to the block's end, others find everything kept and need not wait for each other.
+        """
+        if self._log == LOG:
+            yield
+            return
+        with ExitStack() as stack:
+            if not any("prepared" in line for line in self.logged()):
+                stack.enter_context(self.folder.turn("prepare", on_wait))
+            self.record = self._read_record(self.folder)
+            self.refresh()
+            yield
+            self._put_log([*self._lines(self._log), {"prepared": round(time.time())}])
+
+    def is_last(self) -> bool:
+        """Return whether no other job is at work on the folder, and keep others out if so; if not, release the claim.
+
+        A folder that is not shared has no other.
+        """
+        return self._claim is None or self._claim.become_sole()
 
     def parts(self, shard: str) -> list[Part]:
         """Return the finished parts of a shard from its first row on, in order, without a gap."""
@@ -139,19 +186,22 @@ class PartFolder(ABC):
             self._parts[span.shard] = sorted([*others, part], key=lambda p: p.order)
         return part
 
-    def log_start(self) -> None:
+    def log_start(self, **described: Any) -> None:
         """Append a line that a session has begun, which the one at its end replaces: a killed one leaves it."""
-        self._put_log([*self.logged(), {"started": round(time.time()), **self._where()}])
-        self._is_logging = True
+        lines = [line for line in self._lines(self._log) if self._log == LOG or "started" not in line]
+        self._begun = len(lines)
+        self._put_log([*lines, {"started": round(time.time()), **self._where(), **described}])
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append a line about a session; times stand only here, so that equal folders have equal bytes."""
-        before = self.logged()[:-1] if self._is_logging else self.logged()
-        self._put_log([*before, {"ended": round(time.time()), **self._where(), **line}])
-        self._is_logging = False
+        lines = self._lines(self._log)
+        if self._begun is not None:
+            del lines[self._begun]
+        self._put_log([*lines, {"ended": round(time.time()), **self._where(), **line}])
+        self._begun = None
 
     def _put_log(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        put_text(self.folder, LOG, "".join(json.dumps(line) + "\n" for line in lines))
+        put_text(self.folder, self._log, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _where(self) -> dict[str, str]:
         """Return, beside times, the one thing that differs between equal folders: where addresses are looked up from.
@@ -161,14 +211,30 @@ class PartFolder(ABC):
         return {"working_folder": os.getcwd(), "folder": os.path.abspath(self.path)}
 
     def logged(self) -> list[dict[str, Any]]:
-        """Return the lines of the log, the newest last."""
-        lines = self.folder.read(LOG).splitlines() if self.folder.exists(LOG) else []
+        """Return the lines of the log, the newest last, and then those of jobs that share the folder."""
+        return [line for log in self._logs() for line in self._lines(log)]
+
+    def _logs(self) -> list[str]:
+        return [LOG, *(name for name in self.folder.list() if _JOB_LOG.fullmatch(name))]
+
+    def _lines(self, log: str) -> list[dict[str, Any]]:
+        lines = self.folder.read(log).splitlines() if self.folder.exists(log) else []
         return [json.loads(line) for line in lines]
+
+    def _gather_logs(self) -> None:
+        """Make one log of those of all jobs."""
+        if job_logs := self._logs()[1:]:
+            lines, self._log = self.logged(), LOG
+            self._put_log(sorted(lines, key=lambda line: max(line.get(w, 0) for w in ("started", "prepared", "ended"))))
+            for log in job_logs:
+                self.folder.remove(log)
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Mark that every shard has reached its end, with totals (documents, tokens, skipped by reason).
 
         Releases the claim."""
+        self.folder.sweep()
+        self._gather_logs()
         put_json(self.folder, FINISHED, totals)
         self.close()
 
@@ -237,7 +303,8 @@ class PartFolder(ABC):
 
         A folder without any part refuses nothing."""
         lines = self._differences(settings, fingerprints)
-        if lines and self.has_parts(self.path):
+        has_others = self._claim is not None and not self._claim.is_sole
+        if lines and (has_others or self.has_parts(self.path)):
             self.close()
             grown = all(line.startswith("pool") for line in lines) and not self.record.store
             raise SettingsError(

@@ -1,5 +1,6 @@
 """The end of a pass over a pool: what was set aside is said, and nothing to show for it is a failure."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,12 +16,15 @@ from curate.scores.counts import count
 _NAMED = 5
 
 
-def totals_of(folder: PartFolder, *, strict: bool, reporter: Reporter) -> dict[str, Any]:
+def totals_of(folder: PartFolder, pool: Pool, *, strict: bool, reporter: Reporter) -> dict[str, Any]:
     """Count what a pass has written, and warn of shards that were damaged.
 
-    Raises CurateError where not one document is left, and with `strict` where a shard was damaged; parts stay.
+    Raises CurateError where a row of the pool is missing or counted twice, where not one document is left, and with
+    `strict` where a shard was damaged; parts stay.
     """
+    folder.refresh()
     totals = count(folder)
+    _refuse_lost(folder, pool, totals)
     damaged = folder.skipped().filter(pl.col("reason") == DAMAGED).select("shard", "detail").collect().rows()
     for shard, detail in damaged[:_NAMED]:
         reporter.warn(f"{shard}: damaged, what could be read of it is kept: {detail}")
@@ -34,6 +38,35 @@ def totals_of(folder: PartFolder, *, strict: bool, reporter: Reporter) -> dict[s
             hint="Mend or remove the shard and begin anew in another folder (--out), or go on without --strict.",
         )
     return totals
+
+
+def warn_of_mixed(folder: PartFolder, reporter: Reporter) -> None:
+    """Warn where parts were made on several kinds of devices, by other libraries or with more threads."""
+    kinds = kinds_of(folder)
+    if len(kinds) > 1:
+        reporter.warn(
+            f"the parts of {folder.path} were made by several kinds of processes ({'; '.join(kinds)}): their scores"
+            " differ in rounding from those of one kind."
+        )
+
+
+def kinds_of(folder: PartFolder) -> list[str]:
+    """Return the kinds of the processes that made a folder's parts, as far as its log tells."""
+    return sorted({kind for line in folder.logged() if line.get("parts") for kind in line.get("kinds", ())})
+
+
+def _refuse_lost(folder: PartFolder, pool: Pool, totals: Mapping[str, Any]) -> None:
+    """Raise CurateError unless the parts cover every shard to its end, and hold as many rows as were counted."""
+    lacking = [s.name for s in pool.shards if not folder.holds(s.name)]
+    parts = folder.all_parts()
+    most = sum(p.end - p.start for p in parts)  # blank lines of a shard are no rows
+    counted = totals["documents"] + sum(totals["skipped"].values())
+    if lacking or counted > most:
+        some = f"{len(lacking)} shard(s) have parts missing, {lacking[0]} first" if lacking else "rows are there twice"
+        raise CurateError(
+            f"{folder.path}: {some} ({counted:,} rows counted, {most:,} read).",
+            hint="Repeat the command: it makes what is missing. Did another process remove files of this folder?",
+        )
 
 
 def nothing_usable(pool: Pool, columns: Fields) -> CurateError:

@@ -11,7 +11,6 @@ from curate.amounts import duration, rounded, size
 from curate.documents import FirstRows, Pool, estimated_rows, sample_rows
 from curate.documents.located import as_recorded, located, same_places
 from curate.errors import CurateError, SettingsError
-from curate.executors.contract import Executor
 from curate.executors.reading import unfinished
 from curate.folders.local import refuse_place
 from curate.folders.part_folder import FINISHED
@@ -78,22 +77,23 @@ def run(
     out: Path | str | None = None,
     *,
     search: str = "auto",
-    workers: int = 1,
+    workers: int | str = 1,
+    executor: str | None = None,
     strict: bool = False,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Store:
     """Write the sketches of a pool into a store, in one pass, or go on with it, or add the shards that are new.
 
-    `search` says how its nearest documents are found; see `make_search`. `workers` processes share the pool. A damaged
-    shard gives what can be read of it; with `strict` it is an error at the end. Raises CurateError; parts that were
-    finished stay.
+    `search` says how its nearest documents are found; see `make_search`. `workers` and `executor` are
+    those of `score`. A damaged shard gives what can be read of it; with `strict` it is an error at the end. Raises
+    CurateError; parts that were finished stay.
     """
     refuse_place(out, "--out")
     check_factory(search)
     reporter, settings = reporter or Silent(), gathered(IndexSettings, settings, values)
-    executor = executors.of_workers(workers, settings.device)
-    store = Indexing.open(settings, out, reporter).run(executor, strict=strict)
+    choice = executors.choose(executor, workers=workers, device=settings.device)
+    store = Indexing.open(settings, out, reporter).run(choice, strict=strict)
     ensure_search(store, search, reporter)
     return store
 
@@ -163,7 +163,7 @@ class Indexing:
         read_as = note_shapes(pool, settings.fields, reporter)
         return cls(settings=settings, pool=pool, read_as=read_as, path=path, record=record, reporter=reporter)
 
-    def run(self, executor: Executor, *, strict: bool = False) -> Store:
+    def run(self, choice: executors.Choice, *, strict: bool = False) -> Store:
         """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
         started, workspace = time.time(), self._workspace()
         proxy = workspace.proxy
@@ -187,10 +187,11 @@ class Indexing:
             opened = sketching(store, engine, workspace.encoder, workspace.batching)
             work = IndexWork(settings=self.settings, path=self.path, opened=opened)
             shards = unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
+            executor = choice.make(parameters=proxy.coverage.total, rows=workspace.sizes().pool)
             done = executor.run(work, shards, store, self.reporter)
-            totals = totals_of(store, strict=strict, reporter=self.reporter)
+            totals = totals_of(store, self.pool, strict=strict, reporter=self.reporter)
             self._fit(store, workspace, engine)
-            store.log({"documents": done.documents, "seconds": round(time.time() - started, 3)})
+            store.log({**executor.described(), **done.told(), "seconds": round(time.time() - started, 3)})
             store.finish(totals)
         return store
 

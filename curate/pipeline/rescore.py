@@ -65,7 +65,7 @@ def run(
             moved = {str(parent.path): movement(parent, run.scores().collect()) for parent in parents}
             run.add_details(moved=moved)
             work = Work(documents=len(rescoring.usable))
-            log(run, work, load=loaded - started, rescore=time.time() - loaded)
+            log(run, work, {}, load=loaded - started, rescore=time.time() - loaded)
             run.finish(count(run))
     return run
 

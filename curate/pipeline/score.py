@@ -1,6 +1,7 @@
 """Scoring a pool, or a store, against a target."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ from curate import executors, methods
 from curate.documents.located import as_recorded
 from curate.errors import SettingsError
 from curate.executors.contract import Work
-from curate.executors.reading import unfinished
+from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import refuse_place
+from curate.methods.contract import Scorer
 from curate.pipeline.arithmetic import check_arithmetic
-from curate.pipeline.ending import totals_of
+from curate.pipeline.ending import totals_of, warn_of_mixed
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.frequencies import record_frequency_loss
 from curate.pipeline.origin import remember_shards
@@ -29,56 +31,91 @@ def run(
     settings: ScoreSettings | None = None,
     out: Path | str | None = None,
     *,
-    workers: int = 1,
+    workers: int | str = 1,
+    executor: str | None = None,
+    part: str | None = None,
     strict: bool = False,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Run:
     """Score every document of a pool, or of a store, against a target, or go on with a run that was stopped.
 
-    Settings come as an object, by name (the method's own among them), or both: names win. `workers` processes share the
-    pool; how many decides nothing but the time. A damaged shard gives what can be read of it and a row in `skipped`;
-    with `strict` it is an error once all others are done, and one of the target at once. Whatever is wrong with
-    settings, the pool's columns or the target is said before the model loads. Raises CurateError, also where not one
-    row can be used; parts that were finished stay.
+    Settings come as an object, by name (the method's own among them), or both: names win. `workers` processes share
+    the pool; how many decides nothing but the time, and `auto` takes as many as help (see `executors.helpful`).
+    `executor` names what else shares it; `part` (3/64) leaves all but one share to other jobs, of which the last to end
+    finishes the run. A damaged shard gives what can be read of it and a row in `skipped`; with `strict` it is an error
+    once all others are done, and one of the target at once. Whatever is wrong with settings, the pool's columns or the
+    target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were finished stay.
     """
     refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(ScoreSettings, settings, values)
-    executor = executors.of_workers(workers, settings.device)
-    if settings.store and workers > 1:
-        raise SettingsError("A store is scored by threads of one process.", hint="Leave --workers out.")
+    choice = executors.choose(executor, workers=workers, device=settings.device, part=part)
+    if settings.store and (workers not in (1, executors.AUTO) or executor or part):
+        raise SettingsError(
+            "A store is scored by threads of one process.", hint="Leave --workers, --executor and --part out."
+        )
     request = make_request(settings, reporter, strict=strict)
     path = Path(out) if out is not None else default_out(request.settings)
     record = _refuse_early(path, request)
     workspace = open_workspace(request, reporter)
     fingerprints, details = dict(workspace.fingerprints), _details(request, workspace)
-    with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
-        run.log_start()
-        request.split.write(run.path)
-        inputs = workspace.inputs(path, reporter, lambda details: run.add_details(**details))
-        method = methods.get(request.method)
-        if request.store is None:
-            remember_shards(run, request.pool)
-            record_frequency_loss(run, request.pool, request.settings, workspace.encoder)
-            check_arithmetic(
-                run, method, request.method_settings, inputs, request.pool, request.settings, request.columns
-            )
+    with Run.start(path, settings=record, fingerprints=fingerprints, details=details, job=choice.job) as run:
+        run.log_start(**({} if choice.part is None else {"part": choice.part}))
         loaded = time.time()
-        scorer = method.prepare(inputs, request.method_settings)
+        with run.preparing(lambda: reporter.note(f"another job prepares {path}; this one waits for it.")):
+            scorer = _prepare(run, request, workspace, reporter)
         prepared = time.time()
-        if request.origin is not None:
-            request.origin.give_parts(run, request.pool, reporter)
         if request.store is None:
-            opened = Scoring.of(request, workspace, scorer) if workers == 1 else None
-            del workspace, inputs, scorer  # workers load their own, and a device need not hold one more
-            shards = unfinished(run, request.pool, request.settings.fields, request.settings.part_documents)
-            work = executor.run(ScoreWork(request=request, path=path, opened=opened), shards, run, reporter)
+            worker = choice.make(parameters=workspace.proxy.coverage.total, rows=workspace.sizes().pool)
+            described = worker.described()
+            opened = Scoring.of(request, workspace, scorer) if worker.is_here else None
+            del workspace, scorer  # workers load their own, and a device need not hold one more
+            work = worker.run(
+                ScoreWork(request=request, path=path, opened=opened), _unfinished(run, request), run, reporter
+            )
         else:
+            described = {}
             work = score_stored(run, request.store, scorer, overlap_with(request.target), request.columns, reporter)
-        log(run, work, load=loaded - started, prepare=prepared - loaded, score=time.time() - prepared)
-        run.finish(totals_of(run, strict=strict, reporter=reporter))
+        seconds = {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared}
+        log(run, work, described, **seconds)
+        if not run.is_last():
+            reporter.note(f"this job is done; others are at work on {path}, and the last of them finishes it.")
+        elif choice.job is None or not _lacks_parts(run, request, reporter):
+            warn_of_mixed(run, reporter)
+            run.finish(totals_of(run, request.pool, strict=strict, reporter=reporter))
     return run
+
+
+def _prepare(run: Run, request: Request, workspace: Workspace, reporter: Reporter) -> Scorer:
+    """Do what is done once for a run, and return its scorer."""
+    request.split.write(run.path)
+    inputs = workspace.inputs(run.path, reporter, lambda details: run.add_details(**details))
+    method = methods.get(request.method)
+    if request.store is None:
+        remember_shards(run, request.pool)
+        record_frequency_loss(run, request.pool, request.settings, workspace.encoder)
+        check_arithmetic(run, method, request.method_settings, inputs, request.pool, request.settings, request.columns)
+    scorer = method.prepare(inputs, request.method_settings)
+    if request.origin is not None:
+        request.origin.give_parts(run, request.pool, reporter)
+    return scorer
+
+
+def _unfinished(run: Run, request: Request) -> list[UnfinishedShard]:
+    return unfinished(run, request.pool, request.settings.fields, request.settings.part_documents)
+
+
+def _lacks_parts(run: Run, request: Request, reporter: Reporter) -> bool:
+    """Warn where the last of several jobs has ended, and parts are missing that others were to make."""
+    run.refresh()
+    if shards := _unfinished(run, request):
+        reporter.warn(
+            f"{len(shards)} of {len(request.pool.shards)} shards of {run.path} have parts missing, and no other job is"
+            f" at work on it now. `curate status {run.path}` tells more; `curate score --continue {run.path}` does the"
+            " rest, if no job does."
+        )
+    return bool(shards)
 
 
 def plan(settings: ScoreSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> ScorePlan:
@@ -90,9 +127,10 @@ def plan(settings: ScoreSettings | None = None, *, reporter: Reporter | None = N
     return estimate(request, open_workspace(request, reporter))
 
 
-def log(run: Run, work: Work, **seconds: float) -> None:
-    """Write what a session did and how long its stages took into the run's log."""
-    run.log({"seconds": {stage: round(value, 3) for stage, value in seconds.items()}, **vars(work)})
+def log(run: Run, work: Work, described: Mapping[str, Any], **seconds: float) -> None:
+    """Write what a session did, where, and how long its stages took into the run's log."""
+    rounded = {stage: round(value, 3) for stage, value in seconds.items()}
+    run.log({"seconds": rounded, **described, **work.told()})
 
 
 def _details(request: Request, workspace: Workspace) -> dict[str, Any]:

@@ -24,6 +24,12 @@ class Progress:
     """Estimated; None where the pool cannot be read here."""
     shards: int
     of_shards: int | None
+    begun: int
+    """Shards of which some parts are there and others missing."""
+    failed: Mapping[str, str]
+    """Why shards are not done that were given up, by name."""
+    unended: Sequence[str]
+    """Parts (3/64) of the pool whose jobs have begun and not ended: they are at work, or were killed."""
     rate: float | None
     """Rows a second, while it was at work; None where neither parts nor log tell."""
     finished: bool
@@ -55,6 +61,14 @@ def progress_of(folder: PartFolder) -> Progress:
         of_rows=rows if folder.is_finished else whole and whole[0],
         shards=shards,
         of_shards=shards if folder.is_finished else whole and whole[1],
+        begun=len({p.shard for p in parts}) - shards,
+        failed={
+            shard: why
+            for line in folder.logged()
+            for shard, why in line.get("failed", {}).items()
+            if not folder.holds(shard)
+        },
+        unended=[line["part"] for line in folder.logged() if "started" in line and "part" in line],
         rate=_rate(folder),
         finished=folder.is_finished,
         bytes=_sizes(folder),

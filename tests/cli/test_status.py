@@ -26,6 +26,31 @@ def test_status_shows_progress_of_every_run(tmp_path, monkeypatch, capsys):
     assert "2 empty text" in " ".join(out.replace("│", " ").split())
 
 
+def test_an_unfinished_run_tells_of_its_shards_and_jobs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pool").mkdir()
+    for name in "abcd":
+        (tmp_path / "pool" / f"{name}.jsonl").write_text('{"text": "some words to score"}\n' * 10)
+    given = {**SETTINGS, "pool": ["pool"], "method": "loss", "method_settings": {}}
+    for number in (1, 2):
+        run = Run.start("runs/x", settings=given, fingerprints=FINGERPRINTS, job=f"{number}-of-2")
+        run.log_start(part=f"{number}/2")
+        if number == 1:
+            write(run, "a.jsonl", 0, rows("a.jsonl", 0, [1.0] * 10))
+            write(run, "b.jsonl", 1, rows("b.jsonl", 0, [1.0] * 5), last=False)
+            run.log({"failed": {"b.jsonl": "3 workers died on rows 5 to 9."}})
+        run.close()
+    main(["status", "runs/x"])
+    shown = capsys.readouterr().out
+    assert "shards: 1 done, 1 begun, 2 untouched" in shown
+    assert "failed: b.jsonl: 3 workers died on rows 5 to 9." in shown
+    assert "parts at work, or killed: 2/2" in shown
+    main(["status", "runs/x", "--json"])
+    (state,) = json.loads(capsys.readouterr().out)
+    assert (state["shards_begun"], state["parts_unended"]) == (1, ["2/2"])
+    assert state["shards_failed"] == {"b.jsonl": "3 workers died on rows 5 to 9."}
+
+
 def test_one_run_tells_settings_share_time_left_and_how_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pool").mkdir()

@@ -4,11 +4,10 @@ import multiprocessing
 import random
 import re
 import shutil
-from collections.abc import Callable
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,102 +18,11 @@ from curate.errors import CurateError, SettingsError
 from curate.executors.contract import Chunk, PartTables, SpanRows
 from curate.executors.reading import unfinished
 from curate.progress import Silent, Task
-from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.stores.settings import IndexSettings
 from tests import small_runs
-from tests.scoring import lines, make_pool, make_project, make_rows
+from tests.executors.making import Seen, make, settings
+from tests.scoring import lines, make_pool, make_rows
 from tests.test_resume import contents
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("workers")
-    return make_project(folder, 60)
-
-
-SETTINGS = {
-    "trackstar": {"dim": 4},
-    "ekfac": {},
-    "bm25": {},
-    "length": {},
-    "magic": {"steps": 4, "batch_size": 8, "accept_rough": True},
-}
-
-
-def settings(place: Path, method: str = "trackstar", **changes) -> ScoreSettings:
-    given = {
-        "target": (str(place / "val.jsonl"),),
-        "pool": (str(place / "pool"),),
-        "model": str(place / "proxy"),
-        "method": method,
-        "method_settings": SETTINGS[method],
-        "group_by": "task",
-        "background": 32,
-        "part_documents": 16,
-        "device": "cpu",
-    }
-    return ScoreSettings(**(given | changes))
-
-
-def index_settings(place: Path) -> IndexSettings:
-    return IndexSettings(
-        pool=(str(place / "pool"),),
-        model=str(place / "proxy"),
-        dim=4,
-        background=32,
-        part_documents=16,
-        device="cpu",
-    )
-
-
-class Seen(Silent):
-    """Adds up what a stage is told."""
-
-    def __init__(self) -> None:
-        self.totals: dict[str, float | None] = {}
-        self.done: dict[str, float] = {}
-        self.warnings: list[str] = []
-
-    def stage(self, name: str, *, total: float | None = None, **options: Any) -> AbstractContextManager[Task]:
-        seen = self
-        self.totals[name], self.done[name] = total, 0.0
-
-        class Counting:
-            def __enter__(self) -> Task:
-                return self
-
-            def __exit__(self, *_: object) -> None: ...
-
-            def advance(self, amount: float) -> None:
-                seen.done[name] += amount
-
-            def set_total(self, total: float | None) -> None: ...
-
-        return Counting()
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-
-def make(what: str, place: Path, out: Path, **options) -> Path:
-    """Score by a method, or index, into a folder; return it."""
-    if what == "index":
-        return curate.index(index_settings(place), out / "x", **options).path
-    return curate.score(settings(place, what), out / "x", **options).path
-
-
-@pytest.fixture(scope="module")
-def alone(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, bytes]]:
-    """What one process writes, by method."""
-    made: dict[str, dict[str, bytes]] = {}
-
-    def of(what: str) -> dict[str, bytes]:
-        if what not in made:
-            made[what] = contents(make(what, place, tmp_path_factory.mktemp("alone")))
-        return made[what]
-
-    return of
 
 
 @pytest.mark.parametrize(
@@ -231,7 +139,7 @@ def test_an_error_in_the_middle_of_work_ends_all(place: Path, tmp_path: Path, er
     with Run.start(tmp_path / "x", settings=small_runs.SETTINGS, fingerprints=small_runs.FINGERPRINTS) as run:
         shards = unfinished(run, open_pool(place / "pool"), Fields(), 16)
         with pytest.raises(type(error)) as caught:
-            executors.get("processes", workers=2, device="cpu").run(Failing(error), shards, run, Silent())
+            executors.choose("processes", workers=2, device="cpu").make().run(Failing(error), shards, run, Silent())
     assert vars(caught.value).items() >= vars(error).items()
     assert any("in __call__" in note for note in caught.value.__notes__)
     assert multiprocessing.active_children() == []
@@ -257,10 +165,18 @@ def test_documents_that_the_model_cannot_read_are_set_aside_and_all_others_score
 def test_executors_are_found_by_name() -> None:
     assert {"local", "processes"} <= set(executors.names())
     with pytest.raises(SettingsError, match="There is no executor 'proceses'") as caught:
-        executors.get("proceses")
+        executors.choose("proceses")
     assert "'processes'" in str(caught.value.hint)
     with pytest.raises(SettingsError, match="workers is 0; expected at least 1"):
-        executors.of_workers(0, "cpu")
+        executors.choose(workers=0)
+
+
+def test_an_executor_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "curate.executors.ray", raising=False)
+    with pytest.raises(SettingsError, match="needs Ray, which is not installed") as caught:
+        executors.choose("ray")
+    assert "curate[ray]" in str(caught.value.hint)
 
 
 def test_settings_are_refused_before_any_process_starts(place: Path, tmp_path: Path, monkeypatch) -> None:

@@ -1,0 +1,27 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.executors.making import make
+from tests.scoring import make_project
+from tests.test_resume import contents
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workers")
+    return make_project(folder, 60)
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, bytes]]:
+    """What one process writes, by method."""
+    made: dict[str, dict[str, bytes]] = {}
+
+    def of(what: str) -> dict[str, bytes]:
+        if what not in made:
+            made[what] = contents(make(what, place, tmp_path_factory.mktemp("alone")))
+        return made[what]
+
+    return of

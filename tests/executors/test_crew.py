@@ -1,0 +1,89 @@
+"""What a worker that died had in hand is tried again; whoever kills its workers is found out and given up."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from curate import executors
+from curate.documents import Fields, open_pool
+from curate.errors import CurateError
+from curate.executors.contract import Chunk, PartTables, PartWork, SpanRows, Work
+from curate.executors.crew import ATTEMPTS
+from curate.executors.reading import unfinished
+from curate.progress import Silent
+from curate.schema import SKIPPED_SCHEMA, Document
+from curate.scores.run import Run
+from tests import small_runs
+from tests.executors.making import Seen
+from tests.scoring import lines, make_rows
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Work that kills its process at one row's span, for as many times as `deaths` says."""
+
+    row: int
+    deaths: int
+    tally: Path
+    """A file that grows by one byte a death."""
+    loses_rows: bool = False
+    stage: str = "scoring"
+    hint: str = ""
+
+    def open(self) -> "Deadly":
+        return self
+
+    def encode(self, read: SpanRows) -> Chunk:
+        documents = [row for row in read.rows if isinstance(row, Document)]
+        return Chunk(span=read.span, documents=documents, encoded=[], overlaps=[], skipped=[])
+
+    def __call__(self, chunk: Chunk) -> PartTables:
+        is_deadly = chunk.span.shard == "a.jsonl" and chunk.span.start <= self.row < chunk.span.end
+        if is_deadly and self._deaths() < self.deaths:
+            with self.tally.open("ab") as file:
+                file.write(b"x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        rows = small_runs.rows(chunk.span.shard, chunk.span.start, [1.0] * len(chunk.documents))
+        return PartTables(rows.slice(int(self.loses_rows)), SKIPPED_SCHEMA.empty_table())
+
+    def _deaths(self) -> int:
+        return self.tally.stat().st_size if self.tally.exists() else 0
+
+
+def work_on(place: Path, work: PartWork, seen: Silent, executor: str = "processes") -> tuple[Run, Work]:
+    """Share a pool of two shards, of four spans each, among two workers."""
+    (place / "pool").mkdir()
+    for name in "ab":
+        (place / "pool" / f"{name}.jsonl").write_bytes(lines(make_rows(40, ord(name))))
+    with Run.start(place / "x", settings=small_runs.SETTINGS, fingerprints=small_runs.FINGERPRINTS) as run:
+        shards = unfinished(run, open_pool(place / "pool"), Fields(), 10)
+        return run, executors.choose(executor, workers=2, device="cpu").make().run(work, shards, run, seen)
+
+
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
+    seen = Seen()
+    run, work = work_on(tmp_path, Deadly(15, ATTEMPTS - 1, tmp_path / "deaths"), seen)
+    assert run.scores().collect().height == work.documents == 80
+    assert work.parts == len(run.all_parts()) == 8
+    assert [w for w in seen.warnings if "killed by SIGKILL" in w] == seen.warnings
+    assert len(seen.warnings) == ATTEMPTS - 1
+
+
+@pytest.mark.slow
+def test_rows_that_kill_every_worker_are_given_up_and_all_others_done(tmp_path: Path) -> None:
+    with pytest.raises(CurateError, match="3 workers died on rows 10 to 19"):
+        work_on(tmp_path, Deadly(15, 99, tmp_path / "deaths"), Seen())
+    assert (tmp_path / "deaths").stat().st_size == ATTEMPTS
+    run = Run.open(tmp_path / "x")
+    assert "rows 10 to 19" in run.logged()[-1]["failed"]["a.jsonl"]
+    assert run.holds("b.jsonl")
+    assert [p.start for p in run.parts("a.jsonl")] == [0]
+
+
+def test_a_part_that_lacks_a_row_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="10 rows read, 9 written and 0 set aside"):
+        work_on(tmp_path, Deadly(15, 0, tmp_path / "deaths", loses_rows=True), Seen())
+    assert Run.open(tmp_path / "x").all_parts() == []
