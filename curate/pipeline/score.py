@@ -45,7 +45,8 @@ def run(
     `executor` names what else shares it; `part` (3/64) leaves all but one share to other jobs, of which the last to end
     finishes the run. A damaged shard gives what can be read of it and a row in `skipped`; with `strict` it is an error
     once all others are done, and one of the target at once. Whatever is wrong with settings, the pool's columns or the
-    target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were finished stay.
+    target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were
+    finished stay.
     """
     refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
