@@ -5,6 +5,7 @@ import ssl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -95,11 +96,13 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep what transformers, peft and the hub's client say to programmers from the user, and their progress bars."""
+    """Keep what transformers, peft, bitsandbytes and the hub's client say to programmers from the user, and their progress bars."""
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
     if "HF_HUB_VERBOSITY" not in os.environ:
         hub_logging.set_verbosity_error()
+    # Where it is installed, peft imports it for any adapter, and it misses kernels that nothing here calls.
+    getLogger("bitsandbytes").setLevel(ERROR)
     logging.disable_progress_bar()
     disable_progress_bars()
     with warnings.catch_warnings():
