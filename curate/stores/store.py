@@ -62,7 +62,7 @@ class Store(PartFolder):
     @cached_property
     def storage(self) -> Storage:
         blocks = [Block(**b) for b in self.record.details.blocks]
-        return Storage(self.settings.storage, blocks, self.settings.rank)
+        return Storage(self.settings.storage, blocks, self.settings.rank or 0)
 
     @property
     def shards(self) -> dict[str, dict[str, Any]]:
@@ -74,9 +74,9 @@ class Store(PartFolder):
         """The pool by its address alone; no shard is read."""
         return Pool(address=self.record.details.pool, shards=())
 
-    def refuse_other_model(self, model: str) -> None:
-        """Raise CurateError unless the store was made with a model of this fingerprint."""
-        if self.record.fingerprints.model != model:
+    def refuse_other_model(self, fingerprints: Mapping[str, str]) -> None:
+        """Raise CurateError unless the store was made with a model, and states of its training, of these."""
+        if not self.record.fingerprints.same_model(fingerprints):
             raise CurateError(
                 f"{self.settings.model} is not the model that {self.path} was indexed with.",
                 hint="Put that model back, or index into another store.",
