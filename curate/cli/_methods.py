@@ -23,10 +23,10 @@ def _all_settings(name: str) -> type:
 class MethodCommand(click.Command):
     """A command with the options of a method: of --method, in --config, or of the folder of --continue and others.
 
-    `settings_of`: which settings of the method called NAME those are.
+    `settings_of` returns those settings of a method, by its name; None where it has none for the command.
     """
 
-    def __init__(self, *args: Any, settings_of: Callable[[str], type] = _all_settings, **options: Any) -> None:
+    def __init__(self, *args: Any, settings_of: Callable[[str], type | None] = _all_settings, **options: Any) -> None:
         super().__init__(*args, **options)
         self.settings_of = settings_of
 
@@ -35,7 +35,8 @@ class MethodCommand(click.Command):
         if name is not None or not {"--help", "-h"} & set(args):
             kind = self.settings_of(methods.spelled(name or methods.DEFAULT))
             taken_flags = {flag for p in self.params for flag in p.opts}
-            method_flags = [flag for flag in flags_of(kind, undocumented=True) if not taken_flags & set(flag.flags)]
+            all_flags = flags_of(kind, undocumented=True) if kind else ()
+            method_flags = [flag for flag in all_flags if not taken_flags & set(flag.flags)]
             ctx.meta[METHOD] = kind
             ctx.meta[_OPTIONS] = [flag.click_option() for flag in method_flags]
         try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=MethodCommand,
-    settings_of=lambda name: methods.store_of(name).Settings,
+    settings_of=lambda name: getattr(methods.get(name).STORE, "Settings", None),
     short_help="Keep a pool's gradient sketches on disk: a new target then costs seconds.",
 )
 @settings_options(IndexSettings)

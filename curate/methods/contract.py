@@ -8,9 +8,9 @@ A method is a module, here or in another package, whose docstring's first line s
 and may have, where the default does not suit it,
 
     OFFERS              frozenset of what has a meaning for it: "against" (a control set), "aggregate" (how rows make
-                        groups' scores, and those the whole's), "per_token" (scores by token); none
-    STORE               a StoreKind, for methods whose scores come from a gradient store, too: their scorers are
-                        StoreScorers; methods of the same kind score from the same stores; none
+                        groups' scores, and those the whole's), "per_token" (scores by token), "store" (from a gradient
+                        store: its scorer is a StoreScorer); none
+    STORE               a StoreKind, what the stores keep that it scores from; methods of one kind share them; none
     NEEDS               frozenset of "model" (its weights; the tokenizer is always there), "background" (a sample of
                         the pool), "checkpoints" (states of the proxy's training), "training" (preparing trains the
                         proxy, so that targets are best prepared together); {"model"}
@@ -45,7 +45,7 @@ from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.states import Checkpoint
 
-OFFERS = frozenset({"against", "aggregate", "per_token"})
+OFFERS = frozenset({"against", "aggregate", "per_token", "store"})
 NEEDS = frozenset({"model", "background", "checkpoints", "training"})
 USUAL_BACKGROUND, REHEARSED = 2048, 64
 
@@ -95,7 +95,7 @@ class Inputs:
     per_token: bool = False
     """Whether to score tokens, too."""
     stored: "Stored | None" = None
-    """A store with the background's sketches, for methods that score from one."""
+    """A store with the background's sketches, for methods that offer "store"."""
     record: Callable[[Mapping[str, object]], None] = lambda _: None
     """Writes measurements to the run's record, under the method's own names."""
     checkpoints: Sequence[Checkpoint] = ()
@@ -292,6 +292,8 @@ def _oddities(module: Any) -> Iterator[str]:
             yield f"{name} is {flags!r}; expected a frozenset of {', '.join(sorted(allowed))}"
     if not isinstance(store := getattr(module, "STORE", None), StoreKind | None):
         yield f"STORE is {store!r}; expected a StoreKind"
+    elif ("store" in getattr(module, "OFFERS", ())) != (store is not None):
+        yield 'it offers "store" and has no STORE, or has one and does not offer it'
     background = getattr(module, "BACKGROUND", 1)
     if not isinstance(background, int) or background < 1:
         yield f"BACKGROUND is {background!r}; expected at least 1"

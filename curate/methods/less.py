@@ -29,7 +29,7 @@ from curate.schema import AT_STEP, slug
 from curate.settings import option, settings
 from curate.training.states import Checkpoint, sharing
 
-OFFERS = frozenset({"against", "aggregate"})
+OFFERS = frozenset({"against", "aggregate", "store"})
 NEEDS = frozenset({"model", "checkpoints"})
 AGGREGATION = Aggregation(rows="mean", groups="max")
 

@@ -207,7 +207,10 @@ def test_other_methods_and_settings_are_refused_with_what_fits(place: Path, tmp_
 
 @pytest.mark.parametrize(
     ("method", "said"),
-    [("dot", "Choose one of less, trackstar."), ("cosine", "It scores from stores of 'trackstar': --method trackstar.")],
+    [
+        ("dot", "Choose one of less, trackstar."),
+        ("cosine", "It scores from stores of 'trackstar': --method trackstar."),
+    ],
 )
 def test_a_method_without_stores_of_its_own_is_refused_with_those_that_have(
     place: Path, tmp_path: Path, method: str, said: str

@@ -23,7 +23,7 @@ from curate.methods.shared.target import usable_rows
 from curate.proxies.tokens import Encoded
 from curate.settings import Count, least, option, settings
 
-OFFERS = frozenset({"against", "aggregate"})
+OFFERS = frozenset({"against", "aggregate", "store"})
 
 # Below this share of the pool, keeping saves too little time; above these bytes, it takes too much room.
 LEAST_SHARE, MOST_BYTES = 0.02, 2e9
