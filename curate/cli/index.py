@@ -96,6 +96,8 @@ def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
         ("time, about", duration(plan.seconds)),
         ("memory, measured on the small part", size(plan.memory_bytes)),
     ]
+    if plan.method is not None:
+        rows += plan.method.rows().items()
     print_plan(plan, rows, as_json=as_json)
 
 

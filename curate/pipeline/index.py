@@ -16,7 +16,7 @@ from curate.executors.reading import unfinished
 from curate.folders.local import refuse_place
 from curate.folders.part_folder import FINISHED
 from curate.memory import peak_memory
-from curate.methods.contract import EncodedTarget, Sketcher
+from curate.methods.contract import EncodedTarget, Plan, Sizes, Sketcher
 from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.ending import totals_of
@@ -26,7 +26,7 @@ from curate.pipeline.workspace import NO_TARGET, Workspace, load, refuse_unwrita
 from curate.progress import Reporter, Silent
 from curate.proxies.devices import choose_device
 from curate.score_settings import background_fingerprint
-from curate.settings import build, changed, gathered
+from curate.settings import changed, gathered
 from curate.stores.approximate import IndexRecord
 from curate.stores.indexing import projection_of, sketched, sketcher_of
 from curate.stores.making import check_factory, ensure_search
@@ -60,6 +60,8 @@ class IndexPlan:
     seconds: float
     memory_bytes: int
     """The most that the small part held, and one part's sketches."""
+    method: Plan | None = None
+    """What the method tells of its own work."""
 
     @property
     def sentence(self) -> str:
@@ -221,7 +223,13 @@ class Indexing:
             documents_per_second=speed,
             seconds=documents / speed,
             memory_bytes=peak_memory(workspace.proxy.device) + part,
+            method=self._plan_of_method(workspace, documents),
         )
+
+    def _plan_of_method(self, workspace: Workspace, documents: int) -> Plan | None:
+        sizes = Sizes.of(documents, self.settings.background or 0, NO_TARGET, None)
+        inputs = workspace.inputs(self.path, self.reporter)
+        return methods.get(self.settings.method).plan(inputs, self._method_settings, sizes, {})
 
     def _workspace(self) -> Workspace:
         proxy, encoder = load(self.settings, self.reporter)
@@ -271,8 +279,7 @@ class Indexing:
         target = EncodedTarget(encoded=encoded, groups=[""] * len(encoded), names=[""], fingerprint="pool")
         inputs = replace(workspace, target=target).inputs(store.path, self.reporter)
         method = methods.get(self.settings.method)
-        own = build(method.Settings, self.settings.projection, owner=f"Method {self.settings.method!r}")
-        check_arithmetic(store, method, own, inputs, self.pool, self.settings, ["score"])
+        check_arithmetic(store, method, self._method_settings, inputs, self.pool, self.settings, ["score"])
 
     def _fit(self, store: Store, workspace: Workspace) -> None:
         """Keep what every target will ask for: how sketches are whitened (of R, its eigendecomposition), and norms."""
@@ -283,6 +290,11 @@ class Indexing:
         norms(store, whitening, self.reporter)
         if kind.plain_norms:
             norms(store, None, self.reporter)
+
+    @property
+    def _method_settings(self) -> Any:
+        """The method's settings of a scoring from the store, where nothing else is given."""
+        return methods.get(self.settings.method).Settings(**self.settings.projection)
 
 
 def _refuse_other_method(store: Store, settings: IndexSettings) -> None:

@@ -189,6 +189,8 @@ def test_a_plan_counts_the_features_of_every_checkpoint(place: Path, tmp_path: P
     )
     plan = Indexing.open(settings, tmp_path / "store", Silent()).plan()
     assert (plan.numbers_per_document, plan.bytes_per_document) == (2 * DIM, 2 * 2 * DIM + 4)
+    assert plan.method is not None
+    assert plan.method.rows()["GB of checkpoints and moments in memory"] > 0
     assert not (tmp_path / "store").exists()
 
 
