@@ -152,7 +152,7 @@ class Indexing:
         if (path / Store.RECORD).exists():
             store = Store.open(path)
             record = as_recorded(store, record)
-            _refuse_other_method(store, settings)
+            store.refuse_other_method(settings.method)
             store.refuse_other(record, {})
             addresses = tuple(located(store, a) for a in store.record.details.pool) if store.has_parts(path) else ()
             new = [a for a in settings.pool if not any(same_places(a, known) for known in addresses)]
@@ -295,12 +295,3 @@ class Indexing:
     def _method_settings(self) -> Any:
         """The method's settings of a scoring from the store, where nothing else is given."""
         return methods.get(self.settings.method).Settings(**self.settings.projection)
-
-
-def _refuse_other_method(store: Store, settings: IndexSettings) -> None:
-    """Raise SettingsError where a store's parts hold another method's sketches."""
-    if store.settings.method != settings.method and store.has_parts(store.path):
-        raise SettingsError(
-            f"{store.path} was indexed for {store.settings.method!r}; you asked for {settings.method!r}.",
-            hint="Give another folder with --out.",
-        )

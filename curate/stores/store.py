@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.documents import Pool
-from curate.errors import CurateError
+from curate.errors import CurateError, SettingsError
 from curate.folders.codecs import ARRAY
 from curate.folders.folder import Folder, put_json, read_json
 from curate.folders.part_folder import FINISHED, PartFolder
@@ -80,6 +80,14 @@ class Store(PartFolder):
             raise CurateError(
                 f"{self.settings.model} is not the model that {self.path} was indexed with.",
                 hint="Put that model back, or index into another store.",
+            )
+
+    def refuse_other_method(self, method: str) -> None:
+        """Raise SettingsError where its parts hold another method's sketches."""
+        if self.settings.method != method and self.has_parts(self.path):
+            raise SettingsError(
+                f"{self.path} was indexed for {self.settings.method!r}; you asked for {method!r}.",
+                hint="Give another folder with --out.",
             )
 
     def require_finished(self) -> None:
