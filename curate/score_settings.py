@@ -21,7 +21,8 @@ class ScoreSettings(PassSettings):
     target: Words = option(default=(), help="Validation set: file, folder or address; repeatable.")
     store: str | None = option(
         default=None,
-        help="Score from a folder of `curate index` instead of from a pool: it decides pool, model and projection.",
+        help="Score from a folder of `curate index` instead of from a pool: it decides pool, model and projection, and"
+        " the method where none is given.",
         metavar="STORE",
     )
     fit_from: str | None = option(

@@ -1,7 +1,9 @@
-"""The options of `curate score` that depend on --method: a method's own settings become flags."""
+"""The options of `curate score` and `curate index` that depend on --method: its own settings become flags."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,17 +13,30 @@ from curate.errors import SettingsError, nearest
 from curate.settings import read_yaml
 
 _OPTIONS = "curate.options of the method"
+STORE = "store.json"
+
+
+def _all_settings(name: str) -> type:
+    return methods.get(name).Settings
 
 
 class MethodCommand(click.Command):
-    """A command with the options of a method: of --method, in --config, or of the run of --continue or --fit-from."""
+    """A command with the options of a method: of --method, in --config, or of the folder of --continue and others.
+
+    `settings_of` returns those settings of a method, by its name; None where it has none for the command.
+    """
+
+    def __init__(self, *args: Any, settings_of: Callable[[str], type | None] = _all_settings, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.settings_of = settings_of
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named(args)
         if name is not None or not {"--help", "-h"} & set(args):
-            kind = methods.get(methods.spelled(name or methods.DEFAULT)).Settings
+            kind = self.settings_of(methods.spelled(name or methods.DEFAULT))
             taken_flags = {flag for p in self.params for flag in p.opts}
-            method_flags = [flag for flag in flags_of(kind, undocumented=True) if not taken_flags & set(flag.flags)]
+            all_flags = flags_of(kind, undocumented=True) if kind else ()
+            method_flags = [flag for flag in all_flags if not taken_flags & set(flag.flags)]
             ctx.meta[METHOD] = kind
             ctx.meta[_OPTIONS] = [flag.click_option() for flag in method_flags]
         try:
@@ -45,8 +60,9 @@ def _named(args: list[str]) -> str | None:
         content = read_yaml(path)
         if name := content.get("method") or (content.get("settings") or {}).get("method"):
             return str(name)
-    for flag in ("--continue", "--fit-from"):
-        if (path := _path(values.get(flag), "run.json")) is not None:
+    records = (("--continue", "run.json"), ("--fit-from", "run.json"), ("--continue", STORE), ("--store", STORE))
+    for flag, record in records:
+        if (path := _path(values.get(flag), record)) is not None:
             return read_yaml(path)["settings"].get("method")
     return None
 

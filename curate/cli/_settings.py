@@ -225,10 +225,10 @@ def _read_config(kind: type, ctx: click.Context, _param: click.Parameter, path: 
             _put(values, flag.path, str(value).casefold() != "true" if turned_off else value)
         elif name in others and others[name] not in {flag.parameter for flag in flags.values()}:
             ctx.default_map = {**(ctx.default_map or {}), others[name] or name: value}
-        elif _is_open(kind):
-            _merge(values, _METHOD_SETTINGS, {name: value})
         elif name in _names_inside(kind):
             _merge(values, next(n for n, part in nested(kind).items() if name in _names(part)), {name: value})
+        elif _is_open(kind):
+            _merge(values, _METHOD_SETTINGS, {name: value})
         else:
             names = sorted({n for n in {*flags, *others, *_names_inside(kind)} if "__" not in n})
             raise SettingsError(f"{path}: no option {str(written)!r}.", hint=nearest(name, names))

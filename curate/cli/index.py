@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate import methods
+from curate.cli._methods import MethodCommand
 from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
-from curate.settings import build
 from curate.stores.settings import IndexSettings
 
 if TYPE_CHECKING:
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
     from curate.stores.store import Store
 
 
-@click.command(short_help="Keep a pool's gradient sketches on disk: a new target then costs seconds.")
+@click.command(
+    cls=MethodCommand,
+    settings_of=lambda name: getattr(methods.get(name).STORE, "Settings", None),
+    short_help="Keep a pool's gradient sketches on disk: a new target then costs seconds.",
+)
 @settings_options(IndexSettings)
 @click.option(
     "--search",
@@ -52,6 +57,8 @@ def command(
     curate index --pool pile/ --dim 16 --storage int8 --search HNSW32
     curate score --target val.jsonl --store stores/pile
     curate query stores/pile --text "The capital of France is"
+    curate index --pool pile/ --method less --model proxies/less --out stores/less
+    curate score --target val.jsonl --store stores/less        # its own gradients alone, at every checkpoint
 
     One pass over the pool. The same command, or --continue, goes on where it stopped; for a pool with new shards it
     adds those, and keeps what was fitted on the first pool, so that scores compare.
@@ -61,7 +68,7 @@ def command(
     from curate.scores.arithmetic import arithmetic_warning
     from curate.scores.counts import lost_rows
 
-    settings = build(IndexSettings, given(ctx, IndexSettings, options), owner="An index")
+    settings = IndexSettings.of(given(ctx, IndexSettings, options))
     out = place_of(ctx, out)
     with RichReporter() as reporter:
         if dry_run:
@@ -91,6 +98,8 @@ def _print_plan(plan: "IndexPlan", as_json: bool) -> None:
         ("time, about", duration(plan.seconds)),
         ("memory, measured on the small part", size(plan.memory_bytes)),
     ]
+    if plan.method is not None:
+        rows += plan.method.rows().items()
     print_plan(plan, rows, as_json=as_json)
 
 

@@ -183,6 +183,11 @@ class RunRecord:
         return self.settings.get("store")
 
     @property
+    def is_store(self) -> bool:
+        """Whether it is a store's."""
+        return "storage" in self.settings
+
+    @property
     def is_rescoring(self) -> bool:
         """Whether its documents are the shortlist of other runs."""
         return "parent_run" in self.settings

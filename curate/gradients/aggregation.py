@@ -54,7 +54,8 @@ class Queries:
                 return products
             return torch.cat([products[:, 1:].amax(1, keepdim=True), products[:, 1:]], 1)
         # Column by column: a NaN of a document stays with it.
-        groups = torch.stack([products[:, self.members == g].amax(1) for g in range(self.groups)], 1)
+        members = self.members.to(products.device)
+        groups = torch.stack([products[:, members == g].amax(1) for g in range(self.groups)], 1)
         if self.groups < 2:
             return groups
         whole = groups.mean(1, keepdim=True) if self.how.groups == "mean" else groups.amax(1, keepdim=True)

@@ -1,11 +1,13 @@
-"""The result of every scorer, whatever its method."""
+"""The result of every scorer, whatever its method; and what a scorer gives a store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from curate.gradients.roots import Whitening
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,18 @@ class Scored:
     """Per document the part of its scores that entered at each token, where requested; they sum to the scores."""
     more: Mapping[str, Float[Tensor, "documents"]] = field(default_factory=dict)
     """Parts of scores that get a column of their own, by its name (see `schema.AT_STEP`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredQueries:
+    """What a store multiplies its sketches by, and how the products become scores."""
+
+    values: Float[Tensor, "queries sketch"]
+    scored: Callable[[Float[Tensor, "documents queries"]], Scored]
+    whitening: Whitening | None = None
+    """Of the stored sketches; queries are whitened already."""
+    unit: bool = False
+    """Whether a stored sketch is brought to norm 1 after whitening."""
 
 
 def in_order(parts: Sequence[tuple[Sequence[int], Scored]]) -> Scored:

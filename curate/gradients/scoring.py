@@ -11,7 +11,7 @@ from curate.gradients.aggregation import Queries
 from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.low_rank import truncated
 from curate.gradients.roots import Whitening, whiten
-from curate.gradients.scored import Scored
+from curate.gradients.scored import Scored, StoredQueries
 from curate.gradients.sketches import Block, SketchEngine
 from curate.proxies.tokens import Encoded
 
@@ -50,6 +50,16 @@ class SketchScorer:
                 scores[index] += products.to(scores)
                 losses[index], norms[index] = sketches.losses.to(losses), their_norms.cpu()
         return Scored(scores=queries.columns(scores), losses=losses, norms=norms)
+
+    def stored(self) -> StoredQueries:
+        """Return what gives these scores from stored sketches, for a scorer of one term."""
+        (term,) = self.terms
+        return StoredQueries(
+            values=term.queries.values,
+            scored=lambda products: Scored(scores=term.queries.columns(products)),
+            whitening=term.whitening,
+            unit=self.unit,
+        )
 
     def products(
         self, term: SketchTerm, values: Float[Tensor, "documents sketch"]

@@ -11,7 +11,7 @@ from curate.errors import SettingsError
 from curate.registry import Registry
 
 if TYPE_CHECKING:
-    from curate.methods.contract import Method
+    from curate.methods.contract import Method, StoreKind
 
 DEFAULT = "trackstar"
 
@@ -49,9 +49,32 @@ def background_of(name: str) -> int:
     return get(name).BACKGROUND
 
 
-def refuse_unoffered(
-    name: str, *, against: bool, per_token: bool, store: bool = False, aggregate: bool = False
-) -> None:
+def store_of(name: str) -> "StoreKind":
+    """Return what the stores keep that are indexed for a method. Raises SettingsError where there are none."""
+    kind = get(name).STORE
+    if kind is None or kind.method != name:
+        stored = sorted({other.method for n in names() if (other := get(n).STORE)})
+        raise SettingsError(
+            f"No store is indexed for method {name!r}.",
+            hint=f"Choose one of {', '.join(stored)}."
+            if kind is None
+            else f"It scores from stores of {kind.method!r}: --method {kind.method}.",
+        )
+    return kind
+
+
+def refuse_store(name: str, indexed_for: str) -> None:
+    """Raise SettingsError unless a method scores from the stores that are indexed for a method."""
+    kind = store_of(indexed_for)
+    if get(name).STORE is not kind:
+        scoring = ", ".join(n for n in names() if get(n).STORE is kind)
+        raise SettingsError(
+            f"Method {name!r} does not score by the sketches that a store holds for {indexed_for!r}.",
+            hint=f"Leave out --store, or choose one of {scoring}.",
+        )
+
+
+def refuse_unoffered(name: str, *, against: bool, per_token: bool, aggregate: bool = False) -> None:
     """Raise SettingsError where a method does not offer what is requested of it.
 
     Ignoring it would give a run whose record says that a control set was subtracted.
@@ -61,7 +84,6 @@ def refuse_unoffered(
         (against, "against", "--against", "has no gradient or query to subtract a control set's from"),
         (per_token, "per_token", "--per-token", "scores whole documents, not their tokens"),
         (aggregate, "aggregate", "--aggregate and --aggregate-rows", "scores along means of the target's rows"),
-        (store, "store", "--store", "does not score by the sketches that a store holds"),
     ):
         if requested and offer not in offers:
             offering = ", ".join(n for n in names() if offer in get(n).OFFERS)

@@ -9,7 +9,8 @@ and may have, where the default does not suit it,
 
     OFFERS              frozenset of what has a meaning for it: "against" (a control set), "aggregate" (how rows make
                         groups' scores, and those the whole's), "per_token" (scores by token), "store" (from a gradient
-                        store, by its scorer: a SketchScorer of one term); none
+                        store: its scorer is a StoreScorer); none
+    STORE               a StoreKind, what the stores keep that it scores from; methods of one kind share them; none
     NEEDS               frozenset of "model" (its weights; the tokenizer is always there), "background" (a sample of
                         the pool), "checkpoints" (states of the proxy's training), "training" (preparing trains the
                         proxy, so that targets are best prepared together); {"model"}
@@ -36,7 +37,9 @@ from curate.errors import CurateError
 from curate.folders.kept import Kept
 from curate.gradients.aggregation import MEANS, Aggregation
 from curate.gradients.documents import Batching
-from curate.gradients.scored import Scored
+from curate.gradients.roots import Whitening
+from curate.gradients.scored import Scored, StoredQueries
+from curate.gradients.sketches import Block
 from curate.progress import Reporter
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
@@ -154,6 +157,57 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class StoreScorer(Scorer, Protocol):
+    """A scorer whose scores a store gives, too."""
+
+    def stored(self) -> StoredQueries: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSketches:
+    """What a store keeps of some of the documents that were handed in."""
+
+    documents: tuple[int, ...]
+    """Their positions in the sequence that was handed in."""
+    values: Float[Tensor, "documents sketch"]
+    losses: Float[Tensor, "documents"]
+    """Summed over scored tokens, in nats."""
+    norms: Float[Tensor, "documents"]
+    """Gradient norms; not finite where anything of the gradient is not."""
+
+
+@runtime_checkable
+class Sketcher(Protocol):
+    """Compute what a store keeps of documents."""
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The parts of a sketch that int8 scales, and a whitening changes, one by one."""
+        ...
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Iterator[StoredSketches]: ...
+
+    def queries(self, encoded: Sequence[Encoded], batching: Batching) -> Iterator[StoredSketches]:
+        """Yield sketches of documents by which nearest ones are looked for."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreKind:
+    """What gradient stores of one method keep."""
+
+    method: str
+    """The method that they are indexed for."""
+    Settings: type[Any]
+    """Those of the method's settings that decide what is kept, as a dataclass."""
+    sketcher: Callable[[Proxy, Sequence[Checkpoint], Any], Sketcher]
+    whitening: Callable[[Inputs, Any], Whitening]
+    """Returns how sketches are whitened before their cosines say which documents are near."""
+    plain_norms: bool
+    """Whether a method of this kind takes cosines of sketches as they lie."""
+
+
+@runtime_checkable
 class Plan(Protocol):
     """A method's estimate of its own work: a dataclass."""
 
@@ -178,6 +232,8 @@ class Method(Protocol):
     def AGGREGATION(self) -> Aggregation: ...
     @property
     def BACKGROUND(self) -> int: ...
+    @property
+    def STORE(self) -> StoreKind | None: ...
 
     def prepare(self, inputs: Inputs, settings: Any, /) -> Scorer: ...
     def rehearsal(self, settings: Any, /) -> Any: ...
@@ -207,6 +263,7 @@ class _Checked:
     NEEDS: frozenset[str] = frozenset({"model"})
     AGGREGATION: Aggregation = MEANS
     BACKGROUND: int = USUAL_BACKGROUND
+    STORE: StoreKind | None = None
     rehearsal: Callable[[Any], Any] = lambda settings: settings
     rehearsal_background: Callable[[Any], int] = lambda _: REHEARSED
     units: Callable[[Inputs, Any, Sizes], Mapping[str, int | float]] = lambda *_: {}
@@ -233,6 +290,10 @@ def _oddities(module: Any) -> Iterator[str]:
         flags = getattr(module, name, frozenset())
         if not isinstance(flags, frozenset) or not flags <= allowed:
             yield f"{name} is {flags!r}; expected a frozenset of {', '.join(sorted(allowed))}"
+    if not isinstance(store := getattr(module, "STORE", None), StoreKind | None):
+        yield f"STORE is {store!r}; expected a StoreKind"
+    elif ("store" in getattr(module, "OFFERS", ())) != (store is not None):
+        yield 'it offers "store" and has no STORE, or has one and does not offer it'
     background = getattr(module, "BACKGROUND", 1)
     if not isinstance(background, int) or background < 1:
         yield f"BACKGROUND is {background!r}; expected at least 1"

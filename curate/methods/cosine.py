@@ -7,6 +7,7 @@ from curate.gradients.sketches import SketchEngine
 from curate.methods.contract import Inputs
 from curate.methods.shared.sketched import OFFERS as OFFERS
 from curate.methods.shared.sketched import SketchSettings, queries, target_sketches
+from curate.methods.trackstar import STORE as STORE
 from curate.settings import settings
 
 

@@ -8,85 +8,39 @@ group's rows, and the best of the groups (Xia et al. 2024, arXiv 2402.04333, §3
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.errors import CurateError
 from curate.gradients.aggregation import Aggregation, Queries
 from curate.gradients.documents import Batching
-from curate.gradients.features import Correction, FeatureEngine, flattened
-from curate.gradients.scored import Scored
-from curate.gradients.whole_projections import Kind, whole_projection
+from curate.gradients.features import Correction, FeatureEngine
+from curate.gradients.scored import Scored, StoredQueries
+from curate.gradients.whole_projections import whole_projection
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
+from curate.methods.shared.features import STORE as STORE
+from curate.methods.shared.features import FeatureSettings, correction_of, unit, weights_of
 from curate.methods.shared.target import usable_rows
-from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.schema import AT_STEP, slug
-from curate.settings import Count, least, option, settings
-from curate.training.moments import Moments
-from curate.training.snapshots import directions_of
+from curate.settings import option, settings
 from curate.training.states import Checkpoint, sharing
 
-OFFERS = frozenset({"against", "aggregate"})
+OFFERS = frozenset({"against", "aggregate", "store"})
 NEEDS = frozenset({"model", "checkpoints"})
 AGGREGATION = Aggregation(rows="mean", groups="max")
-# Inside the root, as in the released code.
-EPSILON = 1e-8
 
 
 @settings
-class Settings:
-    """How gradients become features."""
+class Settings(FeatureSettings):
+    """How features become scores."""
 
-    dim: Annotated[Count, least(1)] = option(default=8192, help="Numbers of a feature, per checkpoint.")
-    projection: Kind = option(
-        default="hadamard",
-        help="hadamard: a fast transform; signs: the independent signs of the paper's code, as good and far slower.",
-    )
-    correction: Literal["adam", "none"] = option(
-        default="adam", help="Turn documents' gradients into Adam's steps, or leave them plain (no moments needed)."
-    )
     weights: Literal["rates", "equal"] = option(
         default="rates", help="Weigh checkpoints by their mean learning rates, or alike."
     )
-    seed: Count = option(default=0, help="Seed of the projection.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamStep:
-    """Adam's step along gradients, from one checkpoint's moments, without its length and bias correction."""
-
-    first: Float[Tensor, "entries"]
-    """β₁m."""
-    second: Float[Tensor, "entries"]
-    """β₂v + ε."""
-    betas: tuple[float, float]
-
-    @classmethod
-    def of(cls, proxy: Proxy, moments: Moments) -> "AdamStep":
-        """Read the moments of a proxy's tracked layers. Raises CurateError where one has none."""
-        wide = torch.promote_types(proxy.dtype, torch.float32)
-        flat: list[Tensor] = []
-        for tensors in (moments.exp_avg, moments.exp_avg_sq):
-            try:
-                matrices = {n: m[0] for n, m in directions_of(proxy, [tensors]).items()}
-            except KeyError as error:
-                raise CurateError(
-                    f"The checkpoint has no moments of {error.args[0]}, which is tracked.",
-                    hint="Track only layers that were trained (--modules), or use --set correction=none.",
-                ) from None
-            flat.append(flattened(proxy, matrices).to(device=proxy.device, dtype=wide))
-        first, second = moments.betas
-        return cls(first=first * flat[0], second=second * flat[1] + EPSILON, betas=moments.betas)
-
-    def __call__(self, gradients: Float[Tensor, "documents entries"]) -> Float[Tensor, "documents entries"]:
-        first, second = self.betas
-        roots = (gradients * gradients).mul_(1 - second).add_(self.second).sqrt_()
-        return gradients.mul_(1 - first).add_(self.first).div_(roots)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,21 +64,32 @@ class LessScorer:
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's scores, and each checkpoint's part of them; loss and norm are the last's."""
-        total, queries = torch.zeros(()), self.states[0].queries
         losses, norms = torch.zeros(len(encoded)), torch.zeros(len(encoded))
-        more: dict[str, Tensor] = {}
+        by_state: list[Tensor] = []
         for state in self.states:
-            products = torch.zeros(len(encoded), len(queries.values), dtype=queries.values.dtype)
+            values = state.queries.values
+            products = torch.zeros(len(encoded), len(values), dtype=values.dtype)
             for features in state.engine(encoded, batching, state.correction):
                 index = torch.tensor(features.documents)
-                cosines = _unit(features.values) @ state.queries.values.T
+                cosines = unit(features.values) @ values.T
                 cosines[~features.norms.isfinite()] = torch.nan
                 products[index] = cosines.to(products)
                 losses[index], norms[index] = features.losses.to(losses), features.norms.to(norms)
-            by_column = queries.columns(products)
+            by_state.append(products)
+        return replace(self._scored(by_state), losses=losses, norms=norms)
+
+    def stored(self) -> StoredQueries:
+        """Return what gives these scores from stored features: one block of queries per checkpoint."""
+        values = torch.block_diag(*(state.queries.values for state in self.states))
+        return StoredQueries(values=values, scored=lambda products: self._scored(products.chunk(len(self.states), 1)))
+
+    def _scored(self, by_state: Sequence[Float[Tensor, "documents queries"]]) -> Scored:
+        total, more = torch.zeros(()), dict[str, Tensor]()
+        for state, products in zip(self.states, by_state, strict=True):
+            by_column = state.queries.columns(products)
             more |= {f"{AT_STEP}{state.step}{c}": by_column[:, j] for j, c in enumerate(self.columns)}
             total = total + state.weight * products
-        return Scored(scores=queries.columns(total), losses=losses, norms=norms, more=more)
+        return Scored(scores=self.states[0].queries.columns(total), more=more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,18 +113,18 @@ class FeaturePlan:
 
 def prepare(inputs: Inputs, settings: Settings) -> LessScorer:
     """Load the checkpoints, take the target's features at each, or read those kept in the run; return the scorer."""
-    weights = _weights(inputs.checkpoints, settings)
+    weights = weights_of(inputs.checkpoints, settings.weights)
     projection = whole_projection(settings.projection, settings.dim, settings.seed)
     proxies = sharing(inputs.proxy, inputs.checkpoints)
     engines = [FeatureEngine(proxy, projection) for proxy in proxies]
-    corrections = [_correction(c, p, settings) for c, p in zip(inputs.checkpoints, proxies, strict=True)]
+    corrections = [correction_of(c, p, settings) for c, p in zip(inputs.checkpoints, proxies, strict=True)]
     _report(engines[0], inputs)
     rows = [_features(inputs, settings, c, e, inputs.target) for c, e in zip(inputs.checkpoints, engines, strict=True)]
     usable = usable_rows(inputs.target, torch.stack(rows, 1).isfinite().all(2).all(1).tolist(), inputs.reporter)
     groups = [inputs.target.groups[i] for i in usable]
     states: list[State] = []
     for i, checkpoint in enumerate(inputs.checkpoints):
-        queries = inputs.aggregation.queries(_unit(rows[i][usable]), groups, inputs.target.names)
+        queries = inputs.aggregation.queries(unit(rows[i][usable]), groups, inputs.target.names)
         if inputs.against is not None:
             queries = queries.less(_control(inputs, settings, checkpoint, engines[i], inputs.against))
         at_step = {"step": checkpoint.step, "weight": weights[i], "engine": engines[i], "correction": corrections[i]}
@@ -181,25 +146,6 @@ def plan(inputs: Inputs, settings: Settings, whole: Sizes, seconds: Mapping[str,
         group_bytes=group * engine.width * size,
         checkpoint_bytes=len(inputs.checkpoints) * (moments * engine.width + trained),
     )
-
-
-def _correction(checkpoint: Checkpoint, proxy: Proxy, settings: Settings) -> AdamStep | None:
-    if settings.correction == "none":
-        return None
-    return AdamStep.of(proxy, checkpoint.moments(proxy.model))
-
-
-def _weights(checkpoints: Sequence[Checkpoint], settings: Settings) -> list[float]:
-    """Return the checkpoints' weights, which sum to 1."""
-    rates = [c.mean_learning_rate if settings.weights == "rates" else 1.0 for c in checkpoints]
-    known = [rate for rate in rates if rate is not None]
-    if len(known) < len(rates) or sum(known) <= 0:
-        lacking = next((c for c, rate in zip(checkpoints, rates, strict=True) if rate is None), checkpoints[0])
-        raise CurateError(
-            f"{lacking.folder} does not say at which learning rate it was trained.",
-            hint="Weigh all checkpoints alike: --set weights=equal.",
-        )
-    return [rate / sum(known) for rate in known]
 
 
 def _report(engine: FeatureEngine, inputs: Inputs) -> None:
@@ -240,9 +186,4 @@ def _control(
 ) -> Float[Tensor, "dim"]:
     """Return the mean of a control set's unit features."""
     values = _features(inputs, settings, checkpoint, engine, against)
-    return _unit(values[usable_rows(against.ungrouped(), values.isfinite().all(1).tolist(), inputs.reporter)]).mean(0)
-
-
-def _unit(values: Float[Tensor, "documents dim"]) -> Float[Tensor, "documents dim"]:
-    norms = values.norm(dim=1, keepdim=True)
-    return values / norms.where(norms != 0, torch.ones_like(norms))
+    return unit(values[usable_rows(against.ungrouped(), values.isfinite().all(1).tolist(), inputs.reporter)]).mean(0)

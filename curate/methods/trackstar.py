@@ -6,6 +6,7 @@ in the target's own second moment (`target_share`), which removes what all its r
 the signal, so the default is none.
 """
 
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Literal
 
@@ -30,11 +31,12 @@ from curate.gradients.low_rank import Packing
 from curate.gradients.roots import Whitening, moved
 from curate.gradients.scoring import SketchScorer, SketchTerm, prepare_sketches
 from curate.gradients.sketches import SketchEngine
-from curate.methods.contract import Inputs, Scorer, Sizes
+from curate.methods.contract import Inputs, Scorer, Sizes, StoreKind
 from curate.methods.shared.sketched import OFFERS as OFFERS
 from curate.methods.shared.sketched import (
     BackgroundSketches,
     SketchSettings,
+    StoreSketcher,
     TargetSketches,
     background_sketches,
     bytes_of,
@@ -44,6 +46,7 @@ from curate.methods.shared.sketched import (
     queries,
     target_sketches,
 )
+from curate.proxies.proxy import Proxy
 from curate.settings import Number, option, settings
 
 NEEDS = frozenset({"model", "background"})
@@ -73,7 +76,7 @@ class Settings(SketchSettings):
 
 def prepare(inputs: Inputs, settings: Settings) -> Scorer:
     """Fit R on the background, whiten the target's sketches, and return the scorer."""
-    engine = SketchEngine(inputs.proxy, dim=settings.dim, seed=settings.seed)
+    engine = _engine(inputs.proxy, settings)
     target = target_sketches(engine, inputs, settings)
     kept = kept_background(engine, inputs, settings)
     if settings.target_share == 0:
@@ -108,6 +111,21 @@ def whitening_of(
         damping=settings.damping,
     )
     return moved(whitening, inputs.proxy.device, engine.dtype)
+
+
+STORE = StoreKind(
+    method="trackstar",
+    Settings=SketchSettings,
+    sketcher=lambda proxy, _, settings: StoreSketcher(engine=_engine(proxy, settings)),
+    whitening=lambda inputs, settings: whitening_of(
+        _engine(inputs.proxy, settings), inputs, Settings(**asdict(settings))
+    ),
+    plain_norms=True,
+)
+
+
+def _engine(proxy: Proxy, settings: SketchSettings) -> SketchEngine:
+    return SketchEngine(proxy, dim=settings.dim, seed=settings.seed)
 
 
 def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:

@@ -20,7 +20,7 @@ from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.settings import build
-from curate.stores.settings import METHOD, IndexSettings
+from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
 
 KINDS: dict[str, Any] = {
@@ -86,7 +86,7 @@ def of_record(record: RunRecord, settings: Mapping[str, Any]) -> tuple[str, dict
     own = dict(record.method_settings)
     if record.is_rescoring:
         command, settings = "rescore", {**settings, **own, "runs": settings["parent_run"]}
-    elif record.method is None:
+    elif record.is_store:
         command, settings = "index", {**settings, "pool": record.details.pool}
     else:
         command = "score"
@@ -100,8 +100,13 @@ def defaults(record: RunRecord) -> dict[str, Any]:
     """Return the default of every setting of a record, its method's among them, as the record would have it."""
     command, _ = of_record(record, record.settings)
     kind = IndexSettings if command == "index" else ScoreSettings
-    usual = {f.name: _default(f) for f in fields(kind)} | {"background": methods.background_of(METHOD)}
-    if command != "index" and record.method in methods.names():
+    usual = {f.name: _default(f) for f in fields(kind)}
+    if command == "index":
+        name = record.method or methods.DEFAULT
+        own = asdict(methods.store_of(name).Settings()) if name in methods.names() else {}
+        usual |= {n: v for n, v in own.items() if n in usual} | {"background": methods.background_of(name)}
+        usual |= {"method_settings": {n: v for n, v in own.items() if n not in usual}}
+    elif record.method in methods.names():
         method = methods.get(record.method)
         own = RescoreSettings().method_settings() if command == "rescore" else asdict(method.Settings())
         usual |= {"method_settings": own, "background": method.BACKGROUND}

@@ -14,13 +14,12 @@ from curate.errors import CurateError, SettingsError
 from curate.executors.reading import unfinished
 from curate.folders.local import refuse_place
 from curate.folders.part_folder import FINISHED
-from curate.gradients.sketches import SketchEngine
 from curate.memory import peak_memory
-from curate.methods import trackstar
-from curate.methods.contract import EncodedTarget
+from curate.methods.contract import EncodedTarget, Plan, Sizes, Sketcher
+from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.ending import totals_of
-from curate.pipeline.request import note_shapes, open_candidates, resolve_index
+from curate.pipeline.request import note_shapes, open_candidates
 from curate.pipeline.work import IndexWork, sketching
 from curate.pipeline.workspace import NO_TARGET, Workspace, load, refuse_unwritable, versions
 from curate.progress import Reporter, Silent
@@ -28,10 +27,10 @@ from curate.proxies.devices import choose_device
 from curate.score_settings import background_fingerprint
 from curate.settings import changed, gathered
 from curate.stores.approximate import IndexRecord
-from curate.stores.indexing import sketched
+from curate.stores.indexing import projection_of, sketched, sketcher_of
 from curate.stores.making import check_factory, ensure_search
 from curate.stores.neighbours import find_neighbours
-from curate.stores.settings import METHOD, IndexSettings, default_store
+from curate.stores.settings import IndexSettings, default_store
 from curate.stores.storage import Storage
 from curate.stores.store import Store
 from curate.stores.whitening import norms
@@ -60,6 +59,8 @@ class IndexPlan:
     seconds: float
     memory_bytes: int
     """The most that the small part held, and one part's sketches."""
+    method: Plan | None = None
+    """What the method tells of its own work."""
 
     @property
     def sentence(self) -> str:
@@ -141,7 +142,7 @@ class Indexing:
 
         Without `out` the store has the pool's name, and grows only by shards at the addresses that it knows.
         """
-        settings = resolve_index(settings)
+        settings = settings.resolved()
         path = Path(out) if out is not None else default_store(settings)
         refuse_place(path, "--out")
         Store.refuse_foreign(path)
@@ -151,6 +152,7 @@ class Indexing:
         if (path / Store.RECORD).exists():
             store = Store.open(path)
             record = as_recorded(store, record)
+            store.refuse_other_method(settings.method)
             store.refuse_other(record, {})
             addresses = tuple(located(store, a) for a in store.record.details.pool) if store.has_parts(path) else ()
             new = [a for a in settings.pool if not any(same_places(a, known) for known in addresses)]
@@ -164,13 +166,13 @@ class Indexing:
         return cls(settings=settings, pool=pool, read_as=read_as, path=path, record=record, reporter=reporter)
 
     def run(self, choice: executors.Choice, *, strict: bool = False) -> Store:
-        """Write every part that the store lacks, then fit the second moment and keep whitened norms."""
+        """Write every part that the store lacks, then fit its whitening and keep whitened norms."""
         started, workspace = time.time(), self._workspace()
         proxy = workspace.proxy
-        engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
+        sketcher = sketcher_of(self.settings, proxy, workspace.checkpoints)
         context = workspace.encoder.settings.context
-        details = self._details(engine) | {"coverage": vars(proxy.coverage), "context": context}
-        fingerprints = {"model": workspace.fingerprints["model"]}
+        details = self._details(sketcher) | {"coverage": vars(proxy.coverage), "context": context}
+        fingerprints = {name: value for name, value in workspace.fingerprints.items() if name != "pool"}
         with Store.start(self.path, settings=self.record, fingerprints=fingerprints, details=details) as store:
             store.log_start()
             if not store.has_parts(self.path):
@@ -180,17 +182,17 @@ class Indexing:
             if not all(store.holds(s.name) for s in self.pool.shards):
                 store.folder.remove(FINISHED)
             store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
-            if not store.has_background:
+            if self._needs_background and not store.has_background:
                 store.remember_background(self._background_rows())
             self._check_arithmetic(store, workspace)
             numbers = {name: shard["number"] for name, shard in store.shards.items()}
-            opened = sketching(store, engine, workspace.encoder, workspace.batching)
+            opened = sketching(store, sketcher, workspace.encoder, workspace.batching)
             work = IndexWork(settings=self.settings, path=self.path, opened=opened)
             shards = unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
             executor = choice.make(parameters=proxy.coverage.total, rows=workspace.sizes().pool)
             done = executor.run(work, shards, store, self.reporter)
             totals = totals_of(store, self.pool, strict=strict, reporter=self.reporter)
-            self._fit(store, workspace, engine)
+            self._fit(store, workspace)
             store.log({**executor.described(), **done.told(), "seconds": round(time.time() - started, 3)})
             store.finish(totals)
         return store
@@ -198,15 +200,15 @@ class Indexing:
     def plan(self) -> IndexPlan:
         """Sketch a few documents and reckon what all will take."""
         workspace = self._workspace()
-        engine = SketchEngine(workspace.proxy, dim=self.settings.dim, seed=self.settings.seed)
-        storage = Storage(self.settings.storage, engine.blocks, self.settings.rank)
+        sketcher = sketcher_of(self.settings, workspace.proxy, workspace.checkpoints)
+        storage = Storage(self.settings.storage, sketcher.blocks, self.settings.rank or 0)
         sample = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed, self.settings.fields)
         encoded = [e for e in workspace.encoder(sample) if e.num_scored > 0]
         if not encoded:
             raise CurateError("A sample of the pool holds nothing to index.", hint="Is --text-column the right one?")
-        sketched(storage, engine, encoded[: len(encoded) // 8 + 1], workspace.batching)
+        sketched(storage, sketcher, encoded[: len(encoded) // 8 + 1], workspace.batching)
         begun = time.perf_counter()
-        sketched(storage, engine, encoded, workspace.batching)
+        sketched(storage, sketcher, encoded, workspace.batching)
         speed = len(encoded) / (time.perf_counter() - begun)
         store = Store.open(self.path) if (self.path / Store.RECORD).exists() else None
         whole = [s.name for s in self.pool.shards if store is not None and store.holds(s.name)]
@@ -222,29 +224,43 @@ class Indexing:
             documents_per_second=speed,
             seconds=documents / speed,
             memory_bytes=peak_memory(workspace.proxy.device) + part,
+            method=self._plan_of_method(workspace, documents),
         )
+
+    def _plan_of_method(self, workspace: Workspace, documents: int) -> Plan | None:
+        sizes = Sizes.of(documents, self.settings.background or 0, NO_TARGET, None)
+        inputs = workspace.inputs(self.path, self.reporter)
+        return methods.get(self.settings.method).plan(inputs, self._method_settings, sizes, {})
 
     def _workspace(self) -> Workspace:
         proxy, encoder = load(self.settings, self.reporter)
         refuse_unwritable(encoder, self.read_as, self.reporter)
-        fingerprints = {"pool": self.pool.fingerprint(), "model": proxy.fingerprint()}
+        checkpoints = needed_checkpoints(self.settings.method, proxy)
+        fingerprints = {"pool": self.pool.fingerprint(), **fingerprints_of(proxy, checkpoints)}
         return Workspace(
             settings=self.settings,
             proxy=proxy,
             encoder=encoder,
             pool=self.pool,
             fingerprints=fingerprints,
+            checkpoints=checkpoints,
             note=self.reporter.note,
         )
 
-    def _details(self, engine: SketchEngine) -> dict[str, Any]:
-        return {
+    def _details(self, sketcher: Sketcher) -> dict[str, Any]:
+        fingerprint = self.pool.fingerprint()
+        details = {
             "versions": versions(),
-            "blocks": [asdict(b) for b in engine.blocks],
+            "blocks": [asdict(b) for b in sketcher.blocks],
             "pool": list(self.pool.address),
-            "pool_fingerprint": self.pool.fingerprint(),
-            "background": background_fingerprint(self.pool.fingerprint(), self.settings),
+            "pool_fingerprint": fingerprint,
         }
+        background = {"background": background_fingerprint(fingerprint, self.settings)}
+        return details | (background if self._needs_background else {})
+
+    @property
+    def _needs_background(self) -> bool:
+        return "background" in methods.get(self.settings.method).NEEDS
 
     def _background_rows(self) -> Mapping[str, list[int]]:
         rows: dict[str, list[int]] = {}
@@ -263,16 +279,20 @@ class Indexing:
         encoded = [e for e in workspace.encoder(others) if e.num_scored > 0]
         target = EncodedTarget(encoded=encoded, groups=[""] * len(encoded), names=[""], fingerprint="pool")
         inputs = replace(workspace, target=target).inputs(store.path, self.reporter)
-        check_arithmetic(store, methods.get(METHOD), self._trackstar, inputs, self.pool, self.settings, ["score"])
+        method = methods.get(self.settings.method)
+        check_arithmetic(store, method, self._method_settings, inputs, self.pool, self.settings, ["score"])
 
-    def _fit(self, store: Store, workspace: Workspace, engine: SketchEngine) -> None:
-        """Keep what every target will ask for: R, its eigendecomposition, and norms with and without it."""
+    def _fit(self, store: Store, workspace: Workspace) -> None:
+        """Keep what every target will ask for: how sketches are whitened (of R, its eigendecomposition), and norms."""
+        kind = methods.store_of(self.settings.method)
         inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.path, self.reporter)
-        whitening = trackstar.whitening_of(engine, inputs, self._trackstar)
+        whitening = kind.whitening(inputs, projection_of(self.settings))
         store.keep_whitening(whitening)
         norms(store, whitening, self.reporter)
-        norms(store, None, self.reporter)
+        if kind.plain_norms:
+            norms(store, None, self.reporter)
 
     @property
-    def _trackstar(self) -> trackstar.Settings:
-        return trackstar.Settings(**self.settings.projection)
+    def _method_settings(self) -> Any:
+        """The method's settings of a scoring from the store, where nothing else is given."""
+        return methods.get(self.settings.method).Settings(**self.settings.projection)

@@ -36,7 +36,6 @@ from curate.schema import Document, group_column, rare_columns
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.settings import build, changed, given
-from curate.stores.settings import METHOD, IndexSettings
 from curate.stores.store import Store
 
 COLUMNS_PROBED, NAMED = 32, 5
@@ -111,17 +110,21 @@ def resolve(settings: ScoreSettings) -> ScoreSettings:
     """
     if settings.fit_from:
         settings = _like_run(settings, settings.fit_from)
+    store = Store.open(settings.store) if settings.store else None
+    if store is not None:
+        if "method" not in given(settings):
+            settings = changed(settings, method=store.settings.method)
+        methods.refuse_store(settings.method, store.settings.method)
     method = methods.get(settings.method)
     methods.refuse_unoffered(
         settings.method,
         against=bool(settings.against),
         per_token=settings.per_token,
-        store=bool(settings.store),
         aggregate={settings.aggregate, settings.aggregate_rows} - {None, "mean"} != set(),
     )
     own = dict(settings.method_settings)
-    if settings.store:
-        settings, projection = _like_store(settings, Store.open(settings.store))
+    if store is not None:
+        settings, projection = _like_store(settings, store)
         own |= projection
     elif "seed" in {f.name for f in fields(method.Settings)}:
         own.setdefault("seed", settings.seed)
@@ -133,11 +136,6 @@ def resolve(settings: ScoreSettings) -> ScoreSettings:
         aggregates["aggregate"] = settings.aggregate or usual.groups
         aggregates["aggregate_rows"] = settings.aggregate_rows or usual.rows
     return changed(settings, background=background, method_settings=resolved, **aggregates)
-
-
-def resolve_index(settings: IndexSettings) -> IndexSettings:
-    """Decide what was left open of an index."""
-    return changed(settings, background=settings.background or methods.background_of(METHOD))
 
 
 def aggregation(settings: ScoreSettings) -> Aggregation:
@@ -170,7 +168,7 @@ def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     return changed(theirs, **({"store": None} | here | {"method_settings": {**theirs.method_settings, **own}}))
 
 
-def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, dict[str, int]]:
+def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, dict[str, Any]]:
     """Return a scoring's settings with all that a store decides, and those of its method.
 
     Raises SettingsError where something else was given, and CurateError unless the store is finished.

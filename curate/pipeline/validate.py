@@ -8,9 +8,10 @@ from curate.documents import Pool
 from curate.errors import CurateError
 from curate.folders.local import open_folder, refuse_place
 from curate.methods.contract import EncodedTarget
+from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import read_against
-from curate.pipeline.workspace import Workspace, encode_target, fingerprints_of, load, needed_checkpoints
+from curate.pipeline.workspace import Workspace, encode_target, load
 from curate.progress import Reporter, Silent
 from curate.proof.bank import Laboratory
 from curate.proof.places import draw

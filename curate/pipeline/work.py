@@ -15,15 +15,15 @@ from curate.executors.reading import ChunkEncoder
 from curate.executors.tables import part_tables
 from curate.folders.part_folder import PartFolder
 from curate.gradients.documents import Batching
-from curate.gradients.sketches import SketchEngine
-from curate.methods.contract import Scorer
+from curate.methods.contract import Scorer, Sketcher
+from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.request import Request
-from curate.pipeline.workspace import Workspace, fingerprints_of, load, make_batching, open_workspace, overlap_with
+from curate.pipeline.workspace import Workspace, load, make_batching, open_workspace, overlap_with
 from curate.progress import Silent
 from curate.proxies.token_texts import TokenTexts
 from curate.proxies.tokens import Encoder
 from curate.scores.run import Run
-from curate.stores.indexing import Sketching
+from curate.stores.indexing import Sketching, sketcher_of
 from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
 
@@ -98,20 +98,21 @@ class IndexWork:
             return self.opened
         store = Store.open(self.path)
         proxy, encoder = load(self.settings)
-        _refuse_changed(store, fingerprints_of(proxy))
-        engine = SketchEngine(proxy, dim=self.settings.dim, seed=self.settings.seed)
-        return sketching(store, engine, encoder, make_batching(self.settings, proxy, encoder))
+        checkpoints = needed_checkpoints(self.settings.method, proxy)
+        _refuse_changed(store, fingerprints_of(proxy, checkpoints))
+        sketcher = sketcher_of(self.settings, proxy, checkpoints)
+        return sketching(store, sketcher, encoder, make_batching(self.settings, proxy, encoder))
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"opened": None}
 
 
-def sketching(store: Store, engine: SketchEngine, encoder: Encoder, batching: Batching) -> Sketching:
+def sketching(store: Store, sketcher: Sketcher, encoder: Encoder, batching: Batching) -> Sketching:
     """Return what sketches chunks with a proxy that is in memory."""
     return Sketching(
         store=store,
         encode=ChunkEncoder(encoder=encoder, overlap=overlap_with(None)),
-        engine=engine,
+        sketcher=sketcher,
         batching=batching,
     )
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from curate import __version__, methods
+from curate import __version__
 from curate.documents import FirstRows, Overlap, Pool, Target, estimated_rows, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
@@ -16,6 +16,7 @@ from curate.folders.tensors import TENSORS
 from curate.gradients.aggregation import MEANS, Aggregation
 from curate.gradients.documents import Batching, make_room
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
+from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.ending import nothing_usable
 from curate.pipeline.origin import Origin
 from curate.pipeline.request import Request, aggregation
@@ -26,7 +27,7 @@ from curate.proxies.tokens import Encoded, Encoder, TokenSettings
 from curate.score_settings import background_fingerprint
 from curate.settings import part_of
 from curate.stores.store import Store
-from curate.training.states import Checkpoint, checkpoints_of, fingerprint_of
+from curate.training.states import Checkpoint
 
 CHAT_HINT = (
     "Use a chat model as the proxy, or write them by --chat-template shipped (ChatML) or a file of your own:"
@@ -124,7 +125,7 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
     if request.origin is not None:
         request.origin.refuse_other_model(fingerprints)
     if request.store is not None:
-        request.store.refuse_other_model(fingerprints["model"])
+        request.store.refuse_other_model(fingerprints)
     refuse_unwritable(encoder, request.pool_read_as, reporter)
     control = request.against
     return Workspace(
@@ -143,16 +144,6 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
         scores_pool=request.origin is None and request.store is None,
         note=reporter.note,
     )
-
-
-def needed_checkpoints(method: str, proxy: Proxy) -> list[Checkpoint]:
-    """Return the states of a proxy's training for a method that needs them. Raises CurateError where there are none."""
-    return checkpoints_of(proxy.settings) if "checkpoints" in methods.get(method).NEEDS else []
-
-
-def fingerprints_of(proxy: Proxy, checkpoints: Sequence[Checkpoint] = ()) -> dict[str, str]:
-    """Return the fingerprints of a model and, where a method needs them, of the states of its training."""
-    return {"model": proxy.fingerprint()} | ({"checkpoints": fingerprint_of(checkpoints)} if checkpoints else {})
 
 
 def load(settings: PassSettings, reporter: Reporter | None = None) -> tuple[Proxy, Encoder]:

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import torch
 
 from curate.errors import CurateError
-from curate.gradients.documents import Batching, document_sketches, make_room
-from curate.gradients.sketches import SketchEngine
+from curate.gradients.documents import Batching, make_room
+from curate.methods.contract import Sketcher
+from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.progress import Reporter
 from curate.proxies.proxy import keep_freed_memory, load_proxy
 from curate.proxies.settings import ProxySettings
@@ -17,6 +18,7 @@ from curate.proxies.tokens import Encoder, TokenSettings
 from curate.schema import ROW_FIELDS, Document
 from curate.settings import changed, part_of
 from curate.stores.approximate import Search, choose_search
+from curate.stores.indexing import sketcher_of
 from curate.stores.search import Nearest, Whitened
 from curate.stores.store import Store
 
@@ -41,10 +43,9 @@ class Hit:
 class Searcher:
     """A store with its proxy loaded, for any number of queries."""
 
-    def __init__(
-        self, store: Store, encoder: Encoder, engine: SketchEngine, batching: Batching, search: Search
-    ) -> None:
-        self.store, self.encoder, self.engine, self.batching, self.search = store, encoder, engine, batching, search
+    def __init__(self, store: Store, encoder: Encoder, sketcher: Sketcher, batching: Batching, search: Search) -> None:
+        self.store, self.encoder, self.sketcher = store, encoder, sketcher
+        self.batching, self.search = batching, search
 
     @classmethod
     def open(cls, store: Store, *, exact: bool = False, reporter: Reporter | None = None) -> "Searcher":
@@ -57,12 +58,13 @@ class Searcher:
         keep_freed_memory()
         # A store that was made on a GPU can be queried on a laptop.
         proxy = load_proxy(changed(part_of(ProxySettings, indexed), device="auto"))
-        store.refuse_other_model(proxy.fingerprint())
+        checkpoints = needed_checkpoints(indexed.method, proxy)
+        store.refuse_other_model(fingerprints_of(proxy, checkpoints))
         tokens = TokenSettings(context=store.record.details.context, long=indexed.long, vocabulary=proxy.vocabulary)
         return cls(
             store,
             Encoder(proxy.tokenizer, tokens),
-            SketchEngine(proxy, dim=indexed.dim, seed=indexed.seed),
+            sketcher_of(indexed, proxy, checkpoints),
             Batching(tokens=tokens, room=make_room(proxy, indexed.batch_tokens)),
             choose_search(Whitened(store, reporter), exact=exact),
         )
@@ -82,8 +84,8 @@ class Searcher:
                     f"Query {document.row + 1} ({document.preview[:40]!r}) has no token that carries loss.",
                     hint="Give two words or more; of a prompt and its completion, the completion carries loss.",
                 )
-        values = torch.zeros(len(documents), self.engine.width)
-        for batch in document_sketches(self.engine, encoded, self.batching):
+        values = torch.zeros(len(documents), self.store.storage.width)
+        for batch in self.sketcher.queries(encoded, self.batching):
             values[list(batch.documents)] = batch.values.cpu().float()
         if not (finite := values.isfinite().all(1)).all():
             document = documents[int(finite.logical_not().nonzero()[0])]

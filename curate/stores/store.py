@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.documents import Pool
-from curate.errors import CurateError
+from curate.errors import CurateError, SettingsError
 from curate.folders.codecs import ARRAY
 from curate.folders.folder import Folder, put_json, read_json
 from curate.folders.part_folder import FINISHED, PartFolder
@@ -62,7 +62,7 @@ class Store(PartFolder):
     @cached_property
     def storage(self) -> Storage:
         blocks = [Block(**b) for b in self.record.details.blocks]
-        return Storage(self.settings.storage, blocks, self.settings.rank)
+        return Storage(self.settings.storage, blocks, self.settings.rank or 0)
 
     @property
     def shards(self) -> dict[str, dict[str, Any]]:
@@ -74,12 +74,20 @@ class Store(PartFolder):
         """The pool by its address alone; no shard is read."""
         return Pool(address=self.record.details.pool, shards=())
 
-    def refuse_other_model(self, model: str) -> None:
-        """Raise CurateError unless the store was made with a model of this fingerprint."""
-        if self.record.fingerprints.model != model:
+    def refuse_other_model(self, fingerprints: Mapping[str, str]) -> None:
+        """Raise CurateError unless the store was made with a model, and states of its training, of these."""
+        if not self.record.fingerprints.same_model(fingerprints):
             raise CurateError(
                 f"{self.settings.model} is not the model that {self.path} was indexed with.",
                 hint="Put that model back, or index into another store.",
+            )
+
+    def refuse_other_method(self, method: str) -> None:
+        """Raise SettingsError where its parts hold another method's sketches."""
+        if self.settings.method != method and self.has_parts(self.path):
+            raise SettingsError(
+                f"{self.path} was indexed for {self.settings.method!r}; you asked for {method!r}.",
+                hint="Give another folder with --out.",
             )
 
     def require_finished(self) -> None:

@@ -53,6 +53,8 @@ def test_what_a_method_says_is_kept() -> None:
         ({"rehearsal": Settings()}, "rehearsal cannot be called"),
         ({"NEEDS": frozenset({"weights"})}, "NEEDS is .*'weights'.*; expected a frozenset of background, checkpoints"),
         ({"OFFERS": {"store"}}, "OFFERS is .*; expected a frozenset of against, aggregate, per_token, store"),
+        ({"OFFERS": frozenset({"store"})}, 'it offers "store" and has no STORE'),
+        ({"STORE": "trackstar"}, "STORE is 'trackstar'; expected a StoreKind"),
         ({"BACKGROUND": 0}, "BACKGROUND is 0; expected at least 1"),
     ],
 )

@@ -19,7 +19,8 @@ from curate.errors import CurateError
 from curate.gradients.aggregation import Aggregation
 from curate.gradients.whole_projections import whole_projection
 from curate.methods.contract import Inputs
-from curate.methods.less import AdamStep, Settings
+from curate.methods.less import Settings
+from curate.methods.shared.features import AdamStep
 from curate.proxies.proxy import load_proxy
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded

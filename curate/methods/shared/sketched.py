@@ -17,8 +17,8 @@ from curate.gradients.documents import Batching, document_sketches
 from curate.gradients.scored import Scored, in_order
 from curate.gradients.scoring import SketchScorer
 from curate.gradients.shapes import DIM, RANK
-from curate.gradients.sketches import SketchEngine, layer_blocks
-from curate.methods.contract import EncodedTarget, Inputs, Scorer, Sizes
+from curate.gradients.sketches import Block, SketchEngine, layer_blocks
+from curate.methods.contract import EncodedTarget, Inputs, Scorer, Sizes, StoredSketches
 from curate.methods.shared.target import usable_rows
 from curate.proxies.tokens import Encoded
 from curate.settings import Count, least, option, settings
@@ -41,6 +41,24 @@ class SketchSettings:
         default=RANK, help="Rank of each layer of a document's sketch, a low-rank approximation; 0: whole."
     )
     seed: Count = option(default=0, help="Seed of the projections.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSketcher:
+    """Sketch documents for a store, queries as they are."""
+
+    engine: SketchEngine
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return self.engine.blocks
+
+    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Iterator[StoredSketches]:
+        for batch in document_sketches(self.engine, encoded, batching):
+            norms = batch.values.norm(dim=1)
+            yield StoredSketches(documents=batch.documents, values=batch.values, losses=batch.losses, norms=norms)
+
+    queries = __call__
 
 
 @dataclass(frozen=True, kw_only=True)
