@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from curate.scores.run import Run
+from tests.scoring import lines, make_proxy_folder, make_rows
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -29,6 +30,17 @@ def test_enrichment_prints_the_share_of_related_documents(tmp_path: Path, monkey
     printed = capsys.readouterr().out
     assert "0.200" in printed  # the base rate
     assert "0.667" in printed  # two of the best three
+
+
+def test_throughput_of_less_is_measured_beside_a_loop(tmp_path: Path, monkeypatch, capsys) -> None:
+    model = make_proxy_folder(tmp_path / "proxy")
+    (tmp_path / "pool.jsonl").write_bytes(lines(make_rows(4, 1)))
+    asked = ["throughput.py", "--model", str(model), "--pool", str(tmp_path / "pool.jsonl"), "--rank", "2"]
+    monkeypatch.setattr(sys, "argv", [*asked, "--documents", "4", "--context", "64", "--repeats", "1"])
+    runpy.run_path(str(EXAMPLES / "less" / "throughput.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "4 documents" in printed
+    assert "| loop of batch size one, signs for 16 vectors |" in printed
 
 
 def test_every_example_is_tested() -> None:

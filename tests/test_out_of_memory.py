@@ -107,6 +107,7 @@ def test_a_rescoring_and_an_index_go_on_with_smaller_batches(
     assert (len(rescored.notes), len(indexed.notes)) == (1, 1)
 
 
+@pytest.mark.filterwarnings("ignore:.* set aside")
 def test_a_warm_up_begins_anew_with_fewer_windows_at_once(project: Path, small_device: Callable[[int], None]) -> None:
     options = {"steps": 3, "context": 32, "width": 32, "layers": 1, "heads": 2, "vocab_size": 300, "device": "cpu"}
     options |= {"pool": str(project / "pool"), "batch_tokens": 256}
@@ -115,9 +116,10 @@ def test_a_warm_up_begins_anew_with_fewer_windows_at_once(project: Path, small_d
     heard = Heard()
     warmed = curate.warmup(out=project / "small", reporter=heard, **options)
     assert warmed.held_out_loss_after == pytest.approx(expected.held_out_loss_after, rel=1e-4)
-    assert len(heard.notes) == 1
+    assert sum("memory ran out" in note for note in heard.notes) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.* set aside")
 def test_a_warm_up_begins_anew_with_fewer_documents_at_once(
     project: Path, small_device: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,6 +163,11 @@ class RunRecord:
         return self.settings.get("model")
 
     @property
+    def by_turns(self) -> bool:
+        """Whether the run was scored for groups that choose in turn."""
+        return self.settings.get("aggregate") == "round-robin"
+
+    @property
     def target(self) -> tuple[str, ...]:
         """Its addresses."""
         return _texts(self.settings.get("target"))

@@ -16,6 +16,7 @@ from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import by_sequence, tapped
 from curate.gradients.whole_projections import WholeProjection
+from curate.proxies.devices import sent
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded, TokenBatch
@@ -74,12 +75,12 @@ class FeatureEngine:
         gradients = torch.zeros(len(encoded), self.width, dtype=self._wide, device=device)
         losses = torch.zeros(len(encoded), dtype=self._wide, device=device)
         for batch, (values, batch_losses) in batching.run("features", encoded, self._gradients):
-            index = torch.tensor([places[i] for i in batch.documents], device=device)
+            index = sent(torch.tensor([places[i] for i in batch.documents]), device)
             gradients.index_add_(0, index, values)  # a document may have several windows
             losses.index_add_(0, index, batch_losses.to(losses))
             del values
         norms = gradients.norm(dim=1)
-        counts = torch.tensor([e.num_scored for e in encoded.values()], device=device)
+        counts = sent(torch.tensor([e.num_scored for e in encoded.values()]), device)
         gradients /= counts[:, None]
         corrected = gradients if correction is None else correction(gradients)
         return DocumentFeatures(documents=tuple(encoded), values=self.projection(corrected), losses=losses, norms=norms)

@@ -96,7 +96,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Keep what transformers, peft, bitsandbytes and the hub's client say to programmers from the user, and their progress bars."""
+    """Keep what transformers, peft and others say to programmers from the user, and their progress bars."""
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         logging.set_verbosity_error()
     if "HF_HUB_VERBOSITY" not in os.environ:

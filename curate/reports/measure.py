@@ -100,7 +100,8 @@ def _counted(session: Session) -> dict[str, Any]:
     (row,) = session.query(
         "SELECT count(*), coalesce(sum(n_tokens), 0)::BIGINT, count(*) FILTER (truncated),"
         " count(*) FILTER (target_exact), count(*) FILTER (target_exact OR target_overlap >= $overlap::FLOAT),"
-        " sum(loss::DOUBLE * n_tokens) FILTER (isfinite(loss)) / nullif(sum(n_tokens) FILTER (isfinite(loss)), 0)"
+        " round(sum(loss::DOUBLE * n_tokens) FILTER (isfinite(loss))"
+        " / nullif(sum(n_tokens) FILTER (isfinite(loss)), 0), 9)"  # threads add up in any order
         " FROM scores",
         {"overlap": OVERLAP},
     ).rows()

@@ -158,8 +158,7 @@ def _by_turns(run: Run, aggregate: str | None, unit: str) -> bool:
             f"{run.path} has one score column; groups that choose in turn need one each.",
             hint="Score with --group-by COLUMN, or leave --aggregate out.",
         )
-    scored = run.record.settings.get("aggregate") == "round-robin" and groups and unit == "document"
-    return aggregate == "round-robin" or (aggregate is None and scored)
+    return aggregate == "round-robin" or (aggregate is None and run.record.by_turns and groups and unit == "document")
 
 
 def _steps(

@@ -25,7 +25,7 @@ from curate.gradients.documents import Batching, make_room
 from curate.gradients.features import FeatureEngine
 from curate.gradients.whole_projections import WholeProjection, whole_projection
 from curate.memory import peak_memory
-from curate.methods.less import AdamStep
+from curate.methods.shared.features import AdamStep
 from curate.proxies.proxy import keep_freed_memory, make_proxy
 from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, Encoder, TokenSettings, batches

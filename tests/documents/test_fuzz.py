@@ -207,10 +207,12 @@ def score_and_select(folder: Path, shards: int, seed: int) -> int:
     return sum(expected.values())
 
 
+@pytest.mark.filterwarnings("ignore:pool. .* rows cannot be read")
 def test_fuzzed_rows_go_through_score_and_select(tmp_path):
     assert score_and_select(tmp_path, 3, seed=1) > 250
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:pool. .* rows cannot be read")
 def test_10_000_fuzzed_rows_go_through_score_and_select(tmp_path):
     assert score_and_select(tmp_path, 110, seed=2) >= 10_000

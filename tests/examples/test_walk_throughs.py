@@ -60,7 +60,7 @@ def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_proxy_folder(tmp_path / "instruct")
-    shutil.copy(EXAMPLES / "less" / "less.yaml", tmp_path)
+    shutil.copytree(EXAMPLES / "less", tmp_path / "examples" / "less")
     walk(EXAMPLES / "less" / "README.md")
     assert len(list((tmp_path / "proxies" / "less" / "checkpoints").iterdir())) == 4
     assert list((tmp_path / "by-turns" / "train").iterdir())

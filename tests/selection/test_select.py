@@ -93,6 +93,7 @@ def test_rejected_documents_keep_the_filter_that_dropped_them(run, tmp_path):
     assert table.columns == ["doc_id", "shard", "row", "filter", "score"]
 
 
+@pytest.mark.filterwarnings("ignore:--budget is 100 tokens")
 def test_manifest_says_what_was_asked(run, tmp_path):
     select(run, filters=[("quota", {"by": "source"})], budget=100, out=tmp_path / "s")
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
