@@ -15,14 +15,14 @@ from curate.fields import COLUMNS, Fields
 from curate.schema import Document, Skipped
 
 _SHARDS = 8
-_LOOKED_INTO, _ROWS = 4, 16
+_LOOKED_INTO, _ROWS = 8, 16
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
 _NOTABLE = frozenset({"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstRows:
-    """What the first rows of the first shards are."""
+    """What the first rows of a few shards, spread over the pool, are."""
 
     shapes: dict[str, list[str]]
     """The columns that they are read from, by the shapes' titles."""
@@ -74,7 +74,9 @@ def refusal(pool: Pool, fields: Fields) -> str | None:
 
 
 def _first_rows(pool: Pool, fields: Fields) -> Iterator[tuple[Row, Document | Skipped]]:
-    for shard in islice(pool.shards, _LOOKED_INTO):
+    count = min(_LOOKED_INTO, len(pool.shards))
+    # Files of one shape have names beside each other.
+    for shard in (pool.shards[i * len(pool.shards) // count] for i in range(count)):
         with suppress(CurateError):  # a damaged shard is reported where it is read
             for number, raw in islice(rows(shard, columns=useful_columns(shard, fields)), _ROWS):
                 yield raw, document_of(shard.name, number, raw, fields)
@@ -133,7 +135,7 @@ def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_
     column = min(missing)
     raise CurateError(
         f"{', '.join(pool.address)}: no column {column!r} in the first rows; found: {', '.join(columns_seen)}.",
-        hint=nearest(column, list(columns_seen)),
+        hint=_close(column, list(columns_seen)) or "Name one of these, or leave the option out.",
     )
 
 
@@ -150,10 +152,14 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields) -> CurateError:
     named = "Leave --format-as out: each row is then read by its own shape."
-    suggestion = next((s for w in fields.columns[:-1] if (s := nearest(w, columns)).startswith("Did")), None)
+    suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
     return CurateError(
         f"{shard.url}: no column to read text from; expected {shapes.expected(fields)}, found: {', '.join(columns)}.",
         hint=named
         if fields.format_as
-        else f"Name the column that holds the text (--text-column). {suggestion or ''}".strip(),
+        else f"Name the column that holds the text (--text-column). {suggestion}".strip(),
     )
+
+
+def _close(name: str, columns: list[str]) -> str:
+    return sentence if (sentence := nearest(name, columns)).startswith("Did") else ""
