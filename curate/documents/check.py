@@ -101,13 +101,21 @@ def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:
     return replace(fields, **chosen, format_as=shape)
 
 
-def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_lack: Collection[str] = ()) -> None:
+def check_fields(
+    pool: Pool,
+    fields: Fields,
+    *,
+    also: tuple[str, ...] = (),
+    may_lack: Collection[str] = (),
+    prefix: str = "--",
+) -> None:
     """Read the first rows of the first shards; raise where they cannot give a document.
 
     Raises CurateError when none of the first eight shards with rows has a content column, or when a column the
     user named (`fields` other than the default, `also`) is nowhere in their first rows;
     the error names the columns and the nearest one. Other columns, and those in `may_lack`, may
-    differ from row to row and are not checked. A shard that cannot be read stops no other.
+    differ from row to row and are not checked. A shard that cannot be read stops no other. `prefix` begins the
+    options that errors name.
     """
     columns_seen: dict[str, None] = {}
     missing = (set(fields.renamed) - set(may_lack)) | set(also)
@@ -121,7 +129,7 @@ def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_
         if shapes.content_columns(columns, fields):
             has_content = True
         else:
-            first_problem = first_problem or _no_content(shard, columns, fields)
+            first_problem = first_problem or _no_content(shard, columns, fields, prefix)
         columns_seen.update(dict.fromkeys(columns))
         missing -= set(columns)
         if has_content and not missing:
@@ -150,14 +158,15 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
             yield shard, [*columns, *(name for name in shard.partitions if name not in columns)]
 
 
-def _no_content(shard: Shard, columns: list[str], fields: Fields) -> CurateError:
-    named = "Leave --format-as out: each row is then read by its own shape."
+def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -> CurateError:
+    named = f"Leave {prefix}format-as out: each row is then read by its own shape."
     suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
     return CurateError(
-        f"{shard.url}: no column to read text from; expected {shapes.expected(fields)}, found: {', '.join(columns)}.",
+        f"{shard.url}: no column to read text from; expected {shapes.expected(fields, prefix)}, "
+        f"found: {', '.join(columns)}.",
         hint=named
         if fields.format_as
-        else f"Name the column that holds the text (--text-column). {suggestion}".strip(),
+        else f"Name the column that holds the text ({prefix}text-column). {suggestion}".strip(),
     )
 
 

@@ -5,6 +5,7 @@ import ssl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -102,6 +103,8 @@ def quietly() -> Iterator[None]:
         hub_logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
+    # peft imports it for every adapter; on some CPUs it asks for a package that only 4-bit layers use.
+    getLogger("bitsandbytes").setLevel(ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
