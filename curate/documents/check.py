@@ -15,14 +15,14 @@ from curate.fields import COLUMNS, Fields
 from curate.schema import Document, Skipped
 
 _SHARDS = 8
-_LOOKED_INTO, _ROWS = 4, 16
+_LOOKED_INTO, _ROWS = 8, 16
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
 _NOTABLE = frozenset({"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FirstRows:
-    """What the first rows of the first shards are."""
+    """What the first rows of a few shards, spread over the pool, are."""
 
     shapes: dict[str, list[str]]
     """The columns that they are read from, by the shapes' titles."""
@@ -74,7 +74,9 @@ def refusal(pool: Pool, fields: Fields) -> str | None:
 
 
 def _first_rows(pool: Pool, fields: Fields) -> Iterator[tuple[Row, Document | Skipped]]:
-    for shard in islice(pool.shards, _LOOKED_INTO):
+    count = min(_LOOKED_INTO, len(pool.shards))
+    # Files of one shape have names beside each other.
+    for shard in (pool.shards[i * len(pool.shards) // count] for i in range(count)):
         with suppress(CurateError):  # a damaged shard is reported where it is read
             for number, raw in islice(rows(shard, columns=useful_columns(shard, fields)), _ROWS):
                 yield raw, document_of(shard.name, number, raw, fields)
@@ -99,13 +101,21 @@ def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:
     return replace(fields, **chosen, format_as=shape)
 
 
-def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_lack: Collection[str] = ()) -> None:
+def check_fields(
+    pool: Pool,
+    fields: Fields,
+    *,
+    also: tuple[str, ...] = (),
+    may_lack: Collection[str] = (),
+    prefix: str = "--",
+) -> None:
     """Read the first rows of the first shards; raise where they cannot give a document.
 
     Raises CurateError when none of the first eight shards with rows has a content column, or when a column the
     user named (`fields` other than the default, `also`) is nowhere in their first rows;
     the error names the columns and the nearest one. Other columns, and those in `may_lack`, may
-    differ from row to row and are not checked. A shard that cannot be read stops no other.
+    differ from row to row and are not checked. A shard that cannot be read stops no other. `prefix` begins the
+    options that errors name.
     """
     columns_seen: dict[str, None] = {}
     missing = (set(fields.renamed) - set(may_lack)) | set(also)
@@ -119,7 +129,7 @@ def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_
         if shapes.content_columns(columns, fields):
             has_content = True
         else:
-            first_problem = first_problem or _no_content(shard, columns, fields)
+            first_problem = first_problem or _no_content(shard, columns, fields, prefix)
         columns_seen.update(dict.fromkeys(columns))
         missing -= set(columns)
         if has_content and not missing:
@@ -133,7 +143,7 @@ def check_fields(pool: Pool, fields: Fields, *, also: tuple[str, ...] = (), may_
     column = min(missing)
     raise CurateError(
         f"{', '.join(pool.address)}: no column {column!r} in the first rows; found: {', '.join(columns_seen)}.",
-        hint=nearest(column, list(columns_seen)),
+        hint=_close(column, list(columns_seen)) or "Name one of these, or leave the option out.",
     )
 
 
@@ -148,12 +158,17 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
             yield shard, [*columns, *(name for name in shard.partitions if name not in columns)]
 
 
-def _no_content(shard: Shard, columns: list[str], fields: Fields) -> CurateError:
-    named = "Leave --format-as out: each row is then read by its own shape."
-    suggestion = next((s for w in fields.columns[:-1] if (s := nearest(w, columns)).startswith("Did")), None)
+def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -> CurateError:
+    named = f"Leave {prefix}format-as out: each row is then read by its own shape."
+    suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
     return CurateError(
-        f"{shard.url}: no column to read text from; expected {shapes.expected(fields)}, found: {', '.join(columns)}.",
+        f"{shard.url}: no column to read text from; expected {shapes.expected(fields, prefix)}, "
+        f"found: {', '.join(columns)}.",
         hint=named
         if fields.format_as
-        else f"Name the column that holds the text (--text-column). {suggestion or ''}".strip(),
+        else f"Name the column that holds the text ({prefix}text-column). {suggestion}".strip(),
     )
+
+
+def _close(name: str, columns: list[str]) -> str:
+    return sentence if (sentence := nearest(name, columns)).startswith("Did") else ""

@@ -66,7 +66,13 @@ def read_target(
     shared = [column for column in fields.renamed if column in pools.renamed]
     if shared or fields.format_as:
         fields = fallen_back(pool, fields, pools)
-    check_fields(pool, fields, also=(group_by,) if group_by else (), may_lack=shared)
+    check_fields(
+        pool,
+        fields,
+        also=(group_by,) if group_by else (),
+        may_lack=shared,
+        prefix="--target-" if pool_fields else "--",
+    )
     documents: list[Document] = []
     groups: list[str] = []
     skipped: list[Skipped] = []

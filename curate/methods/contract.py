@@ -211,7 +211,7 @@ class StoreKind:
 class Plan(Protocol):
     """A method's estimate of its own work: a dataclass."""
 
-    def rows(self) -> Mapping[str, int | float]:
+    def rows(self) -> Mapping[str, int | float | str]:
         """Return its figures by description, for a table."""
         ...
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from curate import amounts
 from curate.gradients.aggregation import Aggregation, Queries
 from curate.gradients.documents import Batching
 from curate.gradients.features import Correction, FeatureEngine
@@ -101,13 +102,13 @@ class FeaturePlan:
     group_bytes: int
     checkpoint_bytes: int
 
-    def rows(self) -> dict[str, int | float]:
+    def rows(self) -> dict[str, int | float | str]:
         """Return its figures by description."""
         return {
             "numbers of a document's gradient": self.entries,
             "documents whose gradients exist at a time": self.group,
-            "GB for them, and as many for a batch's": self.group_bytes / 1e9,
-            "GB of checkpoints and moments in memory": self.checkpoint_bytes / 1e9,
+            "memory for them, and as much for a batch's": amounts.size(self.group_bytes),
+            "checkpoints and moments in memory": amounts.size(self.checkpoint_bytes),
         }
 
 

@@ -105,6 +105,8 @@ def quietly() -> Iterator[None]:
     getLogger("bitsandbytes").setLevel(ERROR)
     logging.disable_progress_bar()
     disable_progress_bars()
+    # peft imports it for every adapter; on some CPUs it asks for a package that only 4-bit layers use.
+    getLogger("bitsandbytes").setLevel(ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -13,6 +13,9 @@ LITTLE_COVERED = 0.3
 HARDLY_LEARNED = 0.9
 """Share of the loss of token frequencies alone from which on a proxy has learned little more than those."""
 
+_WHICH = '`curate sql "SELECT * FROM skipped"` says which and why.'
+_TEMPLATE = " Conversations that the model's chat template refuses: `--chat-template shipped` (ChatML) writes most."
+
 
 def unfinished(f: Figures) -> Iterator[Finding]:
     """Note that a run is not finished."""
@@ -131,7 +134,7 @@ def left_out(f: Figures) -> Iterator[Finding]:
             level=WARNING if many else FINE,
             figure=f"{skipped:,} ({percent(skipped / rows)})",
             says=f"{skipped:,} of {rows:,} rows have no score: {listed}.",
-            do='`curate sql "SELECT * FROM skipped"` says which and why.' if many else None,
+            do=_WHICH + _TEMPLATE * ("chat template" in f.skipped) if many else None,
             threshold=f"a warning from {percent(MANY_SKIPPED)} on",
         )
     if f.truncated:

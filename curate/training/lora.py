@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from curate.amounts import parse_int
 from curate.errors import SettingsError
 from curate.settings import Count, Number, above, build, least, option, settings
 
@@ -42,6 +43,12 @@ def parse_lora(value: Any) -> Any:
 
 def _pairs(text: str) -> dict[str, str]:
     if "=" not in text:
+        try:
+            parse_int(text)
+        except ValueError:
+            raise SettingsError(
+                f"lora: r is {text!r}; expected a whole number, the rank, or names with their values.", hint=_EXAMPLE
+            ) from None
         return {"r": text.strip()}
     pairs: dict[str, str] = {}
     for part in text.split(","):

@@ -65,7 +65,8 @@ def checkpoints_of(settings: ProxySettings) -> list[Checkpoint]:
         raise CurateError(
             f"{settings.model} holds no checkpoints of its training: expected folders checkpoints/step-N, or"
             " checkpoint-N as transformers' Trainer writes them.",
-            hint="`curate warmup --checkpoints 4` keeps them in the proxy that it makes.",
+            hint="`curate warmup --checkpoints 4` keeps them in the proxy that it makes; of the Trainer's folder give"
+            " the last checkpoint-N. Methods such as ekfac need none.",
         )
     return [
         Checkpoint(folder=state, settings=settings, step=_number(state), mean_learning_rate=rate)

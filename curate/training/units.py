@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from curate.amounts import counted
 from curate.errors import CurateError
 from curate.progress import Reporter
+from curate.proxies.templates import shipped_template
 from curate.proxies.tokens import IGNORED, Encoded, Encoder, TokenSettings
 from curate.schema import Document
 from curate.training.tokenizer import encode_packed, training_texts
@@ -101,6 +102,8 @@ class TrainingSet:
     """Windows or documents of a step."""
     at_once: int
     """Those that go through the model together, to begin with; divides the batch."""
+    documents: int
+    held_out_documents: int
 
     @property
     def steps(self) -> int:
@@ -142,6 +145,8 @@ def windows_of(
         held_out=Windows(held_out_windows) if held_out_windows else None,
         batch=batch,
         at_once=batch,
+        documents=sum(map(bool, texts[len(held_out) :])),
+        held_out_documents=sum(map(bool, texts[: len(held_out)])),
     )
 
 
@@ -156,7 +161,7 @@ def documents_of(
 ) -> TrainingSet:
     """Encode documents as `score` does; leave out those without a token to learn. Raises CurateError for none."""
     encoded = Encoder(tokenizer, settings)([*held_out, *training])
-    _report(encoded, reporter)
+    _report(encoded, reporter, has_shipped_template=tokenizer.chat_template == shipped_template())
     held_out_rows, rows = (
         [e for e in part if e.num_scored] for part in (encoded[: len(held_out)], encoded[len(held_out) :])
     )
@@ -174,13 +179,18 @@ def documents_of(
         held_out=Documents(held_out_rows, settings.context) if held_out_rows else None,
         batch=batch,
         at_once=max(n for n in range(1, min(most, batch) + 1) if batch % n == 0),
+        documents=len(rows),
+        held_out_documents=len(held_out_rows),
     )
 
 
-def _report(encoded: Sequence[Encoded], reporter: Reporter) -> None:
+def _report(encoded: Sequence[Encoded], reporter: Reporter, *, has_shipped_template: bool) -> None:
     """Say how many documents have no token to learn, and how many are cut."""
     if left_out := [e for e in encoded if not e.num_scored]:
-        reporter.warn(f"{len(left_out)} of {counted(len(encoded), 'document')} left out: {_why_not(left_out[0])}")
+        refused = any(e.refused for e in left_out) and not has_shipped_template
+        otherwise = "; --chat-template shipped (ChatML) writes most conversations" if refused else ""
+        why = f"{_why_not(left_out[0])}{otherwise}."
+        reporter.warn(f"{len(left_out)} of {counted(len(encoded), 'document')} left out: {why}")
     if cut := sum(e.truncated and e.num_scored > 0 for e in encoded):
         reporter.note(f"{cut} of {counted(len(encoded), 'document')} cut to --context.")
 

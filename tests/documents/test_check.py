@@ -77,3 +77,10 @@ def test_many_first_rows_that_cannot_be_read_are_told_with_the_first_and_a_shape
     assert "Without --format-as" in told
     write(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}, {"text": 7}])
     assert refusal(open_pool(tmp_path), Fields()) is None
+
+
+def test_a_column_that_is_nowhere_near_is_not_listed_twice(tmp_path):
+    write(tmp_path / "a.jsonl", [{"text": "x"}])
+    with pytest.raises(CurateError, match=r"found: text\.\n.*Name one of these, or leave the option out") as caught:
+        check_fields(open_pool(tmp_path), Fields(), also=("zebra",))
+    assert "Known" not in str(caught.value)

@@ -92,6 +92,11 @@ def test_the_hash_is_of_the_content_alone_and_of_its_kind(tmp_path):
         ({"messages": [{"role": "assistant", "content": 3}]}, "invalid messages", "'content' must be"),
         ({"messages": CHAT[:1]}, "no assistant turn", "roles here: user"),
         ({"messages": [{"role": "assistant", "content": " "}]}, "no assistant turn", "with content"),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "no assistant turn",
+            "with content: text or tool calls",
+        ),
     ],
 )
 def test_a_row_that_is_no_document_says_why(tmp_path, row, reason, detail):

@@ -248,6 +248,12 @@ def test_what_rows_are_read_as_is_told_from_the_first(
     assert (str(first_rows), first_rows and first_rows.chat) == (said, chat)
 
 
+def test_shapes_are_told_from_files_all_over_the_pool(tmp_path: Path) -> None:
+    for i in range(30):
+        write(tmp_path / f"{i:02d}.jsonl", [{"text": "a"} if i < 20 else {"conversations": CHAT}])
+    assert str(look(open_pool(tmp_path), Fields())) == "plain text (text), ShareGPT conversations (conversations)"
+
+
 def test_nothing_is_said_of_a_pool_without_a_document(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"text": " "}])
     assert look(open_pool(tmp_path), Fields()) is None

@@ -78,3 +78,11 @@ def test_the_fingerprint_is_of_content_and_groups_wherever_they_lie(tmp_path):
     fewer = read_target(write(tmp_path / "v.jsonl", ROWS[:3]), Fields()).fingerprint()
     assert here == there
     assert len({here, grouped, fewer}) == 3
+
+
+def test_a_target_beside_a_pool_names_its_own_options(tmp_path):
+    file = write(tmp_path / "t.jsonl", [{"question": "a", "answer": "b"}])
+    with pytest.raises(CurateError, match=r"--target-format-as messages(.|\n)*Leave --target-format-as out"):
+        read_target(file, Fields(format_as="messages"), pool_fields=Fields())
+    with pytest.raises(CurateError, match=r"\(--format-as messages(.|\n)*Leave --format-as out"):
+        read_target(file, Fields(format_as="messages"))

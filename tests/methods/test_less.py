@@ -19,7 +19,7 @@ from curate.errors import CurateError
 from curate.gradients.aggregation import Aggregation
 from curate.gradients.whole_projections import whole_projection
 from curate.methods.contract import Inputs
-from curate.methods.less import Settings
+from curate.methods.less import FeaturePlan, Settings
 from curate.methods.shared.features import AdamStep
 from curate.proxies.proxy import load_proxy
 from curate.proxies.settings import ProxySettings
@@ -234,3 +234,8 @@ def test_moments_of_other_layers_are_refused(inputs: Inputs) -> None:
     lacking = replace(moments, exp_avg={n: t for n, t in moments.exp_avg.items() if n != name})
     with pytest.raises(CurateError, match=f"no moments of {name}, which is tracked"):
         AdamStep.of(proxy, lacking)
+
+
+def test_a_plan_says_memory_as_people_say_it() -> None:
+    plan = FeaturePlan(entries=4096, group=608, group_bytes=9_961_472, checkpoint_bytes=98_304)
+    assert list(plan.rows().values()) == [4096, 608, "10 MB", "98 kB"]

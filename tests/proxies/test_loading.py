@@ -1,5 +1,6 @@
 import socket
 import time
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,12 @@ def test_the_file_s_type_does_not_matter(folder: Path, dtype: str) -> None:
     expected = load_proxy(settings(folder, dtype=dtype)).fingerprint()
     tiny_model(vocab_size=300).to(getattr(torch, dtype)).save_pretrained(folder)  # type: ignore[arg-type]
     assert load_proxy(settings(folder, dtype=dtype)).fingerprint() == expected
+
+
+def test_loading_silences_what_packages_for_other_weights_ask_for(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_proxy(settings(folder))
+    getLogger("bitsandbytes.backends.cpu.ops").warning("install another package")
+    getLogger("another").warning("heard")
+    assert [r.message for r in caplog.records] == ["heard"]

@@ -1,10 +1,13 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from curate.reports.finding import Finding
+from curate.reports.measure import measure
+from curate.reports.pool_verdicts import left_out
 from curate.reports.ranking_verdicts import LEAST_SMOOTHNESS
 from curate.reports.report import judge
 from curate.scores.run import Run
@@ -78,6 +81,15 @@ def test_copies_contamination_and_skipped_rows(small: Callable[..., Run]) -> Non
     assert "hold a whole target row: 1;" in findings["contamination"].says
     clean = found(small("y", noise().tolist()))
     assert (clean["duplicates"].level, clean["contamination"].level) == ("fine", "fine")
+
+
+@pytest.mark.parametrize(("reason", "says"), [("chat template", True), ("invalid messages", False)])
+def test_conversations_that_no_template_wrote_are_told_of_the_shipped_one(
+    small: Callable[..., Run], reason: str, says: bool
+) -> None:
+    figures = replace(measure(small("x", noise().tolist())), skipped={reason: N})
+    (finding,) = left_out(figures)
+    assert ("--chat-template shipped" in (finding.do or "")) == says
 
 
 def test_one_source_in_most_of_the_best_is_a_note(small: Callable[..., Run]) -> None:

@@ -32,7 +32,7 @@ def test_a_rank_alone_has_twice_itself_as_alpha_and_every_layer_as_target(given:
     ("given", "said"),
     [
         ("r=0", "lora: r is '0'; expected at least 1"),
-        ("some", "lora: r is 'some'; expected a whole number"),
+        ("some", "lora: r is 'some'; expected a whole number, the rank, or names with their values.\nAs in r=8"),
         ("r=8,dropout=1", "lora: dropout is '1'; expected at least 0 and less than 1"),
         ("r=8,alpha=-2", "lora: alpha is '-2'; expected above 0"),
         ("r=8,alhpa=2", "lora has no setting 'alhpa'.\nDid you mean 'alpha'?"),

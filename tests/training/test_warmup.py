@@ -66,6 +66,7 @@ def test_conversations_that_a_given_models_template_refuses_are_left_out_with_a_
     with pytest.warns(UserWarning, match="1 of 41 documents left out: .*no chat today"):
         made = warmup(open_pool(tmp_path / "mixed.jsonl"), tmp_path / "p", settings=settings(model=str(model), steps=2))
     assert made.steps == 2
+    assert made.documents + made.held_out_documents == 40
 
 
 def test_the_held_out_loss_is_that_of_the_saved_weights(pool: Pool, tmp_path: Path):

@@ -251,6 +251,20 @@ def test_documents_without_a_token_to_learn_are_left_out_with_a_word(write_pool:
     with pytest.warns(UserWarning, match="4 of 24 documents left out: no token carries loss"):
         made = warm(pool, tmp_path / "p", model, epochs=1)
     assert made.steps == 4  # of 19 documents
+    assert made.documents + made.held_out_documents == 20
+
+
+def test_conversations_that_a_template_refuses_are_left_out_with_what_else_would_write_them(
+    write_pool: Write, tmp_path: Path
+):
+    tiny_model(vocab_size=300).float().save_pretrained(tmp_path / "base")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "base")
+    pool = write_pool([*answers(20), CHAT])
+    with pytest.warns(UserWarning, match="1 of 21 documents left out: .*--chat-template shipped"):
+        made = warm(pool, tmp_path / "p", str(tmp_path / "base"), epochs=1)
+    assert made.documents + made.held_out_documents == 20
 
 
 def test_a_single_step_that_has_no_rate_is_said_aloud(write_pool: Write, model: str, tmp_path: Path):

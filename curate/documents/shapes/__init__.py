@@ -50,10 +50,10 @@ def content_columns(columns: Collection[str], fields: Fields) -> set[str]:
     return {c for shape in candidates(fields) for c in shape.columns(columns, fields)}
 
 
-def expected(fields: Fields) -> str:
-    """Return the columns that rows are read from, for people."""
+def expected(fields: Fields, prefix: str = "--") -> str:
+    """Return the columns that rows are read from, for people; `prefix` begins the option that names a shape."""
     if fields.format_as:
-        return f"{get(fields.format_as).title} (--format-as {fields.format_as})"
+        return f"{get(fields.format_as).title} ({prefix}format-as {fields.format_as})"
     return f"{fields.text!r}, {fields.messages!r} or {fields.prompt!r} with {fields.completion!r}"
 
 

@@ -39,8 +39,10 @@ def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[st
     """Return turns as a document's content, unless no turn carries loss."""
     answers = [t for t in turns if t["role"] == "assistant" and (message_text(t).strip() or t.get("tool_calls"))]
     if not answers:
-        roles = ", ".join(dict.fromkeys(t["role"] for t in turns))
-        return Refused("no assistant turn", f"no turn of the assistant with content; roles here: {roles}")
+        roles = list(dict.fromkeys(t["role"] for t in turns))
+        if "assistant" in roles:
+            return Refused("no assistant turn", "no turn of the assistant with content: text or tool calls")
+        return Refused("no assistant turn", f"no turn of the assistant; roles here: {', '.join(roles)}")
     if not any(map(carries_loss, answers)):
         return Refused("no assistant turn", "every turn of the assistant is marked to carry no loss")
     tools = _parsed(tools) if isinstance(tools, str | bytes) and tools.strip() else tools

@@ -12,6 +12,7 @@ import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
+from curate.amounts import size
 from curate.errors import CurateError
 from curate.folders.kept import workplace
 from curate.gradients.direction_scoring import DirectionScorer
@@ -89,7 +90,7 @@ class TrainingPlan:
     disk_bytes: int
     """At most, until the run's directions are there."""
 
-    def rows(self) -> dict[str, int | float]:
+    def rows(self) -> dict[str, int | float | str]:
         """Return its figures by description."""
         return {
             "training runs": self.runs,
@@ -97,7 +98,7 @@ class TrainingPlan:
             "tokens of each, about": self.tokens,
             "seconds of a step, measured": self.step_seconds,
             "seconds of a step back, measured": self.step_back_seconds,
-            "GB on disk at most, until then": self.disk_bytes / 1e9,
+            "disk at most, until then": size(self.disk_bytes),
         }
 
 
