@@ -116,3 +116,8 @@ def __getattr__(name: str) -> Any:
 
     home, _, attribute = _HOMES[name].partition(":")
     return getattr(import_module(home), attribute or name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, so that shells complete them before they are imported."""
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ CHANGES = {
 
 # What changes files by itself, and why its files are no results that a `Folder` could hold.
 OTHERS = {
-    "documents/holdout.py": "streams the rows kept aside into a run's folder",
+    "documents/holdout.py": "the rows kept aside, in a run's folder",
     "quickstart/pool.py": "a pool to try things on: shards in every format that is read",
     "selection/dump.py": "a dataset, which appears whole by its own rename",
     "selection/formats.py": "files of that dataset, in the layout of `datasets`",
@@ -54,3 +54,7 @@ def _used(tree: ast.AST) -> Iterator[str]:
             yield f".{node.attr}"
             if isinstance(node.value, ast.Name):
                 yield f"{node.value.id}.{node.attr}"
+
+
+def test_a_shell_completes_the_public_names() -> None:
+    assert set(curate.__all__) < set(dir(curate))

@@ -44,16 +44,25 @@ class Split:
         return details
 
     def write(self, run: Path) -> None:
-        """Write the rows kept aside, with all their columns, into a run's folder; once."""
-        if self.heldout is None or (run / HELDOUT).exists():
+        """Write the rows kept aside, with all their columns, into a run's folder, in place of an earlier start's."""
+        if self.heldout is None:
+            (run / HELDOUT).unlink(missing_ok=True)
+            return
+        lines = self._lines(self.heldout)
+        if (run / HELDOUT).exists() and (run / HELDOUT).read_bytes() == lines:
             return
         (run / HELDOUT).parent.mkdir(exist_ok=True)
+        with atomic_write(run / HELDOUT) as temporary:
+            temporary.write_bytes(lines)
+
+    def _lines(self, heldout: Target) -> bytes:
+        lines: list[bytes] = []
         places = self._places()
-        with atomic_write(run / HELDOUT) as temporary, temporary.open("wb") as stream:
-            for shard in open_pool(self._address, txt_lines=self.heldout.txt_lines).shards:
-                for _, raw in rows(shard, only=places.get(shard.name, [])):
-                    assert not isinstance(raw, BadRow)  # it was a document a moment ago
-                    stream.write(orjson.dumps(raw, default=_plain, option=orjson.OPT_NON_STR_KEYS) + b"\n")
+        for shard in open_pool(self._address, txt_lines=heldout.txt_lines).shards:
+            for _, raw in rows(shard, only=places.get(shard.name, [])):
+                assert not isinstance(raw, BadRow)  # it was a document a moment ago
+                lines.append(orjson.dumps(raw, default=_plain, option=orjson.OPT_NON_STR_KEYS) + b"\n")
+        return b"".join(lines)
 
     def _places(self) -> dict[str, list[int]]:
         places: dict[str, list[int]] = defaultdict(list)

@@ -1,5 +1,7 @@
 """Tell files of JSON that lie beside the shards and are no data: statistics, descriptions, indices."""
 
+import codecs
+import re
 from collections.abc import Sequence
 from itertools import islice
 
@@ -11,6 +13,7 @@ from curate.documents.shards import BadRow, Row, Shard
 from curate.errors import CurateError
 
 _LARGEST = 64 << 20
+_ROWS_IN_ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
 
 
 def without_sidecars(shards: Sequence[Shard]) -> list[Shard]:
@@ -44,7 +47,7 @@ def _is_one_value(shard: Shard) -> bool:
         return False
     with open_binary(shard.url) as stream:
         try:
-            orjson.loads(stream.read())
+            orjson.loads(stream.read().removeprefix(codecs.BOM_UTF8))
         except orjson.JSONDecodeError:
             return False
     return True
@@ -63,3 +66,9 @@ def _columns(shards: Sequence[Shard]) -> set[str]:
 
 def _keys(rows: list[Row] | None) -> set[str]:
     return {key for row in rows or () if not isinstance(row, BadRow) for key in row}
+
+
+def is_array_of_objects(shard: Shard) -> bool:
+    """Return whether a file begins as rows in a JSON array do."""
+    with open_binary(shard.url) as stream:
+        return _ROWS_IN_ARRAY.match(stream.read(1 << 10)) is not None

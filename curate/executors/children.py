@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
 import torch
+from tqdm import tqdm
 
 from curate import threads
 from curate.errors import CurateError
@@ -164,6 +165,7 @@ def _run(work: Callable[..., None], order: Any, pipe: Connection, device: str | 
         os.environ[_VISIBLE] = device  # before CUDA starts; the name is the parent's
     threads.be_one_of_several()
     warnings.simplefilter("ignore")
+    tqdm.set_lock(threading.RLock())  # its own would be left behind as a semaphore when the process is ended
     try:
         work(order, pipe)
         pipe.poll(None)  # until it is terminated: a process that ends before has failed

@@ -50,7 +50,7 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         f"{after['documents']:,} documents, {after['tokens']:,} tokens. A score above zero means: training more on "
         "this document lowers the target's loss.",
         "",
-        *_table(("", ""), [(k, run["settings"].get(k)) for k in ("method", "model", "target", "pool")]),
+        *_table(("", ""), [(k, _setting(run["settings"].get(k))) for k in ("method", "model", "target", "pool")]),
         "",
         f"## Filters, in order ({manifest['unit']}s were the candidates)",
         "",
@@ -90,6 +90,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 def _line(cells: Sequence[Any]) -> str:
     shown = (f"{c:,}" if isinstance(c, int) else "" if c is None else str(c) for c in cells)
     return "| " + " | ".join(s.replace("|", "\\|").replace("\n", " ") for s in shown) + " |"
+
+
+def _setting(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _values(values: dict[str, Any]) -> str:

@@ -164,8 +164,7 @@ def _by_turns(run: Run, aggregate: str | None, unit: str) -> bool:
 def _steps(
     filters: Sequence[FilterChoice], top: Any, budget: Any, decontaminate: bool, *, by_turns: bool
 ) -> list[_Step]:
-    pairs = [(f, {}) if isinstance(f, str | Path) else f for f in filters]
-    steps = [_Step(find_filter(name), dict(parameters)) for name, parameters in pairs]
+    steps = [_step(choice) for choice in filters]
     if top is not None:
         steps.append(_Step(find_filter("round_robin" if by_turns else "top"), parse_top(top)))
     if budget is not None:
@@ -178,6 +177,18 @@ def _steps(
     if decontaminate and not any(s.filter.name == "decontaminate" for s in steps):
         steps.insert(0, _Step(find_filter("decontaminate"), {}, on_documents=True))
     return steps
+
+
+def _step(choice: Any) -> _Step:
+    match choice:
+        case str() | Path():
+            return _Step(find_filter(choice), {})
+        case [str() | Path() as name, Mapping() as parameters]:
+            return _Step(find_filter(name), dict(parameters))
+    raise SettingsError(
+        f"filters holds {choice!r}; expected a name, or a name with its parameters.",
+        hint='Give filters=["dedup", ("quota", {"by": "source"})].',
+    )
 
 
 def _budget(value: Any) -> int:

@@ -1,5 +1,6 @@
 """Train a tokenizer on a sample, and write any document the way this tokenizer's model will read it."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT, PAD, TURN_START, TURN_END = "<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>"
+_LONGEST_WORD = 1000
+_LONG_WORD = re.compile(
+    "|".join(rf"(?<!{kind})(?:{kind}){{{_LONGEST_WORD + 1},}}" for kind in (r"[^\W\d_]", r"\d", r"[^\w\s]|_", r"\s"))
+)
+"""What byte-level BPE takes as one word, of letters, digits, signs or spaces."""
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "PreTrainedTokenizerFast":
@@ -36,7 +42,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "
         min_frequency=2,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(_without_long_words, texts), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
     )
@@ -50,6 +56,11 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context: int) -> "
         model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _without_long_words(text: str) -> str:
+    """Cut words to 1 000 characters: learning merges takes time in the square of a word's length."""
+    return _LONG_WORD.sub(lambda word: word[0][:_LONGEST_WORD], text)
 
 
 def training_text(document: Document, tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -230,6 +230,15 @@ def test_json_that_is_no_data_is_left_out_beside_shards_and_said(tmp_path):
     assert pool.listing == "2 shards; not read: 3 .json"
 
 
+def test_rows_in_a_json_array_are_named_among_what_is_not_read(tmp_path):
+    write(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "rows.json").write_text('\ufeff [\n {"text": "three"},\n {"text": "four"}\n]', encoding="utf-8")
+    (tmp_path / "stats.json").write_text('[\n1,\n{"rows": 2}\n]')
+    listing = open_pool(tmp_path).listing
+    assert listing.startswith("1 shard; not read: 2 .json (rows in a JSON array, which `jq -c '.[]'`")
+    assert listing.endswith(": rows.json)")
+
+
 def test_a_folder_of_json_alone_is_read_as_lines(tmp_path):
     write(tmp_path / "a.json", ROWS)
     write(tmp_path / "b.json", [{"text": "three"}])

@@ -65,6 +65,17 @@ def test_rows_are_recorded_and_written_with_all_their_columns(tmp_path: Path) ->
     assert found.details()["target_rows"] == sorted(d.content_hash for d in found.used.documents)
 
 
+def test_what_an_earlier_start_kept_aside_is_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "val.jsonl", many())
+    kept = tmp_path / "target" / "heldout.jsonl"
+    split(path, seed=1).write(tmp_path)
+    other = split(path, seed=2)
+    other.write(tmp_path)
+    assert {json.loads(line)["text"] for line in kept.read_text().splitlines()} == heldout(other)
+    split(path, share=0.0).write(tmp_path)
+    assert not kept.exists()
+
+
 def test_copies_of_a_row_stay_on_its_side(tmp_path: Path) -> None:
     texts = many()
     texts["b"][:3] = texts["a"][:3]

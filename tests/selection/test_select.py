@@ -217,6 +217,9 @@ def test_unfinished_runs_are_refused_unless_asked(tmp_path):
 def test_nothing_asked_and_nothing_left_are_errors(run, tmp_path):
     with pytest.raises(SettingsError, match="No filter was given"):
         select(run)
+    for choice in ({"quota": {"by": "source"}}, ("quota",), ("quota", "source"), None):
+        with pytest.raises(SettingsError, match="expected a name, or a name with its parameters"):
+            select(run, filters=[choice])
     with pytest.raises(CurateError, match="Nothing is left after the filter 'threshold'"):
         select(run, filters=[("threshold", {"min": 99})], out=tmp_path / "s")
 

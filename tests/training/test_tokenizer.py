@@ -25,6 +25,13 @@ def test_a_vocabulary_holds_no_more_than_asked_for():
     assert 260 < len(train_tokenizer(TEXTS, vocab_size=8192, context=64)) < 1000
 
 
+@pytest.mark.parametrize("word", ["x", "7", "_=", "é", "\u4e2d", " "])
+def test_an_endless_word_is_learned_from_its_beginning(word: str):
+    endless, cut = ([*TEXTS, f"a word {word * n}\n and more"] for n in (400_000, 1000 // len(word)))
+    one, other = (train_tokenizer(t, vocab_size=400, context=64) for t in (endless, cut))
+    assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
+
+
 def test_windows_are_the_documents_in_order_with_an_end_after_each():
     tokenizer = train_tokenizer(TEXTS, vocab_size=300, context=64)
     stream = [i for t in TEXTS for i in [*tokenizer(t, add_special_tokens=False)["input_ids"], 0]]
