@@ -1,5 +1,6 @@
 """Read pools and targets as streams of documents, in any format, from any place."""
 
+from curate.documents.amounts import rows_of_all, rows_of_each
 from curate.documents.check import FirstRows, check_fields, look
 from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
@@ -37,5 +38,7 @@ __all__ = [
     "raw_tables",
     "read_target",
     "rows",
+    "rows_of_all",
+    "rows_of_each",
     "sample_rows",
 ]

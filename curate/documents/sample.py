@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from curate.documents import formats
+from curate.documents.amounts import rows_of_each
 from curate.documents.formats.contract import Format
 from curate.documents.pool import Pool
 from curate.documents.records import document_of, useful_columns
-from curate.documents.rows import estimated_rows, with_partitions
+from curate.documents.rows import with_partitions
 from curate.documents.shards import DAMAGED, Shard
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
@@ -112,12 +113,13 @@ def _weighted(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
     unopened = [d for d in draws if d.format.rows_per_shard is not None]
     others = [d for d in draws if d.format.rows_per_shard is None]
     opened = others if len(others) <= _SHARDS else rng.sample(others, _SHARDS)
-    for draw in (*unopened, *opened):
-        draw.weight = estimated_rows(draw.shard)
+    weighted = [*unopened, *opened]
+    for draw, rows in zip(weighted, rows_of_each([d.shard for d in weighted]), strict=True):
+        draw.weight = rows
     if unopened:
         for draw in opened:
             draw.weight *= len(others) / len(opened)
-    return sorted((*unopened, *opened), key=lambda d: d.order)
+    return sorted(weighted, key=lambda d: d.order)
 
 
 def _with_more(draws: list[_Draw], missing: int, rng: random.Random) -> list[_Draw]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from curate.documents import estimated_rows
+from curate.documents import rows_of_all
 from curate.errors import CurateError
 from curate.executors.contract import PartWork, Span, UnfinishedShard, Unreadable, Work
 from curate.folders.part_folder import PartFolder
@@ -45,7 +45,8 @@ def keeping(
         if p.shard not in by_name or by_name[p.shard].takes(p.span)
     ]
     total = sum(rows for rows, is_counted in present if not is_counted)
-    total += sum(estimated_rows(s.shard) * s.portion for s in shards)
+    for portion in {s.portion for s in shards}:
+        total += portion * rows_of_all([s.shard for s in shards if s.portion == portion])
     with reporter.stage(work.stage, total=total) as task:
         task.advance(sum(rows for rows, _ in present))
         ledger = Ledger(task=task, reporter=reporter)

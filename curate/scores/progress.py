@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from curate.documents import estimated_rows, open_pool
+from curate.documents import open_pool, rows_of_all
 from curate.documents.located import located
 from curate.errors import CurateError
 from curate.folders.part_folder import PartFolder
@@ -83,7 +83,8 @@ def _whole(folder: PartFolder) -> tuple[int, int] | None:
     except (CurateError, OSError):
         return None
     ends = {p.shard: p.end for p in folder.all_parts() if p.last}
-    return round(sum(ends.get(s.name) or estimated_rows(s) for s in pool.shards)), len(pool.shards)
+    rest = rows_of_all([s for s in pool.shards if s.name not in ends])
+    return round(sum(ends.get(s.name, 0) for s in pool.shards) + rest), len(pool.shards)
 
 
 def _rate(folder: PartFolder) -> float | None:
