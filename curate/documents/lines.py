@@ -6,6 +6,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any
 
@@ -57,7 +58,21 @@ def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
         yield remainder
 
 
-def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
+@dataclass
+class Beginning:
+    """The first bytes of a stream, which may end within a line."""
+
+    stream: IO[bytes]
+    left: int
+    """Bytes that are yet to be read."""
+
+    def read(self, size: int) -> bytes:
+        block = self.stream.read(min(size, self.left))
+        self.left -= len(block)
+        return block
+
+
+def inflated(stream: IO[bytes] | Beginning, compression: str | None) -> Iterator[bytes]:
     """Yield a stream's decompressed blocks; several members or frames may follow one another, or none at all."""
     if compression is None:
         while block := stream.read(_BLOCK):

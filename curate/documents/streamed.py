@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from curate.documents.drawing import draw_from_stream, until_broken, with_damage
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
-from curate.documents.lines import Truncated, as_utf8, inflated, split_lines
+from curate.documents.lines import Beginning, Truncated, as_utf8, inflated, split_lines
 from curate.documents.shards import BadRow, DamagedShard, Row, Shard
 from curate.errors import CurateError
 from curate.folders.values import array_of, storage_type, types_of
@@ -74,6 +74,20 @@ class Streamed(Generic[R]):
     @property
     def streamed(self) -> bool:
         return self.rows_per_shard is None
+
+    def _beginning(self, shard: Shard, size: int) -> Iterator[tuple[int, int, R]]:
+        """Stream what `numbered` does of a shard's first bytes; the last record may be cut and is left out."""
+        with open_binary(shard.url) as stream:
+            beginning = Beginning(stream, size)
+            previous = None
+            try:
+                for row, (number, record) in enumerate(self.records(_texts(beginning, shard), shard)):
+                    if previous is not None:
+                        yield previous
+                    previous = row, number, record
+            except Truncated as broken:
+                if beginning.left:
+                    raise DamagedShard.at(0 if previous is None else previous[0] + 1, shard, str(broken)) from broken
 
     def numbered(self, shard: Shard) -> Iterator[tuple[int, int, R]]:
         """Stream (row from 0, line number from 1, record).
@@ -173,11 +187,18 @@ class Streamed(Generic[R]):
         return max(count, 1) * max(shard.size or 0, len(head)) / len(head)
 
     def draw(
-        self, shard: Shard, count: int, rng: random.Random, columns: Sequence[str] | None = None
+        self,
+        shard: Shard,
+        count: int,
+        rng: random.Random,
+        columns: Sequence[str] | None = None,
+        most_bytes: int | None = None,
     ) -> tuple[Iterator[tuple[int, Row]], bool]:
-        """Draw rows evenly along the whole file in one pass, decoding only those drawn."""
+        """Draw rows evenly along the file in one pass, or along its first bytes, decoding only those drawn."""
         damage: list[CurateError] = []
-        kept, seen = draw_from_stream(until_broken(self.numbered(shard), damage), count, rng)
+        is_cut = most_bytes is not None and (shard.size is None or shard.size > most_bytes)
+        records = self._beginning(shard, most_bytes) if is_cut and most_bytes is not None else self.numbered(shard)
+        kept, seen = draw_from_stream(until_broken(records, damage), count, rng)
         decoded = ((row, self.decode(record, number)) for _, (row, number, record) in kept)
         return with_damage(decoded, damage), seen <= count
 
@@ -196,7 +217,7 @@ def _until_damaged(items: Iterator[R], damage: list[DamagedShard]) -> Iterator[R
         damage.append(error)
 
 
-def _texts(stream: IO[bytes], shard: Shard) -> Iterator[bytes]:
+def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:
     return as_utf8(inflated(stream, compression_of(shard.url)))
 
 
