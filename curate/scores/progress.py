@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 from curate.documents import open_pool, rows_of_all
@@ -89,7 +90,10 @@ def _whole(folder: PartFolder) -> tuple[int, int] | None:
 
 def _rate(folder: PartFolder) -> float | None:
     """Return rows a second from when parts were written; what lies between two sessions does not count."""
-    written = sorted((p.path.stat().st_mtime, p.end - p.start) for p in folder.all_parts())
+    rows_by_file: dict[Path, int] = {}
+    for part in folder.all_parts():
+        rows_by_file[part.path] = rows_by_file.get(part.path, 0) + part.end - part.start
+    written = sorted((path.stat().st_mtime, rows) for path, rows in rows_by_file.items())
     gaps = [(after - before, rows) for (before, _), (after, rows) in pairwise(written)]
     if len(gaps) < 2 or not (usual := median(gap for gap, _ in gaps)):
         return _rate_of_session(folder, written)
