@@ -116,7 +116,7 @@ def as_utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
     What the encoding does not allow becomes bytes that are no UTF-8, by which its row is known.
     """
     head = next(blocks, b"")
-    encoding = _encoding(head[:4])
+    encoding = encoding_of(head[:4])
     if encoding is None:
         yield head
         del head  # a block may be large
@@ -131,7 +131,7 @@ def as_utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
         raise Truncated(f"the {encoding.upper()} text is damaged ({error.reason})") from error
 
 
-def _encoding(head: bytes) -> str | None:
+def encoding_of(head: bytes) -> str | None:
     """Return the encoding that a text's first bytes show; None for UTF-8."""
     marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
     return marked or next((name for name, pattern in _UNMARKED.items() if pattern.match(head)), None)

@@ -3,6 +3,7 @@
 RECORD              settings and fingerprints (both must match to continue), and details (versions …)
 ROWS/S-P.parquet    part P of shard S; its footer says which rows it covers; see `merging` for files of several parts
 skipped/S-P.parquet rows of the same stretch that were set aside; absent when there are none
+marks/S.json        while a large shard is read: places from which reading may be taken up again
 finished.json       totals; there once every shard has reached its end
 log.jsonl           a line per session; log-I-of-N.jsonl those of one of several jobs, until the last of them has ended
 """
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 FINISHED, LOG = "finished.json", "log.jsonl"
+MARKS = "marks"
 _PART = re.compile(r"[0-9][^/]*\.parquet")
 _JOB_LOG = re.compile(r"log-.*\.jsonl")
 
@@ -255,6 +257,7 @@ class PartFolder(ABC):
 
         Releases the claim."""
         self.folder.sweep()
+        self.folder.remove(MARKS)
         if self.MERGES:
             self._merge_all()
         self._gather_logs()

@@ -56,7 +56,7 @@ def progress_of(folder: PartFolder) -> Progress:
     """Count what a folder holds, and look at its pool for what is missing."""
     parts = folder.all_parts()
     rows, shards = sum(p.end - p.start for p in parts), sum(p.last for p in parts)
-    whole = _whole(folder)
+    whole = None if folder.is_finished else _whole(folder)
     return Progress(
         rows=rows,
         of_rows=rows if folder.is_finished else whole and whole[0],

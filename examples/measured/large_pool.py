@@ -4,8 +4,8 @@
 
 Writes a pool, trains a tokenizer on it, scores it by `length` (score's whole data path with almost no computation), and
 asks the finished run: `curate sql`, `curate select`, `curate status`. Prints seconds, and the memory that is resident
-in the first and the last tenth of the scoring (Linux). `--kill-at 0.5` kills the scoring when half of the documents are
-scored, and then times the one that goes on.
+in the first and the last tenth of the scoring (Linux); what one shard takes is what does not grow. `--kill-at 0.5`
+kills the scoring when half of the documents are scored, and then times the one that goes on.
 """
 
 import argparse
@@ -49,11 +49,19 @@ def make_inputs(folder: Path, documents: int, shards: int) -> None:
     making.rename(folder / "pool")
 
 
-def score(folder: Path, *, documents: int, kill_at: float | None = None) -> dict[str, Any]:
+def score(folder: Path, pool: Path, out: Path, *, documents: int = 0, kill_at: float | None = None) -> dict[str, Any]:
     """Score in a process of its own, and watch its files and its memory."""
-    out = folder / "run"
     command = [sys.executable, "-m", "curate", "score", "--method", "length", "--out", str(out), "--device", "cpu"]
-    command += ["--pool", str(folder / "pool"), "--target", str(folder / "val.jsonl"), "--model", str(folder / "proxy")]
+    command += [
+        "--pool",
+        str(pool),
+        "--workers",
+        "1",
+        "--target",
+        str(folder / "val.jsonl"),
+        "--model",
+        str(folder / "proxy"),
+    ]
     before = done_rows(out)
     begun, first_part, resident = time.time(), None, []
     with (folder / "score.log").open("w") as log:
@@ -116,9 +124,13 @@ def main() -> None:
     make_inputs(options.folder, options.documents, options.shards)
     run = str(options.folder / "run")
     report: dict[str, Any] = {"documents": options.documents, "shards": options.shards}
+    one = next((options.folder / "pool").rglob("*.jsonl"))
+    report["score_of_one_shard"] = score(options.folder, one, options.folder / f"one-{time.time():.0f}")
     if options.kill_at is not None:
-        report["killed"] = score(options.folder, documents=options.documents, kill_at=options.kill_at)
-    report["score"] = score(options.folder, documents=options.documents)
+        report["killed"] = score(
+            options.folder, options.folder / "pool", Path(run), documents=options.documents, kill_at=options.kill_at
+        )
+    report["score"] = score(options.folder, options.folder / "pool", Path(run), documents=options.documents)
     report["files"] = sum(len(names) for _, _, names in os.walk(run))
     report["seconds_help"] = timed("--help")
     report["seconds_sql"] = timed("sql", run, "SELECT count(*), avg(score), max(n_tokens) FROM scores")
