@@ -1,5 +1,6 @@
 """Read pools and targets as streams of documents, in any format, from any place."""
 
+from curate.documents.amounts import rows_of_all, rows_of_each
 from curate.documents.check import FirstRows, check_fields, look
 from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
@@ -8,6 +9,7 @@ from curate.documents.records import documents, hash_content
 from curate.documents.rows import columns_metadata, estimated_rows, json_lines, raw_tables, rows
 from curate.documents.sample import draw_sample, estimated_size, sample_rows
 from curate.documents.shards import DAMAGED, BadRow, DamagedShard, Shard
+from curate.documents.stretches import Marks
 from curate.documents.target import Target, read_target
 from curate.fields import Fields
 
@@ -18,6 +20,7 @@ __all__ = [
     "DamagedShard",
     "Fields",
     "FirstRows",
+    "Marks",
     "Overlap",
     "Pool",
     "Shard",
@@ -37,5 +40,7 @@ __all__ = [
     "raw_tables",
     "read_target",
     "rows",
+    "rows_of_all",
+    "rows_of_each",
     "sample_rows",
 ]

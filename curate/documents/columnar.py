@@ -123,9 +123,14 @@ class Columnar:
             yield numbers, pa.Table.from_batches([batch])
 
     def draw(
-        self, shard: Shard, count: int, rng: random.Random, columns: Sequence[str] | None = None
+        self,
+        shard: Shard,
+        count: int,
+        rng: random.Random,
+        columns: Sequence[str] | None = None,
+        most_bytes: int | None = None,
     ) -> tuple[Iterator[tuple[int, Row]], bool]:
-        """Draw rows evenly from blocks drawn at random."""
+        """Draw rows evenly from blocks drawn at random; `most_bytes` has no effect."""
         try:
             blocks = self.blocks(shard)
         except CurateError as error:

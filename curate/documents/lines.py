@@ -6,6 +6,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any
 
@@ -57,7 +58,21 @@ def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
         yield remainder
 
 
-def inflated(stream: IO[bytes], compression: str | None) -> Iterator[bytes]:
+@dataclass
+class Beginning:
+    """The first bytes of a stream, which may end within a line."""
+
+    stream: IO[bytes]
+    left: int
+    """Bytes that are yet to be read."""
+
+    def read(self, size: int) -> bytes:
+        block = self.stream.read(min(size, self.left))
+        self.left -= len(block)
+        return block
+
+
+def inflated(stream: IO[bytes] | Beginning, compression: str | None) -> Iterator[bytes]:
     """Yield a stream's decompressed blocks; several members or frames may follow one another, or none at all."""
     if compression is None:
         while block := stream.read(_BLOCK):
@@ -101,7 +116,7 @@ def as_utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
     What the encoding does not allow becomes bytes that are no UTF-8, by which its row is known.
     """
     head = next(blocks, b"")
-    encoding = _encoding(head[:4])
+    encoding = encoding_of(head[:4])
     if encoding is None:
         yield head
         del head  # a block may be large
@@ -116,7 +131,7 @@ def as_utf8(blocks: Iterator[bytes]) -> Iterator[bytes]:
         raise Truncated(f"the {encoding.upper()} text is damaged ({error.reason})") from error
 
 
-def _encoding(head: bytes) -> str | None:
+def encoding_of(head: bytes) -> str | None:
     """Return the encoding that a text's first bytes show; None for UTF-8."""
     marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
     return marked or next((name for name, pattern in _UNMARKED.items() if pattern.match(head)), None)

@@ -13,6 +13,7 @@ from curate.documents import formats, shapes
 from curate.documents.rows import rows
 from curate.documents.shapes.contract import Refused
 from curate.documents.shards import BadRow, Shard
+from curate.documents.stretches import Marks
 from curate.fields import Fields
 from curate.schema import Document, Skipped
 
@@ -20,14 +21,20 @@ _MOST_BITS = 8192  # Python writes no more than 4 300 digits of a number
 
 
 def documents(
-    shard: Shard, fields: Fields, *, start: int = 0, only: Sequence[int] | None = None
+    shard: Shard,
+    fields: Fields,
+    *,
+    start: int = 0,
+    only: Sequence[int] | None = None,
+    marks: Marks | None = None,
 ) -> Iterator[Document | Skipped]:
     """Stream every row from `start`, in order, as a document or as Skipped with its reason.
 
-    Nested columns that are not content are not read from Parquet and Arrow. `only` (sorted, distinct) gives
-    just those rows. Raises DamagedShard with the row reached where the file is broken, after the rows before it.
+    Nested columns that are not content are not read from Parquet and Arrow. `only` (sorted, distinct) gives just those
+    rows; `marks` are as in `rows`. Raises DamagedShard with the row reached where the file is broken, after the rows
+    before it.
     """
-    for row, raw in rows(shard, start=start, only=only, columns=useful_columns(shard, fields)):
+    for row, raw in rows(shard, start=start, only=only, columns=useful_columns(shard, fields), marks=marks):
         yield document_of(shard.name, row, raw, fields)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from curate.documents import formats
 from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
+from curate.documents.stretches import Marks
 
 
 def rows(
@@ -19,15 +20,20 @@ def rows(
     start: int = 0,
     only: Sequence[int] | None = None,
     columns: Sequence[str] | None = None,
+    marks: Marks | None = None,
 ) -> Iterator[tuple[int, Mapping[str, Any] | BadRow]]:
     """Stream (row number, row) from `start`, in order; a row that cannot be decoded is a BadRow.
 
-    Row groups and record batches before `start` are not read; lines are counted without decoding them. `only`
-    (sorted, distinct) gives just those rows. `columns` saves reading the others where the format allows it;
-    rows of lines come whole. Raises CurateError with the row reached where the file is broken, after the rows
-    before it.
+    Row groups and record batches before `start` are not read; lines are counted without decoding them, and with `marks`
+    plain lines before the last mark are not read, either. `only` (sorted, distinct) gives just those rows. `columns`
+    saves reading the others where the format allows it; rows of lines come whole. Raises CurateError with the row
+    reached where the file is broken, after the rows before it.
     """
-    stream = formats.get(shard.format).rows(shard, start=start, only=only, columns=columns)
+    file_format = formats.get(shard.format)
+    if marks is not None and only is None and isinstance(file_format, Streamed):
+        stream = file_format.marked_rows(shard, start, marks)
+    else:
+        stream = file_format.rows(shard, start=start, only=only, columns=columns)
     return with_partitions(shard, stream) if shard.partitions else stream
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from curate.documents import formats
+from curate.documents.amounts import rows_of_each
 from curate.documents.formats.contract import Format
 from curate.documents.pool import Pool
 from curate.documents.records import document_of, useful_columns
-from curate.documents.rows import estimated_rows, with_partitions
+from curate.documents.rows import with_partitions
 from curate.documents.shards import DAMAGED, Shard
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
@@ -18,6 +19,7 @@ from curate.schema import Document, Skipped
 _SHARDS = 256
 _STREAMED_SHARDS = 8
 _STREAMED_BYTES = 256 << 20
+_MOST_BYTES = 1 << 30
 
 
 @dataclass
@@ -34,6 +36,8 @@ class _Draw:
     documents: list[Document] | None = None
     skipped: list[Skipped] = field(default_factory=list)
     exhausted: bool = False
+    most_bytes: int | None = None
+    """Of its beginning, which stands for all of it; None: it is read whole."""
 
     @property
     def format(self) -> Format:
@@ -64,7 +68,8 @@ def draw_sample(pool: Pool, count: int, seed: int, fields: Fields) -> Sample:
     - Arrow: only the record batches with a row drawn (in an object store an Arrow stream is read whole).
     - Lines, of JSON or csv: an exact row number means counting the lines before it, so a chosen shard is streamed
       once and sampled evenly along its whole length, decoding only the rows drawn. When these shards together
-      exceed 256 MiB, a seeded choice of them stands for all: at least eight, or as many as fit into 256 MiB.
+      exceed 256 MiB, a seeded choice of them stands for all: at least eight, or as many as fit into 256 MiB. Where
+      these exceed 1 GiB, no more is read of each than its even share of that: its beginning stands for all of it.
     - Text files that are a document each: only those drawn.
 
     Of more than 256 other shards a seeded choice of 256 is looked into. Rows that are no documents are replaced by
@@ -75,6 +80,7 @@ def draw_sample(pool: Pool, count: int, seed: int, fields: Fields) -> Sample:
     draws = [_Draw(order=i, shard=s, rng_seed=f"{seed}:{s.name}") for i, s in enumerate(pool.shards)]
     rng = random.Random(f"{seed}:shards")
     active = _within_budget(_weighted(draws, rng), rng)
+    _bound_bytes(active, draws)
     _set_quotas(active, count, rng)
     for draw in active:
         # A tenth more than needed: most pools have few rows to set aside, and a second look costs a second
@@ -112,12 +118,13 @@ def _weighted(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
     unopened = [d for d in draws if d.format.rows_per_shard is not None]
     others = [d for d in draws if d.format.rows_per_shard is None]
     opened = others if len(others) <= _SHARDS else rng.sample(others, _SHARDS)
-    for draw in (*unopened, *opened):
-        draw.weight = estimated_rows(draw.shard)
+    weighted = [*unopened, *opened]
+    for draw, rows in zip(weighted, rows_of_each([d.shard for d in weighted]), strict=True):
+        draw.weight = rows
     if unopened:
         for draw in opened:
             draw.weight *= len(others) / len(opened)
-    return sorted((*unopened, *opened), key=lambda d: d.order)
+    return sorted(weighted, key=lambda d: d.order)
 
 
 def _with_more(draws: list[_Draw], missing: int, rng: random.Random) -> list[_Draw]:
@@ -145,6 +152,14 @@ def _within_budget(draws: list[_Draw], rng: random.Random) -> list[_Draw]:
         draw.weight *= scale
     orders = {d.order for d in kept}
     return [d for d in draws if not d.format.streamed or d.order in orders]
+
+
+def _bound_bytes(active: list[_Draw], draws: list[_Draw]) -> None:
+    """Bound what is read of streamed shards where they are very large."""
+    streamed = [d for d in active if d.format.streamed]
+    if sum(d.shard.size or 0 for d in streamed) > _MOST_BYTES:
+        for draw in draws:
+            draw.most_bytes = _MOST_BYTES // len(streamed)
 
 
 def _set_quotas(draws: list[_Draw], count: int, rng: random.Random) -> None:
@@ -175,7 +190,7 @@ def _look(draw: _Draw, fields: Fields) -> None:
 
 def _draw_rows(draw: _Draw, columns: list[str] | None, fields: Fields) -> None:
     rng = random.Random(draw.rng_seed)
-    drawn, draw.exhausted = draw.format.draw(draw.shard, draw.size, rng, columns)
+    drawn, draw.exhausted = draw.format.draw(draw.shard, draw.size, rng, columns, draw.most_bytes)
     drawn = with_partitions(draw.shard, drawn)
     candidates = [document_of(draw.shard.name, row, raw, fields) for row, raw in drawn]
     draw.documents = [d for d in candidates if isinstance(d, Document)]

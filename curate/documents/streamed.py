@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from curate.documents.drawing import draw_from_stream, until_broken, with_damage
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
-from curate.documents.lines import Truncated, as_utf8, inflated, split_lines
+from curate.documents.lines import Beginning, Truncated, as_utf8, encoding_of, inflated, split_lines
 from curate.documents.shards import BadRow, DamagedShard, Row, Shard
+from curate.documents.stretches import Mark, Marks, Stretch
 from curate.errors import CurateError
 from curate.folders.values import array_of, storage_type, types_of
 
@@ -66,6 +67,8 @@ class Streamed(Generic[R]):
     rows_per_shard: int | None = None
     json_lines: bool = False
     """Whether records are JSON objects, as bytes; a selection as lines of JSON copies them."""
+    of_lines: bool = False
+    """Whether every line that is not blank is a row, so that plain files may be read from any line on."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -74,6 +77,20 @@ class Streamed(Generic[R]):
     @property
     def streamed(self) -> bool:
         return self.rows_per_shard is None
+
+    def _beginning(self, shard: Shard, size: int) -> Iterator[tuple[int, int, R]]:
+        """Stream what `numbered` does of a shard's first bytes; the last record may be cut and is left out."""
+        with open_binary(shard.url) as stream:
+            beginning = Beginning(stream, size)
+            previous = None
+            try:
+                for row, (number, record) in enumerate(self.records(_texts(beginning, shard), shard)):
+                    if previous is not None:
+                        yield previous
+                    previous = row, number, record
+            except Truncated as broken:
+                if beginning.left:
+                    raise DamagedShard.at(0 if previous is None else previous[0] + 1, shard, str(broken)) from broken
 
     def numbered(self, shard: Shard) -> Iterator[tuple[int, int, R]]:
         """Stream (row from 0, line number from 1, record).
@@ -98,6 +115,35 @@ class Streamed(Generic[R]):
         if only is not None:
             return self._chosen(shard, [r for r in only if r >= start])
         return ((row, self.decode(record, number)) for row, number, record in self.numbered(shard) if row >= start)
+
+    def marked_rows(self, shard: Shard, start: int, marks: Marks) -> Iterator[tuple[int, Row]]:
+        """Stream whole rows from `start`; of plain lines none before the last mark is read, and marks are added."""
+        if self.of_lines and compression_of(shard.url) is None:
+            records = self._from_mark(shard, marks.before(start), marks)
+        else:
+            records = self.numbered(shard)
+        return ((row, self.decode(record, number)) for row, number, record in records if row >= start)
+
+    def _from_mark(self, shard: Shard, mark: Mark, marks: Marks) -> Iterator[tuple[int, int, R]]:
+        row = mark.row
+        try:
+            with open_binary(shard.url) as stream:
+                if encoding_of(stream.read(4)) is not None:
+                    yield from self.numbered(shard)
+                    return
+                while True:
+                    stretch = Stretch(stream, mark)
+                    # A blank line ahead: the first line of a file alone may begin with a byte order mark.
+                    ahead, before = ([b"\n"], mark.line - 1) if mark.offset else ([], 0)
+                    for number, record in self.records(chain(ahead, stretch), shard):
+                        yield row, before + number, record
+                        row += 1
+                    if stretch.is_last:
+                        return
+                    mark = Mark(mark.offset + stretch.size, row, mark.line + stretch.lines)
+                    marks.add(mark)
+        except OSError as error:
+            raise CurateError(f"{shard.url}: reading failed after {row} rows: {error}") from error
 
     def lines(self, shard: Shard, only: Sequence[int]) -> Iterator[tuple[int, R, Row]]:
         """Stream (row number, record, decoded row) of chosen rows."""
@@ -173,11 +219,18 @@ class Streamed(Generic[R]):
         return max(count, 1) * max(shard.size or 0, len(head)) / len(head)
 
     def draw(
-        self, shard: Shard, count: int, rng: random.Random, columns: Sequence[str] | None = None
+        self,
+        shard: Shard,
+        count: int,
+        rng: random.Random,
+        columns: Sequence[str] | None = None,
+        most_bytes: int | None = None,
     ) -> tuple[Iterator[tuple[int, Row]], bool]:
-        """Draw rows evenly along the whole file in one pass, decoding only those drawn."""
+        """Draw rows evenly along the file in one pass, or along its first bytes, decoding only those drawn."""
         damage: list[CurateError] = []
-        kept, seen = draw_from_stream(until_broken(self.numbered(shard), damage), count, rng)
+        is_cut = most_bytes is not None and (shard.size is None or shard.size > most_bytes)
+        records = self._beginning(shard, most_bytes) if is_cut and most_bytes is not None else self.numbered(shard)
+        kept, seen = draw_from_stream(until_broken(records, damage), count, rng)
         decoded = ((row, self.decode(record, number)) for _, (row, number, record) in kept)
         return with_damage(decoded, damage), seen <= count
 
@@ -196,7 +249,7 @@ def _until_damaged(items: Iterator[R], damage: list[DamagedShard]) -> Iterator[R
         damage.append(error)
 
 
-def _texts(stream: IO[bytes], shard: Shard) -> Iterator[bytes]:
+def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:
     return as_utf8(inflated(stream, compression_of(shard.url)))
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from curate.documents import estimated_rows
+from curate.documents import rows_of_all
 from curate.errors import CurateError
 from curate.executors.contract import PartWork, Span, UnfinishedShard, Unreadable, Work
+from curate.folders.merging import Sequel
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter, Task
 
@@ -20,11 +21,20 @@ class Ledger:
     work: Work = field(default_factory=Work)
     unreadable: dict[str, CurateError] = field(default_factory=dict)
     """The error, by the shard's name."""
+    folder: PartFolder
+    sequel: Sequel | None
+    """What is to be merged; None where another process does that."""
 
     def finish(self, span: Span, work: Work) -> None:
         """Count a part that was written."""
         self.work.add(work)
+        self.merge(span)
         self.task.advance(span.end - span.start)
+
+    def merge(self, span: Span) -> None:
+        """Merge parts where all that belong together are there."""
+        for together in self.sequel.add(span) if self.sequel is not None else ():
+            self.folder.merge(together)
 
     def give_up(self, shard: Unreadable) -> None:
         """Record a shard that cannot be read to its end, once."""
@@ -45,10 +55,14 @@ def keeping(
         if p.shard not in by_name or by_name[p.shard].takes(p.span)
     ]
     total = sum(rows for rows, is_counted in present if not is_counted)
-    total += sum(estimated_rows(s.shard) * s.portion for s in shards)
+    for portion in {s.portion for s in shards}:
+        total += portion * rows_of_all([s.shard for s in shards if s.portion == portion])
     with reporter.stage(work.stage, total=total) as task:
         task.advance(sum(rows for rows, _ in present))
-        ledger = Ledger(task=task, reporter=reporter)
+        sequel = Sequel() if folder.MERGES and not folder.is_shared else None
+        ledger = Ledger(task=task, reporter=reporter, folder=folder, sequel=sequel)
+        for part in folder.all_parts():
+            ledger.merge(part)
         yield ledger
     if ledger.unreadable:
         error = next(iter(ledger.unreadable.values()))

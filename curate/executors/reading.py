@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from curate.documents import DAMAGED, DamagedShard, Fields, Overlap, Pool, Shard, documents
+from curate.documents import DAMAGED, DamagedShard, Fields, Marks, Overlap, Pool, Shard, documents
 from curate.errors import CurateError
-from curate.folders.part_folder import PartFolder
+from curate.folders.part_folder import MARKS, PartFolder
 from curate.folders.parts import Span
 from curate.proxies.tokens import Encoded, Encoder
 from curate.schema import Document, Skipped
@@ -96,6 +96,8 @@ class UnfinishedShard:
     """Spans after that row that have a part: several processes finish parts out of order."""
     share: Share | None = None
     """The share of its spans that are worked on here; None: all of them."""
+    marks: Marks | None = None
+    """Kept while it is read, so that another start need not read it from the beginning."""
 
     @property
     def portion(self) -> float:
@@ -135,7 +137,7 @@ class UnfinishedShard:
     def _rows(self, start: int) -> Iterator[Document | Skipped]:
         """Stream the rows; a damaged shard ends with a row set aside that says so."""
         try:
-            yield from documents(self.shard, self.fields, start=start)
+            yield from documents(self.shard, self.fields, start=start, marks=self.marks)
         except DamagedShard as error:
             yield Skipped(shard=self.shard.name, row=max(error.row, start), reason=DAMAGED, detail=error.message)
 
@@ -159,16 +161,18 @@ def unfinished(
         if folder.holds(shard.name):
             continue
         leading = folder.parts(shard.name)
+        number = place if numbers is None else numbers[shard.name]
         shards.append(
             UnfinishedShard(
                 shard=shard,
-                number=place if numbers is None else numbers[shard.name],
+                number=number,
                 of=len(pool.shards),
                 fields=fields,
                 part_documents=part_documents,
                 start=leading[-1].end if leading else 0,
                 index=len(leading),
                 written=frozenset(spans.get(shard.name, [])[len(leading) :]),
+                marks=Marks(folder.folder, f"{MARKS}/{number:05d}.json"),
             )
         )
     return shards

@@ -1,8 +1,9 @@
 """A folder of parts: the base of runs and of gradient stores.
 
 RECORD              settings and fingerprints (both must match to continue), and details (versions …)
-ROWS/S-P.parquet    part P of shard S; its footer says which rows it covers
+ROWS/S-P.parquet    part P of shard S; its footer says which rows it covers; see `merging` for files of several parts
 skipped/S-P.parquet rows of the same stretch that were set aside; absent when there are none
+marks/S.json        while a large shard is read: places from which reading may be taken up again
 finished.json       totals; there once every shard has reached its end
 log.jsonl           a line per session; log-I-of-N.jsonl those of one of several jobs, until the last of them has ended
 """
@@ -12,7 +13,8 @@ import os
 import re
 import time
 from abc import ABC
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -22,7 +24,8 @@ import pyarrow as pa
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Claim, Folder, put_json, put_text, read_json
 from curate.folders.local import open_folder
-from curate.folders.parts import Part, Span, metadata_of, put_table, read_part
+from curate.folders.merging import merge, merge_all
+from curate.folders.parts import Part, Span, metadata_of, put_table, read_parts
 from curate.folders.record import RunRecord, decisive, differences, without_consequences
 from curate.folders.unify import File
 from curate.schema import SKIPPED_SCHEMA
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 FINISHED, LOG = "finished.json", "log.jsonl"
+MARKS = "marks"
 _PART = re.compile(r"[0-9][^/]*\.parquet")
 _JOB_LOG = re.compile(r"log-.*\.jsonl")
 
@@ -43,6 +47,8 @@ class PartFolder(ABC):
     RECORD: ClassVar[str]
     ROWS: ClassVar[str]
     """The folder of the parts' tables."""
+    MERGES: ClassVar[bool] = False
+    """Whether parts are merged into files of many; nothing else may go by the names of their files then."""
     WHICH: ClassVar[str]
     """The hint where a folder is not of this kind."""
 
@@ -181,10 +187,27 @@ class PartFolder(ABC):
         else:
             self.folder.remove(aside)
         put_table(self.folder, name, table, metadata_of(span))
-        if self._parts is not None:
-            others = [p for p in self._parts.get(span.shard, []) if p.index != span.index]
-            self._parts[span.shard] = sorted([*others, part], key=lambda p: p.order)
+        self._remember(part)
         return part
+
+    def _remember(self, part: Part) -> None:
+        if self._parts is not None:
+            shard_parts = self._parts.setdefault(part.shard, [])
+            place = bisect_left(shard_parts, part.index, key=lambda p: p.index)
+            is_there = place < len(shard_parts) and shard_parts[place].index == part.index
+            shard_parts[place : place + is_there] = [part]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several jobs write it at the same time."""
+        return self._log != LOG
+
+    def merge(self, spans: Sequence[Span]) -> None:
+        """Merge what `merging` puts together: parts, and spans that have a file of their own since."""
+        files = (self.folder.local(f"{self.ROWS}/{s.name}.parquet") for s in spans if not isinstance(s, Part))
+        written = {part.order: part for path in files for part in read_parts(path)}
+        for part in merge(self.folder, self.ROWS, [s if isinstance(s, Part) else written[s.order] for s in spans]):
+            self._remember(part)
 
     def log_start(self, **described: Any) -> None:
         """Append a line that a session has begun, which the one at its end replaces: a killed one leaves it."""
@@ -234,6 +257,9 @@ class PartFolder(ABC):
 
         Releases the claim."""
         self.folder.sweep()
+        self.folder.remove(MARKS)
+        if self.MERGES:
+            self._merge_all()
         self._gather_logs()
         put_json(self.folder, FINISHED, totals)
         self.close()
@@ -260,13 +286,13 @@ class PartFolder(ABC):
         return scan(self.skipped_files(), empty=SKIPPED_SCHEMA)
 
     def rows_files(self) -> list[File]:
-        """Return the parts' tables in pool order, each with its columns."""
-        return [(p.path, p.schema) for p in self.all_parts()]
+        """Return the parts' files in pool order, each with its columns."""
+        return list({p.path: (p.path, p.schema) for p in self.all_parts()}.values())
 
     def skipped_files(self) -> list[File]:
         """Return the files in skipped/ of whole parts; a file whose part has no table yet does not count."""
         written = set(_parts_in(self.folder, "skipped"))
-        names = [f"skipped/{p.path.name}" for p in self.all_parts()]
+        names = [f"skipped/{path.name}" for path, _ in self.rows_files()]
         return [(self.folder.local(name), SKIPPED_SCHEMA) for name in names if name in written]
 
     def close(self) -> None:
@@ -316,10 +342,30 @@ class PartFolder(ABC):
     def _by_shard(self) -> dict[str, list[Part]]:
         if self._parts is None:
             self._parts = {}
-            parts = (read_part(self.folder.local(name)) for name in _parts_in(self.folder, self.ROWS))
-            for part in sorted(parts, key=lambda p: p.order):
+            for part in sorted(_first_of_each(self._read_parts()), key=lambda p: p.order):
                 self._parts.setdefault(part.shard, []).append(part)
         return self._parts
+
+    def _read_parts(self) -> list[Part]:
+        """Read every file's footer; again where another process has merged some meanwhile."""
+        while True:
+            names = _parts_in(self.folder, self.ROWS)
+            try:
+                return [part for name in names for part in read_parts(self.folder.local(name))]
+            except CurateError:
+                if set(names) <= set(_parts_in(self.folder, self.ROWS)):
+                    raise
+
+    def _merge_all(self) -> None:
+        """Merge all parts, and remove what a merging that was stopped has left behind."""
+        self.refresh()
+        merge_all(self.folder, self.ROWS, self.all_parts())
+        self.refresh()
+        names = {path.name for path, _ in self.rows_files()}
+        for prefix in (self.ROWS, "skipped"):
+            for name in _parts_in(self.folder, prefix):
+                if name.removeprefix(f"{prefix}/") not in names:
+                    self.folder.remove(name)
 
     def _differences(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> list[str]:
         recorded = {k: v for k, v in self.record.json["fingerprints"].items() if k in fingerprints}
@@ -355,6 +401,11 @@ class PartFolder(ABC):
         if folder.local().is_dir() and (inside := cls.newest_first(folder.address)):
             return f"It holds {cls.KIND}s; the newest is {inside[0]}."
         return cls.WHICH
+
+
+def _first_of_each(parts: Iterable[Part]) -> Iterable[Part]:
+    """Return every part once: of one that is there twice, that in a file of several."""
+    return {part.order: part for part in sorted(parts, key=lambda p: p.place is not None)}.values()
 
 
 def _parts_in(folder: Folder, prefix: str) -> list[str]:

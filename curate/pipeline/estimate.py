@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from curate import methods
 from curate.amounts import duration, rounded, size
-from curate.documents import estimated_rows
+from curate.documents import rows_of_all
 from curate.errors import CurateError
 from curate.memory import held_bytes, peak_memory
 from curate.methods.contract import Inputs, Plan, Scorer, Sizes
@@ -197,8 +197,8 @@ def _seconds_each(scorer: Scorer, sample: Sequence[Encoded], inputs: Inputs) -> 
 
 
 def _documents(request: Request) -> int:
-    taken = unchanged(request.origin.run, request.pool) if request.origin is not None else ()
-    return round(sum(estimated_rows(s) for s in request.pool.shards if s.name not in taken))
+    taken = set(unchanged(request.origin.run, request.pool)) if request.origin is not None else ()
+    return round(rows_of_all([s for s in request.pool.shards if s.name not in taken]))
 
 
 def _clocked(work: Callable[[], T]) -> tuple[T, float]:

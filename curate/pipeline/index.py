@@ -8,7 +8,7 @@ from typing import Any
 
 from curate import executors, methods
 from curate.amounts import duration, rounded, size
-from curate.documents import FirstRows, Pool, estimated_rows, sample_rows
+from curate.documents import FirstRows, Pool, rows_of_all, sample_rows
 from curate.documents.located import as_recorded, located, same_places
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import unfinished
@@ -211,8 +211,8 @@ class Indexing:
         sketched(storage, sketcher, encoded, workspace.batching)
         speed = len(encoded) / (time.perf_counter() - begun)
         store = Store.open(self.path) if (self.path / Store.RECORD).exists() else None
-        whole = [s.name for s in self.pool.shards if store is not None and store.holds(s.name)]
-        documents = round(sum(estimated_rows(s) for s in self.pool.shards if s.name not in whole))
+        missing = [s for s in self.pool.shards if store is None or not store.holds(s.name)]
+        documents = round(rows_of_all(missing))
         part = min(documents, self.settings.part_documents) * storage.bytes_per_document
         return IndexPlan(
             documents=documents,

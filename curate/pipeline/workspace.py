@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from curate import __version__
-from curate.documents import FirstRows, Overlap, Pool, Target, estimated_rows, sample_rows
+from curate.documents import FirstRows, Overlap, Pool, Target, rows_of_each, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
@@ -99,7 +99,7 @@ class Workspace:
         """Estimate how much there is of everything; of many shards some hundreds are looked into."""
         shards = self.pool.shards
         some = shards[:: max(1, len(shards) // 256)]
-        pool = round(sum(map(estimated_rows, some)) * len(shards) / max(1, len(some)))
+        pool = round(sum(rows_of_each(some)) * len(shards) / max(1, len(some)))
         return Sizes.of(pool, self.settings.background or 0, self.target, self.against)
 
     def _background(self) -> list[Encoded]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 import xxhash
 
 from curate.documents import Fields, Pool, documents
@@ -99,7 +98,7 @@ def _shared(runs: Sequence[Run], shard: str) -> tuple[np.ndarray, np.ndarray]:
 def _scored(run: Run, shard: str) -> tuple[np.ndarray, np.ndarray]:
     rows, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for part in run.parts(shard):
-        table = pq.read_table(part.path, columns=["row", "n_tokens", "target_exact"])
+        table = part.rows(["row", "n_tokens", "target_exact"])
         clean = ~table["target_exact"].to_numpy(zero_copy_only=False)
         rows.append(table["row"].to_numpy()[clean])
         counts.append(table["n_tokens"].to_numpy()[clean].astype(np.int64))

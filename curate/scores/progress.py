@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
-from curate.documents import estimated_rows, open_pool
+from curate.documents import open_pool, rows_of_all
 from curate.documents.located import located
 from curate.errors import CurateError
 from curate.folders.part_folder import PartFolder
@@ -55,7 +56,7 @@ def progress_of(folder: PartFolder) -> Progress:
     """Count what a folder holds, and look at its pool for what is missing."""
     parts = folder.all_parts()
     rows, shards = sum(p.end - p.start for p in parts), sum(p.last for p in parts)
-    whole = _whole(folder)
+    whole = None if folder.is_finished else _whole(folder)
     return Progress(
         rows=rows,
         of_rows=rows if folder.is_finished else whole and whole[0],
@@ -83,12 +84,16 @@ def _whole(folder: PartFolder) -> tuple[int, int] | None:
     except (CurateError, OSError):
         return None
     ends = {p.shard: p.end for p in folder.all_parts() if p.last}
-    return round(sum(ends.get(s.name) or estimated_rows(s) for s in pool.shards)), len(pool.shards)
+    rest = rows_of_all([s for s in pool.shards if s.name not in ends])
+    return round(sum(ends.get(s.name, 0) for s in pool.shards) + rest), len(pool.shards)
 
 
 def _rate(folder: PartFolder) -> float | None:
     """Return rows a second from when parts were written; what lies between two sessions does not count."""
-    written = sorted((p.path.stat().st_mtime, p.end - p.start) for p in folder.all_parts())
+    rows_by_file: dict[Path, int] = {}
+    for part in folder.all_parts():
+        rows_by_file[part.path] = rows_by_file.get(part.path, 0) + part.end - part.start
+    written = sorted((path.stat().st_mtime, rows) for path, rows in rows_by_file.items())
     gaps = [(after - before, rows) for (before, _), (after, rows) in pairwise(written)]
     if len(gaps) < 2 or not (usual := median(gap for gap, _ in gaps)):
         return _rate_of_session(folder, written)

@@ -2,6 +2,7 @@
 
 run.json            settings and fingerprints (both must match to continue), and details (versions …)
 scores/S-P.parquet  part P of shard S; its footer says which rows it covers
+scores/S-P-to-T-Q.parquet  all parts from one to another: every 256 become one file
 skipped/S-P.parquet rows of the same stretch that were set aside; absent when there are none
 finished.json       totals; there once every shard has reached its end
 shards.json         the pool's shards as they were, for a later run that takes over parts of unchanged ones
@@ -13,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from curate.documents.located import located, located_settings
 from curate.errors import CurateError
 from curate.folders.part_folder import PartFolder
 from curate.folders.parts import Part
-from curate.schema import SCORE_FIELDS, SKIPPED_SCHEMA
+from curate.schema import SCORE_FIELDS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,6 +34,7 @@ class Run(PartFolder):
     KIND: ClassVar[str] = "run"
     RECORD: ClassVar[str] = "run.json"
     ROWS: ClassVar[str] = "scores"
+    MERGES: ClassVar[bool] = True
     WHICH: ClassVar[str] = "Give the folder that `curate score` wrote, or none for the latest run under runs/."
 
     def adopt(self, part: Part, shard_index: int, table: pa.Table | None = None) -> Part:
@@ -41,12 +42,8 @@ class Run(PartFolder):
 
         `table` replaces the part's own, for instance by scores of a store's documents.
         """
-        aside = part.path.parent.parent / "skipped" / part.path.name
-        return self.write_part(
-            replace(part.span, shard_index=shard_index),
-            pq.read_table(part.path) if table is None else table,
-            pq.read_table(aside) if aside.exists() else SKIPPED_SCHEMA.empty_table(),
-        )
+        span = replace(part.span, shard_index=shard_index)
+        return self.write_part(span, part.rows() if table is None else table, part.skipped())
 
     def located(self, address: str) -> str:
         """Return where an address of the record lies now; see `documents.located`."""

@@ -1,3 +1,4 @@
+import random
 import shutil
 from collections import Counter
 
@@ -96,6 +97,40 @@ def test_beyond_the_budget_at_least_eight_streamed_shards_stand_for_all(tmp_path
     assert len(seen) == 9
     assert 40 <= seen["x.parquet"] <= 60
     assert len(sample_rows(pool, 1100, 0, Fields())) == 1100
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv", ".jsonl.xz"])
+def test_of_very_large_streamed_shards_the_beginning_is_read(tmp_path, monkeypatch, ending):
+    rng = random.Random(0)
+    rows = [{"text": f"row {r} {rng.randbytes(40).hex()}"} for r in range(6000)]
+    write(tmp_path / f"a{ending}", rows)
+    pool = open_pool(tmp_path)
+    size = pool.shards[0].size or 0
+    whole = sample_rows(pool, 100, 0, Fields())
+    monkeypatch.setattr(sampling, "_MOST_BYTES", size)
+    assert sample_rows(pool, 100, 0, Fields()) == whole  # it fits
+    monkeypatch.setattr(sampling, "_MOST_BYTES", size // 2)
+    sample = draw_sample(pool, 100, 0, Fields())
+    assert sample == draw_sample(pool, 100, 0, Fields())
+    assert not sample.skipped
+    assert [d.plain_text for d in sample.documents] == [rows[d.row]["text"] for d in sample.documents]
+    numbers = [d.row for d in sample.documents]
+    assert len(set(numbers)) == 100
+    assert min(numbers) < 600
+    assert 2000 < max(numbers) < 3100
+    everything = draw_sample(pool, 9000, 0, Fields())
+    assert 2000 < len(everything.documents) < 3100
+    assert not everything.skipped
+
+
+def test_damage_within_the_beginning_of_a_large_shard_is_named(tmp_path, monkeypatch):
+    rng = random.Random(0)
+    path = write(tmp_path / "a.jsonl.gz", [{"text": rng.randbytes(40).hex()} for _ in range(900)])
+    content = path.read_bytes() + b"no member of a gzip file" * 9000
+    path.write_bytes(content)
+    monkeypatch.setattr(sampling, "_MOST_BYTES", len(content) // 2)
+    sample = draw_sample(open_pool(tmp_path), 5000, 0, Fields())
+    assert [s.reason for s in sample.skipped if s.reason == DAMAGED] == [DAMAGED]
 
 
 def test_of_very_many_shards_some_are_looked_into(tmp_path, monkeypatch):

@@ -75,10 +75,16 @@ class Format(Protocol):
         ...
 
     def draw(
-        self, shard: Shard, count: int, rng: random.Random, columns: Sequence[str] | None = None
+        self,
+        shard: Shard,
+        count: int,
+        rng: random.Random,
+        columns: Sequence[str] | None = None,
+        most_bytes: int | None = None,
     ) -> tuple[Iterator[tuple[int, Row]], bool]:
         """Draw `count` rows evenly; return them in row order, and whether these are all that there are.
 
+        Of a file whose rows are reached only one after another, the first `most_bytes` stand for all of it.
         A damaged file gives what can be read of it, then a BadRow of the reason DAMAGED.
         """
         ...

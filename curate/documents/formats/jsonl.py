@@ -78,4 +78,5 @@ FORMAT = Streamed(
     hint="Each line must hold one JSON object. To put them on lines: jq -c . FILE > FILE.jsonl",
     note="one object per line",
     json_lines=True,
+    of_lines=True,
 )

@@ -18,4 +18,4 @@ def decode(line: bytes, number: int) -> Row:
     return txt.text_row(line.removesuffix(b"\r"), number)
 
 
-FORMAT = Streamed(endings=(), records=records, decode=decode, row="text", hint=txt.HINT)
+FORMAT = Streamed(endings=(), records=records, decode=decode, row="text", hint=txt.HINT, of_lines=True)
