@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from curate.documents.rows import rows
 from curate.documents.shards import BadRow
 from curate.documents.target import Target
 from curate.errors import SettingsError
-from curate.folders.atomic import atomic_write
+from curate.folders.folder import Folder
 
 HELDOUT = "target/heldout.jsonl"
 """Where a run keeps the rows that took no part in its scores."""
@@ -43,14 +44,16 @@ class Split:
             details["holdout"] = {"share": self.share, "seed": self.seed, "rows": self._places()}
         return details
 
-    def write(self, run: Path) -> None:
+    def write(self, run: Folder) -> None:
         """Write the rows kept aside, with all their columns, into a run's folder; once."""
-        if self.heldout is None or (run / HELDOUT).exists():
+        if self.heldout is None or run.exists(HELDOUT):
             return
-        (run / HELDOUT).parent.mkdir(exist_ok=True)
+        run.put(HELDOUT, partial(self._write_rows, txt_lines=self.heldout.txt_lines))
+
+    def _write_rows(self, path: Path, *, txt_lines: bool) -> None:
         places = self._places()
-        with atomic_write(run / HELDOUT) as temporary, temporary.open("wb") as stream:
-            for shard in open_pool(self._address, txt_lines=self.heldout.txt_lines).shards:
+        with path.open("wb") as stream:
+            for shard in open_pool(self._address, txt_lines=txt_lines).shards:
                 for _, raw in rows(shard, only=places.get(shard.name, [])):
                     assert not isinstance(raw, BadRow)  # it was a document a moment ago
                     stream.write(orjson.dumps(raw, default=_plain, option=orjson.OPT_NON_STR_KEYS) + b"\n")

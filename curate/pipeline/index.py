@@ -262,12 +262,12 @@ class Indexing:
         others = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed + 1, self.settings.fields)
         encoded = [e for e in workspace.encoder(others) if e.num_scored > 0]
         target = EncodedTarget(encoded=encoded, groups=[""] * len(encoded), names=[""], fingerprint="pool")
-        inputs = replace(workspace, target=target).inputs(store.path, self.reporter)
+        inputs = replace(workspace, target=target).inputs(store.folder, self.reporter)
         check_arithmetic(store, methods.get(METHOD), self._trackstar, inputs, self.pool, self.settings, ["score"])
 
     def _fit(self, store: Store, workspace: Workspace, engine: SketchEngine) -> None:
         """Keep what every target will ask for: R, its eigendecomposition, and norms with and without it."""
-        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.path, self.reporter)
+        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.folder, self.reporter)
         whitening = trackstar.whitening_of(engine, inputs, self._trackstar)
         store.keep_whitening(whitening)
         norms(store, whitening, self.reporter)

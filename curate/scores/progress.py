@@ -34,7 +34,7 @@ class Progress:
     """Rows a second, while it was at work; None where neither parts nor log tell."""
     finished: bool
     bytes: Mapping[str, int]
-    """On disk, by folder or file."""
+    """By folder or file."""
 
     @property
     def share(self) -> float | None:
@@ -88,7 +88,9 @@ def _whole(folder: PartFolder) -> tuple[int, int] | None:
 
 def _rate(folder: PartFolder) -> float | None:
     """Return rows a second from when parts were written; what lies between two sessions does not count."""
-    written = sorted((p.path.stat().st_mtime, p.end - p.start) for p in folder.all_parts())
+    times = {file.name: file.modified for file in folder.folder.files()}
+    parts = ((f"{folder.ROWS}/{p.path.name}", p.end - p.start) for p in folder.all_parts())
+    written = sorted((times[name], rows) for name, rows in parts if name in times)
     gaps = [(after - before, rows) for (before, _), (after, rows) in pairwise(written)]
     if len(gaps) < 2 or not (usual := median(gap for gap, _ in gaps)):
         return _rate_of_session(folder, written)
@@ -106,8 +108,7 @@ def _rate_of_session(folder: PartFolder, written: Sequence[tuple[float, int]]) -
 
 def _sizes(folder: PartFolder) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for path in folder.path.rglob("*"):
-        if path.is_file():
-            name = path.relative_to(folder.path).parts[0]
-            sizes[name] = sizes.get(name, 0) + path.stat().st_size
+    for file in folder.folder.files():
+        name = file.name.partition("/")[0]
+        sizes[name] = sizes.get(name, 0) + file.size
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))

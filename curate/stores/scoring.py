@@ -37,7 +37,7 @@ def score_stored(
             scores = term.queries.columns(products_of_part)
             rows = pq.read_table(part.path)
             overlaps = [overlap.measure(text) for text in store.texts(part)]
-            run.adopt(part, part.shard_index, _table(rows, scores, overlaps, columns))
+            run.adopt(store, part, part.shard_index, _table(rows, scores, overlaps, columns))
             work.add(Work.of(rows))
             stage.advance(len(rows))
     return work
