@@ -46,9 +46,9 @@ class Held:
         while (expires := _read(self.store, self.name)[0].holders.get(self.token, 0.0)) <= time.time():
             if not expires or time.monotonic() > deadline:
                 raise LeaseLostError(
-                    f"{self.store.address}: this process no longer has the right to write here: its claim expired, and "
-                    "others may write.",
-                    hint="Was it paused? Another process may be at work there now; `curate status` tells how far it is.",
+                    f"{self.store.address}: this process no longer has the right to write here: its claim expired, "
+                    "and others may write.",
+                    hint="Was it paused? Another may be at work there now; `curate status` tells how far it is.",
                 )
             time.sleep(min(1.0, SECONDS / 10))
 
@@ -93,7 +93,7 @@ class Lease:
 
     @classmethod
     def alone(cls, store: Store) -> Self:
-        """Claim a folder for one process; wait for what may have expired. Raises CurateError while another renews it."""
+        """Claim a folder for one process; wait for what may expire. Raises CurateError while another renews it."""
         return cls(store)._wait(_take)
 
     @classmethod
@@ -149,19 +149,19 @@ class Lease:
     ) -> Self:
         """Enter as soon as the state lets one in. Unless `patient`, raise CurateError for a holder that renews."""
         first: _State | None = None
-        while (entered := self._enter(enter)) is not True:
+        while (state := self._enter(enter)) is not None:
             if first is None:
-                first = entered
+                first = state
                 on_wait()
-            elif not patient and any(e > first.holders.get(t, 0.0) for t, e in entered.holders.items()):
-                raise _busy(self.held.store, entered)
+            elif not patient and any(e > first.holders.get(t, 0.0) for t, e in state.holders.items()):
+                raise _busy(self.held.store, state)
             time.sleep(random.uniform(0.5, 1.0) * min(1.0, SECONDS / 10))
         self._release = weakref.finalize(self, _release, self.held, self._stop)
         threading.Thread(target=_renew, args=(self.held, self._stop), name="lease", daemon=True).start()
         return self
 
-    def _enter(self, enter: Callable[[_State], bool | None]) -> "bool | _State":
-        """Return True once inside; else the state that kept one out."""
+    def _enter(self, enter: Callable[[_State], bool | None]) -> _State | None:
+        """Return None once inside; else the state that kept one out."""
         seen: list[_State] = []
 
         def entered(state: _State) -> _State | None:
@@ -172,7 +172,7 @@ class Lease:
         if not _change(self.held, entered):
             return seen[-1]
         self.is_sole = bool(enter(seen[-1]))
-        return True
+        return None
 
     def _alone(self, state: _State) -> _State | None:
         living = state.living(but=self.token)
@@ -198,7 +198,7 @@ def _join(state: _State) -> bool | None:
 
 
 def _read(store: Store, name: str) -> tuple[_State, Any]:
-    """Return the state, and the object that a change replaces. It is looked at first: a newer state fails to replace."""
+    """Return the state, and the object that a change replaces, looked at first: a newer one is not replaced."""
     there = store.look(name)
     if there is None:
         return _State(), None
@@ -243,7 +243,7 @@ def _renew(held: Held, stop: threading.Event) -> None:
 
 
 def _renewed(held: Held, state: _State) -> _State | None:
-    """Return the state with more time; None where another has taken over, who alone removes what has expired."""
+    """Return the state with more time; None where another has taken over, which removes what has expired."""
     return state.with_holder(held.token, is_alone=state.is_alone) if held.token in state.holders else None
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -193,8 +194,8 @@ class Store:
 
     def _object(self, told: dict[str, Any]) -> Object:
         digest = next((str(told[name]) for name in _DIGESTS if told.get(name)), None)
-        time_told = next((told[name] for name in _TIMES if told.get(name)), 0.0)
-        modified = time_told.timestamp() if hasattr(time_told, "timestamp") else float(time_told)
+        time_told: Any = next((told[name] for name in _TIMES if told.get(name)), 0.0)
+        modified = time_told.timestamp() if isinstance(time_told, datetime) else float(time_told)
         root, full = self._opened[1].strip("/"), told["name"].strip("/")
         size = int(told.get("size") or 0)
         return Object(

@@ -90,5 +90,6 @@ def _nothing(folder: PartFolder, reasons: dict[str, int]) -> CurateError:
     return CurateError(
         f"Not one of the pool's {sum(reasons.values()):,} rows can be used: {counts}. "
         f"The first is {row['shard']}, row {row['row']}: {row['detail'] or row['reason']}",
-        hint=f"Name the columns that hold the content (--text-column …), or mend the rows, and delete {folder.address}.",
+        hint="Name the columns that hold the content (--text-column …), or mend the rows, and delete"
+        f" {folder.address}.",
     )

@@ -71,7 +71,8 @@ class Origin:
     def no_background(self) -> Sequence[Encoded]:
         """Raise CurateError: something is to be fitted that the run does not keep."""
         raise CurateError(
-            f"{self.run.address} does not keep all that these settings need, and with --fit-from nothing is fitted anew.",
+            f"{self.run.address} does not keep all that these settings need, and with --fit-from nothing is fitted"
+            " anew.",
             hint="Give the target, control set and method settings that it was prepared with, or leave --fit-from out.",
         )
 

@@ -112,9 +112,9 @@ def _lacks_parts(run: Run, request: Request, reporter: Reporter) -> bool:
     run.refresh()
     if shards := _unfinished(run, request):
         reporter.warn(
-            f"{len(shards)} of {len(request.pool.shards)} shards of {run.address} have parts missing, and no other job is"
-            f" at work on it now. `curate status {run.address}` tells more; `curate score --continue {run.address}` does the"
-            " rest, if no job does."
+            f"{len(shards)} of {len(request.pool.shards)} shards of {run.address} have parts missing, and no other job"
+            f" is at work on it now. `curate status {run.address}` tells more; `curate score --continue {run.address}`"
+            " does the rest, if no job does."
         )
     return bool(shards)
 

@@ -93,8 +93,8 @@ def test_folders_of_one_address_are_equal_and_pickle(folder: Folder) -> None:
 
 def test_one_at_a_time_has_the_claim(folder: Folder) -> None:
     with folder.claim() as claim, pytest.raises(CurateError, match="another process is writing"):
-        assert claim.is_sole
         folder.claim()
+    assert claim.is_sole
     folder.claim().release()
 
 
