@@ -26,10 +26,15 @@ def without_secrets(text: str) -> str:
     return _OPTION.sub(rf"\g<name>{_HIDDEN}", text)
 
 
+def name_without_secrets(name: str) -> str:
+    """Return the last part of an address without what its query keeps secret."""
+    return without_secrets(f"x://{name}").removeprefix("x://") if "?" in name else name
+
+
 def addresses_without_secrets(value: Any) -> Any:
     """Return a JSON value whose texts that are addresses have no secrets; texts of other kinds stay as they are."""
     if isinstance(value, str):
         return without_secrets(value) if ":/" in value else value
     if isinstance(value, Mapping):
-        return {k: addresses_without_secrets(v) for k, v in value.items()}
+        return {addresses_without_secrets(k): addresses_without_secrets(v) for k, v in value.items()}
     return [addresses_without_secrets(v) for v in value] if isinstance(value, list | tuple) else value

@@ -51,6 +51,9 @@ class S3:
         root = address.removeprefix("s3://").rstrip("/")
         return {path.removeprefix(f"{root}/"): fs.cat_file(path) for path in fs.find(root)}
 
+    def names(self, address: str) -> list[str]:
+        return self._filesystem().find(address)
+
     def upload(self, folder: Path, address: str) -> None:
         fs = self._filesystem()
         root = address.removeprefix("s3://").rstrip("/")

@@ -68,9 +68,9 @@ def begin(place: Path, s3: S3, out: str, *more: str, parts: int) -> subprocess.P
         [sys.executable, "-c", _SHORT, *score(out, *more)], cwd=place, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while process.poll() is None and sum(name.startswith("scores/") for name in s3.files(out)) < parts:
-        time.sleep(0.01)
-    assert process.poll() is None, "the command ended before it could be stopped"
+    while process.poll() is None and len(s3.names(f"{out}/scores")) < parts:
+        time.sleep(0.05)
+    assert process.poll() is None, f"the command ended before it could be stopped: {process.communicate()}"
     return process
 
 

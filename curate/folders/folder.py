@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
-from curate.folders.record import canonical
+from curate.folders.record import as_json, canonical
+from curate.secrets import addresses_without_secrets
 
 
 @runtime_checkable
@@ -138,8 +139,8 @@ def put_text(folder: Folder, name: str, text: str) -> None:
 
 
 def put_json(folder: Folder, name: str, value: Mapping[str, Any]) -> None:
-    """Put a value as its canonical JSON."""
-    put_text(folder, name, canonical(value))
+    """Put a value as its canonical JSON; addresses in it lose their secrets."""
+    put_text(folder, name, canonical(addresses_without_secrets(as_json(value))))
 
 
 def read_json(folder: Folder, name: str) -> Any:
