@@ -2,6 +2,8 @@
 
 import errno
 
+from curate.secrets import without_secrets
+
 # Libraries in other languages give no number.
 _FULL = ("No space left on device", "Disk quota exceeded", "StorageFull")
 
@@ -9,15 +11,16 @@ _FULL = ("No space left on device", "Disk quota exceeded", "StorageFull")
 class CurateError(Exception):
     """A failure that the user can act on; the command line prints it without a traceback and exits 1.
 
-    `message` says what was seen and what was expected (file, row, column); `hint` says what to do about it.
+    `message` says what was seen and what was expected (file, row, column); `hint` says what to do about it. Neither
+    tells a secret that an address holds.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = without_secrets(message)
+        self.hint = hint and without_secrets(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message

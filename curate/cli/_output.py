@@ -17,6 +17,7 @@ from rich.text import Text
 
 from curate.amounts import duration
 from curate.errors import CurateError
+from curate.secrets import without_secrets
 from curate.visible import escaped, visible
 
 
@@ -167,10 +168,10 @@ class RichReporter:
             task.close()
 
     def note(self, message: str) -> None:
-        self._progress.console.print(message, soft_wrap=True)
+        self._progress.console.print(without_secrets(message), soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self._progress.console.print(Text("warning:", "bold yellow"), message, soft_wrap=True)
+        self._progress.console.print(Text("warning:", "bold yellow"), without_secrets(message), soft_wrap=True)
 
 
 class _LoggedTask:

@@ -18,5 +18,5 @@ def chosen_run(path: str | Path | None) -> "Run":
     if path is not None:
         return Run.open(path)
     run = latest_run(ROOT)
-    stderr.print(f"run: {run.path}", style="dim", soft_wrap=True, markup=False)
+    stderr.print(f"run: {run.address}", style="dim", soft_wrap=True, markup=False)
     return run

@@ -87,7 +87,7 @@ def command(
         from curate.cli._output import print_json
 
         arithmetic = run.record.json["details"].get("arithmetic")
-        summary = {"run": str(run.path), "columns": run.record.details.columns, "arithmetic": arithmetic}
+        summary = {"run": run.address, "columns": run.record.details.columns, "arithmetic": arithmetic}
         print_json({**summary, **(run.totals or {}), "trust": short(trust)})
     elif run.is_finished:
         _print(run, trust)
@@ -128,11 +128,13 @@ def _print(run: "Run", trust: "Judged | None") -> None:
     ends = [shown.top_k(5, by="score").collect(), shown.bottom_k(2, by="score").collect()]
     rows = pl.concat(ends).unique(["shard", "row"]).sort("score", descending=True)  # a small pool's ends overlap
     print_rows(["score", "tokens", "shard", "row", "text"], rows.rows())
-    stdout.print(f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.path}", soft_wrap=True)
+    stdout.print(
+        f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.address}", soft_wrap=True
+    )
     for reason, count in totals["skipped"].items():
         stdout.print(f"{counted(count, 'row')} set aside: {reason}", soft_wrap=True)
     if trust:
         print_trust(trust)
-    path = shlex.quote(str(run.path))
+    path = shlex.quote(run.address)
     next_ = f"next: curate report {path}   or   curate select {path} --top 5%   or   curate sql {path}"
     stderr.print(next_, soft_wrap=True, style="dim")

@@ -174,7 +174,7 @@ def _neighbours(
     same = run.located_settings.get("store") == store or run.record.fingerprints.pool == pool
     if not same:
         raise SettingsError(
-            f"{store} does not hold the pool that {run.path} scored.",
+            f"{store} does not hold the pool that {run.address} scored.",
             hint="Name a store of that pool.",
         )
     return neighbours(opened, reporter=reporter)

@@ -52,7 +52,7 @@ def command(run: str | None, as_json: bool) -> None:
         _print_list(states)
     for folder in folders:
         if warning := arithmetic_warning(folder.record.details):
-            print_alarm(f"{folder.path}: {warning}")
+            print_alarm(f"{folder.address}: {warning}")
 
 
 def _tell_proof(path: str, as_json: bool) -> None:
@@ -96,7 +96,7 @@ def _state(folder: "PartFolder") -> dict[str, Any]:
     parts, counted = folder.all_parts(), count(folder)
     often_first = sorted(counted["skipped"].items(), key=lambda item: -item[1])
     return {
-        "run": str(folder.path),
+        "run": folder.address,
         "method": folder.record.method,
         "model": folder.record.model,
         "target": folder.record.settings.get("target"),
@@ -195,21 +195,21 @@ def _headline(folder: "PartFolder", progress: "Progress") -> str:
     from curate.amounts import duration, rounded
 
     if progress.finished:
-        return f"{folder.path}: finished, {progress.rows:,} rows of {progress.shards:,} shards."
+        return f"{folder.address}: finished, {progress.rows:,} rows of {progress.shards:,} shards."
     if progress.share is None:
-        return f"{folder.path}: not finished, {progress.rows:,} rows so far; its pool cannot be read from here."
+        return f"{folder.address}: not finished, {progress.rows:,} rows so far; its pool cannot be read from here."
     done = f"{progress.share:.0%} done ({progress.rows:,} of about {rounded(progress.of_rows or 0)} rows,"
     left = "time left not known yet"
     if progress.seconds_left is not None:
         left = f"about {duration(progress.seconds_left)} left at {progress.rate:,.3g} rows a second"
-    return f"{folder.path}: {done} {progress.shards:,} of {progress.of_shards:,} shards); {left}."
+    return f"{folder.address}: {done} {progress.shards:,} of {progress.of_shards:,} shards); {left}."
 
 
 def _going_on(folder: "PartFolder") -> str:
     from curate.pipeline.continuing import of_record
 
     command, _ = of_record(folder.record, folder.record.settings)
-    return shlex.join(["curate", command, "--continue", str(folder.path)])
+    return shlex.join(["curate", command, "--continue", folder.address])
 
 
 def _settings(folder: "PartFolder") -> tuple[dict[str, tuple[Any, Any]], dict[str, Any]]:

@@ -15,6 +15,7 @@ from curate.documents.shards import Shard
 from curate.documents.sidecars import is_array_of_objects, without_sidecars
 from curate.documents.splits import of_split
 from curate.errors import CurateError, nearest
+from curate.secrets import name_without_secrets
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
 _WITH_SPLIT = re.compile(r"(?P<folder>.+):(?P<split>[\w.-]+)")
@@ -259,7 +260,8 @@ def _remote_files(url: str) -> list[ListedFile]:
         if info.get("type") == "file" and not _hidden(name):
             digest = next((str(info[k]) for k in _STORE_DIGESTS if info.get(k)), None)
             url_of_file = fs.unstrip_protocol(inner)
-            files.append(ListedFile(name=name, url=url_of_file, size=info.get("size"), digest=digest))
+            shown = name_without_secrets(name)  # it becomes the shard's name, which every row has
+            files.append(ListedFile(name=shown, url=url_of_file, size=info.get("size"), digest=digest))
     return files
 
 

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,7 +14,7 @@ from curate.documents.rows import rows
 from curate.documents.shards import BadRow
 from curate.documents.target import Target
 from curate.errors import SettingsError
-from curate.folders.atomic import atomic_write
+from curate.folders.folder import Folder
 
 HELDOUT = "target/heldout.jsonl"
 """Where a run keeps the rows that took no part in its scores."""
@@ -43,17 +42,14 @@ class Split:
             details["holdout"] = {"share": self.share, "seed": self.seed, "rows": self._places()}
         return details
 
-    def write(self, run: Path) -> None:
+    def write(self, run: Folder) -> None:
         """Write the rows kept aside, with all their columns, into a run's folder, in place of an earlier start's."""
         if self.heldout is None:
-            (run / HELDOUT).unlink(missing_ok=True)
+            run.remove(HELDOUT)
             return
         lines = self._lines(self.heldout)
-        if (run / HELDOUT).exists() and (run / HELDOUT).read_bytes() == lines:
-            return
-        (run / HELDOUT).parent.mkdir(exist_ok=True)
-        with atomic_write(run / HELDOUT) as temporary:
-            temporary.write_bytes(lines)
+        if not run.exists(HELDOUT) or run.read(HELDOUT) != lines:
+            run.put(HELDOUT, lambda path: path.write_bytes(lines))
 
     def _lines(self, heldout: Target) -> bytes:
         lines: list[bytes] = []

@@ -21,11 +21,17 @@ def located(folder: PartFolder, address: str) -> str:
         if "working_folder" not in where:
             continue
         then = os.path.join(where["working_folder"], address)
-        moved = os.path.normpath(os.path.join(folder.path.resolve(), os.path.relpath(then, where["folder"])))
-        there = next((place for place in (moved, then) if lies_here(place)), None)
+        there = next((place for place in (*_moved(folder, then, where["folder"]), then) if lies_here(place)), None)
         if there is not None:
             return address if there == os.path.abspath(address) else there
     return address
+
+
+def _moved(folder: PartFolder, then: str, place: str) -> list[str]:
+    """Return where a path lies if it has moved along with the folder of results, which lay at `place`."""
+    if not folder.folder.is_here or not os.path.isabs(place):
+        return []
+    return [os.path.normpath(os.path.join(folder.path.resolve(), os.path.relpath(then, place)))]
 
 
 def located_settings(folder: PartFolder) -> dict[str, Any]:

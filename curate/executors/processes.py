@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 
@@ -29,6 +28,7 @@ from curate.executors.helpful import helpful_workers
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import ahead, read_all
+from curate.folders.folder import Folder
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 
@@ -54,7 +54,7 @@ class Processes:
         with keeping(work, shards, folder, reporter) as ledger:
             if shards:
                 _give_memory_back()
-                order = _Order(work, type(folder), folder.path)
+                order = _Order(work, type(folder), folder.folder)
                 devices = cuda_devices(self.device, self.workers)
                 with started(_work, [order] * self.workers, devices=devices) as children:
                     crew = Crew(team=_Family(order=order, children=children), ledger=ledger)
@@ -67,7 +67,7 @@ class Processes:
 class _Order:
     work: PartWork
     kind: type[PartFolder]
-    path: Path
+    folder: Folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def _give_memory_back() -> None:
 
 def _work(order: _Order, pipe: Connection) -> None:
     """Run in each process: open the work, then write the part of every span that arrives."""
-    opened, folder = order.work.open(), order.kind.open(order.path)
+    opened, folder = order.work.open(), order.kind.within(order.folder)
     pipe.send(Ready(kind_here()))
     # Held in a variable, so that an error is sent before closing, which waits for a thread that waits for rows.
     chunks = ahead(_received(pipe, opened), depth=IN_FLIGHT - 1)

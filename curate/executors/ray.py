@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,8 @@ from curate.executors.helpful import ROWS_PER_WORKER
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import ahead, read_all
+from curate.folders.folder import Folder
+from curate.folders.local_folder import LocalFolder
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 from curate.threads import of_one_of_several
@@ -63,7 +64,7 @@ class Ray:
         """Write the missing parts in any order; see `Executor.run` and `Crew`."""
         with keeping(work, shards, folder, reporter) as ledger:
             if shards:
-                order = _Order(work, type(folder), folder.path.absolute(), os.getcwd(), self.is_cuda)
+                order = _Order(work, type(folder), _for_all(folder.folder), os.getcwd(), self.is_cuda)
                 with _connected(), _Actors.started(order, self._number(reporter)) as actors:
                     Crew(team=actors, ledger=ledger).do_all(ahead(read_all(shards, lambda span_rows: span_rows)))
                 folder.refresh()
@@ -78,11 +79,16 @@ class Ray:
         return number
 
 
+def _for_all(folder: Folder) -> Folder:
+    """Return a folder as other machines find it."""
+    return LocalFolder(folder.root.absolute()) if folder.is_here else folder
+
+
 @dataclass(frozen=True)
 class _Order:
     work: PartWork
     kind: type[PartFolder]
-    path: Path
+    folder: Folder
     working_folder: str
     """Relative addresses are looked up from it."""
     is_cuda: bool
@@ -105,7 +111,7 @@ class _Actor:
     def open(self) -> Ready | Failure:
         """Load what the work needs, and return the actor's kind."""
         try:
-            self._opened, self._folder = self._order.work.open(), self._order.kind.open(self._order.path)
+            self._opened, self._folder = self._order.work.open(), self._order.kind.within(self._order.folder)
             return Ready(kind_here())
         except BaseException as error:
             return Failure.of(error)

@@ -1,11 +1,13 @@
 """A folder of results: files by name, each there whole or not at all."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
-from curate.folders.record import canonical
+from curate.folders.record import as_json, canonical
+from curate.secrets import addresses_without_secrets
 
 
 @runtime_checkable
@@ -25,22 +27,46 @@ class Claim(Protocol):
         """Return whether no other is left, and if so, keep others out; if not, the claim is released."""
         ...
 
+    def guard(self, folder: "Folder") -> "Folder":
+        """Return the claimed folder as one that writes only as long as the claim holds, in whatever process."""
+        ...
+
     def release(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """What a folder tells of a file without reading it."""
+
+    name: str
+    size: int
+    modified: float
+    """When it was written, in seconds."""
 
 
 @runtime_checkable
 class Folder(Protocol):
     """Results by name (`scores/00000-00000.parquet`). A value that pickles; folders of one address are equal.
 
-    `LocalFolder` is the only kind so far. Another kind is one more class with these methods, which
+    `LocalFolder` and `ObjectFolder` are the kinds so far. Another kind is one more class with these methods, which
     `open_folder` returns for its addresses.
     """
 
     @property
     def address(self) -> str:
         """The address that a user gives."""
+        ...
+
+    @property
+    def root(self) -> Path:
+        """The folder on this machine that paths of `local` lie under."""
+        ...
+
+    @property
+    def is_here(self) -> bool:
+        """Whether `root` is the folder itself; else it holds copies of what was read."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -59,12 +85,12 @@ class Folder(Protocol):
         """Return the names of the entries of the folder `prefix`, sorted; those of folders end with '/'."""
         ...
 
-    def put(self, name: str, write: Callable[[Path], object]) -> None:
-        """Write a file by `write`; it takes the name whole or not at all."""
+    def files(self) -> Sequence[FileFacts]:
+        """Return all files, those in folders of it too, sorted by name."""
         ...
 
-    def put_folder(self, name: str, fill: Callable[[Path], object]) -> None:
-        """Write a folder by `fill`; it takes the name whole or not at all. One process at a time."""
+    def put(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a file by `write`; it takes the name whole or not at all."""
         ...
 
     def remove(self, name: str) -> None:
@@ -94,6 +120,14 @@ class Folder(Protocol):
         """Return a path on this machine, for memory maps and FAISS: the file itself, or a cached copy."""
         ...
 
+    def locals(self, names: Sequence[str]) -> Sequence[Path]:
+        """Return the `local` paths of many files, which are fetched side by side."""
+        ...
+
+    def scratch(self, name: str) -> Path:
+        """Return a path on this machine for intermediate files, which a killed process's successor finds again."""
+        ...
+
     def child(self, name: str) -> "Folder":
         """Return the folder of this name, which need not exist yet."""
         ...
@@ -105,8 +139,8 @@ def put_text(folder: Folder, name: str, text: str) -> None:
 
 
 def put_json(folder: Folder, name: str, value: Mapping[str, Any]) -> None:
-    """Put a value as its canonical JSON."""
-    put_text(folder, name, canonical(value))
+    """Put a value as its canonical JSON; addresses in it lose their secrets."""
+    put_text(folder, name, canonical(addresses_without_secrets(as_json(value))))
 
 
 def read_json(folder: Folder, name: str) -> Any:

@@ -12,6 +12,7 @@ import xxhash
 
 from curate.folders.codecs import Codec, T
 from curate.folders.folder import Folder
+from curate.folders.local_folder import LocalFolder
 
 # Raise it whenever the meaning of a fit or a solve changes, so that an older run's tensors are not reused.
 ALGORITHMS = 2
@@ -67,7 +68,7 @@ class Kept(Generic[T]):
             return None
 
 
-def kept_folder(folder: Folder, name: str, fill: Callable[[Path], object]) -> Path:
+def kept_folder(folder: LocalFolder, name: str, fill: Callable[[Path], object]) -> Path:
     """Return a folder whose name says all that it depends on; fill it first if need be."""
     if not folder.exists(name):
         folder.put_folder(name, fill)
@@ -80,8 +81,9 @@ def workplace(folder: Folder, name: str) -> Iterator[Path]:
 
     It is removed when the block ends without an error.
     """
-    yield folder.local(name)
-    folder.remove(name)
+    scratch = folder.scratch(name)
+    yield scratch
+    LocalFolder(scratch.parent).remove(scratch.name)
 
 
 def _same_file(source: Path, copy: Path) -> None:

@@ -11,10 +11,11 @@ import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from curate.errors import CurateError
 
+F = TypeVar("F")
 NAME = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _ALONE, _SHARED = fcntl.LOCK_EX, fcntl.LOCK_SH
@@ -99,6 +100,10 @@ class Lock:
                 hint="Give a folder on another file system with --out, or score with one process alone.",
             ) from None
         return True
+
+    def guard(self, folder: F) -> F:
+        """Return the folder: nobody takes a lock from a living process."""
+        return folder
 
     def release(self) -> None:
         self._release()

@@ -47,7 +47,7 @@ def _alike(parts: Sequence[Part]) -> Iterator[list[Part]]:
 def _merged(folder: Folder, rows: str, parts: Sequence[Part]) -> list[Part]:
     """Write a file of parts, then remove theirs: one that is stopped leaves parts that are there twice, never none."""
     name = f"{parts[0].name}-to-{parts[-1].name}.parquet"
-    tables = [part.skipped() for part in parts]
+    tables = [part.skipped(folder) for part in parts]
     skipped = pa.concat_tables(tables).combine_chunks()
     places = _places([_num_rows(part) for part in parts])
     metadata, schema = metadata_of_several(parts, places), pq.read_schema(parts[0].path)

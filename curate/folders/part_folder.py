@@ -23,12 +23,13 @@ import pyarrow as pa
 
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Claim, Folder, put_json, put_text, read_json
-from curate.folders.local import open_folder
+from curate.folders.local import open_folder, refuse_url
 from curate.folders.merging import merge, merge_all
 from curate.folders.parts import Part, Span, metadata_of, put_table, read_parts
 from curate.folders.record import RunRecord, decisive, differences, without_consequences
 from curate.folders.unify import File
 from curate.schema import SKIPPED_SCHEMA
+from curate.secrets import addresses_without_secrets
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,6 +52,8 @@ class PartFolder(ABC):
     """Whether parts are merged into files of many; nothing else may go by the names of their files then."""
     WHICH: ClassVar[str]
     """The hint where a folder is not of this kind."""
+    IN_STORES: ClassVar[bool] = False
+    """Whether it may lie in an object store."""
 
     def __init__(self, folder: Folder, record: RunRecord, claim: Claim | None = None) -> None:
         self.folder = folder
@@ -62,9 +65,16 @@ class PartFolder(ABC):
         """Where the log has the line that this session has begun."""
 
     @property
+    def address(self) -> str:
+        """Its address, as a user gives it."""
+        return self.folder.address
+
+    @property
     def path(self) -> Path:
-        """Its path on this machine."""
-        return self.folder.local()
+        """Its path on this machine. Raises SettingsError for one in an object store, where none will do."""
+        if not self.folder.is_here:
+            refuse_url(self.address, f"The {self.KIND}")
+        return self.folder.root
 
     @classmethod
     def start(
@@ -83,9 +93,10 @@ class PartFolder(ABC):
         start stay. Other settings replace a folder without any part, as a failed start leaves it. `job`: the name of
         one of several jobs that write the folder at the same time.
         """
-        folder = open_folder(path)
+        folder = cls._place(path)
         cls.refuse_foreign(path)
         claim = cls._claim_of(folder, shared=job is not None)
+        folder = claim.guard(folder)
         started = cls(folder, cls._read_record(folder), claim) if folder.exists(cls.RECORD) else None
         if started is not None:
             started.refuse_other(settings, fingerprints)
@@ -115,15 +126,27 @@ class PartFolder(ABC):
 
         Worker processes of the one that started the folder open it this way, too, and write parts into it.
         """
-        folder = open_folder(path)
+        return cls.within(cls._place(path))
+
+    @classmethod
+    def within(cls, folder: Folder) -> Self:
+        """Open a folder for reading, or, where it is guarded by a claim, for writing parts; see `open`."""
         if not folder.exists(cls.RECORD):
-            problem = f"not a {cls.KIND} (it holds no {cls.RECORD})" if folder.local().is_dir() else "no such folder"
+            is_folder = folder.exists() and not (folder.is_here and folder.root.is_file())
+            problem = f"not a {cls.KIND} (it holds no {cls.RECORD})" if is_folder else "no such folder"
             raise CurateError(f"{folder.address}: {problem}.", hint=cls._how_to_find(folder))
         return cls(folder, cls._read_record(folder))
 
+    @classmethod
+    def _place(cls, path: Path | str) -> Folder:
+        """Return the folder of an address. Raises SettingsError for an object store, where this kind takes none."""
+        if not cls.IN_STORES:
+            refuse_url(path, f"The {cls.KIND}")
+        return open_folder(path)
+
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return self.path.resolve().name if self.folder.is_here else self.address.rpartition("/")[2]
 
     def add_details(self, **details: Any) -> None:
         """Add to the record's details (coverage, totals of a sample …)."""
@@ -181,12 +204,12 @@ class PartFolder(ABC):
     def write_part(self, span: Span, table: pa.Table, skipped: pa.Table) -> Part:
         """Write one part: its skipped rows first, then its table, so that one with a table is whole."""
         name, aside = f"{self.ROWS}/{span.name}.parquet", f"skipped/{span.name}.parquet"
-        part = Part(**span.as_dict(), path=self.folder.local(name), schema=table.schema.remove_metadata())
         if skipped.num_rows:
             put_table(self.folder, aside, skipped, metadata_of(span))
         else:
             self.folder.remove(aside)
         put_table(self.folder, name, table, metadata_of(span))
+        part = Part(**span.as_dict(), path=self.folder.local(name), schema=table.schema.remove_metadata())
         self._remember(part)
         return part
 
@@ -224,14 +247,17 @@ class PartFolder(ABC):
         self._begun = None
 
     def _put_log(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        put_text(self.folder, self._log, "".join(json.dumps(line) + "\n" for line in lines))
+        """Write a log anew: nothing is appended, so that a kill leaves whole lines, and an object store will do."""
+        shown = map(addresses_without_secrets, lines)
+        put_text(self.folder, self._log, "".join(json.dumps(line) + "\n" for line in shown))
 
     def _where(self) -> dict[str, str]:
         """Return, beside times, the one thing that differs between equal folders: where addresses are looked up from.
 
         The first line that has it says where those of the record were given.
         """
-        return {"working_folder": os.getcwd(), "folder": os.path.abspath(self.path)}
+        place = os.path.abspath(self.path) if self.folder.is_here else self.address
+        return {"working_folder": os.getcwd(), "folder": place}
 
     def logged(self) -> list[dict[str, Any]]:
         """Return the lines of the log, the newest last, and then those of jobs that share the folder."""
@@ -292,8 +318,8 @@ class PartFolder(ABC):
     def skipped_files(self) -> list[File]:
         """Return the files in skipped/ of whole parts; a file whose part has no table yet does not count."""
         written = set(_parts_in(self.folder, "skipped"))
-        names = [f"skipped/{path.name}" for path, _ in self.rows_files()]
-        return [(self.folder.local(name), SKIPPED_SCHEMA) for name in names if name in written]
+        names = [name for path, _ in self.rows_files() if (name := f"skipped/{path.name}") in written]
+        return [(path, SKIPPED_SCHEMA) for path in self.folder.locals(names)]
 
     def close(self) -> None:
         """Release the claim, so that another process may write."""
@@ -308,7 +334,7 @@ class PartFolder(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
+        return f"{type(self).__name__}({self.address!r})"
 
     @classmethod
     def has_parts(cls, path: Path | str) -> bool:
@@ -317,12 +343,12 @@ class PartFolder(ABC):
 
     @classmethod
     def newest_first(cls, root: Path | str) -> list[Path]:
-        """Return the folders of this kind directly under `root`, by the time of their records."""
+        """Return the folders of this kind directly under `root` on this machine, by the time of their records."""
         folder = open_folder(root)
         children = [folder.child(name.rstrip("/")) for name in folder.list() if name.endswith("/")]
         folders = [child for child in children if child.exists(cls.RECORD)]
         by_age = sorted(folders, key=lambda child: (child.modified(cls.RECORD), child.address), reverse=True)
-        return [child.local() for child in by_age]
+        return [child.root for child in by_age]
 
     def refuse_other(self, settings: Mapping[str, Any], fingerprints: Mapping[str, str]) -> None:
         """Raise SettingsError naming every setting, and every given fingerprint, that differs.
@@ -330,13 +356,13 @@ class PartFolder(ABC):
         A folder without any part refuses nothing."""
         lines = self._differences(settings, fingerprints)
         has_others = self._claim is not None and not self._claim.is_sole
-        if lines and (has_others or self.has_parts(self.path)):
+        if lines and (has_others or self.has_parts(self.address)):
             self.close()
             grown = all(line.startswith("pool") for line in lines) and not self.record.store
             raise SettingsError(
-                f"{self.path} was started with other settings:\n  " + "\n  ".join(lines),
+                f"{self.address} was started with other settings:\n  " + "\n  ".join(lines),
                 hint=f"Give another folder with --out, or the same settings to continue this {self.KIND}."
-                + (f" If the pool has grown, --fit-from {self.path} scores its new shards alone." if grown else ""),
+                + (f" If the pool has grown, --fit-from {self.address} scores its new shards alone." if grown else ""),
             )
 
     def _by_shard(self) -> dict[str, list[Part]]:
@@ -351,8 +377,8 @@ class PartFolder(ABC):
         while True:
             names = _parts_in(self.folder, self.ROWS)
             try:
-                return [part for name in names for part in read_parts(self.folder.local(name))]
-            except CurateError:
+                return [part for path in self.folder.locals(names) for part in read_parts(path)]
+            except (CurateError, FileNotFoundError):
                 if set(names) <= set(_parts_in(self.folder, self.ROWS)):
                     raise
 
@@ -377,7 +403,7 @@ class PartFolder(ABC):
 
     @classmethod
     def _read_record(cls, folder: Folder) -> RunRecord:
-        where = str(folder.local(cls.RECORD))
+        where = f"{folder.address}/{cls.RECORD}"
         try:
             text = folder.read(cls.RECORD)
         except OSError as error:
@@ -398,7 +424,7 @@ class PartFolder(ABC):
 
     @classmethod
     def _how_to_find(cls, folder: Folder) -> str:
-        if folder.local().is_dir() and (inside := cls.newest_first(folder.address)):
+        if folder.is_here and folder.root.is_dir() and (inside := cls.newest_first(folder.address)):
             return f"It holds {cls.KIND}s; the newest is {inside[0]}."
         return cls.WHICH
 

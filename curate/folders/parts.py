@@ -80,12 +80,12 @@ class Part(Span):
         group = pq.ParquetFile(self.path).read_row_group(self.place.group, columns=names, use_threads=False)
         return group.slice(self.place.offset, self.place.num_rows)
 
-    def skipped(self) -> pa.Table:
-        """Read the rows of its span that were set aside."""
-        path = self.path.parent.parent / "skipped" / self.path.name
-        if not path.exists():
+    def skipped(self, folder: Folder) -> pa.Table:
+        """Read the rows of its span that were set aside from the folder that it lies in."""
+        name = f"skipped/{self.path.name}"
+        if not folder.exists(name):
             return SKIPPED_SCHEMA.empty_table()
-        table = pq.read_table(path)
+        table = pq.read_table(folder.local(name))
         if self.place is None:
             return table
         row = pc.field("row")

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from curate.errors import CurateError
+from curate.secrets import addresses_without_secrets
 
 FORMAT = 1
 _ABSENT = object()
@@ -111,9 +112,10 @@ class RunRecord:
     def make(
         cls, settings: Mapping[str, Any], fingerprints: Mapping[str, str], details: Mapping[str, Any]
     ) -> "RunRecord":
-        """Return the record as it will be read back."""
+        """Return the record as it will be read back; addresses lose their secrets."""
         sections = {"settings": settings, "fingerprints": fingerprints, "details": details}
-        return cls(json.loads(canonical({"format": FORMAT} | {k: dict(v) for k, v in sections.items()})))
+        content = json.loads(canonical({"format": FORMAT} | {k: dict(v) for k, v in sections.items()}))
+        return cls(addresses_without_secrets(content))
 
     @classmethod
     def read(cls, text: bytes, *, where: str, kind: str) -> "RunRecord":
@@ -246,9 +248,9 @@ def differences(
 ) -> list[str]:
     """Return a line for each leaf that differs: `dim: the run has 16, you asked for 32`.
 
-    A setting that an older record lacks, and that is empty now, is no difference.
+    A setting that an older record lacks, and that is empty now, is no difference; nor are secrets in addresses.
     """
-    before, after = leaves(old), leaves(as_json(new))
+    before, after = leaves(old), leaves(addresses_without_secrets(as_json(new)))
     lines = []
     for key in sorted({*before, *after}):
         old_value, new_value = before.get(key, _ABSENT), after.get(key, _ABSENT)

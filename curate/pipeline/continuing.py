@@ -74,7 +74,7 @@ def _lacking(place: Folder) -> str:
     begun = "A command that was stopped while it loaded its model leaves no settings to go on with, and no results."
     if not place.exists():
         return f"is no folder. {begun}"
-    others = [name for name in sorted(os.listdir(place.local())) if not name.startswith(".")]
+    others = [name.rstrip("/") for name in place.list() if not name.startswith(".")]
     if others:
         return f"holds no run, store, validation or verification; it holds {', '.join(others[:_NAMED])}."
     return f"is empty. {begun}"

@@ -45,7 +45,7 @@ def warn_of_mixed(folder: PartFolder, reporter: Reporter) -> None:
     kinds = kinds_of(folder)
     if len(kinds) > 1:
         reporter.warn(
-            f"the parts of {folder.path} were made by several kinds of processes ({'; '.join(kinds)}): their scores"
+            f"the parts of {folder.address} were made by several kinds of processes ({'; '.join(kinds)}): their scores"
             " differ in rounding from those of one kind."
         )
 
@@ -64,7 +64,7 @@ def _refuse_lost(folder: PartFolder, pool: Pool, totals: Mapping[str, Any]) -> N
     if lacking or counted > most:
         some = f"{len(lacking)} shard(s) have parts missing, {lacking[0]} first" if lacking else "rows are there twice"
         raise CurateError(
-            f"{folder.path}: {some} ({counted:,} rows counted, {most:,} read).",
+            f"{folder.address}: {some} ({counted:,} rows counted, {most:,} read).",
             hint="Repeat the command: it makes what is missing. Did another process remove files of this folder?",
         )
 
@@ -90,5 +90,6 @@ def _nothing(folder: PartFolder, reasons: dict[str, int]) -> CurateError:
     return CurateError(
         f"Not one of the pool's {sum(reasons.values()):,} rows can be used: {counts}. "
         f"The first is {row['shard']}, row {row['row']}: {row['detail'] or row['reason']}",
-        hint=f"Name the columns that hold the content (--text-column …), or mend the rows, and delete {folder.path}.",
+        hint="Name the columns that hold the content (--text-column …), or mend the rows, and delete"
+        f" {folder.address}.",
     )

@@ -16,6 +16,7 @@ from curate import methods
 from curate.amounts import duration, rounded, size
 from curate.documents import rows_of_all
 from curate.errors import CurateError
+from curate.folders.local_folder import LocalFolder
 from curate.memory import held_bytes, peak_memory
 from curate.methods.contract import Inputs, Plan, Scorer, Sizes
 from curate.pipeline.origin import unchanged
@@ -132,7 +133,7 @@ def estimate(request: Request, workspace: Workspace) -> ScorePlan:
     method, settings, fitted = methods.get(request.method), request.method_settings, request.origin is None
     reading = _read(request, workspace, method.rehearsal_background(settings))
     with TemporaryDirectory() as scratch:
-        inputs = workspace.inputs(Path(scratch) / "run", timed)
+        inputs = workspace.inputs(LocalFolder(Path(scratch) / "run"), timed)
         if fitted:
             inputs = part_of(inputs, reading.again, Path(scratch) / "run", request.settings.seed, timed)
         scorer, prepare = _clocked(lambda: method.prepare(inputs, method.rehearsal(settings)))

@@ -12,7 +12,7 @@ from curate.documents import FirstRows, Pool, rows_of_all, sample_rows
 from curate.documents.located import as_recorded, located, same_places
 from curate.errors import CurateError, SettingsError
 from curate.executors.reading import unfinished
-from curate.folders.local import refuse_place
+from curate.folders.local import open_folder, refuse_place
 from curate.folders.part_folder import FINISHED
 from curate.memory import peak_memory
 from curate.methods.contract import EncodedTarget, Plan, Sizes, Sketcher
@@ -229,7 +229,7 @@ class Indexing:
 
     def _plan_of_method(self, workspace: Workspace, documents: int) -> Plan | None:
         sizes = Sizes.of(documents, self.settings.background or 0, NO_TARGET, None)
-        inputs = workspace.inputs(self.path, self.reporter)
+        inputs = workspace.inputs(open_folder(self.path), self.reporter)
         return methods.get(self.settings.method).plan(inputs, self._method_settings, sizes, {})
 
     def _workspace(self) -> Workspace:
@@ -278,14 +278,14 @@ class Indexing:
         others = sample_rows(self.pool, PLAN_DOCUMENTS, self.settings.seed + 1, self.settings.fields)
         encoded = [e for e in workspace.encoder(others) if e.num_scored > 0]
         target = EncodedTarget(encoded=encoded, groups=[""] * len(encoded), names=[""], fingerprint="pool")
-        inputs = replace(workspace, target=target).inputs(store.path, self.reporter)
+        inputs = replace(workspace, target=target).inputs(store.folder, self.reporter)
         method = methods.get(self.settings.method)
         check_arithmetic(store, method, self._method_settings, inputs, self.pool, self.settings, ["score"])
 
     def _fit(self, store: Store, workspace: Workspace) -> None:
         """Keep what every target will ask for: how sketches are whitened (of R, its eigendecomposition), and norms."""
         kind = methods.store_of(self.settings.method)
-        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.path, self.reporter)
+        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.folder, self.reporter)
         whitening = kind.whitening(inputs, projection_of(self.settings))
         store.keep_whitening(whitening)
         norms(store, whitening, self.reporter)

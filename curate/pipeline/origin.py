@@ -52,7 +52,7 @@ class Origin:
         mine, theirs = ({k: s.get(k) for k in DECISIVE} for s in (run.record.settings, settings))
         if lines := differences(mine, theirs):
             raise SettingsError(
-                f"Nothing can be taken from {run.path}:\n  " + "\n  ".join(lines),
+                f"Nothing can be taken from {run.address}:\n  " + "\n  ".join(lines),
                 hint="Leave these settings out (they come from that run), or score without --fit-from.",
             )
         background = run.record.fingerprints.fit or background_fingerprint(
@@ -64,29 +64,30 @@ class Origin:
         """Raise SettingsError unless the run was scored with a model, and states of its training, of these."""
         if not self.run.record.fingerprints.same_model(fingerprints):
             raise SettingsError(
-                f"Nothing can be taken from {self.run.path}: it was scored with another model.",
+                f"Nothing can be taken from {self.run.address}: it was scored with another model.",
                 hint="Give the model that it was scored with, or score without --fit-from.",
             )
 
     def no_background(self) -> Sequence[Encoded]:
         """Raise CurateError: something is to be fitted that the run does not keep."""
         raise CurateError(
-            f"{self.run.path} does not keep all that these settings need, and with --fit-from nothing is fitted anew.",
+            f"{self.run.address} does not keep all that these settings need, and with --fit-from nothing is fitted"
+            " anew.",
             hint="Give the target, control set and method settings that it was prepared with, or leave --fit-from out.",
         )
 
     def give_parts(self, run: Run, pool: Pool, reporter: Reporter) -> None:
         """Write into a run all parts of shards that are as they were, unless the two runs score differently."""
         if lines := self._differences(run):
-            reporter.note(f"every shard is scored, since {self.run.path} scores differently: {'; '.join(lines)}.")
+            reporter.note(f"every shard is scored, since {self.run.address} scores differently: {'; '.join(lines)}.")
             return
         same = set(unchanged(self.run, pool))
         for index, shard in enumerate(pool.shards):
             if shard.name in same:
                 for part in self.run.parts(shard.name)[len(run.parts(shard.name)) :]:
-                    run.adopt(part, index)
+                    run.adopt(self.run, part, index)
         reporter.note(
-            f"{len(same)} of {len(pool.shards)} shards are as {self.run.path} scored them: their scores are taken."
+            f"{len(same)} of {len(pool.shards)} shards are as {self.run.address} scored them: their scores are taken."
         )
 
     def _differences(self, run: Run) -> list[str]:

@@ -57,7 +57,7 @@ def run(
     if (path / Run.RECORD).exists():
         record = as_recorded(Run.open(path), record)
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
-        split.write(run.path)
+        split.write(run.folder)
         if not run.is_finished:
             run.log_start()
             loaded = time.time()

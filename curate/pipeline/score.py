@@ -10,7 +10,7 @@ from curate.documents.located import as_recorded
 from curate.errors import SettingsError
 from curate.executors.contract import Work
 from curate.executors.reading import UnfinishedShard, unfinished
-from curate.folders.local import refuse_place
+from curate.folders.local import open_folder, refuse_place
 from curate.methods.contract import Scorer
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.ending import totals_of, warn_of_mixed
@@ -48,7 +48,7 @@ def run(
     target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were
     finished stay.
     """
-    refuse_place(out, "--out")
+    refuse_place(out, "--out", stores=True)
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(ScoreSettings, settings, values)
     choice = executors.choose(executor, workers=workers, device=settings.device, part=part)
@@ -57,14 +57,14 @@ def run(
             "A store is scored by threads of one process.", hint="Leave --workers, --executor and --part out."
         )
     request = make_request(settings, reporter, strict=strict)
-    path = Path(out) if out is not None else default_out(request.settings)
-    record = _refuse_early(path, request)
+    place = open_folder(out if out is not None else default_out(request.settings)).address
+    record = _refuse_early(place, request)
     workspace = open_workspace(request, reporter)
     fingerprints, details = dict(workspace.fingerprints), _details(request, workspace)
-    with Run.start(path, settings=record, fingerprints=fingerprints, details=details, job=choice.job) as run:
+    with Run.start(place, settings=record, fingerprints=fingerprints, details=details, job=choice.job) as run:
         run.log_start(**({} if choice.part is None else {"part": choice.part}))
         loaded = time.time()
-        with run.preparing(lambda: reporter.note(f"another job prepares {path}; this one waits for it.")):
+        with run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")):
             scorer = _prepare(run, request, workspace, reporter)
         prepared = time.time()
         if request.store is None:
@@ -73,7 +73,7 @@ def run(
             opened = Scoring.of(request, workspace, scorer) if worker.is_here else None
             del workspace, scorer  # workers load their own, and a device need not hold one more
             work = worker.run(
-                ScoreWork(request=request, path=path, opened=opened), _unfinished(run, request), run, reporter
+                ScoreWork(request=request, folder=run.folder, opened=opened), _unfinished(run, request), run, reporter
             )
         else:
             described = {}
@@ -81,7 +81,7 @@ def run(
         seconds = {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared}
         log(run, work, described, **seconds)
         if not run.is_last():
-            reporter.note(f"this job is done; others are at work on {path}, and the last of them finishes it.")
+            reporter.note(f"this job is done; others are at work on {place}, and the last of them finishes it.")
         elif choice.job is None or not _lacks_parts(run, request, reporter):
             warn_of_mixed(run, reporter)
             run.finish(totals_of(run, request.pool, strict=strict, reporter=reporter))
@@ -90,8 +90,8 @@ def run(
 
 def _prepare(run: Run, request: Request, workspace: Workspace, reporter: Reporter) -> Scorer:
     """Do what is done once for a run, and return its scorer."""
-    request.split.write(run.path)
-    inputs = workspace.inputs(run.path, reporter, lambda details: run.add_details(**details))
+    request.split.write(run.folder)
+    inputs = workspace.inputs(run.folder, reporter, lambda details: run.add_details(**details))
     method = methods.get(request.method)
     if request.store is None:
         remember_shards(run, request.pool)
@@ -112,9 +112,9 @@ def _lacks_parts(run: Run, request: Request, reporter: Reporter) -> bool:
     run.refresh()
     if shards := _unfinished(run, request):
         reporter.warn(
-            f"{len(shards)} of {len(request.pool.shards)} shards of {run.path} have parts missing, and no other job is"
-            f" at work on it now. `curate status {run.path}` tells more; `curate score --continue {run.path}` does the"
-            " rest, if no job does."
+            f"{len(shards)} of {len(request.pool.shards)} shards of {run.address} have parts missing, and no other job"
+            f" is at work on it now. `curate status {run.address}` tells more; `curate score --continue {run.address}`"
+            " does the rest, if no job does."
         )
     return bool(shards)
 
@@ -143,17 +143,17 @@ def _details(request: Request, workspace: Workspace) -> dict[str, Any]:
     return details | request.split.details()
 
 
-def _refuse_early(path: Path, request: Request) -> dict[str, Any]:
+def _refuse_early(place: str, request: Request) -> dict[str, Any]:
     """Find before the model loads a place that cannot hold a run, or that holds one of other settings.
 
     `Run.start` looks again, with the model's fingerprint. Return the settings as a run that is there has them: its
     addresses may have been given elsewhere.
     """
-    refuse_place(path, "--out")
-    Run.refuse_foreign(path)
-    if not (path / Run.RECORD).exists():
+    refuse_place(place, "--out", stores=True)
+    Run.refuse_foreign(place)
+    if not open_folder(place).exists(Run.RECORD):
         return request.record
-    run = Run.open(path)
+    run = Run.open(place)
     record = as_recorded(run, request.record)
     run.refuse_other(record, request.fingerprints)
     return record

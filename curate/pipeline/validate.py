@@ -115,4 +115,4 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
         origin=Origin.open(scoring.fit_from, run.record.settings) if scoring.fit_from else None,
         note=reporter.note,
     )
-    return Subject(run=run, inputs=workspace.inputs(run.path, reporter))
+    return Subject(run=run, inputs=workspace.inputs(run.folder, reporter))

@@ -13,6 +13,7 @@ from curate.errors import CurateError
 from curate.executors.contract import Chunk, PartTables
 from curate.executors.reading import ChunkEncoder
 from curate.executors.tables import part_tables
+from curate.folders.folder import Folder
 from curate.folders.part_folder import PartFolder
 from curate.gradients.documents import Batching
 from curate.methods.contract import Scorer, Sketcher
@@ -59,7 +60,7 @@ class ScoreWork:
     """Scoring a pool's documents by a method that was prepared in a run's folder."""
 
     request: Request
-    path: Path
+    folder: Folder
     """The run's folder."""
     opened: Scoring | None = field(default=None, repr=False)
     """What this process has in memory already; it does not travel."""
@@ -71,8 +72,8 @@ class ScoreWork:
         if self.opened is not None:
             return self.opened
         workspace = open_workspace(self.request, Silent())
-        _refuse_changed(Run.open(self.path), workspace.fingerprints)
-        inputs = workspace.inputs(self.path, Silent())
+        _refuse_changed(Run.within(self.folder), workspace.fingerprints)
+        inputs = workspace.inputs(self.folder, Silent())
         scorer = methods.get(self.request.method).prepare(inputs, self.request.method_settings)
         return Scoring.of(self.request, workspace, scorer)
 
@@ -121,6 +122,6 @@ def _refuse_changed(folder: PartFolder, fingerprints: Mapping[str, str]) -> None
     """Raise CurateError unless the folder was begun with a model, and states of its training, of these."""
     if not folder.record.fingerprints.same_model(fingerprints):
         raise CurateError(
-            f"The model {folder.record.model} has changed since {folder.path} was begun.",
+            f"The model {folder.record.model} has changed since {folder.address} was begun.",
             hint="Put that model back, or give another folder with --out.",
         )

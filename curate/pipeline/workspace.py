@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 
 from curate import __version__
 from curate.documents import FirstRows, Overlap, Pool, Target, rows_of_each, sample_rows
 from curate.errors import CurateError, SettingsError
+from curate.folders.folder import Folder
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
@@ -66,17 +66,17 @@ class Workspace:
         return make_batching(self.settings, self.proxy, self.encoder, self.note)
 
     def inputs(
-        self, run: Path, reporter: Reporter, record: Callable[[Mapping[str, object]], None] = lambda _: None
+        self, folder: Folder, reporter: Reporter, record: Callable[[Mapping[str, object]], None] = lambda _: None
     ) -> Inputs:
-        """Return what a method prepares on; what is expensive goes into the folder `run`, or comes from beside it.
+        """Return what a method prepares on; what is expensive goes into a folder, or comes from beside it.
 
         A store gives the background's sketches, and what was fitted on them.
         """
-        neighbours = [p for p in sorted(run.parent.glob("*/")) if (p / "run.json").exists() and p != run]
+        neighbours = _beside(folder)
         if self.origin is not None:
-            neighbours = [self.origin.run.path, *neighbours]
+            neighbours = [self.origin.run.folder, *neighbours]
         if self.store is not None:
-            neighbours = [self.store.path, *neighbours]
+            neighbours = [self.store.folder, *neighbours]
         return Inputs(
             proxy=self.proxy,
             proxy_fingerprint=self.fingerprints["model"],
@@ -84,7 +84,7 @@ class Workspace:
             background=self._background if self.origin is None else self.origin.no_background,
             background_fingerprint=self._background_fingerprint(),
             batching=self.batching,
-            kept=Kept(open_folder(run), TENSORS, [open_folder(n) for n in neighbours]),
+            kept=Kept(folder, TENSORS, neighbours),
             reporter=reporter,
             against=self.against,
             aggregation=self.aggregation,
@@ -115,6 +115,14 @@ class Workspace:
         if self.origin is not None:
             return self.origin.background
         return background_fingerprint(self.fingerprints["pool"], self.settings)
+
+
+def _beside(folder: Folder) -> list[Folder]:
+    """Return the runs that lie beside a folder; in an object store none is looked for, at a request each."""
+    if not folder.is_here:
+        return []
+    run = folder.root
+    return [open_folder(p) for p in sorted(run.parent.glob("*/")) if (p / "run.json").exists() and p != run]
 
 
 def open_workspace(request: Request, reporter: Reporter) -> Workspace:

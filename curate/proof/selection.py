@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError
-from curate.folders.local import open_folder
+from curate.folders.local import open_folder, refuse_url
 from curate.folders.record import RunRecord
 from curate.proof.arms import ranking_column
 from curate.scores.run import Run
@@ -66,5 +66,6 @@ class Selected:
 def _run_of(folder: Path, manifest: dict[str, Any]) -> Path:
     """Return where the run lies: as the selection names it, from here or from a folder above the selection."""
     path = Path(manifest["run"]["path"])
+    refuse_url(path, "The selection's run")
     places = [path, *(above / path for above in folder.resolve().parents)]
     return next((place for place in places if (place / Run.RECORD).exists()), path)

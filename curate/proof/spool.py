@@ -19,7 +19,7 @@ from curate.documents import Overlap
 from curate.errors import CurateError
 from curate.folders.codecs import JSON
 from curate.folders.kept import kept_folder
-from curate.folders.local import open_folder
+from curate.folders.local_folder import LocalFolder
 from curate.progress import Reporter
 from curate.proxies.room import Room
 from curate.proxies.tokens import Encoded, Encoder, TokenSettings
@@ -94,7 +94,7 @@ def spooled(
             raise CurateError(f"{what}: no document is left to train on; expected at least one.")
         JSON.write(counts, partial / _RECORD)
 
-    return JSON.read(kept_folder(open_folder(folder.parent), folder.name, fill) / _RECORD)
+    return JSON.read(kept_folder(LocalFolder(folder.parent), folder.name, fill) / _RECORD)
 
 
 def _write(

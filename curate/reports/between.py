@@ -42,15 +42,15 @@ def _places(run: Run, every: int) -> pl.DataFrame:
 def _pair(left: Run, right: Run, left_places: pl.DataFrame, right_places: pl.DataFrame) -> Pair:
     joined = left_places.join(right_places, on="place", suffix="_right", maintain_order="left")
     if joined.is_empty():
-        return Pair(left=str(left.path), right=str(right.path), documents=0, spearman=None, overlap={})
+        return Pair(left=left.address, right=right.address, documents=0, spearman=None, overlap={})
     left_scores, right_scores = joined["score"].to_numpy(), joined["score_right"].to_numpy()
     overlap = {}
     for name, share in SHARES.items():
         in_left, in_right = membership(left_scores, share), membership(right_scores, share)
         overlap[name] = rounded(float((in_left * in_right).sum() / in_left.sum()))
     return Pair(
-        left=str(left.path),
-        right=str(right.path),
+        left=left.address,
+        right=right.address,
         documents=joined.height,
         spearman=correlation(ranks(left_scores), ranks(right_scores)),
         overlap=overlap,

@@ -43,7 +43,7 @@ def measure(run: Run, *, by: str | None = None) -> Figures:
         counts = _counted(session)
         if not counts["documents"]:
             raise CurateError(
-                f"{run.path} holds no score; expected at least one.", hint="`curate status` shows the runs."
+                f"{run.address} holds no score; expected at least one.", hint="`curate status` shows the runs."
             )
         frame = read_frame(run, counts["documents"], by=by)
         duplicates = _duplicates(session, frame)
@@ -76,7 +76,7 @@ def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
     target_rows, holdout, coverage = details.target_rows, details.holdout, details.coverage
     return {
         "name": run.name,
-        "path": str(run.path),
+        "path": run.address,
         "method": str(record.method),
         "model": str(record.model),
         "target": record.target,

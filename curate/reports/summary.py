@@ -70,7 +70,8 @@ def _ends(by: str, winners: Sequence[Source], losers: Sequence[Source]) -> str:
 
 def verifications(run: Run) -> list[str]:
     """Return what verifications of this run's selections say, of those that lie here or beside the run."""
-    places = dict.fromkeys(p.resolve() for p in (Path(), run.path.parent, run.path.parent.parent))
+    beside = (run.path.parent, run.path.parent.parent) if run.folder.is_here else ()
+    places = dict.fromkeys(p.resolve() for p in (Path(), *beside))
     files = sorted({f for place in places for f in place.glob("*/verify.json")})
     return [f"{f.parent.name}: {content['sentence']}" for f, content in _read(files) if _is_of(f, content, run)]
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curate.errors import CurateError, SettingsError
+from curate.folders.local import refuse_url
 from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run, latest_run
@@ -22,6 +23,8 @@ def parents_of(settings: RescoreSettings) -> list[Run]:
 
 def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
     """Open the runs. Raises CurateError for an unfinished one, or for two of different pools or targets."""
+    for path in paths:
+        refuse_url(path, "The run")
     runs = [Run.open(path) for path in dict.fromkeys(paths)]
     for run in runs:
         if not run.is_finished:

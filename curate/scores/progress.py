@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 
 from curate.documents import open_pool, rows_of_all
@@ -35,7 +34,7 @@ class Progress:
     """Rows a second, while it was at work; None where neither parts nor log tell."""
     finished: bool
     bytes: Mapping[str, int]
-    """On disk, by folder or file."""
+    """By folder or file."""
 
     @property
     def share(self) -> float | None:
@@ -90,10 +89,12 @@ def _whole(folder: PartFolder) -> tuple[int, int] | None:
 
 def _rate(folder: PartFolder) -> float | None:
     """Return rows a second from when parts were written; what lies between two sessions does not count."""
-    rows_by_file: dict[Path, int] = {}
+    times = {file.name: file.modified for file in folder.folder.files()}
+    rows_by_file: dict[str, int] = {}
     for part in folder.all_parts():
-        rows_by_file[part.path] = rows_by_file.get(part.path, 0) + part.end - part.start
-    written = sorted((path.stat().st_mtime, rows) for path, rows in rows_by_file.items())
+        name = f"{folder.ROWS}/{part.path.name}"
+        rows_by_file[name] = rows_by_file.get(name, 0) + part.end - part.start
+    written = sorted((times[name], rows) for name, rows in rows_by_file.items() if name in times)
     gaps = [(after - before, rows) for (before, _), (after, rows) in pairwise(written)]
     if len(gaps) < 2 or not (usual := median(gap for gap, _ in gaps)):
         return _rate_of_session(folder, written)
@@ -111,8 +112,7 @@ def _rate_of_session(folder: PartFolder, written: Sequence[tuple[float, int]]) -
 
 def _sizes(folder: PartFolder) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    for path in folder.path.rglob("*"):
-        if path.is_file():
-            name = path.relative_to(folder.path).parts[0]
-            sizes[name] = sizes.get(name, 0) + path.stat().st_size
+    for file in folder.folder.files():
+        name = file.name.partition("/")[0]
+        sizes[name] = sizes.get(name, 0) + file.size
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))

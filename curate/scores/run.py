@@ -29,21 +29,22 @@ __all__ = ["Part", "Run", "latest_run", "list_runs"]
 
 @final
 class Run(PartFolder):
-    """A run on disk. `start` one to write it (one process at a time), `open` one to read it."""
+    """A run in its folder. `start` one to write it (one process at a time), `open` one to read it."""
 
     KIND: ClassVar[str] = "run"
     RECORD: ClassVar[str] = "run.json"
     ROWS: ClassVar[str] = "scores"
     MERGES: ClassVar[bool] = True
+    IN_STORES: ClassVar[bool] = True
     WHICH: ClassVar[str] = "Give the folder that `curate score` wrote, or none for the latest run under runs/."
 
-    def adopt(self, part: Part, shard_index: int, table: pa.Table | None = None) -> Part:
-        """Copy a part of another folder into this run, whose pool may have the same shard at another index.
+    def adopt(self, source: PartFolder, part: Part, shard_index: int, table: pa.Table | None = None) -> Part:
+        """Copy a part of the folder `source` into this run, whose pool may have the same shard at another index.
 
         `table` replaces the part's own, for instance by scores of a store's documents.
         """
         span = replace(part.span, shard_index=shard_index)
-        return self.write_part(span, part.rows() if table is None else table, part.skipped())
+        return self.write_part(span, part.rows() if table is None else table, part.skipped(source.folder))
 
     def located(self, address: str) -> str:
         """Return where an address of the record lies now; see `documents.located`."""

@@ -265,7 +265,8 @@ class Session:
 
     def lock(self, allow: Sequence[Path | str]) -> None:
         """Close all files but those in the runs' folders and `allow`, for the rest of the session."""
-        folders = [path for _, run in self.runs for path in (run.path.absolute(), run.path.resolve())]
+        roots = [run.folder.root for _, run in self.runs]  # where copies lie of parts in an object store
+        folders = [path for root in roots for path in (root.absolute(), root.resolve())]
         folders += [self.neighbours.absolute().parent] if self.neighbours else []
         folders += [Path(a).resolve() for a in allow]
         # DuckDB looks at a path both as it is given, as a pattern, and as it is opened.
@@ -314,14 +315,14 @@ def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
             raise
         folder = run.working_folder or "the folder that the run was made in (its log does not name it)"
         raise CurateError(
-            f"The pool of {run.path} is not where it was: {error.message} Its address was given in {folder}.",
+            f"The pool of {run.address} is not where it was: {error.message} Its address was given in {folder}.",
             hint="Say where the pool is now with --pool ADDRESS.",
         ) from error
     fingerprint, expected = pool.fingerprint(), run.record.fingerprints.pool
     if fingerprint != expected:
         where = ", ".join(pool.address)
         raise CurateError(
-            f"{where}: not the pool that {run.path} scored (the fingerprint is {fingerprint}; expected {expected}).",
+            f"{where}: not the pool that {run.address} scored (the fingerprint is {fingerprint}; expected {expected}).",
             hint="Give the same shards with --pool, or score the changed pool into another run.",
         )
     return pool

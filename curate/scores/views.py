@@ -161,7 +161,7 @@ def run_row(name: str, run: Run) -> list[Any]:
     record = run.record
     return [
         name,
-        os.path.abspath(run.path),
+        os.path.abspath(run.path) if run.folder.is_here else run.address,
         record.method,
         record.model,
         run.is_finished,

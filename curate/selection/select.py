@@ -74,7 +74,7 @@ class Selection:
                 "kind": KIND,
                 "format": 1,
                 "curate": __version__,
-                "run": {"path": str(self.run.path), **self.run.record.json},
+                "run": {"path": self.run.address, **self.run.record.json},
                 "unit": self.unit,
                 "filters": [asdict(s) for s in self.stages],
                 "before": {"documents": self.documents_before, "tokens": self.tokens_before},
@@ -155,7 +155,7 @@ def _by_turns(run: Run, aggregate: str | None, unit: str) -> bool:
     groups = len(run.record.details.columns) > 1
     if aggregate == "round-robin" and not groups:
         raise SettingsError(
-            f"{run.path} has one score column; groups that choose in turn need one each.",
+            f"{run.address} has one score column; groups that choose in turn need one each.",
             hint="Score with --group-by COLUMN, or leave --aggregate out.",
         )
     return aggregate == "round-robin" or (aggregate is None and run.record.by_turns and groups and unit == "document")
@@ -213,12 +213,12 @@ def _check(run: Run, unit: str, shard_score: str, partial: bool) -> None:
         )
     parts = run.all_parts()
     if not parts:
-        raise CurateError(f"{run.path} has no scores yet.", hint="Run `curate score` with its settings again.")
+        raise CurateError(f"{run.address} has no scores yet.", hint="Run `curate score` with its settings again.")
     if not run.is_finished and not partial:
         whole = sum(p.last for p in parts)
         raise CurateError(
-            f"{run.path} is not finished: {len(parts)} parts are there, {whole} shards have reached their end.",
-            hint=f"Go on with it: {shlex.join(['curate', 'score', '--continue', str(run.path)])}. "
+            f"{run.address} is not finished: {len(parts)} parts are there, {whole} shards have reached their end.",
+            hint=f"Go on with it: {shlex.join(['curate', 'score', '--continue', run.address])}. "
             "Or select from these parts with --partial.",
         )
 

@@ -35,7 +35,7 @@ def score_stored(
             scored = queries.scored(products_of_part)
             rows = pq.read_table(part.path)
             overlaps = [overlap.measure(text) for text in store.texts(part)]
-            run.adopt(part, part.shard_index, _table(rows, scored, overlaps, columns))
+            run.adopt(store, part, part.shard_index, _table(rows, scored, overlaps, columns))
             work.add(Work.of(rows))
             stage.advance(len(rows))
     return work

@@ -5,6 +5,7 @@ import pytest
 
 from curate.documents import Fields, Split, hold_out, read_target
 from curate.errors import SettingsError
+from curate.folders.local import open_folder
 
 SIZES = {"a": 20, "b": 7, "c": 2}
 
@@ -53,7 +54,7 @@ def test_rows_are_recorded_and_written_with_all_their_columns(tmp_path: Path) ->
     found = split(path)
     run = tmp_path / "run"
     run.mkdir()
-    found.write(run)
+    found.write(open_folder(run))
     written = [json.loads(line) for line in (run / "target" / "heldout.jsonl").read_text().splitlines()]
     rows = found.details()["holdout"]["rows"]["val.jsonl"]
     whole = [json.loads(line) for line in path.read_text().splitlines()]
@@ -68,11 +69,11 @@ def test_rows_are_recorded_and_written_with_all_their_columns(tmp_path: Path) ->
 def test_what_an_earlier_start_kept_aside_is_replaced(tmp_path: Path) -> None:
     path = write(tmp_path / "val.jsonl", many())
     kept = tmp_path / "target" / "heldout.jsonl"
-    split(path, seed=1).write(tmp_path)
+    split(path, seed=1).write(open_folder(tmp_path))
     other = split(path, seed=2)
-    other.write(tmp_path)
+    other.write(open_folder(tmp_path))
     assert {json.loads(line)["text"] for line in kept.read_text().splitlines()} == heldout(other)
-    split(path, share=0.0).write(tmp_path)
+    split(path, share=0.0).write(open_folder(tmp_path))
     assert not kept.exists()
 
 
@@ -92,7 +93,7 @@ def test_without_a_share_nothing_is_kept_aside(tmp_path: Path) -> None:
     assert found.heldout is None
     assert set(found.fingerprints()) == {"target"}
     assert set(found.details()) == {"target_rows"}
-    found.write(tmp_path)
+    found.write(open_folder(tmp_path))
     assert not (tmp_path / "target").exists()
 
 

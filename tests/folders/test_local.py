@@ -135,9 +135,32 @@ def test_a_url_is_refused_in_either_writing(address: str) -> None:
             refuse_url(given, "--out")
         assert "give a folder here" in str(caught.value.hint)
         with pytest.raises(SettingsError, match=scheme):
-            open_folder(given)
-        with pytest.raises(SettingsError, match=scheme):
             put_file(given, lambda path: path.write_text(""))
+
+
+@pytest.mark.parametrize("address", ["file:///tmp/x", "https://host/x", "ftp://host/x"])
+def test_results_lie_in_no_url_but_an_object_stores(address: str) -> None:
+    with pytest.raises(SettingsError, match="expected a path on this machine"):
+        open_folder(address)
+    with pytest.raises(SettingsError, match="expected a path on this machine"):
+        refuse_place(address, "--out", stores=True)
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/a/run", "gs://bucket/a/run", "hf://buckets/a/run", "az://bucket/a/run"]
+)
+def test_an_address_of_an_object_store_is_one_in_either_writing(address: str) -> None:
+    for given in (address, Path(address), f"{address}/"):
+        folder = open_folder(given)
+        assert (folder.address, folder.is_here) == (address, False)
+        refuse_place(given, "--out", stores=True)
+
+
+@pytest.mark.parametrize("address", ["s3://me:pa55@bucket/run", "s3://bucket/run?secret=pa55", "az://c/run?sig=pa55"])
+def test_an_address_of_results_holds_no_secret_and_the_refusal_tells_none(address: str) -> None:
+    with pytest.raises(SettingsError, match="holds a password or a key") as caught:
+        open_folder(address)
+    assert "pa55" not in str(caught.value)
 
 
 @pytest.mark.parametrize("address", ["runs/x", "/tmp/a:b/c", "C:/runs", "./s3:/x", "a b://c", None])

@@ -215,7 +215,7 @@ def test_sessions_are_logged_one_after_the_other(start):
     assert [json.loads(line)["number"] for line in lines] == [1, 2]
 
 
-def test_a_url_is_no_place_for_a_run():
+def test_a_url_of_no_object_store_is_no_place_for_a_run():
     for act in (Run.open, lambda path: Run.start(path, settings={}, fingerprints={})):
-        with pytest.raises(SettingsError, match="s3://bucket/run; expected a path on this machine"):
-            act("s3://bucket/run")
+        with pytest.raises(SettingsError, match="https://host/run; expected a path on this machine"):
+            act("https://host/run")

@@ -118,7 +118,7 @@ def training_plan(inputs: Inputs, settings: RunSettings, whole: Sizes, seconds: 
     recipe = replace(in_proxys_precision(settings.recipe, inputs.proxy), steps=steps)
     corpus = Corpus(inputs.background(), inputs.batching.tokens, room=inputs.batching.room)
     training = Training(trainable(inputs.proxy, recipe), corpus, recipe)
-    needs = Replay(training, inputs.kept.folder.local("plan"), checkpoints=settings.checkpoints).plan()
+    needs = Replay(training, inputs.kept.folder.scratch("plan"), checkpoints=settings.checkpoints).plan()
     return TrainingPlan(
         runs=runs,
         steps=steps,

@@ -8,6 +8,7 @@ from curate.documents.check import check_fields
 from curate.documents.formats import txt
 from curate.documents.holdout import hold_out
 from curate.errors import CurateError, SettingsError
+from curate.folders.local import open_folder
 
 TEXT = "\ufeffone\r\n\r\n two\u2028 \nthree"
 
@@ -87,7 +88,7 @@ def test_a_target_of_lines_keeps_lines_aside(tmp_path):
     assert len(target.documents) == 10
     split = hold_out(target, 0.3, 0, address=[str(tmp_path / "t.txt")])
     (tmp_path / "run").mkdir()
-    split.write(tmp_path / "run")
+    split.write(open_folder(tmp_path / "run"))
     kept = open_pool(tmp_path / "run" / "target" / "heldout.jsonl")
     assert [r["text"] for r in everything(kept)] == [d.text for d in split.heldout.documents]
     assert len(read_target(tmp_path / "t.txt", Fields()).documents) == 1

@@ -1,0 +1,91 @@
+"""A real S3 server on this machine, moto's, that answers 503 as often as a test asks."""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "not-to-be-seen", "AWS_DEFAULT_REGION": "us-east-1"}
+_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+@dataclass
+class S3:
+    """The server's address, and how it is to fail."""
+
+    application: Any
+    fails_every: int = 0
+    """Every so many requests one is answered by 503; 0: none."""
+    url: str = ""
+    requests: int = 0
+    failed: int = 0
+    log: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        with self._lock:
+            self.requests += 1
+            self.log.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+            fails = bool(self.fails_every) and self.requests % self.fails_every == 0
+            self.failed += fails
+        if not fails:
+            return self.application(environ, start_response)
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(_SLOW_DOWN)))])
+        return [_SLOW_DOWN]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a process finds the server and its keys by."""
+        return {**KEYS, "AWS_ENDPOINT_URL": self.url}
+
+    def files(self, address: str) -> dict[str, bytes]:
+        """Return every object under an address, by name."""
+        fs = self._filesystem()
+        root = address.removeprefix("s3://").rstrip("/")
+        return {path.removeprefix(f"{root}/"): fs.cat_file(path) for path in fs.find(root)}
+
+    def names(self, address: str) -> list[str]:
+        return self._filesystem().find(address)
+
+    def upload(self, folder: Path, address: str) -> None:
+        fs = self._filesystem()
+        root = address.removeprefix("s3://").rstrip("/")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                fs.pipe_file(f"{root}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+    def _filesystem(self) -> Any:
+        import fsspec
+
+        return fsspec.filesystem("s3", use_listings_cache=False)
+
+
+@contextmanager
+def serving() -> Iterator[S3]:
+    """Serve a bucket named `bucket`; this process and its children find it. Skips the test where moto is missing."""
+    pytest.importorskip("moto.server", reason="moto's server is not installed")
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    s3 = S3(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, s3, threaded=True)
+    s3.url = f"http://127.0.0.1:{server.server_port}"
+    before = dict(os.environ)
+    os.environ.update(s3.variables)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        s3._filesystem().mkdir("bucket")
+        yield s3
+    finally:
+        server.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
