@@ -5,7 +5,6 @@ import pytest
 from curate.cli import main
 
 COMMANDS = {
-    "score": ("--target", "none.jsonl", "--pool", "none/", "--out"),
     "index": ("--pool", "none/", "--out"),
     "rescore": ("{run}", "--out"),
     "select": ("{run}", "--out"),

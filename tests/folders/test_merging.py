@@ -122,8 +122,9 @@ def test_merging_early_and_late_gives_the_same_bytes(start: Callable[..., Run]) 
 def test_parts_that_are_taken_out_of_a_file_have_the_bytes_that_they_had(start: Callable[..., Run]) -> None:
     loose, run, other = filled(start("loose")), filled(start()), start("other")
     run.finish({})
-    for part in Run.open(run.path).all_parts():
-        other.adopt(part, part.shard_index)
+    merged = Run.open(run.path)
+    for part in merged.all_parts():
+        other.adopt(merged, part, part.shard_index)
     assert files(other) == files(loose)
 
 

@@ -24,6 +24,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 DIM = 64
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* set aside")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a proxy of two checkpoints, whose learning rates differ."""
