@@ -84,35 +84,18 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = pretended.start(arguments.kind)
     whole = machine.capacity
-    from tests.scoring import make_project, make_proxy_folder
+    from tests.scoring import leave_checkpoint, make_project, make_proxy_folder
 
     arguments.folder.mkdir(exist_ok=True)
     project = make_project(arguments.folder, 8, 4)
     make_proxy_folder(project / "proxy", layers=1)  # every kind of layer once; pretending takes its time by operation
-    _leave_checkpoint(project / "proxy")
+    leave_checkpoint(project / "proxy")
     for name, work in commands(project).items():
         machine.capacity = SMALL if name == "small card" else whole
         machine.waits.clear()
         machine.peak, machine.pins = machine.live, 0
         report = {"name": name, "error": _error(work), "waits": machine.waits.most_common(60)}
         print(json.dumps(report | {"peak": machine.peak, "pins": machine.pins}), flush=True)
-
-
-def _leave_checkpoint(proxy: Path) -> None:
-    """Take one step of AdamW on a proxy's model and keep it as a warm-up does."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from curate.training.moments import write_moments
-
-    model = AutoModelForCausalLM.from_pretrained(proxy)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    ids = torch.arange(16)[None]
-    model(input_ids=ids, labels=ids).loss.backward()
-    optimizer.step()
-    folder = proxy / "checkpoints" / "step-1"
-    model.save_pretrained(folder)
-    write_moments(folder, model, optimizer, step=1, learning_rate=1e-3, mean_learning_rate=1e-3)
 
 
 def _error(work: Callable[[], object]) -> str:

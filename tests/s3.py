@@ -83,9 +83,18 @@ def serving() -> Iterator[S3]:
     os.environ.update(s3.variables)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
+        _forget_connections()  # to a server that was here before
         s3._filesystem().mkdir("bucket")
         yield s3
     finally:
         server.shutdown()
+        _forget_connections()
         os.environ.clear()
         os.environ.update(before)
+
+
+def _forget_connections() -> None:
+    """Make fsspec connect anew: it keeps a file system, and the server that it was made for, for ever."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()

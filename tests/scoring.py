@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import zstandard
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from curate.training.tokenizer import train_tokenizer
 
@@ -44,6 +44,20 @@ def make_proxy_folder(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def leave_checkpoint(proxy: Path) -> None:
+    """Take one step of AdamW on a proxy's model and keep it as a warm-up does."""
+    from curate.training.moments import write_moments
+
+    model = AutoModelForCausalLM.from_pretrained(proxy)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    ids = torch.arange(16)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    folder = proxy / "checkpoints" / "step-1"
+    model.save_pretrained(folder)
+    write_moments(folder, model, optimizer, step=1, learning_rate=1e-3, mean_learning_rate=1e-3)
 
 
 def make_rows(count: int, seed: int) -> list[dict]:

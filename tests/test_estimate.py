@@ -11,13 +11,14 @@ from curate import methods
 from curate.cli import group
 from curate.methods.contract import Inputs, Scorer, Sizes, checked
 from curate.score_settings import ScoreSettings
-from tests.scoring import lines, make_proxy_folder, make_rows, make_target
+from tests.scoring import leave_checkpoint, lines, make_proxy_folder, make_rows, make_target
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("estimate")
     make_proxy_folder(folder / "proxy")
+    leave_checkpoint(folder / "proxy")
     (folder / "pool").mkdir()
     for name, seed in (("a", 1), ("b", 2)):
         (folder / "pool" / f"{name}.jsonl").write_bytes(lines(make_rows(60, seed)))

@@ -153,7 +153,7 @@ def test_a_killed_worker_is_told_and_costs_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("after_parts", [0, 5])
 def test_an_interrupt_ends_all_processes_quietly(tmp_path: Path, after_parts: int) -> None:
-    make_project(tmp_path, 400)
+    make_project(tmp_path, 1000)
     folder = tmp_path / "trackstar" / "one" / "x"
     process = begin(command(tmp_path, folder, "--workers", "2"), folder, after_parts=after_parts)
     while not children(process):
