@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -83,7 +84,9 @@ def serving() -> Iterator[S3]:
     os.environ.update(s3.variables)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        _forget_connections()  # to a server that was here before
+        _forget_connections()  # to a server that was here before, whose buckets moto has kept
+        with urlopen(Request(f"{s3.url}/moto-api/reset", method="POST")):
+            pass
         s3._filesystem().mkdir("bucket")
         yield s3
     finally:
