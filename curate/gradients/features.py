@@ -54,9 +54,19 @@ class FeatureEngine:
         self.places, self.width = _places(proxy)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of gradients and features."""
+        return torch.promote_types(self.proxy.dtype, torch.float32)
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of one document's whole gradient."""
+        return self.width * self.dtype.itemsize
+
+    @property
     def group(self) -> int:
         """How many documents' whole gradients exist at a time."""
-        return max(1, GROUP_BYTES // (self.width * self._wide.itemsize))
+        return max(1, GROUP_BYTES // self.gradient_bytes)
 
     def __call__(
         self, encoded: Sequence[Encoded], batching: Batching, correction: Correction | None = None
@@ -72,8 +82,8 @@ class FeatureEngine:
     ) -> DocumentFeatures:
         device = self.proxy.device
         places = {document: place for place, document in enumerate(encoded)}
-        gradients = torch.zeros(len(encoded), self.width, dtype=self._wide, device=device)
-        losses = torch.zeros(len(encoded), dtype=self._wide, device=device)
+        gradients = torch.zeros(len(encoded), self.width, dtype=self.dtype, device=device)
+        losses = torch.zeros(len(encoded), dtype=self.dtype, device=device)
         for batch, (values, batch_losses) in batching.run("features", encoded, self._gradients):
             index = sent(torch.tensor([places[i] for i in batch.documents]), device)
             gradients.index_add_(0, index, values)  # a document may have several windows
@@ -87,7 +97,7 @@ class FeatureEngine:
 
     def _gradients(self, batch: TokenBatch) -> tuple[Float[Tensor, "sequences entries"], Float[Tensor, "sequences"]]:
         """Return each sequence's whole gradient of the summed loss, and that loss."""
-        values = torch.zeros(len(batch), self.width, dtype=self._wide, device=self.proxy.device)
+        values = torch.zeros(len(batch), self.width, dtype=self.dtype, device=self.proxy.device)
 
         def make_tap(name: str) -> "_WholeTap | None":
             if name not in self.places:
@@ -97,10 +107,6 @@ class FeatureEngine:
         with tapped(self.proxy.linears, make_tap):
             losses = self.frozen.backward(batch)
         return values, losses
-
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.promote_types(self.proxy.dtype, torch.float32)
 
 
 def flattened(proxy: Proxy, matrices: Mapping[str, Float[Tensor, "_ _"]]) -> Float[Tensor, "entries"]:

@@ -84,8 +84,10 @@ def prepare_sketches(
     """Whiten sketches layer by layer, then bring them to norm 1 over all layers (TrackStar's order, §3)."""
     if whitening is not None:
         values = torch.cat([whiten(values[:, b.start : b.stop], whitening[b.name]) for b in blocks], 1)
-    if not unit:
-        return values
-    # A gradient of exactly zero has no direction: it stays zero, and so does its score.
+    return normalised(values) if unit else values
+
+
+def normalised(values: Float[Tensor, "documents d"]) -> Float[Tensor, "documents d"]:
+    """Bring vectors to norm 1. One of exactly zero has no direction: it stays zero, and so does its score."""
     norms = values.norm(dim=1, keepdim=True)
     return values / norms.where(norms != 0, torch.ones_like(norms))

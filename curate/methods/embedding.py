@@ -19,6 +19,7 @@ from curate.errors import CurateError
 from curate.gradients.aggregation import Queries
 from curate.gradients.documents import Batching
 from curate.gradients.scored import Scored
+from curate.gradients.scoring import normalised
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.proxies.devices import products
 from curate.proxies.proxy import Proxy
@@ -52,7 +53,7 @@ class Embedder:
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Float[Tensor, "documents d"]:
         """Return every document's embedding, on the CPU; NaN where the model's states are not finite."""
         means = self.means(encoded, batching)
-        return _unit(means if self.centre is None else means - self.centre)
+        return normalised(means if self.centre is None else means - self.centre)
 
     @torch.no_grad()
     def means(self, encoded: Sequence[Encoded], batching: Batching) -> Float[Tensor, "documents d"]:
@@ -123,7 +124,7 @@ def _rows(
         "target/embeddings", keys, lambda: {"means": _means(embedder, inputs, target.encoded, "target")}
     )
     means = tensors["means"]
-    values = _unit(means if embedder.centre is None else means - embedder.centre)
+    values = normalised(means if embedder.centre is None else means - embedder.centre)
     finite = values.isfinite().all(1)
     if not bool(finite.all()):
         inputs.reporter.warn(f"{int((~finite).sum())} {name} row(s) set aside: their embedding is not finite.")
@@ -156,8 +157,3 @@ def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:
         "device": str(inputs.proxy.device),
         "pooling": settings.pooling,
     }
-
-
-def _unit(values: Float[Tensor, "documents d"]) -> Float[Tensor, "documents d"]:
-    norms = values.norm(dim=1, keepdim=True)
-    return values / norms.where(norms != 0, torch.ones_like(norms))

@@ -20,15 +20,16 @@ from curate.gradients.aggregation import Aggregation, Queries
 from curate.gradients.documents import Batching
 from curate.gradients.features import Correction, FeatureEngine
 from curate.gradients.scored import Scored, StoredQueries
+from curate.gradients.scoring import normalised
 from curate.gradients.whole_projections import whole_projection
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
 from curate.methods.shared.features import STORE as STORE
-from curate.methods.shared.features import FeatureSettings, correction_of, unit, weights_of
+from curate.methods.shared.features import FeatureSettings, StoreSketcher, weights_of
 from curate.methods.shared.target import usable_rows
 from curate.proxies.tokens import Encoded
 from curate.schema import AT_STEP, slug
 from curate.settings import option, settings
-from curate.training.states import Checkpoint, sharing
+from curate.training.states import Checkpoint
 
 OFFERS = frozenset({"against", "aggregate", "store"})
 NEEDS = frozenset({"model", "checkpoints"})
@@ -72,7 +73,7 @@ class LessScorer:
             products = torch.zeros(len(encoded), len(values), dtype=values.dtype)
             for features in state.engine(encoded, batching, state.correction):
                 index = torch.tensor(features.documents)
-                cosines = unit(features.values) @ values.T
+                cosines = normalised(features.values) @ values.T
                 cosines[~features.norms.isfinite()] = torch.nan
                 products[index] = cosines.to(products)
                 losses[index], norms[index] = features.losses.to(losses), features.norms.to(norms)
@@ -115,17 +116,15 @@ class FeaturePlan:
 def prepare(inputs: Inputs, settings: Settings) -> LessScorer:
     """Load the checkpoints, take the target's features at each, or read those kept in the run; return the scorer."""
     weights = weights_of(inputs.checkpoints, settings.weights)
-    projection = whole_projection(settings.projection, settings.dim, settings.seed)
-    proxies = sharing(inputs.proxy, inputs.checkpoints)
-    engines = [FeatureEngine(proxy, projection) for proxy in proxies]
-    corrections = [correction_of(c, p, settings) for c, p in zip(inputs.checkpoints, proxies, strict=True)]
+    sketcher = StoreSketcher.of(inputs.proxy, inputs.checkpoints, settings)
+    engines, corrections = sketcher.engines, sketcher.corrections
     _report(engines[0], inputs)
     rows = [_features(inputs, settings, c, e, inputs.target) for c, e in zip(inputs.checkpoints, engines, strict=True)]
     usable = usable_rows(inputs.target, torch.stack(rows, 1).isfinite().all(2).all(1).tolist(), inputs.reporter)
     groups = [inputs.target.groups[i] for i in usable]
     states: list[State] = []
     for i, checkpoint in enumerate(inputs.checkpoints):
-        queries = inputs.aggregation.queries(unit(rows[i][usable]), groups, inputs.target.names)
+        queries = inputs.aggregation.queries(normalised(rows[i][usable]), groups, inputs.target.names)
         if inputs.against is not None:
             queries = queries.less(_control(inputs, settings, checkpoint, engines[i], inputs.against))
         at_step = {"step": checkpoint.step, "weight": weights[i], "engine": engines[i], "correction": corrections[i]}
@@ -137,20 +136,19 @@ def prepare(inputs: Inputs, settings: Settings) -> LessScorer:
 def plan(inputs: Inputs, settings: Settings, whole: Sizes, seconds: Mapping[str, float]) -> FeaturePlan:
     """Return the memory that whole gradients and checkpoints take."""
     engine = FeatureEngine(inputs.proxy, whole_projection(settings.projection, settings.dim, settings.seed))
-    size = torch.promote_types(inputs.proxy.dtype, torch.float32).itemsize
     group = min(engine.group, max(1, whole.pool))
-    moments = 2 * size * (settings.correction == "adam")
+    moments = 2 * engine.gradient_bytes * (settings.correction == "adam")
     trained = inputs.proxy.dtype.itemsize * engine.width
     return FeaturePlan(
         entries=engine.width,
         group=group,
-        group_bytes=group * engine.width * size,
-        checkpoint_bytes=len(inputs.checkpoints) * (moments * engine.width + trained),
+        group_bytes=group * engine.gradient_bytes,
+        checkpoint_bytes=len(inputs.checkpoints) * (moments + trained),
     )
 
 
 def _report(engine: FeatureEngine, inputs: Inputs) -> None:
-    size = engine.group * engine.width * torch.promote_types(inputs.proxy.dtype, torch.float32).itemsize
+    size = engine.group * engine.gradient_bytes
     inputs.reporter.note(
         f"less: {len(inputs.checkpoints)} checkpoint(s), {engine.width:,} numbers a gradient; those of up to"
         f" {engine.group:,} documents at a time take {size / 1e9:.2g} GB, and a batch's as much again."
@@ -170,9 +168,7 @@ def _features(
     }
 
     def make() -> dict[str, Tensor]:
-        values = torch.zeros(
-            len(target.encoded), settings.dim, dtype=torch.promote_types(inputs.proxy.dtype, torch.float32)
-        )
+        values = torch.zeros(len(target.encoded), settings.dim, dtype=engine.dtype)
         with inputs.reporter.stage("target", total=len(target.encoded), grows="target") as stage:
             for features in engine(target.encoded, inputs.batching):
                 values[list(features.documents)] = features.values.cpu()
@@ -187,4 +183,6 @@ def _control(
 ) -> Float[Tensor, "dim"]:
     """Return the mean of a control set's unit features."""
     values = _features(inputs, settings, checkpoint, engine, against)
-    return unit(values[usable_rows(against.ungrouped(), values.isfinite().all(1).tolist(), inputs.reporter)]).mean(0)
+    return normalised(
+        values[usable_rows(against.ungrouped(), values.isfinite().all(1).tolist(), inputs.reporter)]
+    ).mean(0)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -41,6 +42,10 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """Return a hash of the state's folder and of the type that it is loaded in."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:  # gigabytes are read for it: once
         digest = xxhash.xxh3_128(f"{self.step} {self.settings.dtype}".encode())
         for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             digest.update(path.relative_to(self.folder).as_posix().encode())

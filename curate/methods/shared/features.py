@@ -13,6 +13,7 @@ from curate.errors import CurateError
 from curate.gradients.documents import Batching
 from curate.gradients.features import Correction, DocumentFeatures, FeatureEngine, flattened
 from curate.gradients.roots import ThinRoot, Whitening
+from curate.gradients.scoring import normalised
 from curate.gradients.sketches import Block
 from curate.gradients.whole_projections import Kind, whole_projection
 from curate.methods.contract import Inputs, StoredSketches, StoreKind
@@ -95,12 +96,6 @@ def weights_of(checkpoints: Sequence[Checkpoint], by: Literal["rates", "equal"])
     return [(rate or 0) / total for rate in rates]
 
 
-def unit(values: Float[Tensor, "documents dim"]) -> Float[Tensor, "documents dim"]:
-    """Bring features to norm 1; one of zeros stays so."""
-    norms = values.norm(dim=1, keepdim=True)
-    return values / norms.where(norms != 0, torch.ones_like(norms))
-
-
 @dataclass(frozen=True, kw_only=True)
 class StoreSketcher:
     """Compute what a store keeps: the unit features of documents at every checkpoint, one block each."""
@@ -142,7 +137,7 @@ class StoreSketcher:
 
 def _joined(by_state: Sequence[DocumentFeatures]) -> StoredSketches:
     """Return features at all checkpoints side by side; loss and norm are the last's, as in scores."""
-    last, values = by_state[-1], torch.cat([unit(f.values) for f in by_state], 1)
+    last, values = by_state[-1], torch.cat([normalised(f.values) for f in by_state], 1)
     finite = torch.stack([f.norms.isfinite() for f in by_state]).all(0) & values.isfinite().all(1)
     return StoredSketches(
         documents=last.documents,
