@@ -12,7 +12,7 @@ TESTS  := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 help:
 	@echo "make quickstart   install, then run the main job on text that every Python carries"
-	@echo "make test         install, then run every test: the fast ones on two cores, then the slow ones"
+	@echo "make test         install, then run every test: the fast ones, then the slow ones, on two cores"
 	@echo "make fast         the fast tests alone"
 	@echo "make lint         style, types, import layers"
 	@echo "make format       rewrite the code in the project's style"
@@ -23,7 +23,7 @@ quickstart: $(VENV)/.installed
 	$(QUIET) $(BIN)/curate quickstart
 
 test: fast
-	$(TESTS) -m slow
+	$(TESTS) -n 2 -m slow
 
 fast: $(VENV)/.installed-dev
 	$(TESTS) -n 2 -m "not slow"

@@ -98,6 +98,7 @@ def test_a_run_that_goes_on_is_not_checked_again(place: Path, run: Run, monkeypa
     curate.score(settings(place, group_by="task"), run.path, reporter=Heard())
 
 
+@pytest.mark.slow
 def test_rounding_that_breaks_the_ranking_is_a_warning_that_is_repeated(place: Path, awkward: Path, capsys) -> None:
     out = place / "runs" / "bad"
     asked = settings(place, model=str(awkward))

@@ -24,6 +24,7 @@ COMMANDS = [
 WAITS_PER_BATCH, BATCHES = 8, 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_every_command_runs_with_tensors_where_and_as_wide_as_they_may_be_and_seldom_waits(
     kind: str, tmp_path: Path

@@ -90,6 +90,7 @@ def test_a_plan_is_within_a_factor_of_two_of_the_run(
     pytest.fail(f"{method}: planned over measured seconds {ratios}")
 
 
+@pytest.mark.slow
 def test_training_runs_are_planned_by_a_step_that_is_measured(place: Path) -> None:
     own = {"steps": 10, "batch_size": 8, "snapshots": (0.3, 0.5), "runs": 3}
     training = curate.plan_score(settings(place, method="magic", method_settings=own)).training

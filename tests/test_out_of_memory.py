@@ -90,6 +90,7 @@ def test_batches_are_halved_where_memory_is_out_and_the_scores_stay(
     assert "--batch-tokens" in heard.notes[0]
 
 
+@pytest.mark.slow
 def test_a_rescoring_and_an_index_go_on_with_smaller_batches(
     project: Path, small_device: Callable[[int], None]
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_warm_up_begins_anew_with_fewer_windows_at_once(project: Path, small_d
     assert sum("memory ran out" in note for note in heard.notes) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* set aside")
 def test_a_warm_up_begins_anew_with_fewer_documents_at_once(
     project: Path, small_device: Callable[[int], None], monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,7 @@ def test_a_long_document_says_that_it_was_cut(run) -> None:
     assert found.filter(~pl.col("truncated")).height > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dot", "cosine", "trackstar", "ekfac"])
 def test_scores_do_not_depend_on_parts_batches_or_order(place: Path, tmp_path: Path, method: str) -> None:
     projected = {"dim": 4} if method in ("cosine", "trackstar") else {}
@@ -119,6 +120,7 @@ def test_baselines_go_the_same_road(place: Path, tmp_path: Path, run, method: st
         assert means["sums"] > max(means["law"], means["sea"])
 
 
+@pytest.mark.slow
 def test_windows_read_all_of_a_long_document(place: Path, tmp_path: Path, run) -> None:
     whole = curate.score(settings(place, long="windows"), tmp_path / "w" / "x", reporter=Heard()).scores().collect()
     cut = run.scores().collect()

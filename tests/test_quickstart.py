@@ -24,6 +24,7 @@ def write_package(root: Path, name: str, functions: int) -> None:
     (root / name / "__init__.py").write_text(code)
 
 
+@pytest.mark.slow
 def test_the_library_of_this_python_gives_thousands_of_documents(library: list[Piece]):
     assert len(library) > 3000
     assert len({p.id for p in library}) == len(library)
@@ -76,6 +77,7 @@ def test_a_python_without_sources_says_so(tmp_path: Path):
         list(read_library(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_pool_reads_back_in_every_format_without_a_row_of_the_target(tmp_path: Path):
     built = build_library_pool(tmp_path, LibrarySettings(documents=600, target_rows=40))
     pool = open_pool(built.pool)

@@ -23,6 +23,7 @@ def test_a_folder_that_no_quickstart_made_is_left_alone(tmp_path: Path, capsys: 
     assert (tmp_path / "pool" / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_an_unknown_package_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert fails("--package", "asincio", "--out", str(tmp_path / "q")) == 1
     assert "'asyncio'" in capsys.readouterr().err

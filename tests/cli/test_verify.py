@@ -36,6 +36,7 @@ def asked(place: Path, *more: str) -> list[str]:
     return ["verify", str(place / "selected"), *target, *small, *baselines, *more]
 
 
+@pytest.mark.slow
 def test_a_table_a_sentence_and_curves(place: Path) -> None:
     printed = called(*asked(place, "--sweep", "10%,50%"))
     for said in ("untrained", "selection", "random", "top 10%", "top 50%", "beats random", "ends lowest", "curves.png"):

@@ -80,6 +80,7 @@ def gaps(x: Directions, u: Directions, matrix: Tensor) -> Tensor:
     return ((gap @ matrix) * gap).sum(1)
 
 
+@pytest.mark.slow
 def test_conjugate_gradients_end_at_the_dense_solve() -> None:
     u = targets()
     expected = torch.linalg.solve(dense(), flat(u).T).T

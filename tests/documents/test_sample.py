@@ -164,6 +164,7 @@ def test_a_damaged_file_gives_nothing_and_the_others_all_they_have(tmp_path):
     assert len(sample_rows(open_pool(tmp_path), 50, 0, Fields())) == 30
 
 
+@pytest.mark.slow
 def test_of_text_files_only_those_drawn_are_read(tmp_path, monkeypatch):
     for i in range(300):
         (tmp_path / f"{i:03d}.txt").write_text(f"text {i}" if i % 2 else "")

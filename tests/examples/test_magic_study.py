@@ -65,6 +65,7 @@ def run(study: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, *more: 
     return json.loads((place / "study" / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_study_measures_every_part_and_goes_on_where_it_was(
     study: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,12 +41,14 @@ def there(walked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path / "there"
 
 
+@pytest.mark.slow
 def test_pretraining(walked: Path) -> None:
     assert (walked / "selected" / "README.md").is_file()
     assert (walked / "runs" / "grown" / "run.json").is_file()
     assert (walked / "from-python" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 @adapted
 def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -56,6 +58,7 @@ def test_fine_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list((tmp_path / "chosen" / "train").iterdir())
 
 
+@pytest.mark.slow
 @adapted
 def test_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -63,6 +63,7 @@ def work_on(place: Path, work: PartWork, seen: Silent, executor: str = "processe
         return run, executors.choose(executor, workers=2, device="cpu").make().run(work, shards, run, seen)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_done_twice(tmp_path: Path) -> None:
     seen = Seen()
     run, work = work_on(tmp_path, Deadly(15, ATTEMPTS - 1, tmp_path / "deaths"), seen)
@@ -83,6 +84,7 @@ def test_rows_that_kill_every_worker_are_given_up_and_all_others_done(tmp_path: 
     assert [p.start for p in run.parts("a.jsonl")] == [0]
 
 
+@pytest.mark.slow
 def test_a_part_that_lacks_a_row_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="10 rows read, 9 written and 0 set aside"):
         work_on(tmp_path, Deadly(15, 0, tmp_path / "deaths", loses_rows=True), Seen())

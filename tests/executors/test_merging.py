@@ -18,6 +18,7 @@ def files_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(merging, "PARTS", 4)
 
 
+@pytest.mark.slow
 def test_any_executor_and_any_restart_gives_the_same_files(
     place: Path, tmp_path: Path, alone, files_of_four: None
 ) -> None:

@@ -78,6 +78,7 @@ def test_one_large_shard_is_shared_and_its_cut_depends_on_the_file_alone(place: 
     assert [(p.start, p.end) for p in made[1].all_parts()][:2] == [(0, 16), (16, 32)]
 
 
+@pytest.mark.slow
 def test_a_shard_that_cannot_be_read_stops_no_other(place: Path, tmp_path: Path) -> None:
     make_pool(tmp_path / "pool", 40)
     whole = (tmp_path / "pool" / "b.jsonl.gz").read_bytes()
@@ -95,6 +96,7 @@ def test_a_shard_that_cannot_be_read_stops_no_other(place: Path, tmp_path: Path)
     assert contents(tmp_path / "1" / "x") == contents(tmp_path / "2" / "x")
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_arrives_with_its_hint(place: Path, tmp_path: Path) -> None:
     folder = make("bm25", place, tmp_path)
     for part in parts_of(folder, "bm25"):

@@ -188,6 +188,7 @@ def test_run_without_parts_has_empty_frames(start):
     assert run.skipped().collect().columns == ["shard", "row", "doc_id", "reason", "detail"]
 
 
+@pytest.mark.slow
 def test_workers_write_parts_out_of_order_while_another_process_holds_the_claim(start, tmp_path):
     with start() as run:
         assert run.all_parts() == []

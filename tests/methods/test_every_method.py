@@ -28,11 +28,14 @@ from tests.small_models import (
 WITHOUT_TARGET = {"length", "loss", "random"}
 WITHOUT_MODEL = {"bm25", "length", "random"}
 OF_A_TRAINED_PROXY = {"magic"}  # losses and gradients are those of the proxy after some training
+TRAINS = {"magic"}  # for half a minute in all
 WITHOUT_GRADIENTS = WITHOUT_TARGET | WITHOUT_MODEL | {"drift", "embedding", "rds"}
 
 
 def each(*excepted: set[str]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("method", [m for m in methods.names() if not any(m in e for e in excepted)])
+    names = [m for m in methods.names() if not any(m in e for e in excepted)]
+    marks = {m: pytest.mark.slow if m in TRAINS else () for m in names}
+    return pytest.mark.parametrize("method", [pytest.param(m, marks=marks[m]) for m in names])
 
 
 every_method = each()

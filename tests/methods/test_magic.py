@@ -44,6 +44,7 @@ def whole_adjoint(proxy: Proxy, folder: Path, step: int, hidden: set[str]) -> to
 
 
 # Weights transposed, biases everywhere; fused experts beside.
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["GPT2Config", "GptOssConfig"])
 def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(architecture: str, tmp_path: Path) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
@@ -60,6 +61,7 @@ def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(architecture
     assert not torch.allclose(steps[0.5], whole_adjoint(proxy, tmp_path / "whole", 3, set()), rtol=1e-2, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [1, 3])
 def test_a_document_of_the_background_is_scored_by_runs_that_did_not_train_on_it(runs: int, tmp_path: Path) -> None:
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
@@ -133,6 +135,7 @@ def test_what_was_measured_is_said_and_recorded_and_the_folder_of_the_training_i
     assert not any("steps on" in n for n in again.notes)
 
 
+@pytest.mark.slow
 def test_a_rough_run_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
     rough = dataclasses.replace(RECIPE, learning_rate=1.0, steps=24, warmup=0, schedule="constant", epsilon=1e-17)
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
@@ -143,6 +146,7 @@ def test_a_rough_run_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
     assert prepare("magic", inputs, recipe=rough, accept_rough=True)(POOL, inputs.batching).scores.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_killed_training_goes_on_to_the_same_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool

@@ -134,6 +134,7 @@ def test_repeats_average_the_changes(place: Path, tmp_path: Path) -> None:
     assert not np.allclose(twice.measured, once.measured)
 
 
+@pytest.mark.slow
 def test_a_rescored_runs_adjoint_is_judged_and_said_to_be(place: Path, tmp_path: Path) -> None:
     recipe = Recipe(batch_size=8, learning_rate=1e-3, epsilon=1e-8)
     rescore = RescoreSettings(runs=(str(place / "runs" / "ekfac"),), shortlist=30, background=20, recipe=recipe)

@@ -172,6 +172,7 @@ def test_a_dry_run_measures_a_step_and_writes_nothing(place: Path) -> None:
     assert sorted(place.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_rough_training_is_refused_and_can_be_accepted(place: Path, tmp_path: Path) -> None:
     rough = Recipe(batch_size=8, learning_rate=0.3, steps=12, warmup=0, schedule="constant", epsilon=1e-8)
     with pytest.raises(CurateError, match="The training run is rough") as error:

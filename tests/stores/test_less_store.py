@@ -103,6 +103,7 @@ def test_scores_are_those_computed_from_the_pool(
     assert found.record.method == "less"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kept", "rtol"), [("float16", 2e-3), ("int8", 3e-2)])
 def test_fewer_bytes_cost_no_more_than_their_rounding(place: Path, tmp_path: Path, kept: str, rtol: float) -> None:
     small = index(place, tmp_path / "store", storage=kept)
@@ -110,6 +111,7 @@ def test_fewer_bytes_cost_no_more_than_their_rounding(place: Path, tmp_path: Pat
     assert small.storage.bytes_per_document < 2 * DIM * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"projection": "signs"}, {"correction": "none"}, {"seed": 3}])
 def test_what_features_are_made_of_is_the_stores(place: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     other = index(place, tmp_path / "store", **settings)
@@ -141,6 +143,7 @@ def test_a_new_target_reads_no_pool_and_runs_its_own_rows_alone(
     assert not set(seen) & set(run.scores().collect()["content_hash"])
 
 
+@pytest.mark.slow
 def test_a_store_goes_on_and_grows(place: Path, tmp_path: Path, store: Store) -> None:
     again = index(place, tmp_path / "again")
     before = {p.name: p.read_bytes() for p in sorted((again.path / "sketches").iterdir())}
@@ -157,6 +160,7 @@ def test_a_store_goes_on_and_grows(place: Path, tmp_path: Path, store: Store) ->
     assert from_store(place, grown, tmp_path / "2").scores().collect()[: len(old)].equals(old)
 
 
+@pytest.mark.slow
 def test_processes_write_the_same_store(place: Path, tmp_path: Path, store: Store) -> None:
     shared = index(place, tmp_path / "shared", workers=2)
     for folder in ("sketches", "rows", "curvature", "norms"):

@@ -176,6 +176,7 @@ def test_prompts_users_turns_and_padding_carry_no_loss():
     assert batch["labels"][1, lengths[1] :].tolist() == [-100] * (longer - lengths[1])
 
 
+@pytest.mark.slow
 def test_dropout_is_drawn_from_the_seed(write_pool: Write, model: str, tmp_path: Path):
     pool, dropped = write_pool(answers(22)), {"lora": LORA | {"dropout": 0.5}}
     one = warm(pool, tmp_path / "a", model, **dropped)

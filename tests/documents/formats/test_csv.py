@@ -137,6 +137,7 @@ def test_a_field_may_be_longer_than_pythons_own_limit(tmp_path):
     assert [len(row["text"]) > 1 for row in values(shard)] == [True, False]
 
 
+@pytest.mark.slow
 def test_streaming_a_large_file_needs_little_memory(tmp_path):
     rng = random.Random(0)
     many = [{"text": "\n".join(rng.randbytes(40).hex() for _ in range(20))} for _ in range(10_000)]
