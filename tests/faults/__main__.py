@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults.commands import COMMANDS
-from tests.faults.faults import Laboratory, Outcome, drawn
+from tests.faults.faults import Fault, Laboratory, Outcome, drawn
 from tests.faults.kinds import KINDS
 from tests.faults.processes import adopt_orphans, import_everything
 
@@ -58,10 +58,10 @@ def main(
     sys.exit(bool(failed))
 
 
-def suffer_all(laboratory: Laboratory, plan: list) -> list[Outcome]:
+def suffer_all(laboratory: Laboratory, plan: list[Fault]) -> list[Outcome]:
     """Run the commands undisturbed, then with every fault."""
     laboratory.folder.mkdir(parents=True, exist_ok=True)
-    laboratory.prepare()
+    laboratory.prepare(runs=any(COMMANDS[fault.command].needs_runs for fault in plan))
     references, outcomes = {}, []
     for fault in plan:
         if fault.command not in references:

@@ -25,6 +25,8 @@ class Command:
     jobs: Sequence[Sequence[str]]
     workers: str | None = None
     """What its workers are, if it has any: processes or actors."""
+    needs_runs: bool = False
+    """Whether it works on what `PREPARING` makes."""
     missing: str | None = None
     """A package that it needs and that is not installed."""
 
@@ -45,7 +47,9 @@ COMMANDS = {
         Command(name="score-magic", jobs=[score(*_MAGIC, method="magic")]),
         Command(name="score-array", jobs=[[*_EKFAC, "--part", f"{n}/2"] for n in (1, 2)]),
         Command(
-            name="score-processes", jobs=[score("--workers", "2", "--dim", "4", method="trackstar")], workers="processes"
+            name="score-processes",
+            jobs=[score("--workers", "2", "--dim", "4", method="trackstar")],
+            workers="processes",
         ),
         Command(
             name="score-ray",
@@ -55,7 +59,9 @@ COMMANDS = {
         ),
         Command(name="index", jobs=[_STORE]),
         Command(
-            name="select", jobs=[["select", "runs/dot", "--top", "50%", "--overwrite", "--out", f"{OUT}/selected"]]
+            name="select",
+            needs_runs=True,
+            jobs=[["select", "runs/dot", "--top", "50%", "--overwrite", "--out", f"{OUT}/selected"]],
         ),
         Command(
             name="warmup",
@@ -69,6 +75,7 @@ COMMANDS = {
         ),
         Command(
             name="verify",
+            needs_runs=True,
             jobs=[
                 [
                     *("verify", "selected", "--target", "heldout.jsonl", "--out", f"{OUT}/verified", "--seeds", "1"),
@@ -78,10 +85,12 @@ COMMANDS = {
         ),
         Command(
             name="validate",
+            needs_runs=True,
             jobs=[["validate", "runs/dot", *_VALIDATE, "--banks", f"{OUT}/banks", "--out", f"{OUT}/figures"]],
         ),
         Command(
             name="rescore",
+            needs_runs=True,
             jobs=[["rescore", "runs/dot", "--shortlist", "12", *_RECIPE, "--accept-rough", "--out", f"{OUT}/rescored"]],
         ),
     )
@@ -92,7 +101,7 @@ PREPARING = (
     ["score", *_INPUTS, "--method", "bm25", "--out", "runs/bm25"],
     ["select", "runs/dot", "--top", "30%", "--out", "selected"],
 )
-"""What gives `verify`, `validate` and `rescore` something to work on."""
+"""What gives `select`, `verify`, `validate` and `rescore` something to work on."""
 
 
 def make_inputs(folder: Path) -> None:

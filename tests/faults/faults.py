@@ -1,6 +1,5 @@
 """Faults drawn from a seed, each run to its end and compared with an undisturbed run."""
 
-import os
 import random
 import shutil
 import signal
@@ -9,16 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from tests.faults.commands import COMMANDS, OUT, PREPARING, Command, make_inputs
-from tests.faults.kinds import KINDS, Scene, wait
-from tests.faults.processes import Job, await_end_of_all, forked, start
+from tests.faults.kinds import KINDS, Scene
+from tests.faults.processes import await_end_of_all, forked, start
 from tests.faults.results import contents, differences, pages, rows_in
 
-_ENDS = (0, 1, 2, 130)
+_ENDS = {0, 1, 2, 130}
 """Exit codes of a command that was not killed."""
+_KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 _SHOWN = 4
 
 
@@ -81,12 +80,12 @@ class Laboratory:
     def printed(self) -> Path:
         return self.folder / "printed"
 
-    def prepare(self) -> None:
+    def prepare(self, *, runs: bool) -> None:
         """Make the project, and the runs that some commands work on."""
         base = self.folder / "base"
         (base / OUT).mkdir(parents=True)
         forked(lambda: make_inputs(base))
-        for i, arguments in enumerate(PREPARING):
+        for i, arguments in enumerate(PREPARING if runs else ()):
             job = start(arguments, base, self.folder / f"preparing-{i}")
             assert job.wait() == 0, job.told
 
@@ -121,13 +120,13 @@ class Laboratory:
         scene.rng = random.Random(f"{fault.seed}/{fault.number}")
         KINDS[fault.kind](scene)
         left = await_end_of_all()
-        disturbed = scene.jobs.copy()
+        number_disturbed = len(scene.jobs)
         outcome = Outcome(fault=fault, ended=_ended_well(scene))
         if not outcome.ended or scene.shard:
             scene.run()
             left += await_end_of_all()
-            outcome.resumed = all(job.code == 0 for job in scene.jobs[len(disturbed) :])
-        Judge(scene, reference, outcome, disturbed, left).judge()
+            outcome.resumed = all(job.code == 0 for job in scene.jobs[number_disturbed:])
+        Judge(scene, reference, outcome, left).judge()
         outcome.seconds = time.monotonic() - began
         if outcome.failures:
             self._keep(fault)
@@ -163,7 +162,6 @@ class Judge:
     scene: Scene
     reference: Reference
     outcome: Outcome
-    disturbed: list[Job]
     left: list[str]
 
     def judge(self) -> None:
@@ -171,7 +169,7 @@ class Judge:
         for job in self.scene.jobs:
             if "Traceback (most recent call last)" in job.told:
                 fail(f"a traceback: {job.told.strip().splitlines()[-1][:200]}")
-            if job.code is None or (job.code not in _ENDS and job.code not in self._signals):
+            if job.code not in _ENDS | _KILLED:
                 fail(f"a job ended with {job.code}")
             elif job.code in (1, 2) and not job.told.strip():
                 fail("a job failed without a word")
@@ -189,11 +187,6 @@ class Judge:
             fail(f"it was not resumed: {self.scene.jobs[-1].told.strip()[-300:]}")
 
     @property
-    def _signals(self) -> set[int]:
-        """Exit codes of jobs that were sent a signal, or killed before the damage."""
-        return {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
-
-    @property
     def _may_differ(self) -> bool:
         """Say whether a result of another pool was told: the shard that was damaged is named, or the pool."""
         told = "".join(job.told for job in self.scene.jobs)
@@ -203,10 +196,6 @@ class Judge:
     @property
     def _refusal(self) -> str:
         return "".join(j.told for j in self.scene.jobs if j.code in (1, 2))
-
-    @property
-    def _mended(self) -> list[Job]:
-        return self.scene.jobs[len(self.disturbed) :]
 
     def _count_rows(self, but: str | None = None) -> None:
         """Count lost and doubled rows of all shards but one; rows are counted where the command has any."""

@@ -49,7 +49,9 @@ class Scene:
     def start(self) -> list[Job]:
         """Start the command's jobs."""
         printed = self.printed / f"{len(self.jobs):02d}"
-        jobs = [start(job, self.work, printed.with_name(f"{printed.name}-{i}")) for i, job in enumerate(self.command.jobs)]
+        jobs = [
+            start(job, self.work, printed.with_name(f"{printed.name}-{i}")) for i, job in enumerate(self.command.jobs)
+        ]
         self.jobs += jobs
         return jobs
 

@@ -13,13 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import TypeVar
+
+import curate
 
 T = TypeVar("T")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SET_CHILD_SUBREAPER, _DROP_FROM_BOUNDING_SET = 36, 24
 _CAPABILITIES_VERSION = 0x20080522
 _OVERRIDE, _READ_SEARCH = 1, 2
+_NOT_IMPORTED = ("curate.__main__", "curate.executors.ray")
 PATIENCE = 180.0
 _PAUSE = 0.002
 
@@ -29,9 +33,7 @@ def import_everything() -> None:
     for name in (
         *("transformers.models.llama.modeling_llama", "transformers.trainer", "peft", "datasets", "faiss", "bm25s"),
         *("matplotlib.pyplot", "pyarrow.dataset", "safetensors.torch", "duckdb"),
-        *(f"curate.cli.{p.stem}" for p in Path("curate/cli").glob("[a-z]*.py")),
-        *(f"curate.pipeline.{p.stem}" for p in Path("curate/pipeline").glob("[a-z]*.py")),
-        *(f"curate.methods.{p.stem}" for p in Path("curate/methods").glob("[a-z]*.py")),
+        *(m.name for m in walk_packages(curate.__path__, "curate.") if m.name not in _NOT_IMPORTED),
     ):
         import_module(name)
     assert threading.active_count() == 1, "a fork of this process would lack its threads"

@@ -1,19 +1,24 @@
 """What a command has left: its files, and the rows that they hold."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 PAGE = 4096
+_SECONDS = re.compile(rb'("seconds":) [\d.e-]+')
 _ROWS = ("scores", "rows", "skipped")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return every file but logs of sessions and locks, by name; what a killed process forgot is among them."""
+    """Return every file but logs of sessions and locks, by name; what a killed process forgot is among them.
+
+    Of records, the seconds that something took are left out.
+    """
     files = (p for p in sorted(folder.rglob("*")) if p.is_file())
     return {
-        str(p.relative_to(folder)): p.read_bytes()
+        str(p.relative_to(folder)): _SECONDS.sub(rb"\1 0", p.read_bytes()) if p.suffix == ".json" else p.read_bytes()
         for p in files
         if p.name != "log.jsonl" and not p.name.endswith(".lock")
     }
