@@ -38,7 +38,10 @@ def score(*options: str, method: str) -> list[str]:
 _EKFAC = score("--group-by", "task", method="ekfac")
 _STORE = ["index", *_INPUTS[2:], *_SMALL, "--dim", "4", "--out", f"{OUT}/store"]
 _MAGIC = [*_RECIPE, "--set", "steps=4", "--accept-rough"]
-_VALIDATE = ["--documents", "24", "--queries", "3", "--subsets", "8", "--drop", "10%", "--removals", "2", *_RECIPE]
+_VALIDATE = [
+    *("validate", "runs/dot", "--banks", f"{OUT}/banks", "--out", f"{OUT}/figures", "--documents", "24"),
+    *("--queries", "3", "--subsets", "8", "--drop", "10%", "--removals", "2", *_RECIPE),
+]
 
 COMMANDS = {
     command.name: command
@@ -86,7 +89,13 @@ COMMANDS = {
         Command(
             name="validate",
             needs_runs=True,
-            jobs=[["validate", "runs/dot", *_VALIDATE, "--banks", f"{OUT}/banks", "--out", f"{OUT}/figures"]],
+            jobs=[_VALIDATE],
+        ),
+        Command(
+            name="validate-processes",
+            needs_runs=True,
+            jobs=[[*_VALIDATE, "--device", "cpu", "--device", "cpu"]],
+            workers="processes",
         ),
         Command(
             name="rescore",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 PAGE = 4096
-_SECONDS = re.compile(rb'("seconds":) [\d.e-]+')
+_SECONDS = re.compile(rb'("[a-z_]*seconds":) [\d.e-]+')
 _ROWS = ("scores", "rows", "skipped")
 
 
