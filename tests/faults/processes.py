@@ -24,7 +24,7 @@ _SET_CHILD_SUBREAPER, _DROP_FROM_BOUNDING_SET = 36, 24
 _CAPABILITIES_VERSION = 0x20080522
 _OVERRIDE, _READ_SEARCH = 1, 2
 _NOT_IMPORTED = ("curate.__main__", "curate.executors.ray")
-PATIENCE = 180.0
+PATIENCE = 600.0
 _PAUSE = 0.002
 
 
@@ -86,10 +86,11 @@ def start(arguments: Sequence[str], folder: Path, printed: Path) -> Job:
     errors = printed.with_suffix(".err")
     errors.touch()
     if pid := os.fork():
+        os.setpgid(pid, pid)  # here, too: a signal to the group may come at once
         return Job(pid=pid, errors=errors)
     code = 1
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         os.chdir(folder)
         for descriptor, path in ((0, Path(os.devnull)), (1, printed.with_suffix(".out")), (2, errors)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644), descriptor)
