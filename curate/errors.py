@@ -6,6 +6,7 @@ from curate.secrets import without_secrets
 
 # Libraries in other languages give no number.
 _FULL = ("No space left on device", "Disk quota exceeded", "StorageFull")
+_FORBIDDEN = ("Permission denied", "PermissionDenied", "Read-only file system", "ReadOnlyFilesystem")
 
 
 class CurateError(Exception):
@@ -34,12 +35,23 @@ class SettingsError(CurateError):
 
 def disk_is_full(error: BaseException) -> bool:
     """Return whether an error, or one that it came from, says that a disk or its quota is full."""
+    return _saying(error, (errno.ENOSPC, errno.EDQUOT), _FULL) is not None
+
+
+def forbidden(error: BaseException) -> str | None:
+    """Return the words of an error, or of one that it came from, that a file may not be read or written; else None."""
+    link = _saying(error, (errno.EACCES, errno.EPERM, errno.EROFS), _FORBIDDEN)
+    return None if link is None else str(link).strip().splitlines()[0]
+
+
+def _saying(error: BaseException, numbers: tuple[int, ...], words: tuple[str, ...]) -> BaseException | None:
+    """Return the error, or the one that it came from, that has one of these numbers or words."""
     link: BaseException | None = error
     while link is not None:
-        if getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(w in str(link) for w in _FULL):
-            return True
+        if getattr(link, "errno", None) in numbers or any(w in str(link) for w in words):
+            return link
         link = link.__cause__ or link.__context__
-    return False
+    return None
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

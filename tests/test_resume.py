@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.results import contents
 from tests.scoring import make_pool, make_project, make_proxy_folder, make_target
 
 KILLS = 5
@@ -37,12 +38,6 @@ def index_command(place: Path, out: Path) -> list[str]:
         *("--model", str(place / "proxy"), "--dim", "4", "--background", "100", "--part-documents", "20"),
         *("--batch-tokens", "128", "--device", "cpu"),
     ]
-
-
-def contents(run: Path) -> dict[str, bytes]:
-    """Every file but the log of sessions and the lock."""
-    files = (p for p in sorted(run.rglob("*")) if p.is_file())
-    return {str(p.relative_to(run)): p.read_bytes() for p in files if p.name != "log.jsonl" and "lock" not in p.name}
 
 
 def parts(folder: Path) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from curate import __version__
-from curate.errors import CurateError, disk_is_full, memory_is_out, nearest
+from curate.errors import CurateError, disk_is_full, forbidden, memory_is_out, nearest
 
 # The first lines of help follow the way of the work; a command that is not listed here comes after, by name.
 ORDER = (
@@ -89,7 +89,13 @@ def main(args: list[str] | None = None) -> None:
                 " or a smaller proxy, or end what else is in the device's memory.",
             )
         elif not isinstance(error, CurateError):
-            raise
+            if (refusal := forbidden(error)) is None:
+                raise
+            error = CurateError(
+                f"A file may not be read or written: {refusal}",
+                hint="Give this user the right to it, or name another folder. What was finished is kept, and the same"
+                " command goes on.",
+            )
         from curate.cli._output import print_error
 
         print_error(error)

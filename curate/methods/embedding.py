@@ -151,9 +151,4 @@ def _background_mean(embedder: Embedder, inputs: Inputs) -> Float[Tensor, "d"]:
 
 
 def _depends_on(inputs: Inputs, settings: Settings) -> dict[str, object]:
-    return {
-        "proxy": inputs.proxy_fingerprint,
-        "batching": inputs.batching,
-        "device": str(inputs.proxy.device),
-        "pooling": settings.pooling,
-    }
+    return inputs.proxy_keys | {"pooling": settings.pooling}

@@ -5,7 +5,6 @@ method is prepared once more with every query as a group. Expensive values that 
 second moments) are read from the run.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,7 @@ import xxhash
 from curate import methods
 from curate.folders.codecs import ARRAY
 from curate.folders.folder import Folder
-from curate.folders.kept import Kept
+from curate.folders.kept import Kept, workplace
 from curate.folders.local import open_folder
 from curate.folders.record import canonical
 from curate.folders.tensors import TENSORS
@@ -83,7 +82,6 @@ class Subject:
         usable = [i for i, e in enumerate(sample) if e.num_scored > 0]
         all_scores, settings = np.zeros((len(documents), len(queries))), self.settings()
         step = self._together(len(queries))
-        folder.local().mkdir(parents=True, exist_ok=True)  # scratch lies beside, so that curvature is linked
         with self.inputs.reporter.stage(f"scoring by {self.method}", total=len(queries), unit="queries") as task:
             for start in range(0, len(queries), step):
                 block = rows[start : start + step]
@@ -93,7 +91,7 @@ class Subject:
                     names=[f"{i:06d}" for i in range(len(block))],
                     fingerprint="queries:" + ",".join(e.content_hash for e in block),
                 )
-                with tempfile.TemporaryDirectory(dir=folder.local(), prefix=".scratch-") as scratch:
+                with workplace(folder, "scratch") as scratch:  # beside, so that curvature is linked
                     neighbours = [self.run.folder, *self.inputs.kept.neighbours]
                     kept = Kept(open_folder(scratch), TENSORS, neighbours)
                     inputs = replace(

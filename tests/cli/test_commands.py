@@ -154,6 +154,27 @@ def test_a_full_disk_is_one_sentence_and_the_command_to_give_again(error, capsys
     assert told.endswith("give the same command again: curate score --out 'runs/a b'\n")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied", "runs/x/scores"),
+        OSError(errno.EROFS, "Read-only file system", "runs/x/scores"),
+        RuntimeError('IO Error: Cannot open file "runs/x/scores": Permission denied'),
+    ],
+)
+def test_a_file_that_may_not_be_written_is_named(error: Exception, capsys, monkeypatch) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("curate.cli.group.main", lambda **_: fail())
+    with pytest.raises(SystemExit) as end:
+        curate.cli.main(["score"])
+    told = capsys.readouterr().err
+    assert end.value.code == 1
+    assert told.startswith("error: A file may not be read or written: ")
+    assert "runs/x/scores" in told
+
+
 def test_a_result_that_a_full_disk_cannot_take_is_an_error() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")

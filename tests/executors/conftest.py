@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.executors.making import make
+from tests.faults.results import contents
 from tests.scoring import make_project
-from tests.test_resume import contents
 
 
 @pytest.fixture(scope="module")

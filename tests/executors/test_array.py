@@ -20,8 +20,8 @@ from curate.folders.local import LocalFolder
 from curate.scores.run import Run
 from tests import small_runs
 from tests.executors.making import SETTINGS, Seen, settings
+from tests.faults.results import contents
 from tests.scoring import lines, make_rows
-from tests.test_resume import contents
 
 SLURM = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "MAX", "STEP")]
 

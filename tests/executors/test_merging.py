@@ -10,7 +10,7 @@ from curate.scores.progress import progress_of
 from curate.scores.run import Run
 from curate.scores.session import open_session
 from tests.executors.making import Seen, make, settings
-from tests.test_resume import contents
+from tests.faults.results import contents
 
 
 @pytest.fixture

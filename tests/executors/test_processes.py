@@ -21,8 +21,8 @@ from curate.progress import Silent, Task
 from curate.scores.run import Run
 from tests import small_runs
 from tests.executors.making import Seen, make, settings
+from tests.faults.results import contents
 from tests.scoring import lines, make_pool, make_rows
-from tests.test_resume import contents
 
 
 @pytest.mark.parametrize(

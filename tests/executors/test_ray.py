@@ -14,7 +14,7 @@ from curate.executors.crew import ATTEMPTS
 from curate.scores.run import Run
 from tests.executors.making import Seen, make, settings
 from tests.executors.test_crew import Deadly, work_on
-from tests.test_resume import contents
+from tests.faults.results import contents
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: the extra `ray` brings it")
 # Ray starts processes and leaves sockets to be closed by their end, and warns of what it will change.
