@@ -71,7 +71,7 @@ class Team(Protocol[W]):
         """Have a worker read the span that starts there, and work on it. One that is gone is heard of by `hear`."""
         ...
 
-    def hear(self, timeout: float | None = None) -> list[tuple[W, Message]]:
+    def hear(self) -> list[tuple[W, Message]]:
         """Wait for messages, each with its sender. Raises the error that work failed with."""
         ...
 

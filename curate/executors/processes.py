@@ -84,8 +84,8 @@ class _Family:
         with suppress(OSError):  # it has ended, which its next message says
             worker.pipe.send(start)
 
-    def hear(self, timeout: float | None = None) -> list[tuple[Child, Message]]:
-        return [(child, self._message(child)) for child in ready(self.children, timeout)]
+    def hear(self) -> list[tuple[Child, Message]]:
+        return [(child, self._message(child)) for child in ready(self.children)]
 
     def _message(self, child: Child) -> Message:
         try:

@@ -184,8 +184,8 @@ class _Actors:
             self.taken.add(start.order)
         self.pending[worker.read.remote(start)] = worker
 
-    def hear(self, timeout: float | None = None) -> list[tuple[Any, Message]]:
-        calls, _ = ray.wait([*self.pending], num_returns=1, timeout=timeout)
+    def hear(self) -> list[tuple[Any, Message]]:
+        calls, _ = ray.wait([*self.pending], num_returns=1)
         # An actor that has died fails all of its calls: the first drops the others.
         return [(self.pending[call], self._message(call)) for call in calls if call in self.pending]
 

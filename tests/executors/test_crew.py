@@ -99,7 +99,7 @@ class Here:
     def send(self, worker: int, start: SpanStart) -> None:
         self.workers[worker][1].append(start)
 
-    def hear(self, timeout: float | None = None) -> list[tuple[int, Message]]:
+    def hear(self) -> list[tuple[int, Message]]:
         worker = self.rng.choice([w for w, (_, steps) in self.workers.items() if steps])
         if self.deaths and self.rng.random() < 0.1:
             self.deaths -= 1
@@ -117,9 +117,8 @@ class Here:
         return message
 
 
-@pytest.mark.parametrize("deaths", [0, 2])
 @pytest.mark.parametrize("share", [None, Share(number=2, count=3)])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("seed", "deaths"), [(0, 0), (1, 2), (2, 2)])
 def test_whoever_reads_and_whoever_dies_every_span_is_written_once(
     tmp_path: Path, deaths: int, share: Share | None, seed: int
 ) -> None:
