@@ -9,7 +9,7 @@ from curate.documents.records import documents, hash_content
 from curate.documents.rows import columns_metadata, estimated_rows, json_lines, raw_tables, rows
 from curate.documents.sample import draw_sample, estimated_size, sample_rows
 from curate.documents.shards import DAMAGED, BadRow, DamagedShard, Shard
-from curate.documents.stretches import Marks
+from curate.documents.stretches import Course, Mark, Marks
 from curate.documents.target import Target, read_target
 from curate.fields import Fields
 
@@ -17,9 +17,11 @@ __all__ = [
     "DAMAGED",
     "HELDOUT",
     "BadRow",
+    "Course",
     "DamagedShard",
     "Fields",
     "FirstRows",
+    "Mark",
     "Marks",
     "Overlap",
     "Pool",

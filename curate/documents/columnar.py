@@ -1,7 +1,7 @@
 """Formats of files made of blocks (Parquet, Arrow): all but opening a file and streaming its blocks."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from curate.documents.drawing import draw_from_blocks, until_broken, with_damage
 from curate.documents.shards import BadRow, DamagedShard, Row, Shard
+from curate.documents.stretches import Course
 from curate.errors import CurateError
 from curate.folders.values import plain_batch, python_values
 
@@ -76,22 +77,24 @@ class Columnar:
         only: Sequence[int] | None = None,
         columns: Sequence[str] | None = None,
         batch_rows: int = 1024,
+        course: Course | None = None,
     ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Stream (row numbers, record batch); skip blocks without a chosen row."""
+        """Stream (row numbers, record batch); skip blocks without a chosen row. `course` has the start where given."""
         chosen = None if only is None else np.asarray(only, dtype=np.int64)
+        course = course or Course(start)
 
         def wants(first_row: int, count: int) -> bool:
-            return _overlaps(first_row, count, start, chosen)
+            return _overlaps(first_row, count, course.start, chosen)
 
-        reached = [start]
+        reached = [course.start]
         with self._opened(shard, reached) as file:
             for first_row, batch in file.stream(wants, columns, batch_rows):
                 after = first_row + batch.num_rows
                 if chosen is None:
-                    numbers = np.arange(max(first_row, start), after, dtype=np.int64)
+                    numbers = np.arange(max(first_row, course.start), after, dtype=np.int64)
                     batch = plain_batch(batch.slice(batch.num_rows - len(numbers)))
                 else:
-                    low, high = np.searchsorted(chosen, [max(first_row, start), after])
+                    low, high = np.searchsorted(chosen, [max(first_row, course.start), after])
                     numbers = chosen[low:high]
                     batch = plain_batch(batch).take(pa.array(numbers - first_row)) if len(numbers) else batch
                 if len(numbers):
@@ -107,13 +110,13 @@ class Columnar:
 
         Moments that Python cannot hold (after the year 9999) are null.
         """
-        for numbers, batch in self.batches(shard, start=start, only=only, columns=columns):
-            batch = _whole_microseconds(batch)
-            try:
-                values: Sequence[Any] = batch.to_pylist()
-            except (ValueError, OverflowError):
-                values = _rows_with_unheld(batch)
-            yield from zip(numbers.tolist(), values, strict=True)
+        return _rows_of(self.batches(shard, start=start, only=only, columns=columns))
+
+    def rows_along(
+        self, shard: Shard, course: Course, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, Row]]:
+        """Stream rows on a course, whose mark does not matter; blocks before its start are not read."""
+        return _rows_of(self.batches(shard, columns=columns, course=course))
 
     def tables(
         self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, batch_rows: int = 1024
@@ -183,6 +186,16 @@ def _check_names(shard: Shard, names: Sequence[str]) -> None:
         raise CurateError(
             f"{shard.url}: two columns are called {twice!r}.", hint="Write the file again with a name for each column."
         )
+
+
+def _rows_of(batches: Iterable[tuple[np.ndarray, pa.RecordBatch]]) -> Iterator[tuple[int, Row]]:
+    for numbers, batch in batches:
+        batch = _whole_microseconds(batch)
+        try:
+            values: Sequence[Any] = batch.to_pylist()
+        except (ValueError, OverflowError):
+            values = _rows_with_unheld(batch)
+        yield from zip(numbers.tolist(), values, strict=True)
 
 
 def _rows_with_unheld(batch: pa.RecordBatch) -> list[Row]:

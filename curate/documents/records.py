@@ -13,7 +13,7 @@ from curate.documents import formats, shapes
 from curate.documents.rows import rows
 from curate.documents.shapes.contract import Refused
 from curate.documents.shards import BadRow, Shard
-from curate.documents.stretches import Marks
+from curate.documents.stretches import Course
 from curate.fields import Fields
 from curate.schema import Document, Skipped
 
@@ -26,15 +26,15 @@ def documents(
     *,
     start: int = 0,
     only: Sequence[int] | None = None,
-    marks: Marks | None = None,
+    course: Course | None = None,
 ) -> Iterator[Document | Skipped]:
     """Stream every row from `start`, in order, as a document or as Skipped with its reason.
 
     Nested columns that are not content are not read from Parquet and Arrow. `only` (sorted, distinct) gives just those
-    rows; `marks` are as in `rows`. Raises DamagedShard with the row reached where the file is broken, after the rows
+    rows; `course` is as in `rows`. Raises DamagedShard with the row reached where the file is broken, after the rows
     before it.
     """
-    for row, raw in rows(shard, start=start, only=only, columns=useful_columns(shard, fields), marks=marks):
+    for row, raw in rows(shard, start=start, only=only, columns=useful_columns(shard, fields), course=course):
         yield document_of(shard.name, row, raw, fields)
 
 

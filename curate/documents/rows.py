@@ -9,9 +9,10 @@ import orjson
 import pyarrow as pa
 
 from curate.documents import formats
+from curate.documents.columnar import Columnar
 from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
-from curate.documents.stretches import Marks
+from curate.documents.stretches import Course
 
 
 def rows(
@@ -20,19 +21,20 @@ def rows(
     start: int = 0,
     only: Sequence[int] | None = None,
     columns: Sequence[str] | None = None,
-    marks: Marks | None = None,
+    course: Course | None = None,
 ) -> Iterator[tuple[int, Mapping[str, Any] | BadRow]]:
     """Stream (row number, row) from `start`, in order; a row that cannot be decoded is a BadRow.
 
-    Row groups and record batches before `start` are not read; lines are counted without decoding them, and with `marks`
-    plain lines before the last mark are not read, either. `only` (sorted, distinct) gives just those rows. `columns`
-    saves reading the others where the format allows it; rows of lines come whole. Raises CurateError with the row
-    reached where the file is broken, after the rows before it.
+    Row groups and record batches before `start` are not read; lines are counted without decoding them. `only` (sorted,
+    distinct) gives just those rows. `course` stands for `start`, may raise it meanwhile, and begins plain files at its
+    mark. `columns` saves reading the others where the format allows it; rows of lines come whole. Raises CurateError
+    with the row reached where the file is broken, after the rows before it.
     """
     file_format = formats.get(shard.format)
-    if marks is not None and only is None and isinstance(file_format, Streamed):
-        stream = file_format.marked_rows(shard, start, marks)
+    if course is not None and isinstance(file_format, Streamed | Columnar):
+        stream = file_format.rows_along(shard, course, columns)
     else:
+        start = start if course is None else course.start
         stream = file_format.rows(shard, start=start, only=only, columns=columns)
     return with_partitions(shard, stream) if shard.partitions else stream
 

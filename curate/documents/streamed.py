@@ -14,7 +14,7 @@ from curate.documents.drawing import draw_from_stream, until_broken, with_damage
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
 from curate.documents.lines import Beginning, Truncated, as_utf8, encoding_of, inflated, split_lines
 from curate.documents.shards import BadRow, DamagedShard, Row, Shard
-from curate.documents.stretches import Mark, Marks, Stretch
+from curate.documents.stretches import Course, Mark
 from curate.errors import CurateError
 from curate.folders.values import array_of, storage_type, types_of
 
@@ -67,8 +67,9 @@ class Streamed(Generic[R]):
     rows_per_shard: int | None = None
     json_lines: bool = False
     """Whether records are JSON objects, as bytes; a selection as lines of JSON copies them."""
-    of_lines: bool = False
-    """Whether every line that is not blank is a row, so that plain files may be read from any line on."""
+    preamble: Callable[[Iterator[bytes], Shard], list[bytes]] | None = None
+    """Of a file's lines, return those that stand before the rest where reading goes on behind a record, which ends with
+    a line. None: a file is read from its start only."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -116,32 +117,40 @@ class Streamed(Generic[R]):
             return self._chosen(shard, [r for r in only if r >= start])
         return ((row, self.decode(record, number)) for row, number, record in self.numbered(shard) if row >= start)
 
-    def marked_rows(self, shard: Shard, start: int, marks: Marks) -> Iterator[tuple[int, Row]]:
-        """Stream whole rows from `start`; of plain lines none before the last mark is read, and marks are added."""
-        if self.of_lines and compression_of(shard.url) is None:
-            records = self._from_mark(shard, marks.before(start), marks)
+    def rows_along(
+        self, shard: Shard, course: Course, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, Row]]:
+        """Stream whole rows on a course; of a plain file nothing before its mark is read."""
+        if self.preamble is not None and compression_of(shard.url) is None:
+            records = self._from_mark(shard, course, self.preamble)
         else:
             records = self.numbered(shard)
-        return ((row, self.decode(record, number)) for row, number, record in records if row >= start)
+        return ((row, self.decode(record, number)) for row, number, record in records if row >= course.start)
 
-    def _from_mark(self, shard: Shard, mark: Mark, marks: Marks) -> Iterator[tuple[int, int, R]]:
-        row = mark.row
+    def _from_mark(
+        self, shard: Shard, course: Course, preamble: Callable[[Iterator[bytes], Shard], list[bytes]]
+    ) -> Iterator[tuple[int, int, R]]:
+        offset, row, line = course.mark
         try:
             with open_binary(shard.url) as stream:
-                if encoding_of(stream.read(4)) is not None:
+                if not offset and encoding_of(stream.read(4)) is not None:
                     yield from self.numbered(shard)
                     return
-                while True:
-                    stretch = Stretch(stream, mark)
-                    # A blank line ahead: the first line of a file alone may begin with a byte order mark.
-                    ahead, before = ([b"\n"], mark.line - 1) if mark.offset else ([], 0)
-                    for number, record in self.records(chain(ahead, stretch), shard):
-                        yield row, before + number, record
-                        row += 1
-                    if stretch.is_last:
-                        return
-                    mark = Mark(mark.offset + stretch.size, row, mark.line + stretch.lines)
-                    marks.add(mark)
+                stream.seek(0)
+                ahead = preamble(split_lines(inflated(stream, None)), shard) if offset else []
+                stream.seek(offset)
+
+                def lines() -> Iterator[bytes]:
+                    nonlocal offset, line
+                    for text in split_lines(inflated(stream, None)):
+                        offset, line = offset + len(text) + 1, line + 1
+                        yield text + b"\n"
+
+                before = line - len(ahead)
+                for number, record in self.records(chain((text + b"\n" for text in ahead), lines()), shard):
+                    course.mark = Mark(offset, row + 1, line)
+                    yield row, before + number, record
+                    row += 1
         except OSError as error:
             raise CurateError(f"{shard.url}: reading failed after {row} rows: {error}") from error
 
@@ -247,6 +256,11 @@ def _until_damaged(items: Iterator[R], damage: list[DamagedShard]) -> Iterator[R
         yield from items
     except DamagedShard as error:
         damage.append(error)
+
+
+def blank_line(_lines: Iterator[bytes], _shard: Shard) -> list[bytes]:
+    """Return what stands before lines that are rows each: a byte order mark belongs to a file's first line alone."""
+    return [b""]
 
 
 def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:

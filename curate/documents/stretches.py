@@ -1,33 +1,49 @@
-"""Marks within large files of plain lines, so that reading that is taken up again need not begin at the file's start.
+"""Marks within large plain files, so that reading that is taken up again need not begin at the file's start.
 
-A stretch ends with the line that reaches the next multiple of STRETCH bytes: where one ends follows from the file.
+A mark lies behind a row, and whoever set it has read all rows before: within a file by itself no line of csv could be
+told from one of a quoted field.
 """
 
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field
-from typing import IO
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from curate.folders.folder import Folder, put_json, read_json
 
 STRETCH = 64 << 20
-_BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The start of a stretch: how much of the file comes before."""
+class Mark(NamedTuple):
+    """The place behind a row: how much of the file comes before; START in a file that is read from its start only."""
 
     offset: int = 0
     """In bytes."""
     row: int = 0
-    """In rows: lines that are not blank."""
+    """In rows: records that are not blank."""
     line: int = 0
     """In lines."""
 
 
+START = Mark()
+
+
+def may_have_marks(size: int | None) -> bool:
+    """Return whether a file of so many bytes is large enough for marks; None: its size is not known."""
+    return size is None or size > STRETCH
+
+
+@dataclass(slots=True)
+class Course:
+    """The way of one reading through a shard, which follows it."""
+
+    start: int = 0
+    """Rows before it are passed over without decoding them, where the format allows it; it may be raised meanwhile."""
+    mark: Mark = START
+    """Where reading begins, then the place behind the row that was read last."""
+
+
 @dataclass
 class Marks:
-    """The marks of a shard that is being read, kept in a folder."""
+    """The marks of a shard that is being read, kept in a folder, at most one in a STRETCH of bytes."""
 
     folder: Folder
     name: str
@@ -42,32 +58,11 @@ class Marks:
             self.folder.remove(self.name)
         kept = read_json(self.folder, self.name)["marks"] if self.folder.exists(self.name) else []
         self.passed = [mark for mark in (Mark(*numbers) for numbers in kept) if mark.row <= row]
-        return self.passed[-1] if self.passed else Mark()
+        return self.passed[-1] if self.passed else START
 
-    def add(self, mark: Mark) -> None:
-        self.passed.append(mark)
-        put_json(self.folder, self.name, {"marks": [astuple(m) for m in self.passed]})
-
-
-class Stretch:
-    """The blocks of a stretch; what it holds is known once they have been read."""
-
-    def __init__(self, stream: IO[bytes], start: Mark) -> None:
-        self._stream, self._start = stream, start
-        self.size = 0
-        """In bytes."""
-        self.lines = 0
-        self.is_last = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._stream.seek(self._start.offset)
-        goal = STRETCH - self._start.offset % STRETCH
-        while block := self._stream.read(_BLOCK):
-            end = block.find(b"\n", max(0, goal - 1 - self.size)) + 1 if self.size + len(block) >= goal else 0
-            block = block[:end] if end else block
-            self.size += len(block)
-            self.lines += block.count(b"\n")
-            yield block
-            if end:
-                return
-        self.is_last = True
+    def reach(self, mark: Mark) -> None:
+        """Keep a mark that lies in a later STRETCH of the file than the last one."""
+        last = self.passed[-1] if self.passed else START
+        if mark.offset // STRETCH > last.offset // STRETCH:
+            self.passed.append(mark)
+            put_json(self.folder, self.name, {"marks": self.passed})

@@ -1,20 +1,29 @@
-"""Hand spans out to workers as they get free; what a worker that died had in hand is tried again elsewhere."""
+"""Hand spans out to workers as they get free; what a worker that died had in hand is tried again elsewhere.
+
+Workers read by themselves. Each reads a shard of its own; where there are no more, several read one in turns, each span
+from the place that the reading of the one before has reached. A plain file is opened there. A compressed one, which
+each reads from its beginning once, and a row group are passed over up to there, without decoding lines.
+"""
 
 from collections import Counter, deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from curate.documents import Mark
 from curate.errors import CurateError
-from curate.executors.contract import Chunk, OpenWork, Span, SpanRows, Unreadable, Work, write_part
+from curate.executors.contract import Chunk, OpenWork, Span, SpanRows, UnfinishedShard, Unreadable, Work, write_part
 from curate.executors.ledger import Ledger
+from curate.executors.reading import Reader, SpanStart
 from curate.folders.part_folder import PartFolder
 
-# One is worked on and one encoded: no worker waits for the reader, and memory stays bounded.
+# One is worked on and one read and encoded: no worker waits for its reading, and memory stays bounded.
 IN_FLIGHT = 2
 ATTEMPTS = 3
 
 W = TypeVar("W", bound=Hashable)
+Order = tuple[int, int]
+"""A span's place in the pool: the numbers of its shard and of the span."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +34,18 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Done:
-    """A span's part is written, or its rows could not be encoded."""
+class Read:
+    """A span's rows have been read, up to its end."""
 
     span: Span
+    end: Mark
+
+
+@dataclass(frozen=True)
+class Done:
+    """A span's part is written, or its rows could not be read or encoded."""
+
+    order: Order
     work: Work | None = None
     error: CurateError | None = None
 
@@ -40,7 +57,7 @@ class Died:
     error: CurateError
 
 
-Message = Ready | Done | Died
+Message = Ready | Read | Done | Died
 
 
 class Team(Protocol[W]):
@@ -50,13 +67,34 @@ class Team(Protocol[W]):
         """Start another worker where this one has died; it says when it is ready."""
         ...
 
-    def send(self, worker: W, span_rows: SpanRows) -> None:
-        """Give a span to a worker. One that is gone is heard of by `hear`."""
+    def send(self, worker: W, start: SpanStart) -> None:
+        """Have a worker read the span that starts there, and work on it. One that is gone is heard of by `hear`."""
         ...
 
-    def hear(self, timeout: float | None = None) -> list[tuple[W, Message]]:
+    def hear(self) -> list[tuple[W, Message]]:
         """Wait for messages, each with its sender. Raises the error that work failed with."""
         ...
+
+
+@dataclass(kw_only=True, eq=False)
+class Relay(Generic[W]):
+    """A shard that workers read in turns."""
+
+    shard: UnfinishedShard
+    next: SpanStart
+    """What is to be read next, or is being read."""
+    is_reading: bool = False
+    readers: set[W] = field(default_factory=set)
+    """Those that have it open."""
+
+
+@dataclass
+class Task:
+    """A span that a worker has in hand."""
+
+    start: SpanStart
+    span: Span | None = None
+    """Once it is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,79 +108,139 @@ class Crew(Generic[W]):
 
     team: Team[W]
     ledger: Ledger
-    in_hand: dict[W, list[SpanRows]] = field(default_factory=dict)
+    in_hand: dict[W, dict[Order, Task]] = field(default_factory=dict)
     """By worker, once it is ready."""
-    attempts: Counter[Span] = field(default_factory=Counter)
+    relays: dict[int, Relay[W]] = field(default_factory=dict)
+    """Shards that are not read to their ends yet, by number."""
+    attempts: Counter[Order] = field(default_factory=Counter)
     """Deaths of workers, by the spans that they had in hand."""
-    again: deque[SpanRows] = field(default_factory=deque)
+    again: deque[SpanStart] = field(default_factory=deque)
     failed_starts: list[CurateError] = field(default_factory=list)
     """Since a worker has last got ready."""
 
-    def do_all(self, spans: Iterable[SpanRows | Unreadable]) -> None:
-        """Have every span worked on."""
-        for span_rows in spans:
-            if isinstance(span_rows, Unreadable):
-                self.ledger.give_up(span_rows)
-            else:
-                self._give(span_rows)
-                self._give_again()
-        while self.again or any(self.in_hand.values()):
-            self._give_again()
-            if any(self.in_hand.values()):
-                self._listen()
-
-    def _give_again(self) -> None:
-        while self.again:
-            self._give(self.again.popleft())
-
-    def _give(self, span_rows: SpanRows) -> None:
-        """Send a span to the worker with the fewest in hand, once one has room."""
-        self._listen(timeout=0)
-        while not (free := [w for w in self.in_hand if self._has_room(w, span_rows.span)]):
+    def do_all(self, shards: Iterable[UnfinishedShard]) -> None:
+        """Have every span of the shards worked on."""
+        unopened = iter(shards)
+        while True:
+            self._give_all(unopened)
+            # Without a worker nothing was opened yet.
+            if self.in_hand and not (self.again or self.relays or any(self.in_hand.values())):
+                return
             self._listen()
-        if span_rows.span.shard not in self.ledger.unreadable:
-            worker = min(free, key=lambda w: len(self.in_hand[w]))
-            self.in_hand[worker].append(span_rows)
-            self.team.send(worker, span_rows)
 
-    def _has_room(self, worker: W, span: Span) -> bool:
-        in_hand = [s.span for s in self.in_hand[worker]]
-        if self.attempts[span] or any(self.attempts[s] for s in in_hand):
-            return not in_hand
-        return len(in_hand) < IN_FLIGHT
+    def _give_all(self, unopened: Iterator[UnfinishedShard]) -> None:
+        """Give spans to workers, those with the fewest in hand first, until none has room or there is nothing to do."""
+        while True:
+            for worker in sorted(self.in_hand, key=lambda w: len(self.in_hand[w])):
+                if (start := self._next(worker, unopened)) is not None:
+                    self._give(worker, start)
+                    break
+            else:
+                return
 
-    def _listen(self, timeout: float | None = None) -> None:
+    def _next(self, worker: W, unopened: Iterator[UnfinishedShard]) -> SpanStart | None:
+        """Return what a worker may read now: what its open shard goes on with, one that nobody reads, or a turn."""
+        tasks = self.in_hand[worker]
+        if self.again:
+            return None if tasks else self.again.popleft()
+        if len(tasks) >= IN_FLIGHT or any(self.attempts[order] for order in tasks):
+            return None
+        relay = next((r for r in self.relays.values() if worker in r.readers), None)
+        relay = relay or next((r for r in self.relays.values() if not r.readers), None) or self._opened(unopened)
+        relay = relay or min((r for r in self.relays.values() if not r.is_reading), key=_num_readers, default=None)
+        if relay is None or relay.is_reading:
+            return None
+        relay.is_reading = True
+        return relay.next
+
+    def _opened(self, unopened: Iterator[UnfinishedShard]) -> Relay[W] | None:
+        for shard in unopened:
+            try:
+                relay = self.relays[shard.number] = Relay(shard=shard, next=shard.first())
+                return relay
+            except CurateError as error:
+                self.ledger.give_up(Unreadable(shard=shard.shard.name, error=error))
+        return None
+
+    def _give(self, worker: W, start: SpanStart) -> None:
+        self._forget_reader(worker)
+        if start.number in self.relays:
+            self.relays[start.number].readers.add(worker)
+        self.in_hand[worker][start.order] = Task(start)
+        self.team.send(worker, start)
+
+    def _forget_reader(self, worker: W) -> None:
+        for relay in self.relays.values():
+            relay.readers.discard(worker)
+
+    def _listen(self) -> None:
         """Receive messages, waiting for the first. Raises the error of work that failed."""
-        for worker, message in self.team.hear(timeout):
+        for worker, message in self.team.hear():
             match message:
                 case Ready(kind=kind):
                     self.ledger.work.kinds.add(kind)
-                    self.in_hand[worker] = []
+                    self.in_hand[worker] = {}
                     self.failed_starts.clear()
-                case Done(span=span, work=work, error=error):
-                    self.in_hand[worker] = [s for s in self.in_hand[worker] if s.span != span]
-                    if work is not None:
-                        self.ledger.finish(span, work)
+                case Read(span=span, end=end):
+                    self._pass_on(span, end)
+                    self.in_hand[worker][span.order].span = span
+                    if not self.in_hand[worker][span.order].start.is_taken:
+                        del self.in_hand[worker][span.order]
+                case Done(order=order, work=work, error=error):
+                    task = self.in_hand[worker].pop(order)
+                    if work is not None and task.span is not None:
+                        self.ledger.finish(task.span, work)
                     elif error is not None:
-                        self.ledger.give_up(Unreadable(shard=span.shard, error=error))
+                        self._give_up(task.start, error)
                 case Died(error=error):
                     self._replace(worker, error)
+
+    def _pass_on(self, span: Span, end: Mark) -> None:
+        """Let the next span of a shard be read; one that is tried again may lie before."""
+        relay = self.relays.get(span.shard_index)
+        if relay is not None and relay.next.order == span.order:
+            following = relay.shard.behind(span, end)
+            if following is None:
+                del self.relays[span.shard_index]
+            else:
+                relay.next, relay.is_reading = following, False
+
+    def _give_up(self, start: SpanStart, error: CurateError) -> None:
+        self.relays.pop(start.number, None)
+        for other in [s for s in self.again if s.number == start.number]:
+            self.again.remove(other)
+        self.ledger.give_up(Unreadable(shard=start.shard.name, error=error))
 
     def _replace(self, worker: W, error: CurateError) -> None:
         if worker not in self.in_hand:
             self.failed_starts.append(error)
             if len(self.failed_starts) == ATTEMPTS:
                 raise error
-        spans = self.in_hand.pop(worker, [])
+        tasks = self.in_hand.pop(worker, {})
+        self._forget_reader(worker)
         self.ledger.reporter.warn(f"{error.message} Another takes its place.")
-        for span_rows in spans:
-            span = span_rows.span
-            self.attempts[span] += 1
-            if self.attempts[span] < ATTEMPTS:
-                self.again.append(span_rows)
+        for order, task in tasks.items():
+            self.attempts[order] += 1
+            if task.start.shard.name in self.ledger.unreadable:
+                continue
+            if self.attempts[order] < ATTEMPTS:
+                self.again.append(task.start)
             else:
-                self.ledger.give_up(Unreadable(shard=span.shard, error=_fatal(span, error)))
+                self._give_up(task.start, _fatal(task, error))
         self.team.replace(worker)
+
+
+def _num_readers(relay: Relay[W]) -> int:
+    return len(relay.readers)
+
+
+def read(reader: Reader, start: SpanStart) -> tuple[SpanRows | None, Read | Done]:
+    """Return a span's rows, and the message that they are read; None and the message that says why they cannot be."""
+    try:
+        span_rows = reader.read(start)
+    except CurateError as error:
+        return None, Done(start.order, error=error)
+    return (span_rows if start.is_taken else None), Read(span_rows.span, span_rows.end)
 
 
 def encoded(opened: OpenWork, span_rows: SpanRows) -> Chunk | Done:
@@ -150,15 +248,16 @@ def encoded(opened: OpenWork, span_rows: SpanRows) -> Chunk | Done:
     try:
         return opened.encode(span_rows)
     except CurateError as error:
-        return Done(span_rows.span, error=error)
+        return Done(span_rows.span.order, error=error)
 
 
 def finished(folder: PartFolder, opened: OpenWork, chunk: Chunk | Done) -> Done:
     """Work on a chunk, write its part and return the message that says so."""
-    return chunk if isinstance(chunk, Done) else Done(chunk.span, write_part(folder, opened, chunk))
+    return chunk if isinstance(chunk, Done) else Done(chunk.span.order, write_part(folder, opened, chunk))
 
 
-def _fatal(span: Span, error: CurateError) -> CurateError:
+def _fatal(task: Task, error: CurateError) -> CurateError:
+    last = "what follows" if task.span is None else f"{task.span.end - 1:,}"
     return CurateError(
-        f"{ATTEMPTS} workers died on rows {span.start:,} to {span.end - 1:,}. {error.message}", hint=error.hint
+        f"{ATTEMPTS} workers died on rows {task.start.row:,} to {last}. {error.message}", hint=error.hint
     )

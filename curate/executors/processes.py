@@ -1,11 +1,12 @@
-"""Work on spans in several processes of this machine: this one reads rows, they encode, work and write parts.
+"""Work on spans in several processes of this machine: they read rows, encode, work and write parts.
 
 A span's bytes do not depend on its process, and all processes share a large shard. Parts are finished out of order, so
 a kill leaves holes; the next start fills them.
 """
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,15 +20,14 @@ from curate.executors.contract import (
     OpenWork,
     PartWork,
     Resources,
-    SpanRows,
     UnfinishedShard,
     Work,
 )
-from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Message, Ready, encoded, finished
+from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Message, Ready, encoded, finished, read
 from curate.executors.helpful import helpful_workers
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
-from curate.executors.reading import ahead, read_all
+from curate.executors.reading import Reader, SpanStart, ahead
 from curate.folders.folder import Folder
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
@@ -58,7 +58,7 @@ class Processes:
                 devices = cuda_devices(self.device, self.workers)
                 with started(_work, [order] * self.workers, devices=devices) as children:
                     crew = Crew(team=_Family(order=order, children=children), ledger=ledger)
-                    crew.do_all(ahead(read_all(shards, lambda span_rows: span_rows)))
+                    crew.do_all(shards)
                 folder.refresh()
         return ledger.work
 
@@ -80,12 +80,12 @@ class _Family:
     def replace(self, worker: Child) -> None:
         replace_child(self.children, worker, _work, self.order)
 
-    def send(self, worker: Child, span_rows: SpanRows) -> None:
+    def send(self, worker: Child, start: SpanStart) -> None:
         with suppress(OSError):  # it has ended, which its next message says
-            worker.pipe.send(span_rows)
+            worker.pipe.send(start)
 
-    def hear(self, timeout: float | None = None) -> list[tuple[Child, Message]]:
-        return [(child, self._message(child)) for child in ready(self.children, timeout)]
+    def hear(self) -> list[tuple[Child, Message]]:
+        return [(child, self._message(child)) for child in ready(self.children)]
 
     def _message(self, child: Child) -> Message:
         try:
@@ -102,15 +102,25 @@ def _give_memory_back() -> None:
 
 
 def _work(order: _Order, pipe: Connection) -> None:
-    """Run in each process: open the work, then write the part of every span that arrives."""
+    """Run in each process: open the work, then write the part of every span whose start arrives."""
     opened, folder = order.work.open(), order.kind.within(order.folder)
     pipe.send(Ready(kind_here()))
-    # Held in a variable, so that an error is sent before closing, which waits for a thread that waits for rows.
-    chunks = ahead(_received(pipe, opened), depth=IN_FLIGHT - 1)
+    sending = threading.Lock()
+
+    def tell(message: Message) -> None:
+        with sending:
+            pipe.send(message)
+
+    # Held in a variable, so that an error is sent before closing, which waits for a thread that waits for a start.
+    chunks = ahead(_received(pipe, opened, tell), depth=IN_FLIGHT - 1)
     for chunk in chunks:
-        pipe.send(finished(folder, opened, chunk))
+        tell(finished(folder, opened, chunk))
 
 
-def _received(pipe: Connection, opened: OpenWork) -> Iterator[Chunk | Done]:
+def _received(pipe: Connection, opened: OpenWork, tell: Callable[[Message], None]) -> Iterator[Chunk | Done]:
+    reader = Reader()
     while True:
-        yield encoded(opened, pipe.recv())
+        span_rows, message = read(reader, pipe.recv())
+        tell(message)  # before encoding: another process may read on
+        if span_rows is not None:
+            yield encoded(opened, span_rows)

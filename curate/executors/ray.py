@@ -1,6 +1,6 @@
 """Work on spans by actors of a Ray cluster that is there, or of a local one: an actor for each device holds the proxy.
 
-This process reads rows; actors encode, work and write parts into the run's folder, which all machines must see at the
+Actors read rows, encode, work and write parts into the run's folder; all machines must see it, and the pool, at the
 same path. Spans are handed out, and tried again, by `Crew`: Ray restarts nothing by itself. What comes back are counts.
 """
 
@@ -18,11 +18,11 @@ import torch
 from curate.errors import CurateError, SettingsError
 from curate.executors.children import Failure
 from curate.executors.contract import Executor, PartWork, Resources, SpanRows, UnfinishedShard, Work
-from curate.executors.crew import Crew, Died, Done, Message, Ready, encoded, finished
+from curate.executors.crew import Crew, Died, Done, Message, Order, Read, Ready, encoded, finished, read
 from curate.executors.helpful import ROWS_PER_WORKER
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
-from curate.executors.reading import ahead, read_all
+from curate.executors.reading import Reader, SpanStart
 from curate.folders.folder import Folder
 from curate.folders.local_folder import LocalFolder
 from curate.folders.part_folder import PartFolder
@@ -66,7 +66,7 @@ class Ray:
             if shards:
                 order = _Order(work, type(folder), _for_all(folder.folder), os.getcwd(), self.is_cuda)
                 with _connected(), _Actors.started(order, self._number(reporter)) as actors:
-                    Crew(team=actors, ledger=ledger).do_all(ahead(read_all(shards, lambda span_rows: span_rows)))
+                    Crew(team=actors, ledger=ledger).do_all(shards)
                 folder.refresh()
         return ledger.work
 
@@ -95,9 +95,9 @@ class _Order:
 
 
 class _Actor:
-    """Runs in each actor: opens the work, then writes the part of every span that arrives.
+    """Runs in each actor: opens the work, then reads every span whose start arrives, and writes its part.
 
-    Two calls run at a time: one encodes while the other computes.
+    Two calls run at a time: one reads or encodes while the other computes.
     """
 
     def __init__(self, order: _Order) -> None:
@@ -106,7 +106,8 @@ class _Actor:
         if not order.is_cuda:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a machine that has some, too: all actors compute alike
         self._order = order
-        self._encoding, self._computing = threading.Lock(), threading.Lock()
+        self._reader, self._read = Reader(), dict[Order, SpanRows]()
+        self._reading, self._encoding, self._computing = threading.Lock(), threading.Lock(), threading.Lock()
 
     def open(self) -> Ready | Failure:
         """Load what the work needs, and return the actor's kind."""
@@ -116,11 +117,22 @@ class _Actor:
         except BaseException as error:
             return Failure.of(error)
 
-    def do(self, span_rows: SpanRows) -> Done | Failure:
-        """Write a span's part."""
+    def read(self, start: SpanStart) -> Read | Done | Failure:
+        """Read a span's rows, which `do` works on."""
+        try:
+            with self._reading:
+                span_rows, message = read(self._reader, start)
+            if span_rows is not None:
+                self._read[start.order] = span_rows
+            return message
+        except BaseException as error:
+            return Failure.of(error)
+
+    def do(self, order: Order) -> Done | Failure:
+        """Write the part of a span that was read."""
         try:
             with self._encoding:
-                chunk = encoded(self._opened, span_rows)
+                chunk = encoded(self._opened, self._read.pop(order))
             with self._computing:
                 return finished(self._folder, self._opened, chunk)
         except BaseException as error:
@@ -137,6 +149,8 @@ class _Actors:
     actors: list[Any] = field(default_factory=list)
     pending: dict[Any, Any] = field(default_factory=dict)
     """The actor of every call that has not returned."""
+    taken: set[Order] = field(default_factory=set)
+    """Spans that are being read to be worked on."""
 
     @classmethod
     @contextmanager
@@ -165,11 +179,13 @@ class _Actors:
         self._drop(worker)
         self._start()
 
-    def send(self, worker: Any, span_rows: SpanRows) -> None:
-        self.pending[worker.do.remote(span_rows)] = worker
+    def send(self, worker: Any, start: SpanStart) -> None:
+        if start.is_taken:
+            self.taken.add(start.order)
+        self.pending[worker.read.remote(start)] = worker
 
-    def hear(self, timeout: float | None = None) -> list[tuple[Any, Message]]:
-        calls, _ = ray.wait([*self.pending], num_returns=1, timeout=timeout)
+    def hear(self) -> list[tuple[Any, Message]]:
+        calls, _ = ray.wait([*self.pending], num_returns=1)
         # An actor that has died fails all of its calls: the first drops the others.
         return [(self.pending[call], self._message(call)) for call in calls if call in self.pending]
 
@@ -190,6 +206,9 @@ class _Actors:
             return Died(CurateError(f"An actor of Ray died ({type(error).__name__}: {reason}).", hint=_HINT))
         if isinstance(message, Failure):
             message.throw()
+        if isinstance(message, Read) and message.span.order in self.taken:
+            self.taken.remove(message.span.order)
+            self.pending[actor.do.remote(message.span.order)] = actor
         return message
 
     def _drop(self, actor: Any) -> None:

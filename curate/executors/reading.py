@@ -1,12 +1,20 @@
-"""Cut shards into spans and encode their rows, ahead of the work on them."""
+"""Cut shards into spans and encode their rows, ahead of the work on them.
+
+Where a span ends is known once it has been read, and the next one begins there: whoever reads a shard's next span, the
+same or another process, is told its start.
+"""
 
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import TypeVar
 
-from curate.documents import DAMAGED, DamagedShard, Fields, Marks, Overlap, Pool, Shard, documents
+from curate.documents import DAMAGED, Course, DamagedShard, Fields, Mark, Marks, Overlap, Pool, Shard, documents
+from curate.documents.files import local_path
+from curate.documents.stretches import START, may_have_marks
 from curate.errors import CurateError
 from curate.folders.part_folder import MARKS, PartFolder
 from curate.folders.parts import Span
@@ -21,10 +29,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class SpanRows:
-    """The rows of a span as they were read; one process sends them to another."""
+    """The rows of a span as they were read."""
 
     span: Span
     rows: Sequence[Document | Skipped]
+    end: Mark = START
+    """Where reading may go on behind them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +88,28 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpanStart:
+    """Where a span begins, and by which rule it ends: what a reader needs."""
+
+    shard: Shard
+    number: int
+    """The shard's number in the pool."""
+    fields: Fields
+    part_documents: int
+    row: int
+    index: int
+    mark: Mark
+    """A place from which the row is reached."""
+    is_taken: bool
+    """Whether it is worked on here, or read only to know where the next one begins."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """That of the span."""
+        return self.number, self.index
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnfinishedShard:
     """A shard with parts missing from a folder."""
 
@@ -97,7 +129,7 @@ class UnfinishedShard:
     share: Share | None = None
     """The share of its spans that are worked on here; None: all of them."""
     marks: Marks | None = None
-    """Kept while it is read, so that another start need not read it from the beginning."""
+    """Of a large one, kept while it is read, so that another start need not read it from the beginning."""
 
     @property
     def portion(self) -> float:
@@ -106,40 +138,130 @@ class UnfinishedShard:
 
     def takes(self, span: Span) -> bool:
         """Return whether a span is worked on here."""
-        return self.share is None or self.share.takes(span.shard_index + span.index)
+        return self._takes(span.index)
+
+    def _takes(self, index: int) -> bool:
+        return self.share is None or self.share.takes(self.number + index)
 
     def read(self) -> Iterator[SpanRows]:
-        """Read and cut the shard from its first missing row on, and yield the spans that have no part.
+        """Read the shard from its first missing row on, and yield the spans that have no part and are worked on here.
 
         Where a span ends follows from the shard and `part_documents` alone.
         """
-        for span, rows in self._cut(self.start, self.index):
-            if span not in self.written and self.takes(span):
-                yield SpanRows(span=span, rows=rows)
+        reader, start = Reader(), self.first()
+        while start is not None:
+            span_rows = reader.read(start)
+            if start.is_taken:
+                yield span_rows
+            start = self.behind(span_rows.span, span_rows.end)
 
-    def _cut(self, start: int, index: int) -> Iterator[tuple[Span, list[Document | Skipped]]]:
+    def first(self) -> SpanStart:
+        """Return where the first missing span begins."""
+        return self._start(self.start, self.index, START if self.marks is None else self.marks.before(self.start))
+
+    def behind(self, span: Span, end: Mark) -> SpanStart | None:
+        """Return where the next missing span begins after one that was read up to its end; None at the shard's."""
+        if self.marks is not None:
+            self.marks.reach(end)
+        while not span.last and span.index + 1 in self._written:
+            span = self._written[span.index + 1]
+        return None if span.last else self._start(span.end, span.index + 1, end)
+
+    @cached_property
+    def _written(self) -> Mapping[int, Span]:
+        return {span.index: span for span in self.written}
+
+    def _start(self, row: int, index: int, mark: Mark) -> SpanStart:
+        return SpanStart(
+            shard=self.shard,
+            number=self.number,
+            fields=self.fields,
+            part_documents=self.part_documents,
+            row=row,
+            index=index,
+            mark=mark,
+            is_taken=self._takes(index),
+        )
+
+
+class Reader:
+    """Reads one span after another, and keeps its shard open: what follows there is read on."""
+
+    def __init__(self) -> None:
+        self._open: _OpenShard | None = None
+
+    def read(self, start: SpanStart) -> SpanRows:
+        """Return a span's rows. Raises CurateError where they cannot be read."""
+        shard, self._open = self._open, None  # and closed, where reading fails
+        if shard is None or not shard.leads_to(start):
+            shard = _OpenShard(start)
+        span_rows = shard.cut(start)
+        self._open = None if span_rows.span.last else shard
+        return span_rows
+
+
+class _OpenShard:
+    """A shard that is read up to a row."""
+
+    def __init__(self, start: SpanStart) -> None:
+        if start.row:
+            _refuse_changed(start.shard)
+        self._shard, self._fields = start.shard, start.fields
+        self._course = Course(start.row, start.mark)
+        self._row = start.row
+        self._rows = self._read()
+        self._ahead: list[tuple[Document | Skipped, Mark]] = []
+        """The row behind the last span, by which it was known not to be the last."""
+
+    def leads_to(self, start: SpanStart) -> bool:
+        """Return whether a span lies ahead, and no mark nearer to it."""
+        return self._shard == start.shard and start.mark.row <= self._row <= start.row
+
+    def cut(self, start: SpanStart) -> SpanRows:
+        """Read the rows of a span."""
+        self._course.start = start.row
         rows: list[Document | Skipped] = []
-        characters = 0
-
-        def span(*, last: bool) -> Span:
-            end = rows[-1].row + 1 if rows else start
-            return Span(shard=self.shard.name, shard_index=self.number, index=index, start=start, end=end, last=last)
-
-        for row in self._rows(start):
-            if len(rows) >= self.part_documents or characters >= PART_CHARACTERS:
-                # Only now is it known that the span before this row was not the shard's last.
-                yield span(last=False), rows
-                start, index, rows, characters = rows[-1].row + 1, index + 1, [], 0
+        characters, end, is_last = 0, start.mark, True
+        for row, mark in chain(self._ahead, self._rows):
+            if row.row < start.row:
+                continue
+            if len(rows) >= start.part_documents or characters >= PART_CHARACTERS:
+                self._ahead, is_last = [(row, mark)], False
+                break
             rows.append(row)
-            characters += len(row.plain_text) if isinstance(row, Document) else 0
-        yield span(last=True), rows
+            characters, end = characters + (len(row.plain_text) if isinstance(row, Document) else 0), mark
+        self._row = rows[-1].row + 1 if rows else start.row
+        span = Span(
+            shard=self._shard.name,
+            shard_index=start.number,
+            index=start.index,
+            start=start.row,
+            end=self._row,
+            last=is_last,
+        )
+        return SpanRows(span=span, rows=rows, end=end)
 
-    def _rows(self, start: int) -> Iterator[Document | Skipped]:
+    def _read(self) -> Iterator[tuple[Document | Skipped, Mark]]:
         """Stream the rows; a damaged shard ends with a row set aside that says so."""
+        course = self._course
         try:
-            yield from documents(self.shard, self.fields, start=start, marks=self.marks)
+            for row in documents(self._shard, self._fields, course=course):
+                yield row, course.mark
         except DamagedShard as error:
-            yield Skipped(shard=self.shard.name, row=max(error.row, start), reason=DAMAGED, detail=error.message)
+            row = Skipped(
+                shard=self._shard.name, row=max(error.row, course.start), reason=DAMAGED, detail=error.message
+            )
+            yield row, course.mark
+
+
+def _refuse_changed(shard: Shard) -> None:
+    """Raise CurateError where a file that is to be read further is not the one that was begun."""
+    path = local_path(shard.url)
+    if path is not None and shard.size is not None and path.exists() and path.stat().st_size != shard.size:
+        raise CurateError(
+            f"{shard.url}: the file has changed while the pool was read: it had {shard.size:,} bytes.",
+            hint="Repeat the command once nothing writes the pool any more.",
+        )
 
 
 def unfinished(
@@ -172,7 +294,7 @@ def unfinished(
                 start=leading[-1].end if leading else 0,
                 index=len(leading),
                 written=frozenset(spans.get(shard.name, [])[len(leading) :]),
-                marks=Marks(folder.folder, f"{MARKS}/{number:05d}.json"),
+                marks=Marks(folder.folder, f"{MARKS}/{number:05d}.json") if may_have_marks(shard.size) else None,
             )
         )
     return shards

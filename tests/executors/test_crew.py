@@ -1,8 +1,10 @@
 """What a worker that died had in hand is tried again; whoever kills its workers is found out and given up."""
 
+import gzip
 import os
+import random
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ import pytest
 from curate import executors
 from curate.documents import Fields, open_pool
 from curate.errors import CurateError
-from curate.executors.contract import Chunk, PartTables, PartWork, SpanRows, Work
-from curate.executors.crew import ATTEMPTS
-from curate.executors.reading import unfinished
+from curate.executors.contract import Chunk, PartTables, PartWork, Share, SpanRows, Work
+from curate.executors.crew import ATTEMPTS, Crew, Died, Message, Ready, encoded, finished, read
+from curate.executors.ledger import keeping
+from curate.executors.reading import Reader, SpanStart, unfinished
 from curate.progress import Silent
 from curate.schema import SKIPPED_SCHEMA, Document
 from curate.scores.run import Run
@@ -71,6 +74,71 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_done_twice(tmp_pa
     assert work.parts == len(run.all_parts()) == 8
     assert [w for w in seen.warnings if "killed by SIGKILL" in w] == seen.warnings
     assert len(seen.warnings) == ATTEMPTS - 1
+
+
+@dataclass
+class Here:
+    """Workers of this process that really read and write, in an order drawn by chance, and die as often as is said."""
+
+    run: Run
+    deaths: int
+    seed: int
+    workers: dict[int, tuple[Reader, list[SpanStart | SpanRows | None]]] = field(default_factory=dict)
+    opened: int = 0
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.work = Deadly(0, 0, Path())
+        for _ in range(3):
+            self.replace(-1)
+
+    def replace(self, worker: int) -> None:
+        self.workers.pop(worker, None)
+        self.opened += 1
+        self.workers[self.opened] = Reader(), [None]
+
+    def send(self, worker: int, start: SpanStart) -> None:
+        self.workers[worker][1].append(start)
+
+    def hear(self) -> list[tuple[int, Message]]:
+        worker = self.rng.choice([w for w, (_, steps) in self.workers.items() if steps])
+        if self.deaths and self.rng.random() < 0.1:
+            self.deaths -= 1
+            return [(worker, Died(CurateError("It died.")))]
+        return [(worker, self._step(*self.workers[worker]))]
+
+    def _step(self, reader: Reader, steps: list[SpanStart | SpanRows | None]) -> Message:
+        step = steps.pop(0)
+        if step is None:
+            return Ready("here")
+        if isinstance(step, SpanRows):
+            return finished(self.run, self.work, encoded(self.work, step))
+        span_rows, message = read(reader, step)
+        steps += [] if span_rows is None else [span_rows]
+        return message
+
+
+@pytest.mark.parametrize("share", [None, Share(number=2, count=3)])
+@pytest.mark.parametrize(("seed", "deaths"), [(0, 0), (1, 2), (2, 2)])
+def test_whoever_reads_and_whoever_dies_every_span_is_written_once(
+    tmp_path: Path, deaths: int, share: Share | None, seed: int
+) -> None:
+    (tmp_path / "pool").mkdir()
+    for name, count in {"a.jsonl": 95, "b.jsonl.gz": 60, "c.jsonl": 0, "d.jsonl": 3}.items():
+        content = lines(make_rows(count, 1))
+        (tmp_path / "pool" / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    seen, pool = Seen(), open_pool(tmp_path / "pool")
+    with Run.start(tmp_path / "x", settings=small_runs.SETTINGS, fingerprints=small_runs.FINGERPRINTS) as run:
+        shards = [replace(shard, share=share) for shard in unfinished(run, pool, Fields(), 10)]
+        spans = [span_rows.span for shard in shards for span_rows in shard.read()]
+        team = Here(run=run, deaths=deaths, seed=seed)
+        with keeping(team.work, shards, run, seen) as ledger:
+            Crew(team=team, ledger=ledger).do_all(shards)
+        run.refresh()
+        assert sorted(p.span.order for p in run.all_parts()) == [span.order for span in spans]
+        assert ledger.work.parts == len(spans) == (18 if share is None else 5)
+        assert ledger.work.documents == sum(span.end - span.start for span in spans)
+    assert len(seen.warnings) == deaths - team.deaths
 
 
 @pytest.mark.slow

@@ -35,6 +35,19 @@ def records(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, Record
             yield number, (header, fields)
 
 
+def preamble(lines: Iterator[bytes], shard: Shard) -> list[bytes]:
+    """Return the lines of the header, and blank ones before it."""
+    read: list[bytes] = []
+
+    def noted() -> Iterator[bytes]:
+        for line in lines:
+            read.append(line)
+            yield line + b"\n"
+
+    next(_numbered(noted(), _separator(shard)), None)
+    return read
+
+
 def _separator(shard: Shard) -> str:
     return "\t" if plain_name(shard.url).endswith(".tsv") else ","
 
@@ -132,6 +145,7 @@ FORMAT = Streamed(
     decode=decode,
     table=_table,
     count=_count,
+    preamble=preamble,
     row="a whole row",
     hint="Rows need as many fields as the header has, between commas (.csv) or tabs (.tsv).",
     note="below a header",

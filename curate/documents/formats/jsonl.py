@@ -8,7 +8,7 @@ import orjson
 
 from curate.documents.lines import filled_lines
 from curate.documents.shards import BadRow, Row, Shard
-from curate.documents.streamed import Streamed
+from curate.documents.streamed import Streamed, blank_line
 from curate.errors import CurateError
 
 _SHOWN = 80
@@ -78,5 +78,5 @@ FORMAT = Streamed(
     hint="Each line must hold one JSON object. To put them on lines: jq -c . FILE > FILE.jsonl",
     note="one object per line",
     json_lines=True,
-    of_lines=True,
+    preamble=blank_line,
 )
