@@ -5,10 +5,11 @@ a kill leaves holes; the next start fills them.
 """
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
@@ -19,12 +20,12 @@ from curate.executors.contract import (
     OpenWork,
     PartWork,
     Resources,
-    SpanRows,
     UnfinishedShard,
     Work,
 )
 from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Message, Ready, encoded, finished
 from curate.executors.helpful import helpful_workers
+from curate.executors.jobs import JobCrew, Jobs, work_on_jobs
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import ahead, read_all
@@ -57,10 +58,19 @@ class Processes:
                 order = _Order(work, type(folder), folder.folder)
                 devices = cuda_devices(self.device, self.workers)
                 with started(_work, [order] * self.workers, devices=devices) as children:
-                    crew = Crew(team=_Family(order=order, children=children), ledger=ledger)
+                    crew = Crew(team=_Family(work=_work, order=order, children=children), ledger=ledger)
                     crew.do_all(ahead(read_all(shards, lambda span_rows: span_rows)))
                 folder.refresh()
         return ledger.work
+
+    def do(self, jobs: Jobs) -> None:
+        """Do the jobs in any order; see `JobCrew`."""
+        _give_memory_back()
+        count = min(self.workers, jobs.count)
+        devices = cuda_devices(self.device, count)
+        with started(work_on_jobs, [jobs.work] * count, devices=devices) as children:
+            team = _Family(work=work_on_jobs, order=jobs.work, children=children)
+            JobCrew(team=team, task=jobs.task, reporter=jobs.reporter).do_all(jobs.jobs)
 
 
 @dataclass(frozen=True)
@@ -74,13 +84,14 @@ class _Order:
 class _Family:
     """Processes, as workers of a crew."""
 
-    order: _Order
+    work: Callable[..., None]
+    order: Any
     children: list[Child]
 
     def replace(self, worker: Child) -> None:
-        replace_child(self.children, worker, _work, self.order)
+        replace_child(self.children, worker, self.work, self.order)
 
-    def send(self, worker: Child, span_rows: SpanRows) -> None:
+    def send(self, worker: Child, span_rows: Any) -> None:
         with suppress(OSError):  # it has ended, which its next message says
             worker.pipe.send(span_rows)
 

@@ -248,10 +248,10 @@ def test_a_selection_by_a_groups_column_is_compared_by_that_column(place: Path, 
     assert found.rows()[0]["epochs"] < 0.5
 
 
-def command(place: Path, out: Path) -> list[str]:
+def command(place: Path, out: Path, workers: int = 1) -> list[str]:
     asked = ["verify", str(place / "selected"), "--target", str(place / "heldout.jsonl"), "--out", str(out)]
     small = ["--set", "batch_size=2", "--set", "learning_rate=3e-3", "--other-documents", "16", "--points", "2"]
-    return [sys.executable, "-m", "curate", *asked, *small, "--all-times", "2"]
+    return [sys.executable, "-m", "curate", *asked, *small, "--all-times", "2", "--workers", f"{workers}"]
 
 
 @pytest.mark.slow
@@ -262,9 +262,9 @@ def test_a_killed_verification_goes_on_and_ends_with_the_same_bytes(place: Path,
     def arms(folder: Path) -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in folder.glob("arms/*.json")}
 
-    for wanted in (1, 4, 9):
+    for wanted, workers in ((1, 2), (4, 1), (9, 2)):
         process = subprocess.Popen(
-            command(place, two), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command(place, two, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         while process.poll() is None and len(arms(two)) < wanted:
             time.sleep(0.002)
