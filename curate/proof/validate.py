@@ -163,8 +163,8 @@ class Validating:
             executor = choice.make(parameters=proxy.coverage.total, seconds=plan.seconds, device=proxy.settings.device)
             self._announce(plan, executor)
             subsets = [self.subset(i) for i in range(settings.subsets)]
-            whole, *others = self._losses([(), *subsets], executor)
-            baseline, measured = whole, np.stack(others) - whole
+            baseline, *without = self._losses([(), *subsets], executor)
+            measured = np.stack(without) - baseline
             scores = {str(s.run.path): self._predictions(s) for s in self.subjects}
             if settings.magic:
                 scores[IN_RUN] = in_run(bank, self.reporter)

@@ -138,6 +138,14 @@ def test_the_same_command_trains_nothing_and_says_the_same(
     assert (place / "out" / "curves.png").read_bytes() == picture
 
 
+@pytest.mark.slow
+def test_two_workers_keep_the_bytes_of_one_process(place: Path, found: Verification, tmp_path: Path) -> None:
+    curate.verify(settings(place, sweep=(0.05, 0.4)), tmp_path / "two", workers=2, reporter=Heard())
+    arms = [{p.name: p.read_bytes() for p in out.glob("arms/*.json")} for out in (place / "out", tmp_path / "two")]
+    assert arms[0] == arms[1]
+    assert not (tmp_path / "two" / "spools").exists()
+
+
 def test_another_target_and_other_text_can_be_reported_on(place: Path, tmp_path: Path) -> None:
     asked = settings(
         place, target=(str(place / "sea.jsonl"),), other=(str(place / "heldout.jsonl"),), baselines=(), all_times=0
