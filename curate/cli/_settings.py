@@ -267,16 +267,23 @@ def executor_options(command: Any) -> Any:
     executor = click.option(
         "--executor",
         metavar="NAME",
-        help="Where the pool is worked on: local, processes, ray, array or a package's own.  [default: by --workers]",
+        help="Where the work is done: local, processes, ray, array or a package's own.  [default: by --workers]",
     )
     workers = click.option(
         "--workers",
         default="auto",
         metavar="N",
         show_default=True,
-        help="Processes that share the pool; auto: one per CUDA device, or per core for a small proxy.",
+        help="Processes that share the work; auto: one per CUDA device, or per core for a small proxy.",
     )
     return workers(executor(command))
+
+
+def part_option(command: Any) -> Any:
+    """Add --part, which says which of several jobs this is."""
+    return click.option(
+        "--part", metavar="I/N", help="One of N jobs that share the folder; N alone: I from their variables."
+    )(command)
 
 
 def place_of(ctx: click.Context, out: Path | None, *arguments: str | None) -> Path | None:

@@ -8,7 +8,7 @@ import click
 
 from curate import methods
 from curate.cli._methods import MethodCommand
-from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
+from curate.cli._settings import continue_option, executor_options, given, part_option, place_of, settings_options
 from curate.stores.settings import IndexSettings
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
 @executor_options
+@part_option
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
 @click.option("--dry-run", is_flag=True, help="Measure a small part, estimate the whole, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the store and its totals as JSON.")
@@ -43,6 +44,7 @@ def command(
     search: str,
     workers: str,
     executor: str | None,
+    part: str | None,
     strict: bool,
     dry_run: bool,
     as_json: bool,
@@ -54,6 +56,7 @@ def command(
     curate index --pool pile/ --dry-run                        # what will it take?
     curate index --pool pile/ --model proxy/ --out stores/pile
     curate index --continue stores/pile                        # go on after a stop
+    curate index --pool pile/ --out stores/pile --part 3/64     # an array job; Slurm: --executor array
     curate index --pool pile/ --dim 16 --storage int8 --search HNSW32
     curate score --target val.jsonl --store stores/pile
     curate query stores/pile --text "The capital of France is"
@@ -74,10 +77,11 @@ def command(
         if dry_run:
             _print_plan(index.plan(settings, out, reporter=reporter), as_json)
             return
-        how = {"workers": workers, "executor": executor, "strict": strict}
+        how = {"workers": workers, "executor": executor, "part": part, "strict": strict}
         store = index.run(settings, out, search=search, **how, reporter=reporter)
-        search_index = index.make_search(store, search)
-    _print(store, search_index, as_json)
+        search_index = index.make_search(store, search) if store.is_finished else None
+    if store.is_finished or as_json:  # one of several jobs may leave the end to others
+        _print(store, search_index, as_json)
     for warning in (arithmetic_warning(store.record.details), lost_rows(store.totals or {})):
         if warning:
             print_alarm(warning)

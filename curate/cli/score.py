@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli._methods import MethodCommand
-from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
+from curate.cli._settings import continue_option, executor_options, given, part_option, place_of, settings_options
 from curate.score_settings import ScoreSettings
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
 @executor_options
-@click.option(
-    "--part", metavar="I/N", help="One of N jobs that share the run's folder; N alone: I from their variables."
-)
+@part_option
 @click.option(
     "--strict",
     is_flag=True,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import continue_option, given, place_of, settings_options
+from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
 from curate.proof.settings import ValidateSettings
 from curate.settings import build
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-validation", help="Folder of the figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/predicted.png", help="File of the plot.")
+@executor_options
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.pass_context
@@ -28,6 +29,8 @@ def command(
     runs: tuple[str, ...],
     out: Path | None,
     plot: Path | None,
+    workers: str,
+    executor: str | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -39,6 +42,7 @@ def command(
     curate validate runs/x runs/y runs/bm25 --set learning_rate=1e-3
     curate validate runs/x --subsets 200 --documents 2048 --queries 100 --config examples/magic/finetune.yaml
     curate validate runs/x --drop 50% --repeats 5 --magic
+    curate validate runs/x --workers 8                         # eight retrainings at a time
     curate validate --continue runs/x-validation               # go on after a stop
 
     The proxy is trained on a sample of the documents again and again, each time without some of them; a good method's
@@ -63,7 +67,7 @@ def command(
         if dry_run:
             _print_plan(validate.plan(settings, reporter=reporter), as_json)
             return
-        validation = validate.run(settings, out, plot=plot, reporter=reporter)
+        validation = validate.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)
     print_json(validation.record()) if as_json else _print(validation)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import continue_option, given, place_of, settings_options
+from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
 from curate.proof.settings import VerifySettings
 from curate.settings import build
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="SELECTION-verified", help="Folder of figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/curves.png", help="File of the curves.")
+@executor_options
 @click.option("--dry-run", is_flag=True, help="Estimate time, disk and memory from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.pass_context
@@ -29,6 +30,8 @@ def command(
     selection: str | None,
     out: Path | None,
     plot: Path | None,
+    workers: str,
+    executor: str | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -42,6 +45,7 @@ def command(
     curate verify selected/ --target heldout.jsonl --set learning_rate=1e-3 --set batch_size=16
     curate verify selected/ --target heldout.jsonl --sweep 1%,5%,20% --tokens 2M
     curate verify selected/ --target heldout.jsonl --other web.jsonl --json
+    curate verify selected/ --target heldout.jsonl --workers 4 # four trainings at a time
     curate verify --continue selected-verified                 # go on after a stop
 
     An arm is one choice of documents to train on. Every arm starts from the same proxy and trains by the same recipe on
@@ -64,7 +68,7 @@ def command(
         if dry_run:
             _print_plan(verify.plan(settings, out, reporter=reporter), as_json)
             return
-        verification = verify.run(settings, out, plot=plot, reporter=reporter)
+        verification = verify.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)
     print_json(verification.record()) if as_json else _print(verification, plot)
 
 

@@ -9,6 +9,7 @@ from curate.errors import SettingsError
 from curate.executors import local, processes
 from curate.executors.contract import Executor, PartWork, Resources, Share, UnfinishedShard, Work
 from curate.executors.helpful import helpful_workers
+from curate.executors.jobs import Jobs
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 
@@ -82,6 +83,10 @@ class Array:
     def run(self, work: PartWork, shards: Sequence[UnfinishedShard], folder: PartFolder, reporter: Reporter) -> Work:
         """Write the share's missing parts; see `Executor.run`."""
         return self.inner.run(work, [s for shard in shards for s in self._mine(shard)], folder, reporter)
+
+    def do(self, jobs: Jobs) -> None:
+        """Do all jobs: they have no shares, and whoever asks for them waits for its turn."""
+        self.inner.do(jobs)
 
     def _mine(self, shard: UnfinishedShard) -> list[UnfinishedShard]:
         if not self.share.is_of_shards(shard.of):

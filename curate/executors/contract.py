@@ -7,7 +7,7 @@ jobs that each take a share of the pool, and write one folder side by side, has 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -15,6 +15,9 @@ from curate.executors.reading import Chunk, Share, SpanRows, UnfinishedShard, Un
 from curate.folders.part_folder import PartFolder
 from curate.folders.parts import Span
 from curate.progress import Reporter
+
+if TYPE_CHECKING:
+    from curate.executors.jobs import Jobs
 
 __all__ = [
     "Chunk",
@@ -46,6 +49,8 @@ class Resources:
     """Of the proxy; None where there is none yet."""
     rows: float | None = None
     """Of the pool, about."""
+    seconds: float | None = None
+    """Of all work, by one worker, about; None where it is told in rows."""
 
 
 class PartTables(NamedTuple):
@@ -132,7 +137,7 @@ def write_part(folder: PartFolder, opened: OpenWork, chunk: Chunk) -> Work:
 
 
 class Executor(Protocol):
-    """Runs work on spans."""
+    """Runs work on spans, and jobs."""
 
     @property
     def is_here(self) -> bool:
@@ -149,4 +154,8 @@ class Executor(Protocol):
         A shard that cannot be read to its end stops no other. Raises CurateError for it once they are done. Finished
         parts stay in any case.
         """
+        ...
+
+    def do(self, jobs: "Jobs") -> None:
+        """Do every job. Raises CurateError for what cannot be done; finished jobs stay in any case."""
         ...

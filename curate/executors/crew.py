@@ -63,11 +63,11 @@ Message = Ready | Read | Done | Died
 class Team(Protocol[W]):
     """Workers of one kind: processes, actors."""
 
-    def replace(self, worker: W) -> None:
+    def replace(self, worker: W, /) -> None:
         """Start another worker where this one has died; it says when it is ready."""
         ...
 
-    def send(self, worker: W, start: SpanStart) -> None:
+    def send(self, worker: W, start: SpanStart, /) -> None:
         """Have a worker read the span that starts there, and work on it. One that is gone is heard of by `hear`."""
         ...
 

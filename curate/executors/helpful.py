@@ -9,6 +9,7 @@ from curate.executors.contract import Resources
 
 # A worker takes some seconds to start; a small proxy scores about this many documents in ten times as long.
 ROWS_PER_WORKER = 2_000
+SECONDS_PER_WORKER = 30
 
 
 def helpful_workers(resources: Resources) -> int:
@@ -16,10 +17,17 @@ def helpful_workers(resources: Resources) -> int:
 
     One per CUDA device where there are several. On a CPU one per core, but only for a proxy so small that a second
     thread would not help it: workers of a large one would each have one thread, and a copy of it. In any case no more
-    than one for every 2 000 rows, since each takes some seconds to start.
+    than one for every 2 000 rows, or 30 seconds of work, since each takes some seconds to start.
     """
     most = _devices(resources.device) or _cores(resources.parameters)
-    return max(1, min(most, most if resources.rows is None else int(resources.rows / ROWS_PER_WORKER)))
+    return max(1, min(most, most_worth(resources) or most))
+
+
+def most_worth(resources: Resources) -> int | None:
+    """Return how many workers there is enough to do for, whatever the machine; None where that is not known."""
+    if resources.seconds is not None:
+        return max(1, int(resources.seconds / SECONDS_PER_WORKER))
+    return None if resources.rows is None else max(1, int(resources.rows / ROWS_PER_WORKER))
 
 
 def _devices(device: str) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from curate.executors.contract import Executor, PartWork, Resources, UnfinishedShard, Unreadable, Work, write_part
+from curate.executors.jobs import Jobs
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import ahead, read_all
@@ -36,3 +37,9 @@ class Local:
                 else:
                     ledger.finish(chunk.span, write_part(folder, opened, chunk))
         return ledger.work
+
+    def do(self, jobs: Jobs) -> None:
+        """Do the jobs in order."""
+        do = jobs.work.open()
+        for job in jobs.jobs:
+            do(job, jobs.task.advance)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
@@ -25,9 +26,10 @@ from curate.executors.contract import (
 )
 from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Message, Ready, encoded, finished, read
 from curate.executors.helpful import helpful_workers
+from curate.executors.jobs import JobCrew, Jobs, work_on_jobs
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
-from curate.executors.reading import Reader, SpanStart, ahead
+from curate.executors.reading import Reader, ahead
 from curate.folders.folder import Folder
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
@@ -57,10 +59,19 @@ class Processes:
                 order = _Order(work, type(folder), folder.folder)
                 devices = cuda_devices(self.device, self.workers)
                 with started(_work, [order] * self.workers, devices=devices) as children:
-                    crew = Crew(team=_Family(order=order, children=children), ledger=ledger)
-                    crew.do_all(shards)
+                    team = _Family(work=_work, order=order, children=children)
+                    Crew(team=team, ledger=ledger).do_all(shards)
                 folder.refresh()
         return ledger.work
+
+    def do(self, jobs: Jobs) -> None:
+        """Do the jobs in any order; see `JobCrew`."""
+        _give_memory_back()
+        count = min(self.workers, jobs.count)
+        devices = cuda_devices(self.device, count)
+        with started(work_on_jobs, [jobs.work] * count, devices=devices) as children:
+            team = _Family(work=work_on_jobs, order=jobs.work, children=children)
+            JobCrew(team=team, task=jobs.task, reporter=jobs.reporter).do_all(jobs.jobs)
 
 
 @dataclass(frozen=True)
@@ -74,15 +85,16 @@ class _Order:
 class _Family:
     """Processes, as workers of a crew."""
 
-    order: _Order
+    work: Callable[..., None]
+    order: Any
     children: list[Child]
 
     def replace(self, worker: Child) -> None:
-        replace_child(self.children, worker, _work, self.order)
+        replace_child(self.children, worker, self.work, self.order)
 
-    def send(self, worker: Child, start: SpanStart) -> None:
+    def send(self, worker: Child, task: Any) -> None:
         with suppress(OSError):  # it has ended, which its next message says
-            worker.pipe.send(start)
+            worker.pipe.send(task)
 
     def hear(self) -> list[tuple[Child, Message]]:
         return [(child, self._message(child)) for child in ready(self.children)]

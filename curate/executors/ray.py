@@ -19,7 +19,8 @@ from curate.errors import CurateError, SettingsError
 from curate.executors.children import Failure
 from curate.executors.contract import Executor, PartWork, Resources, SpanRows, UnfinishedShard, Work
 from curate.executors.crew import Crew, Died, Done, Message, Order, Read, Ready, encoded, finished, read
-from curate.executors.helpful import ROWS_PER_WORKER
+from curate.executors.helpful import most_worth
+from curate.executors.jobs import Doer, Job, JobCrew, JobDone, Jobs, JobWork, done
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import Reader, SpanStart
@@ -41,8 +42,7 @@ except ImportError:
 def make(resources: Resources) -> Executor:
     """Return the executor; how many actors are worth it, the cluster's resources say."""
     is_cuda = resources.device in ("auto", "cuda") and torch.cuda.is_available()
-    most = None if resources.rows is None else max(1, int(resources.rows / ROWS_PER_WORKER))
-    return Ray(workers=resources.workers, most=most, is_cuda=is_cuda)
+    return Ray(workers=resources.workers, most=most_worth(resources), is_cuda=is_cuda)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Ray:
     workers: int | None
     """None: one per device of the cluster, or per core."""
     most: int | None = None
-    """How many the pool is worth where `workers` is None."""
+    """How many the work is worth where `workers` is None."""
     is_cuda: bool = False
     """Whether actors have a CUDA device each, as this process has, or none."""
     is_here: bool = False
@@ -69,6 +69,14 @@ class Ray:
                     Crew(team=actors, ledger=ledger).do_all(shards)
                 folder.refresh()
         return ledger.work
+
+    def do(self, jobs: Jobs) -> None:
+        """Do the jobs in any order; see `JobCrew`."""
+        order = _JobOrder(jobs.work, os.getcwd(), self.is_cuda)
+        with _connected():
+            count = min(self._number(jobs.reporter), jobs.count)
+            with _Actors.started(order, count, kind=_JobActor) as actors:
+                JobCrew(team=actors, task=jobs.task, reporter=jobs.reporter).do_all(jobs.jobs)
 
     def _number(self, reporter: Reporter) -> int:
         what = "GPU" if self.is_cuda else "CPU"
@@ -101,10 +109,7 @@ class _Actor:
     """
 
     def __init__(self, order: _Order) -> None:
-        with suppress(OSError):
-            os.chdir(order.working_folder)
-        if not order.is_cuda:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a machine that has some, too: all actors compute alike
+        _settle(order)
         self._order = order
         self._reader, self._read = Reader(), dict[Order, SpanRows]()
         self._reading, self._encoding, self._computing = threading.Lock(), threading.Lock(), threading.Lock()
@@ -139,10 +144,49 @@ class _Actor:
             return Failure.of(error)
 
 
+@dataclass(frozen=True)
+class _JobOrder:
+    work: JobWork
+    working_folder: str
+    is_cuda: bool
+
+
+class _JobActor:
+    """Runs in each actor: opens the work, then does every job that arrives."""
+
+    def __init__(self, order: _JobOrder) -> None:
+        _settle(order)
+        self._work = order.work
+
+    def open(self) -> Ready | Failure:
+        """Load what the jobs share, and return the actor's kind."""
+        try:
+            self._do: Doer = self._work.open()
+            return Ready(kind_here())
+        except BaseException as error:
+            return Failure.of(error)
+
+    def do(self, job: Job) -> JobDone | Failure:
+        """Do a job."""
+        try:
+            return done(self._do, job)
+        except BaseException as error:
+            return Failure.of(error)
+
+
+def _settle(order: _Order | _JobOrder) -> None:
+    """Have an actor see the files and devices that this process sees."""
+    with suppress(OSError):
+        os.chdir(order.working_folder)
+    if not order.is_cuda:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a machine that has some, too: all actors compute alike
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Actors:
     """Actors, as workers of a crew."""
 
+    kind: type
     order: Any
     """The order, as an object of Ray's store."""
     options: Mapping[str, Any]
@@ -154,7 +198,7 @@ class _Actors:
 
     @classmethod
     @contextmanager
-    def started(cls, order: _Order, number: int) -> Iterator["_Actors"]:
+    def started(cls, order: _Order | _JobOrder, number: int, kind: type = _Actor) -> Iterator["_Actors"]:
         """Start so many actors; none outlives the block."""
         # Ray says one thread for each CPU that an actor asks for; it is said here, so that nothing else decides it.
         threads = {name: str(of_one_of_several()) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -166,7 +210,7 @@ class _Actors:
             "max_concurrency": 2,
             "runtime_env": {"env_vars": {**threads, "TOKENIZERS_PARALLELISM": "false"}},
         }
-        team = cls(order=ray.put(order), options=options)
+        team = cls(kind=kind, order=ray.put(order), options=options)
         try:
             for _ in range(number):
                 team._start()
@@ -179,10 +223,13 @@ class _Actors:
         self._drop(worker)
         self._start()
 
-    def send(self, worker: Any, start: SpanStart) -> None:
-        if start.is_taken:
-            self.taken.add(start.order)
-        self.pending[worker.read.remote(start)] = worker
+    def send(self, worker: Any, task: SpanStart | Job) -> None:
+        if not isinstance(task, SpanStart):
+            self.pending[worker.do.remote(task)] = worker
+            return
+        if task.is_taken:
+            self.taken.add(task.order)
+        self.pending[worker.read.remote(task)] = worker
 
     def hear(self) -> list[tuple[Any, Message]]:
         calls, _ = ray.wait([*self.pending], num_returns=1)
@@ -190,7 +237,7 @@ class _Actors:
         return [(self.pending[call], self._message(call)) for call in calls if call in self.pending]
 
     def _start(self) -> None:
-        actor = ray.remote(_Actor).options(**self.options).remote(self.order)
+        actor = ray.remote(self.kind).options(**self.options).remote(self.order)
         self.actors.append(actor)
         self.pending[actor.open.remote()] = actor
 

@@ -165,12 +165,17 @@ class PartFolder(ABC):
             yield
             return
         with ExitStack() as stack:
-            if not any("prepared" in line for line in self.logged()):
+            if not self.is_prepared:
                 stack.enter_context(self.folder.turn("prepare", on_wait))
             self.record = self._read_record(self.folder)
             self.refresh()
             yield
             self._put_log([*self._lines(self._log), {"prepared": round(time.time())}])
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether a job has done what is done once for all jobs with these settings."""
+        return any("prepared" in line for line in self.logged())
 
     def is_last(self) -> bool:
         """Return whether no other job is at work on the folder, and keep others out if so; if not, release the claim.

@@ -1,6 +1,6 @@
 """The end of a pass over a pool: what was set aside is said, and nothing to show for it is a failure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -8,6 +8,7 @@ import polars as pl
 
 from curate.documents import DAMAGED, Fields, Pool, documents
 from curate.errors import CurateError
+from curate.executors.contract import UnfinishedShard
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 from curate.schema import Skipped
@@ -38,6 +39,32 @@ def totals_of(folder: PartFolder, pool: Pool, *, strict: bool, reporter: Reporte
             hint="Mend or remove the shard and begin anew in another folder (--out), or go on without --strict.",
         )
     return totals
+
+
+def is_to_finish(
+    folder: PartFolder,
+    job: str | None,
+    unfinished: Callable[[], Sequence[UnfinishedShard]],
+    command: str,
+    reporter: Reporter,
+) -> bool:
+    """Return whether a process that has done its work is to finish the folder: as the only job, or the last of several.
+
+    The last warns where parts are missing that others were to make.
+    """
+    if not folder.is_last():
+        reporter.note(f"this job is done; others are at work on {folder.address}, and the last of them finishes it.")
+        return False
+    if job is None:
+        return True
+    folder.refresh()
+    if shards := unfinished():
+        reporter.warn(
+            f"{len(shards)} of {shards[0].of} shards of {folder.address} have parts missing, and no other job is at"
+            f" work on it now. `curate status {folder.address}` tells more; `curate {command} --continue"
+            f" {folder.address}` does the rest, if no job does."
+        )
+    return not shards
 
 
 def warn_of_mixed(folder: PartFolder, reporter: Reporter) -> None:

@@ -11,14 +11,14 @@ from curate.amounts import duration, rounded, size
 from curate.documents import FirstRows, Pool, rows_of_all, sample_rows
 from curate.documents.located import as_recorded, located, same_places
 from curate.errors import CurateError, SettingsError
-from curate.executors.reading import unfinished
+from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
 from curate.folders.part_folder import FINISHED
 from curate.memory import peak_memory
 from curate.methods.contract import EncodedTarget, Plan, Sizes, Sketcher
 from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.arithmetic import check_arithmetic
-from curate.pipeline.ending import totals_of
+from curate.pipeline.ending import is_to_finish, totals_of, warn_of_mixed
 from curate.pipeline.request import note_shapes, open_candidates
 from curate.pipeline.work import IndexWork, sketching
 from curate.pipeline.workspace import NO_TARGET, Workspace, load, refuse_unwritable, versions
@@ -80,22 +80,24 @@ def run(
     search: str = "auto",
     workers: int | str = 1,
     executor: str | None = None,
+    part: str | None = None,
     strict: bool = False,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Store:
     """Write the sketches of a pool into a store, in one pass, or go on with it, or add the shards that are new.
 
-    `search` says how its nearest documents are found; see `make_search`. `workers` and `executor` are
-    those of `score`. A damaged shard gives what can be read of it; with `strict` it is an error at the end. Raises
-    CurateError; parts that were finished stay.
+    `search` says how its nearest documents are found; see `make_search`. `workers`, `executor` and `part` are those of
+    `score`: the last of several jobs to end finishes the store. A damaged shard gives what can be read of it; with
+    `strict` it is an error at the end. Raises CurateError; parts that were finished stay.
     """
     refuse_place(out, "--out")
     check_factory(search)
     reporter, settings = reporter or Silent(), gathered(IndexSettings, settings, values)
-    choice = executors.choose(executor, workers=workers, device=settings.device)
+    choice = executors.choose(executor, workers=workers, device=settings.device, part=part)
     store = Indexing.open(settings, out, reporter).run(choice, strict=strict)
-    ensure_search(store, search, reporter)
+    if store.is_finished:
+        ensure_search(store, search, reporter)
     return store
 
 
@@ -166,36 +168,50 @@ class Indexing:
         return cls(settings=settings, pool=pool, read_as=read_as, path=path, record=record, reporter=reporter)
 
     def run(self, choice: executors.Choice, *, strict: bool = False) -> Store:
-        """Write every part that the store lacks, then fit its whitening and keep whitened norms."""
+        """Write the parts that the store lacks; then, once all are there, fit its whitening and keep whitened norms."""
         started, workspace = time.time(), self._workspace()
         proxy = workspace.proxy
         sketcher = sketcher_of(self.settings, proxy, workspace.checkpoints)
         context = workspace.encoder.settings.context
         details = self._details(sketcher) | {"coverage": vars(proxy.coverage), "context": context}
         fingerprints = {name: value for name, value in workspace.fingerprints.items() if name != "pool"}
-        with Store.start(self.path, settings=self.record, fingerprints=fingerprints, details=details) as store:
-            store.log_start()
-            if not store.has_parts(self.path):
-                store.forget()  # of a start that never wrote a part, maybe of another pool
-                store.add_details(**details)
-            store.add_shards(self.pool)
-            if not all(store.holds(s.name) for s in self.pool.shards):
-                store.folder.remove(FINISHED)
-            store.add_details(pool=list(self.pool.address), pool_fingerprint=self.pool.fingerprint())
-            if self._needs_background and not store.has_background:
-                store.remember_background(self._background_rows())
-            self._check_arithmetic(store, workspace)
-            numbers = {name: shard["number"] for name, shard in store.shards.items()}
+        how = {"settings": self.record, "fingerprints": fingerprints, "details": details, "job": choice.job}
+        with Store.start(self.path, **how) as store:
+            store.log_start(**choice.told())
+            with store.preparing(
+                lambda: self.reporter.note(f"another job prepares {self.path}; this one waits for it.")
+            ):
+                self._prepare(store, workspace, details)
             opened = sketching(store, sketcher, workspace.encoder, workspace.batching)
             work = IndexWork(settings=self.settings, path=self.path, opened=opened)
-            shards = unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
             executor = choice.make(parameters=proxy.coverage.total, rows=workspace.sizes().pool)
-            done = executor.run(work, shards, store, self.reporter)
-            totals = totals_of(store, self.pool, strict=strict, reporter=self.reporter)
-            self._fit(store, workspace)
+            done = executor.run(work, self._unfinished(store), store, self.reporter)
             store.log({**executor.described(), **done.told(), "seconds": round(time.time() - started, 3)})
-            store.finish(totals)
+            if is_to_finish(store, choice.job, lambda: self._unfinished(store), "index", self.reporter):
+                warn_of_mixed(store, self.reporter)
+                totals = totals_of(store, self.pool, strict=strict, reporter=self.reporter)
+                self._fit(store, workspace)
+                store.finish(totals)
         return store
+
+    def _prepare(self, store: Store, workspace: Workspace, details: Mapping[str, Any]) -> None:
+        """Do what is done once for a store, and for shards that are new."""
+        fingerprint = self.pool.fingerprint()
+        is_ours = store.is_prepared and store.record.details.pool_fingerprint == fingerprint
+        if not store.has_parts(self.path) and not is_ours:
+            store.forget()  # of a start that never wrote a part, maybe of another pool
+            store.add_details(**details)
+        store.add_shards(self.pool)
+        if not all(store.holds(s.name) for s in self.pool.shards):
+            store.folder.remove(FINISHED)
+        store.add_details(pool=list(self.pool.address), pool_fingerprint=fingerprint)
+        if self._needs_background and not store.has_background:
+            store.remember_background(self._background_rows())
+        self._check_arithmetic(store, workspace)
+
+    def _unfinished(self, store: Store) -> list[UnfinishedShard]:
+        numbers = {name: shard["number"] for name, shard in store.shards.items()}
+        return unfinished(store, self.pool, self.settings.fields, self.settings.part_documents, numbers)
 
     def plan(self) -> IndexPlan:
         """Sketch a few documents and reckon what all will take."""

@@ -13,7 +13,7 @@ from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
 from curate.methods.contract import Scorer
 from curate.pipeline.arithmetic import check_arithmetic
-from curate.pipeline.ending import totals_of, warn_of_mixed
+from curate.pipeline.ending import is_to_finish, totals_of, warn_of_mixed
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.frequencies import record_frequency_loss
 from curate.pipeline.origin import remember_shards
@@ -62,7 +62,7 @@ def run(
     workspace = open_workspace(request, reporter)
     fingerprints, details = dict(workspace.fingerprints), _details(request, workspace)
     with Run.start(place, settings=record, fingerprints=fingerprints, details=details, job=choice.job) as run:
-        run.log_start(**({} if choice.part is None else {"part": choice.part}))
+        run.log_start(**choice.told())
         loaded = time.time()
         with run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")):
             scorer = _prepare(run, request, workspace, reporter)
@@ -80,9 +80,7 @@ def run(
             work = score_stored(run, request.store, scorer, overlap_with(request.target), request.columns, reporter)
         seconds = {"load": loaded - started, "prepare": prepared - loaded, "score": time.time() - prepared}
         log(run, work, described, **seconds)
-        if not run.is_last():
-            reporter.note(f"this job is done; others are at work on {place}, and the last of them finishes it.")
-        elif choice.job is None or not _lacks_parts(run, request, reporter):
+        if is_to_finish(run, choice.job, lambda: _unfinished(run, request), "score", reporter):
             warn_of_mixed(run, reporter)
             run.finish(totals_of(run, request.pool, strict=strict, reporter=reporter))
     return run
@@ -105,18 +103,6 @@ def _prepare(run: Run, request: Request, workspace: Workspace, reporter: Reporte
 
 def _unfinished(run: Run, request: Request) -> list[UnfinishedShard]:
     return unfinished(run, request.pool, request.settings.fields, request.settings.part_documents)
-
-
-def _lacks_parts(run: Run, request: Request, reporter: Reporter) -> bool:
-    """Warn where the last of several jobs has ended, and parts are missing that others were to make."""
-    run.refresh()
-    if shards := _unfinished(run, request):
-        reporter.warn(
-            f"{len(shards)} of {len(request.pool.shards)} shards of {run.address} have parts missing, and no other job"
-            f" is at work on it now. `curate status {run.address}` tells more; `curate score --continue {run.address}`"
-            " does the rest, if no job does."
-        )
-    return bool(shards)
 
 
 def plan(settings: ScoreSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> ScorePlan:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from curate import executors
 from curate.documents import Pool
 from curate.errors import CurateError
 from curate.folders.local import open_folder, refuse_place
@@ -19,7 +20,6 @@ from curate.proof.predictions import Subject
 from curate.proof.reading import drawn, scored_rows, usable
 from curate.proof.settings import ValidateSettings, default_validate_out, remember
 from curate.proof.validate import ValidatePlan, Validating, Validation
-from curate.proof.workers import devices_of
 from curate.rescoring.parents import latest_where_none, runs_of_one_pool
 from curate.schema import Document
 from curate.score_settings import ScoreSettings
@@ -33,18 +33,24 @@ def run(
     out: Path | str | None = None,
     *,
     plot: Path | None = None,
+    workers: int | str = 1,
+    executor: str | None = None,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Validation:
-    """Measure by real retraining how well runs' methods predict it: LDS and QLD, on a bank that is kept and goes on."""
+    """Measure by real retraining how well runs' methods predict it: LDS and QLD, on a bank that is kept and goes on.
+
+    `workers` and `executor` are those of `score`: they retrain side by side.
+    """
     refuse_place(out, "--out")
     refuse_place(plot, "--plot")
     settings = gathered(ValidateSettings, settings, values)
     settings = changed(settings, runs=latest_where_none(settings.runs))
     path = Path(out) if out is not None else default_validate_out(settings)
+    choice = executors.choose(executor, workers=workers, is_shared=False)
     validating = _validating(settings, reporter or Silent())
     remember(open_folder(path), "validate", settings)
-    validation = validating.run()
+    validation = validating.run(choice)
     validation.write(path, plot)
     return validation
 
@@ -89,7 +95,6 @@ def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
         queries=queries,
         subjects=subjects,
         root=Path(settings.banks) if settings.banks else runs[0].path.parent / "banks",
-        devices=devices_of(settings.devices, proxy.settings.device, proxy.device),
         reporter=reporter,
     )
 

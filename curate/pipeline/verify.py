@@ -1,8 +1,10 @@
 """Training on a selection, on random documents and on others' choices, and comparing the target's loss."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from curate import executors
 from curate.folders.local import refuse_place
 from curate.pipeline import score
 from curate.pipeline.workspace import load
@@ -21,14 +23,21 @@ def run(
     out: Path | str | None = None,
     *,
     plot: Path | None = None,
+    workers: int | str = 1,
+    executor: str | None = None,
     reporter: Reporter | None = None,
     **values: Any,
 ) -> Verification:
-    """Train the proxy on a selection, on random documents and on others' choices, and compare the target's loss."""
+    """Train the proxy on a selection, on random documents and on others' choices, and compare the target's loss.
+
+    `workers` and `executor` are those of `score`: trainings, and the scoring of baselines, share them.
+    """
     refuse_place(plot, "--plot")
     reporter = reporter or Silent()
+    choice = executors.choose(executor, workers=workers, is_shared=False)
     verifying, proxy, encoder = _opened(gathered(VerifySettings, settings, values), out, reporter)
-    return verifying.run(proxy, encoder, score=score.run, reporter=reporter, plot=plot)
+    score_run = partial(score.run, workers=workers, executor=executor)
+    return verifying.run(proxy, encoder, choice, score=score_run, reporter=reporter, plot=plot)
 
 
 def plan(

@@ -9,7 +9,7 @@ a smaller one's files, and all methods are judged by the same files.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,19 @@ import numpy as np
 import torch
 import xxhash
 
+from curate.errors import CurateError
+from curate.executors.contract import Executor
+from curate.executors.jobs import Jobs
+from curate.executors.local import Local
 from curate.folders.codecs import ARRAY
-from curate.folders.folder import put_json
+from curate.folders.folder import Folder, put_json
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.progress import Reporter
 from curate.proof.subsets import indicator
-from curate.proxies.proxy import Proxy
+from curate.proxies.proxy import Proxy, keep_freed_memory, load_proxy
 from curate.proxies.room import Room
+from curate.proxies.settings import ProxySettings
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
@@ -124,24 +129,77 @@ class Bank:
         """Return the retrainings that are missing, each once."""
         return [j for j in dict.fromkeys(jobs) if not self._kept.has(j.name)]
 
-    def fetch(
-        self,
-        jobs: Sequence[Job],
-        reporter: Reporter,
-        *,
-        elsewhere: Callable[["Bank", Sequence[Job]], Any] | None = None,
-    ) -> np.ndarray:
-        """Return losses `[jobs, queries]`; retrain where they are missing.
-
-        `elsewhere` makes missing ones in other processes and yields once for each; see `workers`.
-        """
+    def fetch(self, jobs: Sequence[Job], reporter: Reporter, executor: Executor | None = None) -> np.ndarray:
+        """Return losses `[jobs, queries]`; have an executor (None: this process) retrain where they are missing."""
         missing = self.missing(jobs)
         if missing:
             with reporter.stage("retraining", total=len(missing), unit="models") as task:
-                for _ in map(self.make, missing) if elsewhere is None else elsewhere(self, missing):
-                    task.advance(1)
+                work = Retraining.of(self)
+                (executor or Local()).do(
+                    Jobs(work=work, jobs=missing, count=len(missing), task=task, reporter=reporter)
+                )
         return np.stack([self.make(job) for job in jobs])
 
     def make(self, job: Job) -> np.ndarray:
         """Return the losses after one retraining; keep them."""
         return self._kept.at(job.name, lambda: self.laboratory.losses(job))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """The retrainings of a bank, as work that other processes can do: it travels without the model."""
+
+    proxy: ProxySettings
+    recipe: Recipe
+    documents: Sequence[Encoded]
+    queries: Sequence[Encoded]
+    tokens: TokenSettings
+    room: Room
+    root: Path
+    folder: Folder
+    bank: Bank | None = field(default=None, repr=False)
+    """What this process has in memory already; it does not travel."""
+
+    @classmethod
+    def of(cls, bank: Bank) -> "Retraining":
+        laboratory = bank.laboratory
+        return cls(
+            proxy=laboratory.proxy.settings,
+            recipe=laboratory.recipe,
+            documents=laboratory.documents,
+            queries=laboratory.queries,
+            tokens=laboratory.tokens,
+            room=laboratory.room,
+            root=bank.folder.local().parent,
+            folder=bank.folder,
+            bank=bank,
+        )
+
+    def open(self) -> Callable[[Job, Callable[[float], None]], None]:
+        """Load the model and open the bank. Raises CurateError where the model is another than the bank's."""
+        bank = self.bank or self._loaded()
+
+        def retrain(job: Job, advance: Callable[[float], None]) -> None:
+            bank.make(job)
+            advance(1)
+
+        return retrain
+
+    def _loaded(self) -> Bank:
+        keep_freed_memory()
+        proxy = load_proxy(self.proxy)
+        laboratory = Laboratory(
+            proxy=proxy,
+            recipe=self.recipe,
+            documents=self.documents,
+            queries=self.queries,
+            tokens=self.tokens,
+            room=self.room.elsewhere(proxy.device),
+        )
+        bank = Bank(laboratory, self.root)
+        if bank.folder != self.folder:
+            raise CurateError(f"The model at {self.proxy.model} has changed during the retraining.")
+        return bank
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"bank": None}

@@ -1,35 +1,36 @@
 """Compare arms on one proxy: train each, measure all on the same rows, reuse the arms already trained."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from curate.documents import Fields, Overlap, read_target
 from curate.documents.set_aside import sentences
+from curate.executors.contract import Executor
+from curate.executors.jobs import Jobs
 from curate.folders.codecs import JSON
 from curate.folders.folder import Folder
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
 from curate.gradients.documents import Batching
-from curate.progress import Reporter, Task
+from curate.progress import Reporter
 from curate.proof.arms import ALL, Arm
 from curate.proof.choices import Choices
-from curate.proof.fitting import Curve, Measure, fit
+from curate.proof.fitting import ArmTraining, ArmWork, Curve, Measure
 from curate.proof.places import draw
 from curate.proof.progress import ARMS, UNTRAINED
 from curate.proof.reading import usable
 from curate.proof.selection import Selected
 from curate.proof.settings import VerifySettings
-from curate.proof.spool import Excluded, SpooledCorpus, key_of, spooled, token_batches
+from curate.proof.spool import Excluded, key_of, spooled
 from curate.proof.verdict import Outcome, Verification
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoder
 from curate.schema import Document
-from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
-from curate.training.snapshots import in_proxys_precision, trainable
+from curate.training.snapshots import in_proxys_precision
 
 _OTHER_SEED = 7919  # keeps the sample of other text apart from the random arms' draws
 
@@ -72,9 +73,8 @@ class Comparison:
 
     @cached_property
     def measure(self) -> Measure:
-        model = trainable(self.proxy, self.recipe)
-        target, other = (self._corpus(usable(documents, self.encoder)[1]) for documents in (self.held_out, self.other))
-        return Measure(model=model, target=target, other=other)
+        target, other = (usable(documents, self.encoder)[1] for documents in (self.held_out, self.other))
+        return Measure.of(self.proxy, self.recipe, self.batching, target, other)
 
     @property
     def tokens(self) -> int:
@@ -88,30 +88,19 @@ class Comparison:
     def steps(self, times: float) -> int:
         return max(1, round(times * self.tokens / self.step_tokens))
 
-    def compare(self) -> Verification:
+    def compare(self, executor: Executor) -> Verification:
+        """Have an executor train what is missing, and compare."""
         arms = self.choices.arms(self.tokens, self.settings.all_times)
-        shared = self._shared_key()
-        untrained = self._kept(UNTRAINED, key_of(shared), self._untrained)
-        trainings = [(arm, seed) for arm in arms for seed in range(self.settings.seeds)]
-        curves: dict[str, list[Curve]] = {arm.name: [] for arm in arms}
-        counts: dict[str, dict[str, int]] = {}
-        total, last_arm = sum(self.steps(arm.times) for arm, _ in trainings), arms[-1]
+        untrained = self._kept.at(file_name(UNTRAINED, key_of(self._shared_key)), self._untrained)
+        seeds, last_arm = range(self.settings.seeds), arms[-1]
         longer = f"; {ALL}: {last_arm.times:.3g} times as many" if last_arm.name == ALL else ""
         self.reporter.note(
-            f"{len(trainings)} trainings ({len(arms)} arms, {self.settings.seeds} seeds) of {self.tokens:,} tokens in"
+            f"{len(arms) * len(seeds)} trainings ({len(arms)} arms, {len(seeds)} seeds) of {self.tokens:,} tokens in"
             f" {self.steps(1)} steps each{longer}."
         )
-        with self.reporter.stage("training", total=total, unit="steps") as task:
-            for arm, seed in trainings:
-                key = key_of(shared, arm.key, arm.times, self.tokens, self.steps(arm.times), seed)
-                make = partial(self._trained, arm, seed, untrained, task)
-                trained = self._kept(f"{arm.name}-{seed}", key, make)
-                curves[arm.name].append(Curve(**trained["curve"]))
-                counts.setdefault(arm.name, trained["counts"])
+        self._train([(arm, seed) for arm in arms for seed in seeds], untrained, executor)
         self._folder.remove("spools")
-        outcomes = tuple(
-            Outcome(name=a.name, times=a.times, counts=counts[a.name], curves=tuple(curves[a.name])) for a in arms
-        )
+        outcomes = tuple(self._outcome(arm, [self._trained(arm, seed) for seed in seeds]) for arm in arms)
         return Verification(
             selection=str(self.settings.selection),
             tokens=self.tokens,
@@ -123,35 +112,71 @@ class Comparison:
             out=str(self.out),
         )
 
-    def _trained(self, arm: Arm, seed: int, untrained: dict[str, float], task: Task) -> dict[str, Any]:
-        """Train one arm from one seed."""
+    def _train(self, trainings: Sequence[tuple[Arm, int]], untrained: Mapping[str, float], executor: Executor) -> None:
+        """Train what is not kept: the longest first, so that no worker is left with one at the end."""
+        missing = [(arm, seed) for arm, seed in trainings if self._trained(arm, seed) is None]
+        missing.sort(key=lambda training: -training[0].times)
+        if not missing:
+            return
+        work = ArmWork(
+            proxy=self.proxy.settings,
+            fingerprint=self.proxy.fingerprint(),
+            recipe=self.recipe,
+            batching=self.batching,
+            target=self.measure.target.documents,
+            other=self.measure.other.documents,
+            points=self.settings.points,
+            untrained=untrained,
+            folder=self._kept.folder,
+            measure=self.measure,
+        )
+        total = sum(self.steps(arm.times) for arm, _ in missing)
+        with self.reporter.stage("training", total=total, unit="steps") as task:
+            jobs = (self._job(arm, seed) for arm, seed in missing)
+            executor.do(Jobs(work=work, jobs=jobs, count=len(missing), task=task, reporter=self.reporter))
+
+    def _job(self, arm: Arm, seed: int) -> ArmTraining:
+        """Write a training's documents to disk, unless they are there, and return the job."""
         name = f"{arm.name}-{seed}" if arm.per_seed else arm.name
-        folder = self.out / "spools" / f"{name}-{key_of(self._shared_key(), arm.key, arm.per_seed and seed)}"
+        folder = self.out / "spools" / f"{name}-{key_of(self._shared_key, arm.key, arm.per_seed and seed)}"
         counts = spooled(
             folder, lambda: arm.documents(seed), self.encoder, self.excluded, what=name, reporter=self.reporter
         )
-        corpus = SpooledCorpus(folder, self.batching.tokens, room=self.batching.room)
-        recipe = replace(self.recipe, seed=self.recipe.seed + seed)
-        steps = self.steps(arm.times)
-        batches = token_batches(corpus.scored, tokens=round(arm.times * self.tokens), steps=steps, seed=recipe.seed)
-        curve = fit(self.measure, corpus, recipe, batches, points=self.settings.points, untrained=untrained, task=task)
-        if arm.per_seed:
-            self._folder.remove(f"spools/{folder.name}")
-        return {"curve": curve.as_dict(), "counts": counts}
+        return ArmTraining(
+            name=self._file(arm, seed),
+            spool=folder,
+            counts=counts,
+            tokens=round(arm.times * self.tokens),
+            steps=self.steps(arm.times),
+            seed=seed,
+            is_last=arm.per_seed,
+        )
+
+    def _trained(self, arm: Arm, seed: int) -> dict[str, Any] | None:
+        """Return what is kept of an arm's training from a seed."""
+        return self._kept.find(self._file(arm, seed))
+
+    def _file(self, arm: Arm, seed: int) -> str:
+        key = key_of(self._shared_key, arm.key, arm.times, self.tokens, self.steps(arm.times), seed)
+        return file_name(f"{arm.name}-{seed}", key)
+
+    def _outcome(self, arm: Arm, trained: Sequence[Any]) -> Outcome:
+        curves = tuple(Curve(**t["curve"]) for t in trained)
+        return Outcome(name=arm.name, times=arm.times, counts=trained[0]["counts"], curves=curves)
 
     def _untrained(self) -> dict[str, float]:
         target, other = self.measure(self.measure.model.parameters())
         return {"target": target, "other": other}
 
-    def _kept(self, name: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return the value kept under this key; make it first if need be."""
-        kept = Kept(self._folder.child(ARMS), JSON)
-        return kept.at(f"{name.replace(' ', '-').replace('%', '')}-{key}", make)
+    @property
+    def _kept(self) -> Kept[Any]:
+        return Kept(self._folder.child(ARMS), JSON)
 
     @property
     def _folder(self) -> Folder:
         return open_folder(self.out)
 
+    @cached_property
     def _shared_key(self) -> str:
         recipe: Mapping[str, Any] = self.recipe.as_dict()
         return key_of(
@@ -165,5 +190,7 @@ class Comparison:
             self.measure.other.fingerprint(),
         )
 
-    def _corpus(self, documents: Sequence[Any]) -> Corpus:
-        return Corpus(documents, self.batching.tokens, room=self.batching.room)
+
+def file_name(name: str, key: str) -> str:
+    """Return the name of the file that keeps a training."""
+    return f"{name.replace(' ', '-').replace('%', '')}-{key}"

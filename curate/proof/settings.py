@@ -58,12 +58,7 @@ class ValidateSettings:
     banks: str | None = option(
         default=None, help="Folder of the banks of retrainings.", metavar="FOLDER", shown="banks/ beside the first run"
     )
-    devices: Annotated[tuple[Device, ...], Listed] = option(
-        default=(),
-        help="Where to retrain, a process each; repeatable.",
-        flags=("--device",),
-        shown="all GPUs, else the run's",
-    )
+    device: Device | None = option(default=None, help=f"Where to retrain: {DEVICES}", shown="the first run's")
     batch_tokens: Annotated[Count, least(1)] | None = option(
         default=None, help="Tokens of one micro-batch.", shown="by device"
     )
@@ -92,7 +87,7 @@ class ValidateSettings:
             revision=scoring.revision if self.model is None else None,
             modules=(),
             dtype="float64" if scoring.dtype == "float64" else "float32",
-            device=self.devices[0] if self.devices else scoring.device,
+            device=self.device or scoring.device,
             batch_tokens=self.batch_tokens,
         )
 

@@ -1,7 +1,7 @@
 """LDS and QLD of runs' methods, measured on one bank of retrainings."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,8 @@ import numpy as np
 
 from curate.amounts import counted, duration, size
 from curate.errors import CurateError
+from curate.executors import Choice
+from curate.executors.contract import Executor
 from curate.folders.folder import put_text
 from curate.folders.local import open_folder
 from curate.memory import peak_memory
@@ -23,7 +25,6 @@ from curate.proof.predictions import Subject
 from curate.proof.qld import Qld, best, qld
 from curate.proof.settings import ValidateSettings, num_dropped
 from curate.proof.subsets import indicator, left_out
-from curate.proof.workers import Workers
 from curate.schema import Document
 
 IN_RUN = "MAGIC in the bank's own training"
@@ -53,11 +54,11 @@ class ValidatePlan:
     seconds_each: float
     """From one step that is measured."""
     seconds: float
-    """Of the missing retrainings, on all devices; scoring the sample by the methods is extra."""
+    """Of the missing retrainings, one after another; scoring the sample by the methods is extra."""
     disk_bytes: int
     """Of the bank's losses."""
     memory_bytes: int
-    """Measured on one step, per device."""
+    """Measured on one step, per worker."""
 
     @property
     def sentence(self) -> str:
@@ -111,7 +112,6 @@ class Validating:
     queries: Sequence[Document]
     subjects: Sequence[Subject]
     root: Path
-    devices: tuple[str, ...]
     reporter: Reporter
 
     @cached_property
@@ -149,25 +149,29 @@ class Validating:
             retrainings=len(retrainings) + removals,
             there=len(retrainings) + removals - missing,
             seconds_each=each,
-            seconds=missing * each / len(self.devices),
+            seconds=missing * each,
             disk_bytes=missing * (8 * len(self.queries) + 128),
             memory_bytes=peak_memory(self.laboratory.proxy.device),
         )
 
-    def run(self) -> Validation:
+    def run(self, choice: Choice) -> Validation:
         """Fill the bank, score the sample by every method, and compare."""
         settings, bank = self.settings, self.bank
         with bank.folder.claim():
-            self._announce(self.plan())
+            plan = self.plan()
+            proxy = self.laboratory.proxy
+            executor = choice.make(parameters=proxy.coverage.total, seconds=plan.seconds, device=proxy.settings.device)
+            self._announce(plan, executor)
             subsets = [self.subset(i) for i in range(settings.subsets)]
-            baseline = self._losses([()])[0]
-            measured = self._losses(subsets) - baseline
+            baseline, *without = self._losses([(), *subsets], executor)
+            measured = np.stack(without) - baseline
             scores = {str(s.run.path): self._predictions(s) for s in self.subjects}
             if settings.magic:
                 scores[IN_RUN] = in_run(bank, self.reporter)
             masks = np.stack([indicator(left, len(self.documents)) for left in subsets])
             predicted = {name: masks @ values for name, values in scores.items()}
-            judged = tuple(self._judged(n, scores[n], predicted[n], measured, baseline) for n in scores)
+            rises = self._rises(scores, baseline, executor)
+            judged = tuple(self._judged(n, predicted[n], measured, r) for n, r in zip(scores, rises, strict=True))
         return Validation(
             bank=bank.folder.address,
             documents=len(self.documents),
@@ -180,19 +184,17 @@ class Validating:
             measured=measured,
         )
 
-    def _announce(self, plan: ValidatePlan) -> None:
+    def _announce(self, plan: ValidatePlan, executor: Executor) -> None:
         if plan.retrainings > plan.there:
             self.reporter.note(
                 f"{plan.retrainings - plan.there} of {plan.retrainings} retrainings to make, of {plan.steps} steps on"
-                f" {plan.documents:,} documents: about {duration(plan.seconds)}"
-                f" ({plan.seconds_each:.2g} s each, {'one after another' if len(self.devices) == 1 else 'on '}"
-                f"{'' if len(self.devices) == 1 else ', '.join(self.devices)})."
+                f" {plan.documents:,} documents: about {duration(plan.seconds)} of one process's time"
+                f" ({plan.seconds_each:.2g} s each); workers: {executor.described()['workers']}."
             )
 
-    def _losses(self, left: Sequence[tuple[int, ...]]) -> np.ndarray:
+    def _losses(self, left: Sequence[tuple[int, ...]], executor: Executor) -> np.ndarray:
         """Return every query's loss without each of these, `[left, queries]`, averaged over the repeats."""
-        elsewhere = Workers(self.devices) if len(self.devices) > 1 else None
-        losses = self.bank.fetch(self.repeated(left), self.reporter, elsewhere=elsewhere)
+        losses = self.bank.fetch(self.repeated(left), self.reporter, executor)
         return losses.reshape(len(left), self.settings.repeats, -1).mean(1)
 
     def _predictions(self, subject: Subject) -> np.ndarray:
@@ -214,14 +216,20 @@ class Validating:
         count = min(self.settings.removals, len(self.queries))
         return [best(scores[:, q], self.dropped) for q in range(count)]
 
-    def _judged(
-        self, name: str, scores: np.ndarray, predicted: np.ndarray, measured: np.ndarray, baseline: np.ndarray
-    ) -> Judged:
+    def _rises(self, scores: Mapping[str, np.ndarray], baseline: np.ndarray, executor: Executor) -> list[np.ndarray]:
+        """Return the rises of the queries' losses without their own best documents, `[removals]`, by every method."""
+        best_documents = [self._best(values) for values in scores.values()]
+        left = [positions for positions_of_queries in best_documents for positions in positions_of_queries]
+        if not left:
+            return [np.empty(0) for _ in scores]
+        rises = (self._losses(left, executor) - baseline).reshape(len(scores), len(best_documents[0]), -1)
+        return [rises_of_one.diagonal() for rises_of_one in rises]
+
+    def _judged(self, name: str, predicted: np.ndarray, measured: np.ndarray, rises: np.ndarray) -> Judged:
         settings = self.settings
         method = next((s.method for s in self.subjects if str(s.run.path) == name), "magic")
-        best_documents, deletion = self._best(scores), None
-        if count := len(best_documents):
-            rises = (self._losses(best_documents) - baseline)[np.arange(count), np.arange(count)]
+        deletion = None
+        if count := len(rises):
             deletion = qld(rises, measured[:, :count], resamples=settings.resamples, seed=settings.seed)
         return Judged(
             run=name,

@@ -7,6 +7,7 @@ from pathlib import Path
 from curate.documents import read_target
 from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
+from curate.executors import Choice
 from curate.folders.local import open_folder
 from curate.gradients.documents import Batching, make_room
 from curate.progress import Reporter, Silent
@@ -61,6 +62,7 @@ class Verifying:
         self,
         proxy: Proxy,
         encoder: Encoder,
+        choice: Choice,
         *,
         score: Callable[..., Run],
         reporter: Reporter,
@@ -70,8 +72,11 @@ class Verifying:
         folder = open_folder(self.out)
         with folder.claim():
             folder.local("arms").mkdir(exist_ok=True)  # tells a verification from other folders
+            comparison = self._comparison(proxy, encoder, score, reporter)
+            seconds = plan(comparison).seconds if choice.is_open else None  # of what the settings there before lack
             remember(folder, "verify", self.settings)
-            verification = self._comparison(proxy, encoder, score, reporter).compare()
+            executor = choice.make(parameters=proxy.coverage.total, seconds=seconds, device=proxy.settings.device)
+            verification = comparison.compare(executor)
         verification.write(self.out, plot)
         return verification
 

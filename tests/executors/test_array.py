@@ -18,8 +18,9 @@ from curate.executors.contract import Share
 from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import LocalFolder
 from curate.scores.run import Run
+from curate.stores.store import Store
 from tests import small_runs
-from tests.executors.making import SETTINGS, Seen, settings
+from tests.executors.making import SETTINGS, Seen, make, settings
 from tests.faults.results import contents
 from tests.scoring import lines, make_rows
 
@@ -33,11 +34,12 @@ def no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(place: Path, out: Path, method: str, *more: str) -> list[str]:
-    own = [f"--set={name}={value}" for name, value in SETTINGS[method].items()]
+    own = [f"--set={name}={value}" for name, value in SETTINGS.get(method, {}).items()]
+    score = ["score", "--method", method, *own, "--target", str(place / "val.jsonl"), "--group-by", "task"]
     return [
-        *(sys.executable, "-m", "curate", "score", "--out", str(out), "--method", method, *own),
-        *("--target", str(place / "val.jsonl"), "--pool", str(place / "pool"), "--model", str(place / "proxy")),
-        *("--group-by", "task", "--background", "32", "--part-documents", "16", "--device", "cpu", *more),
+        *(sys.executable, "-m", "curate", *(["index", "--dim", "4"] if method == "index" else score)),
+        *("--out", str(out), "--pool", str(place / "pool"), "--model", str(place / "proxy")),
+        *("--background", "32", "--part-documents", "16", "--device", "cpu", *more),
     ]
 
 
@@ -80,6 +82,11 @@ def test_an_array_with_gaps_needs_the_number_of_jobs(monkeypatch: pytest.MonkeyP
     assert share_of("64") == Share(number=8, count=64)
 
 
+def test_work_of_one_command_has_no_shares() -> None:
+    with pytest.raises(SettingsError, match="'array' shares a pool among commands; this work is one command's"):
+        executors.choose("array", is_shared=False)
+
+
 def test_a_part_without_a_number_needs_a_scheduler() -> None:
     with pytest.raises(SettingsError, match="says which job this is"):
         share_of("64")
@@ -118,6 +125,29 @@ def test_the_last_job_finishes_the_run_with_the_bytes_of_one_process(place: Path
     assert contents(last.path) == alone("trackstar")
     assert [line["part"] for line in last.logged() if "part" in line] == ["1/2", "2/2"]
     assert [p.name for p in last.path.glob("log*")] == ["log.jsonl"]
+
+
+def test_the_last_job_finishes_the_store_with_the_bytes_of_one_process(place: Path, tmp_path: Path, alone) -> None:
+    seen = Seen()
+    make("index", place, tmp_path, part="1/2", reporter=seen)
+    store = Store.open(tmp_path / "x")
+    assert (store.is_finished, store.folder.list("norms")) == (False, [])
+    assert "curate index --continue" in seen.warnings[-1]
+    background = (tmp_path / "x" / "background.json").stat().st_mtime_ns
+    make("index", place, tmp_path, part="2/2", reporter=seen)
+    assert contents(tmp_path / "x") == alone("index")
+    assert (tmp_path / "x" / "background.json").stat().st_mtime_ns == background
+    assert [line["part"] for line in store.logged() if "part" in line] == ["1/2", "2/2"]
+
+
+def test_a_job_forgets_nothing_that_others_prepared(place: Path, tmp_path: Path, alone) -> None:
+    """The job of a share without a span ends before any part is there."""
+    make("index", place, tmp_path, part="64/64", reporter=Seen())
+    assert not Store.has_parts(tmp_path / "x")
+    background = (tmp_path / "x" / "background.json").stat().st_mtime_ns
+    make("index", place, tmp_path, part="1/64", reporter=Seen())
+    assert (tmp_path / "x" / "background.json").stat().st_mtime_ns == background
+    assert contents(make("index", place, tmp_path)) == alone("index")
 
 
 def test_what_jobs_have_left_is_done_by_going_on(place: Path, tmp_path: Path, alone) -> None:
@@ -175,7 +205,7 @@ def test_the_turn_of_a_killed_process_passes_to_the_next(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["trackstar", "ekfac", "magic"])
+@pytest.mark.parametrize("method", ["trackstar", "ekfac", "magic", "index"])
 def test_four_jobs_at_once_write_the_bytes_of_one_process(
     place: Path,
     tmp_path: Path,
@@ -186,7 +216,7 @@ def test_four_jobs_at_once_write_the_bytes_of_one_process(
     jobs = [subprocess.Popen(a, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for a in asked]
     told = [job.communicate()[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0] * 4, told
-    assert Run.open(tmp_path / "x").is_finished
+    assert (tmp_path / "x" / "finished.json").exists()
     assert contents(tmp_path / "x") == alone(method)
 
 

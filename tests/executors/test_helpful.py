@@ -4,7 +4,7 @@ import pytest
 
 from curate import executors, threads
 from curate.executors.contract import Resources
-from curate.executors.helpful import ROWS_PER_WORKER, helpful_workers
+from curate.executors.helpful import ROWS_PER_WORKER, SECONDS_PER_WORKER, helpful_workers
 
 
 @pytest.fixture
@@ -23,6 +23,8 @@ def test_a_small_proxy_takes_every_core_that_the_pool_is_worth() -> None:
     assert helpful() == 8
     assert helpful(rows=3.5 * ROWS_PER_WORKER) == 3
     assert helpful(rows=10) == 1
+    assert helpful(rows=None, seconds=3.5 * SECONDS_PER_WORKER) == 3
+    assert helpful(rows=None, seconds=1) == 1
 
 
 @pytest.mark.usefixtures("eight_cores")

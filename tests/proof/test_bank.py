@@ -3,13 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from curate import executors
 from curate.errors import CurateError
+from curate.executors.contract import Executor
 from curate.folders.local import open_folder
 from curate.progress import Silent
 from curate.proof.bank import Bank, Job, Laboratory
-from curate.proof.workers import Workers, devices_of
 from curate.proxies.proxy import load_proxy
 from curate.proxies.room import Room
 from curate.proxies.settings import ProxySettings
@@ -62,11 +62,6 @@ def test_repeats_differ_in_the_order_alone() -> None:
     assert first.corpus is second.corpus
 
 
-def test_one_device_is_used_unless_more_are_asked_for() -> None:
-    assert devices_of((), "cpu", torch.device("cpu")) == ("cpu",)
-    assert devices_of(("cpu", "cpu"), "cpu", torch.device("cpu")) == ("cpu", "cpu")
-
-
 def on_disk(folder: Path) -> Laboratory:
     make_proxy_folder(folder)
     proxy = load_proxy(ProxySettings(model=str(folder), device="cpu"))
@@ -84,13 +79,17 @@ def on_disk(folder: Path) -> Laboratory:
     )
 
 
+def two_processes() -> Executor:
+    return executors.choose("processes", workers=2, device="cpu").make()
+
+
 @pytest.mark.slow
 def test_processes_make_the_same_losses_as_one(tmp_path: Path) -> None:
     made = on_disk(tmp_path / "proxy")
     jobs = [Job(0), *(Job(0, (i,)) for i in range(4))]
     alone = Bank(made, tmp_path / "one").fetch(jobs, Silent())
-    together = Bank(made, tmp_path / "two").fetch(jobs, Silent(), elsewhere=Workers(("cpu", "cpu")))
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    together = Bank(made, tmp_path / "two").fetch(jobs, Silent(), two_processes())
+    np.testing.assert_array_equal(together, alone)
 
 
 @pytest.mark.slow
@@ -99,5 +98,5 @@ def test_a_process_that_fails_is_an_error(tmp_path: Path) -> None:
     bank = Bank(made, tmp_path / "banks")
     (tmp_path / "proxy" / "model.safetensors").unlink()
     with pytest.raises(CurateError, match="does not load as a causal language model") as caught:
-        bank.fetch([Job(0), Job(0, (1,))], Silent(), elsewhere=Workers(("cpu", "cpu")))
+        bank.fetch([Job(0), Job(0, (1,))], Silent(), two_processes())
     assert any("Traceback" in note and "load_proxy" in note for note in caught.value.__notes__)

@@ -138,6 +138,14 @@ def test_the_same_command_trains_nothing_and_says_the_same(
     assert (place / "out" / "curves.png").read_bytes() == picture
 
 
+@pytest.mark.slow
+def test_two_workers_keep_the_bytes_of_one_process(place: Path, found: Verification, tmp_path: Path) -> None:
+    curate.verify(settings(place, sweep=(0.05, 0.4)), tmp_path / "two", workers=2, reporter=Heard())
+    arms = [{p.name: p.read_bytes() for p in out.glob("arms/*.json")} for out in (place / "out", tmp_path / "two")]
+    assert arms[0] == arms[1]
+    assert not (tmp_path / "two" / "spools").exists()
+
+
 def test_another_target_and_other_text_can_be_reported_on(place: Path, tmp_path: Path) -> None:
     asked = settings(
         place, target=(str(place / "sea.jsonl"),), other=(str(place / "heldout.jsonl"),), baselines=(), all_times=0
@@ -248,10 +256,10 @@ def test_a_selection_by_a_groups_column_is_compared_by_that_column(place: Path, 
     assert found.rows()[0]["epochs"] < 0.5
 
 
-def command(place: Path, out: Path) -> list[str]:
+def command(place: Path, out: Path, workers: int = 1) -> list[str]:
     asked = ["verify", str(place / "selected"), "--target", str(place / "heldout.jsonl"), "--out", str(out)]
     small = ["--set", "batch_size=2", "--set", "learning_rate=3e-3", "--other-documents", "16", "--points", "2"]
-    return [sys.executable, "-m", "curate", *asked, *small, "--all-times", "2"]
+    return [sys.executable, "-m", "curate", *asked, *small, "--all-times", "2", "--workers", f"{workers}"]
 
 
 @pytest.mark.slow
@@ -262,9 +270,9 @@ def test_a_killed_verification_goes_on_and_ends_with_the_same_bytes(place: Path,
     def arms(folder: Path) -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in folder.glob("arms/*.json")}
 
-    for wanted in (1, 4, 9):
+    for wanted, workers in ((1, 2), (4, 1), (9, 2)):
         process = subprocess.Popen(
-            command(place, two), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command(place, two, workers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         while process.poll() is None and len(arms(two)) < wanted:
             time.sleep(0.002)

@@ -1,0 +1,152 @@
+"""Jobs: work by name whose results are files, each kept whole or not at all; workers take them as they get free.
+
+What a worker that died had in hand is tried again elsewhere; a job that kills ATTEMPTS workers is given up, and the
+others are done before the error is raised. An error that a job raises ends all: it would be raised again.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Generic, Protocol, TypeVar
+
+from curate.errors import CurateError
+from curate.executors.crew import ATTEMPTS, Died, Ready
+from curate.executors.kinds import kind_here
+from curate.progress import Reporter, Task
+
+W = TypeVar("W", bound=Hashable)
+
+
+class Job(Protocol):
+    """One piece of work; it pickles."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from others."""
+        ...
+
+
+Doer = Callable[[Any, Callable[[float], None]], object]
+"""Does a job and keeps its result in a file; tells a function how far it is."""
+
+
+class JobWork(Protocol):
+    """Work on jobs, as a value: it pickles, and loads nothing before it is opened."""
+
+    def open(self) -> Doer:
+        """Load the model and all else that the jobs share; once per process."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """What is to be done, and who is told of it."""
+
+    work: JobWork
+    jobs: Iterable[Job]
+    """Each is taken when a worker is free for it, so that what a job needs can be made just before."""
+    count: int
+    task: Task
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class JobDone:
+    """A job's result is kept."""
+
+    progress: float
+
+
+class JobTeam(Protocol[W]):
+    """Workers of one kind: processes, actors."""
+
+    def replace(self, worker: W, /) -> None:
+        """Start another worker where this one has died; it says when it is ready."""
+        ...
+
+    def send(self, worker: W, job: Any, /) -> None:
+        """Give a job to a worker. One that is gone is heard of by `hear`."""
+        ...
+
+    def hear(self) -> list[tuple[W, Any]]:
+        """Wait for messages, each with its sender. Raises the error that a job failed with."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobCrew(Generic[W]):
+    """Workers, each with one job in hand or none."""
+
+    team: JobTeam[W]
+    task: Task
+    reporter: Reporter
+    in_hand: dict[W, Job | None] = field(default_factory=dict)
+    """By worker, once it is ready."""
+    attempts: Counter[str] = field(default_factory=Counter)
+    """Deaths of workers, by the name of the job that they had in hand."""
+    again: deque[Job] = field(default_factory=deque)
+    given_up: list[CurateError] = field(default_factory=list)
+    failed_starts: list[CurateError] = field(default_factory=list)
+    """Since a worker has last got ready."""
+
+    def do_all(self, jobs: Iterable[Job]) -> None:
+        """Have every job done. Raises CurateError at the end where some were given up."""
+        for job in jobs:
+            self._give(job)
+        while self.again or any(self.in_hand.values()):
+            if self.again:
+                self._give(self.again.popleft())
+            else:
+                self._listen()
+        if self.given_up:
+            raise self.given_up[0]
+
+    def _give(self, job: Job) -> None:
+        while not (free := [worker for worker, has in self.in_hand.items() if has is None]):
+            self._listen()
+        self.in_hand[free[0]] = job
+        self.team.send(free[0], job)
+
+    def _listen(self) -> None:
+        for worker, message in self.team.hear():
+            match message:
+                case Ready():
+                    self.in_hand[worker] = None
+                    self.failed_starts.clear()
+                case JobDone(progress=progress):
+                    self.in_hand[worker] = None
+                    self.task.advance(progress)
+                case Died(error=error):
+                    self._replace(worker, error)
+
+    def _replace(self, worker: W, error: CurateError) -> None:
+        if worker not in self.in_hand:
+            self.failed_starts.append(error)
+            if len(self.failed_starts) == ATTEMPTS:
+                raise error
+        job = self.in_hand.pop(worker, None)
+        self.reporter.warn(f"{error.message} Another takes its place.")
+        if job is not None:
+            self.attempts[job.name] += 1
+            if self.attempts[job.name] < ATTEMPTS:
+                self.again.append(job)
+            else:
+                message = f"{ATTEMPTS} workers died on {job.name}; all others are done. {error.message}"
+                self.given_up.append(CurateError(message, hint=error.hint))
+        self.team.replace(worker)
+
+
+def done(do: Doer, job: Job) -> JobDone:
+    """Do a job in a worker and return the message that says so."""
+    amounts: list[float] = []
+    do(job, amounts.append)
+    return JobDone(sum(amounts))
+
+
+def work_on_jobs(work: JobWork, pipe: Connection) -> None:
+    """Run in each process: open the work, then do every job that arrives."""
+    do = work.open()
+    pipe.send(Ready(kind_here()))
+    while True:
+        pipe.send(done(do, pipe.recv()))
