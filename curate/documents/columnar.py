@@ -97,7 +97,7 @@ class Columnar:
                 if len(numbers):
                     yield numbers, batch
                 reached[0] = after
-                if chosen is not None and not (chosen >= after).any():
+                if chosen is not None and not (len(chosen) and chosen[-1] >= after):
                     return  # what follows may be damaged
 
     def rows(

@@ -9,7 +9,9 @@ import orjson
 import pyarrow as pa
 
 from curate.documents import formats
-from curate.documents.shards import BadRow, Row, Shard
+from curate.documents.choices import chosen
+from curate.documents.columnar import Columnar
+from curate.documents.shards import BadRow, Choice, Row, Shard
 from curate.documents.streamed import Streamed
 from curate.documents.stretches import Marks
 
@@ -26,15 +28,30 @@ def rows(
 
     Row groups and record batches before `start` are not read; lines are counted without decoding them, and with `marks`
     plain lines before the last mark are not read, either. `only` (sorted, distinct) gives just those rows. `columns`
-    saves reading the others where the format allows it; rows of lines come whole. Raises CurateError with the row
-    reached where the file is broken, after the rows before it.
+    saves reading the others where the format allows it; rows of lines come whole. A shard's own choice of rows decides
+    where `only` does not. Raises CurateError with the row reached where the file is broken, after the rows before it.
     """
     file_format = formats.get(shard.format)
-    if marks is not None and only is None and isinstance(file_format, Streamed):
+    if only is None and shard.choice is not None:
+        stream = _chosen(shard, shard.choice, start, columns, marks)
+    elif marks is not None and only is None and isinstance(file_format, Streamed):
         stream = file_format.marked_rows(shard, start, marks)
     else:
         stream = file_format.rows(shard, start=start, only=only, columns=columns)
     return with_partitions(shard, stream) if shard.partitions else stream
+
+
+def _chosen(
+    shard: Shard, choice: Choice, start: int, columns: Sequence[str] | None, marks: Marks | None
+) -> Iterator[tuple[int, Row]]:
+    """Stream a shard's chosen rows: other lines are not decoded, and row groups without one are not read."""
+    file_format = formats.get(shard.format)
+    if isinstance(file_format, Columnar):
+        end = choice.end if choice.end is not None else sum(file_format.blocks(shard))
+        return file_format.rows(shard, start=start, only=choice.rows(start, end), columns=columns)  # type: ignore[arg-type]
+    if isinstance(file_format, Streamed):
+        return file_format.chosen_rows(shard, choice, start, marks)
+    return chosen(file_format.rows(shard, start=start, columns=columns), choice, start)
 
 
 def with_partitions(shard: Shard, stream: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:

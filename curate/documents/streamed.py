@@ -10,10 +10,11 @@ from typing import IO, Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from curate.documents.choices import chosen
 from curate.documents.drawing import draw_from_stream, until_broken, with_damage
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
 from curate.documents.lines import Beginning, Truncated, as_utf8, encoding_of, inflated, split_lines
-from curate.documents.shards import BadRow, DamagedShard, Row, Shard
+from curate.documents.shards import BadRow, Choice, DamagedShard, Row, Shard
 from curate.documents.stretches import Mark, Marks, Stretch
 from curate.errors import CurateError
 from curate.folders.values import array_of, storage_type, types_of
@@ -118,11 +119,21 @@ class Streamed(Generic[R]):
 
     def marked_rows(self, shard: Shard, start: int, marks: Marks) -> Iterator[tuple[int, Row]]:
         """Stream whole rows from `start`; of plain lines none before the last mark is read, and marks are added."""
-        if self.of_lines and compression_of(shard.url) is None:
-            records = self._from_mark(shard, marks.before(start), marks)
-        else:
-            records = self.numbered(shard)
+        records = self._numbered_from(shard, start, marks)
         return ((row, self.decode(record, number)) for row, number, record in records if row >= start)
+
+    def chosen_rows(
+        self, shard: Shard, choice: Choice, start: int, marks: Marks | None = None
+    ) -> Iterator[tuple[int, Row]]:
+        """Stream the rows of a choice from `start`; nothing is read behind the last of them."""
+        records = chosen(self._numbered_from(shard, start, marks), choice, start)
+        return ((row, self.decode(record, number)) for row, number, record in records)
+
+    def _numbered_from(self, shard: Shard, start: int, marks: Marks | None) -> Iterator[tuple[int, int, R]]:
+        """Stream what `numbered` does, of plain lines from the last mark before `start`."""
+        if marks is not None and self.of_lines and compression_of(shard.url) is None:
+            return self._from_mark(shard, marks.before(start), marks)
+        return self.numbered(shard)
 
     def _from_mark(self, shard: Shard, mark: Mark, marks: Marks) -> Iterator[tuple[int, int, R]]:
         row = mark.row
