@@ -111,7 +111,6 @@ class ScoreSettings(PassSettings, NarrowingSettings):
             raise SettingsError("holdout is the whole target; scoring needs rows, too.", hint="Hold out 30%, say.")
         if self.store and self.fit_from:
             raise SettingsError("A store has its own fits.", hint="Give --store or --fit-from, not both.")
-        self.refuse_conflicts()
         if self.store and self.narrows:
             raise SettingsError(
                 "A store is scored whole: it takes seconds.", hint="Leave --sample and --only out, or --store."

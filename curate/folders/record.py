@@ -71,6 +71,8 @@ class Narrowed:
     documents: int  # chosen; of a sample about as many rows
     of: int  # documents that the choice stands for or was made from: the pool's; of a sample its rows, about
     share: float | None = None  # a sample's: every row's chance
+    seed: int = 0  # of the sample
+    top: float | None = None  # a share or a number of the best; None: all documents of another run
     columns: tuple[str, ...] = ()  # scores of another run, of each of which the best were chosen
 
 
@@ -200,6 +202,11 @@ class RunRecord:
     def store(self) -> str | None:
         """Folder of the store that was scored from."""
         return self.settings.get("store")
+
+    @property
+    def only(self) -> str | None:
+        """Folder of the run whose documents were scored."""
+        return self.settings.get("only")
 
     @property
     def is_store(self) -> bool:

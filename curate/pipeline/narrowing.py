@@ -23,6 +23,7 @@ class Narrowing:
 
     sample: float | None = None
     """A share of the pool's rows, or about that number."""
+    seed: int = 0
     only: Run | None = None
     """The run whose documents are scored."""
     columns: tuple[str, ...] = ()
@@ -34,7 +35,7 @@ class Narrowing:
     def of(cls, settings: ScoreSettings, pool: Pool) -> "Narrowing":
         """Return what settings choose. Raises CurateError where the other run is not one, finished, of this pool."""
         if settings.only is None:
-            return cls(sample=settings.sample)
+            return cls(sample=settings.sample, seed=settings.seed)
         only = Run.open(settings.only)
         if not only.is_finished:
             raise CurateError(
@@ -68,11 +69,11 @@ class Narrowing:
             with open_session(self.only) as session:
                 documents = session.count(self._best_sql)
             assert documents is not None
-            return Narrowed(documents=documents, of=self._of, columns=self.columns)
+            return Narrowed(documents=documents, of=self._of, columns=self.columns, top=self.top)
         assert self.sample is not None
         rows = round(rows_of_all(pool.shards))
         share = self.sample if isinstance(self.sample, float) else min(1.0, self.sample / max(1, rows))
-        return Narrowed(documents=round(share * rows), of=rows, share=share)
+        return Narrowed(documents=round(share * rows), of=rows, share=share, seed=self.seed)
 
     def begin(self, run: Run, pool: Pool) -> None:
         """Decide once for a run which documents it scores, and keep that in its folder and its record."""
@@ -89,7 +90,7 @@ def narrowed(run: Run, pool: Pool) -> Pool:
     """Return a pool of which only those rows are read that a run has chosen; all where it has not."""
     if run.record.details.narrowed is None:
         return pool
-    share, seed = run.record.details.narrowed.share, run.record.settings["seed"]
+    share, seed = run.record.details.narrowed.share, run.record.details.narrowed.seed
 
     def choice(shard: str) -> Choice:
         if share is None:

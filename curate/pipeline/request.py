@@ -115,6 +115,7 @@ def resolve(settings: ScoreSettings) -> ScoreSettings:
 
     The only place that does: what comes back says all that a run's record holds. Raises SettingsError.
     """
+    settings.refuse_conflicts()
     if settings.fit_from:
         settings = _like_run(settings, settings.fit_from)
     store = Store.open(settings.store) if settings.store else None

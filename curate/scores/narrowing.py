@@ -12,7 +12,7 @@ from curate.scores.views import quoted
 
 def narrowed_note(record: RunRecord) -> str | None:
     """Return which of the pool's documents a run was begun for, in words; None for all of them."""
-    narrowed, settings = record.details.narrowed, record.settings
+    narrowed = record.details.narrowed
     if narrowed is None:
         return None
     if narrowed.share is not None:
@@ -20,11 +20,11 @@ def narrowed_note(record: RunRecord) -> str | None:
             f"a seeded sample of the pool, about {narrowed.documents:,} of its about {narrowed.of:,} rows"
             f" (each with a chance of {100 * narrowed.share:.3g}%)"
         )
-    if settings["top"] is None:
-        return f"the {narrowed.documents:,} documents that {settings['only']} scored"
-    best = f"the best {portion_text(settings['top'])}"
+    if narrowed.top is None:
+        return f"the {narrowed.documents:,} documents that {record.only} scored"
+    best = f"the best {portion_text(narrowed.top)}"
     by = f"{'any of ' if len(narrowed.columns) > 1 else ''}{', '.join(narrowed.columns)}"
-    return f"{narrowed.documents:,} of the pool's {narrowed.of:,} documents, {best} of {settings['only']} by {by}"
+    return f"{narrowed.documents:,} of the pool's {narrowed.of:,} documents, {best} of {record.only} by {by}"
 
 
 def documents_stood_for(run: Run, documents: int) -> int:
