@@ -44,6 +44,29 @@ def parse_share(value: Any) -> float:
     return share
 
 
+def parse_portion(value: Any) -> int | float:
+    """Return a share as a float (5%, 0.05), or a number as an int (50000, 20k), above 0. Raises ValueError."""
+    text = str(value).strip()
+    is_share = text.endswith("%") or isinstance(value, float) or ("." in text and text[-1].isdigit())
+    try:
+        portion = parse_share(value) if is_share else parse_int(value)
+    except ValueError:
+        raise ValueError(f"expected a share (5%, 0.05) or a number (50000, 20k), got {value!r}") from None
+    if portion <= 0:
+        raise ValueError(f"expected more than 0, got {value!r}")
+    return portion
+
+
+def portion_of(portion: float, total: int) -> int:
+    """Return how many a portion is of a total: a share at least one, halves rounded up as SQL does."""
+    return portion if isinstance(portion, int) else max(1, math.floor(portion * total + 0.5))
+
+
+def portion_text(portion: float) -> str:
+    """Return a portion as people say it: 20%, 50,000."""
+    return f"{portion:,}" if isinstance(portion, int) else f"{100 * portion:.6g}%"
+
+
 def duration(seconds: float) -> str:
     """Return a time as people say it: 40 s, 12 min, 1 h 55 min, 3 days 4 h."""
     for most, unit, larger, smaller in ((90, 1, "s", ""), (5400, 60, "min", ""), (172_800, 60, "h", "min")):

@@ -11,11 +11,62 @@ from curate import methods
 from curate.errors import SettingsError
 from curate.fields import Fields
 from curate.proxies.settings import PassSettings
-from curate.settings import Flag, Share, Words, build, option, settings
+from curate.settings import Flag, Portion, Share, Words, build, option, settings
 
 
 @settings
-class ScoreSettings(PassSettings):
+class NarrowingSettings:
+    """Which of the pool's documents are scored, where not all of them are."""
+
+    sample: Portion | None = option(
+        default=None,
+        help="Score a seeded sample, spread over all shards: a share (5%), or about that number (20000) of documents.",
+        metavar="N|SHARE",
+        shown="all documents",
+    )
+    only: str | None = option(
+        default=None,
+        help="Score only documents that another run of this pool has scored, its best by --top.",
+        metavar="RUN",
+    )
+    top: Portion | None = option(
+        default=None,
+        help="Of --only RUN: its best by `score`, or of every group where it has several: a share of the pool, or a"
+        " number (of each group).",
+        metavar="N|SHARE",
+        shown="all that it scored",
+    )
+    group: Words = option(
+        default=(), help="Group of --only RUN (or column) whose best are scored; repeatable.", metavar="NAME"
+    )
+
+    @property
+    def narrows(self) -> bool:
+        """Whether some of the pool's documents are left out."""
+        return self.sample is not None or self.only is not None
+
+    def refuse_conflicts(self) -> None:
+        """Raise SettingsError for settings that do not go together."""
+        if self.sample is not None and self.only is not None:
+            raise SettingsError(
+                "sample and only both say which documents are scored.",
+                hint="Give --sample, or --only RUN --top N for fewer of its best.",
+            )
+        if self.only is None and (self.top is not None or self.group):
+            raise SettingsError(
+                f"{'top' if self.top is not None else 'group'} says which documents of another run are scored.",
+                hint="Name the run: --only RUN. `curate select` takes --top of a run that is done.",
+            )
+        if self.group and self.top is None:
+            raise SettingsError("group is given without top.", hint="Say how many of each group's best: --top 20%.")
+
+
+NARROWING: dict[str, Any] = {"sample": None, "only": None, "top": None, "group": ()}
+"""The settings of a run that scores every document."""
+
+
+@settings
+class ScoreSettings(PassSettings, NarrowingSettings):
     """One scoring run. Everything here is kept in run.json, and all of it must be the same to continue a run."""
 
     target: Words = option(default=(), help="Validation set: file, folder or address; repeatable.")
@@ -60,6 +111,10 @@ class ScoreSettings(PassSettings):
             raise SettingsError("holdout is the whole target; scoring needs rows, too.", hint="Hold out 30%, say.")
         if self.store and self.fit_from:
             raise SettingsError("A store has its own fits.", hint="Give --store or --fit-from, not both.")
+        if self.store and self.narrows:
+            raise SettingsError(
+                "A store is scored whole: it takes seconds.", hint="Leave --sample and --only out, or --store."
+            )
         if not self.fit_from and (not self.target or not (self.pool or self.store)):
             raise SettingsError(
                 "A run needs a target, and a pool or a store.", hint="curate score --target FILE --pool FOLDER"
@@ -94,7 +149,11 @@ def background_fingerprint(pool: str, settings: PassSettings) -> str:
 
 
 def default_out(settings: ScoreSettings) -> Path:
-    """Return where a run goes when no folder is given: `runs/<target>-<method>`, with `-<refine>` where refined."""
+    """Return where a run goes when no folder is given: `runs/<target>-<method>`.
+
+    With `-<refine>` where refined, and with `-sample` or `-only` where not all documents are scored.
+    """
     stem = Path(settings.target[0].rstrip("/")).name.split(".")[0] or "target"
     refined = settings.method_settings.get("refine", "none")
-    return Path("runs") / f"{stem}-{settings.method}{'' if refined == 'none' else f'-{refined}'}"
+    narrowed = "-sample" if settings.sample is not None else "-only" if settings.only is not None else ""
+    return Path("runs") / f"{stem}-{settings.method}{'' if refined == 'none' else f'-{refined}'}{narrowed}"

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from curate.amounts import parse_float, parse_int, parse_share
+from curate.amounts import parse_float, parse_int, parse_portion, parse_share
 from curate.errors import SettingsError, nearest
 
 T = TypeVar("T")
@@ -44,6 +44,8 @@ Count = Annotated[int, BeforeValidator(parse_int)]
 """A whole number: 300, 20_000, "20M", "1e6"."""
 Share = Annotated[float, BeforeValidator(parse_share)]
 """A share of a whole, from 0 to 1: 0.05, "5%"."""
+Portion = Annotated[int | float, BeforeValidator(parse_portion)]
+"""A share of a whole as a float, "5%", 0.05, or a number as an int, "20k"."""
 Number = Annotated[float, BeforeValidator(parse_float)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_several)]

@@ -60,6 +60,8 @@ def command(
     curate score --target val.jsonl --pool pile/ --method magic --background 4096 --recipe finetune.yaml
     curate score --target val.jsonl --store stores/pile                   # from `curate index`, in seconds
     curate score --fit-from runs/x --pool grown-pile/ --out runs/x-grown  # only the new shards
+    curate score --target val.jsonl --pool pile/ --method magic --sample 20000   # a seeded sample of the pool
+    curate score --target val.jsonl --pool pile/ --only runs/val-bm25 --top 20%  # the best of a cheap run
     curate score --target val.jsonl --pool pile/ --out runs/x --part 3/64 # an array job; Slurm: --executor array
     curate score --config score.yaml
 
@@ -120,6 +122,7 @@ def _print(run: "Run", trust: "Judged | None") -> None:
     from curate.amounts import counted
     from curate.cli._output import print_rows, stderr, stdout
     from curate.cli._trust import print_trust
+    from curate.scores.narrowing import narrowed_note
 
     totals = run.totals or {}
     shown = run.scores().select("score", "n_tokens", "shard", "row", "preview")
@@ -129,6 +132,8 @@ def _print(run: "Run", trust: "Judged | None") -> None:
     stdout.print(
         f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.address}", soft_wrap=True
     )
+    if note := narrowed_note(run.record):
+        stdout.print(f"of {note}; {counted(totals['passed_over'], 'row')} passed over", soft_wrap=True)
     for reason, count in totals["skipped"].items():
         stdout.print(f"{counted(count, 'row')} set aside: {reason}", soft_wrap=True)
     if trust:

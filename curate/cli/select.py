@@ -41,7 +41,12 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 
 @click.command(cls=_InOrder)
 @click.argument("run", required=False, type=click.Path())
-@click.option("--top", metavar="SHARE|N", help="Keep the best: a share (5%, 0.05) or a number of documents.")
+@click.option(
+    "--top",
+    metavar="SHARE|N",
+    help="Keep the best: a share (5%, 0.05) or a number of documents. Of a run of `curate score --only` a share is one"
+    " of all documents that it was narrowed from.",
+)
 @click.option("--budget", metavar="TOKENS", help="Keep the best up to so many tokens: 20M, 1.5B.")
 @click.option(
     "-f", "--filter", "names", multiple=True, metavar="NAME|FILE.sql", help="A filter; repeatable, in this order."

@@ -108,6 +108,7 @@ def _state(folder: "PartFolder") -> dict[str, Any]:
         "tokens": counted["tokens"],
         "skipped": dict(often_first),
         "arithmetic": folder.record.json["details"].get("arithmetic"),
+        "narrowed": folder.record.json["details"].get("narrowed"),
         "totals": folder.totals,
     }
 
@@ -154,6 +155,7 @@ def _print_list(states: list[dict[str, Any]]) -> None:
 def _print_one(folder: "PartFolder", state: Mapping[str, Any]) -> None:
     from curate.amounts import counted, size
     from curate.cli._output import print_table, stdout
+    from curate.scores.narrowing import narrowed_note
     from curate.scores.progress import progress_of
 
     progress = progress_of(folder)
@@ -164,6 +166,8 @@ def _print_one(folder: "PartFolder", state: Mapping[str, Any]) -> None:
         f" ({', '.join(f'{name} {size(b)}' for name, b in list(progress.bytes.items())[:4])})",
         soft_wrap=True,
     )
+    if note := narrowed_note(folder.record):
+        stdout.print(f"scored are {note}", soft_wrap=True)
     _print_shards(progress)
     if state["skipped"]:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in state["skipped"].items())

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.documents.drawing import draw_from_blocks, until_broken, with_damage
-from curate.documents.shards import BadRow, DamagedShard, Row, Shard
+from curate.documents.shards import BadRow, Choice, DamagedShard, Row, Shard
 from curate.documents.stretches import Course
 from curate.errors import CurateError
 from curate.folders.values import plain_batch, python_values
@@ -74,7 +74,7 @@ class Columnar:
         shard: Shard,
         *,
         start: int = 0,
-        only: Sequence[int] | None = None,
+        only: Sequence[int] | np.ndarray | None = None,
         columns: Sequence[str] | None = None,
         batch_rows: int = 1024,
         course: Course | None = None,
@@ -100,7 +100,7 @@ class Columnar:
                 if len(numbers):
                     yield numbers, batch
                 reached[0] = after
-                if chosen is not None and not (chosen >= after).any():
+                if chosen is not None and not (len(chosen) and chosen[-1] >= after):
                     return  # what follows may be damaged
 
     def rows(
@@ -113,10 +113,14 @@ class Columnar:
         return _rows_of(self.batches(shard, start=start, only=only, columns=columns))
 
     def rows_along(
-        self, shard: Shard, course: Course, columns: Sequence[str] | None = None
+        self, shard: Shard, course: Course, columns: Sequence[str] | None = None, choice: Choice | None = None
     ) -> Iterator[tuple[int, Row]]:
-        """Stream rows on a course, whose mark does not matter; blocks before its start are not read."""
-        return _rows_of(self.batches(shard, columns=columns, course=course))
+        """Stream rows on a course, whose mark does not matter; blocks before its start, or unchosen, are not read."""
+        only = None
+        if choice is not None:
+            end = choice.end if choice.end is not None else sum(self.blocks(shard))
+            only = choice.rows(course.start, end)
+        return _rows_of(self.batches(shard, only=only, columns=columns, course=course))
 
     def tables(
         self, shard: Shard, *, start: int = 0, only: Sequence[int] | None = None, batch_rows: int = 1024

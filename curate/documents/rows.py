@@ -9,8 +9,9 @@ import orjson
 import pyarrow as pa
 
 from curate.documents import formats
+from curate.documents.choices import chosen
 from curate.documents.columnar import Columnar
-from curate.documents.shards import BadRow, Row, Shard
+from curate.documents.shards import BadRow, Choice, Row, Shard
 from curate.documents.streamed import Streamed
 from curate.documents.stretches import Course
 
@@ -27,16 +28,27 @@ def rows(
 
     Row groups and record batches before `start` are not read; lines are counted without decoding them. `only` (sorted,
     distinct) gives just those rows. `course` stands for `start`, may raise it meanwhile, and begins plain files at its
-    mark. `columns` saves reading the others where the format allows it; rows of lines come whole. Raises CurateError
-    with the row reached where the file is broken, after the rows before it.
+    mark. `columns` saves reading the others where the format allows it; rows of lines come whole. A shard's own choice
+    of rows decides where `only` does not. Raises CurateError with the row reached where the file is broken, after the
+    rows before it.
     """
     file_format = formats.get(shard.format)
-    if course is not None and isinstance(file_format, Streamed | Columnar):
+    if only is None and shard.choice is not None:
+        stream = _chosen(shard, shard.choice, course or Course(start), columns)
+    elif course is not None and isinstance(file_format, Streamed | Columnar):
         stream = file_format.rows_along(shard, course, columns)
     else:
         start = start if course is None else course.start
         stream = file_format.rows(shard, start=start, only=only, columns=columns)
     return with_partitions(shard, stream) if shard.partitions else stream
+
+
+def _chosen(shard: Shard, choice: Choice, course: Course, columns: Sequence[str] | None) -> Iterator[tuple[int, Row]]:
+    """Stream a shard's chosen rows: other lines are not decoded, and row groups without one are not read."""
+    file_format = formats.get(shard.format)
+    if isinstance(file_format, Streamed | Columnar):
+        return file_format.rows_along(shard, course, columns, choice)
+    return chosen(file_format.rows(shard, start=course.start, columns=columns), choice, course.start)
 
 
 def with_partitions(shard: Shard, stream: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:

@@ -1,16 +1,31 @@
 """One file of a pool, and what of it could not be read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
+
+import numpy as np
 
 from curate.errors import CurateError
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 DAMAGED = "damaged shard"
 """The reason at the row from which on a shard could not be read."""
+
+
+class Choice(Protocol):
+    """The rows of one shard that take part; see `curate.documents.choices`. A value: it pickles."""
+
+    @property
+    def end(self) -> int | None:
+        """The row from which on none is chosen; None where that is not known."""
+        ...
+
+    def rows(self, start: int, end: int) -> np.ndarray:
+        """Return the chosen rows from `start` to before `end`, in order; the shard may end before them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +42,8 @@ class Shard:
     """Bytes on disk, where the file system tells them."""
     digest: str | None = None
     """An object store's digest of the content (ETag, blob id), where it has one."""
+    choice: Choice | None = field(default=None, repr=False)
+    """Which of its rows are read as documents; None: all of them."""
 
     @property
     def partitions(self) -> dict[str, str | None]:

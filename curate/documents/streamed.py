@@ -10,10 +10,11 @@ from typing import IO, Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from curate.documents.choices import chosen
 from curate.documents.drawing import draw_from_stream, until_broken, with_damage
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
 from curate.documents.lines import Beginning, Truncated, as_utf8, encoding_of, inflated, split_lines
-from curate.documents.shards import BadRow, DamagedShard, Row, Shard
+from curate.documents.shards import BadRow, Choice, DamagedShard, Row, Shard
 from curate.documents.stretches import Course, Mark
 from curate.errors import CurateError
 from curate.folders.values import array_of, storage_type, types_of
@@ -118,14 +119,20 @@ class Streamed(Generic[R]):
         return ((row, self.decode(record, number)) for row, number, record in self.numbered(shard) if row >= start)
 
     def rows_along(
-        self, shard: Shard, course: Course, columns: Sequence[str] | None = None
+        self, shard: Shard, course: Course, columns: Sequence[str] | None = None, choice: Choice | None = None
     ) -> Iterator[tuple[int, Row]]:
-        """Stream whole rows on a course; of a plain file nothing before its mark is read."""
+        """Stream whole rows on a course; of a plain file nothing before its mark is read.
+
+        Of a choice of rows, nothing behind the last of them is read.
+        """
         if self.preamble is not None and compression_of(shard.url) is None:
-            records = self._from_mark(shard, course, self.preamble)
+            numbered = self._from_mark(shard, course, self.preamble)
         else:
-            records = self.numbered(shard)
-        return ((row, self.decode(record, number)) for row, number, record in records if row >= course.start)
+            numbered = self.numbered(shard)
+        records = (record for record in numbered if record[0] >= course.start)
+        if choice is not None:
+            records = chosen(records, choice, course.start)
+        return ((row, self.decode(record, number)) for row, number, record in records)
 
     def _from_mark(
         self, shard: Shard, course: Course, preamble: Callable[[Iterator[bytes], Shard], list[bytes]]

@@ -25,6 +25,7 @@ class Fingerprints:
     against: str = ""
     fit: str = ""  # of the background that fits taken from another run were made on
     shortlist: str = ""
+    only: str = ""  # of the run whose documents are scored
     checkpoints: str = ""  # states of the proxy's training, for methods that need them
 
     def same_model(self, fingerprints: Mapping[str, str]) -> bool:
@@ -64,6 +65,18 @@ class Holdout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Narrowed:
+    """Which documents a run was begun for, where not for all."""
+
+    documents: int  # chosen; of a sample about as many rows
+    of: int  # documents that the choice stands for or was made from: the pool's; of a sample its rows, about
+    share: float | None = None  # a sample's: every row's chance
+    seed: int = 0  # of the sample
+    top: float | None = None  # a share or a number of the best; None: all documents of another run
+    columns: tuple[str, ...] = ()  # scores of another run, of each of which the best were chosen
+
+
+@dataclass(frozen=True, kw_only=True)
 class Moved:
     """How a rescoring changed a run's order of the shortlist; `stayed` counts documents of its top tenth."""
 
@@ -86,6 +99,7 @@ class Details:
     arithmetic: Arithmetic | None = None
     holdout: Holdout | None = None
     frequency_loss: float | None = None  # of the pool's text, by token frequencies alone; nats per token
+    narrowed: Narrowed | None = None
     moved: Mapping[str, Moved] = field(default_factory=dict)  # by the path of the run that was rescored
     pool: tuple[str, ...] = ()  # addresses, which may become more
     pool_fingerprint: str = ""
@@ -96,7 +110,7 @@ class Details:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Details":
         """Return the details of a record's JSON."""
-        kinds = {"coverage": Coverage, "arithmetic": Arithmetic, "holdout": Holdout}
+        kinds = {"coverage": Coverage, "arithmetic": Arithmetic, "holdout": Holdout, "narrowed": Narrowed}
         typed: dict[str, Any] = {k: _typed(kind, content[k]) if content.get(k) else None for k, kind in kinds.items()}
         typed["moved"] = {path: _typed(Moved, moved) for path, moved in content.get("moved", {}).items()}
         return _typed(cls, {**content, **typed})
@@ -190,6 +204,11 @@ class RunRecord:
         return self.settings.get("store")
 
     @property
+    def only(self) -> str | None:
+        """Folder of the run whose documents were scored."""
+        return self.settings.get("only")
+
+    @property
     def is_store(self) -> bool:
         """Whether it is a store's."""
         return "storage" in self.settings
@@ -268,6 +287,7 @@ _CONTENTS = {
     "heldout": _ROWS,
     "against": {"against", "fields", "target_fields"},
     "fit": {"fit_from"},
+    "only": {"only"},
     "model": {"model", "revision"},
     "checkpoints": {"model", "revision"},
 }

@@ -26,6 +26,8 @@ def totals_of(folder: PartFolder, pool: Pool, *, strict: bool, reporter: Reporte
     folder.refresh()
     totals = count(folder)
     _refuse_lost(folder, pool, totals)
+    if any(shard.choice is not None for shard in pool.shards):
+        totals["passed_over"] = sum(p.end - p.start for p in folder.all_parts()) - _counted(totals)
     damaged = folder.skipped().filter(pl.col("reason") == DAMAGED).select("shard", "detail").collect().rows()
     for shard, detail in damaged[:_NAMED]:
         reporter.warn(f"{shard}: damaged, what could be read of it is kept: {detail}")
@@ -83,17 +85,27 @@ def kinds_of(folder: PartFolder) -> list[str]:
 
 
 def _refuse_lost(folder: PartFolder, pool: Pool, totals: Mapping[str, Any]) -> None:
-    """Raise CurateError unless the parts cover every shard to its end, and hold as many rows as were counted."""
+    """Raise CurateError unless the parts cover every shard to its end, and hold as many rows as were counted.
+
+    Of shards with a choice of rows, only chosen ones may be there, and rows at which reading ended.
+    """
     lacking = [s.name for s in pool.shards if not folder.holds(s.name)]
     parts = folder.all_parts()
-    most = sum(p.end - p.start for p in parts)  # blank lines of a shard are no rows
-    counted = totals["documents"] + sum(totals["skipped"].values())
+    choices = {s.name: s.choice for s in pool.shards}
+    # Blank lines of a shard are no rows.
+    most = sum(p.end - p.start if (c := choices.get(p.shard)) is None else len(c.rows(p.start, p.end)) for p in parts)
+    most += 0 if None in choices.values() else totals["skipped"].get(DAMAGED, 0)
+    counted = _counted(totals)
     if lacking or counted > most:
         some = f"{len(lacking)} shard(s) have parts missing, {lacking[0]} first" if lacking else "rows are there twice"
         raise CurateError(
             f"{folder.address}: {some} ({counted:,} rows counted, {most:,} read).",
             hint="Repeat the command: it makes what is missing. Did another process remove files of this folder?",
         )
+
+
+def _counted(totals: Mapping[str, Any]) -> int:
+    return totals["documents"] + sum(totals["skipped"].values())
 
 
 def nothing_usable(pool: Pool, columns: Fields) -> CurateError:
@@ -110,6 +122,8 @@ def nothing_usable(pool: Pool, columns: Fields) -> CurateError:
 
 
 def _nothing(folder: PartFolder, reasons: dict[str, int]) -> CurateError:
+    if not reasons and folder.record.details.narrowed is not None:
+        return CurateError("None of the pool's documents was chosen.", hint="Give a larger --sample, or --top.")
     if not reasons:
         return CurateError("The pool holds no document.", hint="Is --pool the right folder?")
     row = folder.skipped().head(1).collect().row(0, named=True)

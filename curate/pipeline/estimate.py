@@ -198,6 +198,8 @@ def _seconds_each(scorer: Scorer, sample: Sequence[Encoded], inputs: Inputs) -> 
 
 
 def _documents(request: Request) -> int:
+    if request.narrowing is not None:
+        return request.narrowing.measure(request.pool).documents
     taken = set(unchanged(request.origin.run, request.pool)) if request.origin is not None else ()
     return round(rows_of_all([s for s in request.pool.shards if s.name not in taken]))
 

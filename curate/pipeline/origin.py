@@ -93,6 +93,7 @@ class Origin:
     def _differences(self, run: Run) -> list[str]:
         ours, theirs = (
             {k: v for k, v in decisive(r.record.settings).items() if k not in ("pool", "fit_from")}
+            | {"narrowed": r.record.json["details"].get("narrowed")}
             | {f"content of {k}": v for k, v in r.record.json["fingerprints"].items() if k not in ("pool", "fit")}
             for r in (run, self.run)
         )

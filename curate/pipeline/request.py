@@ -28,12 +28,13 @@ from curate.fields import Fields
 from curate.folders.record import as_json, differences
 from curate.gradients.aggregation import Aggregation
 from curate.methods.contract import Method
+from curate.pipeline.narrowing import Narrowing
 from curate.pipeline.origin import Origin
 from curate.progress import Reporter
 from curate.proxies.devices import choose_device
 from curate.proxies.settings import PassSettings
 from curate.schema import Document, group_column, rare_columns
-from curate.score_settings import ScoreSettings
+from curate.score_settings import NARROWING, ScoreSettings
 from curate.scores.run import Run
 from curate.settings import build, changed, given
 from curate.stores.store import Store
@@ -57,6 +58,8 @@ class Request:
     split: Split
     """Which rows scoring uses."""
     against: Target | None
+    narrowing: Narrowing | None
+    """What of the pool is scored; None: every document."""
     origin: Origin | None
     store: Store | None
     columns: list[str]
@@ -80,6 +83,9 @@ def make_request(settings: ScoreSettings, reporter: Reporter, *, strict: bool = 
     against = read_against(settings, reporter)
     pool_fingerprint = pool.fingerprint() if store is None else store.record.details.pool_fingerprint
     fingerprints = {"pool": pool_fingerprint, **split.fingerprints()}
+    narrowing = Narrowing.of(settings, pool) if settings.narrows else None
+    if narrowing is not None:
+        fingerprints |= narrowing.fingerprints()
     if against is not None:
         fingerprints["against"] = against.fingerprint()
     record = settings.as_dict() | {"device": choose_device(settings.device).type}
@@ -95,6 +101,7 @@ def make_request(settings: ScoreSettings, reporter: Reporter, *, strict: bool = 
         target=target,
         split=split,
         against=against,
+        narrowing=narrowing,
         origin=origin,
         store=store,
         columns=score_columns(target.group_names),
@@ -108,6 +115,7 @@ def resolve(settings: ScoreSettings) -> ScoreSettings:
 
     The only place that does: what comes back says all that a run's record holds. Raises SettingsError.
     """
+    settings.refuse_conflicts()
     if settings.fit_from:
         settings = _like_run(settings, settings.fit_from)
     store = Store.open(settings.store) if settings.store else None
@@ -165,7 +173,9 @@ def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     own = here.pop("method_settings", {})
     if "fields" in here:
         here.setdefault("target_fields", theirs.target_fields or theirs.fields)
-    return changed(theirs, **({"store": None} | here | {"method_settings": {**theirs.method_settings, **own}}))
+    return changed(
+        theirs, **({"store": None} | NARROWING | here | {"method_settings": {**theirs.method_settings, **own}})
+    )
 
 
 def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, dict[str, Any]]:

@@ -16,12 +16,14 @@ from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.ending import is_to_finish, totals_of, warn_of_mixed
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.frequencies import record_frequency_loss
+from curate.pipeline.narrowing import narrowed
 from curate.pipeline.origin import remember_shards
 from curate.pipeline.request import Request, make_request
 from curate.pipeline.work import ScoreWork, Scoring
 from curate.pipeline.workspace import Workspace, open_workspace, overlap_with, versions
 from curate.progress import Reporter, Silent
 from curate.score_settings import ScoreSettings, default_out
+from curate.scores.narrowing import narrowed_note
 from curate.scores.run import Run
 from curate.settings import gathered
 from curate.stores.scoring import score_stored
@@ -82,7 +84,7 @@ def run(
         log(run, work, described, **seconds)
         if is_to_finish(run, choice.job, lambda: _unfinished(run, request), "score", reporter):
             warn_of_mixed(run, reporter)
-            run.finish(totals_of(run, request.pool, strict=strict, reporter=reporter))
+            run.finish(totals_of(run, narrowed(run, request.pool), strict=strict, reporter=reporter))
     return run
 
 
@@ -91,6 +93,9 @@ def _prepare(run: Run, request: Request, workspace: Workspace, reporter: Reporte
     request.split.write(run.folder)
     inputs = workspace.inputs(run.folder, reporter, lambda details: run.add_details(**details))
     method = methods.get(request.method)
+    if request.narrowing is not None:
+        request.narrowing.begin(run, request.pool)
+        reporter.note(f"scored: {narrowed_note(run.record)}.")
     if request.store is None:
         remember_shards(run, request.pool)
         record_frequency_loss(run, request.pool, request.settings, workspace.encoder)
@@ -102,7 +107,7 @@ def _prepare(run: Run, request: Request, workspace: Workspace, reporter: Reporte
 
 
 def _unfinished(run: Run, request: Request) -> list[UnfinishedShard]:
-    return unfinished(run, request.pool, request.settings.fields, request.settings.part_documents)
+    return unfinished(run, narrowed(run, request.pool), request.settings.fields, request.settings.part_documents)
 
 
 def plan(settings: ScoreSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> ScorePlan:

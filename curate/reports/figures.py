@@ -172,6 +172,8 @@ class Figures:
     excerpts: tuple[Excerpt, ...]
     texts_note: str | None
     """Why excerpts are previews and not the pool's own text."""
+    narrowed: str | None
+    """Which of the pool's documents were scored; None: all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from curate.reports.figures import (
 from curate.reports.frame import Frame, read_frame
 from curate.reports.ranks import correlation, histogram, mass, ranks, rounded, spearman
 from curate.scores.arithmetic import arithmetic_note, arithmetic_warning
+from curate.scores.narrowing import narrowed_note
 from curate.scores.run import Run
 from curate.scores.session import Session, open_session
 from curate.visible import visible
@@ -92,6 +93,7 @@ def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
         "frequency_loss": details.frequency_loss,
         "excerpts": (),
         "texts_note": None,
+        "narrowed": narrowed_note(record),
     }
 
 

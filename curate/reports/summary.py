@@ -38,6 +38,7 @@ def summary(figures: Figures, findings: Sequence[Finding], verified: Sequence[st
     positive = percent(figures.scores[0].positive)
     sentences = [
         _judgement(findings),
+        *([f"The run holds {figures.narrowed}."] if figures.narrowed else []),
         *([_ends(figures.by, winners, losers)] if winners and losers else []),
         f"{positive} of {number(figures.documents)} documents score above 0: more weight on them lowers the target's "
         "loss.",

@@ -6,7 +6,7 @@ from pathlib import Path
 from curate.errors import CurateError, SettingsError
 from curate.folders.local import refuse_url
 from curate.rescoring.settings import RescoreSettings
-from curate.score_settings import ScoreSettings
+from curate.score_settings import NARROWING, ScoreSettings
 from curate.scores.run import Run, latest_run
 from curate.settings import changed
 
@@ -59,6 +59,7 @@ def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
         modules=() if settings.recipe.lora_rank else recorded.modules,
         seed=settings.seed,
         fit_from=None,
+        **NARROWING,
     )
 
 

@@ -48,7 +48,8 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         "",
         f"Selected by `curate` from {before['documents']:,} scored documents ({before['tokens']:,} tokens): "
         f"{after['documents']:,} documents, {after['tokens']:,} tokens. A score above zero means: training more on "
-        "this document lowers the target's loss.",
+        "this document lowers the target's loss."
+        + (f" Scored were {manifest['narrowed']}." if manifest["narrowed"] else ""),
         "",
         *_table(("", ""), [(k, _setting(run["settings"].get(k))) for k in ("method", "model", "target", "pool")]),
         "",

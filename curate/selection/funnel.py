@@ -10,6 +10,7 @@ import pyarrow as pa
 from curate.errors import CurateError
 from curate.schema import SCORE_COLUMNS, is_score
 from curate.scores.guard import check_query, sql_error, without_semicolon
+from curate.scores.narrowing import documents_stood_for
 from curate.scores.neighbours import SCHEMA as NEIGHBOURS
 from curate.scores.session import Session, no_neighbours
 from curate.scores.views import quoted, score_columns, sql_type
@@ -51,8 +52,8 @@ class Funnel:
         self.stages: list[Stage] = []
         self._shard_score = shard_score
         self._con = session.connection
-        run = session.runs[0][1]
-        self.shard_numbers = {p.shard: p.shard_index for p in run.all_parts()}
+        self.run = session.runs[0][1]
+        self.shard_numbers = {p.shard: p.shard_index for p in self.run.all_parts()}
         self._register_shards(self.shard_numbers)
         pos = f'(_shards.shard_index << {_ROW_BITS}) + scores."row"'
         # What every stage reads, from the files, by the columns it needs.
@@ -75,8 +76,8 @@ class Funnel:
 
     @property
     def total(self) -> int:
-        """Number of documents, or shards, before any filter."""
-        return self.documents if self.unit == "document" else self._shards
+        """Number of documents, or shards, before any filter; of a run of another's best, of what it was chosen from."""
+        return documents_stood_for(self.run, self.documents) if self.unit == "document" else self._shards
 
     def use_shards(self) -> None:
         """Make whole shards the candidates: one row each, of the documents that are left."""

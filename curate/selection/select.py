@@ -17,10 +17,12 @@ from typing import Any
 import xxhash
 
 from curate import __version__
+from curate.amounts import portion_of, portion_text
 from curate.errors import CurateError, SettingsError, nearest
 from curate.folders.local import refuse_place
 from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
+from curate.scores.narrowing import narrowed_note
 from curate.scores.run import Run
 from curate.scores.session import open_session, pool_of
 from curate.selection.card import card
@@ -78,6 +80,7 @@ class Selection:
                 "unit": self.unit,
                 "filters": [asdict(s) for s in self.stages],
                 "before": {"documents": self.documents_before, "tokens": self.tokens_before},
+                "narrowed": narrowed_note(self.run.record),
                 "after": {"documents": self.documents, "tokens": self.tokens},
                 "composition": {"by": self.by, "rows": [asdict(c) for c in self.composition]},
                 "changes": list(self.changes),
@@ -126,8 +129,11 @@ def select(
         check_out(Path(out), overwrite=overwrite, format=format)
     if (few := size.get("count", 1000)) <= 100:
         reporter.note(f"--top {few} is a number of documents: the {few} best are kept. A share is --top {few}%.")
+    if note := narrowed_note(run.record):
+        reporter.note(f"{run.address} holds {note}.")
     with open_session(run, pool=pool, threads=threads, neighbours=neighbours) as session:
         funnel = Funnel(session, shard_score=shard_score)
+        _tell_share(size, funnel, reporter)
         _warn_of_size(size, funnel, reporter)
         _apply(funnel, steps, size, unit, reporter)
         if (wanted := size.get("tokens")) is not None and (short := _shortfall(wanted, funnel)):
@@ -239,6 +245,18 @@ def _warn_of_size(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -
         if (wanted := size.get(name)) is not None and wanted > whole:
             what = "tokens" if name == "tokens" else "documents"
             reporter.warn(f"{option} is {wanted:,} {what}; the run has {whole:,}, so that it keeps all that is left.")
+
+
+def _tell_share(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -> None:
+    """Say how many documents a share means where it is not of those that the run scored."""
+    if (share := size.get("share")) is None or funnel.total == funnel.documents:
+        return
+    wanted, scored = portion_of(share, funnel.total), f"the {funnel.documents:,} that were scored"
+    text = f"--top {portion_text(share)} is {wanted:,} of the pool's {funnel.total:,} documents"
+    if wanted > funnel.documents:
+        reporter.warn(f"{text}, more than {scored}: it keeps all that is left.")
+    else:
+        reporter.note(f"{text}: {wanted / funnel.documents:.1%} of {scored}.")
 
 
 def _shortfall(wanted: int, funnel: Funnel) -> str | None:

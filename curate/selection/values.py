@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from curate.amounts import parse_float, parse_int, parse_share
+from curate.amounts import parse_float, parse_int, parse_portion, parse_share
 from curate.errors import SettingsError, nearest
 
 
@@ -43,12 +43,8 @@ def match_columns(patterns: str | Sequence[str], columns: Sequence[str]) -> list
 
 def parse_top(value: Any) -> dict[str, Any]:
     """Return a share (`5%`, `0.05`) or a number of documents (`50000`, `20k`), by its name."""
-    text = str(value).strip()
-    is_share = text.endswith("%") or isinstance(value, float) or ("." in text and text[-1].isdigit())
     try:
-        size = {"share": parse_share(value)} if is_share else {"count": parse_int(value)}
+        portion = parse_portion(value)
     except ValueError as error:
         raise SettingsError(f"--top: {error}.", hint="Give a share (5%, 0.05) or a number (50000, 20k).") from None
-    if next(iter(size.values())) <= 0:
-        raise SettingsError(f"--top is {value}; expected more than 0.", hint="Give a share (5%) or a number (50000).")
-    return size
+    return {"count" if isinstance(portion, int) else "share": portion}
