@@ -8,9 +8,9 @@ from typing import Any
 from curate.errors import CurateError
 from curate.folders.local import open_folder, refuse_url
 from curate.folders.record import RunRecord
-from curate.proof.arms import ranking_column
 from curate.scores.run import Run
 from curate.selection.dump import KIND, MANIFEST
+from curate.selection.ranking import Ranking, ranking_column
 
 _SIZES = ("top", "token_budget", "decontaminate")
 
@@ -55,7 +55,15 @@ class Selected:
     @property
     def column(self) -> str:
         """The score column that it was ranked by."""
-        return ranking_column(self.manifest, self.run.record.details.columns or ["score"])
+        if (ranking := self.manifest.get("ranking")) is not None:
+            return ranking["column"]
+        return ranking_column(self.manifest["filters"], self.run.record.details.columns or ["score"])
+
+    @property
+    def ranking(self) -> Ranking:
+        """What its filters saw as scores."""
+        given = self.manifest.get("ranking") or {}
+        return Ranking(**{k: v for k, v in given.items() if k != "column"})
 
     @property
     def filters(self) -> list[tuple[str, dict[str, Any]]]:
