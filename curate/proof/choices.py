@@ -55,7 +55,7 @@ class Choices:
         arms.append(self._drawn(RANDOM, tokens, 1.0))
         for method in dict.fromkeys(self.baselines):
             folder = self.out / "choices" / method
-            budget, column = self.selected.tokens, self.selected.column
+            budget, column = self.selected.budget, self.selected.column
             ranking = self.selected.ranking
             key = select_best(self.scored(method), folder, column=column, ranking=ranking, tokens=budget, pool=pool)
             arms.append(self._dump(method, folder, key))

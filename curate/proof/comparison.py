@@ -1,5 +1,6 @@
 """Compare arms on one proxy: train each, measure all on the same rows, reuse the arms already trained."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -22,8 +23,9 @@ from curate.proof.progress import ARMS, UNTRAINED
 from curate.proof.reading import usable
 from curate.proof.selection import Selected
 from curate.proof.settings import VerifySettings
+from curate.proof.sharing import share
 from curate.proof.spool import Excluded, SpooledCorpus, key_of, spooled, token_batches
-from curate.proof.verdict import Outcome, Verification
+from curate.proof.verdict import LEAST_STEPS, Outcome, Verification
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoder
 from curate.schema import Document
@@ -31,6 +33,8 @@ from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.snapshots import in_proxys_precision, trainable
 
+MOST_PASSES = 4
+"""Over a small selection, from which on another pass teaches little (arXiv 2305.16264)."""
 _OTHER_SEED = 7919  # keeps the sample of other text apart from the random arms' draws
 
 
@@ -76,9 +80,10 @@ class Comparison:
         target, other = (self._corpus(usable(documents, self.encoder)[1]) for documents in (self.held_out, self.other))
         return Measure(model=model, target=target, other=other)
 
-    @property
+    @cached_property
     def tokens(self) -> int:
-        return self.settings.tokens or self.selected.tokens
+        """Tokens that every arm trains on: the selection's, and where these are too few to tell, passes over them."""
+        return self.settings.tokens or enough_tokens(self.selected.budget, self.step_tokens)
 
     @property
     def step_tokens(self) -> float:
@@ -91,8 +96,10 @@ class Comparison:
     def compare(self) -> Verification:
         arms = self.choices.arms(self.tokens, self.settings.all_times)
         shared = self._shared_key()
-        untrained = self._kept(UNTRAINED, key_of(shared), self._untrained)
         trainings = [(arm, seed) for arm in arms for seed in range(self.settings.seeds)]
+        names = [self._name(UNTRAINED, key_of(shared)), *(self._name(*self._key(arm, seed)) for arm, seed in trainings)]
+        self._share(names, back=False)
+        untrained = self._kept(UNTRAINED, key_of(shared), self._untrained)
         curves: dict[str, list[Curve]] = {arm.name: [] for arm in arms}
         counts: dict[str, dict[str, int]] = {}
         total, last_arm = sum(self.steps(arm.times) for arm, _ in trainings), arms[-1]
@@ -101,13 +108,18 @@ class Comparison:
             f"{len(trainings)} trainings ({len(arms)} arms, {self.settings.seeds} seeds) of {self.tokens:,} tokens in"
             f" {self.steps(1)} steps each{longer}."
         )
+        if self.settings.tokens is None and self.tokens > self.selected.budget:
+            self.reporter.note(
+                f"the selection's {self.selected.tokens:,} tokens are too few for {LEAST_STEPS} steps: its arm trains"
+                f" on {self.tokens / self.selected.tokens:.2g} passes over them."
+            )
         with self.reporter.stage("training", total=total, unit="steps") as task:
             for arm, seed in trainings:
-                key = key_of(shared, arm.key, arm.times, self.tokens, self.steps(arm.times), seed)
                 make = partial(self._trained, arm, seed, untrained, task)
-                trained = self._kept(f"{arm.name}-{seed}", key, make)
+                trained = self._kept(*self._key(arm, seed), make)
                 curves[arm.name].append(Curve(**trained["curve"]))
                 counts.setdefault(arm.name, trained["counts"])
+        self._share(names, back=True)
         self._folder.remove("spools")
         outcomes = tuple(
             Outcome(name=a.name, times=a.times, counts=counts[a.name], curves=tuple(curves[a.name])) for a in arms
@@ -141,12 +153,36 @@ class Comparison:
 
     def _untrained(self) -> dict[str, float]:
         target, other = self.measure(self.measure.model.parameters())
-        return {"target": target, "other": other}
+        return {"target": float(target.mean()), "other": other}
 
     def _kept(self, name: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return the value kept under this key; make it first if need be."""
-        kept = Kept(self._folder.child(ARMS), JSON)
-        return kept.at(f"{name.replace(' ', '-').replace('%', '')}-{key}", make)
+        return Kept(self._folder.child(ARMS), JSON).at(self._name(name, key), make)
+
+    def _key(self, arm: Arm, seed: int) -> tuple[str, str]:
+        """Return a training's name for people, and a hash of all that decides it."""
+        key = key_of(self._shared_key(), arm.key, arm.times, self.tokens, self.steps(arm.times), seed)
+        return f"{arm.name}-{seed}", key
+
+    def _name(self, name: str, key: str) -> str:
+        return f"{name.replace(' ', '-').replace('%', '')}-{key}"
+
+    def _share(self, names: Sequence[str], *, back: bool) -> None:
+        """Take the trainings that other verifications keep, or give them this one's."""
+        if self.bank is None:
+            return
+        folders = (self._folder.child(ARMS), open_folder(self.bank))
+        source, target = folders if back else folders[::-1]
+        taken = share([f"{name}{JSON.suffix}" for name in names], source, target, self.reporter)
+        if taken and not back:
+            self.reporter.note(f"{taken} trainings and losses of other verifications are used again, from {self.bank}.")
+
+    @property
+    def bank(self) -> Path | None:
+        """Where trainings are shared; None where the selection's run is gone and no place was given."""
+        runs = self.selected.run.path.parent
+        banks = Path(self.settings.banks) if self.settings.banks else runs / "banks" if runs.is_dir() else None
+        return None if banks is None else banks / ARMS
 
     @property
     def _folder(self) -> Folder:
@@ -155,7 +191,7 @@ class Comparison:
     def _shared_key(self) -> str:
         recipe: Mapping[str, Any] = self.recipe.as_dict()
         return key_of(
-            1,
+            2,
             self.proxy.fingerprint(),
             sorted(recipe.items()),
             self.batching.tokens,
@@ -167,3 +203,8 @@ class Comparison:
 
     def _corpus(self, documents: Sequence[Any]) -> Corpus:
         return Corpus(documents, self.batching.tokens, room=self.batching.room)
+
+
+def enough_tokens(selected: int, step_tokens: float) -> int:
+    """Return a selection's tokens, or as many as the least steps of a verdict take, but no more than few passes."""
+    return max(selected, min(math.ceil(LEAST_STEPS * step_tokens), MOST_PASSES * selected))

@@ -11,6 +11,7 @@ from curate.folders.record import RunRecord
 from curate.scores.run import Run
 from curate.selection.dump import KIND, MANIFEST
 from curate.selection.ranking import Ranking, ranking_column
+from curate.selection.select import NEARLY_ALL
 
 _SIZES = ("top", "token_budget", "decontaminate")
 
@@ -45,6 +46,14 @@ class Selected:
     @property
     def tokens(self) -> int:
         return self.manifest["after"]["tokens"]
+
+    @property
+    def budget(self) -> int:
+        """The budget of tokens that it fills, else its tokens: alike for selections of one budget."""
+        last = self.manifest["filters"][-1]
+        wanted = last["values"].get("tokens")
+        fills = last["name"] in _SIZES and wanted is not None and NEARLY_ALL * wanted <= self.tokens <= wanted
+        return wanted if fills else self.tokens
 
     @property
     def mean_tokens(self) -> float:

@@ -15,7 +15,7 @@ import curate
 from curate.errors import CurateError, SettingsError
 from curate.pipeline import verify
 from curate.progress import Silent
-from curate.proof import fitting
+from curate.proof import comparison, fitting
 from curate.proof.settings import VerifySettings
 from curate.proof.verdict import Verification
 from curate.score_settings import ScoreSettings
@@ -24,7 +24,7 @@ from curate.selection.select import select
 from curate.training.recipe import Recipe
 from tests.scoring import lines, make_project, sentence
 
-RECIPE = Recipe(batch_size=4, learning_rate=3e-3)
+RECIPE = Recipe(batch_size=2, learning_rate=1e-3)  # as many steps as a verdict takes
 
 
 class Heard(Silent):
@@ -51,7 +51,7 @@ def make_heldout(path: Path, topic: str = "sums") -> Path:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verifying")
-    make_project(folder, 40)
+    make_project(folder, 60)
     make_heldout(folder / "heldout.jsonl")
     make_heldout(folder / "sea.jsonl", "sea")
     for method in ("dot", "bm25"):
@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             device="cpu",
         )
         curate.score(asked, folder / "runs" / method, reporter=Heard())
-    select(Run.open(folder / "runs" / "dot"), top="20%", out=folder / "selected")
+    select(Run.open(folder / "runs" / "dot"), top="27%", out=folder / "selected")
     return folder
 
 
@@ -248,10 +248,46 @@ def test_a_selection_by_a_groups_column_is_compared_by_that_column(place: Path, 
     assert found.rows()[0]["epochs"] < 0.5
 
 
+def test_verifications_of_one_run_share_what_does_not_depend_on_the_selection(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    fit = comparison.fit
+
+    def counting(*args: Any, **options: Any) -> Any:
+        trained.append(1)
+        return fit(*args, **options)
+
+    monkeypatch.setattr(comparison, "fit", counting)
+    results = []
+    for name, filters in (("one", []), ("two", [("max_tokens", {"tokens": 60})])):
+        select(Run.open(place / "runs" / "dot"), filters=filters, budget=4000, out=tmp_path / name)
+        asked = settings(
+            place,
+            selection=str(tmp_path / name),
+            seeds=1,
+            baselines=("bm25",),
+            all_times=1.0,
+            banks=str(tmp_path / "banks"),
+        )
+        results.append(curate.verify(asked, tmp_path / f"{name}-out", reporter=Heard()))
+    assert len(trained) == 5  # four arms, and the second selection's own
+    first, second = ({o.name: o.curves for o in r.outcomes} for r in results)
+    assert first["selection"] != second["selection"]
+    assert {n: c for n, c in first.items() if n != "selection"} == {n: c for n, c in second.items() if n != "selection"}
+    assert results[0].tokens == results[1].tokens == 4000
+
+
+def test_a_small_selection_is_passed_over_until_a_verdict_is_possible() -> None:
+    assert comparison.enough_tokens(10_000, step_tokens=100) == 10_000
+    assert comparison.enough_tokens(2_000, step_tokens=100) == 3_000
+    assert comparison.enough_tokens(500, step_tokens=100) == 2_000  # four passes, which remain too few steps
+
+
 def command(place: Path, out: Path) -> list[str]:
     asked = ["verify", str(place / "selected"), "--target", str(place / "heldout.jsonl"), "--out", str(out)]
     small = ["--set", "batch_size=2", "--set", "learning_rate=3e-3", "--other-documents", "16", "--points", "2"]
-    return [sys.executable, "-m", "curate", *asked, *small, "--all-times", "2"]
+    return [sys.executable, "-m", "curate", *asked, *small, "--all-times", "2", "--banks", f"{out}-banks"]
 
 
 @pytest.mark.slow
