@@ -52,8 +52,9 @@ class Selected:
         """The budget of tokens that it fills, else its tokens: alike for selections of one budget."""
         last = self.manifest["filters"][-1]
         wanted = last["values"].get("tokens")
-        fills = last["name"] in _SIZES and wanted is not None and NEARLY_ALL * wanted <= self.tokens <= wanted
-        return wanted if fills else self.tokens
+        if last["name"] not in _SIZES or wanted is None:
+            return self.tokens
+        return wanted if NEARLY_ALL * wanted <= self.tokens <= wanted else self.tokens
 
     @property
     def mean_tokens(self) -> float:

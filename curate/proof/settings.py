@@ -119,7 +119,9 @@ class VerifySettings:
     )
     recipe: Recipe = option(factory=Recipe, help="YAML file of the training run.", metavar="FILE")
     tokens: Annotated[Count, least(1)] | None = option(
-        default=None, help="Tokens every arm trains on: 2M.", shown="the selection's; few ones up to four times"
+        default=None,
+        help="Tokens every arm trains on: 2M.",
+        shown="the selection's; for 30 steps, up to four times these",
     )
     sweep: Annotated[tuple[Annotated[Share, Field(gt=0)], ...], Listed] = option(
         default=(), help="Shares of the run's ranking to train on, too: 1%,5%,20%."

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import curate
 from curate.errors import CurateError, SettingsError
 from curate.pipeline import verify
 from curate.progress import Silent
-from curate.proof import comparison, fitting
+from curate.proof import comparison, fitting, verdict
 from curate.proof.settings import VerifySettings
 from curate.proof.verdict import Verification
 from curate.score_settings import ScoreSettings
@@ -24,7 +25,7 @@ from curate.selection.select import select
 from curate.training.recipe import Recipe
 from tests.scoring import lines, make_project, sentence
 
-RECIPE = Recipe(batch_size=2, learning_rate=1e-3)  # as many steps as a verdict takes
+RECIPE = Recipe(batch_size=4, learning_rate=3e-3)
 
 
 class Heard(Silent):
@@ -42,6 +43,15 @@ class Heard(Silent):
     def warn(self, message: str) -> None: ...
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
+    """Let a verdict take few steps: what is tested here is not how sure it is, and thirty take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (comparison, verdict):
+            patch.setattr(module, "LEAST_STEPS", 4)
+        yield
+
+
 def make_heldout(path: Path, topic: str = "sums") -> Path:
     rng = random.Random(7)
     path.write_bytes(lines([{"text": sentence(topic, 40, rng)} for _ in range(10)]))
@@ -51,7 +61,7 @@ def make_heldout(path: Path, topic: str = "sums") -> Path:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verifying")
-    make_project(folder, 60)
+    make_project(folder, 40)
     make_heldout(folder / "heldout.jsonl")
     make_heldout(folder / "sea.jsonl", "sea")
     for method in ("dot", "bm25"):
@@ -65,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             device="cpu",
         )
         curate.score(asked, folder / "runs" / method, reporter=Heard())
-    select(Run.open(folder / "runs" / "dot"), top="27%", out=folder / "selected")
+    select(Run.open(folder / "runs" / "dot"), top="20%", out=folder / "selected")
     return folder
 
 
@@ -260,7 +270,7 @@ def test_verifications_of_one_run_share_what_does_not_depend_on_the_selection(
 
     monkeypatch.setattr(comparison, "fit", counting)
     results = []
-    for name, filters in (("one", []), ("two", [("max_tokens", {"tokens": 60})])):
+    for name, filters in (("one", []), ("two", [("sample", {"share": 0.8, "seed": 1})])):
         select(Run.open(place / "runs" / "dot"), filters=filters, budget=4000, out=tmp_path / name)
         asked = settings(
             place,
@@ -279,9 +289,9 @@ def test_verifications_of_one_run_share_what_does_not_depend_on_the_selection(
 
 
 def test_a_small_selection_is_passed_over_until_a_verdict_is_possible() -> None:
-    assert comparison.enough_tokens(10_000, step_tokens=100) == 10_000
-    assert comparison.enough_tokens(2_000, step_tokens=100) == 3_000
-    assert comparison.enough_tokens(500, step_tokens=100) == 2_000  # four passes, which remain too few steps
+    assert comparison.enough_tokens(1_000, step_tokens=100) == 1_000
+    assert comparison.enough_tokens(200, step_tokens=100) == 400  # four steps
+    assert comparison.enough_tokens(50, step_tokens=100) == 200  # four passes, which remain too few steps
 
 
 def command(place: Path, out: Path) -> list[str]:
