@@ -121,7 +121,7 @@ class VerifySettings:
     tokens: Annotated[Count, least(1)] | None = option(
         default=None,
         help="Tokens every arm trains on: 2M.",
-        shown="the selection's; for 30 steps, up to four times these",
+        shown="the selection's, up to four times for 30 steps",
     )
     sweep: Annotated[tuple[Annotated[Share, Field(gt=0)], ...], Listed] = option(
         default=(), help="Shares of the run's ranking to train on, too: 1%,5%,20%."
