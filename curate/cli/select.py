@@ -54,6 +54,12 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 @click.option(
     "-p", "--param", "params", multiple=True, metavar="KEY=VALUE", help="A parameter of the --filter before it."
 )
+@click.option(
+    "--rank-by",
+    type=click.Choice(["score", "density"]),
+    help="Rank by the score or by the score per token.  [default: score]",
+)
+@click.option("--group", metavar="NAME", help="Rank by this target group's scores.")
 @click.option("--list-filters", is_flag=True, help="Show the filters and their parameters, and stop.")
 @click.option("--store", metavar="STORE", show_default="the run's", help="Gradient store for filters on likeness.")
 @click.option("--no-decontaminate", is_flag=True, help="Keep documents that hold rows of the target.")
@@ -117,6 +123,7 @@ def command(
     \b
     curate select --top 5%                                     # the best 5 % of the latest run, into selected/
     curate select runs/x --top 30000                           # the best 30 000 documents
+    curate select runs/x --budget 20M --group law --rank-by density
     curate select --list-filters                               # what else can be asked for
     curate select runs/x --budget 20M --filter quota -p by=source --filter dedup --dry-run
     curate select runs/x --filter mine.sql --unit shard --top 20%
@@ -191,6 +198,8 @@ def _print_selection(selection: "Selection", format: str) -> None:
     rows: list[tuple[Any, ...]] = [("(all)", None, selection.documents_before, selection.tokens_before, None)]
     for s in selection.stages:
         parameters = ", ".join(f"{k}={v}" for k, v in s.asked.items())
+        if s.ranked_by and not selection.ranking.is_plain:
+            parameters += f"{', ' if parameters else ''}by {', '.join(s.ranked_by)}"
         kept = f"{s.kept:,} {'shard' if s.kept == 1 else 'shards'}; " if s.unit == "shard" else ""
         rows.append((s.name, s.documents_dropped, s.documents, s.tokens, kept + parameters))
     print_table(("filter", "dropped", "documents", "tokens", "parameters"), rows)
@@ -213,7 +222,7 @@ def _print_composition(selection: "Selection") -> None:
 
     chosen = [c for c in selection.composition if c.documents]
     print_table(
-        (selection.by, "documents", "of", "tokens", "× its share", "mean score"),
+        (selection.by, "documents", "of", "tokens", "× its share", f"mean {selection.ranked_by}"),
         [
             (c.value, c.documents, c.pool_documents, c.tokens, round(c.enrichment, 2), c.mean_score)
             for c in chosen[:_LISTED]

@@ -52,7 +52,9 @@ def command(
     equal tokens, in batches of equal tokens: the selection; random documents; the best by BM25 and by embeddings,
     as many tokens as the selection has; shares of a sweep. The arm `all` is one random pass over the pool, cut at
     four times the others' tokens. Rows of the target that took part in scoring are refused; documents that hold a
-    held-out row are left out of every arm. Finished arms are kept: a killed command goes on with the next one.
+    held-out row are left out of every arm. Finished arms are kept: a killed command goes on with the next one, and
+    verifications of other selections of the run take those that they have in common. Below 30 steps there is no
+    verdict; a selection of fewer tokens than these take is passed over up to four times, unless --tokens is given.
     """
     from curate.cli._output import RichReporter, print_json
     from curate.pipeline import verify
@@ -111,6 +113,10 @@ def _print(verification: "Verification", plot: Path | None) -> None:
     )
     stdout.print("Losses in nats per token, ± the standard deviation over seeds.", soft_wrap=True)
     stdout.print(verification.sentence, soft_wrap=True, markup=False, style="bold")
+    if (interval := verification.verdict.interval) is not None:
+        gained = f"{verification.verdict.difference:+.4f}, 95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}"
+        seeds = "and seeds" if len(verification.outcomes[0].curves) > 1 else "alone, of one seed"
+        stdout.print(f"Random's loss less the selection's: {gained} over held-out rows {seeds}.", soft_wrap=True)
     if (share := verification.best_share()) is not None:
         alike = f"; no clear difference to {', '.join(share['alike'])}" if share["alike"] else ""
         stdout.print(f"Of the sweep, {share['best']} ends lowest{alike}.", soft_wrap=True, markup=False)

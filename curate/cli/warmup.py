@@ -63,6 +63,8 @@ def _print(record: "Warmup") -> None:
         ("tokens seen", record.tokens_seen),
         ("held-out loss before, nats/token", record.held_out_loss_before),
         ("held-out loss after, nats/token", record.held_out_loss_after),
+        ("still falling, nats per doubling of the tokens", record.loss_fall),
+        ("tokens seen per trained parameter", record.tokens_per_parameter),
         ("seconds in all", record.seconds),
         ("training tokens per second", round(record.tokens_seen / record.training_seconds)),
         ("checkpoints", ", ".join(record.checkpoints) or "none"),

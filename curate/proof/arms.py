@@ -1,6 +1,5 @@
 """The arms of a comparison: which documents each trains on, and where they come from."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from curate.schema import Document
 from curate.scores.run import Run
 from curate.selection.dump import MANIFEST
 from curate.selection.formats import SPLIT
+from curate.selection.ranking import SCORE, Ranking, is_summed
 from curate.selection.select import select
 
 SELECTION, ALL, SWEPT = "selection", "all", "top "
@@ -47,6 +47,7 @@ def select_best(
     folder: Path,
     *,
     column: str,
+    ranking: Ranking,
     pool: Pool,
     tokens: int | None = None,
     share: float | None = None,
@@ -54,37 +55,25 @@ def select_best(
 ) -> str:
     """Select a run's best by a column into a folder, by a budget of tokens or a share; return a key of the request.
 
+    `ranking` is what the filters see as scores; a run whose scores have no density is ranked by them as they are.
     A selection of the same key in the folder is taken as it is.
     """
     name, size = ("token_budget", {"tokens": tokens}) if share is None else ("top", {"share": share})
     all_filters = [*filters, (name, {**size, "score": column})]
-    key = key_of(run.record.json, all_filters)
+    by = ranking.by if is_summed(run) else SCORE
+    key = key_of(run.record.json, all_filters, by, ranking.group)
     parent, key_name = open_folder(folder.parent), f"{folder.name}.key"
     is_there = parent.exists(f"{folder.name}/{MANIFEST}") and parent.exists(key_name)
     if not (is_there and parent.read(key_name).decode() == key):
         parent.remove(key_name)
-        select(run, filters=all_filters, out=folder, pool=pool.address, overwrite=True)
+        select(
+            run,
+            filters=all_filters,
+            rank_by=by,
+            group=ranking.group,
+            out=folder,
+            pool=pool.address,
+            overwrite=True,
+        )
         put_text(parent, key_name, key)
     return key
-
-
-def ranking_column(manifest: dict, columns: Sequence[str]) -> str:
-    """Return the score column that a selection was ranked by.
-
-    That is the column of the last filter with a size (`dedup` has a column, too, but only decides between copies);
-    else the only group's column in the SQL of a user's filter; else the column of the last filter that has one.
-    """
-    ranked = [s for s in manifest["filters"] if s["values"].get("score") in columns]
-    sized = [s for s in ranked if any(s["values"].get(size) is not None for size in ("share", "count", "tokens"))]
-    if not sized:
-        named = {c for s in manifest["filters"] for c in _columns_in(s.get("sql", ""), columns)}
-        if len(named) == 1:
-            return named.pop()
-    candidates = sized or ranked
-    return candidates[-1]["values"]["score"] if candidates else "score"
-
-
-def _columns_in(sql: str, columns: Sequence[str]) -> set[str]:
-    """Return the groups' score columns in a query, outside its comments."""
-    words = set(re.findall(r"\w+", re.sub(r"--.*", "", sql)))
-    return words & {c for c in columns if c != "score"}

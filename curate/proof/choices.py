@@ -55,8 +55,9 @@ class Choices:
         arms.append(self._drawn(RANDOM, tokens, 1.0))
         for method in dict.fromkeys(self.baselines):
             folder = self.out / "choices" / method
-            budget, column = self.selected.tokens, self.selected.column
-            key = select_best(self.scored(method), folder, column=column, tokens=budget, pool=pool)
+            budget, column = self.selected.budget, self.selected.column
+            ranking = self.selected.ranking
+            key = select_best(self.scored(method), folder, column=column, ranking=ranking, tokens=budget, pool=pool)
             arms.append(self._dump(method, folder, key))
         for share in self.sweep:
             name = f"{SWEPT}{100 * share:g}%"
@@ -65,6 +66,7 @@ class Choices:
                 self._selection_run(),
                 folder,
                 column=self.selected.column,
+                ranking=self.selected.ranking,
                 share=share,
                 filters=self.selected.filters,
                 pool=pool,

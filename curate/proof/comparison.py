@@ -1,5 +1,6 @@
 """Compare arms on one proxy: train each, measure all on the same rows, reuse the arms already trained."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,14 +25,17 @@ from curate.proof.progress import ARMS, UNTRAINED
 from curate.proof.reading import usable
 from curate.proof.selection import Selected
 from curate.proof.settings import VerifySettings
+from curate.proof.sharing import share
 from curate.proof.spool import Excluded, key_of, spooled
-from curate.proof.verdict import Outcome, Verification
+from curate.proof.verdict import LEAST_STEPS, Outcome, Verification
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoder
 from curate.schema import Document
 from curate.training.recipe import Recipe
 from curate.training.snapshots import in_proxys_precision
 
+MOST_PASSES = 4
+"""Over a small selection, from which on another pass teaches little (arXiv 2305.16264)."""
 _OTHER_SEED = 7919  # keeps the sample of other text apart from the random arms' draws
 
 
@@ -76,9 +80,10 @@ class Comparison:
         target, other = (usable(documents, self.encoder)[1] for documents in (self.held_out, self.other))
         return Measure.of(self.proxy, self.recipe, self.batching, target, other)
 
-    @property
+    @cached_property
     def tokens(self) -> int:
-        return self.settings.tokens or self.selected.tokens
+        """Tokens that every arm trains on: the selection's, and where these are too few to tell, passes over them."""
+        return self.settings.tokens or enough_tokens(self.selected.budget, self.step_tokens)
 
     @property
     def step_tokens(self) -> float:
@@ -91,14 +96,24 @@ class Comparison:
     def compare(self, executor: Executor) -> Verification:
         """Have an executor train what is missing, and compare."""
         arms = self.choices.arms(self.tokens, self.settings.all_times)
-        untrained = self._kept.at(file_name(UNTRAINED, key_of(self._shared_key)), self._untrained)
         seeds, last_arm = range(self.settings.seeds), arms[-1]
+        trainings = [(arm, seed) for arm in arms for seed in seeds]
+        untrained_file = file_name(UNTRAINED, key_of(self._shared_key))
+        names = [untrained_file, *(self._file(arm, seed) for arm, seed in trainings)]
+        self._share(names, back=False)
+        untrained = self._kept.at(untrained_file, self._untrained)
         longer = f"; {ALL}: {last_arm.times:.3g} times as many" if last_arm.name == ALL else ""
         self.reporter.note(
             f"{len(arms) * len(seeds)} trainings ({len(arms)} arms, {len(seeds)} seeds) of {self.tokens:,} tokens in"
             f" {self.steps(1)} steps each{longer}."
         )
-        self._train([(arm, seed) for arm in arms for seed in seeds], untrained, executor)
+        if self.settings.tokens is None and self.tokens > self.selected.budget:
+            self.reporter.note(
+                f"the selection's {self.selected.tokens:,} tokens are too few for {LEAST_STEPS} steps: its arm trains"
+                f" on {self.tokens / self.selected.tokens:.2g} passes over them."
+            )
+        self._train(trainings, untrained, executor)
+        self._share(names, back=True)
         self._folder.remove("spools")
         outcomes = tuple(self._outcome(arm, [self._trained(arm, seed) for seed in seeds]) for arm in arms)
         return Verification(
@@ -166,11 +181,28 @@ class Comparison:
 
     def _untrained(self) -> dict[str, float]:
         target, other = self.measure(self.measure.model.parameters())
-        return {"target": target, "other": other}
+        return {"target": float(target.mean()), "other": other}
 
     @property
     def _kept(self) -> Kept[Any]:
         return Kept(self._folder.child(ARMS), JSON)
+
+    def _share(self, names: Sequence[str], *, back: bool) -> None:
+        """Take the trainings that other verifications keep, or give them this one's."""
+        if self.bank is None:
+            return
+        folders = (self._folder.child(ARMS), open_folder(self.bank))
+        source, target = folders if back else folders[::-1]
+        taken = share([f"{name}{JSON.suffix}" for name in names], source, target, self.reporter)
+        if taken and not back:
+            self.reporter.note(f"{taken} trainings and losses of other verifications are used again, from {self.bank}.")
+
+    @property
+    def bank(self) -> Path | None:
+        """Where trainings are shared; None where the selection's run is gone and no place was given."""
+        runs = self.selected.run.path.parent
+        banks = Path(self.settings.banks) if self.settings.banks else runs / "banks" if runs.is_dir() else None
+        return None if banks is None else banks / ARMS
 
     @property
     def _folder(self) -> Folder:
@@ -180,7 +212,7 @@ class Comparison:
     def _shared_key(self) -> str:
         recipe: Mapping[str, Any] = self.recipe.as_dict()
         return key_of(
-            1,
+            2,
             self.proxy.fingerprint(),
             sorted(recipe.items()),
             self.batching.tokens,
@@ -194,3 +226,8 @@ class Comparison:
 def file_name(name: str, key: str) -> str:
     """Return the name of the file that keeps a training."""
     return f"{name.replace(' ', '-').replace('%', '')}-{key}"
+
+
+def enough_tokens(selected: int, step_tokens: float) -> int:
+    """Return a selection's tokens, or as many as the least steps of a verdict take, but no more than few passes."""
+    return max(selected, min(math.ceil(LEAST_STEPS * step_tokens), MOST_PASSES * selected))

@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from curate.errors import CurateError
 from curate.folders.codecs import JSON
 from curate.folders.folder import Folder
@@ -34,9 +38,15 @@ class Curve:
     """Mean over held-out rows of their mean loss per token, in nats."""
     other: tuple[float, ...]
     """The same for text other than the target's."""
+    rows: tuple[float, ...]
+    """Every held-out row's mean loss per token at the end."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the curve alone."""
+        return {k: v for k, v in asdict(self).items() if k != "rows"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +65,10 @@ class Measure:
         model = trainable(proxy, recipe)
         return cls(model=model, target=_corpus(target, batching), other=_corpus(other, batching))
 
-    def __call__(self, parameters: Tensors) -> tuple[float, float]:
-        target, other = (
-            float(mean_losses(self.model, parameters, corpus).mean()) for corpus in (self.target, self.other)
-        )
-        return target, other
+    def __call__(self, parameters: Tensors) -> tuple[Float[Tensor, "documents"], float]:
+        """Return every held-out row's loss, and the mean of other text's."""
+        target, other = (mean_losses(self.model, parameters, corpus) for corpus in (self.target, self.other))
+        return target, float(other.mean())
 
 
 def fit(
@@ -77,15 +86,17 @@ def fit(
     stops = {math.ceil(training.steps * (i + 1) / points) for i in range(points)}
     state = training.start()
     tokens, losses = [0], [(untrained["target"], untrained["other"])]
-    seen = 0
+    seen, rows = 0, torch.empty(0)
     while state.step < training.steps:
         seen += training.denominator(state.step)
         state = training.run(state, until=state.step + 1)
         advance(1)
         if state.step in stops:
             tokens.append(seen)
-            losses.append(measure(state.parameters))
-    return Curve(tokens=tuple(tokens), target=tuple(t for t, _ in losses), other=tuple(o for _, o in losses))
+            rows, other = measure(state.parameters)
+            losses.append((float(rows.mean()), other))
+    target, others = zip(*losses, strict=True)
+    return Curve(tokens=tuple(tokens), target=target, other=others, rows=tuple(rows.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)

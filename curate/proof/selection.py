@@ -8,9 +8,10 @@ from typing import Any
 from curate.errors import CurateError
 from curate.folders.local import open_folder, refuse_url
 from curate.folders.record import RunRecord
-from curate.proof.arms import ranking_column
 from curate.scores.run import Run
 from curate.selection.dump import KIND, MANIFEST
+from curate.selection.ranking import Ranking, ranking_column
+from curate.selection.select import NEARLY_ALL
 
 _SIZES = ("top", "token_budget", "decontaminate")
 
@@ -47,6 +48,15 @@ class Selected:
         return self.manifest["after"]["tokens"]
 
     @property
+    def budget(self) -> int:
+        """The budget of tokens that it fills, else its tokens: alike for selections of one budget."""
+        last = self.manifest["filters"][-1]
+        wanted = last["values"].get("tokens")
+        if last["name"] not in _SIZES or wanted is None:
+            return self.tokens
+        return wanted if NEARLY_ALL * wanted <= self.tokens <= wanted else self.tokens
+
+    @property
     def mean_tokens(self) -> float:
         """Tokens of one of the run's documents on average."""
         before = self.manifest["before"]
@@ -55,7 +65,15 @@ class Selected:
     @property
     def column(self) -> str:
         """The score column that it was ranked by."""
-        return ranking_column(self.manifest, self.run.record.details.columns or ["score"])
+        if (ranking := self.manifest.get("ranking")) is not None:
+            return ranking["column"]
+        return ranking_column(self.manifest["filters"], self.run.record.details.columns or ["score"])
+
+    @property
+    def ranking(self) -> Ranking:
+        """What its filters saw as scores."""
+        given = self.manifest.get("ranking") or {}
+        return Ranking(**{k: v for k, v in given.items() if k != "column"})
 
     @property
     def filters(self) -> list[tuple[str, dict[str, Any]]]:

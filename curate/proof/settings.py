@@ -114,7 +114,9 @@ class VerifySettings:
     )
     recipe: Recipe = option(factory=Recipe, help="YAML file of the training run.", metavar="FILE")
     tokens: Annotated[Count, least(1)] | None = option(
-        default=None, help="Tokens every arm trains on: 2M.", shown="as many as the selection has"
+        default=None,
+        help="Tokens every arm trains on: 2M.",
+        shown="the selection's, up to four times for 30 steps",
     )
     sweep: Annotated[tuple[Annotated[Share, Field(gt=0)], ...], Listed] = option(
         default=(), help="Shares of the run's ranking to train on, too: 1%,5%,20%."
@@ -124,6 +126,12 @@ class VerifySettings:
     )
     all_times: Annotated[Number, least(0)] = option(
         default=4.0, help="Budget of the arm on the whole pool, as a multiple of the others'; 0: no such arm."
+    )
+    banks: str | None = option(
+        default=None,
+        help="Folder in which verifications share their trainings.",
+        metavar="FOLDER",
+        shown="banks/ beside the run",
     )
     points: Annotated[Count, least(1)] = option(default=6, help="Points of every learning curve, beside its start.")
     model: str | None = option(default=None, help="Proxy to train: a folder or a hub id.", shown="the run's")
@@ -137,6 +145,7 @@ class VerifySettings:
     )
 
     def __post_init__(self) -> None:
+        refuse_url(self.banks, "--banks")
         if self.recipe.steps is not None or self.recipe.epochs != 1:
             raise SettingsError(
                 "The recipe gives steps or epochs; every arm trains on equal tokens.",

@@ -1,22 +1,29 @@
 """Judge a comparison of arms: a table, and one sentence."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from curate.amounts import counted
 from curate.folders.folder import put_text
-from curate.folders.local import open_folder
+from curate.folders.local import open_folder, put_file
 from curate.proof.arms import ALL, SELECTION, SWEPT
 from curate.proof.fitting import Curve
+from curate.proof.intervals import difference
 from curate.proof.plots import learning_curves
 from curate.proof.settings import RANDOM
 
-_CLEAR = 2.0
-"""Standard errors from which a difference of means counts."""
+LEAST_STEPS = 30
+"""Of a training, from which on arms are judged: in shorter ones their order still changes."""
+LOSSES = "losses.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,11 @@ class Outcome:
     def final(self, kind: str) -> np.ndarray:
         """Return the loss at the end, per seed: 'target' or 'other'."""
         return np.array([getattr(c, kind)[-1] for c in self.curves])
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return every held-out row's loss at the end `[seeds, rows]`."""
+        return np.array([c.rows for c in self.curves])
 
     @property
     def trained_tokens(self) -> int:
@@ -62,14 +74,20 @@ class Verdict:
     """Whether a selection beats random."""
 
     beats_random: bool | None
-    """None where the difference is too small for the seeds' spread."""
+    """None where the interval of the difference holds 0, or the trainings are too short to tell."""
+    too_short: bool
+    """Whether the trainings have fewer steps than LEAST_STEPS."""
     difference: float
     """Random's loss less the selection's, in nats per token."""
     error: float | None
-    """The standard error of the difference; None with one seed."""
+    """The standard error of the difference, over held-out rows and seeds; None with one of each."""
+    interval: tuple[float, float] | None
+    """Of the difference, at 95 %."""
     share: float | None
     """Of the distance from random to the best arm of equal tokens; None where random is the best."""
     best: str
+    alike: tuple[str, ...]
+    """Arms of equal tokens that do not differ clearly from the best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +106,21 @@ class Verification:
     @property
     def verdict(self) -> Verdict:
         """Compare the selection with random and with the best arm that trained on equal tokens."""
-        final = {o.name: o.final("target") for o in self.outcomes if o.name != ALL}
-        selection, random = final[SELECTION], final[RANDOM]
-        means = {name: float(values.mean()) for name, values in final.items()}
+        losses = {o.name: o.rows for o in self.outcomes if o.name != ALL}
+        means = {name: float(values.mean()) for name, values in losses.items()}
         best = min(means, key=lambda name: means[name])
-        gap, difference = means[RANDOM] - means[best], means[RANDOM] - means[SELECTION]
+        gained = difference(losses[RANDOM], losses[SELECTION])
+        too_short, gap = self.steps < LEAST_STEPS, means[RANDOM] - means[best]
+        alike = [n for n in losses if n != best and not difference(losses[n], losses[best]).is_clear]
         return Verdict(
-            beats_random=difference > 0 if _differ(selection, random) else None,
-            difference=difference,
-            error=_error(selection, random),
-            share=difference / gap if gap > 0 else None,
+            beats_random=gained.value > 0 if gained.is_clear and not too_short else None,
+            too_short=too_short,
+            difference=gained.value,
+            error=gained.error,
+            interval=gained.interval,
+            share=gained.value / gap if gap > 0 else None,
             best=best,
+            alike=tuple(alike),
         )
 
     @property
@@ -106,23 +128,36 @@ class Verification:
         """The verdict in words."""
         verdict, rows = self.verdict, {o.name: o.row() for o in self.outcomes}
         selection, random = rows[SELECTION]["target"], rows[RANDOM]["target"]
-        seeds = (
-            f"{len(rows[RANDOM]['seeds'])} seeds" if verdict.error is not None else "one seed, so no spread is known"
-        )
+        num_seeds = len(rows[RANDOM]["seeds"])
+        seeds = f"{num_seeds} seeds" if num_seeds > 1 else "one seed, so no spread is known"
         losses = f"{selection:.4f} against {random:.4f} nats per token on held-out rows ({seeds})"
-        if verdict.beats_random is None:
-            text = f"No difference from random is clear: {losses}; a difference of {verdict.difference:+.4f}"
-            return f"{text} is within twice its standard error of {verdict.error:.4f}.{self._above(selection, random)}"
-        text = f"The selection {'beats' if verdict.beats_random else 'does NOT beat'} random: {losses}"
-        if verdict.best == SELECTION:
-            text += "; it is the best arm of equal tokens"
-        elif verdict.share is not None and verdict.beats_random:
-            text += (
-                f", {verdict.share:.0%} of the distance from random to the best arm of equal tokens ({verdict.best})"
+        above = self._above(selection, random)
+        if verdict.too_short:
+            enough = math.ceil(self.tokens * LEAST_STEPS / self.steps)
+            return (
+                f"Too short to tell: {losses}, after {counted(self.steps, 'step')}; a verdict takes at least"
+                f" {LEAST_STEPS}. Train on more tokens (--tokens {enough}) or in smaller batches (--set"
+                f" batch_size=N).{above}"
             )
-        elif verdict.best != RANDOM:
-            text += f"; the best arm of equal tokens is {verdict.best} ({rows[verdict.best]['target']:.4f})"
-        return f"{text}.{self._above(selection, random)}"
+        if verdict.beats_random is None:
+            low, high = verdict.interval or (-math.inf, math.inf)
+            return (
+                f"No difference from random is clear: {losses}; the 95 % interval of the difference,"
+                f" {verdict.difference:+.4f}, goes from {low:+.4f} to {high:+.4f}.{above}"
+            )
+        text = f"The selection {'beats' if verdict.beats_random else 'does NOT beat'} random: {losses}"
+        return f"{text}{self._beside_the_best(verdict, rows[verdict.best]['target'])}.{above}"
+
+    def _beside_the_best(self, verdict: Verdict, loss: float) -> str:
+        """Place the selection beside the best arm of equal tokens, where they differ clearly."""
+        if verdict.best == SELECTION:
+            others = ", ".join(verdict.alike)
+            return f"; no clear difference to {others}" if others else "; it is the best arm of equal tokens"
+        if verdict.beats_random and SELECTION in verdict.alike:
+            return f"; no clear difference to the best arm of equal tokens ({verdict.best}, {loss:.4f})"
+        if verdict.beats_random:
+            return f", {verdict.share:.0%} of the distance from random to the best arm of equal tokens ({verdict.best})"
+        return f"; the best arm of equal tokens is {verdict.best} ({loss:.4f})" if verdict.best != RANDOM else ""
 
     def _above(self, *losses: float) -> str:
         """Return a sentence where training made the loss worse, else nothing."""
@@ -133,12 +168,12 @@ class Verification:
         )
 
     def best_share(self) -> dict[str, Any] | None:
-        """Return the share of a sweep that ends lowest, and those within two standard errors of it."""
-        swept = {o.name: o.final("target") for o in self.outcomes if o.name.startswith(SWEPT)}
+        """Return the share of a sweep that ends lowest, and those that do not differ clearly from it."""
+        swept = {o.name: o.rows for o in self.outcomes if o.name.startswith(SWEPT)}
         if not swept:
             return None
         best = min(swept, key=lambda name: float(swept[name].mean()))
-        alike = [n for n, values in swept.items() if n != best and not _differ(values, swept[best])]
+        alike = [n for n, values in swept.items() if n != best and not difference(values, swept[best]).is_clear]
         return {"best": best.removeprefix(SWEPT), "alike": [n.removeprefix(SWEPT) for n in alike]}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -152,27 +187,27 @@ class Verification:
             "verdict": asdict(self.verdict),
             "best_share": self.best_share(),
             "arms": [
-                {**o.row(), "documents": o.counts, "curves": [c.as_dict() for c in o.curves]} for o in self.outcomes
+                {**o.row(), "documents": o.counts, "curves": [c.figures() for c in o.curves]} for o in self.outcomes
             ],
         }
 
+    def _losses(self) -> pa.Table:
+        """Return the losses at the end: a line per arm, seed and held-out row."""
+        columns: dict[str, list[Any]] = {"arm": [], "seed": [], "row": [], "loss": []}
+        for outcome in self.outcomes:
+            for seed, curve in enumerate(outcome.curves):
+                columns["arm"] += [outcome.name] * len(curve.rows)
+                columns["seed"] += [seed] * len(curve.rows)
+                columns["row"] += range(len(curve.rows))
+                columns["loss"] += curve.rows
+        return pa.table(columns)
+
     def write(self, folder: Path, plot: Path | None = None) -> None:
-        """Write verify.json into a folder, and curves.png there or to `plot`."""
+        """Write verify.json and every row's losses into a folder, and curves.png there or to `plot`."""
         put_text(open_folder(folder), "verify.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
+        put_file(folder / LOSSES, partial(pq.write_table, self._losses()))
         lines = [_line(o.name, o.curves) for o in self.outcomes]
         learning_curves(lines, self.untrained, plot or folder / "curves.png")
-
-
-def _error(left: np.ndarray, right: np.ndarray) -> float | None:
-    """Return the standard error of a difference of means; None with one seed."""
-    if len(left) < 2 or len(right) < 2:
-        return None
-    return float(np.sqrt(left.var(ddof=1) / len(left) + right.var(ddof=1) / len(right)))
-
-
-def _differ(left: np.ndarray, right: np.ndarray) -> bool:
-    """Return whether two means are apart by more than the seeds' spread explains; with one seed, at all."""
-    return bool(abs(left.mean() - right.mean()) > _CLEAR * (_error(left, right) or 0.0))
 
 
 def spread(values: np.ndarray) -> float | None:

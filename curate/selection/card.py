@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from curate.selection.formats import ENDINGS, SPLIT
+from curate.selection.ranking import DENSITY
 from curate.visible import visible
 
 _LISTED = 50
@@ -51,7 +52,13 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         "this document lowers the target's loss."
         + (f" Scored were {manifest['narrowed']}." if manifest["narrowed"] else ""),
         "",
-        *_table(("", ""), [(k, _setting(run["settings"].get(k))) for k in ("method", "model", "target", "pool")]),
+        *_table(
+            ("", ""),
+            [
+                *((k, _setting(run["settings"].get(k))) for k in ("method", "model", "target", "pool")),
+                ("ranked by", _ranked_by(manifest["ranking"])),
+            ],
+        ),
         "",
         f"## Filters, in order ({manifest['unit']}s were the candidates)",
         "",
@@ -91,6 +98,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 def _line(cells: Sequence[Any]) -> str:
     shown = (f"{c:,}" if isinstance(c, int) else "" if c is None else str(c) for c in cells)
     return "| " + " | ".join(s.replace("|", "\\|").replace("\n", " ") for s in shown) + " |"
+
+
+def _ranked_by(ranking: dict[str, Any]) -> str:
+    return f"{ranking['column']} per token" if ranking["by"] == DENSITY else ranking["column"]
 
 
 def _setting(value: Any) -> Any:

@@ -14,6 +14,9 @@ run before any filter. `one of` lists parameters of which exactly one must have 
 says that the filter reads the pairs of near documents of a gradient store; `needs: neighbours when near`,
 that it does where the parameter `near` has a value.
 
+In `candidates`, `score` is what ranks: the column of `--group`, and with `--rank-by density` every score column is
+divided by the document's tokens. The view `scores` has them as they were scored.
+
 An installed package offers a filter by an entry point of the group `curate.filters`: its name is the filter's, its
 value a package (or module) in whose folder `<name>.sql` lies.
 
@@ -80,6 +83,12 @@ class Bound:
     """Those of the values that are not defaults."""
     binding: Mapping[str, Any]
     """The values of the SQL's `$names`."""
+
+    def named(self, columns: Sequence[str]) -> list[str]:
+        """Return those of some columns that the filter reads: as parameters, or by name outside its SQL's comments."""
+        given = [v for p in self.filter.params if p.type in COLUMN_TYPES for v in _several(self.values[p.name])]
+        words = {*given, *re.findall(r"\w+", re.sub(r"--.*|\{\w+\}", "", self.filter.sql))}
+        return [c for c in columns if c in words]
 
 
 def needs_neighbours(filters: Sequence[str | Path | tuple[str | Path, Mapping[str, Any]]]) -> bool:
@@ -250,6 +259,10 @@ def _check_one_of(filter: Filter, values: Mapping[str, Any], parameters: Mapping
             f"Filter {filter.name!r} needs one of {', '.join(filter.one_of)}.",
             hint=f"Add {ways}{', or --top or --budget for the whole selection' if flags else ''}.",
         )
+
+
+def _several(value: Any) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value or []
 
 
 def _columns(filter: Filter, param: Param, value: Any, columns: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from curate.scores.neighbours import SCHEMA as NEIGHBOURS
 from curate.scores.session import Session, no_neighbours
 from curate.scores.views import quoted, score_columns, sql_type
 from curate.selection.filters import Bound
+from curate.selection.ranking import Ranking
 
 _ROW_BITS = 40  # a document's position is its shard's number and its row: one integer, in pool order
 SHARD_STATISTICS = ("mean", "sum", "max", "q05", "q25", "q50", "q75", "q95")
@@ -28,6 +29,8 @@ class Stage:
     values: dict[str, Any]
     asked: dict[str, Any]
     """Those of the values that are not the filter's defaults."""
+    ranked_by: tuple[str, ...]
+    """What the score columns that it names hold: `score_law per token`."""
     sql: str
     unit: str
     """'document', or 'shard' where whole shards were the candidates; kept and dropped count those."""
@@ -45,8 +48,9 @@ class Funnel:
     `_rejected(pos, stage)` for the others.
     """
 
-    def __init__(self, session: Session, *, shard_score: str = "mean") -> None:
+    def __init__(self, session: Session, *, shard_score: str = "mean", ranking: Ranking | None = None) -> None:
         self.session = session
+        self.ranking = ranking or Ranking()
         self.schema = session.schema
         self.unit = "document"
         self.stages: list[Stage] = []
@@ -112,6 +116,7 @@ class Funnel:
             name=name,
             values=dict(bound.values),
             asked=dict(bound.asked),
+            ranked_by=tuple(self.ranking.label(c) for c in bound.named(score_columns(self.schema))),
             sql=bound.filter.sql,
             unit=self.unit,
             kept=kept,
@@ -160,12 +165,14 @@ class Funnel:
         )
         return self._con.sql(sql).to_arrow_reader()
 
-    def composition(self, by: str) -> list[tuple[Any, ...]]:
-        """Return per value of a column: documents and tokens of the run, documents and tokens left, mean score left."""
+    def composition(self, by: str, column: str) -> list[tuple[Any, ...]]:
+        """Return per value of `by`: documents and tokens of the run, those left, and the mean that ranks of these."""
         return self._execute(
-            f"SELECT {quoted(by)}, count(*), sum(d.n_tokens)::BIGINT, count(k.pos), "
-            "coalesce(sum(k.n_tokens), 0)::BIGINT, avg(d.score) FILTER (k.pos IS NOT NULL) "
-            "FROM _documents d LEFT JOIN _kept k ON k.pos = d._pos GROUP BY 1 ORDER BY 4 DESC, 2 DESC, 1"
+            f"SELECT d.{quoted(by)}, count(*), sum(n_tokens)::BIGINT, count(k.pos), "
+            "coalesce(sum(n_tokens) FILTER (k.pos IS NOT NULL), 0)::BIGINT, "
+            f"avg({self.ranking.of_document(column)}) FILTER (k.pos IS NOT NULL) "
+            "FROM _documents d LEFT JOIN (SELECT pos FROM _kept) k ON k.pos = d._pos "
+            "GROUP BY 1 ORDER BY 4 DESC, 2 DESC, 1"
         )
 
     def _collect(self, name: str, sql: str, bound: Bound) -> None:
@@ -240,17 +247,17 @@ class Funnel:
 
     def _show_documents(self) -> None:
         columns = [c for c in self._names("_documents") if c != "weight"]
-        listed = ", ".join(f"d.{quoted(c)}" for c in columns)
+        scores = {c: f"{self.ranking.of_document(c)} AS {quoted(c)}" for c in score_columns(self.schema)}
+        listed = ", ".join(scores.get(c, f"d.{quoted(c)}") for c in columns)
         # A pool's own column of this name would hide the weights that filters give.
         pool_weight = ", d.weight AS pool_weight" if "weight" in self._names("_documents") else ""
         self._execute(
             f"CREATE OR REPLACE VIEW candidates AS SELECT {listed}{pool_weight}, k.weight "
-            "FROM _documents d JOIN _kept k ON k.pos = d._pos"
+            "FROM _documents d JOIN (SELECT pos, weight FROM _kept) k ON k.pos = d._pos"
         )
 
     def _shards_sql(self) -> str:
         """Return the SQL of a row per shard in the columns of documents, each the shard's summary."""
-        function = _statistic(self._shard_score)
         columns = [
             f"((_pos >> {_ROW_BITS}) << {_ROW_BITS}) AS _pos",
             "any_value(shard) AS doc_id", "any_value(shard) AS shard", "0::BIGINT AS row",
@@ -262,7 +269,9 @@ class Funnel:
             "avg(grad_norm)::FLOAT AS grad_norm",
         ]  # fmt: skip
         # In single precision, so that the order in which threads add up does not decide ties.
-        columns += [f"({function.format(quoted(c))})::FLOAT AS {quoted(c)}" for c in score_columns(self.schema)]
+        columns += [
+            f"({self.ranking.of_shard(c, self._shard_score)})::FLOAT AS {quoted(c)}" for c in score_columns(self.schema)
+        ]
         for field in self.schema:
             if field.name in SCORE_COLUMNS or field.name in columns or is_score(field.name):
                 continue
@@ -301,14 +310,6 @@ class Funnel:
             return self._con.execute(sql, params).fetchall() if params else self._con.execute(sql).fetchall()
         except duckdb.Error as error:
             raise sql_error(error) from error
-
-
-def _statistic(name: str) -> str:
-    if name in ("mean", "sum"):
-        return f"{name}({{}}::DOUBLE)"
-    if name == "max":
-        return "max({})"
-    return f"quantile_cont({{}}, {int(name[1:]) / 100})"
 
 
 def _free(name: str) -> str:

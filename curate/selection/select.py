@@ -25,10 +25,12 @@ from curate.progress import Reporter, Silent
 from curate.scores.narrowing import narrowed_note
 from curate.scores.run import Run
 from curate.scores.session import open_session, pool_of
+from curate.scores.views import score_columns
 from curate.selection.card import card
 from curate.selection.dump import KIND, check_out, write_dump
 from curate.selection.filters import Filter, bind, find_filter
 from curate.selection.funnel import SHARD_STATISTICS, Funnel, Stage
+from curate.selection.ranking import Ranking, ranking_column, ranking_of
 from curate.selection.values import parse_int, parse_top
 
 NEARLY_ALL = 0.98
@@ -47,6 +49,7 @@ class Composition:
     documents: int
     tokens: int
     mean_score: float | None
+    """Of what ranked: `Selection.ranked_by`."""
     enrichment: float
     """Its share of the selection's documents over its share of the run's."""
 
@@ -57,6 +60,9 @@ class Selection:
 
     run: Run
     unit: str
+    ranking: Ranking
+    column: str
+    """The run's score column that chose the documents."""
     stages: tuple[Stage, ...]
     documents_before: int
     tokens_before: int
@@ -69,6 +75,11 @@ class Selection:
     changes: tuple[str, ...] = ()
     """Sentences on what is written otherwise than the pool has it."""
 
+    @property
+    def ranked_by(self) -> str:
+        """What chose the documents: `score_law per token`."""
+        return self.ranking.label(self.column)
+
     def record(self) -> dict[str, Any]:
         """Return the selection as JSON values, as manifest.json holds it."""
         return as_json(
@@ -78,6 +89,7 @@ class Selection:
                 "curate": __version__,
                 "run": {"path": self.run.address, **self.run.record.json},
                 "unit": self.unit,
+                "ranking": {**asdict(self.ranking), "column": self.column},
                 "filters": [asdict(s) for s in self.stages],
                 "before": {"documents": self.documents_before, "tokens": self.tokens_before},
                 "narrowed": narrowed_note(self.run.record),
@@ -95,6 +107,8 @@ def select(
     filters: Sequence[FilterChoice] = (),
     top: str | float | int | None = None,
     budget: str | int | None = None,
+    rank_by: str | None = None,
+    group: str | None = None,
     decontaminate: bool = True,
     aggregate: str | None = None,
     unit: str = "document",
@@ -111,7 +125,9 @@ def select(
 ) -> Selection:
     """Narrow a run's documents by filters in the order given, then by `top` and `budget`; write them to `out`.
 
-    Without `out` nothing is written. Documents that hold a target row go first unless `decontaminate` is false.
+    `group` ranks by that target group's column; `rank_by="density"` by the score per token, of methods whose scores
+    are sums over tokens. Without `out` nothing is written. Documents that hold a target row go first unless
+    `decontaminate` is false.
     With `aggregate="round-robin"` every target group chooses in turn, with "score" the best by `score` are taken; by
     default as the run was scored. With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean,
     sum, max, q05 … q95) of its documents. `by`: the column to compare composition by (by default the one of `quota`,
@@ -122,7 +138,8 @@ def select(
     """
     refuse_place(out, "--out")
     start, reporter = time.perf_counter(), reporter or Silent()
-    steps = _steps(filters, top, budget, decontaminate, by_turns=_by_turns(run, aggregate, unit))
+    ranking = ranking_of(run, by=rank_by, group=group, is_budget=budget is not None)
+    steps = _steps(filters, top, budget, decontaminate, by_turns=_by_turns(run, aggregate, unit, group))
     _check(run, unit, shard_score, partial)
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
@@ -132,7 +149,7 @@ def select(
     if note := narrowed_note(run.record):
         reporter.note(f"{run.address} holds {note}.")
     with open_session(run, pool=pool, threads=threads, neighbours=neighbours) as session:
-        funnel = Funnel(session, shard_score=shard_score)
+        funnel = Funnel(session, shard_score=shard_score, ranking=ranking)
         _tell_share(size, funnel, reporter)
         _warn_of_size(size, funnel, reporter)
         _apply(funnel, steps, size, unit, reporter)
@@ -154,17 +171,23 @@ class _Step:
     """Also where whole shards are the candidates."""
 
 
-def _by_turns(run: Run, aggregate: str | None, unit: str) -> bool:
+def _by_turns(run: Run, aggregate: str | None, unit: str, group: str | None) -> bool:
     """Whether the groups choose in turn. Raises SettingsError where there are none."""
     if aggregate not in (None, "score", "round-robin"):
         raise SettingsError(f"aggregate is {aggregate!r}; expected score or round-robin.")
     groups = len(run.record.details.columns) > 1
+    if aggregate == "round-robin" and group is not None:
+        raise SettingsError(
+            f"group is {group!r}, and with aggregate 'round-robin' every group chooses; expected one of the two.",
+            hint="Leave --group or --aggregate out.",
+        )
     if aggregate == "round-robin" and not groups:
         raise SettingsError(
             f"{run.address} has one score column; groups that choose in turn need one each.",
             hint="Score with --group-by COLUMN, or leave --aggregate out.",
         )
-    return aggregate == "round-robin" or (aggregate is None and run.record.by_turns and groups and unit == "document")
+    is_usual = aggregate is None and group is None and run.record.by_turns and groups and unit == "document"
+    return aggregate == "round-robin" or is_usual
 
 
 def _steps(
@@ -288,7 +311,9 @@ def _composition_column(funnel: Funnel, by: str | None) -> str:
 
 
 def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: Path | None) -> Selection:
-    last = funnel.stages[-1]
+    last, ranking = funnel.stages[-1], funnel.ranking
+    chosen_by = ranking_column([asdict(s) for s in funnel.stages], score_columns(funnel.schema))
+    column = ranking.column if chosen_by == "score" else chosen_by
     rows = [
         Composition(
             value=value,
@@ -299,11 +324,13 @@ def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: 
             mean_score=score,
             enrichment=(kept / last.documents) / (documents / funnel.documents) if last.documents else 0.0,
         )
-        for value, documents, tokens, kept, kept_tokens, score in funnel.composition(by)
+        for value, documents, tokens, kept, kept_tokens, score in funnel.composition(by, column)
     ]
     return Selection(
         run=run,
         unit=unit,
+        ranking=ranking,
+        column=column,
         stages=tuple(funnel.stages),
         documents_before=funnel.documents,
         tokens_before=funnel.tokens,

@@ -4,6 +4,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +52,9 @@ class Fitted:
     curve: list[dict[str, float]] = field(default_factory=list)
     """Every few steps: step, mean loss since the entry before (nats per token), learning rate."""
     held_out_before: float | None = None
+    held_out_middle: float | None = None
+    """Halfway through the schedule, after `middle_tokens`; None where that is its end."""
+    middle_tokens: int = 0
     held_out_after: float | None = None
 
 
@@ -100,7 +104,8 @@ def fit(
         with products("tf32"):
             if held_out is not None:
                 fitted.held_out_before = _held_out_loss(trainer, held_out)
-            schedule.start(margin=2 * (schedule.clock() - started))  # leaves time to measure again, and to save
+                watch.held_out_loss = partial(_held_out_loss, trainer, held_out)
+            schedule.start(margin=3 * (schedule.clock() - started))  # leaves time to measure twice again, and to save
             torch.manual_seed(settings.seed)  # of dropout, whatever the held-out loss drew
             trainer.train()
             if held_out is not None:
@@ -180,6 +185,7 @@ class _Watch(TrainerCallback):
         self._step_tokens = step_tokens
         self._rates: list[float] = []
         self._shares_saved = 0
+        self.held_out_loss: Callable[[], float] | None = None
 
     def on_optimizer_step(self, args: Any, state: "TrainerState", control: "TrainerControl", **kwargs: Any) -> None:
         self._rates.append(self._optimizer.param_groups[0]["lr"])  # the rate just used: the scheduler steps next
@@ -198,6 +204,9 @@ class _Watch(TrainerCallback):
             self._save(state.global_step, self._optimizer, rates[-1], sum(rates) / len(rates))
             fitted.saved.append(state.global_step)
             self._shares_saved = due
+        if 0.5 <= progress < 1.0 and fitted.held_out_middle is None and self.held_out_loss is not None:
+            with torch.random.fork_rng(devices=[]):  # a loader draws a seed, which the training must not miss
+                fitted.held_out_middle, fitted.middle_tokens = self.held_out_loss(), fitted.tokens
         if progress >= 1.0:
             fitted.ended_by = "steps" if state.global_step >= self._schedule.steps else "time"
             control.should_log = True  # so that the loss of the last steps is checked, too

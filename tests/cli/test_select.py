@@ -95,3 +95,15 @@ def test_composition_is_by_the_quotas_column_without_rows_of_zeros(tmp_path, mon
     out, err = capsys.readouterr()
     assert "┃ source " in out
     assert "is a number" not in err
+
+
+def test_what_ranked_is_named_beside_its_filter_and_its_mean(tmp_path, monkeypatch, capsys):
+    from tests.selection.test_ranking import make_run as make_ranked_run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    make_ranked_run(tmp_path / "r", method_settings={"normalize": "none"}).close()
+    main(["select", "r", "--top", "3", "--group", "law", "--rank-by", "density", "--dry-run"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "count=3, by score_law per token" in shown
+    assert "mean score_law per token" in shown

@@ -11,6 +11,7 @@ import pytest
 from curate.documents import Fields, documents, open_pool, streamed
 from curate.documents.choices import LISTED_SCHEMA, Drawn, Listed, write_listed
 from curate.documents.shards import Choice, Shard
+from curate.documents.stretches import Course
 from curate.folders.local import open_folder
 
 ROWS = 3000

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import curate
 from curate.errors import CurateError, SettingsError
 from curate.pipeline import verify
 from curate.progress import Silent
-from curate.proof import fitting
+from curate.proof import comparison, fitting, verdict
 from curate.proof.settings import VerifySettings
 from curate.proof.verdict import Verification
 from curate.score_settings import ScoreSettings
@@ -40,6 +41,15 @@ class Heard(Silent):
         self.notes.append(message)
 
     def warn(self, message: str) -> None: ...
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
+    """Let a verdict take few steps: what is tested here is not how sure it is, and thirty take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (comparison, verdict):
+            patch.setattr(module, "LEAST_STEPS", 4)
+        yield
 
 
 def make_heldout(path: Path, topic: str = "sums") -> Path:
@@ -256,10 +266,47 @@ def test_a_selection_by_a_groups_column_is_compared_by_that_column(place: Path, 
     assert found.rows()[0]["epochs"] < 0.5
 
 
+def test_verifications_of_one_run_share_what_does_not_depend_on_the_selection(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    fit = fitting.fit
+
+    def counting(*args: Any, **options: Any) -> Any:
+        trained.append(1)
+        return fit(*args, **options)
+
+    monkeypatch.setattr(fitting, "fit", counting)
+    results = []
+    for name, filters in (("one", []), ("two", [("sample", {"share": 0.8, "seed": 1})])):
+        select(Run.open(place / "runs" / "dot"), filters=filters, budget=4000, out=tmp_path / name)
+        asked = settings(
+            place,
+            selection=str(tmp_path / name),
+            seeds=1,
+            baselines=("bm25",),
+            all_times=1.0,
+            banks=str(tmp_path / "banks"),
+        )
+        results.append(curate.verify(asked, tmp_path / f"{name}-out", reporter=Heard()))
+    assert len(trained) == 5  # four arms, and the second selection's own
+    first, second = ({o.name: o.curves for o in r.outcomes} for r in results)
+    assert first["selection"] != second["selection"]
+    assert {n: c for n, c in first.items() if n != "selection"} == {n: c for n, c in second.items() if n != "selection"}
+    assert results[0].tokens == results[1].tokens == 4000
+
+
+def test_a_small_selection_is_passed_over_until_a_verdict_is_possible() -> None:
+    assert comparison.enough_tokens(1_000, step_tokens=100) == 1_000
+    assert comparison.enough_tokens(200, step_tokens=100) == 400  # four steps
+    assert comparison.enough_tokens(50, step_tokens=100) == 200  # four passes, which remain too few steps
+
+
 def command(place: Path, out: Path, workers: int = 1) -> list[str]:
     asked = ["verify", str(place / "selected"), "--target", str(place / "heldout.jsonl"), "--out", str(out)]
     small = ["--set", "batch_size=2", "--set", "learning_rate=3e-3", "--other-documents", "16", "--points", "2"]
-    return [sys.executable, "-m", "curate", *asked, *small, "--all-times", "2", "--workers", f"{workers}"]
+    banks = ["--banks", f"{out}-banks"]
+    return [sys.executable, "-m", "curate", *asked, *small, "--all-times", "2", "--workers", f"{workers}", *banks]
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from curate.training.schedule import Schedule
 from curate.training.settings import Shape, WarmupSettings
 from curate.training.tokenizer import train_tokenizer
 from curate.training.units import Windows
-from curate.training.warmup import Warmup, warmup
+from curate.training.warmup import STILL_FALLING, Warmup, shortness, warmup
 from tests.training.conftest import TINY, sentence
 
 DATA_FILES = ("model.safetensors", "tokenizer.json", "config.json")
@@ -53,6 +53,45 @@ def test_training_lowers_the_loss_of_documents_that_took_no_part(tiny_proxy: War
     assert after < before - 0.5
     assert tiny_proxy.curve[-1]["loss"] < tiny_proxy.curve[0]["loss"]
     assert tiny_proxy.documents + tiny_proxy.held_out_documents == 60
+
+
+def test_the_record_says_by_how_much_the_held_out_loss_still_fell(tiny_proxy: Warmup):
+    record = json.loads((tiny_proxy.out / "warmup.json").read_text())
+    assert record["loss_fall"] == tiny_proxy.loss_fall
+    assert tiny_proxy.loss_fall is not None
+    whole = tiny_proxy.held_out_loss_before - tiny_proxy.held_out_loss_after  # type: ignore[operator]
+    assert 0 < tiny_proxy.loss_fall < whole
+    assert record["tokens_per_parameter"] == pytest.approx(
+        tiny_proxy.tokens_seen / tiny_proxy.trained_parameters, abs=1e-3
+    )
+
+
+def test_a_proxy_is_said_to_have_seen_little_where_its_loss_was_still_falling(tiny_proxy: Warmup):
+    falling = replace(tiny_proxy, loss_fall=STILL_FALLING + 0.2, steps=170, held_out_loss_after=6.05)
+    message = shortness(falling)
+    assert message is not None
+    assert "after 170 steps" in message
+    assert "6.05 nats per token, was still falling by 0.90 per doubling" in message
+    assert shortness(replace(falling, loss_fall=STILL_FALLING - 0.2)) is None
+    assert shortness(replace(falling, loss_fall=None)) is None
+
+
+def test_measuring_on_the_way_changes_no_weight(tiny_proxy: Warmup, pool: Pool, tmp_path: Path, monkeypatch):
+    given = settings(model=str(_with_dropout(tiny_proxy.out, tmp_path / "dropping")), steps=4)
+    measured = warmup(pool, tmp_path / "a", settings=given)
+    assert measured.loss_fall is not None
+    monkeypatch.setattr("curate.training.fit.partial", lambda *_: None)  # nothing is measured on the way
+    plain = warmup(pool, tmp_path / "b", settings=given)
+    assert plain.loss_fall is None
+    name = "model.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def _with_dropout(proxy: Path, folder: Path) -> Path:
+    shutil.copytree(proxy, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    return folder
 
 
 def test_conversations_that_a_given_models_template_refuses_are_left_out_with_a_word(
