@@ -22,7 +22,7 @@ OTHERS = {
     "training/folder.py": "a proxy's folder, which transformers fills",
     "training/gradient_log.py": "gradients of a training run that memory does not hold, removed when they are used",
     "training/moments.py": "a file of that folder",
-    "training/replay.py": "removes passing states",
+    "training/passing.py": "states of a training run that memory does not hold, removed when they are used",
     "training/warmup.py": "the record in that folder",
 }
 

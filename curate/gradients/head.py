@@ -73,9 +73,9 @@ class Head:
         gradients = torch.zeros_like(hidden) if gradient else None
         chunk = TOKENS_CPU if hidden.device.type == "cpu" else TOKENS_GPU
         for positions in scored.split(chunk) if len(scored) else ():
-            count, padded = len(positions), _padded(positions)
-            drawn = None if uniforms is None else uniforms[padded]
-            loss, grad = self._chunk(hidden[padded], labels[padded], gradient, drawn)
+            count, rows = len(positions), padded(positions)
+            drawn = None if uniforms is None else uniforms[rows]
+            loss, grad = self._chunk(hidden[rows], labels[rows], gradient, drawn)
             losses[positions] = loss[:count]
             if gradients is not None and grad is not None:
                 gradients[positions] = grad[:count].to(gradients.dtype)
@@ -159,16 +159,16 @@ class Head:
         blocks = self._blocks(hidden)
         for i in chosen.unique().tolist():
             members = (chosen == i).nonzero().squeeze(-1)
-            padded = _padded(members)
-            logits = self._logits(hidden[padded], blocks[i])
-            exponentials = (logits if reference is None else logits - reference[padded]).exp()
+            rows = padded(members)
+            logits = self._logits(hidden[rows], blocks[i])
+            exponentials = (logits if reference is None else logits - reference[rows]).exp()
             inside = exponentials[: len(members)].to(fine).cumsum(-1)
             offsets = torch.searchsorted(inside, within[members].unsqueeze(-1), right=True).squeeze(-1)
             labels[members] = blocks[i].start + offsets.clamp_max(logits.shape[1] - 1)
         return labels
 
 
-def _padded(positions: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
+def padded(positions: Int[Tensor, "n"]) -> Int[Tensor, "m"]:
     """Repeat the last position up to a multiple of 64: oneDNN keeps half a megabyte for every number of rows it saw."""
     missing = -len(positions) % 64
     return torch.cat([positions, positions[-1:].expand(missing)]) if missing else positions

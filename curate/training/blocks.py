@@ -1,7 +1,7 @@
-"""From a model's last hidden states to its losses and their first derivatives, a block of tokens at a time.
+"""From a model's last hidden states to its losses and their derivatives, a block of tokens at a time.
 
 Logits `[tokens, vocabulary]` and their gradient are most of what a training step of a small model holds. Here a block
-of them lives until its three products are done.
+of them lives until its products are done.
 """
 
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -16,10 +17,12 @@ from transformers import PreTrainedModel
 
 from curate.gradients.head import Head
 from curate.proxies.probes import decoder_of
+from curate.training.dual_layers import parts
 from curate.training.optimisers import Tensors
+from curate.training.swept_head import Tangents, Totals, derivatives
 
-# Tokens whose logits are held at a time, and those that are turned into probabilities at a time.
-TOKENS, ROWS = 1024, 256
+# Tokens that are turned into probabilities at a time.
+ROWS = 256
 
 
 class Output(Protocol):
@@ -41,6 +44,20 @@ class Output(Protocol):
         coefficients: Float[Tensor, "n"],
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n d"], Tensors]:
         """Return every token's cross-entropy, and their weighted sum's gradients by `last` and what comes after."""
+        ...
+
+    def products(
+        self,
+        parameters: Tensors,
+        directions: Tensors,
+        last: Float[Tensor, "n d"],
+        labels: Int[Tensor, "n"],
+        coefficients: Float[Tensor, "n"] | None,
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n d"], Tensors]:
+        """Return every token's slope; given coefficients also the dual gradient by a dual `last`.
+
+        Third come the tangents of the gradients by what comes after.
+        """
         ...
 
 
@@ -90,10 +107,20 @@ class WholeLogits:
     ) -> tuple[Tensor, Tensor, Tensors]:
         return *loss_and_pull(last, labels, coefficients), {}
 
+    def products(
+        self,
+        parameters: Tensors,
+        directions: Tensors,
+        last: Tensor,
+        labels: Tensor,
+        coefficients: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensors]:
+        return *dual_loss(last, labels, coefficients), {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockedHead:
-    """A linear head with scale and soft cap, that takes a block of hidden states at a time."""
+    """A linear head with scale and soft cap; see `swept_head`."""
 
     decoder: nn.Module
     prefix: str
@@ -108,29 +135,45 @@ class BlockedHead:
         return functional_call(self.decoder, inner, (), {"input_ids": ids, "use_cache": False}).last_hidden_state
 
     def losses(self, parameters: Tensors, last: Tensor, labels: Tensor) -> Tensor:
-        head = self._head(parameters)
-        return torch.cat([token_losses(_logits(head, last[b]), labels[b]) for b in blocks(len(labels), TOKENS)])
+        return derivatives(self._head(parameters), last, labels).losses
 
     def derivatives(
         self, parameters: Tensors, last: Tensor, labels: Tensor, coefficients: Tensor
     ) -> tuple[Tensor, Tensor, Tensors]:
-        head, losses, by_last = self._head(parameters), torch.zeros_like(coefficients), torch.empty_like(last)
-        by_head = {n: torch.zeros_like(parameters[n]) for n in (self.weight, self.bias) if n is not None}
-        for block in blocks(len(labels), TOKENS):
-            logits = _logits(head, last[block])
-            slope = head.scale if head.softcap is None else head.scale * (1 - (logits / head.softcap) ** 2)
-            losses[block], pull = loss_and_pull(logits, labels[block], coefficients[block])
-            pull *= slope
-            torch.mm(pull, head.weight, out=by_last[block])
-            if self.weight is not None:
-                by_head[self.weight].addmm_(pull.T, last[block])
-            if self.bias is not None:
-                by_head[self.bias] += pull.sum(0)
-        return losses, by_last, by_head
+        by_head = self._zeros(parameters)
+        swept = derivatives(self._head(parameters), last, labels, coefficients, totals=Totals(**self._of_head(by_head)))
+        return swept.losses, swept.by_last, by_head
+
+    def products(
+        self,
+        parameters: Tensors,
+        directions: Tensors,
+        last: Tensor,
+        labels: Tensor,
+        coefficients: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensors]:
+        value, moved = (t.detach() for t in parts(last))
+        by_head = self._zeros(parameters)
+        swept = derivatives(
+            self._head(parameters),
+            value,
+            labels,
+            coefficients,
+            tangents=Tangents(last=moved, **self._of_head(directions)),
+            totals=Totals(**self._of_head(by_head)),
+        )
+        return swept.slopes, forward_ad.make_dual(swept.by_last, swept.by_last_tangent), by_head
 
     def _head(self, parameters: Tensors) -> Head:
-        values = {"weight": self.weight, "bias": self.bias}
-        return replace(self.head, **{k: parameters[n].detach() for k, n in values.items() if n in parameters})
+        return replace(self.head, **{k: t.detach() for k, t in self._of_head(parameters).items()})
+
+    def _of_head(self, tensors: Tensors) -> Tensors:
+        """Return those of the head's trained tensors that are given, by its own names for them."""
+        names = {"weight": self.weight, "bias": self.bias}
+        return {own: tensors[n] for own, n in names.items() if n is not None and n in tensors}
+
+    def _zeros(self, parameters: Tensors) -> Tensors:
+        return {n: torch.zeros_like(parameters[n]) for n in (self.weight, self.bias) if n is not None}
 
 
 def token_losses(logits: Float[Tensor, "tokens vocabulary"], labels: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:
@@ -156,6 +199,32 @@ def loss_and_pull(
     return losses.masked_fill_(labels < 0, 0), pull
 
 
+def dual_loss(
+    logits: Float[Tensor, "n vocabulary"], labels: Int[Tensor, "n"], coefficients: Float[Tensor, "n"] | None
+) -> tuple[Tensor, Tensor]:
+    """Return every token's slope, and (given coefficients) the dual gradient by the logits: `loss_and_pull`, dual.
+
+    With p the probabilities and l′ the logits' tangent: the slope is ⟨p, l′⟩ - l′_y, the gradient p - 1_y, and the
+    gradient's tangent p ⊙ (l′ - ⟨p, l′⟩).
+    """
+    flat, moved = (t.detach() for t in parts(logits))
+    pull, turned = (torch.empty_like(flat), torch.empty_like(flat)) if coefficients is not None else (flat, flat)
+    slopes = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
+    for block in blocks(labels.numel(), ROWS):
+        label = labels[block].clamp_min(0)[:, None]
+        chances = torch.softmax(flat[block], -1)
+        mean = (chances * moved[block]).sum(-1, keepdim=True)
+        slopes[block] = (mean - moved[block].gather(1, label)).squeeze(1)
+        if coefficients is not None:
+            weight = coefficients[block][:, None]
+            torch.mul((moved[block] - mean).mul_(chances), weight, out=turned[block])
+            torch.mul(less_label(chances, label), weight, out=pull[block])
+    slopes.masked_fill_(labels < 0, 0)
+    if coefficients is None:
+        return slopes, slopes
+    return slopes, forward_ad.make_dual(pull, turned)
+
+
 def less_label(chances: Float[Tensor, "tokens vocabulary"], label: Int[Tensor, "tokens 1"]) -> Tensor:
     """Subtract 1 at every row's label, in place (scatter_add_ is refused on a GPU where order matters)."""
     chances[torch.arange(len(chances), device=chances.device), label.squeeze(1)] -= 1
@@ -165,12 +234,3 @@ def less_label(chances: Float[Tensor, "tokens vocabulary"], label: Int[Tensor, "
 def blocks(count: int, size: int) -> Iterator[slice]:
     """Yield slices of at most `size` that cover `count`."""
     return (slice(start, start + size) for start in range(0, count, size))
-
-
-def _logits(head: Head, hidden: Float[Tensor, "tokens d"]) -> Float[Tensor, "tokens vocabulary"]:
-    logits = torch.nn.functional.linear(hidden, head.weight, head.bias)
-    if head.scale != 1.0:
-        logits *= head.scale
-    if head.softcap is not None:
-        logits = logits.div_(head.softcap).tanh_().mul_(head.softcap)
-    return logits

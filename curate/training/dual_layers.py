@@ -10,10 +10,17 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.nn import functional
 
+from curate.gradients.linear import linear as fast_linear
+
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
     """Apply torch's linear; add `weight`'s part of the Hessian product to `total` in the backward pass."""
     return _Linear.apply(inputs, weight, bias, total)
+
+
+def plain_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
+    """Apply torch's linear without tangents; add `weight`'s gradient to `total` in the backward pass."""
+    return _PlainLinear.apply(inputs, weight, bias, total)  # type: ignore[return-value]
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
@@ -62,7 +69,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
-        return functional.linear(inputs, weight, bias)
+        return fast_linear(inputs, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -71,17 +78,19 @@ class _Linear(torch.autograd.Function):
         ctx.total = inputs[3]
 
     @staticmethod
+    @torch.no_grad()
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        inputs, weight = ctx.saved_tensors
+        inputs, weight = (forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors)
         moved, turned, shifted = tangents[:3]
-        output = functional.linear(inputs, turned, shifted) if turned is not None else None
+        output = fast_linear(inputs, turned, shifted) if turned is not None else None
         if moved is None:
             assert output is not None
             return output
-        carried = functional.linear(moved, weight)
+        carried = fast_linear(moved, weight)
         return carried if output is None else output.add_(carried)
 
     @staticmethod
+    @torch.no_grad()
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         (gradient,), (inputs, weight) = outputs, ctx.saved_tensors
         value, slope = _flattened(gradient)
@@ -90,8 +99,37 @@ class _Linear(torch.autograd.Function):
             ctx.total.addmm_(slope.T, values)
         if moved is not None:
             ctx.total.addmm_(value.T, moved)
-        back = gradient @ weight if ctx.needs_input_grad[0] else None
+        back = _dual_back(gradient, weight) if ctx.needs_input_grad[0] else None
         return back, None, gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+def _dual_back(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Return `gradient @ weight`, of duals."""
+    (value, slope), (matrix, turned) = forward_ad.unpack_dual(gradient), forward_ad.unpack_dual(weight)
+    back = fast_linear(value, matrix.T)
+    carried = [fast_linear(a, b.T) for a, b in ((slope, matrix), (value, turned)) if a is not None and b is not None]
+    if not carried:
+        return back
+    return forward_ad.make_dual(back, carried[0] if len(carried) == 1 else carried[0].add_(carried[1]))
+
+
+class _PlainLinear(torch.autograd.Function):
+    """A linear layer whose weight's gradient goes straight to where it is summed."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.total = total
+        return fast_linear(inputs, weight, bias)
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+        (gradient,), (inputs, weight) = outputs, ctx.saved_tensors
+        flat = gradient.flatten(0, -2)
+        ctx.total.addmm_(flat.T, inputs.flatten(0, -2))
+        back = fast_linear(gradient, weight.T) if ctx.needs_input_grad[0] else None
+        return back, None, flat.sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 class _Softmax(torch.autograd.Function):

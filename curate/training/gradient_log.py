@@ -41,17 +41,17 @@ class GradientLog:
     def put(self, step: int, gradients: Tensors, loss: float) -> None:
         """Keep a step's gradients."""
         self.losses[step] = loss
-        size = _bytes_of(gradients)
+        size = bytes_of(gradients)
         if self._bytes + size > self.most_bytes:
             save(gradients, self._file(step), durable=False)
             return
         self._bytes += size
-        self._held[step] = {name: _on_host(gradient) for name, gradient in gradients.items()}
+        self._held[step] = {name: on_host(gradient) for name, gradient in gradients.items()}
 
     def drop_after(self, step: int) -> None:
         """Forget the gradients of later steps."""
         for later in [k for k in self._held if k > step]:
-            self._bytes -= _bytes_of(self._held.pop(later))
+            self._bytes -= bytes_of(self._held.pop(later))
         for path in self.folder.glob("*.safetensors"):
             if int(path.stem) > step:
                 path.unlink()
@@ -60,10 +60,11 @@ class GradientLog:
         return self.folder / f"{step:06d}.safetensors"
 
 
-def _bytes_of(tensors: Tensors) -> int:
+def bytes_of(tensors: Tensors) -> int:
+    """Return what tensors take together."""
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
     """Copy a device's tensor into memory that it is read back from fast."""
     return tensor.cpu().pin_memory() if tensor.device.type == "cuda" else tensor.cpu()

@@ -6,9 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.autograd.forward_ad as forward_ad
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -18,8 +17,8 @@ from curate.proxies.devices import products
 from curate.proxies.experts import expose_experts
 from curate.proxies.proxy import DTYPES
 from curate.proxies.quantisation import unpack_kept
-from curate.training.blocks import ROWS, blocks, less_label, output_of
-from curate.training.dual import dual
+from curate.training.blocks import output_of
+from curate.training.dual import Plain, dual
 from curate.training.dual_layers import parts
 from curate.training.microbatches import MicroBatch
 from curate.training.optimisers import Tensors
@@ -76,14 +75,17 @@ class LanguageModel:
         with _exactly(self.device, fused=True), torch.enable_grad():
             batch, coefficients = batch.to(self.device), coefficients.to(self.device)
             leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
-            last = self._output.last(leaves, batch.batch.ids)
+            totals = {n: torch.zeros_like(p) for n, p in parameters.items() if n in self._linear}
+            with Plain(leaves, totals):
+                last = self._output.last(leaves, batch.batch.ids)
             losses, pull, by_head = self._output.derivatives(
                 leaves, last.detach().flatten(0, 1), batch.batch.labels.flatten(), coefficients.flatten()
             )
             summed = torch.autograd.grad(last, list(leaves.values()), pull.view_as(last), allow_unused=True)
-        gradients = {n: _or_zeros(g, p) for (n, p), g in zip(parameters.items(), summed, strict=True)}
-        for name, gradient in by_head.items():
-            gradients[name] += gradient
+        gradients: Tensors = {}
+        for name, gradient in zip(parameters, summed, strict=True):
+            pieces = [g for g in (gradient, totals.get(name), by_head.get(name)) if g is not None]
+            gradients[name] = _added(pieces) if pieces else torch.zeros_like(parameters[name])
         return losses.view(coefficients.shape), gradients
 
     @torch.no_grad()
@@ -105,11 +107,12 @@ class LanguageModel:
         with _exactly(self.device), torch.enable_grad(), dual(parameters, directions, linear) as (leaves, mode):
             batch, coefficients = batch.to(self.device), coefficients.to(self.device)
             with mode:
-                logits = self._logits(leaves, batch)
-            with torch.no_grad():
-                slopes, pull = _dual_loss(logits, batch.batch.labels, coefficients)
+                last = self._output.last(leaves, batch.batch.ids).flatten(0, 1)
+            slopes, pull, by_head = self._output.products(
+                parameters, directions, last, batch.batch.labels.flatten(), coefficients.flatten()
+            )
             try:
-                dual_gradients = torch.autograd.grad(logits, list(leaves.values()), pull, allow_unused=True)
+                dual_gradients = torch.autograd.grad(last, list(leaves.values()), pull, allow_unused=True)
             except NotImplementedError as error:
                 raise CurateError(
                     f"{type(self.model).__name__} cannot be differentiated twice: {str(error).splitlines()[0]}",
@@ -118,50 +121,25 @@ class LanguageModel:
             for name, gradient in zip(parameters, dual_gradients, strict=True):
                 if gradient is not None:
                     totals[name] += parts(gradient)[1]
-        return slopes, totals
+            for name, product in by_head.items():
+                totals[name] += product
+        return slopes.view(coefficients.shape), totals
 
     @torch.no_grad()
     def slopes(self, parameters: Tensors, directions: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens"]:
         with _exactly(self.device), forward_ad.dual_level():
             batch = batch.to(self.device)
             leaves = {n: forward_ad.make_dual(p.detach(), directions[n]) for n, p in parameters.items()}
-            logits = self._logits(leaves, batch)
-            return _dual_loss(logits, batch.batch.labels, None)[0]
-
-    def _logits(self, parameters: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens vocabulary"]:
-        arguments = {"input_ids": batch.batch.ids, "use_cache": False}
-        return functional_call(self.model, parameters, (), arguments).logits
+            last = self._output.last(leaves, batch.batch.ids).flatten(0, 1)
+            labels = batch.batch.labels
+            return self._output.products(parameters, directions, last, labels.flatten(), None)[0].view(labels.shape)
 
 
-def _dual_loss(
-    logits: Tensor, labels: Int[Tensor, "s t"], coefficients: Float[Tensor, "s t"] | None
-) -> tuple[Tensor, Tensor]:
-    """Return every token's slope, and (given coefficients) the dual gradient by the logits: `loss_and_pull`, dual.
-
-    With p the probabilities and l′ the logits' tangent: the slope is ⟨p, l′⟩ - l′_y, the gradient p - 1_y, and the
-    gradient's tangent p ⊙ (l′ - ⟨p, l′⟩).
-    """
-    values, tangents = (t.detach() for t in parts(logits))
-    flat, moved = values.flatten(0, 1), tangents.flatten(0, 1)
-    pull, turned = (torch.empty_like(flat), torch.empty_like(flat)) if coefficients is not None else (flat, flat)
-    slopes = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
-    for block in blocks(labels.numel(), ROWS):
-        label = labels.flatten()[block].clamp_min(0)[:, None]
-        chances = torch.softmax(flat[block], -1)
-        mean = (chances * moved[block]).sum(-1, keepdim=True)
-        slopes.view(-1)[block] = (mean - moved[block].gather(1, label)).squeeze(1)
-        if coefficients is not None:
-            weight = coefficients.flatten()[block][:, None]
-            torch.mul((moved[block] - mean).mul_(chances), weight, out=turned[block])
-            torch.mul(less_label(chances, label), weight, out=pull[block])
-    slopes.masked_fill_(labels < 0, 0)
-    if coefficients is None:
-        return slopes, slopes
-    return slopes, forward_ad.make_dual(pull.view_as(values), turned.view_as(values))
-
-
-def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if gradient is None else gradient
+def _added(pieces: list[Tensor]) -> Tensor:
+    """Add tensors up, in the memory of the first."""
+    for other in pieces[1:]:
+        pieces[0] += other
+    return pieces[0]
 
 
 @contextmanager

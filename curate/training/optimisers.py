@@ -5,7 +5,7 @@ by itself, so that its pull-back is taken one parameter at a time, by autograd t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,8 @@ Moments = tuple[Tensor, ...]
 
 # Quintic Newton-Schulz of Jordan et al. 2024 (Muon), as torch.optim.Muon has it.
 NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, NEWTON_SCHULZ_FLOOR = (3.4445, -4.7750, 2.0315), 5, 1e-7
+# Entries of a parameter that a step takes at a time.
+STRETCH = 1 << 16
 # torch.nn.utils.clip_grad_norm_ adds this to the norm.
 CLIP_FLOOR = 1e-6
 
@@ -130,7 +132,14 @@ class Optimiser:
         parameters, moments = {}, {}
         for name, parameter in state.parameters.items():
             gradient = gradients[name] if scale == 1.0 else gradients[name] * scale
-            parameters[name], moments[name] = self._rule(name, state.step, parameter, gradient, state.moments[name])
+            before = (parameter, gradient, *state.moments[name])
+
+            def step(pieces: Sequence[Tensor], name: str = name, ndim: int = parameter.ndim) -> Sequence[Tensor]:
+                stepped, new_moments = self._rule(name, state.step, ndim, pieces[0], pieces[1], tuple(pieces[2:]))
+                return stepped, *new_moments
+
+            parameters[name], *remembered = self._by_entry(name, before, step)
+            moments[name] = tuple(remembered)
         return State(step=state.step + 1, parameters=parameters, moments=moments)
 
     def pull_back(self, state: State, gradients: Tensors, cotangent: State) -> tuple[State, Tensors]:
@@ -144,12 +153,16 @@ class Optimiser:
         inner = 0.0
         for name, parameter in state.parameters.items():
             gradient = gradients[name] if scale == 1.0 else gradients[name] * scale
-            leaves = [t.detach().requires_grad_() for t in (parameter, gradient, *state.moments[name])]
-            with torch.enable_grad():
-                stepped, new_moments = self._rule(name, state.step, leaves[0], leaves[1], tuple(leaves[2:]))
-                derivatives = torch.autograd.grad(
-                    (stepped, *new_moments), leaves, (cotangent.parameters[name], *cotangent.moments[name])
-                )
+            before = (parameter, gradient, *state.moments[name])
+            after = (cotangent.parameters[name], *cotangent.moments[name])
+
+            def pull(pieces: Sequence[Tensor], name: str = name, ndim: int = parameter.ndim) -> Sequence[Tensor]:
+                leaves = [t.detach().requires_grad_() for t in pieces[: len(pieces) // 2 + 1]]
+                with torch.enable_grad():
+                    stepped, new_moments = self._rule(name, state.step, ndim, leaves[0], leaves[1], tuple(leaves[2:]))
+                    return torch.autograd.grad((stepped, *new_moments), leaves, pieces[len(leaves) :])
+
+            derivatives = self._by_entry(name, (*before, *after), pull)
             parameters[name], pulled[name], moments[name] = derivatives[0], derivatives[1], tuple(derivatives[2:])
             if slope:
                 wide = widest(parameter.device)
@@ -160,11 +173,31 @@ class Optimiser:
             pulled = {n: q * scale + gradients[n] * along for n, q in pulled.items()}
         return State(step=state.step, parameters=parameters, moments=moments), pulled
 
+    def _by_entry(
+        self, name: str, tensors: Sequence[Tensor], step: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    ) -> Sequence[Tensor]:
+        """Return what `step` makes of tensors of one shape, a stretch of their entries after the other.
+
+        All that a rule computes with a stretch then stays in a CPU's cache. Muon's matrices are taken whole.
+        """
+        whole = self.recipe.optimiser == "muon" and name in self.matrices
+        if whole or tensors[0].device.type != "cpu" or tensors[0].numel() <= STRETCH:
+            return step(tensors)
+        flat = [t.reshape(-1) for t in tensors]
+        outputs: list[Tensor] = []
+        for start in range(0, len(flat[0]), STRETCH):
+            pieces = step([t[start : start + STRETCH] for t in flat])
+            outputs = outputs or [torch.empty_like(flat[0]) for _ in pieces]
+            for output, piece in zip(outputs, pieces, strict=True):
+                output[start : start + STRETCH] = piece
+        return [output.view(tensors[0].shape) for output in outputs]
+
     def _rule(
-        self, name: str, step: int, parameter: Tensor, gradient: Tensor, moments: Moments
+        self, name: str, step: int, ndim: int, parameter: Tensor, gradient: Tensor, moments: Moments
     ) -> tuple[Tensor, Moments]:
+        """Take one parameter's step, or that of a stretch of it; `ndim` is the whole parameter's."""
         recipe, rate = self.recipe, self.recipe.rate(step, self.steps)
-        decay = recipe.weight_decay if parameter.ndim >= 2 else 0.0
+        decay = recipe.weight_decay if ndim >= 2 else 0.0
         if recipe.optimiser == "sgd":
             return sgd(parameter, gradient, moments, rate=rate, decay=decay, momentum=recipe.inertia)
         if recipe.optimiser == "muon" and name in self.matrices:

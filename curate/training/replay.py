@@ -27,6 +27,7 @@ from curate.training.differentiable import Differentiable
 from curate.training.gradient_log import GradientLog
 from curate.training.microbatches import Corpus, MicroBatch, order
 from curate.training.optimisers import Optimiser, State, Tensors
+from curate.training.passing import PassingStates
 from curate.training.recipe import Recipe
 
 
@@ -136,16 +137,16 @@ class Plan:
     disk_bytes: int
     """At most, on the way back, apart from snapshots."""
     state_bytes: int
-    """Memory for parameters, moments, their cotangents and the gradients kept, without activations."""
+    """Memory for parameters, moments, their cotangents, and the gradients and states kept, without activations."""
 
 
 class Replay:
     """A training run kept in a folder, to be continued after a kill and walked back step by step.
 
     The folder: `checkpoints/` by the policy; `gradients/`, those that memory does not hold (see `GradientLog`; to keep
-    them saves a quarter of the whole cost); `passing/`, states between two checkpoints while the way back goes through
-    them. There is no random state: nothing in a run is drawn but the documents' order, which follows from the recipe's
-    seed.
+    them saves a quarter of the whole cost); `passing/`, those states between two checkpoints that memory does not hold
+    while the way back goes through them (see `PassingStates`). There is no random state: nothing in a run is drawn but
+    the documents' order, which follows from the recipe's seed.
     """
 
     def __init__(
@@ -161,8 +162,8 @@ class Replay:
         self.checkpoints, self.keep_gradients = checkpoints, keep_gradients
         self._positions = positions(checkpoints, training.steps)
         self.log = GradientLog(folder / "gradients", self._device)
-        for name in ("checkpoints", "passing"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        self.passing = PassingStates(folder / "passing", self._device)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         self._check()
 
@@ -192,14 +193,15 @@ class Replay:
         size = sum(p.numel() * p.element_size() for p in state.parameters.values())
         whole = size + sum(m.numel() * m.element_size() for ms in state.moments.values() for m in ms)
         passing = {"all": 0, "sqrt": self.block, "log": training.steps.bit_length()}[self.checkpoints]
+        held = min(passing, self.passing.most_bytes // max(1, whole))
         logged = training.steps * size if self.keep_gradients else 0
         lengths = np.diff(training.corpus.starts)
         return Plan(
             steps=training.steps,
             tokens=int(sum(lengths[list(b)].sum() for b in training.batches)),
             parameters=sum(p.numel() for p in state.parameters.values()),
-            disk_bytes=(len(self._positions) + passing + 1) * whole + max(0, logged - self.log.most_bytes),
-            state_bytes=2 * whole + 3 * size + min(logged, self.log.most_bytes),
+            disk_bytes=(len(self._positions) + passing - held + 1) * whole + max(0, logged - self.log.most_bytes),
+            state_bytes=(2 + held) * whole + 3 * size + min(logged, self.log.most_bytes),
         )
 
     def run(self, task: Task | None = None) -> State:
@@ -242,7 +244,7 @@ class Replay:
         while state.step < step:
             state = self.training.optimiser.update(state, self.gradient(state, keep=keep))
             if state.step in passing:
-                save_state(state, self.folder / "passing" / f"{state.step:06d}.safetensors", durable=False)
+                self.passing.put(state)
         return state
 
     def forget_passing(self) -> None:
@@ -250,17 +252,16 @@ class Replay:
         self._drop_after(-1)
 
     def _latest(self, step: int) -> State | None:
-        folders = (self.folder / "checkpoints", self.folder / "passing")
-        files = {int(p.stem): p for folder in folders for p in folder.glob("*.safetensors")}
-        steps = [k for k in files if k <= step]
-        return load_state(files[max(steps)], max(steps), self._device) if steps else None
+        files = {int(p.stem): p for p in (self.folder / "checkpoints").glob("*.safetensors")}
+        saved, passing = max((k for k in files if k <= step), default=-1), self.passing.latest(step)
+        if passing > saved:
+            return self.passing.get(passing)
+        return load_state(files[saved], saved, self._device) if saved >= 0 else None
 
     def _drop_after(self, step: int) -> None:
         if not self.keep_gradients:
             self.log.drop_after(step)
-        for path in (self.folder / "passing").glob("*.safetensors"):
-            if int(path.stem) > step:
-                path.unlink()
+        self.passing.drop_after(step)
 
     def _save(self, state: State) -> None:
         save_state(state, self.folder / "checkpoints" / f"{state.step:06d}.safetensors")

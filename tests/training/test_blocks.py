@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from curate.training import blocks
+from curate.training import blocks, swept_head
 from curate.training.blocks import BlockedHead, WholeLogits, output_of
 from tests.small_models import ARCHITECTURES, tiny_model
 from tests.training.test_language import whole_batch
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("float64_throughout")
 def test_blocks_of_logits_have_the_losses_and_gradients_of_whole_ones(
     architecture: str, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "TOKENS", 5)
+    monkeypatch.setattr(swept_head, "TOKENS", 5)
+    monkeypatch.setattr(swept_head, "ROWS", 30)
     monkeypatch.setattr(blocks, "ROWS", 3)
     model = tiny_model(architecture, tie_word_embeddings=tied)
     parameters = dict(model.named_parameters())
@@ -45,19 +46,22 @@ def _derivatives(output: Any, parameters: Any, ids: torch.Tensor, labels: torch.
 
 
 def test_no_more_logits_are_held_than_a_block_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "TOKENS", 5)
+    monkeypatch.setattr(swept_head, "TOKENS", 5)
     model = tiny_model()
     parameters = dict(model.named_parameters())
     cut = output_of(model, list(parameters))
     batch, weights = whole_batch()
-    seen = []
-    monkeypatch.setattr(blocks, "_logits", lambda *given: seen.append(_logits(*given)) or seen[-1])
+    seen: list[int] = []
+
+    class Watched(swept_head._Block):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            seen.append(len(self.labels))
+
+    monkeypatch.setattr(swept_head, "_Block", Watched)
     _derivatives(cut, parameters, batch.batch.ids, batch.batch.labels.flatten(), weights.flatten())
-    assert {tuple(t.shape) for t in seen[:-1]} == {(5, 67)}
-    assert sum(len(t) for t in seen) == batch.num_tokens
-
-
-_logits = blocks._logits
+    assert len(seen) == -(-int(batch.scored.sum()) // 5)
+    assert set(seen) == {64}  # five, and copies of the last up to a multiple of 64
 
 
 def test_a_head_that_does_more_than_its_configuration_says_is_taken_whole() -> None:

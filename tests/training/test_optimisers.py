@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import CurateError
+from curate.training import optimisers
 from curate.training.optimisers import Optimiser, State, orthogonalised
 from curate.training.recipe import Recipe
 
@@ -129,3 +130,19 @@ def _inner(one: State, other: State) -> float:
     total = sum(float((p * other.parameters[n]).sum()) for n, p in one.parameters.items())
     pairs = ((m, o) for n, ms in one.moments.items() for m, o in zip(ms, other.moments[n], strict=True))
     return total + sum(float((m * o).sum()) for m, o in pairs)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_stretches_of_a_parameter_give_the_bytes_of_the_whole(optimiser: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, draw = Recipe(optimiser=optimiser, clip=0.5, weight_decay=0.1), torch.Generator().manual_seed(0)  # type: ignore[arg-type]
+    gradients, cotangents, other = ({"w": torch.randn(7, 30, generator=draw)} for _ in range(3))
+    results = []
+    for stretch in (1000, 64):
+        monkeypatch.setattr(optimisers, "STRETCH", stretch)
+        rules = Optimiser(chosen, steps=4)
+        state = rules.update(rules.start(other), gradients)
+        aim = State(step=2, parameters=cotangents, moments=state.moments)
+        before, pulled = rules.pull_back(state, gradients, aim)
+        results.append([state.parameters["w"], before.parameters["w"], *before.moments["w"], pulled["w"]])
+    for whole, stretched in zip(*results, strict=True):
+        assert torch.equal(whole, stretched)

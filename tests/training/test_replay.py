@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from curate.errors import CurateError, SettingsError
-from curate.training.checkpoints import on_the_way, positions
+from curate.training.checkpoints import flat, on_the_way, positions
 from curate.training.replay import Replay, Training
 from tests.training.small_training import Regression, recipe
 
@@ -120,3 +120,16 @@ def test_the_plan_says_what_the_run_takes(tmp_path: Path) -> None:
         headers = 400 * len(list(tmp_path.rglob("*.safetensors")))  # of more weight than three numbers
         assert used - headers <= plan.disk_bytes
     assert (plan.steps, plan.tokens, plan.parameters) == (10, 80, 3)
+
+
+@pytest.mark.parametrize("held", [0, 2])
+def test_passing_states_that_memory_does_not_hold_are_found_in_files(tmp_path: Path, held: int) -> None:
+    replay = Replay(run(), tmp_path)
+    states = [run().run(until=k) for k in range(11)]
+    replay.passing.most_bytes = held * sum(t.numel() * t.element_size() for t in flat(states[0]).values())
+    replay.run()
+    replay.state_at(7)  # from the checkpoint after step 4
+    assert len(list((tmp_path / "passing").glob("*.safetensors"))) == 3 - held
+    for step in (7, 6, 5, 4):
+        found = replay.state_at(step)
+        assert all(torch.equal(a, b) for a, b in zip(flat(found).values(), flat(states[step]).values(), strict=True))
