@@ -102,7 +102,7 @@ def text_chunk(span_rows: SpanRows, overlap: Overlap) -> Chunk:
         span=span_rows.span,
         documents=documents,
         encoded=[],
-        overlaps=[overlap.measure(d.plain_text) for d in documents],
+        overlaps=overlap.measure_all([d.plain_text for d in documents]),
         skipped=[row for row in span_rows.rows if isinstance(row, Skipped)],
     )
 

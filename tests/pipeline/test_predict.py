@@ -56,7 +56,7 @@ def test_a_prediction_is_a_run_of_the_same_columns_and_rows(project: Path, predi
 def test_processes_and_another_start_give_the_same_bytes(project: Path, predicted: curate.Run) -> None:
     again = _predict(project, project / "again", workers=2)
     assert_frame_equal(again.scores().collect(), predicted.scores().collect())
-    assert _predict(project, project / "again", **vars(curate.recorded(project / "again"))).is_finished
+    assert _predict(project, project / "again", settings=curate.recorded(project / "again")).is_finished
     for part in (1, 2):
         _predict(project, project / "shared", part=f"{part}/2")
     assert_frame_equal(curate.Run.open(project / "shared").scores().collect(), predicted.scores().collect())
