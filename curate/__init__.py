@@ -13,6 +13,7 @@ __all__ = [
     "BenchSettings",
     "CurateError",
     "IndexSettings",
+    "PredictSettings",
     "Recipe",
     "RescoreSettings",
     "Run",
@@ -32,6 +33,7 @@ __all__ = [
     "plan_score",
     "plan_validate",
     "plan_verify",
+    "predict",
     "query",
     "recorded",
     "report",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from curate.pipeline.index import make_search, neighbours
     from curate.pipeline.index import plan as plan_index
     from curate.pipeline.index import run as index
+    from curate.pipeline.predict import run as predict
     from curate.pipeline.query import run as query
     from curate.pipeline.rescore import plan as plan_rescore
     from curate.pipeline.rescore import run as rescore
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
     from curate.stores.query import Searcher
     from curate.stores.settings import IndexSettings
     from curate.stores.store import Store
+    from curate.students.settings import PredictSettings
     from curate.training.recipe import Recipe
     from curate.training.settings import WarmupSettings
 
@@ -77,6 +81,7 @@ _HOMES = {
     "BenchSettings": "curate.pipeline.settings",
     "CurateError": "curate.errors",
     "IndexSettings": "curate.stores.settings",
+    "PredictSettings": "curate.students.settings",
     "Recipe": "curate.training.recipe",
     "RescoreSettings": "curate.rescoring.settings",
     "Run": "curate.scores.run",
@@ -96,6 +101,7 @@ _HOMES = {
     "plan_score": "curate.pipeline.score:plan",
     "plan_validate": "curate.pipeline.validate:plan",
     "plan_verify": "curate.pipeline.verify:plan",
+    "predict": "curate.pipeline.predict:run",
     "query": "curate.pipeline.query:run",
     "recorded": "curate.pipeline.continuing",
     "report": "curate.reports.report",

@@ -9,8 +9,6 @@ large one all cores, which sleep while they wait. Whoever sets OMP_NUM_THREADS o
 import os
 from functools import cache
 
-import torch
-
 # Parameters from which on a second thread is worth while on a CPU.
 LARGE = 5_000_000
 
@@ -18,11 +16,15 @@ LARGE = 5_000_000
 @cache
 def all_threads() -> int:
     """Return how many threads torch had before this module chose."""
+    import torch  # imported here: work without a model starts without it
+
     return torch.get_num_threads()
 
 
 def choose(parameters: int) -> None:
     """Set torch's threads to what a model of this size is worth; what is left to the user stays."""
+    import torch  # imported here: work without a model starts without it
+
     most = all_threads()  # looked up before it changes
     if not _given():
         torch.set_num_threads(most if parameters >= LARGE else 1)
@@ -30,6 +32,8 @@ def choose(parameters: int) -> None:
 
 def be_one_of_several() -> None:
     """Set torch's threads for a process that shares the cores with others like it: one, whatever the model."""
+    import torch  # imported here: work without a model starts without it
+
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if not _given():
         torch.set_num_threads(1)
@@ -39,7 +43,11 @@ def be_one_of_several() -> None:
 
 def of_one_of_several() -> int:
     """Return the threads that a process has which shares the cores with others like it: this one's where given."""
-    return torch.get_num_threads() if _given() else 1
+    if not _given():
+        return 1
+    import torch  # imported here: work without a model starts without it
+
+    return torch.get_num_threads()
 
 
 def _given() -> bool:

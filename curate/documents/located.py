@@ -7,7 +7,18 @@ from typing import Any
 from curate.documents.addresses import lies_here
 from curate.folders.part_folder import PartFolder
 
-ADDRESSES = ("pool", "target", "against", "parent_run", "model", "store", "fit_from", "only", "chat_template")
+ADDRESSES = (
+    "pool",
+    "target",
+    "against",
+    "parent_run",
+    "teacher",
+    "model",
+    "store",
+    "fit_from",
+    "only",
+    "chat_template",
+)
 """Settings that are addresses, or lists of them."""
 
 

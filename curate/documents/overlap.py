@@ -8,6 +8,8 @@ from itertools import repeat
 import numpy as np
 import xxhash
 
+from curate.documents.hashed_words import PADDING, blocks, letters_of, words_of
+
 # Scripts written without spaces: each character counts as a word, so that an n-gram is n characters.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -16,6 +18,8 @@ _UNSPACED = re.compile(
 # \w leaves out the vowel signs of Indic scripts and combining marks, which would cut words to pieces.
 _WORD = re.compile("[\\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff]+")
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)  # three times as fast, and most text is ASCII
+# Quotes, dashes, dots, the unbreakable space: no part of a word in any form, and often all there is beyond ASCII.
+_PUNCTUATION = re.compile("[\u00a0\u00ab\u00bb\u2010-\u2016\u2018-\u2027\u2030\u2039\u203a]")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _INVERSE = pow(_MULTIPLIER, -1, 2**64)
 _MIN_WORDS = 5
@@ -24,6 +28,9 @@ _MIN_CHARS = 20
 
 def words(text: str) -> list[str]:
     """Split into words without case, punctuation and width variants; unspaced scripts into characters."""
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    text = _PUNCTUATION.sub(" ", text)
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
     text = unicodedata.normalize("NFKC", text).casefold()
@@ -52,6 +59,7 @@ class Overlap:
         self._powers = _powers(_MULTIPLIER, 1 << 12)
         self._inverses = _powers(_INVERSE, 1 << 12)
         self._index()
+        self._screened = self._screen(rows)
 
     def _index(self) -> None:
         """Lay out distinct runs, sorted, with the rows that hold each, as one table per run length."""
@@ -92,6 +100,44 @@ class Overlap:
         complete_rows = np.flatnonzero(counts == self._sizes)
         return any(_contains(ids, self._rows[i]) for i in complete_rows), float(shares.max())
 
+    def measure_all(self, texts: Sequence[str]) -> list[tuple[bool, float]]:
+        """Measure many texts; those that share no run with the target are told by a look at all of them at once."""
+        if not self._rows:
+            return [(False, 0.0)] * len(texts)
+        suspects = self._suspects([text if text.isascii() else " ".join(words(text)) for text in texts])
+        return [self.measure(text) if is_one else (False, 0.0) for text, is_one in zip(texts, suspects, strict=True)]
+
+    def _screen(self, rows: Sequence[Sequence[str]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """Return, by length, hashes of all runs of that length, sorted, and a table that dismisses most others."""
+        letters = [letters_of([" ".join(row).encode("utf-8", "surrogatepass")]) for row in rows]
+        runs: dict[int, list[np.ndarray]] = {}
+        for row, codes in zip(rows, (words_of(of_row)[0] for of_row in letters), strict=True):
+            length = min(self.n, len(row))
+            runs.setdefault(length, []).append(self._hash_codes(codes, length))
+        screens = {}
+        for length, of_length in runs.items():
+            hashes = np.unique(np.concatenate(of_length))
+            table = np.zeros(1 << 64 - int(self._shift), np.bool_)
+            table[hashes >> self._shift] = True
+            screens[length] = hashes, table
+        return screens
+
+    def _suspects(self, texts: Sequence[str]) -> np.ndarray:
+        """Return which texts, in ASCII or taken to words, may share a run with the target; no other does."""
+        by_block: list[np.ndarray] = [np.zeros(0, np.bool_)]
+        for block in blocks([text.encode("utf-8", "surrogatepass") for text in texts]):
+            codes, starts = words_of(letters_of(block))
+            owners = np.searchsorted(np.cumsum([len(t) + len(PADDING) for t in block]), starts, "right")
+            suspected = np.zeros(len(block), np.bool_)
+            for length, (runs, table) in self._screened.items():
+                if length <= len(codes):
+                    hashes = self._hash_codes(codes, length)
+                    hits = np.flatnonzero(table[hashes >> self._shift])
+                    at = np.minimum(np.searchsorted(runs, hashes[hits]), len(runs) - 1)
+                    suspected[owners[hits[runs[at] == hashes[hits]]]] = True
+            by_block.append(suspected)
+        return np.concatenate(by_block)
+
     def _encode(self, parts: Sequence[str]) -> np.ndarray:
         return np.fromiter(map(self._ids.get, parts, repeat(0)), dtype=np.uint32, count=len(parts))
 
@@ -110,14 +156,18 @@ class Overlap:
         return at[self._runs[at] == candidates]
 
     def _hash_runs(self, ids: np.ndarray, length: int) -> np.ndarray:
-        """Hash every run of `length` words: differences of prefix sums of code_i · m^i, times m^-start."""
-        if len(ids) + 1 > len(self._powers):
-            self._inverses = _powers(_INVERSE, 2 * len(ids))
-            self._powers = _powers(_MULTIPLIER, 2 * len(ids))
-        sums = np.empty(len(ids) + 1, dtype=np.uint64)
+        """Hash every run of `length` words."""
+        return self._hash_codes(self._codes[ids], length)
+
+    def _hash_codes(self, codes: np.ndarray, length: int) -> np.ndarray:
+        """Hash every run of `length` codes: differences of prefix sums of code_i · m^i, times m^-start."""
+        if len(codes) + 1 > len(self._powers):
+            self._inverses = _powers(_INVERSE, 2 * len(codes))
+            self._powers = _powers(_MULTIPLIER, 2 * len(codes))
+        sums = np.empty(len(codes) + 1, dtype=np.uint64)
         sums[0] = 0
-        np.cumsum(self._codes[ids] * self._powers[: len(ids)], out=sums[1:])
-        count = len(ids) - length + 1
+        np.cumsum(codes * self._powers[: len(codes)], out=sums[1:])
+        count = len(codes) - length + 1
         return (sums[length:] - sums[:count]) * self._inverses[:count]
 
 

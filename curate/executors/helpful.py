@@ -2,8 +2,6 @@
 
 import os
 
-import torch
-
 from curate import threads
 from curate.executors.contract import Resources
 
@@ -19,8 +17,10 @@ def helpful_workers(resources: Resources) -> int:
     thread would not help it: workers of a large one would each have one thread, and a copy of it. In any case no more
     than one for every 2 000 rows, or 30 seconds of work, since each takes some seconds to start.
     """
+    if (worth := most_worth(resources)) == 1:
+        return 1
     most = _devices(resources.device) or _cores(resources.parameters)
-    return max(1, min(most, most_worth(resources) or most))
+    return max(1, min(most, worth or most))
 
 
 def most_worth(resources: Resources) -> int | None:
@@ -32,9 +32,13 @@ def most_worth(resources: Resources) -> int | None:
 
 def _devices(device: str) -> int:
     """Return how many CUDA devices work is shared among; 0 on a CPU."""
+    if device == "cpu":
+        return 0
+    import torch  # imported here: work without a model starts without it
+
     if device in ("auto", "cuda") and torch.cuda.is_available():
         return torch.cuda.device_count()
-    return 0 if device in ("auto", "cpu") and not torch.backends.mps.is_available() else 1
+    return 0 if device == "auto" and not torch.backends.mps.is_available() else 1
 
 
 def _cores(parameters: int | None) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from curate.documents import DAMAGED, Course, DamagedShard, Fields, Mark, Marks, Overlap, Pool, Shard, documents
 from curate.documents.files import local_path
@@ -18,8 +18,10 @@ from curate.documents.stretches import START, may_have_marks
 from curate.errors import CurateError
 from curate.folders.part_folder import MARKS, PartFolder
 from curate.folders.parts import Span
-from curate.proxies.tokens import Encoded, Encoder
 from curate.schema import Document, Skipped
+
+if TYPE_CHECKING:
+    from curate.proxies.tokens import Encoded, Encoder
 
 # A part ends early when its text reaches this size, so that memory stays bounded whatever the documents are.
 PART_CHARACTERS = 16 << 20
@@ -43,7 +45,7 @@ class Chunk:
 
     span: Span
     documents: list[Document]
-    encoded: list[Encoded]
+    encoded: "list[Encoded]"
     overlaps: list[tuple[bool, float]]
     """Per document: holds a whole target row; largest share of one target row's n-grams."""
     skipped: list[Skipped]
@@ -304,7 +306,7 @@ def unfinished(
 class ChunkEncoder:
     """Make chunks of rows: encode documents, measure overlaps, set aside documents without loss."""
 
-    encoder: Encoder
+    encoder: "Encoder"
     overlap: Overlap
 
     def __call__(self, span_rows: SpanRows) -> Chunk:
@@ -321,7 +323,7 @@ class ChunkEncoder:
             skipped=sorted(skipped, key=lambda s: s.row),
         )
 
-    def _encoded(self, documents: list[Document]) -> tuple[list[Document], list[Encoded], list[Skipped]]:
+    def _encoded(self, documents: list[Document]) -> "tuple[list[Document], list[Encoded], list[Skipped]]":
         """Encode documents; those that the model cannot read are set aside, each by itself."""
         try:
             return documents, self.encoder(documents), []
@@ -344,7 +346,7 @@ def read_all(shards: Iterable[UnfinishedShard], make: Callable[[SpanRows], T]) -
             yield Unreadable(shard=shard.shard.name, error=error)
 
 
-def no_scored_token(document: Document, encoded: Encoded) -> Skipped:
+def no_scored_token(document: Document, encoded: "Encoded") -> Skipped:
     """Return a skipped row with the reason: one token, only prompt within the context, a token that the model lacks, or
     a chat template's refusal.
     """

@@ -3,16 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
 from curate.executors.contract import Chunk, PartTables
 from curate.folders.values import array_of, in_known_zone, storage_type, type_of
-from curate.gradients.scored import Scored
-from curate.proxies.tokens import Encoded
 from curate.schema import (
     SCORE_FIELDS,
     SKIPPED_SCHEMA,
@@ -24,11 +21,17 @@ from curate.schema import (
     token_column,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from curate.gradients.scored import Scored
+    from curate.proxies.tokens import Encoded
+
 Texts = Callable[[Sequence[int]], Sequence[str]]
 """From a document's ids to each token's text."""
 
 
-def part_tables(chunk: Chunk, scored: Scored, columns: Sequence[str], texts: Texts) -> PartTables:
+def part_tables(chunk: Chunk, scored: "Scored", columns: Sequence[str], texts: Texts) -> PartTables:
     """Return scores and skipped rows. A document whose scores are not all finite is set aside with its reason.
 
     `columns` names the score columns, `score` first. `texts` is called only when there are scores per token.
@@ -80,7 +83,7 @@ def arrays_of(fields: Sequence[pa.Field], values: Mapping[str, Any], rows: int) 
     return {f.name: _column(values[f.name], f.type, rows) for f in fields}
 
 
-def _diagnostic(values: Tensor | None) -> np.ndarray | None:
+def _diagnostic(values: "Tensor | None") -> np.ndarray | None:
     return None if values is None else values.cpu().double().numpy()
 
 
@@ -97,7 +100,7 @@ def _finite(
 
 
 def _token_columns(
-    encoded: Sequence[Encoded], tokens: Sequence[np.ndarray], columns: Sequence[str], texts: Texts
+    encoded: "Sequence[Encoded]", tokens: Sequence[np.ndarray], columns: Sequence[str], texts: Texts
 ) -> dict[str, pa.Array]:
     """Return lists aligned with each document's ids: scores per token for every score column, and the tokens' texts."""
     for document, scores in zip(encoded, tokens, strict=True):

@@ -219,6 +219,11 @@ class RunRecord:
         return "parent_run" in self.settings
 
     @property
+    def is_prediction(self) -> bool:
+        """Whether its scores were learned from those of another run, the teacher."""
+        return "teacher" in self.settings
+
+    @property
     def of_method(self) -> Mapping[str, Any]:
         """The details that the run's method recorded under its name."""
         return self.json["details"].get(self.method or "") or {}

@@ -22,9 +22,11 @@ from curate.scores.run import Run
 from curate.settings import build
 from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
+from curate.students.settings import PredictSettings
 
 KINDS: dict[str, Any] = {
     "score": ScoreSettings,
+    "predict": PredictSettings,
     "rescore": RescoreSettings,
     "index": IndexSettings,
     "validate": ValidateSettings,
@@ -43,8 +45,8 @@ _PROOF = ("selection", "target", "pool", "other", "model", "runs", "banks")
 def recorded(folder: Path | str) -> Any:
     """Return the settings that a folder was begun with, its addresses as they are found from here.
 
-    `curate.score(curate.recorded("runs/x"), "runs/x")` goes on with a run; so do `rescore`, `index`, `validate` and
-    `verify` with theirs. Raises SettingsError for a folder that none of them wrote.
+    `curate.score(curate.recorded("runs/x"), "runs/x")` goes on with a run; so do `predict`, `rescore`, `index`,
+    `validate` and `verify` with theirs. Raises SettingsError for a folder that none of them wrote.
     """
     command, values = recorded_values(folder)
     kind = KINDS[command]
@@ -86,6 +88,8 @@ def of_record(record: RunRecord, settings: Mapping[str, Any]) -> tuple[str, dict
     own = dict(record.method_settings)
     if record.is_rescoring:
         command, settings = "rescore", {**settings, **own, "runs": settings["parent_run"]}
+    elif record.is_prediction:
+        command, settings = "predict", {**settings, **own}
     elif record.is_store:
         command, settings = "index", {**settings, "pool": record.details.pool}
     else:

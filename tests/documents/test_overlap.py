@@ -108,3 +108,25 @@ def test_a_long_document_is_measured_like_a_short_one():
 def test_a_run_needs_a_word():
     with pytest.raises(ValueError, match="at least 1"):
         Overlap([ROW], n=0)
+
+
+def test_many_texts_are_measured_as_one_by_one() -> None:
+    rows = [
+        "The quick brown fox jumps over a lazy dog",
+        "one two three four five " * 4,
+        "東京都へ行く日は雨が降ると思います 今日も",
+    ]
+    overlap = Overlap(rows)
+    texts = [
+        "",
+        "nothing in common",
+        f"before, {rows[0].upper()}; after",
+        "the quick — brown “fox” jumps over a lazy dog",
+        "TWO three four five one two three four five one two three four",
+        f"x{rows[2]}y",
+        "jumps over a lazy dog The quick brown fox",
+    ]
+    many = texts * 30  # several blocks
+    assert overlap.measure_all(many) == [overlap.measure(text) for text in many]
+    assert [share > 0 for _, share in overlap.measure_all(texts)] == [False, False, True, True, True, True, False]
+    assert Overlap([]).measure_all(texts) == [(False, 0.0)] * len(texts)

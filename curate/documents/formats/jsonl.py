@@ -25,7 +25,8 @@ def decode(line: bytes, number: int) -> Row:
     """Decode one line strictly; `number` is its line number from 1."""
     try:
         value = orjson.loads(line)
-        if any(digits in line.translate(_DIGITS) for digits in _LONG):
+        digits = line.translate(_DIGITS)
+        if any(long in digits for long in _LONG):
             value = _exact(line, value)
     except orjson.JSONDecodeError as error:
         value = _with_nan(line)

@@ -1,0 +1,138 @@
+"""Learn scores from a sample: a linear model of a student's features, whose strength cross-validation chooses.
+
+What is learned are ranks, as the normal scores that ranks of that many draws have: a method's values may be as skewed
+as they like. They are moved so that 0 stays 0: what is predicted to be above it, the method is to score above it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curate.scores.correlation import spearman
+from curate.students.judging import Figures, judge
+from curate.students.ridge import STRENGTHS, Ridge, Scaling
+
+TOKENS = "log tokens per character"
+"""A column that is learned beside the scores by a student that counts no tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Documents of known scores, as one student reads them."""
+
+    features: np.ndarray
+    """float32 `[documents, features]`."""
+    sizes: np.ndarray
+    """Of each document's text, in characters or tokens."""
+    sources: Sequence[str]
+    contents: Sequence[str]
+    """Hashes: copies of a document share a fold."""
+    columns: Mapping[str, np.ndarray]
+    """Scores by column, and tokens per character where they are to be learned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A linear model of several columns."""
+
+    student: str
+    columns: tuple[str, ...]
+    sources: tuple[str, ...]
+    """Those that have a constant of their own."""
+    strengths: Mapping[str, float]
+    figures: Mapping[str, Figures]
+    """By score column, cross-validated."""
+    weights: np.ndarray
+    """float64 `[1 + features + 1 + sources, columns]`: the constant, the features, the size, the sources' constants."""
+
+    def __call__(self, features: np.ndarray, sizes: np.ndarray, sources: Sequence[str]) -> np.ndarray:
+        """Return float64 `[documents, columns]`; a source that the sample lacks has no constant."""
+        width = features.shape[1]
+        weights = self.weights.astype(np.float32)
+        predicted = features @ weights[1 : 1 + width] + _log(sizes) * weights[1 + width] + weights[0]
+        if self.sources:
+            constants = dict(zip(self.sources, self.weights[2 + width :], strict=True))
+            none = np.zeros(len(self.columns))
+            predicted = predicted + np.array([constants.get(s, none) for s in sources]).reshape(predicted.shape)
+        return predicted.astype(np.float64)
+
+    @property
+    def mean_spearman(self) -> float:
+        """Of the score columns: what students are compared by."""
+        return float(np.mean([f.spearman for f in self.figures.values()]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all but the weights, for a record."""
+        shown = {n: list(v) if isinstance(v, tuple) else v for n, v in vars(self).items() if n != "weights"}
+        return shown | {"figures": {column: asdict(f) for column, f in self.figures.items()}}
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], weights: np.ndarray) -> "Fitted":
+        """Return what a record tells of a model, with its weights."""
+        return cls(
+            student=content["student"],
+            columns=tuple(content["columns"]),
+            sources=tuple(content["sources"]),
+            strengths=content["strengths"],
+            figures={column: Figures.of(f) for column, f in content["figures"].items()},
+            weights=weights,
+        )
+
+
+def fit(student: str, sample: Sample, *, folds: int, seed: int, by_source: bool) -> Fitted:
+    """Learn every column of a sample, each with the strength whose left-out predictions rank best."""
+    named = tuple(sorted(set(sample.sources))) if by_source else ()
+    raw = np.concatenate([sample.features, _log(sample.sizes)], 1)
+    scaling = Scaling.of(raw)
+    constants = (np.asarray(sample.sources)[:, None] == np.asarray(named, str)[None]).astype(np.float32)
+    shares = constants.mean(0)
+    targets = {c: values if c == TOKENS else normal_scores(values) for c, values in sample.columns.items()}
+    truth = np.stack([*targets.values()], 1)
+    middle = truth.mean(0)
+    ridge = Ridge.of(np.concatenate([scaling(raw), constants - shares], 1), truth - middle)
+    left_out = _left_out(ridge, folds_of(sample.contents, folds, seed))
+    weights, strengths, figures = np.empty((1 + raw.shape[1] + len(named), len(targets))), {}, {}
+    for j, column in enumerate(targets):
+        strengths[column] = _best_strength(column, truth[:, j], {s: of_all[:, j] for s, of_all in left_out.items()})
+        if column != TOKENS:
+            figures[column] = judge(truth[:, j], left_out[strengths[column]][:, j], sample.sources)
+        learned = ridge.weights(strengths[column])[:, j]
+        of_raw, of_sources = learned[: raw.shape[1]] * scaling.scale, learned[raw.shape[1] :]
+        weights[:, j] = [middle[j] - scaling.centre @ of_raw - shares @ of_sources, *of_raw, *of_sources]
+    return Fitted(
+        student=student, columns=tuple(targets), sources=named, strengths=strengths, figures=figures, weights=weights
+    )
+
+
+def normal_scores(values: np.ndarray) -> np.ndarray:
+    """Return the normal scores of values' ranks, ties at their mean rank, less that of the rank that 0 would have."""
+    ranks = pl.Series(values).rank("average").to_numpy()
+    distinct, places = np.unique(ranks, return_inverse=True)
+    inverse = NormalDist().inv_cdf
+    zero = inverse(float(np.clip(np.mean(values <= 0), 0.5 / len(values), 1 - 0.5 / len(values))))
+    return np.array([inverse((rank - 0.5) / len(values)) for rank in distinct])[places] - zero
+
+
+def folds_of(contents: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """Return the fold of each document, seeded; copies of one content are in one fold."""
+    distinct, places = np.unique(np.asarray(contents), return_inverse=True)
+    return (np.random.default_rng([seed, 3]).permutation(len(distinct)) % folds)[places]
+
+
+def _left_out(ridge: Ridge, folds: np.ndarray) -> dict[float, np.ndarray]:
+    return {strength: ridge.left_out(strength, folds) for strength in STRENGTHS}
+
+
+def _best_strength(column: str, truth: np.ndarray, left_out: Mapping[float, np.ndarray]) -> float:
+    """Return the strength whose predictions rank best; of tokens, whose values matter, that of the least error."""
+    if column == TOKENS:
+        return min(left_out, key=lambda s: float(np.mean((truth - left_out[s]) ** 2)))
+    return max(left_out, key=lambda s: spearman(truth, left_out[s]) or 0.0)
+
+
+def _log(sizes: np.ndarray) -> np.ndarray:
+    return np.log1p(np.asarray(sizes, np.float32))[:, None]

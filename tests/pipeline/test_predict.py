@@ -1,0 +1,109 @@
+import warnings
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import curate
+from curate.cli import main
+from curate.errors import CurateError, SettingsError
+from tests.scoring import lines, make_project, make_rows
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_project(tmp_path_factory.mktemp("predict"), rows_per_shard=40)
+    curate.score(
+        target=folder / "val.jsonl",
+        pool=folder / "pool",
+        model=str(folder / "proxy"),
+        group_by="task",
+        method="bm25",
+        out=folder / "teacher",
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(project: Path) -> curate.Run:
+    return _predict(project, project / "predicted")
+
+
+def _predict(project: Path, out: Path, **values: object) -> curate.Run:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Within sources")  # three topics, and little else to learn
+        return curate.predict(out=out, **({"teacher": project / "teacher"} | values))
+
+
+def test_a_prediction_is_a_run_of_the_same_columns_and_rows(project: Path, predicted: curate.Run) -> None:
+    teacher = curate.Run.open(project / "teacher")
+    scores, exact = predicted.scores().collect(), teacher.scores().collect()
+    assert scores.schema == exact.schema
+    assert scores.select("doc_id", "shard", "row").equals(exact.select("doc_id", "shard", "row"))
+    assert scores.select("target_exact", "target_overlap").equals(exact.select("target_exact", "target_overlap"))
+    assert predicted.totals is not None
+    assert predicted.totals["skipped"]["undecodable line"] == 1
+    assert predicted.record.method == "predicted"
+    told = predicted.record.of_method
+    assert told["student"] == "words"
+    assert told["tried"]["words"]["figures"]["score"]["spearman"] > 0.5
+    ratio = scores["n_tokens"].sum() / exact["n_tokens"].sum()
+    assert 0.9 < ratio < 1.1
+    assert scores["loss"].is_null().all()
+
+
+def test_jobs_that_share_a_pool_and_another_start_give_the_same_scores(project: Path, predicted: curate.Run) -> None:
+    with pytest.warns(UserWarning, match="2 of 4 shards of .* have parts missing"):
+        _predict(project, project / "shared", part="1/2")
+    _predict(project, project / "shared", part="2/2")
+    assert_frame_equal(curate.Run.open(project / "shared").scores().collect(), predicted.scores().collect())
+    assert _predict(project, project / "shared", settings=curate.recorded(project / "shared")).is_finished
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_scores(project: Path, predicted: curate.Run) -> None:
+    run = _predict(project, project / "again", workers=2)
+    assert_frame_equal(run.scores().collect(), predicted.scores().collect())
+
+
+def test_the_best_of_all_students_predicts_another_pool(project: Path) -> None:
+    other = project / "other"
+    other.mkdir()
+    (other / "new.jsonl").write_bytes(lines(make_rows(30, 7)))
+    run = _predict(project, project / "best", student="auto", pool=other, by_source=True, columns="score_b", seed=3)
+    told = run.record.of_method
+    assert set(told["tried"]) == {"words", "embeddings", "hidden"}
+    spearmans = {name: fitted["figures"]["score"]["spearman"] for name, fitted in told["tried"].items()}
+    assert min(spearmans.values()) > 0.3
+    scores = run.scores().collect()
+    assert len(scores) == 30
+    assert [c for c in scores.columns if c.startswith("score")] == ["score", "score_b"]
+    topics = dict(scores.group_by("source").agg(pl.col("score").mean()).iter_rows())
+    assert topics["sums"] > topics["law"]  # the target is of sums
+
+
+def test_a_teacher_that_cannot_teach_is_refused(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="columns names 'score_c'; the teacher has score, score_a, score_b"):
+        _predict(project, tmp_path / "x", columns="score_c")
+    with pytest.raises(SettingsError, match="layers is 9; the proxy has 2"):
+        _predict(project, tmp_path / "x", student="hidden", layers=9)
+    with pytest.raises(CurateError, match="was started with other settings"):
+        _predict(project, project / "predicted", seed=5)
+    (project / "predicted-half").mkdir()
+    (project / "predicted-half" / "run.json").write_bytes((project / "teacher" / "run.json").read_bytes())
+    with pytest.raises(CurateError, match="is not finished"):
+        _predict(project, tmp_path / "x", teacher=project / "predicted-half")
+
+
+def test_the_command_prints_the_figures_and_goes_on(
+    project: Path, predicted: curate.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["predict", str(project / "teacher"), "--out", str(predicted.path)])
+    main(["predict", "--continue", str(predicted.path)])
+    out = capsys.readouterr().out
+    assert out.count("cross-validated on 161 documents") == 2
+    assert "161 documents predicted by 'words'" in out
+    main(["select", str(predicted.path), "--budget", "500", "--out", str(project / "selected")])
+    main(["status", str(predicted.path)])
+    assert "finished, 164 rows of 4 shards" in capsys.readouterr().out
