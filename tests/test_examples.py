@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import curate
 from curate.scores.run import Run
 from tests.scoring import lines, make_proxy_folder, make_rows
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
@@ -41,6 +42,28 @@ def test_throughput_of_less_is_measured_beside_a_loop(tmp_path: Path, monkeypatc
     printed = capsys.readouterr().out
     assert "4 documents" in printed
     assert "| loop of batch size one, signs for 16 vectors |" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # so small a budget is not met exactly
+def test_the_study_of_methods_selects_verifies_and_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
+    model = make_proxy_folder(tmp_path / "proxy")
+    (tmp_path / "pool.jsonl").write_bytes(lines(make_rows(60, 1)))
+    (tmp_path / "val.jsonl").write_bytes(lines([{**r, "task": "ab"[i % 2]} for i, r in enumerate(make_rows(8, 2))]))
+    (tmp_path / "a.jsonl").write_bytes(lines(make_rows(4, 3)))
+    target, pool = str(tmp_path / "val.jsonl"), str(tmp_path / "pool.jsonl")
+    values = {"method": "dot", "normalize": "none", "group_by": "task", "model": str(model)}
+    curate.score(target=target, pool=pool, out=tmp_path / "dot", **values)
+    asked = ["methods.py", str(tmp_path / "dot"), "--heldout", f"a={tmp_path / 'a.jsonl'}", "--model", str(model)]
+    few = ["--shares", "30%", "--rank-by", "score,density", "--tokens", "600", "--seeds", "1", "--batch-size", "2"]
+    monkeypatch.setattr(sys, "argv", [*asked, *few, "--out", str(tmp_path / "study")])
+    runpy.run_path(str(EXAMPLES / "measured" / "methods.py"), run_name="__main__")
+    assert "dot, density" in capsys.readouterr().out
+    before = {p: p.read_bytes() for p in (tmp_path / "study" / "outcomes").iterdir()}
+    monkeypatch.setattr(curate, "verify", None)  # nothing is trained again
+    runpy.run_path(str(EXAMPLES / "measured" / "methods.py"), run_name="__main__")
+    assert len(before) == 2
+    assert {p: p.read_bytes() for p in (tmp_path / "study" / "outcomes").iterdir()} == before
 
 
 def test_every_example_is_tested() -> None:

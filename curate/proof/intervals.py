@@ -53,7 +53,9 @@ def difference(left: Float[np.ndarray, "seeds rows"], right: Float[np.ndarray, "
     if variance <= 0 or spread <= 0:
         return Difference(value=value, error=0.0, margin=0.0)
     error = math.sqrt(variance)
-    return Difference(value=value, error=error, margin=student_quantile(max(1.0, variance**2 / spread)) * error)
+    # A part that is taken off makes the formula's degrees of freedom fall below those of any mean square.
+    freedom = max(variance**2 / spread, min(freedom for _, freedom, sign in parts if sign > 0))
+    return Difference(value=value, error=error, margin=student_quantile(freedom) * error)
 
 
 def _seed_parts(losses: Float[np.ndarray, "seeds rows"]) -> list[tuple[float, int, int]]:

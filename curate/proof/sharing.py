@@ -1,11 +1,8 @@
 """Trainings that several verifications share: a file each, whose name holds a hash of all that decides it."""
 
-import shutil
 from collections.abc import Iterable
-from functools import partial
-from pathlib import Path
 
-from curate.folders.folder import Folder
+from curate.folders.folder import Folder, put_text
 from curate.progress import Reporter
 
 
@@ -14,14 +11,10 @@ def share(names: Iterable[str], source: Folder, target: Folder, reporter: Report
     missing = [name for name in names if source.exists(name) and not target.exists(name)]
     for name in missing:
         try:
-            target.put(name, partial(_copy, source.local(name)))
+            put_text(target, name, source.read(name).decode())
         except OSError as error:
             reporter.warn(
                 f"{target.local(name)} cannot be written ({error.strerror}): others cannot use this training."
             )
             return 0
     return len(missing)
-
-
-def _copy(source: Path, copy: Path) -> None:
-    shutil.copyfile(source, copy)

@@ -5,9 +5,12 @@ what one is. Adding one touches one file and its test.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curate.registry import Registry
-from curate.students.contract import Student, checked
+
+if TYPE_CHECKING:
+    from curate.students.contract import Student
 
 AUTO = "auto"
 DEFAULT = "words"
@@ -28,8 +31,10 @@ def names() -> tuple[str, ...]:
     return _REGISTRY.names()
 
 
-def get(name: str) -> Student:
+def get(name: str) -> "Student":
     """Return a student by name. Raises SettingsError for an unknown one."""
+    from curate.students.contract import checked  # imported here: describing the settings needs no arrays
+
     return checked(name, _REGISTRY.get(name))
 
 

@@ -205,8 +205,10 @@ class _Watch(TrainerCallback):
             fitted.saved.append(state.global_step)
             self._shares_saved = due
         if 0.5 <= progress < 1.0 and fitted.held_out_middle is None and self.held_out_loss is not None:
+            due_now = dict(vars(control))  # an evaluation takes what is due after this step for done
             with torch.random.fork_rng(devices=[]):  # a loader draws a seed, which the training must not miss
                 fitted.held_out_middle, fitted.middle_tokens = self.held_out_loss(), fitted.tokens
+            vars(control).update(due_now)
         if progress >= 1.0:
             fitted.ended_by = "steps" if state.global_step >= self._schedule.steps else "time"
             control.should_log = True  # so that the loss of the last steps is checked, too

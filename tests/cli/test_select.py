@@ -101,7 +101,7 @@ def test_what_ranked_is_named_beside_its_filter_and_its_mean(tmp_path, monkeypat
     from tests.selection.test_ranking import make_run as make_ranked_run
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("curate.cli._output.stdout.width", 200)
     make_ranked_run(tmp_path / "r", method_settings={"normalize": "none"}).close()
     main(["select", "r", "--top", "3", "--group", "law", "--rank-by", "density", "--dry-run"])
     shown = " ".join(capsys.readouterr().out.split())
