@@ -209,7 +209,7 @@ class _Attention(torch.autograd.Function):
         turned = [torch.zeros_like(t) if d is None else d for t, d in zip((query, key, value), tangents, strict=False)]
         moved = torch.cat([turned[0], query], -1) @ torch.cat([key, turned[1]], -1).mT
         moved = _through_softmax(chances, moved)
-        return torch.cat([moved, chances], -1) @ torch.cat([value, turned[2]], -2), moved
+        return _product_rule(moved, chances, value, turned[2]), moved
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -223,17 +223,17 @@ class _Attention(torch.autograd.Function):
         scores = chances * centred
         scores_t = _through_softmax(chances, along_t, shift=(chances_t * along).sum(-1, keepdim=True))
         scores_t.addcmul_(chances_t, centred)
-        wide = torch.cat([scores_t, scores], -1)
-        tall = torch.cat([scores_t, scores], -2)
         return (
-            forward_ad.make_dual(scores @ key, wide @ torch.cat([key, key_t], -2)),
-            forward_ad.make_dual(scores.mT @ query, tall.mT @ torch.cat([query, query_t], -2)),
-            forward_ad.make_dual(
-                chances.mT @ gradient,
-                torch.cat([chances_t, chances], -2).mT @ torch.cat([gradient, gradient_t], -2),
-            ),
+            forward_ad.make_dual(scores @ key, _product_rule(scores_t, scores, key, key_t)),
+            forward_ad.make_dual(scores.mT @ query, _product_rule(scores_t.mT, scores.mT, query, query_t)),
+            forward_ad.make_dual(chances.mT @ gradient, _product_rule(chances_t.mT, chances.mT, gradient, gradient_t)),
             None,
         )
+
+
+def _product_rule(moved: Tensor, left: Tensor, right: Tensor, turned: Tensor) -> Tensor:
+    """Return a′·b + a·b′. Two products write less than one of a and a′ joined, which are tokens by tokens."""
+    return (moved @ right).add_(left @ turned)
 
 
 def _through_softmax(chances: Tensor, moved: Tensor, shift: Tensor | float = 0.0) -> Tensor:
