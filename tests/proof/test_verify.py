@@ -99,7 +99,7 @@ def heard() -> Heard:
 
 @pytest.fixture(scope="module")
 def found(place: Path, heard: Heard) -> Verification:
-    return curate.verify(settings(place, sweep=(0.05, 0.4)), place / "out", reporter=heard)
+    return curate.verify(settings(place, sweep=(0.05, 0.4), seeds=3), place / "out", reporter=heard)
 
 
 def test_a_selection_of_the_targets_topic_beats_random(found: Verification) -> None:
@@ -142,7 +142,7 @@ def test_the_same_command_trains_nothing_and_says_the_same(
 ) -> None:
     record, picture = ((place / "out" / n).read_bytes() for n in ("verify.json", "curves.png"))
     monkeypatch.setattr(fitting, "Training", None)
-    again = curate.verify(settings(place, sweep=(0.05, 0.4)), place / "out", reporter=Heard())
+    again = curate.verify(settings(place, sweep=(0.05, 0.4), seeds=3), place / "out", reporter=Heard())
     assert again.record() == found.record()
     assert (place / "out" / "verify.json").read_bytes() == record
     assert (place / "out" / "curves.png").read_bytes() == picture
@@ -150,7 +150,7 @@ def test_the_same_command_trains_nothing_and_says_the_same(
 
 @pytest.mark.slow
 def test_two_workers_keep_the_bytes_of_one_process(place: Path, found: Verification, tmp_path: Path) -> None:
-    curate.verify(settings(place, sweep=(0.05, 0.4)), tmp_path / "two", workers=2, reporter=Heard())
+    curate.verify(settings(place, sweep=(0.05, 0.4), seeds=3), tmp_path / "two", workers=2, reporter=Heard())
     arms = [{p.name: p.read_bytes() for p in out.glob("arms/*.json")} for out in (place / "out", tmp_path / "two")]
     assert arms[0] == arms[1]
     assert not (tmp_path / "two" / "spools").exists()
@@ -356,7 +356,7 @@ def test_a_plan_of_a_verification_that_was_begun_leaves_out_what_is_kept(
 ) -> None:
     out = shutil.copytree(place / "out", tmp_path / "out")
     next((out / "arms").glob("random-1-*.json")).unlink()
-    asked = settings(place, sweep=(0.05, 0.4))
+    asked = settings(place, sweep=(0.05, 0.4), seeds=3)
     plan = curate.plan_verify(asked, out, reporter=Heard())
     assert (plan.trainings, plan.there) == (14, 13)
     assert plan.seconds == pytest.approx(plan.steps * plan.step_seconds + (2 + 1) * plan.loss_seconds)
