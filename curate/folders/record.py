@@ -238,8 +238,8 @@ class RunRecord:
     @property
     def check(self) -> Check | None:
         """How the scores stood up to retrainings without some documents; None where that was not tried."""
-        details = self.of_method.get("check")
-        return Check.of(details) if details else None
+        recorded = (d["check"] for d in self.json["details"].values() if isinstance(d, Mapping) and "check" in d)
+        return next(map(Check.of, recorded), None)
 
     def with_details(self, details: Mapping[str, Any]) -> "RunRecord":
         """Return the record with more details, or others of these names."""
