@@ -73,6 +73,7 @@ def _print_plan(plan: "RescorePlan", as_json: bool) -> None:
         ("steps of each", plan.steps),
         ("tokens of each", plan.tokens),
         ("ways back of each, one per group", plan.groups),
+        ("retrainings of the check", plan.check),
         ("seconds of a step, measured", plan.step_seconds),
         ("seconds of a step back, measured", plan.step_back_seconds),
         ("time, about", duration(plan.seconds)),
@@ -84,13 +85,17 @@ def _print_plan(plan: "RescorePlan", as_json: bool) -> None:
 
 def _print(run: "Run") -> None:
     from curate.amounts import counted
-    from curate.cli._output import print_rows, stderr, stdout
+    from curate.cli._output import print_alarm, print_rows, stderr, stdout
 
     shown = run.scores().select("score", "score_adjoint", "n_tokens", "shard", "row", "preview").top_k(5, by="score")
     rows = shown.collect().sort("score", descending=True).rows()
     print_rows(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
     smooth = ", ".join(f"{a:.2f}" for a in run.record.smoothness) or "not measured"
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)
+    if check := run.record.check:
+        stdout.print(check.sentence, soft_wrap=True, markup=False)
+        if check.advice:
+            print_alarm(check.advice)
     for parent, moved in run.record.details.moved.items():
         rank = "none" if moved.spearman is None else f"{moved.spearman:.2f}"
         stdout.print(

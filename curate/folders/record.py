@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from curate.errors import CurateError
+from curate.fidelity import Check
 from curate.secrets import addresses_without_secrets
 
 FORMAT = 1
@@ -233,6 +234,12 @@ class RunRecord:
         """How smooth each training run was that a method differentiated through; 1 is smooth."""
         recorded = (d for d in self.json["details"].values() if isinstance(d, Mapping) and "smoothness" in d)
         return tuple(next(recorded, {"smoothness": ()})["smoothness"])
+
+    @property
+    def check(self) -> Check | None:
+        """How the scores stood up to retrainings without some documents; None where that was not tried."""
+        recorded = (d["check"] for d in self.json["details"].values() if isinstance(d, Mapping) and "check" in d)
+        return next(map(Check.of, recorded), None)
 
     def with_details(self, details: Mapping[str, Any]) -> "RunRecord":
         """Return the record with more details, or others of these names."""

@@ -27,6 +27,7 @@ BACKGROUND = 1536
 STEPS = 36
 SNAPSHOTS = (0.25, 0.5)
 REHEARSED_STEPS = 2
+CHECK = 4
 
 
 @settings
@@ -54,6 +55,10 @@ class Settings(DirectionSettings):
     checkpoints: Literal["sqrt", "all", "log"] = option(
         default="sqrt", help="States that the run keeps for the way back."
     )
+    check: Annotated[Count, least(0)] = option(
+        default=CHECK,
+        help="Retrainings of the first run without 5 % of its documents, against what their scores predict; 0: none.",
+    )
 
     def __post_init__(self) -> None:
         if not self.snapshots:
@@ -61,8 +66,9 @@ class Settings(DirectionSettings):
 
 
 def rehearsal(settings: Settings) -> Settings:
-    """Return settings with few steps, whose roughness is accepted."""
-    return replace(settings, recipe=replace(settings.recipe, steps=REHEARSED_STEPS), accept_rough=True)
+    """Return settings with few steps, whose roughness is accepted, and at most one retraining."""
+    recipe = replace(settings.recipe, steps=REHEARSED_STEPS)
+    return replace(settings, recipe=recipe, accept_rough=True, check=min(1, settings.check))
 
 
 def rehearsal_background(settings: Settings) -> int:

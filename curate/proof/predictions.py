@@ -54,7 +54,9 @@ class Subject:
         if self.adjoint:
             values = {n: v for n, v in values.items() if n not in _UNKNOWN_TO_METHODS}
             values["snapshots"] = values.pop("snapshot")  # a rescoring has one
-        return build(methods.get(self.method).Settings, values, owner=f"Method {self.method!r} of {self.run.path}")
+        settings = build(methods.get(self.method).Settings, values, owner=f"Method {self.method!r} of {self.run.path}")
+        # Retrainings are what it is judged by here: it need not check itself.
+        return replace(settings, check=0) if hasattr(settings, "check") else settings
 
     def key(self, documents: Sequence[Document], queries: Sequence[Document]) -> str:
         """Hash all that decides the scores."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from curate.fidelity import Check
+
 VARIABLES = {"n_tokens": "length", "loss": "loss", "grad_norm": "gradient norm"}
 """Variables that scores are compared with: column and name for people."""
 
@@ -169,6 +171,7 @@ class Figures:
     arithmetic: str | None
     arithmetic_warning: str | None
     smoothness: tuple[float, ...]
+    check: Check | None
     excerpts: tuple[Excerpt, ...]
     texts_note: str | None
     """Why excerpts are previews and not the pool's own text."""

@@ -90,6 +90,7 @@ def _record(run: Run, *, gradients: bool) -> dict[str, Any]:
         "arithmetic": arithmetic_note(details),
         "arithmetic_warning": arithmetic_warning(details),
         "smoothness": run.record.smoothness,
+        "check": run.record.check,
         "frequency_loss": details.frequency_loss,
         "excerpts": (),
         "texts_note": None,

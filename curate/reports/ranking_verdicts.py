@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from curate.fidelity import LEAST_CORRELATION, MOST_OFF
 from curate.reports.figures import VARIABLES, Figures, Scores
 from curate.reports.finding import ALARM, FINE, NOTE, WARNING, Finding
 from curate.reports.writing import number, percent, rho
@@ -55,6 +56,20 @@ def smoothness(f: Figures) -> Iterator[Finding]:
         else "The training answers a little weight steadily, so its derivatives mean something.",
         do="Lower the learning rate, take larger batches, a larger epsilon, or a longer warm-up." if rough else None,
         threshold=f"1 is smooth, below {LEAST_SMOOTHNESS} is not to be trusted",
+    )
+
+
+def retrainings(f: Figures) -> Iterator[Finding]:
+    """Judge whether the target's loss changes as in-run scores predict when documents are left out."""
+    if f.check is None:
+        return
+    yield Finding(
+        about="check by retraining",
+        level=FINE if f.check.overall.is_high else WARNING,
+        figure=f.check.overall.figure,
+        says=visible(" ".join(filter(None, (f.check.sentence, f.check.listing)))),
+        do=f.check.advice,
+        threshold=f"slope from {1 / MOST_OFF} to {MOST_OFF}, correlation of at least {LEAST_CORRELATION}",
     )
 
 

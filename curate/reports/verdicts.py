@@ -16,6 +16,7 @@ _JUDGES = (
     pool.training,
     ranking.arithmetic,
     ranking.smoothness,
+    ranking.retrainings,
     ranking.ranks_nothing,
     ranking.variables,
     ranking.mass,

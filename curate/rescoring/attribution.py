@@ -29,6 +29,7 @@ from curate.proxies.tokens import Encoded
 from curate.rescoring.settings import RescoreSettings
 from curate.scores.run import Run
 from curate.training.adjoint import snapshot
+from curate.training.leaving_out import as_tensors, check, reported
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Replay, Training
@@ -112,6 +113,8 @@ class Rescoring:
         steps = int(repeats[0]["steps"])
         losses = [float(k["target_losses"] @ columns[0]) for k in repeats]
         measured = {"smoothness": agreement, "steps": steps, "documents": len(self.trained), "target_loss": losses}
+        if self.settings.check:
+            measured["check"] = reported(repeats[0], self.target.names, self.reporter)
         run.add_details(magic=measured)
 
     def _kept(self, run: Run, repeat: int) -> dict[str, Tensor]:
@@ -123,9 +126,15 @@ class Rescoring:
             "snapshot": self.settings.snapshot,
             "shortlist": len(self.usable),
         }
+        if self._checks(repeat):
+            keys["check"] = self.settings.check
         with workplace(run.folder, "training") as folder:
             kept = Kept(run.folder, TENSORS)
             return kept.get("attribution/magic", keys, lambda: self._attributed(training, folder / fingerprint, repeat))
+
+    def _checks(self, repeat: int) -> bool:
+        """Return whether a repeat's training is checked: the first, since the others differ in their order alone."""
+        return repeat == 0 and self.settings.check > 0
 
     def _attributed(self, training: Training, folder: Path, repeat: int) -> dict[str, Tensor]:
         """Train once, walk back from every group, and score the shortlist both ways."""
@@ -140,6 +149,9 @@ class Rescoring:
         step = step_at(settings.snapshot, steps)
         targets = {name: self.corpus(rows) for name, rows in self.groups.items()}
         walked = walk(replay, targets, self.reporter, snapshots=[step], accept_rough=settings.accept_rough)
+        checked: dict[str, Tensor] = {}
+        if self._checks(repeat):
+            checked = as_tensors(check(replay, targets, walked.adjoints, self.reporter, retrainings=settings.check))
         snapshots = [snapshot(replay, name, step) for name in targets]
         proxy = scoring_proxy(self.proxy, replace(training.recipe, seed=settings.recipe.seed), snapshots[0].parameters)
         directions = directions_of(proxy, [s.directions for s in snapshots])
@@ -161,6 +173,7 @@ class Rescoring:
             "target_losses": torch.tensor([a.loss for a in walked.adjoints.values()], dtype=torch.float64),
             "smoothness": torch.tensor(walked.smoothness.agreement, dtype=torch.float64),
             "steps": torch.tensor(steps),
+            **checked,
         }
 
     def _write(self, run: Run, repeats: Sequence[dict[str, Tensor]], columns: Tensor) -> None:

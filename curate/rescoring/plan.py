@@ -28,12 +28,14 @@ class RescorePlan:
     repeats: int
     groups: int
     """Ways back per training."""
+    check: int
+    """Retrainings without some documents."""
     step_seconds: float
     """One step forward, measured."""
     step_back_seconds: float
     """One step back, measured."""
     seconds: float
-    """Estimated, of all trainings and ways back, the measurement of smoothness included."""
+    """Estimated, of all trainings and ways back, the measurement of smoothness and the check included."""
     disk_bytes: int
     """At most, until it is done."""
     memory_bytes: int
@@ -69,7 +71,8 @@ def plan(rescoring: Rescoring) -> RescorePlan:
         groups=groups,
         step_seconds=forward,
         step_back_seconds=back,
-        seconds=settings.repeats * once,
+        check=settings.check,
+        seconds=settings.repeats * once + settings.check * needs.steps * forward,
         disk_bytes=needs.disk_bytes,
         memory_bytes=peak_memory(rescoring.proxy.device),
     )

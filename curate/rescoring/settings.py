@@ -47,8 +47,12 @@ class RescoreSettings:
     )
     seed: Count = option(default=0, help="Seed of the background sample; the recipe has its own.")
     accept_rough: Flag = option(default=False, help="Accept a training run that is not smooth.")
+    check: Annotated[Count, least(0)] = option(
+        default=4,
+        help="Retrainings without 5 % of the first one's documents, against what their scores predict; 0: none.",
+    )
 
     def method_settings(self) -> dict[str, Any]:
         """Return for run.json the settings that decide the scores beside pool, target and model."""
-        names = ("shortlist", "repeats", "snapshot", "accept_rough")
+        names = ("shortlist", "repeats", "snapshot", "accept_rough", "check")
         return {n: getattr(self, n) for n in names} | {"recipe": asdict(self.recipe)}

@@ -3,8 +3,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from curate.errors import CurateError, SettingsError
 from curate.methods import magic
@@ -128,11 +130,23 @@ def test_what_was_measured_is_said_and_recorded_and_the_folder_of_the_training_i
     assert all(0.5 < a <= 1 for a in recorded["magic"]["smoothness"])
     assert 0 < recorded["magic"]["tracked_parameters"] < recorded["magic"]["trained_parameters"]
     assert any("by linear layers alone" in n for n in told.notes)
+    checked = recorded["magic"]["check"]
+    assert (np.shape(checked["predicted"]), checked["left_out"], checked["documents"]) == ((4, 1), 1, 4)
+    assert any(f"changed {checked['slope']:.2f} times as much as the scores predict" in n for n in told.notes)
     assert any("6 steps on 4 documents" in n and "GB on disk" in n for n in told.notes)
     assert not (tmp_path / "training").exists()
     again, inputs = Told(), dataclasses.replace(inputs, background=lambda: pytest.fail("read the background again"))
     prepare("magic", dataclasses.replace(inputs, reporter=again), recipe=RECIPE)
     assert not any("steps on" in n for n in again.notes)
+
+
+def test_without_a_check_nothing_of_it_is_done_said_or_kept(tmp_path: Path) -> None:
+    told, recorded = Told(), {}
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    prepare("magic", dataclasses.replace(inputs, reporter=told, record=recorded.update), recipe=RECIPE, check=0)
+    assert "check" not in recorded["magic"]
+    assert not any("retraining" in n for n in told.notes)
+    assert not any(n.startswith("check") for p in tmp_path.rglob("*.safetensors") for n in load_file(p))
 
 
 @pytest.mark.slow
@@ -154,15 +168,17 @@ def test_a_killed_training_goes_on_to_the_same_scores(
     if not in_memory:
         monkeypatch.setattr("curate.training.gradient_log.MOST_BYTES", 0)
         monkeypatch.setattr("curate.training.passing.MOST_BYTES", 0)
-    whole = scores("magic", make_inputs(tiny_proxy(), tmp_path / "whole", TARGET, BACKGROUND), POOL, recipe=RECIPE)
+    whole = scores(
+        "magic", make_inputs(tiny_proxy(), tmp_path / "whole", TARGET, BACKGROUND), POOL, recipe=RECIPE, check=0
+    )
     inputs = make_inputs(tiny_proxy(), tmp_path / "cut", TARGET, BACKGROUND)
     with monkeypatch.context() as killer:
         killer.setattr(smoothness.Training, "run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            prepare("magic", inputs, recipe=RECIPE)
+            prepare("magic", inputs, recipe=RECIPE, check=0)
     computed, gradient = [], Training.gradient
     monkeypatch.setattr(Training, "gradient", lambda self, state: computed.append(1) or gradient(self, state))
-    assert scores("magic", inputs, POOL, recipe=RECIPE).scores.equal(whole.scores)
+    assert scores("magic", inputs, POOL, recipe=RECIPE, check=0).scores.equal(whole.scores)
     # The second run's steps, both runs' two short replays of two steps, and what the way back needs of gradients that
     # were in the killed process's memory, one of them for a state between checkpoints that was there, too.
     assert len(computed) == 6 + 2 * 4 + (6 if in_memory else 0)

@@ -108,6 +108,11 @@ def test_a_group_that_the_total_ignores_is_named(small: Callable[..., Run]) -> N
     assert "little of quiet's" in groups.says
 
 
+def checked(predicted: list[float], measured: list[float]) -> dict:
+    figures = {"predicted": [[v] for v in predicted], "measured": [[v] for v in measured]}
+    return figures | {"groups": ["a"], "left_out": 1, "documents": 20}
+
+
 @pytest.mark.parametrize(
     ("details", "about", "level"),
     [
@@ -116,6 +121,9 @@ def test_a_group_that_the_total_ignores_is_named(small: Callable[..., Run]) -> N
         ({"coverage": {"tracked": 80, "total": 100, "uncovered": {"mlp.experts": 9}}}, "coverage", "warning"),
         ({"magic": {"smoothness": [0.9, 0.8]}}, "smoothness of training", "fine"),
         ({"magic": {"smoothness": [0.9, 0.4]}}, "smoothness of training", "alarm"),
+        ({"magic": {"check": checked([1, 2, 3], [1.1, 1.9, 3.2])}}, "check by retraining", "fine"),
+        ({"magic": {"check": checked([1, 2, 3], [3, 5, 9])}}, "check by retraining", "warning"),
+        ({"magic": {"check": checked([1, 2, 3], [3, 2, 1])}}, "check by retraining", "warning"),
     ],
 )
 def test_what_the_record_says_is_judged(small: Callable[..., Run], details: dict, about: str, level: str) -> None:

@@ -24,6 +24,7 @@ from curate.methods.shared.target import finite_losses, group_columns, group_sha
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.adjoint import snapshot
+from curate.training.leaving_out import as_tensors, check, num_documents, reported
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
 from curate.training.replay import Replay, Training
@@ -48,6 +49,8 @@ class RunSettings(Protocol):
     def accept_rough(self) -> bool: ...
     @property
     def checkpoints(self) -> str: ...
+    @property
+    def check(self) -> int: ...
     @property
     def normalize(self) -> str: ...
 
@@ -87,6 +90,8 @@ class TrainingPlan:
     """Measured."""
     step_back_seconds: float
     """Measured."""
+    check: int
+    """Retrainings of the first run, from where its ways back end."""
     disk_bytes: int
     """At most, until the run's directions are there."""
 
@@ -98,17 +103,23 @@ class TrainingPlan:
             "tokens of each, about": self.tokens,
             "seconds of a step, measured": self.step_seconds,
             "seconds of a step back, measured": self.step_back_seconds,
+            "retrainings of the check": self.check,
             "disk at most, until then": size(self.disk_bytes),
         }
 
 
 def training_units(_: Inputs, settings: RunSettings, whole: Sizes) -> dict[str, int | float]:
-    """Return how many steps all runs take, forward, for their smoothness, and back from every group."""
+    """Return how many steps all runs take, forward, for their smoothness, and back from every group.
+
+    And how many documents the check of the first one takes.
+    """
     runs, steps, back = _steps(settings, whole)
+    batch = min(settings.recipe.batch_size, max(1, whole.background // runs))
     return {
         "training": runs * steps,
         "smoothness": runs * 2 * short_steps(steps),
         "walking back": runs * whole.groups * back,
+        "check": num_documents(settings.check, back, batch, whole.target),
     }
 
 
@@ -126,6 +137,7 @@ def training_plan(inputs: Inputs, settings: RunSettings, whole: Sizes, seconds: 
         tokens=needs.tokens,
         step_seconds=seconds["training"],
         step_back_seconds=seconds["walking back"],
+        check=settings.check,
         disk_bytes=needs.disk_bytes,
     )
 
@@ -196,9 +208,15 @@ class BackgroundRuns:
             "part": part,
             "snapshots": self.settings.snapshots,
         }
+        if self._checks(part):
+            keys["check"] = self.settings.check
         key = xxhash.xxh3_64_hexdigest(repr(sorted(keys.items())).encode())
         with workplace(inputs.kept.folder, "training") as folder:
             return inputs.kept.get("target/magic", keys, lambda: self._train(part, folder / key))
+
+    def _checks(self, part: int) -> bool:
+        """Return whether a part's run is checked: the first, since the others differ in nothing but documents."""
+        return part == 0 and self.settings.check > 0
 
     def _train(self, part: int, folder: Path) -> dict[str, Tensor]:
         """Train on a part, walk back from all targets to the snapshots, and return the tensors that scoring takes."""
@@ -232,6 +250,12 @@ class BackgroundRuns:
             "size": torch.tensor([steps, len(documents)]),
             "hashes": torch.from_numpy(np.frombuffer(b"".join(hashes), np.uint8).copy()).view(len(hashes), -1),
         }
+        if self._checks(part):
+            retrainings, since = self.settings.check, snapshots[0]
+            checked = check(
+                replay, targets, walked.adjoints, self.inputs.reporter, retrainings=retrainings, since=since
+            )
+            tensors |= as_tensors(checked)
         for step in snapshots:
             parameters, directions = self._at(replay, step, list(targets))
             tensors |= {f"{step}.parameters.{n}": p for n, p in parameters.items()}
@@ -293,7 +317,7 @@ class BackgroundRuns:
         return Corpus(documents, batching.tokens, room=batching.room)
 
     def _report(self, kept_runs: Sequence[dict[str, Tensor]], proxy: Proxy) -> None:
-        """Report and record the runs' smoothness. Raises CurateError where a run is too rough."""
+        """Report and record the runs' smoothness and check. Raises CurateError where a run is too rough."""
         agreement = [round(float(kept["smoothness"]), 4) for kept in kept_runs]
         snapshots, steps = kept_runs[0]["snapshots"].tolist(), int(kept_runs[0]["size"][0])
         parameters = _under(f"{snapshots[0]}.parameters.", kept_runs[0])
@@ -304,6 +328,10 @@ class BackgroundRuns:
             f" not to be trusted); documents are scored at step {listed} of {steps}, by linear layers alone:"
             f" {tracked:,} of {trained:,} trained parameters."
         )
+        measured: dict[str, object] = {}
+        if self.settings.check:
+            groups = [*self.inputs.target.names, *([CONTROL] if self.inputs.against is not None else [])]
+            measured["check"] = reported(kept_runs[0], groups, self.inputs.reporter)
         self.inputs.record(
             {
                 "magic": {
@@ -314,6 +342,7 @@ class BackgroundRuns:
                     "target_loss": [kept["losses"].tolist() for kept in kept_runs],
                     "trained_parameters": trained,
                     "tracked_parameters": tracked,
+                    **measured,
                 }
             }
         )
