@@ -59,7 +59,7 @@ class DirectionScorer:
         return Scored(scores=scores, losses=losses, norms=norms, tokens=tokens if self.per_token else None)
 
     def by_row(self, document: Encoded, rows: Sequence[Encoded], batching: Batching) -> Float[Tensor, "targets"] | None:
-        """Return a document's score for every target row alone, as if the row were the whole target; None without `solve`.
+        """Return a document's score for every row alone, as if it were the whole target; None without `solve`.
 
         ⟨P g_row, g⟩ is ⟨g_row, P g⟩: the document's gradient is solved once, and every row is scored along it.
         """

@@ -247,7 +247,7 @@ def _rows(opened: _Opened, document: Encoded, column: str | None, shown: int, nu
     notes = []
     if len(chosen) < len(members):
         notes.append(
-            f"{len(chosen)} of {len(members):,} target rows, drawn at random, were scored; --target-rows all scores all."
+            f"{len(chosen)} of {len(members):,} target rows, drawn at random, were scored; --target-rows all: all."
         )
     if opened.workspace.against is not None:
         notes.append("The control set is not subtracted from the scores of rows.")
