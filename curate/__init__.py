@@ -43,6 +43,7 @@ __all__ = [
     "validate",
     "verify",
     "warmup",
+    "why",
 ]
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from curate.pipeline.verify import plan as plan_verify
     from curate.pipeline.verify import run as verify
     from curate.pipeline.warmup import run as warmup
+    from curate.pipeline.why import run as why
     from curate.proof.settings import ValidateSettings, VerifySettings
     from curate.reports.report import report
     from curate.rescoring.settings import RescoreSettings
@@ -111,6 +113,7 @@ _HOMES = {
     "validate": "curate.pipeline.validate:run",
     "verify": "curate.pipeline.verify:run",
     "warmup": "curate.pipeline.warmup:run",
+    "why": "curate.pipeline.why:run",
 }
 
 

@@ -21,8 +21,16 @@ ALGORITHMS = 2
 class Kept(Generic[T]):
     """Values of one kind in a folder: read from it, else from a neighbour, else made and kept."""
 
-    def __init__(self, folder: Folder, codec: Codec[T], neighbours: Sequence[Folder] = ()) -> None:
-        self.folder, self.codec, self.neighbours = folder, codec, neighbours
+    def __init__(
+        self,
+        folder: Folder,
+        codec: Codec[T],
+        neighbours: Sequence[Folder] = (),
+        *,
+        refusal: Exception | None = None,
+    ) -> None:
+        """`refusal`: nothing is made or written; this is raised where a value is in none of the folders."""
+        self.folder, self.codec, self.neighbours, self.refusal = folder, codec, neighbours, refusal
 
     def get(self, name: str, depends_on: Mapping[str, object], make: Callable[[], T]) -> T:
         """Return the value kept under `name` for exactly these dependencies; make and keep it first if need be."""
@@ -35,9 +43,13 @@ class Kept(Generic[T]):
             return value
         for neighbour in self.neighbours:
             if (value := self._read(neighbour, name)) is not None:
+                if self.refusal is not None:
+                    return value
                 source = neighbour.local(self._file(name))
                 self.folder.put(self._file(name), partial(_same_file, source))
                 return value
+        if self.refusal is not None:
+            raise self.refusal
         self.keep(name, make())
         # Read back, so that the first use and every later one see the same memory layout and give the same bits.
         value = self.find(name)

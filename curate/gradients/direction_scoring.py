@@ -1,13 +1,13 @@
 """Score documents by directional derivatives: the scorer that all linear methods share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.gradients.directions import Derivatives, DirectionEngine
+from curate.gradients.directions import Derivatives, DirectionEngine, Directions
 from curate.gradients.documents import Batching
 from curate.gradients.materialised import weighted_gradients
 from curate.gradients.scored import Scored
@@ -28,6 +28,8 @@ class DirectionScorer:
     normalize: str = "none"
     """'none'; 'length': per scored token; 'unit': by the gradient's norm, which is then computed exactly."""
     per_token: bool = False
+    solve: Callable[[Directions], Directions] | None = None
+    """What took the target's gradients to the directions, linear and symmetric; None where nothing of the kind did."""
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's scores; no document's result depends on the others."""
@@ -55,6 +57,22 @@ class DirectionScorer:
                 note((i,), *self._long(document, batching))
         scores[~norms.isfinite()] = torch.nan  # dividing by the norm would hide an overflow
         return Scored(scores=scores, losses=losses, norms=norms, tokens=tokens if self.per_token else None)
+
+    def by_row(self, document: Encoded, rows: Sequence[Encoded], batching: Batching) -> Float[Tensor, "targets"] | None:
+        """Return a document's score for every row alone, as if it were the whole target; None without `solve`.
+
+        ⟨P g_row, g⟩ is ⟨g_row, P g⟩: the document's gradient is solved once, and every row is scored along it.
+        """
+        if self.solve is None:
+            return None
+        (engine,) = self.engines
+        wide = self.columns.dtype
+        gradients = weighted_gradients(engine.proxy, [document], torch.ones(1, 1, dtype=wide), batching)
+        norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt().to(device="cpu", dtype=wide)
+        divisor = self._divisor(torch.tensor([document.num_scored], dtype=wide), norm[None])
+        along = DirectionEngine(engine.proxy, self.solve(gradients))
+        scorer = DirectionScorer(engines=[along], columns=1 / divisor[:, None], normalize="length")
+        return scorer(rows, batching).scores[:, 0]
 
     def _divisor(self, counts: Tensor, norms: Tensor) -> Tensor:
         if self.normalize == "unit":

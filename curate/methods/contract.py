@@ -157,6 +157,18 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class RowScorer(Scorer, Protocol):
+    """A scorer that can tell the target's rows apart."""
+
+    def by_row(self, document: Encoded, rows: Sequence[Encoded], batching: Batching) -> Float[Tensor, "targets"] | None:
+        """Return a document's score for every row alone, as if it were the whole target; None where it has none.
+
+        Their mean over a group's rows is the group's score, but for a control set's, which is not subtracted.
+        """
+        ...
+
+
+@runtime_checkable
 class StoreScorer(Scorer, Protocol):
     """A scorer whose scores a store gives, too."""
 

@@ -72,7 +72,8 @@ def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
     if refinement is None:
         return curved(inputs, "ekfac", settings, fit, Ekfac.of)
     keys = curvature_keys(inputs, "ekfac", settings) | {"refinement": refinement}
-    return direction_scorer(inputs, settings, depends_on=keys, solve=partial(_refined, inputs, settings, refinement))
+    solve = partial(_refined, inputs, settings, refinement)
+    return direction_scorer(inputs, settings, depends_on=keys, solve=solve, symmetric=False)
 
 
 def _refined(inputs: Inputs, settings: Settings, refinement: RefineSettings, gradients: Directions) -> Directions:

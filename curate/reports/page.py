@@ -34,7 +34,7 @@ def page(
     runs = [_view(*run) for run in judged]
     possible = len(runs) * (len(runs) - 1) // 2
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             title=f"curate report: {', '.join(figures.path for figures, *_ in judged)}",
@@ -49,7 +49,8 @@ def page(
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates' environment, which escapes foreign text and shows its control characters."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,

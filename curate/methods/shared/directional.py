@@ -87,10 +87,12 @@ def direction_scorer(
     *,
     depends_on: Mapping[str, object],
     solve: Callable[[Directions], Directions] | None = None,
+    symmetric: bool = True,
 ) -> DirectionScorer:
     """Return a scorer along the solved mean gradients of the target's groups, which are kept in the run.
 
-    `depends_on` names all that `solve` depends on beside model, target and control set.
+    `depends_on` names all that `solve` depends on beside model, target and control set. `symmetric`: whether it is a
+    product with one symmetric matrix, so that a document may stand in the target's place.
     """
 
     def make() -> dict[str, Tensor]:
@@ -116,7 +118,12 @@ def direction_scorer(
         columns=group_columns(kept["shares"].to(wide)),
         normalize=settings.normalize,
         per_token=inputs.per_token,
+        solve=(solve or _unsolved) if symmetric else None,
     )
+
+
+def _unsolved(gradients: Directions) -> Directions:
+    return gradients
 
 
 def curved(
