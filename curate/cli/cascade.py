@@ -108,7 +108,7 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
     )
     documents = (exact.totals or {})["documents"]
     stdout.print(
-        f"{documents:,} of {expected.of:,} documents scored in {exact.address}, the best of {cascade.predicted.address}",
+        f"{documents:,} of {expected.of:,} documents scored in {exact.address}: the best of its folder predicted",
         soft_wrap=True,
     )
     path = shlex.quote(exact.address)

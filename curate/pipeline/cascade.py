@@ -135,22 +135,7 @@ def run(
     begun = _begin(place, settings)
     where = place.address.rstrip("/")
     how: dict[str, Any] = {"workers": workers, "executor": executor, "strict": strict, "reporter": reporter}
-    number = portion_text(settings.sample)
-    reporter.note(f"stage 1 of 3: {settings.method} scores a sample, {number} of the pool, into {where}/teacher.")
-    teacher = score.run(settings.scoring(sample=settings.sample), f"{where}/teacher", **how)
-    documents = (teacher.totals or {})["documents"]
-    reporter.note(
-        f"stage 2 of 3: {settings.student} learns from {documents:,} documents, and predicts all into {where}/predicted."
-    )
-    predicted = predict.run(
-        teacher=teacher.address,
-        student=settings.student,
-        by_source=settings.by_source,
-        seed=settings.seed,
-        documents=LEARNED_FROM,
-        out=f"{where}/predicted",
-        **how,
-    )
+    teacher, predicted = _narrow(settings, where, reporter, how)
     expected = expect(settings, teacher, predicted)
     put_json(place, CASCADE, begun | {"expected": as_json(asdict(expected))})
     _tell(settings, expected, where, reporter)
@@ -160,6 +145,27 @@ def run(
         wanted = _wanted(settings, expected)
         selection = select(exact, out=select_into, format=format, overwrite=overwrite, reporter=reporter, **wanted)
     return Cascade(teacher=teacher, predicted=predicted, exact=exact, expected=expected, selection=selection)
+
+
+def _narrow(settings: CascadeSettings, where: str, reporter: Reporter, how: Mapping[str, Any]) -> tuple[Run, Run]:
+    """Score the sample and predict the pool, or what is left of both."""
+    sample, student = portion_text(settings.sample), settings.student
+    counted = "" if isinstance(settings.sample, float) else " documents"
+    scores = f"{settings.method} scores a sample, {sample}{counted} of the pool"
+    reporter.note(f"stage 1 of 3: {scores}, into {where}/teacher.")
+    teacher = score.run(settings.scoring(sample=settings.sample), f"{where}/teacher", **how)
+    learned = f"{student} learns from {(teacher.totals or {})['documents']:,} documents"
+    reporter.note(f"stage 2 of 3: {learned}, and predicts the pool's scores, into {where}/predicted.")
+    predicted = predict.run(
+        teacher=teacher.address,
+        student=student,
+        by_source=settings.by_source,
+        seed=settings.seed,
+        documents=LEARNED_FROM,
+        out=f"{where}/predicted",
+        **how,
+    )
+    return teacher, predicted
 
 
 def plan(settings: CascadeSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> CascadePlan:

@@ -60,8 +60,9 @@ class Narrowing:
         if self.only is None:
             return []
         teacher = self.only.located_settings.get("teacher")
-        is_there = teacher is not None and open_folder(teacher).exists(Run.RECORD)
-        return [self.only, *([Run.open(teacher)] if is_there else [])]
+        if teacher is None or not open_folder(teacher).exists(Run.RECORD):
+            return [self.only]
+        return [self.only, Run.open(teacher)]
 
     @property
     def _of(self) -> int:
