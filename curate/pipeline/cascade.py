@@ -206,7 +206,7 @@ def expect(settings: CascadeSettings, teacher: Run, predicted: Run) -> Expected:
     keep = settings.keep or KEEP
     if settings.recall is not None:
         needed = left_out.share_needed(judged, columns, top, settings.recall)
-        keep = min(1.0, max(top, math.ceil(needed * 1e4) / 1e4))
+        keep = max(top, math.ceil(needed * of - 1e-6) / of)  # whole documents, so that rounding takes none
     share = portion_of(keep, of) / of
     documents = min(of, round(left_out.share_kept(columns, share) * of))
     paced = sum(line.get("seconds", {}).get("score", 0.0) for line in teacher.logged())

@@ -69,7 +69,7 @@ def test_a_stopped_cascade_goes_on_and_other_settings_are_refused(
     for name in ("teacher", "predicted"):
         shutil.copytree(project / "runs" / "x" / name, out / name)
     shutil.copy(project / "runs" / "x" / "cascade.json", out)
-    with pytest.raises(SettingsError, match="keep: the cascade has null, you asked for 0.3"):
+    with pytest.raises(SettingsError, match=r"keep: the cascade has null, you asked for 0\.3"):
         _run(out, keep="30%", **how)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
