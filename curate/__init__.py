@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "BenchSettings",
+    "CascadeSettings",
     "CurateError",
     "IndexSettings",
     "PredictSettings",
@@ -24,10 +25,12 @@ __all__ = [
     "VerifySettings",
     "WarmupSettings",
     "bench",
+    "cascade",
     "index",
     "latest_run",
     "make_search",
     "neighbours",
+    "plan_cascade",
     "plan_index",
     "plan_rescore",
     "plan_score",
@@ -49,6 +52,8 @@ __all__ = [
 if TYPE_CHECKING:
     from curate.errors import CurateError
     from curate.pipeline.bench import run as bench
+    from curate.pipeline.cascade import plan as plan_cascade
+    from curate.pipeline.cascade import run as cascade
     from curate.pipeline.continuing import recorded
     from curate.pipeline.index import make_search, neighbours
     from curate.pipeline.index import plan as plan_index
@@ -59,7 +64,7 @@ if TYPE_CHECKING:
     from curate.pipeline.rescore import run as rescore
     from curate.pipeline.score import plan as plan_score
     from curate.pipeline.score import run as score
-    from curate.pipeline.settings import BenchSettings
+    from curate.pipeline.settings import BenchSettings, CascadeSettings
     from curate.pipeline.validate import plan as plan_validate
     from curate.pipeline.validate import run as validate
     from curate.pipeline.verify import plan as plan_verify
@@ -81,6 +86,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BenchSettings": "curate.pipeline.settings",
+    "CascadeSettings": "curate.pipeline.settings",
     "CurateError": "curate.errors",
     "IndexSettings": "curate.stores.settings",
     "PredictSettings": "curate.students.settings",
@@ -94,10 +100,12 @@ _HOMES = {
     "VerifySettings": "curate.proof.settings",
     "WarmupSettings": "curate.training.settings",
     "bench": "curate.pipeline.bench:run",
+    "cascade": "curate.pipeline.cascade:run",
     "index": "curate.pipeline.index:run",
     "latest_run": "curate.scores.run",
     "make_search": "curate.pipeline.index",
     "neighbours": "curate.pipeline.index",
+    "plan_cascade": "curate.pipeline.cascade:plan",
     "plan_index": "curate.pipeline.index:plan",
     "plan_rescore": "curate.pipeline.rescore:plan",
     "plan_score": "curate.pipeline.score:plan",

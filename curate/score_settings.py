@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator
 
@@ -125,7 +125,7 @@ class ScoreSettings(PassSettings, NarrowingSettings):
         return asdict(self)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> "ScoreSettings":
+    def of(cls, values: Mapping[str, Any]) -> Self:
         """Build from names and values side by side; names that are no field here are the method's settings."""
         names = {f.name for f in fields(cls)}
         own = {n: v for n, v in values.items() if n.replace("-", "_") in names}

@@ -19,7 +19,19 @@ from curate.errors import CurateError, disk_is_full, forbidden, memory_is_out, n
 
 # The first lines of help follow the way of the work; a command that is not listed here comes after, by name.
 ORDER = (
-    *("quickstart", "warmup", "score", "predict", "rescore", "report", "why", "select", "validate", "verify"),
+    *(
+        "quickstart",
+        "warmup",
+        "score",
+        "predict",
+        "cascade",
+        "rescore",
+        "report",
+        "why",
+        "select",
+        "validate",
+        "verify",
+    ),
     *("index", "query", "sql", "status", "bench"),
 )
 

@@ -60,7 +60,13 @@ def _named(args: list[str]) -> str | None:
         content = read_yaml(path)
         if name := content.get("method") or (content.get("settings") or {}).get("method"):
             return str(name)
-    records = (("--continue", "run.json"), ("--fit-from", "run.json"), ("--continue", STORE), ("--store", STORE))
+    records = (
+        ("--continue", "cascade.json"),
+        ("--continue", "run.json"),
+        ("--fit-from", "run.json"),
+        ("--continue", STORE),
+        ("--store", STORE),
+    )
     for flag, record in records:
         if (path := _path(values.get(flag), record)) is not None:
             return read_yaml(path)["settings"].get("method")

@@ -52,6 +52,8 @@ class PartFolder(ABC):
     """Whether parts are merged into files of many; nothing else may go by the names of their files then."""
     WHICH: ClassVar[str]
     """The hint where a folder is not of this kind."""
+    MAY_HOLD: ClassVar[frozenset[str]] = frozenset()
+    """What may lie in its folder before it does."""
     IN_STORES: ClassVar[bool] = False
     """Whether it may lie in an object store."""
 
@@ -419,7 +421,7 @@ class PartFolder(ABC):
     def refuse_foreign(cls, path: Path | str) -> None:
         """Raise CurateError for a file, and for a folder that holds something else."""
         folder = open_folder(path)
-        foreign = folder.list()
+        foreign = [name for name in folder.list() if name not in cls.MAY_HOLD]
         if foreign and not folder.exists(cls.RECORD):
             listed = ", ".join(name.rstrip("/") for name in foreign[:3])
             raise CurateError(

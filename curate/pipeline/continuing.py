@@ -1,19 +1,20 @@
 """Go on with a folder by its name alone: its settings come from its own record."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from curate import methods
 from curate.documents.addresses import lies_here
-from curate.documents.located import located, located_settings
+from curate.documents.located import ADDRESSES, located, located_settings
 from curate.errors import SettingsError
 from curate.fields import Fields
 from curate.folders.folder import Folder, read_json
 from curate.folders.local import open_folder
 from curate.folders.record import RunRecord, as_json
+from curate.pipeline.settings import CascadeSettings
 from curate.proof.settings import SETTINGS, ValidateSettings, VerifySettings
 from curate.proxies.devices import choose_device
 from curate.rescoring.settings import RescoreSettings
@@ -25,6 +26,7 @@ from curate.stores.store import Store
 from curate.students.settings import PredictSettings
 
 KINDS: dict[str, Any] = {
+    "cascade": CascadeSettings,
     "score": ScoreSettings,
     "predict": PredictSettings,
     "rescore": RescoreSettings,
@@ -33,6 +35,8 @@ KINDS: dict[str, Any] = {
     "verify": VerifySettings,
 }
 """Settings by the command that writes a folder."""
+CASCADE = "cascade.json"
+"""In the folder of a cascade's last run: its settings and the working folder in which they were given."""
 _BEGIN_ANEW = (
     "Begin it by its whole command (curate score --target … --pool … --out {folder}); `curate status` lists the runs "
     "that --continue can go on with."
@@ -45,17 +49,19 @@ _PROOF = ("selection", "target", "pool", "other", "model", "runs", "banks")
 def recorded(folder: Path | str) -> Any:
     """Return the settings that a folder was begun with, its addresses as they are found from here.
 
-    `curate.score(curate.recorded("runs/x"), "runs/x")` goes on with a run; so do `predict`, `rescore`, `index`,
-    `validate` and `verify` with theirs. Raises SettingsError for a folder that none of them wrote.
+    `curate.score(curate.recorded("runs/x"), "runs/x")` goes on with a run; so do `cascade`, `predict`, `rescore`,
+    `index`, `validate` and `verify` with theirs. Raises SettingsError for a folder that none of them wrote.
     """
     command, values = recorded_values(folder)
     kind = KINDS[command]
-    return kind.of(values) if kind is ScoreSettings else build(kind, values, owner=f"The record of {folder}")
+    return kind.of(values) if issubclass(kind, ScoreSettings) else build(kind, values, owner=f"The record of {folder}")
 
 
 def recorded_values(folder: Path | str) -> tuple[str, dict[str, Any]]:
     """Return the command that began a folder, and its settings by name. Raises SettingsError."""
     place = open_folder(folder)
+    if place.exists(CASCADE):
+        return _begun(read_json(place, CASCADE), ADDRESSES)
     if place.exists(Run.RECORD):
         run = Run.open(folder)
         return of_record(run.record, located_settings(run))
@@ -65,10 +71,19 @@ def recorded_values(folder: Path | str) -> tuple[str, dict[str, Any]]:
         command, values = of_record(store.record, located_settings(store))
         return command, values | {"pool": pool}
     if place.exists(SETTINGS):
-        content = read_json(place, SETTINGS)
-        settings, where = content["settings"], content["working_folder"]
-        return content["command"], settings | {n: _there(settings[n], where) for n in _PROOF if settings.get(n)}
+        return _begun(read_json(place, SETTINGS), _PROOF)
     raise SettingsError(f"--continue {folder}: {folder} {_lacking(place)}", hint=_BEGIN_ANEW.format(folder=folder))
+
+
+def begun_with(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is written down of a command, so that its folder's name alone goes on with it."""
+    return {"command": command, "working_folder": os.getcwd(), "settings": dict(settings)}
+
+
+def _begun(content: Mapping[str, Any], addresses: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return what `begun_with` wrote, its addresses as they are found from here."""
+    settings, where = content["settings"], content["working_folder"]
+    return content["command"], settings | {n: _there(settings[n], where) for n in addresses if settings.get(n)}
 
 
 def _lacking(place: Folder) -> str:

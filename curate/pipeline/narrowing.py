@@ -8,6 +8,7 @@ from curate.documents import Pool, rows_of_all
 from curate.documents.choices import Drawn, Listed, write_listed
 from curate.documents.shards import Choice
 from curate.errors import CurateError, SettingsError
+from curate.folders.local import open_folder
 from curate.folders.record import Narrowed, canonical
 from curate.score_settings import ScoreSettings
 from curate.scores.narrowing import best_sql, documents_stood_for, ranking_columns
@@ -52,6 +53,16 @@ class Narrowing:
             return {}
         content = {part: self.only.record.json[part] for part in ("settings", "fingerprints")}
         return {"only": xxhash.xxh3_128_hexdigest(canonical(content | {"totals": self.only.totals}).encode())}
+
+    @property
+    def lineage(self) -> list[Run]:
+        """The runs that narrow the pool, as far as they are there: the other run, and the one it was learned from."""
+        if self.only is None:
+            return []
+        teacher = self.only.located_settings.get("teacher")
+        if teacher is None or not open_folder(teacher).exists(Run.RECORD):
+            return [self.only]
+        return [self.only, Run.open(teacher)]
 
     @property
     def _of(self) -> int:

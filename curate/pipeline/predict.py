@@ -197,7 +197,7 @@ def _learn(run: Run, teacher: Run, prediction: Prediction, reporter: Reporter) -
         )
         for name in students.chosen(settings.student):
             with reporter.stage(f"learning {name}", total=len(lesson.documents)) as stage:
-                readings[name] = open_reading(name, prediction)
+                readings[name] = open_reading(name, prediction.scoring, settings.layers)
                 sample = lesson.sample(readings[name], lengths, prediction)
                 tried.append(fit(name, sample, folds=settings.folds, seed=settings.seed, by_source=settings.by_source))
                 stage.advance(len(lesson.documents))
@@ -207,6 +207,7 @@ def _learn(run: Run, teacher: Run, prediction: Prediction, reporter: Reporter) -
         run.add_details(
             predicted={
                 "student": best.student,
+                "kept": prediction.kept,
                 "documents": len(lesson.documents),
                 "tried": {fitted.student: fitted.as_dict() for fitted in tried},
                 "lengths": asdict(lengths),

@@ -22,6 +22,7 @@ from curate.schema import SCORE_FIELDS, Document, Skipped
 from curate.score_settings import ScoreSettings
 from curate.students.contract import Inputs, Reader
 from curate.students.fitting import TOKENS, Fitted
+from curate.students.judging import LeftOut
 from curate.students.lengths import Lengths
 from curate.students.settings import PredictSettings
 
@@ -62,16 +63,23 @@ class Learned:
 
     def keep(self, folder: Folder, name: str) -> None:
         """Keep it in a run's folder: the weights first, so that a record is never there without them."""
+        left_out = self.fitted.left_out
         Kept(folder, ARRAY).keep(f"{name}-weights", self.fitted.weights)
-        Kept(folder, JSON).keep(name, {"fitted": self.fitted.as_dict(), "lengths": asdict(self.lengths)})
+        Kept(folder, ARRAY).keep(f"{name}-left-out", np.stack([left_out.truth, left_out.predicted]))
+        of_left_out = {"columns": left_out.columns, "sources": left_out.sources}
+        told = {"fitted": self.fitted.as_dict(), "lengths": asdict(self.lengths), "left_out": of_left_out}
+        Kept(folder, JSON).keep(name, told)
 
     @classmethod
     def find(cls, folder: Folder, name: str) -> "Learned | None":
         """Return what a run's folder keeps; None where it does not."""
-        weights, content = Kept(folder, ARRAY).find(f"{name}-weights"), Kept(folder, JSON).find(name)
-        if weights is None or content is None:
+        weights, values = (Kept(folder, ARRAY).find(f"{name}-{what}") for what in ("weights", "left-out"))
+        content = Kept(folder, JSON).find(name)
+        if weights is None or values is None or content is None:
             return None
-        return cls(fitted=Fitted.of(content["fitted"], weights), lengths=Lengths(**content["lengths"]))
+        columns, sources = tuple(content["left_out"]["columns"]), content["left_out"]["sources"]
+        left_out = LeftOut(columns=columns, truth=values[0], predicted=values[1], sources=sources)
+        return cls(fitted=Fitted.of(content["fitted"], weights, left_out), lengths=Lengths(**content["lengths"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +91,15 @@ class Reading:
     """Makes tokens of documents, for a student that reads those."""
 
 
-def open_reading(name: str, prediction: Prediction) -> Reading:
-    """Load what a student needs."""
-    student, layers = students.get(name), prediction.settings.layers
+def open_reading(name: str, scoring: ScoreSettings, layers: int | None = None) -> Reading:
+    """Load what a student needs, of a proxy as the teacher was scored with."""
+    student = students.get(name)
     if not student.needs_model:
         return Reading(read=student.read(Inputs(layers=layers)))
     from curate.pipeline.workspace import load, make_batching  # imported here: reading text needs no torch
 
-    proxy, encoder = load(prediction.scoring)
-    batching = make_batching(prediction.scoring, proxy, encoder)
+    proxy, encoder = load(scoring)
+    batching = make_batching(scoring, proxy, encoder)
     return Reading(read=student.read(Inputs(proxy=proxy, batching=batching, layers=layers)), encoder=encoder)
 
 
@@ -186,7 +194,7 @@ def make_predicting(prediction: Prediction, folder: Folder, reading: Reading | N
     """Return what predicts, by what a run's folder keeps."""
     learned = Learned.find(folder, prediction.kept)
     assert learned is not None
-    reading = reading or open_reading(learned.fitted.student, prediction)
+    reading = reading or open_reading(learned.fitted.student, prediction.scoring, prediction.settings.layers)
     overlap = Overlap(d.plain_text for d in prediction.target.documents)
     if reading.encoder is None:
         return Predicting(

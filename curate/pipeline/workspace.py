@@ -50,6 +50,8 @@ class Workspace:
     against: EncodedTarget | None = None
     aggregation: Aggregation = MEANS
     per_token: bool = False
+    lineage: Sequence[Folder] = ()
+    """Of the runs that narrow the pool: what they keep is of the same pool, target and background."""
     origin: Origin | None = None
     store: Store | None = None
     checkpoints: Sequence[Checkpoint] = ()
@@ -72,7 +74,7 @@ class Workspace:
 
         A store gives the background's sketches, and what was fitted on them.
         """
-        neighbours = _beside(folder)
+        neighbours = [*self.lineage, *_beside(folder)]
         if self.origin is not None:
             neighbours = [self.origin.run.folder, *neighbours]
         if self.store is not None:
@@ -146,6 +148,7 @@ def open_workspace(request: Request, reporter: Reporter) -> Workspace:
         against=None if control is None else encode_target(encoder, control, reporter, what="control set"),
         aggregation=aggregation(request.settings),
         per_token=request.settings.per_token,
+        lineage=[run.folder for run in request.narrowing.lineage] if request.narrowing else [],
         origin=request.origin,
         store=request.store,
         checkpoints=checkpoints,

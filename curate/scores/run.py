@@ -6,6 +6,7 @@ scores/S-P-to-T-Q.parquet  all parts from one to another: every 256 become one f
 skipped/S-P.parquet rows of the same stretch that were set aside; absent when there are none
 finished.json       totals; there once every shard has reached its end
 shards.json         the pool's shards as they were, for a later run that takes over parts of unchanged ones
+cascade.json, teacher/, predicted/  of the last run of a cascade: its settings, and the two runs that narrowed its pool
 target/ …           whatever later runs reuse
 """
 
@@ -36,6 +37,7 @@ class Run(PartFolder):
     ROWS: ClassVar[str] = "scores"
     MERGES: ClassVar[bool] = True
     IN_STORES: ClassVar[bool] = True
+    MAY_HOLD: ClassVar[frozenset[str]] = frozenset({"cascade.json", "teacher/", "predicted/"})
     WHICH: ClassVar[str] = "Give the folder that `curate score` wrote, or none for the latest run under runs/."
 
     def adopt(self, source: PartFolder, part: Part, shard_index: int, table: pa.Table | None = None) -> Part:

@@ -7,13 +7,13 @@ as they like. They are moved so that 0 stays 0: what is predicted to be above it
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
 from curate.scores.correlation import spearman
-from curate.students.judging import Figures, judge
+from curate.students.judging import Figures, LeftOut, judge
 from curate.students.ridge import STRENGTHS, Ridge, Scaling
 
 TOKENS = "log tokens per character"
@@ -39,6 +39,8 @@ class Sample:
 class Fitted:
     """A linear model of several columns."""
 
+    NOT_TOLD: ClassVar = ("weights", "left_out")
+
     student: str
     columns: tuple[str, ...]
     sources: tuple[str, ...]
@@ -48,6 +50,8 @@ class Fitted:
     """By score column, cross-validated."""
     weights: np.ndarray
     """float64 `[1 + features + 1 + sources, columns]`: the constant, the features, the size, the sources' constants."""
+    left_out: LeftOut
+    """The cross-validated predictions that the figures are of."""
 
     def __call__(self, features: np.ndarray, sizes: np.ndarray, sources: Sequence[str]) -> np.ndarray:
         """Return float64 `[documents, columns]`; a source that the sample lacks has no constant."""
@@ -66,13 +70,13 @@ class Fitted:
         return float(np.mean([f.spearman for f in self.figures.values()]))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all but the weights, for a record."""
-        shown = {n: list(v) if isinstance(v, tuple) else v for n, v in vars(self).items() if n != "weights"}
+        """Return all but what is kept apart, for a record."""
+        shown = {n: list(v) if isinstance(v, tuple) else v for n, v in vars(self).items() if n not in self.NOT_TOLD}
         return shown | {"figures": {column: asdict(f) for column, f in self.figures.items()}}
 
     @classmethod
-    def of(cls, content: Mapping[str, Any], weights: np.ndarray) -> "Fitted":
-        """Return what a record tells of a model, with its weights."""
+    def of(cls, content: Mapping[str, Any], weights: np.ndarray, left_out: LeftOut) -> "Fitted":
+        """Return what a record tells of a model, with what is kept apart."""
         return cls(
             student=content["student"],
             columns=tuple(content["columns"]),
@@ -80,6 +84,7 @@ class Fitted:
             strengths=content["strengths"],
             figures={column: Figures.of(f) for column, f in content["figures"].items()},
             weights=weights,
+            left_out=left_out,
         )
 
 
@@ -96,15 +101,28 @@ def fit(student: str, sample: Sample, *, folds: int, seed: int, by_source: bool)
     ridge = Ridge.of(np.concatenate([scaling(raw), constants - shares], 1), truth - middle)
     left_out = _left_out(ridge, folds_of(sample.contents, folds, seed))
     weights, strengths, figures = np.empty((1 + raw.shape[1] + len(named), len(targets))), {}, {}
+    predicted: dict[str, np.ndarray] = {}
     for j, column in enumerate(targets):
         strengths[column] = _best_strength(column, truth[:, j], {s: of_all[:, j] for s, of_all in left_out.items()})
         if column != TOKENS:
-            figures[column] = judge(truth[:, j], left_out[strengths[column]][:, j], sample.sources)
+            predicted[column] = left_out[strengths[column]][:, j]
+            figures[column] = judge(truth[:, j], predicted[column], sample.sources)
         learned = ridge.weights(strengths[column])[:, j]
         of_raw, of_sources = learned[: raw.shape[1]] * scaling.scale, learned[raw.shape[1] :]
         weights[:, j] = [middle[j] - scaling.centre @ of_raw - shares @ of_sources, *of_raw, *of_sources]
     return Fitted(
-        student=student, columns=tuple(targets), sources=named, strengths=strengths, figures=figures, weights=weights
+        student=student,
+        columns=tuple(targets),
+        sources=named,
+        strengths=strengths,
+        figures=figures,
+        weights=weights,
+        left_out=LeftOut(
+            columns=tuple(predicted),
+            truth=np.stack([targets[c] for c in predicted], 1),
+            predicted=np.stack([*predicted.values()], 1),
+            sources=sample.sources,
+        ),
     )
 
 

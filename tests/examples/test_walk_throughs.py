@@ -78,6 +78,12 @@ def test_trust(there: Path) -> None:
 
 
 @pytest.mark.slow
+def test_cascade(there: Path) -> None:
+    walk(EXAMPLES / "cascade.md")
+    assert (there / "best" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
 def test_stores(there: Path) -> None:
     walk(EXAMPLES / "stores" / "README.md")
     assert (there / "apart" / "manifest.json").is_file()

@@ -16,6 +16,7 @@ NEW_PROXY = "--layers 1 --width 32 --heads 2 --vocab-size 400 --context 64 --bat
 SMALL = {
     "warmup": "--tokens 8k",
     "score": "--background 16",
+    "cascade": "--background 16",
     "rescore": "--background 16",
     "index": "--background 16",
     "validate": "--documents 24 --subsets 4 --queries 3 --removals 1 --drop 10% --resamples 100",
