@@ -50,7 +50,7 @@ def test_the_study_of_methods_selects_verifies_and_goes_on(tmp_path: Path, monke
     model = make_proxy_folder(tmp_path / "proxy")
     (tmp_path / "pool.jsonl").write_bytes(lines(make_rows(60, 1)))
     (tmp_path / "val.jsonl").write_bytes(lines([{**r, "task": "ab"[i % 2]} for i, r in enumerate(make_rows(8, 2))]))
-    (tmp_path / "a.jsonl").write_bytes(lines(make_rows(4, 3)))
+    (tmp_path / "a.jsonl").write_bytes(lines([{"text": f"{i} {i * i} {i**3} {i**4}"} for i in range(7, 11)]))
     target, pool = str(tmp_path / "val.jsonl"), str(tmp_path / "pool.jsonl")
     values = {"method": "dot", "normalize": "none", "group_by": "task", "model": str(model)}
     curate.score(target=target, pool=pool, out=tmp_path / "dot", **values)

@@ -48,7 +48,7 @@ class RescoreSettings:
     seed: Count = option(default=0, help="Seed of the background sample; the recipe has its own.")
     accept_rough: Flag = option(default=False, help="Accept a training run that is not smooth.")
     check: Annotated[Count, least(0)] = option(
-        default=4,
+        default=3,
         help="Retrainings without 5 % of the first one's documents, against what their scores predict; 0: none.",
     )
 
