@@ -4,15 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from curate.errors import CurateError
-from curate.fidelity import Check
 from curate.secrets import addresses_without_secrets
 
 FORMAT = 1
 _ABSENT = object()
 _T = TypeVar("_T")
+
+if TYPE_CHECKING:
+    from curate.fidelity import Check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +238,10 @@ class RunRecord:
         return tuple(next(recorded, {"smoothness": ()})["smoothness"])
 
     @property
-    def check(self) -> Check | None:
+    def check(self) -> "Check | None":
         """How the scores stood up to retrainings without some documents; None where that was not tried."""
+        from curate.fidelity import Check  # imported here: describing the settings of a command needs no arrays
+
         recorded = (d["check"] for d in self.json["details"].values() if isinstance(d, Mapping) and "check" in d)
         return next(map(Check.of, recorded), None)
 

@@ -143,6 +143,7 @@ def test_every_option_of_a_method_gives_the_same_record_as_the_keyword(method: s
         else:
             text = {
                 "normalize": "unit",
+                "check": "5",
                 "fisher": "empirical",
                 "refine": "cg",
                 "prefer": "",

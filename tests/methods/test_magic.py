@@ -131,7 +131,7 @@ def test_what_was_measured_is_said_and_recorded_and_the_folder_of_the_training_i
     assert 0 < recorded["magic"]["tracked_parameters"] < recorded["magic"]["trained_parameters"]
     assert any("by linear layers alone" in n for n in told.notes)
     checked = recorded["magic"]["check"]
-    assert (np.shape(checked["predicted"]), checked["left_out"], checked["documents"]) == ((4, 1), 1, 4)
+    assert (np.shape(checked["predicted"]), checked["left_out"], checked["documents"]) == ((3, 1), 1, 4)
     assert any(f"changed {checked['slope']:.2f} times as much as the scores predict" in n for n in told.notes)
     assert any("6 steps on 4 documents" in n and "GB on disk" in n for n in told.notes)
     assert not (tmp_path / "training").exists()
