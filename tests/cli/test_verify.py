@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(place: Path, *more: str) -> list[str]:
-    small = ["--seeds", "2", "--set", "batch_size=1", "--set", "learning_rate=3e-3", "--other-documents", "8"]
+    small = ["--seeds", "3", "--set", "batch_size=1", "--set", "learning_rate=3e-3", "--other-documents", "8"]
     baselines = ["--baseline", "length", "--baseline", "bm25", "--all-times", "0", "--points", "1"]
     target = ["--target", str(place / "heldout.jsonl")]
     return ["verify", str(place / "selected"), *target, *small, *baselines, *more]
