@@ -56,6 +56,7 @@ def test_the_study_of_methods_selects_verifies_and_goes_on(tmp_path: Path, monke
     curate.score(target=target, pool=pool, out=tmp_path / "dot", **values)
     asked = ["methods.py", str(tmp_path / "dot"), "--heldout", f"a={tmp_path / 'a.jsonl'}", "--model", str(model)]
     few = ["--shares", "30%", "--rank-by", "score,density", "--tokens", "600", "--seeds", "1", "--batch-size", "2"]
+    few += ["--other-documents", "8"]
     monkeypatch.setattr(sys, "argv", [*asked, *few, "--out", str(tmp_path / "study")])
     runpy.run_path(str(EXAMPLES / "measured" / "methods.py"), run_name="__main__")
     assert "dot, density" in capsys.readouterr().out

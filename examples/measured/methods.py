@@ -75,6 +75,7 @@ def outcome(choice: Choice, heldout: str, args: argparse.Namespace) -> Outcome:
             points=1,
             tokens=args.tokens,
             seeds=args.seeds,
+            other_documents=args.other_documents,
             recipe=Recipe(learning_rate=args.learning_rate, batch_size=args.batch_size),
             out=out,
         )
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--rank-by", type=lambda s: s.split(","), default=["score"])
     parser.add_argument("--tokens", default="200k", help="that every training takes")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--other-documents", type=int, default=256, help="of the pool, that no arm trains on")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--out", default="study")
