@@ -82,7 +82,8 @@ def command(
         search_index = index.make_search(store, search) if store.is_finished else None
     if store.is_finished or as_json:  # one of several jobs may leave the end to others
         _print(store, search_index, as_json)
-    for warning in (arithmetic_warning(store.record.details), lost_rows(store.totals or {})):
+    lost = lost_rows(store.totals) if store.totals else None  # one of several jobs may leave the end to others
+    for warning in (arithmetic_warning(store.record.details), lost):
         if warning:
             print_alarm(warning)
 

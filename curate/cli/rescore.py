@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli._settings import RECORD, continue_option, given, place_of, settings_options
+from curate.folders.local import refuse_url
 from curate.rescoring.settings import RescoreSettings
 from curate.settings import build
 
@@ -47,6 +48,7 @@ def command(
     out = place_of(ctx, out, run)
     values = given(ctx, RescoreSettings, options)
     more = values.get("runs", ())
+    refuse_url(run, "The run")
     first = () if run is None and RECORD in ctx.meta else (str(chosen_run(run).path),)  # a record names all runs
     values["runs"] = (*first, *([more] if isinstance(more, str) else more))
     settings = build(RescoreSettings, values, owner="A rescoring")
