@@ -286,6 +286,17 @@ def part_option(command: Any) -> Any:
     )(command)
 
 
+def format_option(command: Any) -> Any:
+    """Add --format, which says how a selection's dataset is stored."""
+    return click.option(
+        "--format",
+        type=click.Choice(["arrow", "parquet", "jsonl.zst"]),
+        default="arrow",
+        show_default=True,
+        help="How the dataset is stored.",
+    )(command)
+
+
 def place_of(ctx: click.Context, out: Path | None, *arguments: str | None) -> Path | None:
     """Return the folder of --continue, else `out`. Raises SettingsError where more is given beside --continue."""
     continued: Path | None = ctx.meta.get(CONTINUED)

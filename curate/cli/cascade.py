@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli._methods import MethodCommand
-from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
+from curate.cli._settings import continue_option, executor_options, format_option, given, place_of, settings_options
 from curate.pipeline.settings import CascadeSettings
 
 if TYPE_CHECKING:
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD-cascade", help="The last run's folder."
 )
 @click.option("--select", "select_into", type=click.Path(), metavar="FOLDER", help="Write the best --top as a dataset.")
-@click.option(
-    "--format",
-    type=click.Choice(["arrow", "parquet", "jsonl.zst"]),
-    default="arrow",
-    show_default=True,
-    help="How the dataset is stored.",
-)
+@format_option
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --select.")
 @executor_options
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import continue_option, executor_options, given, place_of, settings_options
+from curate.cli._settings import continue_option, executor_options, given, part_option, place_of, settings_options
 from curate.settings import build
 from curate.students.settings import PredictSettings
 
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 @continue_option
 @click.option("--out", type=click.Path(path_type=Path), show_default="TEACHER-predicted", help="The run's folder.")
 @executor_options
-@click.option(
-    "--part", metavar="I/N", help="One of N jobs that share the run's folder; N alone: I from their variables."
-)
+@part_option
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run, its totals and the student's figures as JSON.")
 @click.pass_context

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.cli._settings import format_option
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -82,13 +84,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
     help="A shard's score: the mean, sum, max, q05 … q95 of its documents.",
 )
 @click.option("--out", default="selected", show_default=True, type=click.Path(), help="Folder of the dataset.")
-@click.option(
-    "--format",
-    type=click.Choice(["arrow", "parquet", "jsonl.zst"]),
-    default="arrow",
-    show_default=True,
-    help="How the dataset is stored.",
-)
+@format_option
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
 @click.option("--dry-run", is_flag=True, help="Show the documents left by every filter; write nothing.")
 @click.option("--partial", is_flag=True, help="Select from a run that is not finished.")

@@ -8,7 +8,7 @@ each reads from its beginning once, and a row group are passed over up to there,
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from curate.documents import Mark
 from curate.errors import CurateError
@@ -22,6 +22,7 @@ IN_FLIGHT = 2
 ATTEMPTS = 3
 
 W = TypeVar("W", bound=Hashable)
+T = TypeVar("T", contravariant=True)
 Order = tuple[int, int]
 """A span's place in the pool: the numbers of its shard and of the span."""
 
@@ -60,20 +61,36 @@ class Died:
 Message = Ready | Read | Done | Died
 
 
-class Team(Protocol[W]):
-    """Workers of one kind: processes, actors."""
+class Team(Protocol[W, T]):
+    """Workers of one kind (processes, actors), and what they are given: starts of spans, jobs."""
 
     def replace(self, worker: W, /) -> None:
         """Start another worker where this one has died; it says when it is ready."""
         ...
 
-    def send(self, worker: W, start: SpanStart, /) -> None:
-        """Have a worker read the span that starts there, and work on it. One that is gone is heard of by `hear`."""
+    def send(self, worker: W, task: T, /) -> None:
+        """Have a worker do a task. One that is gone is heard of by `hear`."""
         ...
 
-    def hear(self) -> list[tuple[W, Message]]:
+    def hear(self) -> list[tuple[W, Any]]:
         """Wait for messages, each with its sender. Raises the error that work failed with."""
         ...
+
+
+@dataclass(frozen=True)
+class Starts:
+    """How workers start: where ATTEMPTS of them have died one after the other before they were ready, all is over."""
+
+    failed: list[CurateError] = field(default_factory=list)
+    """Since a worker has last got ready."""
+
+    def succeed(self) -> None:
+        self.failed.clear()
+
+    def fail(self, error: CurateError) -> None:
+        self.failed.append(error)
+        if len(self.failed) == ATTEMPTS:
+            raise error
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,7 +123,7 @@ class Crew(Generic[W]):
     found out. After ATTEMPTS deaths a span's shard is given up and the others go on.
     """
 
-    team: Team[W]
+    team: Team[W, SpanStart]
     ledger: Ledger
     in_hand: dict[W, dict[Order, Task]] = field(default_factory=dict)
     """By worker, once it is ready."""
@@ -115,8 +132,7 @@ class Crew(Generic[W]):
     attempts: Counter[Order] = field(default_factory=Counter)
     """Deaths of workers, by the spans that they had in hand."""
     again: deque[SpanStart] = field(default_factory=deque)
-    failed_starts: list[CurateError] = field(default_factory=list)
-    """Since a worker has last got ready."""
+    starts: Starts = field(default_factory=Starts)
 
     def do_all(self, shards: Iterable[UnfinishedShard]) -> None:
         """Have every span of the shards worked on."""
@@ -180,7 +196,7 @@ class Crew(Generic[W]):
                 case Ready(kind=kind):
                     self.ledger.work.kinds.add(kind)
                     self.in_hand[worker] = {}
-                    self.failed_starts.clear()
+                    self.starts.succeed()
                 case Read(span=span, end=end):
                     self._pass_on(span, end)
                     self.in_hand[worker][span.order].span = span
@@ -213,9 +229,7 @@ class Crew(Generic[W]):
 
     def _replace(self, worker: W, error: CurateError) -> None:
         if worker not in self.in_hand:
-            self.failed_starts.append(error)
-            if len(self.failed_starts) == ATTEMPTS:
-                raise error
+            self.starts.fail(error)
         tasks = self.in_hand.pop(worker, {})
         self._forget_reader(worker)
         self.ledger.reporter.warn(f"{error.message} Another takes its place.")

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, Protocol, TypeVar
 
 from curate.errors import CurateError
-from curate.executors.crew import ATTEMPTS, Died, Ready
+from curate.executors.crew import ATTEMPTS, Died, Ready, Starts, Team
 from curate.executors.kinds import kind_here
 from curate.progress import Reporter, Task
 
@@ -58,27 +58,11 @@ class JobDone:
     progress: float
 
 
-class JobTeam(Protocol[W]):
-    """Workers of one kind: processes, actors."""
-
-    def replace(self, worker: W, /) -> None:
-        """Start another worker where this one has died; it says when it is ready."""
-        ...
-
-    def send(self, worker: W, job: Any, /) -> None:
-        """Give a job to a worker. One that is gone is heard of by `hear`."""
-        ...
-
-    def hear(self) -> list[tuple[W, Any]]:
-        """Wait for messages, each with its sender. Raises the error that a job failed with."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobCrew(Generic[W]):
     """Workers, each with one job in hand or none."""
 
-    team: JobTeam[W]
+    team: Team[W, Job]
     task: Task
     reporter: Reporter
     in_hand: dict[W, Job | None] = field(default_factory=dict)
@@ -87,8 +71,7 @@ class JobCrew(Generic[W]):
     """Deaths of workers, by the name of the job that they had in hand."""
     again: deque[Job] = field(default_factory=deque)
     given_up: list[CurateError] = field(default_factory=list)
-    failed_starts: list[CurateError] = field(default_factory=list)
-    """Since a worker has last got ready."""
+    starts: Starts = field(default_factory=Starts)
 
     def do_all(self, jobs: Iterable[Job]) -> None:
         """Have every job done. Raises CurateError at the end where some were given up."""
@@ -113,7 +96,7 @@ class JobCrew(Generic[W]):
             match message:
                 case Ready():
                     self.in_hand[worker] = None
-                    self.failed_starts.clear()
+                    self.starts.succeed()
                 case JobDone(progress=progress):
                     self.in_hand[worker] = None
                     self.task.advance(progress)
@@ -122,9 +105,7 @@ class JobCrew(Generic[W]):
 
     def _replace(self, worker: W, error: CurateError) -> None:
         if worker not in self.in_hand:
-            self.failed_starts.append(error)
-            if len(self.failed_starts) == ATTEMPTS:
-                raise error
+            self.starts.fail(error)
         job = self.in_hand.pop(worker, None)
         self.reporter.warn(f"{error.message} Another takes its place.")
         if job is not None:

@@ -8,13 +8,19 @@ import polars as pl
 
 from curate.documents import DAMAGED, Fields, Pool, documents
 from curate.errors import CurateError
-from curate.executors.contract import UnfinishedShard
+from curate.executors.contract import UnfinishedShard, Work
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 from curate.schema import Skipped
 from curate.scores.counts import count
 
 _NAMED = 5
+
+
+def log(folder: PartFolder, work: Work, described: Mapping[str, Any], **seconds: float) -> None:
+    """Write what a session did, where, and how long its stages took into a folder's log."""
+    rounded = {stage: round(value, 3) for stage, value in seconds.items()}
+    folder.log({"seconds": rounded, **described, **work.told()})
 
 
 def totals_of(folder: PartFolder, pool: Pool, *, strict: bool, reporter: Reporter) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from curate.executors.reading import unfinished
 from curate.fields import Fields
 from curate.folders.local import open_folder, refuse_place
 from curate.folders.record import as_json
-from curate.pipeline.ending import is_to_finish, totals_of, warn_of_mixed
+from curate.pipeline.ending import is_to_finish, log, totals_of, warn_of_mixed
 from curate.pipeline.predicting import (
     SOURCES,
     Learned,
@@ -91,13 +91,10 @@ def run(
         work = worker.run(
             PredictWork(prediction=prediction, folder=run.folder, opened=opened), _left(run, prediction), run, reporter
         )
-        seconds = {"learn": round(learned - started, 3), "predict": round(time.time() - learned, 3)}
-        run.log({"seconds": seconds, **worker.described(), **work.told()})
-        if not is_to_finish(run, choice.job, lambda: _left(run, prediction), "predict", reporter):
-            return run
-        run.refresh()
-        warn_of_mixed(run, reporter)
-        run.finish(totals_of(run, prediction.pool, strict=strict, reporter=reporter))
+        log(run, work, worker.described(), learn=learned - started, predict=time.time() - learned)
+        if is_to_finish(run, choice.job, lambda: _left(run, prediction), "predict", reporter):
+            warn_of_mixed(run, reporter)
+            run.finish(totals_of(run, prediction.pool, strict=strict, reporter=reporter))
     return run
 
 

@@ -11,8 +11,8 @@ from curate.errors import CurateError
 from curate.executors.contract import Work
 from curate.executors.reading import ChunkEncoder
 from curate.folders.local import refuse_place
+from curate.pipeline.ending import log
 from curate.pipeline.request import open_candidates, read_rows, score_columns
-from curate.pipeline.score import log
 from curate.pipeline.workspace import Workspace, encode_target, load, overlap_with, versions
 from curate.progress import Reporter, Silent
 from curate.rescoring import plan as planning

@@ -1,19 +1,17 @@
 """Scoring a pool, or a store, against a target."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from curate import executors, methods
 from curate.documents.located import as_recorded
 from curate.errors import SettingsError
-from curate.executors.contract import Work
 from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
 from curate.methods.contract import Scorer
 from curate.pipeline.arithmetic import check_arithmetic
-from curate.pipeline.ending import is_to_finish, totals_of, warn_of_mixed
+from curate.pipeline.ending import is_to_finish, log, totals_of, warn_of_mixed
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.frequencies import record_frequency_loss
 from curate.pipeline.narrowing import narrowed
@@ -117,12 +115,6 @@ def plan(settings: ScoreSettings | None = None, *, reporter: Reporter | None = N
         raise SettingsError("Scoring from a store has no plan: it takes seconds.", hint="Leave --dry-run out.")
     request = make_request(settings, reporter)
     return estimate(request, open_workspace(request, reporter))
-
-
-def log(run: Run, work: Work, described: Mapping[str, Any], **seconds: float) -> None:
-    """Write what a session did, where, and how long its stages took into the run's log."""
-    rounded = {stage: round(value, 3) for stage, value in seconds.items()}
-    run.log({"seconds": rounded, **described, **work.told()})
 
 
 def _details(request: Request, workspace: Workspace) -> dict[str, Any]:
