@@ -1,6 +1,7 @@
 """Faults drawn from a seed, each run to its end and compared with an undisturbed run."""
 
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -188,10 +189,13 @@ class Judge:
 
     @property
     def _may_differ(self) -> bool:
-        """Say whether a result of another pool was told: the shard that was damaged is named, or the pool."""
+        """Say whether a result of another pool was told.
+
+        The shard that was damaged is named, the pool is, or a start counted the shards while one was missing.
+        """
         told = "".join(job.told for job in self.scene.jobs)
-        shard = self.scene.shard
-        return shard is not None and (f"{shard}:" in told or "pool" in self._refusal)
+        shard, counts = self.scene.shard, set(re.findall(r"pool: (\d+) shards", told))
+        return shard is not None and (f"{shard}:" in told or "pool" in self._refusal or len(counts) > 1)
 
     @property
     def _refusal(self) -> str:
