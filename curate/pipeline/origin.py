@@ -6,16 +6,16 @@ and the older one's scores of every shard that has not changed: only new shards 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from curate.documents import Pool
+from curate.documents import Pool, open_pool, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import put_json, read_json
 from curate.folders.record import decisive, differences
 from curate.progress import Reporter
-from curate.proxies.tokens import Encoded
+from curate.proxies.tokens import Encoded, Encoder
 from curate.score_settings import ScoreSettings, background_fingerprint
 from curate.scores.run import Run
 
@@ -76,6 +76,26 @@ class Origin:
             hint="Give the target, control set and method settings that it was prepared with, or leave --fit-from out.",
         )
 
+    def drawn_background(self, pool: Pool, encoder: Encoder) -> list[Encoded]:
+        """Draw again the sample that the fits were made on, from a pool that has grown or where it was drawn first.
+
+        Raises CurateError where neither holds the shards as they were.
+        """
+        root = self.run
+        while fit_from := root.located_settings.get("fit_from"):
+            root = Run.open(fit_from)
+        settings = ScoreSettings.from_record(root.located_settings)
+        drawn_from = _as_it_was(pool, root)
+        if drawn_from is None:
+            drawn_from = _as_it_was(open_pool(settings.pool, txt_lines=settings.fields.txt_lines), root)
+        if drawn_from is None:
+            raise CurateError(
+                f"The pool has changed since {root.address} was fitted on a sample of it, which is needed again.",
+                hint="Give the pool with those shards as they were (--pool), or score without --fit-from.",
+            )
+        sample = sample_rows(drawn_from, settings.background or 0, settings.seed, settings.fields)
+        return [e for e in encoder(sample) if e.num_scored > 0]
+
     def give_parts(self, run: Run, pool: Pool, reporter: Reporter) -> None:
         """Write into a run all parts of shards that are as they were, unless the two runs score differently."""
         if lines := self._differences(run):
@@ -98,3 +118,11 @@ class Origin:
             for r in (run, self.run)
         )
         return differences(theirs, ours, asked="now")
+
+
+def _as_it_was(pool: Pool, run: Run) -> Pool | None:
+    """Return the shards that a run's pool had; None where they are not all there, unchanged."""
+    if run.folder.exists(SHARDS):
+        names = read_json(run.folder, SHARDS)
+        pool = replace(pool, shards=tuple(s for s in pool.shards if s.name in names))
+    return pool if pool.fingerprint() == run.record.fingerprints.pool else None

@@ -1,6 +1,8 @@
 """Measuring by real retraining how well runs' methods predict it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,7 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
     if not run.record.fingerprints.same_model(fingerprints):
         raise CurateError(f"The model {scoring.model} has changed since {run.path} was scored.")
     against = read_against(scoring, reporter)
+    origin = Origin.open(scoring.fit_from, run.record.settings) if scoring.fit_from else None
     workspace = Workspace(
         settings=scoring,
         proxy=proxy,
@@ -117,7 +120,10 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
         against=None if against is None else encode_target(encoder, against, reporter, what="control set"),
         per_token=scoring.per_token,
         checkpoints=checkpoints,
-        origin=Origin.open(scoring.fit_from, run.record.settings) if scoring.fit_from else None,
+        origin=origin,
         note=reporter.note,
     )
-    return Subject(run=run, inputs=workspace.inputs(run.folder, reporter))
+    inputs = workspace.inputs(run.folder, reporter)
+    if origin is not None:  # single queries need fits that the run's own target did not
+        inputs = replace(inputs, background=partial(origin.drawn_background, pool, encoder))
+    return Subject(run=run, inputs=inputs)

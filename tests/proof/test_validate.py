@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,16 +15,17 @@ import pytest
 
 import curate
 from curate.errors import CurateError, SettingsError
+from curate.folders.local import open_folder
 from curate.pipeline import validate
 from curate.progress import Silent
 from curate.proof.bank import Laboratory
 from curate.proof.settings import ValidateSettings
-from curate.proof.validate import IN_RUN, Validation
+from curate.proof.validate import IN_RUN, Validating, Validation
 from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.training.recipe import Recipe
-from tests.scoring import make_project, make_target
+from tests.scoring import lines, make_project, make_rows, make_target
 
 RECIPE = Recipe(batch_size=8, learning_rate=3e-3, epsilon=1e-8)
 SMALL: dict[str, Any] = {"documents": 32, "queries": 3, "subsets": 8, "drop": 0.1, "removals": 2, "resamples": 200}
@@ -226,6 +228,46 @@ def test_killed_retrainings_go_on_and_end_with_the_same_bytes(place: Path, tmp_p
     for name in ("validation.json", "predicted.png"):
         made = (two / "figures" / name).read_bytes()
         assert made == (one / "figures" / name).read_bytes().replace(str(one).encode(), str(two).encode())
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [("bm25", {}), ("embedding", {"centre": True}), ("rds", {}), ("trackstar", {"dim": 4})],
+)
+def test_a_run_with_the_fits_of_another_is_judged_by_those_fits(
+    place: Path, tmp_path: Path, method: str, own: dict[str, Any]
+) -> None:
+    for name in ("proxy", "val.jsonl"):
+        (tmp_path / name).symlink_to(place / name)
+    shutil.copytree(place / "pool", tmp_path / "pool")
+    fitted = score(tmp_path, method, method_settings=own)
+    again = curate.score(out=tmp_path / "again" / "run", fit_from=str(fitted.path))
+
+    def opened(run: Run) -> Validating:
+        return validate._validating(ValidateSettings(runs=(str(run.path),), **SMALL, recipe=RECIPE), Heard())
+
+    judged = opened(fitted)
+    expected = judged._predictions(judged.subjects[0])
+    judged_again = opened(again)
+    np.testing.assert_array_equal(judged_again._predictions(judged_again.subjects[0]), expected)
+
+    (tmp_path / "pool" / "aa.jsonl").write_bytes(lines(make_rows(20, 9)))
+    grown = curate.score(out=tmp_path / "grown" / "run", fit_from=str(again.path))
+    (subject,) = opened(grown).subjects
+    kept = open_folder(tmp_path / "predictions")
+    np.testing.assert_array_equal(subject.predictions(judged.documents, judged.queries, kept), expected)
+
+
+def test_a_run_whose_background_has_changed_is_refused_by_name(place: Path, tmp_path: Path) -> None:
+    for name in ("proxy", "val.jsonl"):
+        (tmp_path / name).symlink_to(place / name)
+    shutil.copytree(place / "pool", tmp_path / "pool")
+    fitted = score(tmp_path, "bm25")
+    (tmp_path / "pool" / "a.jsonl").write_bytes(lines(make_rows(20, 9)))
+    changed = curate.score(out=tmp_path / "changed" / "run", fit_from=str(fitted.path))
+    with pytest.raises(CurateError, match=f"pool has changed since {fitted.path} was fitted"):
+        validating = validate._validating(ValidateSettings(runs=(str(changed.path),), **SMALL, recipe=RECIPE), Heard())
+        validating._predictions(validating.subjects[0])
 
 
 def test_scores_of_common_documents_alone_are_compared(place: Path, tmp_path: Path) -> None:
