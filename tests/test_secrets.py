@@ -50,7 +50,7 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
 def test_a_record_and_a_log_hold_none_and_the_same_address_goes_on(tmp_path: Path) -> None:
     settings = {"pool": ["https://me:pa55@host/a.jsonl", "plain"], "nested": {"target": "s3://k:pa55@b/t"}}
     with Run.start(tmp_path / "x", settings=settings, fingerprints={}) as run:
-        run.log({"failed": {"a": "https://host/a?token=pa55: gone"}})
+        run.log.end({"failed": {"a": "https://host/a?token=pa55: gone"}})
     for path in (tmp_path / "x").rglob("*"):
         assert b"pa55" not in path.read_bytes()
     assert run.record.pool == ("https://host/a.jsonl", "plain")

@@ -28,7 +28,7 @@ def located(folder: PartFolder, address: str) -> str:
     A relative address is looked for in the working folder in which it was given, moved along with the folder of
     results; then in that working folder itself; then here.
     """
-    for where in folder.logged():
+    for where in folder.log.lines():
         if "working_folder" not in where:
             continue
         then = os.path.join(where["working_folder"], address)

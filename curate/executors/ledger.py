@@ -59,7 +59,7 @@ def keeping(
         total += portion * rows_of_all([s.shard for s in shards if s.portion == portion])
     with reporter.stage(work.stage, total=total) as task:
         task.advance(sum(rows for rows, _ in present))
-        sequel = Sequel() if folder.MERGES and not folder.is_shared else None
+        sequel = Sequel() if folder.MERGES and not folder.log.is_shared else None
         ledger = Ledger(task=task, reporter=reporter, folder=folder, sequel=sequel)
         for part in folder.all_parts():
             ledger.merge(part)
@@ -67,7 +67,7 @@ def keeping(
     if ledger.unreadable:
         error = next(iter(ledger.unreadable.values()))
         failed = {shard: error.message for shard, error in ledger.unreadable.items()}
-        folder.log({"failed": failed, **ledger.work.told()})
+        folder.log.end({"failed": failed, **ledger.work.told()})
         raise CurateError(
             f"{len(ledger.unreadable)} shard(s) could not be read to the end; all others are done. {error.message}",
             hint=error.hint or work.hint,

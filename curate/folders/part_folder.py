@@ -5,11 +5,9 @@ ROWS/S-P.parquet    part P of shard S; its footer says which rows it covers; see
 skipped/S-P.parquet rows of the same stretch that were set aside; absent when there are none
 marks/S.json        while a large shard is read: places from which reading may be taken up again
 finished.json       totals; there once every shard has reached its end
-log.jsonl           a line per session; log-I-of-N.jsonl those of one of several jobs, until the last of them has ended
+log.jsonl           a line per session; see `log`
 """
 
-import json
-import os
 import re
 import time
 from abc import ABC
@@ -24,20 +22,18 @@ import pyarrow as pa
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Claim, Folder, put_json, put_text, read_json
 from curate.folders.local import open_folder, refuse_url
+from curate.folders.log import Log
 from curate.folders.merging import merge, merge_all
 from curate.folders.parts import Part, Span, metadata_of, put_table, read_parts
 from curate.folders.record import RunRecord, decisive, differences, without_consequences
 from curate.folders.unify import File
 from curate.schema import SKIPPED_SCHEMA
-from curate.secrets import addresses_without_secrets
 
 if TYPE_CHECKING:
     import polars as pl
 
-FINISHED, LOG = "finished.json", "log.jsonl"
-MARKS = "marks"
+FINISHED, MARKS = "finished.json", "marks"
 _PART = re.compile(r"[0-9][^/]*\.parquet")
-_JOB_LOG = re.compile(r"log-.*\.jsonl")
 
 
 class PartFolder(ABC):
@@ -62,9 +58,7 @@ class PartFolder(ABC):
         self.record = record
         self._claim = claim
         self._parts: dict[str, list[Part]] | None = None
-        self._log = LOG
-        self._begun: int | None = None
-        """Where the log has the line that this session has begun."""
+        self.log = Log(folder)
 
     @property
     def address(self) -> str:
@@ -103,12 +97,12 @@ class PartFolder(ABC):
         if started is not None:
             started.refuse_other(settings, fingerprints)
         if started is None or started._differences(settings, fingerprints):
-            for log in started._logs() if started is not None else ():  # of a start that left no part
-                folder.remove(log)
+            if started is not None:  # a start that left no part
+                started.log.remove()
             started = cls(folder, RunRecord.make(settings, fingerprints, details or {}), claim)
             put_text(folder, cls.RECORD, started.record.text)
         if job is not None:
-            started._log = f"log-{job}.jsonl"
+            started.log = Log(folder, job)
             claim.share()
         return started
 
@@ -163,21 +157,16 @@ class PartFolder(ABC):
 
         Once a job has come to the block's end, others find everything kept and need not wait for each other.
         """
-        if self._log == LOG:
+        if not self.log.is_shared:
             yield
             return
         with ExitStack() as stack:
-            if not self.is_prepared:
+            if not self.log.is_prepared:
                 stack.enter_context(self.folder.turn("prepare", on_wait))
             self.record = self._read_record(self.folder)
             self.refresh()
             yield
-            self._put_log([*self._lines(self._log), {"prepared": round(time.time())}])
-
-    @property
-    def is_prepared(self) -> bool:
-        """Whether a job has done what is done once for all jobs with these settings."""
-        return any("prepared" in line for line in self.logged())
+            self.log.prepared()
 
     def is_last(self) -> bool:
         """Return whether no other job is at work on the folder, and keep others out if so; if not, release the claim.
@@ -227,63 +216,12 @@ class PartFolder(ABC):
             is_there = place < len(shard_parts) and shard_parts[place].index == part.index
             shard_parts[place : place + is_there] = [part]
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether several jobs write it at the same time."""
-        return self._log != LOG
-
     def merge(self, spans: Sequence[Span]) -> None:
         """Merge what `merging` puts together: parts, and spans that have a file of their own since."""
         files = (self.folder.local(f"{self.ROWS}/{s.name}.parquet") for s in spans if not isinstance(s, Part))
         written = {part.order: part for path in files for part in read_parts(path)}
         for part in merge(self.folder, self.ROWS, [s if isinstance(s, Part) else written[s.order] for s in spans]):
             self._remember(part)
-
-    def log_start(self, **described: Any) -> None:
-        """Append a line that a session has begun, which the one at its end replaces: a killed one leaves it."""
-        lines = [line for line in self._lines(self._log) if self._log == LOG or "started" not in line]
-        self._begun = len(lines)
-        self._put_log([*lines, {"started": round(time.time()), **self._where(), **described}])
-
-    def log(self, line: Mapping[str, Any]) -> None:
-        """Append a line about a session; times stand only here, so that equal folders have equal bytes."""
-        lines = self._lines(self._log)
-        if self._begun is not None:
-            del lines[self._begun]
-        self._put_log([*lines, {"ended": round(time.time()), **self._where(), **line}])
-        self._begun = None
-
-    def _put_log(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write a log anew: nothing is appended, so that a kill leaves whole lines, and an object store will do."""
-        shown = map(addresses_without_secrets, lines)
-        put_text(self.folder, self._log, "".join(json.dumps(line) + "\n" for line in shown))
-
-    def _where(self) -> dict[str, str]:
-        """Return, beside times, the one thing that differs between equal folders: where addresses are looked up from.
-
-        The first line that has it says where those of the record were given.
-        """
-        place = os.path.abspath(self.path) if self.folder.is_here else self.address
-        return {"working_folder": os.getcwd(), "folder": place}
-
-    def logged(self) -> list[dict[str, Any]]:
-        """Return the lines of the log, the newest last, and then those of jobs that share the folder."""
-        return [line for log in self._logs() for line in self._lines(log)]
-
-    def _logs(self) -> list[str]:
-        return [LOG, *(name for name in self.folder.list() if _JOB_LOG.fullmatch(name))]
-
-    def _lines(self, log: str) -> list[dict[str, Any]]:
-        lines = self.folder.read(log).splitlines() if self.folder.exists(log) else []
-        return [json.loads(line) for line in lines]
-
-    def _gather_logs(self) -> None:
-        """Make one log of those of all jobs."""
-        if job_logs := self._logs()[1:]:
-            lines, self._log = self.logged(), LOG
-            self._put_log(sorted(lines, key=lambda line: max(line.get(w, 0) for w in ("started", "prepared", "ended"))))
-            for log in job_logs:
-                self.folder.remove(log)
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Mark that every shard has reached its end, with totals (documents, tokens, skipped by reason).
@@ -293,7 +231,7 @@ class PartFolder(ABC):
         self.folder.remove(MARKS)
         if self.MERGES:
             self._merge_all()
-        self._gather_logs()
+        self.log.gather()
         put_json(self.folder, FINISHED, totals)
         self.close()
 

@@ -209,7 +209,7 @@ def expect(settings: CascadeSettings, teacher: Run, predicted: Run) -> Expected:
         keep = max(top, math.ceil(needed * of - 1e-6) / of)  # whole documents, so that rounding takes none
     share = portion_of(keep, of) / of
     documents = min(of, round(left_out.share_kept(columns, share) * of))
-    paced = sum(line.get("seconds", {}).get("score", 0.0) for line in teacher.logged())
+    paced = sum(line.get("seconds", {}).get("score", 0.0) for line in teacher.log.lines())
     return Expected(
         keep=keep,
         columns=columns,

@@ -20,7 +20,7 @@ _NAMED = 5
 def log(folder: PartFolder, work: Work, described: Mapping[str, Any], **seconds: float) -> None:
     """Write what a session did, where, and how long its stages took into a folder's log."""
     rounded = {stage: round(value, 3) for stage, value in seconds.items()}
-    folder.log({"seconds": rounded, **described, **work.told()})
+    folder.log.end({"seconds": rounded, **described, **work.told()})
 
 
 def totals_of(folder: PartFolder, pool: Pool, *, strict: bool, reporter: Reporter) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def warn_of_mixed(folder: PartFolder, reporter: Reporter) -> None:
 
 def kinds_of(folder: PartFolder) -> list[str]:
     """Return the kinds of the processes that made a folder's parts, as far as its log tells."""
-    return sorted({kind for line in folder.logged() if line.get("parts") for kind in line.get("kinds", ())})
+    return sorted({kind for line in folder.log.lines() if line.get("parts") for kind in line.get("kinds", ())})
 
 
 def _refuse_lost(folder: PartFolder, pool: Pool, totals: Mapping[str, Any]) -> None:

@@ -177,7 +177,7 @@ class Indexing:
         fingerprints = {name: value for name, value in workspace.fingerprints.items() if name != "pool"}
         how = {"settings": self.record, "fingerprints": fingerprints, "details": details, "job": choice.job}
         with Store.start(self.path, **how) as store:
-            store.log_start(**choice.told())
+            store.log.begin(**choice.told())
             with store.preparing(
                 lambda: self.reporter.note(f"another job prepares {self.path}; this one waits for it.")
             ):
@@ -186,7 +186,7 @@ class Indexing:
             work = IndexWork(settings=self.settings, path=self.path, opened=opened)
             executor = choice.make(parameters=proxy.coverage.total, rows=workspace.sizes().pool)
             done = executor.run(work, self._unfinished(store), store, self.reporter)
-            store.log({**executor.described(), **done.told(), "seconds": round(time.time() - started, 3)})
+            store.log.end({**executor.described(), **done.told(), "seconds": round(time.time() - started, 3)})
             if is_to_finish(store, choice.job, lambda: self._unfinished(store), "index", self.reporter):
                 warn_of_mixed(store, self.reporter)
                 totals = totals_of(store, self.pool, strict=strict, reporter=self.reporter)
@@ -197,7 +197,7 @@ class Indexing:
     def _prepare(self, store: Store, workspace: Workspace, details: Mapping[str, Any]) -> None:
         """Do what is done once for a store, and for shards that are new."""
         fingerprint = self.pool.fingerprint()
-        is_ours = store.is_prepared and store.record.details.pool_fingerprint == fingerprint
+        is_ours = store.log.is_prepared and store.record.details.pool_fingerprint == fingerprint
         if not store.has_parts(self.path) and not is_ours:
             store.forget()  # of a start that never wrote a part, maybe of another pool
             store.add_details(**details)

@@ -80,7 +80,7 @@ def run(
     with Run.start(
         place, settings=prediction.record, fingerprints=prediction.fingerprints, details=details, job=choice.job
     ) as run:
-        run.log_start(**choice.told())
+        run.log.begin(**choice.told())
         with run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")):
             prediction.split.write(run.folder)
             reading = _learn(run, teacher, prediction, reporter)

@@ -59,7 +59,7 @@ def run(
     with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
         split.write(run.folder)
         if not run.is_finished:
-            run.log_start()
+            run.log.begin()
             loaded = time.time()
             rescoring.attribute(run)
             moved = {str(parent.path): movement(parent, run.scores().collect()) for parent in parents}

@@ -62,7 +62,7 @@ def run(
     workspace = open_workspace(request, reporter)
     fingerprints, details = dict(workspace.fingerprints), _details(request, workspace)
     with Run.start(place, settings=record, fingerprints=fingerprints, details=details, job=choice.job) as run:
-        run.log_start(**choice.told())
+        run.log.begin(**choice.told())
         loaded = time.time()
         with run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")):
             scorer = _prepare(run, request, workspace, reporter)

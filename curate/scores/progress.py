@@ -64,11 +64,11 @@ def progress_of(folder: PartFolder) -> Progress:
         begun=len({p.shard for p in parts}) - shards,
         failed={
             shard: why
-            for line in folder.logged()
+            for line in folder.log.lines()
             for shard, why in line.get("failed", {}).items()
             if not folder.holds(shard)
         },
-        unended=[line["part"] for line in folder.logged() if "started" in line and "part" in line],
+        unended=[line["part"] for line in folder.log.lines() if "started" in line and "part" in line],
         rate=_rate(folder),
         finished=folder.is_finished,
         bytes=_sizes(folder),
@@ -104,7 +104,7 @@ def _rate(folder: PartFolder) -> float | None:
 
 def _rate_of_session(folder: PartFolder, written: Sequence[tuple[float, int]]) -> float | None:
     """Return rows a second since the session began that wrote the last part, its preparation included."""
-    begun = next((line["started"] for line in reversed(folder.logged()) if "started" in line), None)
+    begun = next((line["started"] for line in reversed(folder.log.lines()) if "started" in line), None)
     if begun is None or not written or written[-1][0] <= begun:
         return None
     return sum(rows for time, rows in written if time > begun) / (written[-1][0] - begun)

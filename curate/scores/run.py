@@ -60,7 +60,7 @@ class Run(PartFolder):
     @property
     def working_folder(self) -> str | None:
         """The folder in which the run's addresses were given, as far as its log tells."""
-        return next((w["working_folder"] for w in self.logged() if "working_folder" in w), None)
+        return next((w["working_folder"] for w in self.log.lines() if "working_folder" in w), None)
 
     def scores(self) -> "pl.LazyFrame":
         """Return every scored document in pool order, lazily; columns that differ between parts are unified."""

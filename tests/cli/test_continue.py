@@ -116,7 +116,7 @@ def test_validations_and_verifications_go_on_by_their_folder(project, monkeypatc
 def test_a_killed_start_says_where_its_addresses_were_given(project, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(project)
     run = curate.Run.start("runs/killed", settings={"pool": ["pool"]}, fingerprints={})
-    run.log_start()
+    run.log.begin()
     run.close()
     monkeypatch.chdir(tmp_path)
     assert curate.Run.open(project / "runs" / "killed").located_settings["pool"] == [str(project / "pool")]

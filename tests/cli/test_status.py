@@ -34,11 +34,11 @@ def test_an_unfinished_run_tells_of_its_shards_and_jobs(tmp_path, monkeypatch, c
     given = {**SETTINGS, "pool": ["pool"], "method": "loss", "method_settings": {}}
     for number in (1, 2):
         run = Run.start("runs/x", settings=given, fingerprints=FINGERPRINTS, job=f"{number}-of-2")
-        run.log_start(part=f"{number}/2")
+        run.log.begin(part=f"{number}/2")
         if number == 1:
             write(run, "a.jsonl", 0, rows("a.jsonl", 0, [1.0] * 10))
             write(run, "b.jsonl", 1, rows("b.jsonl", 0, [1.0] * 5), last=False)
-            run.log({"failed": {"b.jsonl": "3 workers died on rows 5 to 9."}})
+            run.log.end({"failed": {"b.jsonl": "3 workers died on rows 5 to 9."}})
         run.close()
     main(["status", "runs/x"])
     shown = capsys.readouterr().out

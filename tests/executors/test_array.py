@@ -123,7 +123,7 @@ def test_the_last_job_finishes_the_run_with_the_bytes_of_one_process(place: Path
     last = curate.score(settings(place), tmp_path / "x", part="2/2", reporter=seen)
     assert last.is_finished
     assert contents(last.path) == alone("trackstar")
-    assert [line["part"] for line in last.logged() if "part" in line] == ["1/2", "2/2"]
+    assert [line["part"] for line in last.log.lines() if "part" in line] == ["1/2", "2/2"]
     assert [p.name for p in last.path.glob("log*")] == ["log.jsonl"]
 
 
@@ -137,7 +137,7 @@ def test_the_last_job_finishes_the_store_with_the_bytes_of_one_process(place: Pa
     make("index", place, tmp_path, part="2/2", reporter=seen)
     assert contents(tmp_path / "x") == alone("index")
     assert (tmp_path / "x" / "background.json").stat().st_mtime_ns == background
-    assert [line["part"] for line in store.logged() if "part" in line] == ["1/2", "2/2"]
+    assert [line["part"] for line in store.log.lines() if "part" in line] == ["1/2", "2/2"]
 
 
 def test_a_job_forgets_nothing_that_others_prepared(place: Path, tmp_path: Path, alone) -> None:

@@ -147,7 +147,7 @@ def test_rows_that_kill_every_worker_are_given_up_and_all_others_done(tmp_path: 
         work_on(tmp_path, Deadly(15, 99, tmp_path / "deaths"), Seen())
     assert (tmp_path / "deaths").stat().st_size == ATTEMPTS
     run = Run.open(tmp_path / "x")
-    assert "rows 10 to 19" in run.logged()[-1]["failed"]["a.jsonl"]
+    assert "rows 10 to 19" in run.log.lines()[-1]["failed"]["a.jsonl"]
     assert run.holds("b.jsonl")
     assert [p.start for p in run.parts("a.jsonl")] == [0]
 

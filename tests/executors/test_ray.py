@@ -41,7 +41,7 @@ def test_two_actors_write_the_bytes_of_one_process(place: Path, tmp_path: Path, 
 
 def test_the_log_tells_of_the_actors(place: Path, tmp_path: Path) -> None:
     run = curate.score(settings(place, "length"), tmp_path / "x", executor="ray", workers=2)
-    line = run.logged()[-1]
+    line = run.log.lines()[-1]
     assert (line["executor"], line["workers"]) == ("ray", 2)
     assert [kind.split(", ")[1] for kind in line["kinds"]] == ["1 thread"]
 

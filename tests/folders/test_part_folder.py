@@ -211,7 +211,7 @@ def test_workers_write_parts_out_of_order_while_another_process_holds_the_claim(
 def test_sessions_are_logged_one_after_the_other(start):
     for number in (1, 2):
         with start() as run:
-            run.log({"number": number})
+            run.log.end({"number": number})
     lines = (run.path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == [1, 2]
 

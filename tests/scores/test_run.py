@@ -37,7 +37,7 @@ def test_addresses_are_found_from_elsewhere_and_where_run_and_pool_have_moved(
     (tmp_path / "work" / "pool.jsonl").write_text('{"text": "a"}\n')
     monkeypatch.chdir(tmp_path / "work")
     with start("work/runs/x", pool=["pool.jsonl"], model="org/name") as run:
-        run.log({})
+        run.log.end({})
     assert run.located("pool.jsonl") == "pool.jsonl"
     monkeypatch.chdir(tmp_path)
     assert run.located("pool.jsonl") == str(tmp_path / "work" / "pool.jsonl")
@@ -59,6 +59,6 @@ def test_a_pool_that_is_gone_names_the_folder_of_its_address_and_the_option(
             CurateError, match=r"gone.jsonl: no such file .*its log does not name it(.|\n)*--pool ADDRESS"
         ):
             pool_of(run)
-        run.log({})
+        run.log.end({})
     with pytest.raises(CurateError, match=rf"Its address was given in {tmp_path}(.|\n)*--pool ADDRESS"):
         pool_of(run)
