@@ -77,9 +77,9 @@ def find_shards(address: str) -> Listing:
     if len(files) == 1 and not split:
         return Listing(shards=shards, ignored=ignored, other_splits=[])
     data = without_sidecars(shards)
-    left_out = {s.name: s for s in shards if s not in data}
-    ignored = sorted([*ignored, *left_out])
     names = {s.name for s in data}
+    left_out = {s.name: s for s in shards if s.name not in names}
+    ignored = sorted([*ignored, *left_out])
     if split or not _WILD.search(address) or (path and path.exists()):
         names = set(of_split(list(names), split, card=_card(files), address=address))
     return Listing(

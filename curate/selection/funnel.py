@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from curate.errors import CurateError
@@ -17,6 +18,7 @@ from curate.scores.views import quoted, score_columns, sql_type
 from curate.selection.filters import Bound
 from curate.selection.ranking import Ranking
 
+_SHARDS_AT_ONCE = 256  # a query for each of very many small shards would take longer than reading them
 _ROW_BITS = 40  # a document's position is its shard's number and its row: one integer, in pool order
 SHARD_STATISTICS = ("mean", "sum", "max", "q05", "q25", "q50", "q75", "q95")
 
@@ -56,6 +58,7 @@ class Funnel:
         self.stages: list[Stage] = []
         self._shard_score = shard_score
         self._con = session.connection
+        self._block: tuple[int, pa.Table] | None = None
         self.run = session.runs[0][1]
         self.shard_numbers = {p.shard: p.shard_index for p in self.run.all_parts()}
         self._register_shards(self.shard_numbers)
@@ -144,6 +147,7 @@ class Funnel:
 
     def materialise(self) -> None:
         """Put the rows that are left into one table in pool order, with their scores and weights."""
+        self._block = None
         scores = ", ".join(f"d.{quoted(c)}" for c in score_columns(self.schema))
         weight = ", k.weight" if self.weighted else ""
         self._execute(
@@ -153,9 +157,18 @@ class Funnel:
 
     def selected_of(self, shard_index: int) -> pa.Table:
         """Return row, scores and weight of one shard's rows that are left, by row; after `materialise`."""
-        low, high = shard_index << _ROW_BITS, (shard_index + 1) << _ROW_BITS
-        sql = f"SELECT * EXCLUDE (pos) FROM _selected WHERE pos >= {low} AND pos < {high} ORDER BY pos"
-        return self._con.sql(sql).to_arrow_table()
+        rows = self._selected_near(shard_index // _SHARDS_AT_ONCE)
+        places = rows["pos"].to_numpy()
+        start, end = np.searchsorted(places, [shard_index << _ROW_BITS, (shard_index + 1) << _ROW_BITS])
+        return rows.slice(start, end - start).drop_columns(["pos"])
+
+    def _selected_near(self, block: int) -> pa.Table:
+        """Return the rows that are left of a block of shards; the last block is kept."""
+        if self._block is None or self._block[0] != block:
+            low, high = (number * _SHARDS_AT_ONCE << _ROW_BITS for number in (block, block + 1))
+            sql = f"SELECT * FROM _selected WHERE pos >= {low} AND pos < {high} ORDER BY pos"
+            self._block = (block, self._con.sql(sql).to_arrow_table().combine_chunks())
+        return self._block[1]
 
     def rejected(self) -> pa.RecordBatchReader:
         """Return every document that a filter dropped, with the filter's name, in pool order; close it after use."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-_ROWS, _BYTES = 16_384, 64 << 20  # of one table that is yielded
+_ROWS, _BYTES = 16_384, 64 << 20  # of one table
 
 
 class Spool:
@@ -21,6 +21,7 @@ class Spool:
         self._files: list[Path] = []
         self._schemas: list[pa.Schema] = []
         self._writer: pa.RecordBatchStreamWriter | None = None
+        self._waiting = _Waiting()
 
     def write(self, table: pa.Table) -> None:
         schema = table.schema.remove_metadata()
@@ -30,10 +31,13 @@ class Spool:
             self._schemas.append(schema)
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             self._writer = pa.ipc.new_stream(str(self._files[-1]), schema, options=options)
-        self._writer.write_table(table.replace_schema_metadata(None))
+        if self._waiting.add(table.replace_schema_metadata(None)):
+            self._writer.write_table(self._waiting.take())
 
     def close(self) -> None:
         if self._writer is not None:
+            if self._waiting.tables:
+                self._writer.write_table(self._waiting.take())
             self._writer.close()
             self._writer = None
 
@@ -48,12 +52,30 @@ class Spool:
 
 def gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Join tables of one schema to such of a good size."""
-    held, rows, size = [], 0, 0
+    waiting = _Waiting()
     for table in tables:
-        held.append(table)
-        rows, size = rows + table.num_rows, size + table.nbytes
-        if rows >= _ROWS or size >= _BYTES:
-            yield pa.concat_tables(held).combine_chunks()
-            held, rows, size = [], 0, 0
-    if held:
-        yield pa.concat_tables(held).combine_chunks()
+        if waiting.add(table):
+            yield waiting.take()
+    if waiting.tables:
+        yield waiting.take()
+
+
+class _Waiting:
+    """Tables of one schema that are to be one."""
+
+    def __init__(self) -> None:
+        self.tables: list[pa.Table] = []
+        self._rows = self._bytes = 0
+
+    def add(self, table: pa.Table) -> bool:
+        """Return whether they have a good size."""
+        self.tables.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        return self._rows >= _ROWS or self._bytes >= _BYTES
+
+    def take(self) -> pa.Table:
+        """Return them as one table, and begin anew."""
+        table = pa.concat_tables(self.tables).combine_chunks()
+        self.tables, self._rows, self._bytes = [], 0, 0
+        return table

@@ -4,7 +4,8 @@
 
 Writes a pool, trains a tokenizer on it, scores it by `length` (score's whole data path with almost no computation), and
 asks the finished run: `curate sql`, `curate select`, `curate status`. Prints seconds, and the memory that is resident
-in the first and the last tenth of the scoring (Linux); what one shard takes is what does not grow. `--kill-at 0.5`
+in the first and the last tenth of the scoring and while the trust report is made (Linux; the report holds 40 million
+numbers at most); what one shard takes is what does not grow. `--kill-at 0.5`
 kills the scoring when half of the documents are scored, and then times the one that goes on.
 """
 
@@ -63,7 +64,7 @@ def score(folder: Path, pool: Path, out: Path, *, documents: int = 0, kill_at: f
         str(folder / "proxy"),
     ]
     before = done_rows(out)
-    begun, first_part, resident = time.time(), None, []
+    begun, first_part, resident, at_the_end = time.time(), None, [], []
     with (folder / "score.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None:
@@ -71,7 +72,7 @@ def score(folder: Path, pool: Path, out: Path, *, documents: int = 0, kill_at: f
             if first_part is None and newest(out) > begun:
                 first_part = time.time() - begun
             if first_part is not None and (mib := resident_mib(process.pid)):
-                resident.append(mib)
+                (at_the_end if (out / "finished.json").exists() else resident).append(mib)
             if kill_at is not None and len(resident) % 10 == 9 and done_rows(out) >= kill_at * documents:
                 process.send_signal(signal.SIGKILL)
     if process.returncode and kill_at is None:
@@ -83,6 +84,7 @@ def score(folder: Path, pool: Path, out: Path, *, documents: int = 0, kill_at: f
         "seconds": round(time.time() - begun, 1),
         "mib_first_tenth": max(resident[:tenth], default=0),
         "mib_last_tenth": max(resident[-tenth:], default=0),
+        "mib_of_report": max(at_the_end, default=0),
     }
 
 

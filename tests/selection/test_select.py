@@ -14,6 +14,7 @@ from curate.documents import open_pool
 from curate.errors import CurateError, SettingsError
 from curate.progress import Silent
 from curate.scores.run import Run
+from curate.selection import funnel
 from curate.selection.card import Described, card
 from curate.selection.select import select
 from tests.selection.conftest import make_run
@@ -77,13 +78,13 @@ def test_arrow_dump_loads_from_disk_and_keeps_types(run, tmp_path):
     assert table["curate_score"][2] == 3.0
 
 
-def test_same_selection_has_the_same_bytes(run, tmp_path):
-    for name, threads in (("one", 1), ("four", 4)):
+def test_same_selection_has_the_same_bytes(run, tmp_path, monkeypatch):
+    for name, threads, shards_at_once in (("one", 1, 256), ("four", 4, 1)):
+        monkeypatch.setattr(funnel, "_SHARDS_AT_ONCE", shards_at_once)
         select(run, filters=["sample"], top="50%", out=tmp_path / name, threads=threads)
-    data = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
-    for path in data:
-        if path.name not in ("manifest.json", "README.md"):
-            assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "four" / path).read_bytes(), path
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one" / "train").iterdir()]
+    for path in [*files, Path("rejected", "rejected.parquet")]:
+        assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "four" / path).read_bytes(), path
 
 
 def test_rejected_documents_keep_the_filter_that_dropped_them(run, tmp_path):
