@@ -18,13 +18,15 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.local import open_folder
 from curate.pipeline import validate
 from curate.progress import Silent
-from curate.proof.bank import Laboratory
+from curate.proof.bank import Job, Laboratory
 from curate.proof.settings import ValidateSettings
 from curate.proof.validate import IN_RUN, Validating, Validation
 from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
+from curate.training.optimisers import State
 from curate.training.recipe import Recipe
+from curate.training.replay import Training
 from tests.scoring import lines, make_project, make_rows, make_target
 
 RECIPE = Recipe(batch_size=8, learning_rate=3e-3, epsilon=1e-8)
@@ -154,11 +156,34 @@ def test_a_rescored_runs_adjoint_is_judged_and_said_to_be(place: Path, tmp_path:
 def test_a_plan_says_what_is_missing_and_retrains_nothing(place: Path, found: Validation, tmp_path: Path) -> None:
     plan = curate.plan_validate(settings(place, "bm25", removals=0, subsets=20), reporter=Heard())
     assert (plan.retrainings, plan.there, plan.steps) == (21, 9, 4)
-    assert plan.seconds == pytest.approx(12 * plan.seconds_each)
+    assert plan.seconds == plan.elapsed_seconds == pytest.approx(12 * plan.seconds_each)
     done = curate.plan_validate(settings(place, magic=True), reporter=Heard())
     assert done.retrainings == done.there == 9 + 4 * 2
     fresh = curate.plan_validate(settings(place, "bm25", banks=str(tmp_path)), reporter=Heard())
     assert (fresh.retrainings, fresh.there) == (11, 0)
+
+
+def test_a_plan_counts_on_no_more_workers_than_there_are_cores(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.executors.helpful._cores", lambda _: 3)
+    asked = settings(place, "bm25", removals=0, subsets=20, seed=7)
+    plan = curate.plan_validate(asked, workers=8, reporter=Heard())
+    assert (plan.retrainings, plan.there, plan.workers) == (21, 0, 8)
+    assert plan.seconds == pytest.approx(21 * plan.seconds_each)
+    assert plan.elapsed_seconds == pytest.approx(7 * plan.seconds_each)
+    assert "8 workers, 3 at once" in plan.sentence
+
+
+def test_a_first_step_that_is_slow_does_not_count(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory = validate._validating(settings(place, "bm25"), Heard()).laboratory
+    steps = Training.gradient
+    slow = iter([0.5])
+
+    def gradient(training: Training, state: State) -> Any:
+        time.sleep(next(slow, 0))
+        return steps(training, state)
+
+    monkeypatch.setattr(Training, "gradient", gradient)
+    assert laboratory.job_seconds() < 0.5 * laboratory.training(Job(0)).steps
 
 
 @pytest.mark.parametrize(
@@ -265,8 +290,8 @@ def test_a_run_whose_background_has_changed_is_refused_by_name(place: Path, tmp_
     fitted = score(tmp_path, "bm25")
     (tmp_path / "pool" / "a.jsonl").write_bytes(lines(make_rows(20, 9)))
     changed = curate.score(out=tmp_path / "changed" / "run", fit_from=str(fitted.path))
+    validating = validate._validating(ValidateSettings(runs=(str(changed.path),), **SMALL, recipe=RECIPE), Heard())
     with pytest.raises(CurateError, match=f"pool has changed since {fitted.path} was fitted"):
-        validating = validate._validating(ValidateSettings(runs=(str(changed.path),), **SMALL, recipe=RECIPE), Heard())
         validating._predictions(validating.subjects[0])
 
 
