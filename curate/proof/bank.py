@@ -35,7 +35,7 @@ from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
-from curate.training.replay import Training
+from curate.training.replay import DivergedError, Training
 from curate.training.snapshots import in_proxys_precision, trainable
 
 _MEASURED_STEPS = 3
@@ -92,8 +92,11 @@ class Laboratory:
         return Training(self.model, self.corpus, recipe, weights=self.corpus.spread(keep))
 
     def losses(self, job: Job) -> np.ndarray:
-        """Retrain and return every query's mean loss per token afterwards."""
-        return mean_losses(self.model, self.training(job).run().parameters, self.aims).numpy()
+        """Retrain and return every query's mean loss per token afterwards; NaN where the training diverges."""
+        try:
+            return mean_losses(self.model, self.training(job).run().parameters, self.aims).numpy()
+        except DivergedError:
+            return np.full(len(self.queries), np.nan)
 
     def fingerprint(self) -> str:
         """Hash all that decides the losses."""

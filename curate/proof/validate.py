@@ -223,6 +223,11 @@ class Validating:
     def _losses(self, left: Sequence[tuple[int, ...]], executor: Executor) -> np.ndarray:
         """Return every query's loss without each of these, `[left, queries]`, averaged over the repeats."""
         losses = self.bank.fetch(self.repeated(left), self.reporter, executor)
+        if not np.isfinite(losses).all():
+            raise CurateError(
+                "A retraining diverged: its losses are not numbers.",
+                hint="Lower the recipe's learning_rate, or give it a longer warmup: --set learning_rate=1e-4.",
+            )
         return losses.reshape(len(left), self.settings.repeats, -1).mean(1)
 
     def _predictions(self, subject: Subject) -> np.ndarray:

@@ -128,6 +128,16 @@ def test_the_same_command_retrains_nothing_and_says_the_same(
         assert (tmp_path / "again" / name).read_bytes() == (default / name).read_bytes()
 
 
+def test_a_retraining_that_diverges_is_an_error_that_says_so(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Laboratory, "job_seconds", lambda _: 1.0)  # would diverge as well
+    wild = Recipe(batch_size=8, learning_rate=1e12, warmup=0, epsilon=1e-17)
+    asked = settings(place, "bm25", removals=0, banks=str(tmp_path), subsets=3, recipe=wild)
+    with pytest.raises(CurateError, match="A retraining diverged"):
+        curate.validate(asked, tmp_path / "out", reporter=Heard())
+
+
 def test_repeats_average_the_changes(place: Path, tmp_path: Path) -> None:
     asked = settings(place, "bm25", repeats=2, removals=0, banks=str(tmp_path), subsets=3)
     twice = curate.validate(asked, tmp_path / "out", reporter=Heard())
