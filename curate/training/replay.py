@@ -32,7 +32,7 @@ from curate.training.recipe import Recipe
 
 
 class DivergedError(CurateError):
-    """The loss of a step is not a number."""
+    """A loss of the training, or a derivative, is not a number."""
 
 
 class Training:

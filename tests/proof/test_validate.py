@@ -111,6 +111,20 @@ def test_curvature_is_found_in_the_run_and_not_fitted_again(place: Path, monkeyp
     assert laboratory._predictions(laboratory.subjects[0]).shape == (32, 3)
 
 
+def test_a_run_that_chose_its_learning_rate_is_judged_with_that_rate(place: Path, tmp_path: Path) -> None:
+    own = {"recipe": {"steps": 2, "learning_rate": 1e-4}, "rates": [1, 3], "check": 3}
+    record = Run.open(place / "runs" / "ekfac").record.json
+    chosen = Run.start(
+        tmp_path / "chosen",
+        settings=record["settings"] | {"method": "magic", "method_settings": own},
+        fingerprints=record["fingerprints"],
+        details={"magic": {"learning_rate": 3e-4}},
+    )
+    judged = validate._validating(settings(place, "ekfac"), Heard()).subjects[0]
+    method_settings = replace(judged, run=chosen).settings()
+    assert (method_settings.recipe.learning_rate, method_settings.rates, method_settings.check) == (3e-4, (), 0)
+
+
 def test_the_measured_changes_are_the_banks(place: Path, found: Validation) -> None:
     laboratory = validate._validating(settings(place), Heard())
     whole, first = (laboratory.laboratory.losses(j) for j in laboratory.repeated([(), laboratory.subset(0)]))
