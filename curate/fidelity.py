@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ LEAST_CORRELATION = 0.5
 times by chance, unrelated ones three times in four."""
 ENOUGH = 3
 """Points from which a correlation says something."""
+_WIDTH = 1.96
+"""Of a 95 % interval, in standard errors."""
 _NAMED = 3
 
 
@@ -56,18 +58,24 @@ class Check:
     predicted: np.ndarray
     """`[retrainings, groups]`: the in-run scores of what was left out, added up, in nats."""
     measured: np.ndarray
-    """`[retrainings, groups]`: by how much the loss rose."""
+    """`[retrainings, groups]`: by how much the loss rose; NaN where the retraining diverged."""
     left_out: int
     """Documents that each retraining lacks."""
     documents: int
     """Documents of the steps that were taken again."""
+    in_nats: bool = True
+    """Whether scores foretell how much the loss rises; if not, only in which retrainings it rises more."""
 
     @classmethod
     def of(cls, details: Mapping[str, Any]) -> "Check":
         """Read what `details` gave."""
         arrays = {name: np.array(details[name], np.float64) for name in ("predicted", "measured")}  # null is NaN
         return cls(
-            groups=tuple(details["groups"]), left_out=details["left_out"], documents=details["documents"], **arrays
+            groups=tuple(details["groups"]),
+            left_out=details["left_out"],
+            documents=details["documents"],
+            in_nats=details.get("in_nats", True),
+            **arrays,
         )
 
     def details(self) -> dict[str, Any]:
@@ -80,25 +88,79 @@ class Check:
             "measured": [[_finite(v) for v in row] for row in self.measured.tolist()],
             "left_out": self.left_out,
             "documents": self.documents,
+            **({} if self.in_nats else {"in_nats": False}),
         }
 
     @property
     def overall(self) -> Fidelity:
-        """The fidelity over retrainings and groups together."""
-        return Fidelity.of(self.predicted, self.measured)
+        """The fidelity over retrainings and groups together.
+
+        Scores that only rank are compared within each group, since groups' scores have different sizes.
+        """
+        if self.in_nats:
+            return Fidelity.of(self.predicted, self.measured)
+        return Fidelity(
+            correlation=Fidelity.of(_standard(self.predicted), _standard(self.measured)).correlation, slope=None
+        )
 
     @property
     def by_group(self) -> dict[str, Fidelity]:
-        return {n: Fidelity.of(self.predicted[:, i], self.measured[:, i]) for i, n in enumerate(self.groups)}
+        by_group = {n: Fidelity.of(self.predicted[:, i], self.measured[:, i]) for i, n in enumerate(self.groups)}
+        return by_group if self.in_nats else {n: replace(f, slope=None) for n, f in by_group.items()}
+
+    @property
+    def diverged(self) -> int:
+        """How many of the retrainings ended without a finite loss."""
+        return int((~np.isfinite(self.measured)).any(1).sum())
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether what scores foretell came true; None where there are too few retrainings to tell."""
+        if self.in_nats or self.diverged:
+            return self.overall.is_high
+        low, high = self._interval
+        if low > 0 and (self.overall.correlation or 0) >= LEAST_CORRELATION:
+            return True
+        return False if high < LEAST_CORRELATION else None
+
+    @property
+    def _interval(self) -> tuple[float, float]:
+        """Return the 95 % interval of a ranking's correlation, by Fisher's transformation."""
+        freedom = len(self.groups) * (len(self.predicted) - 1) - 2
+        if (correlation := self.overall.correlation) is None or freedom < 1:
+            return -1.0, 1.0
+        centre, margin = math.atanh(min(1 - 1e-12, max(1e-12 - 1, correlation))), _WIDTH / math.sqrt(freedom)
+        return math.tanh(centre - margin), math.tanh(centre + margin)
+
+    @property
+    def figure(self) -> str:
+        """Say the figures in short."""
+        if self.diverged:
+            return f"{self.diverged} of {len(self.measured)} retrainings diverged"
+        if self.in_nats:
+            return self.overall.figure
+        low, high = self._interval
+        return f"correlation {_shown(self.overall.correlation)} ({low:.2f} … {high:.2f})"
 
     @property
     def sentence(self) -> str:
         """Say what was tried, and whether the scores are of high fidelity."""
+        tried = f"{len(self.predicted)} retraining(s), each without {self.left_out:,} of {self.documents:,} documents,"
+        if self.diverged:
+            return f"Of {tried} {self.diverged} diverged: these scores are NOT of high fidelity."
+        if not self.in_nats:
+            verdicts = {
+                True: "scores predict training",
+                False: "scores do NOT predict training",
+                None: "too few to tell",
+            }
+            return (
+                f"In {tried} the target's loss rose as the scores rank it with {self.figure}: {verdicts[self.holds]}."
+            )
         verdict = "high fidelity" if self.overall.is_high else "these scores are NOT of high fidelity"
         return (
-            f"In {len(self.predicted)} retraining(s), each without {self.left_out:,} of {self.documents:,} documents,"
-            f" the target's loss changed {_shown(self.overall.slope)} times as much as the scores predict (correlation"
-            f" {_shown(self.overall.correlation)}): {verdict}{self._exceptions()}."
+            f"In {tried} the target's loss changed {_shown(self.overall.slope)} times as much as the scores predict"
+            f" (correlation {_shown(self.overall.correlation)}): {verdict}{self._exceptions()}."
         )
 
     @property
@@ -106,13 +168,19 @@ class Check:
         """List every group's figures; None where there is one group."""
         if len(self.groups) == 1:
             return None
-        return f"By group: {'; '.join(f'{n} {fidelity.figure}' for n, fidelity in self.by_group.items())}."
+        figures = {n: f.figure if self.in_nats else _shown(f.correlation) for n, f in self.by_group.items()}
+        return f"By group: {'; '.join(f'{n} {figure}' for n, figure in figures.items())}."
 
     @property
     def advice(self) -> str | None:
         """Say what to do; None where nothing is wrong."""
-        if self.overall.is_high:
+        if self.holds:
             return None
+        if not self.in_nats and self.diverged:
+            return "The proxy's training diverges at a usual learning rate: take another proxy, or --dtype float32."
+        if not self.in_nats:
+            more = f"Retrain more often (--check {max(10, 3 * len(self.predicted))})"
+            return f"{more}." if self.holds is None else f"{more}, or score by a method that does predict: magic."
         return (
             "Score again with a lower learning_rate, or a larger epsilon or batch_size: what the training does to"
             " weights is too far from what its derivatives say."
@@ -125,6 +193,13 @@ class Check:
             return ""
         more = f" and {len(off) - _NAMED} more" if len(off) > _NAMED else ""
         return f", but not for {', '.join(off[:_NAMED])}{more}"
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    """Return every column less its mean, in units of its spread; one that does not vary is 0."""
+    centred = values - values.mean(0)
+    spread = np.sqrt((centred**2).mean(0))
+    return centred / np.where(spread == 0, 1, spread)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from curate import methods
 from curate.errors import SettingsError
 from curate.fields import Fields
 from curate.proxies.settings import PassSettings
-from curate.settings import Flag, Portion, Share, Words, build, option, settings
+from curate.settings import Count, Flag, Portion, Share, Words, build, least, option, settings
 
 
 @settings
@@ -101,6 +101,12 @@ class ScoreSettings(PassSettings, NarrowingSettings):
     )
     holdout: Share = option(default=0.0, help="Share of every group's rows that scoring never sees: 30%, 0.3.")
     against: Words = option(default=(), help="Control set, whose mean gradient is subtracted; repeatable.")
+    check: Annotated[Count, least(0)] | None = option(
+        default=None,
+        help="Retrainings of the proxy, each without a random 5 % of some documents of the pool, against what their"
+        " scores predict; 0: none.",
+        shown="3 for magic, else none",
+    )
     per_token: Flag = option(default=False, help="Write every token's part of the score, too (SQL view `tokens`).")
     target_fields: Fields | None = option(
         default=None, help="In the target, where it differs.", prefix="target-", suffix="-column", shown="the pool's"
@@ -114,6 +120,11 @@ class ScoreSettings(PassSettings, NarrowingSettings):
         if self.store and self.narrows:
             raise SettingsError(
                 "A store is scored whole: it takes seconds.", hint="Leave --sample and --only out, or --store."
+            )
+        if self.check and self.store:
+            raise SettingsError(
+                "check retrains on documents of the pool, and a store is scored without them.",
+                hint="Leave --check out, and measure the run with `curate validate`.",
             )
         if not self.fit_from and (not self.target or not (self.pool or self.store)):
             raise SettingsError(

@@ -106,6 +106,7 @@ def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
         ("their tokens, about", plan.tokens),
         ("documents a second, measured", round(plan.documents_per_second)),
         ("time to prepare, about", duration(plan.prepare_seconds)),
+        *([("time to check, about", duration(plan.check_seconds))] if plan.check_seconds else []),
         ("time to score, about", duration(plan.scoring_seconds)),
         ("disk that is kept for later runs", size(plan.kept_bytes)),
         ("disk in all", size(plan.disk_bytes)),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), show_default="RUN-validation", help="Folder of the figures.")
 @click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/predicted.png", help="File of the plot.")
 @executor_options
-@click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
+@click.option("--dry-run", is_flag=True, help="Estimate the cost from measured steps, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.pass_context
 def command(
@@ -65,7 +65,7 @@ def command(
     settings = build(ValidateSettings, values, owner="A validation")
     with RichReporter() as reporter:
         if dry_run:
-            _print_plan(validate.plan(settings, reporter=reporter), as_json)
+            _print_plan(validate.plan(settings, workers=workers, executor=executor, reporter=reporter), as_json)
             return
         validation = validate.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)
     print_json(validation.record()) if as_json else _print(validation)
@@ -81,8 +81,10 @@ def _print_plan(plan: "ValidatePlan", as_json: bool) -> None:
         ("steps of each retraining", plan.steps),
         ("retrainings", plan.retrainings),
         ("of these there already", plan.there),
-        ("seconds of each, from a measured step", plan.seconds_each),
-        ("time, about", duration(plan.seconds)),
+        ("seconds of each, from measured steps", plan.seconds_each),
+        ("workers", plan.workers),
+        ("time, about", duration(plan.elapsed_seconds)),
+        ("time of one worker, about", duration(plan.seconds)),
         ("disk", size(plan.disk_bytes)),
         ("memory, measured", size(plan.memory_bytes)),
     ]

@@ -30,6 +30,11 @@ def most_worth(resources: Resources) -> int | None:
     return None if resources.rows is None else max(1, int(resources.rows / ROWS_PER_WORKER))
 
 
+def at_once(workers: int, device: str) -> int:
+    """Return how many of these workers of this machine make headway at a time: as many as it has cores, or devices."""
+    return min(workers, _devices(device) or _cores(None))
+
+
 def _devices(device: str) -> int:
     """Return how many CUDA devices work is shared among; 0 on a CPU."""
     if device == "cpu":

@@ -34,8 +34,7 @@ class Kept(Generic[T]):
 
     def get(self, name: str, depends_on: Mapping[str, object], make: Callable[[], T]) -> T:
         """Return the value kept under `name` for exactly these dependencies; make and keep it first if need be."""
-        key = xxhash.xxh3_64_hexdigest(repr([ALGORITHMS, *sorted(depends_on.items())]).encode())
-        return self.at(f"{name}-{key}", make)
+        return self.at(_key(name, depends_on), make)
 
     def at(self, name: str, make: Callable[[], T]) -> T:
         """Return the value of a file whose name says all that it depends on; make and keep it first if need be."""
@@ -55,6 +54,10 @@ class Kept(Generic[T]):
         value = self.find(name)
         assert value is not None
         return value
+
+    def forget(self, name: str, depends_on: Mapping[str, object]) -> None:
+        """Remove the value that this folder keeps under `name` for these dependencies."""
+        self.folder.remove(self._file(_key(name, depends_on)))
 
     def find(self, name: str) -> T | None:
         """Return the value that this folder keeps; None where it is missing or damaged."""
@@ -78,6 +81,10 @@ class Kept(Generic[T]):
             return self.codec.read(folder.local(self._file(name)))
         except (OSError, ValueError):
             return None
+
+
+def _key(name: str, depends_on: Mapping[str, object]) -> str:
+    return f"{name}-{xxhash.xxh3_64_hexdigest(repr([ALGORITHMS, *sorted(depends_on.items())]).encode())}"
 
 
 def kept_folder(folder: LocalFolder, name: str, fill: Callable[[Path], object]) -> Path:

@@ -269,13 +269,13 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True, default=str))
 
 
-# Settings that decide nothing but rounding: a run goes on with other values of them.
-ROUNDING = frozenset({"batch_tokens"})
+# Settings that decide no score, but for rounding: a run goes on with other values of them.
+INDECISIVE = frozenset({"batch_tokens", "check"})
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that decide a run's results beyond rounding."""
-    return {name: value for name, value in settings.items() if name not in ROUNDING}
+    return {name: value for name, value in settings.items() if name not in INDECISIVE}
 
 
 def differences(

@@ -19,6 +19,7 @@ from curate.errors import CurateError
 from curate.folders.local_folder import LocalFolder
 from curate.memory import held_bytes, peak_memory
 from curate.methods.contract import Inputs, Plan, Scorer, Sizes
+from curate.pipeline.checking import Checking
 from curate.pipeline.origin import unchanged
 from curate.pipeline.request import Request
 from curate.pipeline.samples import SAMPLE, Quiet, apart, drawn, part_of
@@ -44,8 +45,10 @@ class ScorePlan:
     prepare_seconds: float
     """Target, curvature, training: measured on a small part of each and scaled; about."""
     scoring_seconds: float
+    check_seconds: float
+    """Of the retrainings of a check, one after another."""
     seconds: float
-    """Both."""
+    """All of them."""
     kept_bytes: int
     """Curvature and directions on disk."""
     memory_bytes: int
@@ -147,6 +150,8 @@ def estimate(request: Request, workspace: Workspace) -> ScorePlan:
             prepare += len(reading.looks) * (reading.look + reading.encoding * whole.background)
         seconds = {grows: t.seconds / max(1.0, t.total) for grows, t in timed.stages.items()}
         foreseen = method.plan(inputs, settings, whole, seconds) if fitted else None
+    retrainings = request.settings.check
+    check = Checking.of(workspace, retrainings).seconds if retrainings else 0.0
     documents = _documents(request)
     scoring = reading.scoring(documents, units.get("pool", documents), each)
     return ScorePlan(
@@ -155,7 +160,8 @@ def estimate(request: Request, workspace: Workspace) -> ScorePlan:
         documents_per_second=documents / scoring,
         prepare_seconds=prepare,
         scoring_seconds=scoring,
-        seconds=prepare + scoring,
+        check_seconds=check,
+        seconds=prepare + check + scoring,
         kept_bytes=kept + round(units.get("kept", 0)),
         memory_bytes=max(
             peak_memory(workspace.proxy.device),

@@ -106,7 +106,7 @@ def make_prediction(settings: PredictSettings, teacher: Run, reporter: Reporter)
     if not address:
         raise SettingsError(f"{teacher.address} does not name a pool.", hint="Give --pool.")
     device = settings.device or scored.device
-    scoring = changed(scored, pool=tuple(address), store=None, fit_from=None, device=device)
+    scoring = changed(scored, pool=tuple(address), store=None, fit_from=None, check=None, device=device)
     pool = open_pool(list(address), txt_lines=scoring.fields.txt_lines)
     check_fields(pool, scoring.fields)
     if not pool.is_one_file:

@@ -136,6 +136,10 @@ def resolve(settings: ScoreSettings) -> ScoreSettings:
         own |= projection
     elif "seed" in {f.name for f in fields(method.Settings)}:
         own.setdefault("seed", settings.seed)
+    check = settings.check or 0
+    if "check" in {f.name for f in fields(method.Settings)}:
+        own = own if settings.check is None else own | {"check": check}
+        check = None
     resolved = asdict(_method_settings(method, settings.method, own))
     background = settings.background or methods.background_of(settings.method)
     aggregates = {}
@@ -143,7 +147,7 @@ def resolve(settings: ScoreSettings) -> ScoreSettings:
         usual = method.AGGREGATION
         aggregates["aggregate"] = settings.aggregate or usual.groups
         aggregates["aggregate_rows"] = settings.aggregate_rows or usual.rows
-    return changed(settings, background=background, method_settings=resolved, **aggregates)
+    return changed(settings, background=background, method_settings=resolved, check=check, **aggregates)
 
 
 def aggregation(settings: ScoreSettings) -> Aggregation:
@@ -174,7 +178,8 @@ def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     if "fields" in here:
         here.setdefault("target_fields", theirs.target_fields or theirs.fields)
     return changed(
-        theirs, **({"store": None} | NARROWING | here | {"method_settings": {**theirs.method_settings, **own}})
+        theirs,
+        **({"store": None, "check": None} | NARROWING | here | {"method_settings": {**theirs.method_settings, **own}}),
     )
 
 

@@ -11,6 +11,7 @@ from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
 from curate.methods.contract import Scorer
 from curate.pipeline.arithmetic import check_arithmetic
+from curate.pipeline.checking import check_scores
 from curate.pipeline.ending import is_to_finish, log, totals_of, warn_of_mixed
 from curate.pipeline.estimate import ScorePlan, estimate
 from curate.pipeline.frequencies import record_frequency_loss
@@ -66,6 +67,8 @@ def run(
         loaded = time.time()
         with run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")):
             scorer = _prepare(run, request, workspace, reporter)
+            if request.settings.check:
+                check_scores(run, workspace, request.settings.check, scorer, choice, reporter)
         prepared = time.time()
         if request.store is None:
             worker = choice.make(parameters=workspace.proxy.coverage.total, rows=workspace.sizes().pool)

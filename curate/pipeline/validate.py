@@ -57,11 +57,19 @@ def run(
     return validation
 
 
-def plan(settings: ValidateSettings | None = None, *, reporter: Reporter | None = None, **values: Any) -> ValidatePlan:
-    """Say what a validation will take, from one step that is measured; nothing is retrained."""
+def plan(
+    settings: ValidateSettings | None = None,
+    *,
+    workers: int | str = 1,
+    executor: str | None = None,
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> ValidatePlan:
+    """Say what a validation will take, from steps that are measured; nothing is retrained."""
     settings = gathered(ValidateSettings, settings, values)
     settings = changed(settings, runs=latest_where_none(settings.runs))
-    return _validating(settings, reporter or Silent()).plan()
+    choice = executors.choose(executor, workers=workers, is_shared=False)
+    return _validating(settings, reporter or Silent()).plan(choice)
 
 
 def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:

@@ -74,11 +74,6 @@ class Workspace:
 
         A store gives the background's sketches, and what was fitted on them.
         """
-        neighbours = [*self.lineage, *_beside(folder)]
-        if self.origin is not None:
-            neighbours = [self.origin.run.folder, *neighbours]
-        if self.store is not None:
-            neighbours = [self.store.folder, *neighbours]
         return Inputs(
             proxy=self.proxy,
             proxy_fingerprint=self.fingerprints["model"],
@@ -86,7 +81,7 @@ class Workspace:
             background=self._background if self.origin is None else self.origin.no_background,
             background_fingerprint=self._background_fingerprint(),
             batching=self.batching,
-            kept=Kept(folder, TENSORS, neighbours),
+            kept=Kept(folder, TENSORS, self.neighbours(folder)),
             reporter=reporter,
             against=self.against,
             aggregation=self.aggregation,
@@ -96,6 +91,13 @@ class Workspace:
             checkpoints=self.checkpoints,
             whole=self.sizes if self.scores_pool else None,
         )
+
+    def neighbours(self, folder: Folder) -> list[Folder]:
+        """Return the folders that may keep what a run in this one would make: the nearest of kin first."""
+        neighbours = [*self.lineage, *_beside(folder)]
+        if self.origin is not None:
+            neighbours = [self.origin.run.folder, *neighbours]
+        return neighbours if self.store is None else [self.store.folder, *neighbours]
 
     def sizes(self) -> Sizes:
         """Estimate how much there is of everything; of many shards some hundreds are looked into."""

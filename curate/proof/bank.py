@@ -35,8 +35,10 @@ from curate.proxies.tokens import Encoded, TokenSettings
 from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
 from curate.training.recipe import Recipe
-from curate.training.replay import Training
+from curate.training.replay import DivergedError, Training
 from curate.training.snapshots import in_proxys_precision, trainable
+
+_MEASURED_STEPS = 3
 
 
 @dataclass(frozen=True, order=True)
@@ -90,8 +92,11 @@ class Laboratory:
         return Training(self.model, self.corpus, recipe, weights=self.corpus.spread(keep))
 
     def losses(self, job: Job) -> np.ndarray:
-        """Retrain and return every query's mean loss per token afterwards."""
-        return mean_losses(self.model, self.training(job).run().parameters, self.aims).numpy()
+        """Retrain and return every query's mean loss per token afterwards; NaN where the training diverges."""
+        try:
+            return mean_losses(self.model, self.training(job).run().parameters, self.aims).numpy()
+        except DivergedError:
+            return np.full(len(self.queries), np.nan)
 
     def fingerprint(self) -> str:
         """Hash all that decides the losses."""
@@ -99,14 +104,21 @@ class Laboratory:
         return xxhash.xxh3_128_hexdigest(" ".join(parts).encode())
 
     def job_seconds(self) -> float:
-        """Return the seconds of a retraining, from measuring one step and one evaluation of the queries."""
+        """Return the seconds of a retraining, from measuring some steps and one evaluation of the queries.
+
+        The first step warms up and does not count: it may take ten times as long as the others.
+        """
         training = self.training(Job(0))
-        state = training.start()
+        start = training.start()
+        state = training.optimiser.update(start, training.gradient(start)[1])
+        measured = min(_MEASURED_STEPS, training.steps - 1) or 1
         begun = time.perf_counter()
-        state = training.optimiser.update(state, training.gradient(state)[1])
+        for _ in range(measured):
+            state = start if training.steps == 1 else state
+            state = training.optimiser.update(state, training.gradient(state)[1])
         middle = time.perf_counter()
         mean_losses(self.model, state.parameters, self.aims)
-        return training.steps * (middle - begun) + time.perf_counter() - middle
+        return training.steps * (middle - begun) / measured + time.perf_counter() - middle
 
 
 class Bank:

@@ -1,6 +1,7 @@
 """LDS and QLD of runs' methods, measured on one bank of retrainings."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -9,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from curate import threads
 from curate.amounts import counted, duration, size
 from curate.errors import CurateError
 from curate.executors import Choice
 from curate.executors.contract import Executor
+from curate.executors.helpful import at_once
 from curate.folders.folder import put_text
 from curate.folders.local import open_folder
 from curate.memory import peak_memory
@@ -55,6 +58,11 @@ class ValidatePlan:
     """From one step that is measured."""
     seconds: float
     """Of the missing retrainings, one after another; scoring the sample by the methods is extra."""
+    workers: int | str
+    at_once: int
+    """How many of the workers make headway at a time."""
+    elapsed_seconds: float
+    """Of the missing retrainings, so many at a time."""
     disk_bytes: int
     """Of the bank's losses."""
     memory_bytes: int
@@ -66,10 +74,17 @@ class ValidatePlan:
         more = f" ({self.there:,} more are there already, or equal to another)" if self.there else ""
         return (
             f"Validating takes {counted(self.retrainings - self.there, 'retraining')} of "
-            f"{counted(self.steps, 'step')} each{more}: about {duration(self.seconds)}, "
+            f"{counted(self.steps, 'step')} each{more}: about {duration(self.elapsed_seconds)}{self._shared}, "
             f"{size(self.disk_bytes)} on disk and {size(self.memory_bytes)} of memory. "
             "Scoring the sample by every run's method comes on top."
         )
+
+    @property
+    def _shared(self) -> str:
+        if self.workers == 1:
+            return ""
+        fewer = f", {self.at_once} at once" if self.at_once != self.workers else ""
+        return f" ({self.workers} workers{fewer})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +144,12 @@ class Validating:
         """Return the retrainings without each of these, in every order of the documents."""
         return [Job(repeat, positions) for positions in left for repeat in range(self.settings.repeats)]
 
-    def plan(self) -> ValidatePlan:
-        """Measure one step and estimate the whole."""
+    def plan(self, choice: Choice) -> ValidatePlan:
+        """Measure some steps and estimate the whole."""
+        return self._planned(choice)[0]
+
+    def _planned(self, choice: Choice) -> tuple[ValidatePlan, Executor]:
+        """Return the plan, and the executor that the choice makes of so much work."""
         retrainings = self.repeated([(), *map(self.subset, range(self.settings.subsets))])
         folder = self.bank.folder.child("predictions")
         kept_scores = [s.kept(self.documents, self.queries, folder) for s in self.subjects]
@@ -141,8 +160,15 @@ class Validating:
         ]
         unknown = removals - len(removal_jobs)  # their scores are not made yet
         missing = len(self.bank.missing([*retrainings, *removal_jobs])) + unknown
-        each = self.laboratory.job_seconds()
-        return ValidatePlan(
+        proxy, each = self.laboratory.proxy, self.laboratory.job_seconds()
+        device = proxy.settings.device
+        executor = choice.make(parameters=proxy.coverage.total, seconds=missing * each, device=device)
+        if not executor.is_here:  # its processes have fewer threads each
+            with threads.as_one_of_several():
+                each = self.laboratory.job_seconds()
+        workers = executor.described()["workers"]
+        together = at_once(workers, device) if isinstance(workers, int) else 1
+        plan = ValidatePlan(
             documents=len(self.documents),
             queries=len(self.queries),
             steps=self.laboratory.training(Job(0)).steps,
@@ -150,17 +176,19 @@ class Validating:
             there=len(retrainings) + removals - missing,
             seconds_each=each,
             seconds=missing * each,
+            workers=workers,
+            at_once=together,
+            elapsed_seconds=math.ceil(missing / together) * each,
             disk_bytes=missing * (8 * len(self.queries) + 128),
-            memory_bytes=peak_memory(self.laboratory.proxy.device),
+            memory_bytes=peak_memory(proxy.device),
         )
+        return plan, executor
 
     def run(self, choice: Choice) -> Validation:
         """Fill the bank, score the sample by every method, and compare."""
         settings, bank = self.settings, self.bank
         with bank.folder.claim():
-            plan = self.plan()
-            proxy = self.laboratory.proxy
-            executor = choice.make(parameters=proxy.coverage.total, seconds=plan.seconds, device=proxy.settings.device)
+            plan, executor = self._planned(choice)
             self._announce(plan, executor)
             subsets = [self.subset(i) for i in range(settings.subsets)]
             baseline, *without = self._losses([(), *subsets], executor)
@@ -195,6 +223,11 @@ class Validating:
     def _losses(self, left: Sequence[tuple[int, ...]], executor: Executor) -> np.ndarray:
         """Return every query's loss without each of these, `[left, queries]`, averaged over the repeats."""
         losses = self.bank.fetch(self.repeated(left), self.reporter, executor)
+        if not np.isfinite(losses).all():
+            raise CurateError(
+                "A retraining diverged: its losses are not numbers.",
+                hint="Lower the recipe's learning_rate, or give it a longer warmup: --set learning_rate=1e-4.",
+            )
         return losses.reshape(len(left), self.settings.repeats, -1).mean(1)
 
     def _predictions(self, subject: Subject) -> np.ndarray:

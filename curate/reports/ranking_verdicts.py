@@ -65,11 +65,13 @@ def retrainings(f: Figures) -> Iterator[Finding]:
         return
     yield Finding(
         about="check by retraining",
-        level=FINE if f.check.overall.is_high else WARNING,
-        figure=f.check.overall.figure,
+        level={True: FINE, False: WARNING, None: NOTE}[f.check.holds],
+        figure=f.check.figure,
         says=visible(" ".join(filter(None, (f.check.sentence, f.check.listing)))),
         do=f.check.advice,
-        threshold=f"slope from {1 / MOST_OFF} to {MOST_OFF}, correlation of at least {LEAST_CORRELATION}",
+        threshold=f"slope from {1 / MOST_OFF} to {MOST_OFF}, correlation of at least {LEAST_CORRELATION}"
+        if f.check.in_nats
+        else f"correlation of at least {LEAST_CORRELATION}, and more than 0 by its 95 % interval",
     )
 
 

@@ -59,6 +59,7 @@ def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
         modules=() if settings.recipe.lora_rank else recorded.modules,
         seed=settings.seed,
         fit_from=None,
+        check=None,
         **NARROWING,
     )
 

@@ -27,7 +27,7 @@ from curate.training.checkpoints import flat, load, save, unflat
 from curate.training.differentiable import Differentiable
 from curate.training.microbatches import Corpus, MicroBatch
 from curate.training.optimisers import State, Tensors
-from curate.training.replay import Replay
+from curate.training.replay import DivergedError, Replay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def _begin(replay: Replay, target: Corpus) -> _Way:
     state = replay.state_at(training.steps)
     loss, gradient = target_loss(training.model, state.parameters, target)
     if not math.isfinite(loss):
-        raise CurateError(f"The target's loss after training is {loss}.", hint="Lower the recipe's learning_rate.")
+        raise DivergedError(f"The target's loss after training is {loss}.", hint="Lower the recipe's learning_rate.")
     zeros = {n: tuple(torch.zeros_like(m) for m in ms) for n, ms in state.moments.items()}
     cotangent = State(step=training.steps, parameters={n: gradient[n] for n in state.parameters}, moments=zeros)
     return _Way(cotangent=cotangent, slopes=torch.zeros(training.corpus.num_tokens, dtype=torch.float64), loss=loss)
@@ -189,7 +189,7 @@ def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[in
         token_slopes = along.cpu().double()[batch.scored] / training.denominator(step)
         way.slopes.index_add_(0, batch.places[batch.scored], token_slopes)
     if not bool(torch.isfinite(way.slopes).all()):
-        raise CurateError(
+        raise DivergedError(
             f"The derivatives overflow at step {step + 1} of {training.steps}: the run is not smooth.",
             hint="Lower the recipe's learning_rate, give it a longer warmup, or a larger epsilon.",
         )

@@ -22,7 +22,7 @@ from curate.training.language import LanguageModel
 from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
 from curate.training.optimisers import State
-from curate.training.replay import Replay, Training
+from curate.training.replay import DivergedError, Replay, Training
 
 SHARE = 0.05
 
@@ -104,7 +104,7 @@ def _drawn(training: Training, since: int, number: int) -> list[int]:
 
 
 def _retrained(replay: Replay, targets: Mapping[str, Corpus], left: list[int], since: int) -> np.ndarray:
-    """Train without some documents from a step on, and return every target's loss afterwards."""
+    """Train without some documents from a step on, and return every target's loss afterwards; NaN where it diverges."""
     training = replay.training
     keep = torch.ones(len(training.corpus), dtype=torch.float64)
     keep[left] = 0
@@ -112,7 +112,10 @@ def _retrained(replay: Replay, targets: Mapping[str, Corpus], left: list[int], s
     if training.weights is not None:
         weights = weights * training.weights
     without = Training(training.model, training.corpus, training.recipe, weights=weights, batches=training.batches)
-    return _losses(training, without.run(replay.state_at(since)), targets)
+    try:
+        return _losses(training, without.run(replay.state_at(since)), targets)
+    except DivergedError:
+        return np.full(len(targets), np.nan)
 
 
 def _losses(training: Training, state: State, targets: Mapping[str, Corpus]) -> np.ndarray:

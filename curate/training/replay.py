@@ -31,6 +31,10 @@ from curate.training.passing import PassingStates
 from curate.training.recipe import Recipe
 
 
+class DivergedError(CurateError):
+    """A loss of the training, or a derivative, is not a number."""
+
+
 class Training:
     """A deterministic training run: given a state, the gradient of the next step and the state after it."""
 
@@ -69,7 +73,7 @@ class Training:
     def gradient(self, state: State) -> tuple[float, Tensors]:
         """Return the loss of the step that comes after `state`, and its gradient, over micro-batches.
 
-        Raises CurateError when the loss is not a number.
+        Raises DivergedError when the loss is not a number.
         """
         total = {n: torch.zeros_like(p) for n, p in state.parameters.items()}
         loss = 0.0
@@ -84,7 +88,7 @@ class Training:
             for name, gradient in gradients.items():
                 total[name] += gradient
         if not math.isfinite(loss):
-            raise CurateError(
+            raise DivergedError(
                 f"The loss of step {state.step + 1} of {self.steps} is {loss}: the training diverged.",
                 hint="Lower the recipe's learning_rate, or give it a longer warmup.",
             )

@@ -149,6 +149,35 @@ def test_without_a_check_nothing_of_it_is_done_said_or_kept(tmp_path: Path) -> N
     assert not any(n.startswith("check") for p in tmp_path.rglob("*.safetensors") for n in load_file(p))
 
 
+def test_of_several_learning_rates_none_is_taken_that_is_far_too_high(tmp_path: Path) -> None:
+    told, recorded = Told(), {}
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    told_inputs = dataclasses.replace(inputs, reporter=told, record=recorded.update)
+    rates = (0.5, 1, 300, 1e30)
+    tuned = scores("magic", told_inputs, POOL, recipe=RECIPE, rates=rates)
+    tried, taken = recorded["magic"]["rates"], recorded["magic"]["learning_rate"]
+    assert [t["learning_rate"] for t in tried] == [RECIPE.learning_rate * rate for rate in rates]
+    assert taken in [t["learning_rate"] for t in tried[:2]]
+    assert tried[3]["held_out_loss"] is None
+    (lines,) = [n for n in told.notes if n.startswith("4 learning rates were tried:")]
+    assert lines.count("chosen") == lines.count("diverged") == 1
+    alone = dataclasses.replace(RECIPE, learning_rate=taken)
+    plain = scores("magic", make_inputs(tiny_proxy(), tmp_path / "plain", TARGET, BACKGROUND), POOL, recipe=alone)
+    torch.testing.assert_close(tuned.scores, plain.scores, rtol=0, atol=0)
+    kept = sorted(p.name for p in (tmp_path / "target").iterdir())
+    assert [name.split("-")[0] for name in kept] == ["magic", "magic", "rates"]  # of the rate taken: two parts
+    again = dataclasses.replace(inputs, background=lambda: pytest.fail("read the background again"))
+    torch.testing.assert_close(scores("magic", again, POOL, recipe=RECIPE, rates=rates).scores, tuned.scores)
+
+
+def test_rates_need_a_check_and_auto_stands_for_three(tmp_path: Path) -> None:
+    assert magic.Settings(rates="auto").rates == (1 / 3, 1, 3)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="check is 0"):
+        magic.Settings(rates=(1, 2), check=0)
+    with pytest.raises(CurateError, match="diverged with every learning rate"):
+        prepare("magic", make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND), recipe=RECIPE, rates=(1e30,))
+
+
 @pytest.mark.slow
 def test_a_rough_run_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
     rough = dataclasses.replace(RECIPE, learning_rate=1.0, steps=24, warmup=0, schedule="constant", epsilon=1e-17)

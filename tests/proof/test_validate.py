@@ -18,13 +18,15 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.local import open_folder
 from curate.pipeline import validate
 from curate.progress import Silent
-from curate.proof.bank import Laboratory
+from curate.proof.bank import Job, Laboratory
 from curate.proof.settings import ValidateSettings
 from curate.proof.validate import IN_RUN, Validating, Validation
 from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
+from curate.training.optimisers import State
 from curate.training.recipe import Recipe
+from curate.training.replay import Training
 from tests.scoring import lines, make_project, make_rows, make_target
 
 RECIPE = Recipe(batch_size=8, learning_rate=3e-3, epsilon=1e-8)
@@ -109,6 +111,20 @@ def test_curvature_is_found_in_the_run_and_not_fitted_again(place: Path, monkeyp
     assert laboratory._predictions(laboratory.subjects[0]).shape == (32, 3)
 
 
+def test_a_run_that_chose_its_learning_rate_is_judged_with_that_rate(place: Path, tmp_path: Path) -> None:
+    own = {"recipe": {"steps": 2, "learning_rate": 1e-4}, "rates": [1, 3], "check": 3}
+    record = Run.open(place / "runs" / "ekfac").record.json
+    chosen = Run.start(
+        tmp_path / "chosen",
+        settings=record["settings"] | {"method": "magic", "method_settings": own},
+        fingerprints=record["fingerprints"],
+        details={"magic": {"learning_rate": 3e-4}},
+    )
+    judged = validate._validating(settings(place, "ekfac"), Heard()).subjects[0]
+    method_settings = replace(judged, run=chosen).settings()
+    assert (method_settings.recipe.learning_rate, method_settings.rates, method_settings.check) == (3e-4, (), 0)
+
+
 def test_the_measured_changes_are_the_banks(place: Path, found: Validation) -> None:
     laboratory = validate._validating(settings(place), Heard())
     whole, first = (laboratory.laboratory.losses(j) for j in laboratory.repeated([(), laboratory.subset(0)]))
@@ -124,6 +140,16 @@ def test_the_same_command_retrains_nothing_and_says_the_same(
     default = place / "runs" / "ekfac-validation"
     for name in ("validation.json", "predicted.png"):
         assert (tmp_path / "again" / name).read_bytes() == (default / name).read_bytes()
+
+
+def test_a_retraining_that_diverges_is_an_error_that_says_so(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Laboratory, "job_seconds", lambda _: 1.0)  # would diverge as well
+    wild = Recipe(batch_size=8, learning_rate=1e12, warmup=0, epsilon=1e-17)
+    asked = settings(place, "bm25", removals=0, banks=str(tmp_path), subsets=3, recipe=wild)
+    with pytest.raises(CurateError, match="A retraining diverged"):
+        curate.validate(asked, tmp_path / "out", reporter=Heard())
 
 
 def test_repeats_average_the_changes(place: Path, tmp_path: Path) -> None:
@@ -154,11 +180,34 @@ def test_a_rescored_runs_adjoint_is_judged_and_said_to_be(place: Path, tmp_path:
 def test_a_plan_says_what_is_missing_and_retrains_nothing(place: Path, found: Validation, tmp_path: Path) -> None:
     plan = curate.plan_validate(settings(place, "bm25", removals=0, subsets=20), reporter=Heard())
     assert (plan.retrainings, plan.there, plan.steps) == (21, 9, 4)
-    assert plan.seconds == pytest.approx(12 * plan.seconds_each)
+    assert plan.seconds == plan.elapsed_seconds == pytest.approx(12 * plan.seconds_each)
     done = curate.plan_validate(settings(place, magic=True), reporter=Heard())
     assert done.retrainings == done.there == 9 + 4 * 2
     fresh = curate.plan_validate(settings(place, "bm25", banks=str(tmp_path)), reporter=Heard())
     assert (fresh.retrainings, fresh.there) == (11, 0)
+
+
+def test_a_plan_counts_on_no_more_workers_than_there_are_cores(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.executors.helpful._cores", lambda _: 3)
+    asked = settings(place, "bm25", removals=0, subsets=20, seed=7)
+    plan = curate.plan_validate(asked, workers=8, reporter=Heard())
+    assert (plan.retrainings, plan.there, plan.workers) == (21, 0, 8)
+    assert plan.seconds == pytest.approx(21 * plan.seconds_each)
+    assert plan.elapsed_seconds == pytest.approx(7 * plan.seconds_each)
+    assert "8 workers, 3 at once" in plan.sentence
+
+
+def test_a_first_step_that_is_slow_does_not_count(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory = validate._validating(settings(place, "bm25"), Heard()).laboratory
+    steps = Training.gradient
+    slow = iter([0.5])
+
+    def gradient(training: Training, state: State) -> Any:
+        time.sleep(next(slow, 0))
+        return steps(training, state)
+
+    monkeypatch.setattr(Training, "gradient", gradient)
+    assert laboratory.job_seconds() < 0.5 * laboratory.training(Job(0)).steps
 
 
 @pytest.mark.parametrize(
@@ -265,8 +314,8 @@ def test_a_run_whose_background_has_changed_is_refused_by_name(place: Path, tmp_
     fitted = score(tmp_path, "bm25")
     (tmp_path / "pool" / "a.jsonl").write_bytes(lines(make_rows(20, 9)))
     changed = curate.score(out=tmp_path / "changed" / "run", fit_from=str(fitted.path))
+    validating = validate._validating(ValidateSettings(runs=(str(changed.path),), **SMALL, recipe=RECIPE), Heard())
     with pytest.raises(CurateError, match=f"pool has changed since {fitted.path} was fitted"):
-        validating = validate._validating(ValidateSettings(runs=(str(changed.path),), **SMALL, recipe=RECIPE), Heard())
         validating._predictions(validating.subjects[0])
 
 

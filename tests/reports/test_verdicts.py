@@ -108,9 +108,13 @@ def test_a_group_that_the_total_ignores_is_named(small: Callable[..., Run]) -> N
     assert "little of quiet's" in groups.says
 
 
-def checked(predicted: list[float], measured: list[float]) -> dict:
+def checked(predicted: list[float], measured: list[float | None]) -> dict:
     figures = {"predicted": [[v] for v in predicted], "measured": [[v] for v in measured]}
     return figures | {"groups": ["a"], "left_out": 1, "documents": 20}
+
+
+def ranked(predicted: list[float], measured: list[float | None]) -> dict:
+    return checked(predicted, measured) | {"in_nats": False}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +128,10 @@ def checked(predicted: list[float], measured: list[float]) -> dict:
         ({"magic": {"check": checked([1, 2, 3], [1.1, 1.9, 3.2])}}, "check by retraining", "fine"),
         ({"magic": {"check": checked([1, 2, 3], [3, 5, 9])}}, "check by retraining", "warning"),
         ({"magic": {"check": checked([1, 2, 3], [3, 2, 1])}}, "check by retraining", "warning"),
+        ({"magic": {"check": checked([1, 2, 3], [1.1, None, 3.2])}}, "check by retraining", "warning"),
+        ({"checked": {"check": ranked([1, 2, 3, 4, 5, 6], [9, 22, 31, 38, 52, 61])}}, "check by retraining", "fine"),
+        ({"checked": {"check": ranked([1, 2, 3, 4, 5, 6], [6, 5, 3, 4, 2, 1])}}, "check by retraining", "warning"),
+        ({"checked": {"check": ranked([1, 2, 3], [10, 20, 30])}}, "check by retraining", "note"),
     ],
 )
 def test_what_the_record_says_is_judged(small: Callable[..., Run], details: dict, about: str, level: str) -> None:

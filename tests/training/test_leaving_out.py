@@ -1,3 +1,4 @@
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from curate.progress import Silent
 from curate.training import leaving_out
 from curate.training.adjoint import differentiate, target_loss
 from curate.training.microbatches import Corpus
-from curate.training.replay import Replay, Training
+from curate.training.optimisers import State
+from curate.training.replay import DivergedError, Replay, Training
 from tests.training.small_training import corpus, one_document, target, training
 
 AIMS = {"a": target(), "b": target(11)}
@@ -44,6 +46,28 @@ def test_a_rate_that_is_far_too_high_is_found_out_and_said(tmp_path: Path) -> No
     assert not wild.overall.slope_holds
     assert "NOT of high fidelity" in wild.sentence
     assert "lower learning_rate, or a larger epsilon or batch_size" in (wild.advice or "")
+
+
+def test_a_retraining_that_diverges_fails_the_check_and_ends_nothing(
+    smooth: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradient = Training.gradient
+
+    def diverging(self: Training, state: State) -> object:
+        if self.weights is not None and state.step == 3:
+            raise DivergedError("The loss of step 4 is nan: the training diverged.")
+        return gradient(self, state)
+
+    monkeypatch.setattr(Training, "gradient", diverging)
+    failed = checked(Replay(training(**SMOOTH), tmp_path), retrainings=2)
+    assert np.isnan(failed.measured).all()
+    np.testing.assert_array_equal(failed.predicted, smooth.predicted[:2])
+    for check in (failed, Check.of(json.loads(json.dumps(failed.details())))):
+        assert check.diverged == 2
+        assert check.holds is False
+        assert check.figure == "2 of 2 retrainings diverged"
+        assert check.sentence.endswith("2 diverged: these scores are NOT of high fidelity.")
+        assert "lower learning_rate" in (check.advice or "")
 
 
 def test_a_walk_that_ends_on_the_way_is_checked_from_there(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Training runs on parts of the background, and scorers along the directions from walking back through them."""
 
+import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from curate.amounts import size
 from curate.errors import CurateError
+from curate.fidelity import Check
 from curate.folders.kept import workplace
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
@@ -24,15 +27,20 @@ from curate.methods.shared.target import finite_losses, group_columns, group_sha
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.adjoint import snapshot
+from curate.training.language import LanguageModel
 from curate.training.leaving_out import as_tensors, check, num_documents, reported
+from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
+from curate.training.rates import Trial, chosen, table
 from curate.training.recipe import Recipe
-from curate.training.replay import Replay, Training
+from curate.training.replay import DivergedError, Replay, Training
 from curate.training.smoothness import LEAST_AGREEMENT, short_steps
 from curate.training.snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
 from curate.training.walk import refuse_rough, step_at, walk
 
 CONTROL = "control"
+HELD_OUT = 256
+"""Documents at most whose loss after training tells learning rates apart."""
 
 
 @runtime_checkable
@@ -51,6 +59,8 @@ class RunSettings(Protocol):
     def checkpoints(self) -> str: ...
     @property
     def check(self) -> int: ...
+    @property
+    def rates(self) -> tuple[float, ...]: ...
     @property
     def normalize(self) -> str: ...
 
@@ -92,6 +102,8 @@ class TrainingPlan:
     """Measured."""
     check: int
     """Retrainings of the first run, from where its ways back end."""
+    rates: int
+    """Learning rates with which the first run is tried."""
     disk_bytes: int
     """At most, until the run's directions are there."""
 
@@ -104,6 +116,7 @@ class TrainingPlan:
             "seconds of a step, measured": self.step_seconds,
             "seconds of a step back, measured": self.step_back_seconds,
             "retrainings of the check": self.check,
+            **({"learning rates tried": self.rates} if self.rates > 1 else {}),
             "disk at most, until then": size(self.disk_bytes),
         }
 
@@ -115,11 +128,14 @@ def training_units(_: Inputs, settings: RunSettings, whole: Sizes) -> dict[str, 
     """
     runs, steps, back = _steps(settings, whole)
     batch = min(settings.recipe.batch_size, max(1, whole.background // runs))
+    more = max(0, len(settings.rates) - 1)  # runs, to try other learning rates
+    check = num_documents(settings.check, back, batch, whole.target)
+    runs += more
     return {
         "training": runs * steps,
         "smoothness": runs * 2 * short_steps(steps),
         "walking back": runs * whole.groups * back,
-        "check": num_documents(settings.check, back, batch, whole.target),
+        "check": (1 + more) * check,
     }
 
 
@@ -138,6 +154,7 @@ def training_plan(inputs: Inputs, settings: RunSettings, whole: Sizes, seconds: 
         step_seconds=seconds["training"],
         step_back_seconds=seconds["walking back"],
         check=settings.check,
+        rates=max(1, len(settings.rates)),
         disk_bytes=needs.disk_bytes,
     )
 
@@ -166,9 +183,17 @@ class BackgroundRuns:
 
     def scorer(self) -> RunsScorer:
         """Return the scorer along all runs' directions, computed now or kept in the run."""
+        trials = self._trials() if self.settings.rates else []
+        if trials:
+            taken = chosen(trials, accept_rough=self.settings.accept_rough)
+            self.inputs.reporter.note(table(trials, taken))
+            self.recipe = replace(self.recipe, learning_rate=taken.rate)
+            for trial in trials:
+                if trial.rate != taken.rate:
+                    self._with(trial.rate).forget(0)
         kept_runs = [self._kept(part) for part in range(self.parts)]
         engines = [self._engines(kept) for kept in kept_runs]
-        self._report(kept_runs, engines[0][0].proxy)
+        self._report(kept_runs, engines[0][0].proxy, trials)
         columns = group_columns(kept_runs[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
         usual = engines[: self.settings.runs]
         # What only the spare run trained on is scored as usual.
@@ -196,7 +221,59 @@ class BackgroundRuns:
             per_token=self.inputs.per_token,
         )
 
-    def _kept(self, part: int) -> dict[str, Tensor]:
+    def _with(self, rate: float) -> "BackgroundRuns":
+        """Return the same runs with another learning rate."""
+        runs = copy(self)
+        runs.recipe = replace(self.recipe, learning_rate=rate)
+        return runs
+
+    def _trials(self) -> list[Trial]:
+        """Return how the first run comes out with every learning rate, tried now or kept in the run."""
+        kept = self.inputs.kept.get("target/rates", self._keys(0) | {"rates": self.settings.rates}, self._tried)
+        left_out, documents = kept["check.documents"].tolist()
+        return [
+            Trial(
+                rate=self.recipe.learning_rate * multiple,
+                held_out=kept["held_out"][i].numpy(),
+                smoothness=float(kept["smoothness"][i]),
+                check=Check(
+                    groups=tuple(map(str, range(kept["check.measured"].shape[2]))),
+                    predicted=kept["check.predicted"][i].numpy(),
+                    measured=kept["check.measured"][i].numpy(),
+                    left_out=left_out,
+                    documents=documents,
+                ),
+            )
+            for i, multiple in enumerate(self.settings.rates)
+        ]
+
+    def _tried(self) -> dict[str, Tensor]:
+        """Try every learning rate; NaN stands for what a diverging training cannot tell.
+
+        Raises CurateError where all diverge.
+        """
+        tensors: list[dict[str, Tensor] | None] = []
+        names = ("held_out", "smoothness", "check.predicted", "check.measured", "check.documents")
+        for multiple in self.settings.rates:
+            try:
+                kept = self._with(self.recipe.learning_rate * multiple)._kept(0)
+                tensors.append({name: kept[name] for name in names})
+            except DivergedError:
+                tensors.append(None)
+        if (finite := next(filter(None, tensors), None)) is None:
+            raise CurateError(
+                "The training diverged with every learning rate that was tried.",
+                hint="Give lower multiples of the recipe's (--rates 0.01,0.1), or a longer warmup.",
+            )
+        nothing = {n: torch.full_like(t.double(), torch.nan) for n, t in finite.items()}
+        stacked = {n: torch.stack([(t or nothing)[n] for t in tensors]) for n in names[:-1]}
+        return stacked | {"check.documents": finite["check.documents"]}
+
+    def forget(self, part: int) -> None:
+        """Remove what the run keeps of a part."""
+        self.inputs.kept.forget("target/magic", self._keys(part))
+
+    def _keys(self, part: int) -> dict[str, object]:
         inputs = self.inputs
         keys = inputs.proxy_keys | {
             "target": inputs.target.fingerprint,
@@ -210,9 +287,15 @@ class BackgroundRuns:
         }
         if self._checks(part):
             keys["check"] = self.settings.check
+            if self.settings.rates:
+                keys["held out"] = True
+        return keys
+
+    def _kept(self, part: int) -> dict[str, Tensor]:
+        keys = self._keys(part)
         key = xxhash.xxh3_64_hexdigest(repr(sorted(keys.items())).encode())
-        with workplace(inputs.kept.folder, "training") as folder:
-            return inputs.kept.get("target/magic", keys, lambda: self._train(part, folder / key))
+        with workplace(self.inputs.kept.folder, "training") as folder:
+            return self.inputs.kept.get("target/magic", keys, lambda: self._train(part, folder / key))
 
     def _checks(self, part: int) -> bool:
         """Return whether a part's run is checked: the first, since the others differ in nothing but documents."""
@@ -238,7 +321,7 @@ class BackgroundRuns:
             self.inputs.reporter,
             snapshots=snapshots,
             until=snapshots[0],
-            accept_rough=self.settings.accept_rough,
+            accept_rough=self.settings.accept_rough or bool(self.settings.rates),
         )
         losses = [walked.adjoints[name].loss for name in targets if name != CONTROL]
         hashes = [bytes.fromhex(d.content_hash) for d in documents if d.content_hash]
@@ -256,11 +339,20 @@ class BackgroundRuns:
                 replay, targets, walked.adjoints, self.inputs.reporter, retrainings=retrainings, since=since
             )
             tensors |= as_tensors(checked)
+            if self.settings.rates:
+                tensors["held_out"] = self._held_out(replay)
         for step in snapshots:
             parameters, directions = self._at(replay, step, list(targets))
             tensors |= {f"{step}.parameters.{n}": p for n, p in parameters.items()}
             tensors |= {f"{step}.directions.{n}": u for n, u in directions.items()}
         return tensors
+
+    def _held_out(self, replay: Replay) -> Tensor:
+        """Return the losses after training of documents that another run trains on."""
+        documents = self._dealt[1][:: math.ceil(len(self._dealt[1]) / HELD_OUT)]
+        training = replay.training
+        assert isinstance(training.model, LanguageModel)
+        return mean_losses(training.model, replay.state_at(training.steps).parameters, self._corpus(documents))
 
     def _at(self, replay: Replay, step: int, targets: Sequence[str]) -> tuple[dict[str, Tensor], Directions]:
         """Return the parameters before a step, and the groups' directions there, less the control set's."""
@@ -273,7 +365,7 @@ class BackgroundRuns:
             control_directions = directions_of(proxy, [control.directions])
             directions = {n: u - control_directions[n] for n, u in directions.items()}
         if not all(bool(u.isfinite().all()) for u in directions.values()):
-            raise CurateError(
+            raise DivergedError(
                 f"The adjoint at step {step} is not finite.", hint="Lower learning_rate, or give later snapshots."
             )
         return parameters, directions
@@ -316,7 +408,7 @@ class BackgroundRuns:
         batching = self.inputs.batching
         return Corpus(documents, batching.tokens, room=batching.room)
 
-    def _report(self, kept_runs: Sequence[dict[str, Tensor]], proxy: Proxy) -> None:
+    def _report(self, kept_runs: Sequence[dict[str, Tensor]], proxy: Proxy, trials: Sequence[Trial]) -> None:
         """Report and record the runs' smoothness and check. Raises CurateError where a run is too rough."""
         agreement = [round(float(kept["smoothness"]), 4) for kept in kept_runs]
         snapshots, steps = kept_runs[0]["snapshots"].tolist(), int(kept_runs[0]["size"][0])
@@ -332,6 +424,9 @@ class BackgroundRuns:
         if self.settings.check:
             groups = [*self.inputs.target.names, *([CONTROL] if self.inputs.against is not None else [])]
             measured["check"] = reported(kept_runs[0], groups, self.inputs.reporter)
+        if trials:
+            measured["rates"] = [trial.details() for trial in trials]
+            measured["learning_rate"] = self.recipe.learning_rate
         self.inputs.record(
             {
                 "magic": {
