@@ -14,6 +14,7 @@ from curate.gradients.head import Head, HeadTaps
 from curate.gradients.linear import by_sequence
 from curate.proxies.devices import products
 from curate.proxies.proxy import Proxy
+from curate.proxies.tables import counted_tables
 from curate.proxies.tokens import TokenBatch
 
 
@@ -36,6 +37,7 @@ class FrozenPass:
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy, self.head = proxy, Head.of(proxy.model)
+        self.tables = counted_tables(proxy)
         self._check_head()
 
     def backward(

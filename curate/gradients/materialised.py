@@ -15,7 +15,6 @@ from curate.gradients.tables import TableGradients
 from curate.progress import Reporter, Silent
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
-from curate.proxies.tables import tables_of
 from curate.proxies.tokens import Encoded, TokenBatch
 
 
@@ -50,9 +49,8 @@ def _summed(
     for name in proxy.tracked:
         d_out, d_in, has_bias = proxy.shape(name)
         sums[name] = torch.zeros(weights.shape[1], d_out, d_in + has_bias, dtype=wide, device=proxy.device)
-    for name, table in tables_of(proxy).items() if proxy.tables else ():
-        if name in proxy.tables:
-            sums[name] = torch.zeros(weights.shape[1], *table.shape, dtype=wide, device=proxy.device)
+    for table in frozen.tables:
+        sums[table.name] = torch.zeros(weights.shape[1], *table.shape, dtype=wide, device=proxy.device)
     with reporter.stage("target", total=len(used), grows="target") as stage:
         for batch in batching.batches("target", used):
             shares = _Shares.of(weights[list(batch.documents)], proxy.device, wide)
@@ -70,11 +68,11 @@ def _table_taps(
     frozen: FrozenPass, batch: TokenBatch, weights: Float[Tensor, "documents directions"], sums: Directions
 ) -> TableTaps | None:
     """Return taps that add a batch's part of the tables' sums; None where tables do not count."""
-    if not frozen.proxy.tables:
+    if not frozen.tables:
         return None
 
     def add(gradients: TableGradients) -> None:
-        for table in gradients.tables:
+        for table in frozen.tables:
             gradients.add_weighted(table, weights[list(batch.documents)], sums[table.name])
 
     return TableGradients.of(frozen, batch).taps(add)

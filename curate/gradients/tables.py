@@ -5,7 +5,7 @@ of the embedding's output, in the row of the token that was looked up. Both ente
 model reads there: the head's part at t is that of predicting t + 1 from h_t.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from curate.gradients.frozen import FrozenPass, TableTaps
 from curate.gradients.head import Along, HeadTaps
 from curate.proxies.proxy import Proxy
-from curate.proxies.tables import Table, tables_of
+from curate.proxies.tables import Table, counted_tables
 from curate.proxies.tokens import TokenBatch
 
 
@@ -27,12 +27,10 @@ class TableDirections:
         self.wide = torch.promote_types(proxy.dtype, torch.float32)
         self._along: Along | None = None
         self._embedded: Tensor | None = None
-        for name, table in tables_of(proxy).items():
-            if name not in proxy.tables:
-                continue
-            if directions[name].shape[1:] != table.shape:
-                raise AssertionError(f"{name}: direction has shape {tuple(directions[name].shape)}")
-            u = directions[name].to(device=proxy.device, dtype=proxy.dtype)
+        for table in counted_tables(proxy):
+            if directions[table.name].shape[1:] != table.shape:
+                raise AssertionError(f"{table.name}: direction has shape {tuple(directions[table.name].shape)}")
+            u = directions[table.name].to(device=proxy.device, dtype=proxy.dtype)
             weights = u[:, :, :-1].contiguous() if table.bias else u.contiguous()
             if table.heads:
                 self._along = Along(weights=weights, biases=u[:, :, -1].contiguous() if table.bias else None)
@@ -61,7 +59,6 @@ class TableGradients:
     """What a pass over a batch leaves of the tables' gradients: both their sides."""
 
     frozen: FrozenPass
-    tables: Sequence[Table]
     ids: Int[Tensor, "sequences tokens"]
     seen: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
     """Positions, hidden states and labels at the head, some at a time."""
@@ -70,13 +67,11 @@ class TableGradients:
     @classmethod
     def of(cls, frozen: FrozenPass, batch: TokenBatch) -> "TableGradients":
         """Return an empty one, whose `taps` fill it."""
-        proxy = frozen.proxy
-        tables = [t for name, t in tables_of(proxy).items() if name in proxy.tables]
-        return cls(frozen=frozen, tables=tables, ids=batch.ids.to(proxy.device))
+        return cls(frozen=frozen, ids=batch.ids.to(frozen.proxy.device))
 
     def taps(self, done: Callable[["TableGradients"], None]) -> TableTaps:
         """Return taps that note both sides, and call `done` when the pass is over."""
-        heads, embeds = (any(getattr(t, kind) for t in self.tables) for kind in ("heads", "embeds"))
+        heads, embeds = (any(getattr(t, kind) for t in self.frozen.tables) for kind in ("heads", "embeds"))
         return TableTaps(
             head=HeadTaps(see=lambda *sides: self.seen.append(sides)) if heads else None,
             embedding=(self.embedded.append,) if embeds else (),
@@ -87,7 +82,7 @@ class TableGradients:
         """Return other taps that also add the squared norms of all tables' gradients when the pass is over."""
 
         def done(gradients: "TableGradients") -> None:
-            for table in gradients.tables:
+            for table in gradients.frozen.tables:
                 squares.add_(gradients.squares(table))
 
         own = self.taps(done)

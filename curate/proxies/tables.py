@@ -33,7 +33,7 @@ def tables_of(proxy: Proxy) -> dict[str, Table]:
     if id(getattr(embedding, "weight", None)) not in names or id(getattr(head, "weight", None)) not in names:
         raise CurateError(
             f"{type(model).__name__} has no plain weights at its input embedding and head.",
-            hint="Leave --parameters at linear.",
+            hint="Leave out --all-parameters.",
         )
     embedded, headed = (names[id(m.weight)] for m in (embedding, head))  # type: ignore[union-attr]
     bias = getattr(head, "bias", None)
@@ -52,6 +52,11 @@ def tables_of(proxy: Proxy) -> dict[str, Table]:
     return tables
 
 
+def counted_tables(proxy: Proxy) -> list[Table]:
+    """Return the tables of a proxy whose gradients count."""
+    return [table for name, table in tables_of(proxy).items() if name in proxy.tables] if proxy.tables else []
+
+
 def with_tables(proxy: Proxy) -> Proxy:
     """Return the proxy with the gradients of its tables counted, too.
 
@@ -59,7 +64,7 @@ def with_tables(proxy: Proxy) -> Proxy:
     """
     if any("lora_" in name for name in proxy.tracked):
         raise SettingsError(
-            "parameters is 'all', but of this proxy only adapters are trained.", hint="Leave --parameters at linear."
+            "all_parameters is set, but of this proxy only adapters are trained.", hint="Leave out --all-parameters."
         )
     tables = tables_of(proxy)
     entries = sum(rows * width for rows, width in (t.shape for t in tables.values()))
@@ -76,6 +81,6 @@ def _scale(embedding: nn.Module) -> float:
     if not torch.allclose(embedding(ids), weight[ids] * scale, rtol=1e-2, equal_nan=True):  # type: ignore[index]
         raise CurateError(
             f"{type(embedding).__name__} does more than look up rows of its weight.",
-            hint="Leave --parameters at linear.",
+            hint="Leave out --all-parameters.",
         )
     return scale

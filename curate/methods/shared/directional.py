@@ -23,7 +23,8 @@ from curate.gradients.materialised import weighted_gradients
 from curate.gradients.passes import Passes
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.methods.shared.target import group_columns, group_shares, usable_rows
-from curate.settings import Count, Number, option, settings
+from curate.proxies.tables import with_tables
+from curate.settings import Count, Flag, Number, option, settings
 
 OFFERS = frozenset({"against", "per_token"})
 NEEDS = frozenset({"model", "background"})
@@ -34,8 +35,11 @@ Damping = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 @settings
 class DirectionSettings:
-    """The divisor of scores along a direction."""
+    """The parameters whose gradients count, and the divisor of scores along a direction."""
 
+    all_parameters: Flag = option(
+        default=False, help="Count the gradients of the input embedding and the head, too, beside linear layers'."
+    )
     normalize: Literal["none", "length", "unit"] = option(
         default="none",
         help="Divide scores by nothing (influence of the whole document), its tokens, or its gradient's norm.",
@@ -53,6 +57,11 @@ class CurvatureSettings(DirectionSettings):
         default="sampled", help="Curvature of labels that are drawn from the model, or of the data's own."
     )
     seed: Count = option(default=0, help="Seed of the drawn labels.")
+
+
+def counting(inputs: Inputs, settings: DirectionSettings) -> Inputs:
+    """Return inputs whose proxy counts the parameters that the settings say."""
+    return replace(inputs, proxy=with_tables(inputs.proxy)) if settings.all_parameters else inputs
 
 
 def fitted(
@@ -106,7 +115,7 @@ def direction_scorer(
         **depends_on,
     }
     kept = inputs.kept.get("target/directions", keys, make)
-    directions = {n: kept[n] for n in inputs.proxy.tracked}
+    directions = {n: kept[n] for n in (*inputs.proxy.tracked, *inputs.proxy.tables)}
     if not all(bool(u.isfinite().all()) for u in directions.values()):
         raise CurateError(
             "The target's direction is not finite after solving with the curvature.",
