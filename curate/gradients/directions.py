@@ -95,7 +95,6 @@ class DirectionEngine:
             squares=squares,
         )
 
-
     def _backward(self, batch: TokenBatch, sums: Tensor, squares: Tensor | None) -> Float[Tensor, "sequences"]:
         """Go through a batch; add what the tables give to the sums, and to the squares where those are wanted."""
         if self._tables is None:

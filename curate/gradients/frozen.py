@@ -17,7 +17,6 @@ from curate.proxies.proxy import Proxy
 from curate.proxies.tables import counted_tables
 from curate.proxies.tokens import TokenBatch
 
-
 EmbeddingTap = Callable[[Float[Tensor, "sequences tokens d"]], None]
 """Takes the gradients at the input embedding's output."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from curate.gradients.frozen import FrozenPass, TableTaps
 from curate.gradients.head import Along, HeadTaps
+from curate.gradients.linear import with_ones
 from curate.proxies.proxy import Proxy
 from curate.proxies.tables import Table, counted_tables
 from curate.proxies.tokens import TokenBatch
@@ -99,22 +100,27 @@ class TableGradients:
         weights = weights.to(totals)
         if table.heads and self.seen:
             positions, hidden, labels = self._scored
-            shares, wide = weights[positions // self.ids.shape[1]], hidden.to(totals)
+            shares, inputs = weights[positions // self.ids.shape[1]], self._inputs(table, hidden)
             for rows, pull in self.frozen.head.pulls(hidden, labels):
                 for total, share in zip(totals, shares.T, strict=True):
-                    _add_product(total[rows], pull * share[:, None], wide)
+                    total[rows] += (pull * share[:, None]).T @ inputs
         if table.embeds:
             (gradients,) = self.embedded
             for total, share in zip(totals, weights.T, strict=True):
                 rows = gradients.to(totals) * (share * table.scale)[:, None, None]
-                add_rows(total, self.ids.flatten(), rows.flatten(0, 1))
+                add_rows(total, self.ids.flatten(), _widened(rows.flatten(0, 1), table))
 
-    def blocks(self, table: Table, sequence: int) -> Iterator[tuple[slice | Tensor, Float[Tensor, "rows width"]]]:
-        """Yield one sequence's gradient by a table in blocks: distinct rows of the vocabulary and what is in them."""
+    def blocks(
+        self, table: Table, sequence: int, basis: Float[Tensor, "width width"] | None = None
+    ) -> Iterator[tuple[slice | Tensor, Float[Tensor, "rows width"]]]:
+        """Yield one sequence's gradient D by a table in blocks: distinct rows of the vocabulary and what is in them.
+
+        With a `basis` Q, those of D Q.
+        """
         ids, embedded = self.ids[sequence], None
         if table.embeds:
             (gradients,) = self.embedded
-            embedded = gradients[sequence].to(self._wide) * table.scale
+            embedded = _rotated(_widened(gradients[sequence].to(self._wide) * table.scale, table), basis)
         if not table.heads:
             assert embedded is not None
             rows, places = ids.unique(return_inverse=True)
@@ -125,20 +131,43 @@ class TableGradients:
         positions, hidden, labels = self._scored
         chosen = (positions // self.ids.shape[1] == sequence).nonzero().squeeze(-1)
         hidden = hidden[chosen]
+        inputs = _rotated(self._inputs(table, hidden), basis)
         for rows, pull in self.frozen.head.pulls(hidden, labels[chosen]) if len(chosen) else ():
-            block = _add_product(pull.new_zeros(pull.shape[1], table.shape[1]), pull, hidden.to(pull))
+            block = pull.T @ inputs
             if embedded is not None:
                 inside = ((ids >= rows.start) & (ids < rows.stop)).nonzero().squeeze(-1)
                 add_rows(block, ids[inside] - rows.start, embedded[inside])
             yield rows, block
 
+    def sides(self, table: Table) -> "Sides":
+        """Return both sides of a table's gradient, summed over the batch as K-FAC has them."""
+        head_rows = torch.zeros(table.shape[0], dtype=self._wide, device=self.ids.device)
+        head_columns = head_rows.new_zeros(table.shape[1], table.shape[1])
+        counts, embedded = torch.zeros_like(head_rows), torch.zeros_like(head_columns)
+        if table.heads and self.seen:
+            _, hidden, labels = self._scored
+            inputs = self._inputs(table, hidden)
+            head_columns = inputs.T @ inputs
+            for rows, pull in self.frozen.head.pulls(hidden, labels):
+                head_rows[rows] += pull.square().sum(0)
+        if table.embeds:
+            (gradients,) = self.embedded
+            g = _widened(gradients.flatten(0, 1).to(self._wide) * table.scale, table)
+            embedded = g.T @ g
+            # Padding has no gradient, nor has a document's last token.
+            counts += self.ids.flatten()[g.any(-1)].bincount(minlength=len(counts))
+        return Sides(rows=(head_rows, counts), columns=(head_columns, embedded))
+
     def squares(self, table: Table) -> Float[Tensor, "sequences"]:
         """Return the squared norms of the sequences' gradients by a table."""
-        sums = [
-            sum((block.square().sum() for _, block in self.blocks(table, s)), self.ids.new_zeros((), dtype=self._wide))
-            for s in range(len(self.ids))
-        ]
-        return torch.stack(sums)
+        sums = self.ids.new_zeros(len(self.ids), dtype=self._wide)
+        for s in range(len(self.ids)):
+            for _, block in self.blocks(table, s):
+                sums[s] += block.square().sum()
+        return sums
+
+    def _inputs(self, table: Table, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n width"]:
+        return with_ones(hidden.to(self._wide)) if table.bias else hidden.to(self._wide)
 
     @cached_property
     def _scored(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,20 +182,31 @@ class TableGradients:
 def add_rows(
     total: Float[Tensor, "rows width"], places: Int[Tensor, "n"], rows: Float[Tensor, "n d"]
 ) -> Float[Tensor, "rows width"]:
-    """Add rows at places that may repeat, in the first d columns, in the same order every time; return the total."""
-    part = total[:, : rows.shape[1]]
+    """Add rows at places that may repeat, in the same order every time; return the total."""
     if total.device.type == "cpu":
-        part.index_add_(0, places, rows)
-    else:
-        part.index_put_((places,), rows, accumulate=True)
-    return total
+        return total.index_add_(0, places, rows)
+    return total.index_put_((places,), rows, accumulate=True)
 
 
-def _add_product(
-    total: Float[Tensor, "rows width"], pull: Float[Tensor, "n rows"], hidden: Float[Tensor, "n d"]
-) -> Float[Tensor, "rows width"]:
-    """Add pullᵀ hidden, and in a last column for a bias the sums of pull; return the total."""
-    total[:, : hidden.shape[1]] += pull.T @ hidden
-    if total.shape[1] > hidden.shape[1]:
-        total[:, -1] += pull.sum(0)
-    return total
+def _widened(gradients: Float[Tensor, "n d"], table: Table) -> Float[Tensor, "n width"]:
+    """Append a column of zeros for the head's bias, which the embedding has no part in."""
+    return torch.nn.functional.pad(gradients, (0, table.shape[1] - gradients.shape[-1]))
+
+
+def _rotated(x: Float[Tensor, "n width"], basis: Float[Tensor, "width width"] | None) -> Float[Tensor, "n width"]:
+    return x if basis is None else x @ basis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Sums over tokens of the two sides of a table's gradient: at the head, and at the embedding."""
+
+    rows: tuple[Float[Tensor, "vocabulary"], Float[Tensor, "vocabulary"]]
+    """At the head Σ (p - 1_y)² by row, which is its side's diagonal; at the embedding how often a token was read."""
+    columns: tuple[Float[Tensor, "width width"], Float[Tensor, "width width"]]
+    """At the head Σ h hᵀ; at the embedding Σ g gᵀ over the gradients of its output."""
+
+    def __add__(self, other: "Sides") -> "Sides":
+        head_rows, counts = (a + b for a, b in zip(self.rows, other.rows, strict=True))
+        head, embedded = (a + b for a, b in zip(self.columns, other.columns, strict=True))
+        return Sides(rows=(head_rows, counts), columns=(head, embedded))

@@ -55,7 +55,9 @@ def truth(proxy: Proxy, chosen: Directions) -> tuple[Tensor, Tensor]:
     """Products and norms, by autograd per document."""
     gradients = [whole_gradients(proxy, d)[1] for d in DOCUMENTS]
     products = [torch.stack([(chosen[n] * g).sum((1, 2)) for n, g in one.items()]).sum(0) for one in gradients]
-    return torch.stack(products), torch.stack([torch.cat([g.flatten() for g in one.values()]).norm() for one in gradients])
+    return torch.stack(products), torch.stack(
+        [torch.cat([g.flatten() for g in one.values()]).norm() for one in gradients]
+    )
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -5,7 +5,7 @@ target's column is a mixture of its groups' (methods of influence on a mean loss
 is not linear: there the mixture is of directions refined group by group.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -23,6 +23,7 @@ from curate.gradients.materialised import weighted_gradients
 from curate.gradients.passes import Passes
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.methods.shared.target import group_columns, group_shares, usable_rows
+from curate.proxies.proxy import Proxy
 from curate.proxies.tables import with_tables
 from curate.settings import Count, Flag, Number, option, settings
 
@@ -75,9 +76,9 @@ def fitted(
     def make() -> dict[str, Tensor]:
         background = inputs.background()
 
-        def passes(layers: Sequence[str]) -> Passes:
+        def passes(proxy: Proxy) -> Passes:
             return Passes(
-                replace(inputs.proxy, tracked=tuple(layers)),
+                proxy,
                 background,
                 inputs.batching,
                 fisher=settings.fisher,
@@ -143,6 +144,7 @@ def curved(
     read: Callable[..., Preconditioner],
 ) -> DirectionScorer:
     """Return the scorer along a curvature's solutions, fitting the curvature only where the run keeps no directions."""
+    inputs = counting(inputs, settings)
 
     def solve(gradients: Directions) -> Directions:
         return read(fitted(inputs, name, settings, fit), damping=settings.damping).solve(gradients)
