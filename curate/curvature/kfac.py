@@ -11,7 +11,7 @@ stands for it. A matrix that is both has the sum of the two curvatures, whose ro
 are the eigenvectors of the rows' sum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,11 +71,11 @@ def kronecker(passes: Passes) -> Kronecker:
             total.div_(max(1, tokens[name]))
     moments = {name: _moments(sides, passes) for name, sides in sums.sides.items()}
     bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders=leaders | {name: name for name in moments})
-    bases.inputs.update({name: sum(rows.sum() * c for rows, c in sites) for name, sites in moments.items()})
+    bases.inputs.update({name: _added([rows.sum() * c for rows, c in sites]) for name, sites in moments.items()})
     outputs = into_eigenvectors(bases.outputs, passes.reporter)
     inputs = into_eigenvectors(bases.inputs, passes.reporter)
     tables = {
-        name: sum(torch.outer(rows, _along(c, bases.inputs[name])) for rows, c in sites)
+        name: _added([torch.outer(rows, _along(c, bases.inputs[name])) for rows, c in sites])
         for name, sites in moments.items()
     }
     return Kronecker(bases=bases, outputs=outputs, inputs=inputs, tokens=tokens, tables=tables)
@@ -86,6 +86,10 @@ def _moments(sides: Sides, passes: Passes) -> list[tuple[Float[Tensor, "vocabula
     (head_rows, counts), (head, embedded) = sides.rows, sides.columns
     documents, read = len(passes.samples), max(1.0, float(counts.sum()))
     return [(head_rows / documents, head / passes.num_scored), (counts / documents, embedded / read)]
+
+
+def _added(of_sites: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(of_sites)).sum(0)
 
 
 def _along(covariance: Float[Tensor, "d d"], basis: Float[Tensor, "d d"]) -> Float[Tensor, "d"]:
