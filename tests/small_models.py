@@ -19,6 +19,7 @@ from curate.proxies.probes import decoder_of
 from curate.proxies.proxy import Proxy, make_proxy
 from curate.proxies.room import Room
 from curate.proxies.settings import ProxySettings
+from curate.proxies.tables import tables_of
 from curate.proxies.tokens import Encoded, TokenSettings
 from curate.schema import Document
 from curate.training.tokenizer import train_tokenizer
@@ -125,7 +126,7 @@ def model_loss(model: nn.Module, tokens: Encoded) -> Tensor:
 def whole_gradients(
     proxy: Proxy, tokens: Encoded, model: PreTrainedModel | None = None
 ) -> tuple[float, dict[str, Tensor]]:
-    """A document's loss and, per tracked layer, its gradient `[d_out, d_in (+ 1 for a bias)]`, by autograd.
+    """A document's loss and, per tracked layer and table, its gradient `[d_out, d_in (+ 1 for a bias)]`, by autograd.
 
     Through `model`, where it computes the same in another way.
     """
@@ -138,7 +139,14 @@ def whole_gradients(
             vars(module).pop("forward", None)  # routers' own
     loss = model_loss(copy, tokens)
     loss.backward()
-    return loss.item(), {name: gradient_of(decoder_of(copy), name) for name in proxy.tracked}
+    gradients = {name: gradient_of(decoder_of(copy), name) for name in proxy.tracked}
+    parameters = dict(copy.named_parameters())
+    for table in (t for name, t in tables_of(proxy).items() if name in proxy.tables) if proxy.tables else ():
+        weight = parameters[table.name].grad
+        assert weight is not None
+        bias = None if table.bias is None else parameters[table.bias].grad
+        gradients[table.name] = weight if bias is None else torch.cat([weight, bias[:, None]], 1)
+    return loss.item(), gradients
 
 
 def gradient_of(decoder: nn.Module, name: str) -> Tensor:

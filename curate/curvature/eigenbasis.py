@@ -16,6 +16,7 @@ from curate.gradients.covariances import Factors
 from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument, Rotation
+from curate.gradients.tables import TableGradients
 from curate.progress import Reporter
 from curate.proxies.devices import in_float64
 
@@ -64,14 +65,15 @@ class Bases:
     """Eigenvectors of both sides of every layer."""
 
     outputs: Factors
+    """Of layers; a table has none, and its rows stay apart."""
     inputs: Factors
-    """By leader: the first layer that sees the inputs."""
+    """By leader: the first layer that sees the inputs; of a table, over its width."""
     leaders: Mapping[str, str]
     """Every layer's leader."""
 
     def rotations(self) -> dict[str, Rotation]:
         """Return both bases by layer."""
-        return {n: Rotation(outputs=self.outputs[n], inputs=self.inputs[leader]) for n, leader in self.leaders.items()}
+        return {n: Rotation(outputs=q, inputs=self.inputs[self.leaders[n]]) for n, q in self.outputs.items()}
 
 
 class Squares:
@@ -79,12 +81,23 @@ class Squares:
 
     def __init__(self, passes: Passes, leaders: Mapping[str, str], bases: Bases | None = None) -> None:
         rotations = None if bases is None else bases.rotations()
-        whole = PerDocument(passes.frozen.proxy, leaders, self._add, rotations)
+        tables = passes.frozen.tables
+        of_layers = {name: leader for name, leader in leaders.items() if name not in passes.frozen.proxy.tables}
+        whole = PerDocument(passes.frozen.proxy, of_layers, self._add, rotations)
         self.taps, self.sums = whole.taps, whole.zeros()
+        self.sums |= {t.name: torch.zeros(t.shape, dtype=whole.wide, device=whole.device) for t in tables}
+        self._bases = {} if bases is None else bases.inputs
 
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
         for gradient in gradients:
             self.sums[name].addcmul_(gradient, gradient)
+
+    def add_tables(self, gradients: TableGradients) -> None:
+        """Add the squares of a batch's gradients by every table."""
+        for table in gradients.frozen.tables:
+            for sequence in range(len(gradients.ids)):
+                for rows, block in gradients.blocks(table, sequence, self._bases.get(table.name)):
+                    self.sums[table.name][rows] += block.square()
 
     def mean(self, passes: Passes) -> Factors:
         """Return the mean over the samples of the pass."""
@@ -101,7 +114,8 @@ def to_tensors(bases: Bases, eigenvalues: Mapping[str, Matrix]) -> dict[str, Ten
     factors = sorted(bases.inputs)
     tensors = {f"inputs/{name}": basis for name, basis in bases.inputs.items()}
     for name, leader in bases.leaders.items():
-        tensors[f"outputs/{name}"] = bases.outputs[name]
+        if name in bases.outputs:
+            tensors[f"outputs/{name}"] = bases.outputs[name]
         tensors[f"eigenvalues/{name}"] = eigenvalues[name]
         tensors[f"inputs_of/{name}"] = torch.tensor(factors.index(leader))
     return tensors
@@ -136,8 +150,12 @@ class Eigenbasis:
         """
         solutions = {}
         for name, u in directions.items():
-            outputs, inputs = self.bases.outputs[name].to(u), self.bases.inputs[self.bases.leaders[name]].to(u)
+            inputs = self.bases.inputs[self.bases.leaders[name]].to(u)
             damped = self.eigenvalues[name].to(u) + self.dampings[name]
+            if name not in self.bases.outputs:
+                solutions[name] = divide(u @ inputs, damped) @ inputs.T
+                continue
+            outputs = self.bases.outputs[name].to(u)
             solutions[name] = outputs @ divide(outputs.T @ u @ inputs, damped) @ inputs.T
         return solutions
 

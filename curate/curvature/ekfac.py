@@ -8,7 +8,7 @@ bases, then Λ = E_documents[(Q_Sᵀ (GᵀA) Q_A)²] the eigenvalues (Grosse et 
 from torch import Tensor
 
 from curate.curvature.eigenbasis import Eigenbasis, corrected_eigenvalues, to_tensors
-from curate.curvature.kfac import FIRST_PASS, kronecker_bases
+from curate.curvature.kfac import FIRST_PASS, kronecker
 from curate.gradients.passes import Passes
 
 Ekfac = Eigenbasis
@@ -20,5 +20,5 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 
     Returns tensors for one file. Raises CurateError when no document has a finite gradient.
     """
-    bases, _, _ = kronecker_bases(passes)
+    bases = kronecker(passes).bases
     return to_tensors(bases, corrected_eigenvalues(passes, bases, FIRST_PASS + 1))

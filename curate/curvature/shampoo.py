@@ -7,15 +7,17 @@ Gradients are those of documents, never of batches, so that batching cannot chan
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from curate.curvature.eigenbasis import Bases, Eigenbasis, corrected_eigenvalues, into_eigenvectors, to_tensors
 from curate.curvature.kfac import FIRST_PASS
+from curate.gradients.frozen import FrozenPass
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument
 from curate.gradients.shared_inputs import input_leaders
-from curate.proxies.proxy import Proxy
+from curate.gradients.tables import TableGradients
 
 Shampoo = Eigenbasis
 """Read a fit by `Shampoo.of(tensors, damping=…)`."""
@@ -28,24 +30,33 @@ def fit(passes: Passes) -> dict[str, Tensor]:
     """
     proxy = passes.frozen.proxy
     leaders = input_leaders(proxy)
-    sums = passes.run("factors", FIRST_PASS, lambda: _Products(proxy, leaders))
+    sums = passes.run("factors", FIRST_PASS, lambda: _Products(passes.frozen, leaders))
     for factors in (sums.outputs, sums.inputs):
         for total in factors.values():
             total.div_(len(passes.samples))
         into_eigenvectors(factors, passes.reporter)
     # R depends on output gradients, too: layers with the same inputs do not share it.
-    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders={name: name for name in proxy.tracked})
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders={name: name for name in sums.inputs})
     return to_tensors(bases, corrected_eigenvalues(passes, bases, FIRST_PASS + 1))
 
 
 class _Products:
-    """Add up D Dᵀ and DᵀD."""
+    """Add up D Dᵀ and DᵀD; of tables, whose rows stay apart, DᵀD alone."""
 
-    def __init__(self, proxy: Proxy, leaders: Mapping[str, str]) -> None:
-        whole = PerDocument(proxy, leaders, self._add)
+    def __init__(self, frozen: FrozenPass, leaders: Mapping[str, str]) -> None:
+        whole = PerDocument(frozen.proxy, leaders, self._add)
         self.taps = whole.taps
         self.outputs = whole.zeros(lambda d_out, _: (d_out, d_out))
         self.inputs = whole.zeros(lambda _, d_in: (d_in, d_in))
+        for table in frozen.tables:
+            width = table.shape[1]
+            self.inputs[table.name] = torch.zeros(width, width, dtype=whole.wide, device=whole.device)
+
+    def add_tables(self, gradients: TableGradients) -> None:
+        for table in gradients.frozen.tables:
+            for sequence in range(len(gradients.ids)):
+                for _, block in gradients.blocks(table, sequence):
+                    self.inputs[table.name].addmm_(block.T, block)
 
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
         for gradient in gradients:

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.gradients.linear import by_sequence
+from curate.gradients.linear import by_sequence, with_ones
 from curate.gradients.passes import BatchView
+from curate.gradients.tables import Sides, TableGradients
 from curate.proxies.experts import ExpertLinear, Rows
 from curate.proxies.proxy import Proxy
 
@@ -19,7 +20,7 @@ class Covariances:
     """Add up Σ a aᵀ, once for layers that share their inputs, and Σ g gᵀ over scored positions.
 
     `leaders` is what `input_leaders` returns. a has a last column of ones where the layer has a bias. Sums are
-    float32 (float64 for a float64 proxy).
+    float32 (float64 for a float64 proxy). Of tables that count it adds up the sides.
     """
 
     def __init__(self, proxy: Proxy, leaders: Mapping[str, str]) -> None:
@@ -27,6 +28,7 @@ class Covariances:
         options = {"device": proxy.device, "dtype": torch.promote_types(proxy.dtype, torch.float32)}
         self.inputs: Factors = {}
         self.outputs: Factors = {}
+        self.sides: dict[str, Sides] = {}
         self._biased: dict[str, bool] = {}
         self._seen = {n: 0 for n in proxy.tracked if isinstance(proxy.linears[n], ExpertLinear)}
         for name in proxy.tracked:
@@ -39,6 +41,12 @@ class Covariances:
     def taps(self, view: BatchView) -> Callable[[str], "_CovarianceTap | None"]:
         """Return a function that makes a layer's tap for one batch."""
         return lambda name: _CovarianceTap(self, name, view) if name in self.leaders else None
+
+    def add_tables(self, gradients: TableGradients) -> None:
+        """Add a batch's sides of every table."""
+        for table in gradients.frozen.tables:
+            sides = gradients.sides(table)
+            self.sides[table.name] = self.sides[table.name] + sides if table.name in self.sides else sides
 
     def add_inputs(self, name: str, tokens: Float[Tensor, "tokens d_in"]) -> None:
         """Add tokens to a layer's inputs' covariance."""
@@ -79,8 +87,3 @@ class _CovarianceTap:
     def _scored(self, x: Tensor, rows: Rows | None) -> Float[Tensor, "scored width"]:
         scored = self.view.scored_of(x, rows)
         return scored.to(torch.promote_types(scored.dtype, torch.float32))
-
-
-def with_ones(x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch widened"]:
-    """Append the column of ones that a bias multiplies."""
-    return torch.nn.functional.pad(x, (0, 1), value=1.0)

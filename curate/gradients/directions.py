@@ -18,12 +18,13 @@ from curate.errors import CurateError
 from curate.gradients.frozen import FrozenPass
 from curate.gradients.linear import Tap, by_sequence, linear, tapped
 from curate.gradients.sketches import SketchEngine
+from curate.gradients.tables import TableDirections, TableGradients
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
 
 Directions = dict[str, Float[Tensor, "directions d_out d_in"]]
-"""By tracked layer; d_in counts a last column more where the layer has a bias."""
+"""By tracked layer, and by table where those count; d_in counts a last column more where there is a bias."""
 
 
 MANY = 2
@@ -67,6 +68,7 @@ class DirectionEngine:
                 )
             u = directions[name].to(device=proxy.device, dtype=proxy.dtype)
             self._layers[name] = _Layer.of(u, has_bias=has_bias)
+        self._tables = TableDirections(proxy, directions) if proxy.tables else None
 
     def __call__(self, batch: TokenBatch, *, per_token: bool = False, exact_norms: bool = False) -> Derivatives:
         """Return a batch's derivatives, one row per sequence. Padding and masked tokens add nothing to them."""
@@ -84,7 +86,7 @@ class DirectionEngine:
             return _DirectionTap(self._layers[name], sums, squares, sketch, batch.ids.shape)
 
         with tapped(self.proxy.linears, make_tap):
-            losses = self.frozen.backward(batch)
+            losses = self._backward(batch, sums, squares)
         return Derivatives(
             values=sums.sum(1) if per_token else sums,
             losses=losses,
@@ -92,6 +94,20 @@ class DirectionEngine:
             gradients=sketches,
             squares=squares,
         )
+
+    def _backward(self, batch: TokenBatch, sums: Tensor, squares: Tensor | None) -> Float[Tensor, "sequences"]:
+        """Go through a batch; add what the tables give to the sums, and to the squares where those are wanted."""
+        if self._tables is None:
+            return self.frozen.backward(batch)
+        batch = batch.to(self.proxy.device)
+        parts = sums if sums.ndim == 3 else sums.new_zeros(*batch.ids.shape, self.width)
+        taps = self._tables.taps(batch, parts)
+        if squares is not None:
+            taps = TableGradients.of(self.frozen, batch).beside(taps, squares)
+        losses = self.frozen.backward(batch, taps=taps)
+        if parts is not sums:
+            sums += parts.sum(1)
+        return losses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.gradients.covariances import with_ones
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass
-from curate.gradients.linear import by_sequence, tapped
+from curate.gradients.linear import by_sequence, tapped, with_ones
 from curate.gradients.whole_projections import WholeProjection
 from curate.proxies.devices import sent
 from curate.proxies.experts import Rows

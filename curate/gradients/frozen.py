@@ -1,14 +1,34 @@
 """One forward and one backward pass through a frozen proxy: what every engine runs inside its taps."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from curate.errors import CurateError
-from curate.gradients.head import Head
+from curate.gradients.head import Head, HeadTaps
+from curate.gradients.linear import by_sequence
 from curate.proxies.devices import products
 from curate.proxies.proxy import Proxy
+from curate.proxies.tables import counted_tables
 from curate.proxies.tokens import TokenBatch
+
+EmbeddingTap = Callable[[Float[Tensor, "sequences tokens d"]], None]
+"""Takes the gradients at the input embedding's output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableTaps:
+    """What a pass hands out at the proxy's tables, beside what layers' taps see."""
+
+    head: HeadTaps | None = None
+    embedding: Sequence[EmbeddingTap] = ()
+    done: Callable[[], None] | None = None
+    """Called when the pass is over."""
 
 
 class FrozenPass:
@@ -16,10 +36,14 @@ class FrozenPass:
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy, self.head = proxy, Head.of(proxy.model)
+        self.tables = counted_tables(proxy)
         self._check_head()
 
     def backward(
-        self, batch: TokenBatch, uniforms: Float[Tensor, "sequences tokens"] | None = None
+        self,
+        batch: TokenBatch,
+        uniforms: Float[Tensor, "sequences tokens"] | None = None,
+        taps: TableTaps | None = None,
     ) -> Float[Tensor, "sequences"]:
         """Send the gradient of the loss, summed over scored tokens, through the decoder; return each sequence's loss.
 
@@ -28,11 +52,18 @@ class FrozenPass:
         """
         batch = batch.to(self.proxy.device)
         drawn = None if uniforms is None else uniforms.to(self.proxy.device).flatten()
+        taps = taps or TableTaps()
+        embedding: Any = self.proxy.model.get_input_embeddings()
         with products(self.proxy.settings.precision):
-            hidden = self._hidden(batch.ids)
-            losses, gradients = self.head(hidden.detach().flatten(0, 1), batch.labels.flatten(), uniforms=drawn)
+            with _tapped_embedding(embedding, batch.ids.shape, taps.embedding):
+                hidden = self._hidden(batch.ids)
+            losses, gradients = self.head(
+                hidden.detach().flatten(0, 1), batch.labels.flatten(), uniforms=drawn, taps=taps.head
+            )
             assert gradients is not None
             hidden.backward(gradients.view_as(hidden))
+            if taps.done is not None:
+                taps.done()
         return losses.view(batch.ids.shape).sum(-1)
 
     @torch.no_grad()
@@ -65,3 +96,39 @@ class FrozenPass:
                 f" linear head with scale, bias and soft cap: the losses differ by {gap:.3g} nats.",
                 hint="Use another proxy of the same family without that step, and please report this architecture.",
             )
+
+
+@contextmanager
+def _tapped_embedding(embedding: nn.Module, shape: torch.Size, taps: Sequence[EmbeddingTap]) -> Iterator[None]:
+    """Let taps see the gradients at an embedding's output, on the way back of what is computed in the context."""
+    if not taps:
+        yield
+        return
+
+    def see(gradients: Tensor) -> None:
+        for tap in taps:
+            tap(by_sequence(gradients, shape))
+
+    def begin_graph(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        leaf = torch.zeros((), device=output.device, requires_grad=True)
+        return _Embedded.apply(output, leaf, see)  # type: ignore[return-value]
+
+    hook = embedding.register_forward_hook(begin_graph)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _Embedded(torch.autograd.Function):
+    """Where the graph begins when the embedding's gradients are wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, leaf: Tensor, see: EmbeddingTap) -> Tensor:
+        ctx.see = see
+        return output.data  # no view: models scale it in place
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, None, None]:
+        ctx.see(*grad_outputs)
+        return None, None, None

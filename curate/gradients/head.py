@@ -5,6 +5,7 @@ come in blocks, each block's exponentials are used twice while they are in the c
 gradient), and forgotten, as attention does with keys. Exact: the result is that of the plain softmax, up to rounding.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,25 @@ TOKENS_CPU, ROWS_CPU = 512, 1024
 TOKENS_GPU, ROWS_GPU = 8192, 16384
 # What configurations call the cap (Gemma; RecurrentGemma; xLSTM).
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Along:
+    """Directions in the head's weight and bias."""
+
+    weights: Float[Tensor, "directions vocabulary d"]
+    biases: Float[Tensor, "directions vocabulary"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTaps:
+    """What the head hands out beside losses and gradients; positions are those that carry loss, some at a time."""
+
+    see: Callable[[Int[Tensor, "n"], Float[Tensor, "n d"], Int[Tensor, "n"]], None] | None = None
+    """Takes positions, hidden states and labels (those drawn, where labels are)."""
+    along: Along | None = None
+    add: Callable[[Int[Tensor, "n"], Float[Tensor, "n directions"]], None] | None = None
+    """Takes positions and their losses' derivatives along `along`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +81,7 @@ class Head:
         *,
         gradient: bool = True,
         uniforms: Float[Tensor, "tokens"] | None = None,
+        taps: HeadTaps | None = None,
     ) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens d"] | None]:
         """Return each position's cross-entropy (nats, float32 or wider) and its gradient by the hidden state.
 
@@ -71,12 +92,17 @@ class Head:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         losses = torch.zeros(labels.shape, dtype=wide, device=hidden.device)
         gradients = torch.zeros_like(hidden) if gradient else None
-        chunk = TOKENS_CPU if hidden.device.type == "cpu" else TOKENS_GPU
-        for positions in scored.split(chunk) if len(scored) else ():
+        tokens = TOKENS_CPU if hidden.device.type == "cpu" else TOKENS_GPU
+        for positions in scored.split(tokens) if len(scored) else ():
             count, rows = len(positions), padded(positions)
             drawn = None if uniforms is None else uniforms[rows]
-            loss, grad = self._chunk(hidden[rows], labels[rows], gradient, drawn)
+            chunk = self._chunk(hidden[rows], labels[rows], gradient, drawn, taps.along if taps else None)
+            loss, grad = chunk.losses, chunk.gradients
             losses[positions] = loss[:count]
+            if taps is not None and taps.see is not None:
+                taps.see(positions, hidden[positions], chunk.labels[:count])
+            if taps is not None and taps.add is not None and chunk.along is not None:
+                taps.add(positions, chunk.along[:count])
             if gradients is not None and grad is not None:
                 gradients[positions] = grad[:count].to(gradients.dtype)
         return losses, gradients
@@ -97,21 +123,21 @@ class Head:
         return logits
 
     def _chunk(
-        self, hidden: Tensor, labels: Tensor, gradient: bool, uniforms: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, hidden: Tensor, labels: Tensor, gradient: bool, uniforms: Tensor | None, along: Along | None
+    ) -> "_Chunk":
         hidden = hidden * self.scale if self.scale != 1.0 else hidden
         # A reference keeps exponentials in range, and any attained logit will do unless another lies 88 nats above it.
         # Where logits are near 0 anyway none is subtracted, which saves a pass over memory.
         reference: Tensor | None = self._logits(hidden, slice(0, 64)).amax(-1, keepdim=True)
         if hidden.device.type == "cpu" and float(reference.abs().amax()) < 30:  # a GPU would have to be waited for
             reference = None
-        sums, pulled = self._sweep(hidden, reference, gradient)
+        sums, pulled, moved = self._sweep(hidden, reference, gradient, along)
         normaliser = sums.sum(-1)
         # The upper bound leaves room for the weights that the exponentials are multiplied by.
         if not bool(((normaliser > 1e-20) & (normaliser < 1e30)).all()):
             blocks = [self._logits(hidden, rows).amax(-1, keepdim=True) for rows in self._blocks(hidden)]
             reference = torch.cat(blocks, -1).amax(-1, keepdim=True)
-            sums, pulled = self._sweep(hidden, reference, gradient)
+            sums, pulled, moved = self._sweep(hidden, reference, gradient, along)
             normaliser = sums.sum(-1)
         if uniforms is not None:
             labels = self._draw(hidden, reference, sums, uniforms)
@@ -120,21 +146,33 @@ class Head:
         if reference is not None:
             losses = losses + reference.squeeze(-1).to(losses.dtype)
         if pulled is None:
-            return losses, None
+            return _Chunk(losses=losses, labels=labels)
         slope = 1.0 if self.softcap is None else (1 - (label_logits / self.softcap) ** 2).unsqueeze(-1)
         grad = pulled / normaliser.unsqueeze(-1) - self.weight[labels].to(pulled.dtype) * slope
-        return losses, grad * self.scale if self.scale != 1.0 else grad
+        if along is not None and moved is not None:
+            of_labels = torch.stack([(hidden * u[labels]).sum(-1, dtype=moved.dtype) for u in along.weights], 1)
+            if along.biases is not None:
+                of_labels += along.biases[:, labels].T.to(of_labels) * self.scale
+            moved = moved / normaliser.unsqueeze(-1) - of_labels * slope
+        grad = grad * self.scale if self.scale != 1.0 else grad
+        return _Chunk(losses=losses, labels=labels, gradients=grad, along=moved)
 
     def _blocks(self, hidden: Tensor) -> list[slice]:
         rows = ROWS_CPU if hidden.device.type == "cpu" else ROWS_GPU
         return [slice(start, start + rows) for start in range(0, self.weight.shape[0], rows)]
 
-    def _sweep(self, hidden: Tensor, reference: Tensor | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Return Σ_v e_v by block of the vocabulary and Σ_v e_v ∂l_v/∂h, with e_v = exp(l_v - reference)."""
+    def _sweep(
+        self, hidden: Tensor, reference: Tensor | None, gradient: bool, along: Along | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return Σ_v e_v by block of the vocabulary, Σ_v e_v ∂l_v/∂h and Σ_v e_v l_v′, with e_v = exp(l_v - reference).
+
+        l_v′ is a logit's derivative along a direction.
+        """
         wide = torch.promote_types(hidden.dtype, torch.float32)
         blocks = self._blocks(hidden)
         sums = torch.zeros(hidden.shape[0], len(blocks), dtype=wide, device=hidden.device)
         pulled = torch.zeros(hidden.shape, dtype=wide, device=hidden.device) if gradient else None
+        moved = None if along is None else sums.new_zeros(len(hidden), len(along.weights))
         for i, rows in enumerate(blocks):
             logits = self._logits(hidden, rows)
             slope = None if self.softcap is None else 1 - (logits / self.softcap) ** 2
@@ -143,7 +181,36 @@ class Head:
             if pulled is not None:
                 weighted = exponentials if slope is None else exponentials * slope
                 pulled += linear(weighted, self.weight[rows].T)
-        return sums, pulled
+                if along is not None and moved is not None:
+                    self._move(hidden, rows, weighted, along, moved)
+        return sums, pulled, moved
+
+    def _move(self, hidden: Tensor, rows: slice, weighted: Tensor, along: Along, moved: Tensor) -> None:
+        """Add a block's part of Σ_v e_v l_v′ for every direction."""
+        for q, direction in enumerate(along.weights):
+            shift = None if along.biases is None else along.biases[q, rows] * self.scale
+            slopes = linear(hidden, direction[rows], shift)
+            moved[:, q] += torch.linalg.vecdot(slopes.to(moved.dtype), weighted.to(moved.dtype))
+
+    def pulls(
+        self, hidden: Float[Tensor, "n d"], labels: Int[Tensor, "n"]
+    ) -> Iterator[tuple[slice, Float[Tensor, "n rows"]]]:
+        """Yield each block of the vocabulary with the losses' derivatives by W_v h + b_v, in float32 or wider.
+
+        Two products more than the head's own: the blocks' logits, for the normaliser and again for the probabilities.
+        """
+        hidden = hidden * self.scale if self.scale != 1.0 else hidden
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        blocks = self._blocks(hidden)
+        normaliser = torch.stack([self._logits(hidden, rows).to(wide).logsumexp(-1) for rows in blocks]).logsumexp(0)
+        for rows in blocks:
+            logits = self._logits(hidden, rows).to(wide)
+            pull = (logits - normaliser[:, None]).exp()
+            inside = ((labels >= rows.start) & (labels < rows.stop)).nonzero().squeeze(-1)
+            pull[inside, labels[inside] - rows.start] -= 1
+            if self.softcap is not None:
+                pull *= 1 - (logits / self.softcap) ** 2
+            yield rows, pull * self.scale if self.scale != 1.0 else pull
 
     def _draw(self, hidden: Tensor, reference: Tensor | None, sums: Tensor, uniforms: Tensor) -> Tensor:
         """Return labels from the model's distribution: first the block, by the blocks' sums, then the row within it.
@@ -166,6 +233,16 @@ class Head:
             offsets = torch.searchsorted(inside, within[members].unsqueeze(-1), right=True).squeeze(-1)
             labels[members] = blocks[i].start + offsets.clamp_max(logits.shape[1] - 1)
         return labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Some tokens' losses, the labels they are of, and the derivatives that were wanted."""
+
+    losses: Float[Tensor, "n"]
+    labels: Int[Tensor, "n"]
+    gradients: Float[Tensor, "n d"] | None = None
+    along: Float[Tensor, "n directions"] | None = None
 
 
 def padded(positions: Int[Tensor, "n"]) -> Int[Tensor, "m"]:

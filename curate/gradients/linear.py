@@ -39,6 +39,11 @@ def linear(
     return nn.functional.linear(x, weight, bias)
 
 
+def with_ones(x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch widened"]:
+    """Append the column of ones that a bias multiplies."""
+    return torch.nn.functional.pad(x, (0, 1), value=1.0)
+
+
 @runtime_checkable
 class Tap(Protocol):
     """See a layer's inputs and output gradients. What `forward` returns is handed to `backward`.

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from curate.gradients.directions import Directions
 from curate.gradients.documents import Batching
-from curate.gradients.frozen import FrozenPass
+from curate.gradients.frozen import FrozenPass, TableTaps
 from curate.gradients.linear import by_sequence, tapped
+from curate.gradients.tables import TableGradients
 from curate.progress import Reporter, Silent
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
-from curate.proxies.tokens import Encoded
+from curate.proxies.tokens import Encoded, TokenBatch
 
 
 def weighted_gradients(
@@ -48,6 +49,8 @@ def _summed(
     for name in proxy.tracked:
         d_out, d_in, has_bias = proxy.shape(name)
         sums[name] = torch.zeros(weights.shape[1], d_out, d_in + has_bias, dtype=wide, device=proxy.device)
+    for table in frozen.tables:
+        sums[table.name] = torch.zeros(weights.shape[1], *table.shape, dtype=wide, device=proxy.device)
     with reporter.stage("target", total=len(used), grows="target") as stage:
         for batch in batching.batches("target", used):
             shares = _Shares.of(weights[list(batch.documents)], proxy.device, wide)
@@ -56,9 +59,23 @@ def _summed(
                 return _SumTap(sums[name], shares, shape) if name in sums else None
 
             with batching.room.watched("target", batch), tapped(proxy.linears, make_tap):
-                frozen.backward(batch)
+                frozen.backward(batch, taps=_table_taps(frozen, batch, weights, sums))
             stage.advance(len(set(batch.documents)))
     return sums
+
+
+def _table_taps(
+    frozen: FrozenPass, batch: TokenBatch, weights: Float[Tensor, "documents directions"], sums: Directions
+) -> TableTaps | None:
+    """Return taps that add a batch's part of the tables' sums; None where tables do not count."""
+    if not frozen.tables:
+        return None
+
+    def add(gradients: TableGradients) -> None:
+        for table in frozen.tables:
+            gradients.add_weighted(table, weights[list(batch.documents)], sums[table.name])
+
+    return TableGradients.of(frozen, batch).taps(add)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
-from curate.gradients.frozen import FrozenPass
+from curate.gradients.frozen import FrozenPass, TableTaps
 from curate.gradients.linear import Tap, by_sequence, tapped
+from curate.gradients.tables import TableGradients
 from curate.progress import Reporter, Silent
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
@@ -79,6 +80,13 @@ class Sums(Protocol):
     """Sums that a pass adds to."""
 
     def taps(self, view: BatchView) -> Callable[[str], Tap | None]: ...
+
+
+@runtime_checkable
+class TableSums(Protocol):
+    """Sums that take part in the tables' gradients, too, where those count."""
+
+    def add_tables(self, gradients: TableGradients) -> None: ...
 
 
 S = TypeVar("S", bound=Sums)
@@ -168,9 +176,20 @@ class Passes:
         samples = [self.samples[i] for i in batch.documents]
         uniforms = self.uniforms(samples, number, batch.ids.shape[1]) if self.sampled else None
         with tapped(proxy.linears, sums.taps(view)):
-            losses = self.frozen.backward(batch, uniforms)
+            losses = self.frozen.backward(batch, uniforms, self._table_taps(sums, batch, view))
         finite = (view.finite & losses.isfinite()).tolist()
         return {sample.document for sample, ok in zip(samples, finite, strict=True) if not ok}
+
+    def _table_taps(self, sums: Sums, batch: TokenBatch, view: BatchView) -> TableTaps | None:
+        if not self.frozen.tables or not isinstance(sums, TableSums):
+            return None
+
+        def add(gradients: TableGradients) -> None:
+            for embedded in gradients.embedded:
+                view.finite.logical_and_((_norms(embedded) ** 2).isfinite())
+            sums.add_tables(gradients)
+
+        return TableGradients.of(self.frozen, batch).taps(add)
 
     def _leave_out(self, documents: set[int]) -> None:
         self.samples = {i: s for i, s in self.samples.items() if s.document not in documents}

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.gradients.covariances import Factors, with_ones
-from curate.gradients.linear import by_sequence, linear
+from curate.gradients.covariances import Factors
+from curate.gradients.linear import by_sequence, linear, with_ones
 from curate.gradients.passes import BatchView
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy

@@ -108,11 +108,13 @@ class Inputs:
         """All that the proxy's gradients depend on, beyond rounding, for `kept`."""
         device, settings = self.proxy.device.type, self.proxy.settings
         rounded = {"precision": settings.precision} if device == "cuda" and settings.dtype == "float32" else {}
+        tables = {"tables": self.proxy.tables} if self.proxy.tables else {}
         return {
             "proxy": self.proxy_fingerprint,
             "tracked": self.proxy.tracked,
             "tokens": self.batching.tokens,
             "device": device,
+            **tables,
             **rounded,
         }
 

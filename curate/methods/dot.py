@@ -7,7 +7,7 @@ either sign unless `normalize` says otherwise.
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.methods.contract import Inputs
 from curate.methods.shared.directional import OFFERS as OFFERS
-from curate.methods.shared.directional import DirectionSettings, direction_scorer
+from curate.methods.shared.directional import DirectionSettings, counting, direction_scorer
 from curate.settings import settings
 
 
@@ -18,4 +18,4 @@ class Settings(DirectionSettings):
 
 def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
     """Return a scorer along the target groups' mean gradients."""
-    return direction_scorer(inputs, settings, depends_on={})
+    return direction_scorer(counting(inputs, settings), settings, depends_on={})

@@ -39,6 +39,11 @@ class Settings(CurvatureSettings):
 
     def __post_init__(self) -> None:
         self.refinement()
+        if self.all_parameters and self.refine != "none":
+            raise SettingsError(
+                f"refine is {self.refine!r} with all_parameters; the exact curvature is that of linear layers alone.",
+                hint="Leave out --refine or --all-parameters.",
+            )
         defaults = {f.name: f.default for f in fields(self) if f.name in REFINEMENT}
         if self.refine == "none" and (changed := [n for n, default in defaults.items() if getattr(self, n) != default]):
             raise SettingsError(

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from curate.errors import SettingsError
 from curate.methods.contract import REHEARSED, Inputs
 from curate.methods.shared.background_runs import BackgroundRuns, RunsScorer, num_runs, training_plan, training_units
-from curate.methods.shared.directional import DirectionSettings
+from curate.methods.shared.directional import DirectionSettings, counting
 from curate.settings import Count, Flag, Listed, Number, above, least, option, settings
 from curate.training.rates import AUTO
 from curate.training.recipe import Recipe
@@ -97,4 +97,9 @@ def prepare(inputs: Inputs, settings: Settings) -> RunsScorer:
 
     Raises CurateError where the training is too rough, unless that is accepted.
     """
-    return BackgroundRuns(inputs, settings).scorer()
+    if settings.all_parameters and settings.recipe.lora_rank:
+        raise SettingsError(
+            "all_parameters is set, but with lora_rank only adapters are trained.",
+            hint="Leave out --all-parameters, or --set lora_rank=0.",
+        )
+    return BackgroundRuns(counting(inputs, settings), settings).scorer()

@@ -63,6 +63,8 @@ class Proxy:
     """Names of those whose gradients count, in the model's order."""
     coverage: Coverage
     settings: ProxySettings
+    tables: tuple[str, ...] = ()
+    """Parameters with a row per token whose gradients count, too; see proxies/tables.py."""
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from curate.errors import SettingsError
 from curate.gradients.directions import Directions
 from curate.proxies.proxy import DTYPES, Proxy, make_proxy, matrix_of, parameters_of, vector_of
+from curate.proxies.tables import counted_tables
 from curate.training.language import LanguageModel
 from curate.training.optimisers import Tensors
 from curate.training.recipe import Recipe
@@ -49,26 +50,38 @@ def scoring_proxy(proxy: Proxy, recipe: Recipe, parameters: Tensors) -> Proxy:
     model.load_state_dict(parameters, strict=False)
     scoring = make_proxy(model.to(proxy.dtype), proxy.tokenizer, proxy.settings)  # type: ignore[arg-type]
     names = _parameter_names(scoring)
-    return replace(scoring, tracked=tuple(n for n in scoring.tracked if names[n][0] in parameters))
+    return replace(
+        scoring,
+        tracked=tuple(n for n in scoring.tracked if names[n][0] in parameters),
+        tables=tuple(n for n in proxy.tables if n in parameters),
+    )
 
 
 def directions_of(proxy: Proxy, targets: Sequence[Tensors]) -> Directions:
-    """Return the parts of full directions (one set of tensors per target) that belong to tracked layers."""
+    """Return the parts of full directions (one set of tensors per target) that belong to tracked layers and tables."""
     directions: dict[str, Tensor] = {}
     for name, (weight, bias) in _parameter_names(proxy).items():
         layer = proxy.linears[name]
         matrices = []
         for tensors in targets:
-            matrix = matrix_of(layer, tensors[weight])
             shift = None if bias is None else vector_of(layer, tensors[bias])
-            matrices.append(matrix if shift is None else torch.cat([matrix, shift[:, None]], 1))
+            matrices.append(_beside(matrix_of(layer, tensors[weight]), shift))
         directions[name] = torch.stack(matrices)
+    for table in counted_tables(proxy):
+        shifts = [None if table.bias is None else tensors[table.bias] for tensors in targets]
+        matrices = [_beside(tensors[table.name], shift) for tensors, shift in zip(targets, shifts, strict=True)]
+        directions[table.name] = torch.stack(matrices)
     return directions
 
 
+def _beside(matrix: Tensor, shift: Tensor | None) -> Tensor:
+    return matrix if shift is None else torch.cat([matrix, shift[:, None]], 1)
+
+
 def covered(proxy: Proxy, parameters: Tensors) -> tuple[int, int]:
-    """Return how many trained parameters are in tracked layers, and how many there are in all."""
+    """Return how many trained parameters are in tracked layers and tables, and how many there are in all."""
     named = {name for pair in _parameter_names(proxy).values() for name in pair if name}
+    named |= {name for table in counted_tables(proxy) for name in (table.name, table.bias) if name}
     return sum(p.numel() for n, p in parameters.items() if n in named), sum(p.numel() for p in parameters.values())
 
 

@@ -98,11 +98,15 @@ def scores(method: str, inputs: Inputs, pool: Sequence[Encoded], **settings: Any
 def loss_after_a_step(proxy: Proxy, documents: Sequence[Encoded], target: Sequence[Encoded], rate: float) -> float:
     """The target's mean loss after one small step of gradient descent on the documents' mean gradient."""
     moved = deepcopy(proxy.model)
+    parameters = dict(moved.named_parameters())
     gradients = [whole_gradients(proxy, d)[1] for d in documents]
     layers: Any = linear_layers(moved.base_model)[0]
     with torch.no_grad():
         for one in gradients:
             for name, gradient in one.items():
+                if name in proxy.tables:
+                    parameters[name].sub_(gradient, alpha=rate / len(documents))
+                    continue
                 layer = layers[name]
                 width = gradient.shape[1] - (layer.bias is not None)
                 weight_of(layer).sub_(gradient[:, :width], alpha=rate / len(documents))

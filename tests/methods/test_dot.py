@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from curate.proxies.tables import with_tables
 from tests.methods.preparing import loss_after_a_step, make_inputs, scores
 from tests.small_models import random_documents, tiny_model, tiny_proxy
 
@@ -15,6 +17,18 @@ def test_unprojected_scores_are_the_rates_at_which_the_targets_loss_falls(archit
     for score, document in zip(found.tolist(), pool, strict=True):
         ahead, behind = (loss_after_a_step(proxy, [document], target, sign * rate) for sign in (1, -1))
         assert (behind - ahead) / (2 * rate) == pytest.approx(score, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_with_all_parameters_embedding_and_head_take_the_step_too(tied: bool, tmp_path: Path) -> None:
+    proxy = tiny_proxy(tiny_model("LlamaConfig", tie_word_embeddings=tied))
+    target, pool = random_documents([9, 6], seed=1), random_documents([7, 12], seed=2)
+    inputs, rate = make_inputs(proxy, tmp_path, target, []), 1e-6
+    found = scores("dot", inputs, pool, all_parameters=True).scores[:, 0]
+    for score, document in zip(found.tolist(), pool, strict=True):
+        ahead, behind = (loss_after_a_step(with_tables(proxy), [document], target, sign * rate) for sign in (1, -1))
+        assert (behind - ahead) / (2 * rate) == pytest.approx(score, rel=1e-4, abs=1e-5)
+    assert not torch.allclose(scores("dot", inputs, pool).scores[:, 0], found, rtol=1e-2)
 
 
 def test_no_background_is_ever_read(tmp_path: Path) -> None:

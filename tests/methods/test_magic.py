@@ -63,6 +63,25 @@ def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(architecture
     assert not torch.allclose(steps[0.5], whole_adjoint(proxy, tmp_path / "whole", 3, set()), rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_with_all_parameters_only_norms_are_missing_from_the_whole_adjoint(tied: bool, tmp_path: Path) -> None:
+    proxy = tiny_proxy(tiny_model("LlamaConfig", tie_word_embeddings=tied))
+    expected = whole_adjoint(proxy, tmp_path, 3, {n for n, _ in proxy.model.named_parameters() if "norm" in n})
+    told, recorded, inputs = Told(), {}, make_inputs(proxy, tmp_path / "run", TARGET, BACKGROUND)
+    inputs = dataclasses.replace(inputs, reporter=told, record=recorded.update)
+    found = scores("magic", inputs, POOL, recipe=RECIPE, snapshots=(0.5,), all_parameters=True, check=0)
+    torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-8, atol=1e-14)
+    assert any("by linear layers, input embedding and head" in n for n in told.notes)
+    norms = sum(p.numel() for n, p in proxy.model.named_parameters() if "norm" in n)
+    assert recorded["magic"]["trained_parameters"] - recorded["magic"]["tracked_parameters"] == norms
+
+
+def test_adapters_and_all_parameters_exclude_each_other(tmp_path: Path) -> None:
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    with pytest.raises(SettingsError, match="only adapters are trained"):
+        prepare("magic", inputs, recipe=dataclasses.replace(RECIPE, lora_rank=2), all_parameters=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runs", [1, 3])
 def test_a_document_of_the_background_is_scored_by_runs_that_did_not_train_on_it(runs: int, tmp_path: Path) -> None:

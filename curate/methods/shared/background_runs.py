@@ -63,6 +63,8 @@ class RunSettings(Protocol):
     def rates(self) -> tuple[float, ...]: ...
     @property
     def normalize(self) -> str: ...
+    @property
+    def all_parameters(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -415,9 +417,10 @@ class BackgroundRuns:
         parameters = _under(f"{snapshots[0]}.parameters.", kept_runs[0])
         tracked, trained = covered(proxy, parameters)
         listed = " and ".join(map(str, snapshots))
+        parts = "linear layers, input embedding and head" if proxy.tables else "linear layers alone"
         self.inputs.reporter.note(
             f"training runs' smoothness {', '.join(f'{a:.2f}' for a in agreement)} (1: smooth, below {LEAST_AGREEMENT}:"
-            f" not to be trusted); documents are scored at step {listed} of {steps}, by linear layers alone:"
+            f" not to be trusted); documents are scored at step {listed} of {steps}, by {parts}:"
             f" {tracked:,} of {trained:,} trained parameters."
         )
         measured: dict[str, object] = {}

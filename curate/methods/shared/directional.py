@@ -5,7 +5,7 @@ target's column is a mixture of its groups' (methods of influence on a mean loss
 is not linear: there the mixture is of directions refined group by group.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -23,7 +23,9 @@ from curate.gradients.materialised import weighted_gradients
 from curate.gradients.passes import Passes
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.methods.shared.target import group_columns, group_shares, usable_rows
-from curate.settings import Count, Number, option, settings
+from curate.proxies.proxy import Proxy
+from curate.proxies.tables import with_tables
+from curate.settings import Count, Flag, Number, option, settings
 
 OFFERS = frozenset({"against", "per_token"})
 NEEDS = frozenset({"model", "background"})
@@ -34,8 +36,11 @@ Damping = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 @settings
 class DirectionSettings:
-    """The divisor of scores along a direction."""
+    """The parameters whose gradients count, and the divisor of scores along a direction."""
 
+    all_parameters: Flag = option(
+        default=False, help="Count the gradients of the input embedding and the head, too, beside linear layers'."
+    )
     normalize: Literal["none", "length", "unit"] = option(
         default="none",
         help="Divide scores by nothing (influence of the whole document), its tokens, or its gradient's norm.",
@@ -55,6 +60,11 @@ class CurvatureSettings(DirectionSettings):
     seed: Count = option(default=0, help="Seed of the drawn labels.")
 
 
+def counting(inputs: Inputs, settings: DirectionSettings) -> Inputs:
+    """Return inputs whose proxy counts the parameters that the settings say."""
+    return replace(inputs, proxy=with_tables(inputs.proxy)) if settings.all_parameters else inputs
+
+
 def fitted(
     inputs: Inputs, name: str, settings: CurvatureSettings, fit: Callable[[Passes], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
@@ -66,9 +76,9 @@ def fitted(
     def make() -> dict[str, Tensor]:
         background = inputs.background()
 
-        def passes(layers: Sequence[str]) -> Passes:
+        def passes(proxy: Proxy) -> Passes:
             return Passes(
-                replace(inputs.proxy, tracked=tuple(layers)),
+                proxy,
                 background,
                 inputs.batching,
                 fisher=settings.fisher,
@@ -106,7 +116,7 @@ def direction_scorer(
         **depends_on,
     }
     kept = inputs.kept.get("target/directions", keys, make)
-    directions = {n: kept[n] for n in inputs.proxy.tracked}
+    directions = {n: kept[n] for n in (*inputs.proxy.tracked, *inputs.proxy.tables)}
     if not all(bool(u.isfinite().all()) for u in directions.values()):
         raise CurateError(
             "The target's direction is not finite after solving with the curvature.",
@@ -134,6 +144,7 @@ def curved(
     read: Callable[..., Preconditioner],
 ) -> DirectionScorer:
     """Return the scorer along a curvature's solutions, fitting the curvature only where the run keeps no directions."""
+    inputs = counting(inputs, settings)
 
     def solve(gradients: Directions) -> Directions:
         return read(fitted(inputs, name, settings, fit), damping=settings.damping).solve(gradients)
