@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 PREVIEW_CHARS = 160
+_PREVIEWED = 200  # characters that hold the preview of nearly every text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,11 @@ class Document:
     @property
     def preview(self) -> str:
         """The first characters on one line."""
-        return " ".join(self.plain_text[: 4 * PREVIEW_CHARS].split())[:PREVIEW_CHARS]
+        text = self.plain_text
+        words = " ".join(text[:_PREVIEWED].split())
+        if len(words) < PREVIEW_CHARS and len(text) > _PREVIEWED:
+            words = " ".join(text[: 4 * PREVIEW_CHARS].split())
+        return words[:PREVIEW_CHARS]
 
 
 def message_text(message: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from itertools import islice
 
 from curate.documents import formats, shapes
 from curate.documents.pool import Pool
-from curate.documents.records import document_of, useful_columns
+from curate.documents.records import DocumentMaker, useful_columns
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Row, Shard
 from curate.errors import CurateError, nearest
@@ -78,8 +78,9 @@ def _first_rows(pool: Pool, fields: Fields) -> Iterator[tuple[Row, Document | Sk
     # Files of one shape have names beside each other.
     for shard in (pool.shards[i * len(pool.shards) // count] for i in range(count)):
         with suppress(CurateError):  # a damaged shard is reported where it is read
+            make = DocumentMaker(shard.name, fields)
             for number, raw in islice(rows(shard, columns=useful_columns(shard, fields)), _ROWS):
-                yield raw, document_of(shard.name, number, raw, fields)
+                yield raw, make(number, raw)
 
 
 def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:

@@ -2,7 +2,8 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
@@ -13,30 +14,80 @@ from curate.documents.hashed_words import PADDING, blocks, letters_of, words_of
 # Scripts written without spaces: each character counts as a word, so that an n-gram is n characters.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003134f]"
+    "\uf900-\ufaff\U00020000-\U0003134f]+"
 )
 # \w leaves out the vowel signs of Indic scripts and combining marks, which would cut words to pieces.
-_WORD = re.compile("[\\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff]+")
+_IN_WORDS = "\\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff"
+_WORD = re.compile(f"[{_IN_WORDS}]+")
+_BETWEEN = re.compile(f"[^\\x00-\\x7f{_IN_WORDS}]+")
+"""What is beyond ASCII and in no word."""
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)  # three times as fast, and most text is ASCII
 # Quotes, dashes, dots, the unbreakable space: no part of a word in any form, and often all there is beyond ASCII.
 _PUNCTUATION = re.compile("[\u00a0\u00ab\u00bb\u2010-\u2016\u2018-\u2027\u2030\u2039\u203a]")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _INVERSE = pow(_MULTIPLIER, -1, 2**64)
+_HEAD = 5
+"""Of runs of so many words or more, the first words tell whether a place in a text is looked at."""
 _MIN_WORDS = 5
 _MIN_CHARS = 20
 
 
 def words(text: str) -> list[str]:
     """Split into words without case, punctuation and width variants; unspaced scripts into characters."""
+    text = _without_punctuation(text)
+    return _ASCII_WORD.findall(text.lower()) if text.isascii() else _WORD.findall(_folded(text))
+
+
+def _without_punctuation(text: str) -> str:
+    return text if text.isascii() else _PUNCTUATION.sub(" ", text)
+
+
+def _folded(text: str) -> str:
+    """Return a text without case and variants, its unspaced characters apart."""
+    return _UNSPACED.sub(_apart, unicodedata.normalize("NFKC", text).casefold())
+
+
+def _apart(characters: re.Match[str]) -> str:
+    return f" {' '.join(characters[0])} "
+
+
+def _folds_of(byte: int) -> int | None:
+    """Return the character that stands for one of Latin-1 in words, or a blank; None for what becomes another."""
+    folded = unicodedata.normalize("NFKC", chr(byte)).casefold()
+    if len(folded) > 1 or folded > "\xff":
+        return None
+    return ord(folded) if _WORD.match(folded) else ord(" ")
+
+
+_FOLDS = [_folds_of(byte) for byte in range(256)]
+_FOLDED, _VARIANTS = bytes(fold or 0 for fold in _FOLDS), bytes(b for b, fold in enumerate(_FOLDS) if fold is None)
+"""Of Latin-1, which most text is that is nearly ASCII: a table, and what it does not do for."""
+
+
+def _bytes_of_words(text: str) -> bytes:
+    """Return a text, in UTF-8, in which `hashed_words` finds the words of `words`."""
+    text = _without_punctuation(text)
     if text.isascii():
-        return _ASCII_WORD.findall(text.lower())
-    text = _PUNCTUATION.sub(" ", text)
-    if text.isascii():
-        return _ASCII_WORD.findall(text.lower())
-    text = unicodedata.normalize("NFKC", text).casefold()
-    if _UNSPACED.search(text):
-        text = _UNSPACED.sub(r" \g<0> ", text)
-    return _WORD.findall(text)
+        return text.encode()
+    try:
+        narrow = text.encode("latin-1")
+    except UnicodeEncodeError:
+        narrow = _VARIANTS
+    if len(narrow.translate(None, _VARIANTS)) == len(narrow):
+        return narrow.translate(_FOLDED).decode("latin-1").encode()
+    return _BETWEEN.sub(" ", _folded(text)).encode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Screen:
+    """Runs of several lengths, told by their first words."""
+
+    head: int
+    """How many words they are told by."""
+    heads: np.ndarray
+    """bool by a hash's first bits: whether any run begins so."""
+    runs: Mapping[int, np.ndarray]
+    """Their hashes, sorted, by length."""
 
 
 class Overlap:
@@ -59,7 +110,7 @@ class Overlap:
         self._powers = _powers(_MULTIPLIER, 1 << 12)
         self._inverses = _powers(_INVERSE, 1 << 12)
         self._index()
-        self._screened = self._screen(rows)
+        self._screens = self._screened(rows)
 
     def _index(self) -> None:
         """Lay out distinct runs, sorted, with the rows that hold each, as one table per run length."""
@@ -104,39 +155,52 @@ class Overlap:
         """Measure many texts; those that share no run with the target are told by a look at all of them at once."""
         if not self._rows:
             return [(False, 0.0)] * len(texts)
-        suspects = self._suspects([text if text.isascii() else " ".join(words(text)) for text in texts])
+        suspects = self._suspects([_bytes_of_words(text) for text in texts])
         return [self.measure(text) if is_one else (False, 0.0) for text, is_one in zip(texts, suspects, strict=True)]
 
-    def _screen(self, rows: Sequence[Sequence[str]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Return, by length, hashes of all runs of that length, sorted, and a table that dismisses most others."""
-        letters = [letters_of([" ".join(row).encode("utf-8", "surrogatepass")]) for row in rows]
-        runs: dict[int, list[np.ndarray]] = {}
-        for row, codes in zip(rows, (words_of(of_row)[0] for of_row in letters), strict=True):
-            length = min(self.n, len(row))
-            runs.setdefault(length, []).append(self._hash_codes(codes, length))
-        screens = {}
-        for length, of_length in runs.items():
-            hashes = np.unique(np.concatenate(of_length))
-            table = np.zeros(1 << 64 - int(self._shift), np.bool_)
-            table[hashes >> self._shift] = True
-            screens[length] = hashes, table
-        return screens
+    def _screened(self, rows: Sequence[Sequence[str]]) -> "list[_Screen]":
+        """Return screens for the runs of all rows: one for those of _HEAD words or more, one for each length below."""
+        by_length: dict[int, list[np.ndarray]] = {}
+        for row in rows:
+            codes, _ = words_of(letters_of([" ".join(row).encode("utf-8", "surrogatepass")]))
+            by_length.setdefault(min(self.n, len(row)), []).append(codes)
+        shortest = min((length for length in by_length if length >= _HEAD), default=0)
+        by_head: dict[int, dict[int, list[np.ndarray]]] = {}
+        for length, of_length in by_length.items():
+            by_head.setdefault(shortest if length >= _HEAD else length, {})[length] = of_length
+        return [self._screen(head, of_head) for head, of_head in by_head.items()]
 
-    def _suspects(self, texts: Sequence[str]) -> np.ndarray:
-        """Return which texts, in ASCII or taken to words, may share a run with the target; no other does."""
+    def _screen(self, head: int, by_length: Mapping[int, Sequence[np.ndarray]]) -> "_Screen":
+        heads, runs = np.zeros(1 << 64 - int(self._shift), np.bool_), {}
+        for length, of_length in by_length.items():
+            sums = [self._sums(codes) for codes in of_length]
+            for of_row in sums:
+                heads[self._hash_all(of_row, head)[: len(of_row) - length] >> self._shift] = True
+            runs[length] = np.unique(np.concatenate([self._hash_all(of_row, length) for of_row in sums]))
+        return _Screen(head=head, heads=heads, runs=runs)
+
+    def _suspects(self, texts: Sequence[bytes]) -> np.ndarray:
+        """Return which texts may share a run with the target; no other does."""
         by_block: list[np.ndarray] = [np.zeros(0, np.bool_)]
-        for block in blocks([text.encode("utf-8", "surrogatepass") for text in texts]):
+        for block in blocks(texts):
             codes, starts = words_of(letters_of(block))
-            owners = np.searchsorted(np.cumsum([len(t) + len(PADDING) for t in block]), starts, "right")
+            sums = self._sums(codes)
+            hits = [place for screen in self._screens for place in self._hits(screen, sums)]
             suspected = np.zeros(len(block), np.bool_)
-            for length, (runs, table) in self._screened.items():
-                if length <= len(codes):
-                    hashes = self._hash_codes(codes, length)
-                    hits = np.flatnonzero(table[hashes >> self._shift])
-                    at = np.minimum(np.searchsorted(runs, hashes[hits]), len(runs) - 1)
-                    suspected[owners[hits[runs[at] == hashes[hits]]]] = True
+            ends = np.cumsum([len(t) + len(PADDING) for t in block])
+            suspected[np.searchsorted(ends, starts[np.concatenate([np.zeros(0, np.int64), *hits])], "right")] = True
             by_block.append(suspected)
         return np.concatenate(by_block)
+
+    def _hits(self, screen: "_Screen", sums: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield where runs of the target begin, by a text's prefix sums."""
+        cells = (self._hash_all(sums, screen.head) >> self._shift).view(np.int64)
+        starts = np.flatnonzero(screen.heads.take(cells, mode="clip"))  # twice as fast as looking for cells beyond it
+        for length, runs in screen.runs.items():
+            within = starts[starts + length < len(sums)]
+            hashes = (sums[within + length] - sums[within]) * self._inverses[within]
+            at = np.minimum(np.searchsorted(runs, hashes), len(runs) - 1)
+            yield within[runs[at] == hashes]
 
     def _encode(self, parts: Sequence[str]) -> np.ndarray:
         return np.fromiter(map(self._ids.get, parts, repeat(0)), dtype=np.uint32, count=len(parts))
@@ -157,17 +221,21 @@ class Overlap:
 
     def _hash_runs(self, ids: np.ndarray, length: int) -> np.ndarray:
         """Hash every run of `length` words."""
-        return self._hash_codes(self._codes[ids], length)
+        return self._hash_all(self._sums(self._codes[ids]), length)
 
-    def _hash_codes(self, codes: np.ndarray, length: int) -> np.ndarray:
-        """Hash every run of `length` codes: differences of prefix sums of code_i · m^i, times m^-start."""
+    def _sums(self, codes: np.ndarray) -> np.ndarray:
+        """Return the prefix sums of code_i · m^i, from 0 on."""
         if len(codes) + 1 > len(self._powers):
             self._inverses = _powers(_INVERSE, 2 * len(codes))
             self._powers = _powers(_MULTIPLIER, 2 * len(codes))
         sums = np.empty(len(codes) + 1, dtype=np.uint64)
         sums[0] = 0
         np.cumsum(codes * self._powers[: len(codes)], out=sums[1:])
-        count = len(codes) - length + 1
+        return sums
+
+    def _hash_all(self, sums: np.ndarray, length: int) -> np.ndarray:
+        """Hash every run of `length` codes by their prefix sums: differences, times m^-start."""
+        count = max(0, len(sums) - length)
         return (sums[length:] - sums[:count]) * self._inverses[:count]
 
 

@@ -1,8 +1,9 @@
 """Make documents of rows: find the content, check it, hash it, keep the scalar columns."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import starmap
 from typing import Any
 
 import orjson
@@ -11,12 +12,13 @@ import xxhash
 
 from curate.documents import formats, shapes
 from curate.documents.rows import rows
-from curate.documents.shapes.contract import Refused
-from curate.documents.shards import BadRow, Shard
+from curate.documents.shapes.contract import Refused, Shape
+from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.stretches import Course
 from curate.fields import Fields
 from curate.schema import Document, Skipped
 
+_MOST_KINDS = 1024  # of rows: those that are maps in disguise have columns of their own each
 _MOST_BITS = 8192  # Python writes no more than 4 300 digits of a number
 
 
@@ -34,42 +36,65 @@ def documents(
     rows; `course` is as in `rows`. Raises DamagedShard with the row reached where the file is broken, after the rows
     before it.
     """
-    for row, raw in rows(shard, start=start, only=only, columns=useful_columns(shard, fields), course=course):
-        yield document_of(shard.name, row, raw, fields)
+    numbered = rows(shard, start=start, only=only, columns=useful_columns(shard, fields), course=course)
+    yield from starmap(DocumentMaker(shard.name, fields), numbered)
 
 
-def document_of(shard: str, row: int, raw: Mapping[str, Any] | BadRow, fields: Fields) -> Document | Skipped:
-    """Return one row's document, or Skipped with the reason.
+class DocumentMaker:
+    """Makes documents of a shard's rows. What follows from a row's columns is found once for all rows with the same."""
 
-    Reasons: those of BadRow, 'no text', those of the shapes ('not a string', 'empty text', 'invalid messages' …), and
-    'too deep or too large'.
-    """
-    if isinstance(raw, BadRow) and raw.others is not None and not set(raw.columns) & set(fields.columns):
-        raw = raw.others
-    if isinstance(raw, BadRow):
-        return Skipped(shard=shard, row=row, reason=raw.reason, detail=raw.detail)
-    try:
-        return _document(shard, row, raw, fields)
-    except (RecursionError, MemoryError, orjson.JSONEncodeError) as error:  # orjson's own limit is 254 levels
-        detail = f"its values cannot be worked on: {error or type(error).__name__}"
-        return Skipped(shard=shard, row=row, reason="too deep or too large", detail=detail)
+    def __init__(self, shard: str, fields: Fields) -> None:
+        self._shard, self._fields = shard, fields
+        self._shapes: dict[tuple[Sequence[str], Sequence[str]], Sequence[tuple[Shape, Sequence[str]]]] = {}
+        """By a row's columns, and those of them that are not null: the shapes that it may have, as they are tried, each
+        with the columns that are no content then."""
 
+    def __call__(self, row: int, raw: Row) -> Document | Skipped:
+        """Return one row's document, or Skipped with the reason.
 
-def _document(shard: str, row: int, raw: Mapping[str, Any], fields: Fields) -> Document | Skipped:
-    pool_id = _pool_id(raw.get(fields.id))
-    shape = shapes.shape_of(raw, fields)
-    content = _no_text(raw, fields) if shape is None else shape.read(raw, fields)
-    if isinstance(content, Refused):
-        return Skipped(shard=shard, row=row, reason=content.reason, detail=content.detail, doc_id=pool_id)
-    content_hash = hash_content(content)
-    return Document(
-        doc_id=pool_id if pool_id is not None else content_hash,
-        shard=shard,
-        row=row,
-        content_hash=content_hash,
-        metadata=_metadata(raw, {*fields.columns, *(shape.columns(raw, fields) if shape else ())}),
-        **content,
-    )
+        Reasons: those of BadRow, 'no text', those of the shapes ('not a string', 'empty text', 'invalid messages' …),
+        and 'too deep or too large'.
+        """
+        if isinstance(raw, BadRow):
+            if raw.others is None or set(raw.columns) & set(self._fields.columns):
+                return Skipped(shard=self._shard, row=row, reason=raw.reason, detail=raw.detail)
+            raw = raw.others
+        try:
+            return self._document(row, raw)
+        except (RecursionError, MemoryError, orjson.JSONEncodeError) as error:  # orjson's own limit is 254 levels
+            detail = f"its values cannot be worked on: {error or type(error).__name__}"
+            return Skipped(shard=self._shard, row=row, reason="too deep or too large", detail=detail)
+
+    def _document(self, row: int, raw: Mapping[str, Any]) -> Document | Skipped:
+        fields = self._fields
+        pool_id = _pool_id(raw.get(fields.id))
+        fitting = (pair for pair in self._shapes_of(raw) if pair[0].fits(raw, fields))
+        shape, others = next(fitting, (None, ()))
+        content = _no_text(raw, fields) if shape is None else shape.read(raw, fields)
+        if isinstance(content, Refused):
+            return Skipped(shard=self._shard, row=row, reason=content.reason, detail=content.detail, doc_id=pool_id)
+        content_hash = hash_content(content)
+        return Document(
+            doc_id=pool_id if pool_id is not None else content_hash,
+            shard=self._shard,
+            row=row,
+            content_hash=content_hash,
+            metadata=_scalars(raw, others),
+            **content,
+        )
+
+    def _shapes_of(self, raw: Mapping[str, Any]) -> Sequence[tuple[Shape, Sequence[str]]]:
+        columns = tuple(raw)
+        filled = tuple([c for c, v in raw.items() if v is not None]) if None in raw.values() else columns
+        known = self._shapes.get((columns, filled))
+        if known is None:
+            if len(self._shapes) == _MOST_KINDS:
+                self._shapes.clear()
+            known = self._shapes[columns, filled] = [
+                (shape, [c for c in columns if c not in {*self._fields.columns, *shape.columns(columns, self._fields)}])
+                for shape in shapes.of_columns(filled, self._fields)
+            ]
+        return known
 
 
 def hash_content(content: Mapping[str, Any]) -> str:
@@ -107,23 +132,24 @@ def _no_text(raw: Mapping[str, Any], fields: Fields) -> Refused:
 
 def _pool_id(value: Any) -> str | None:
     """Return the pool's id of a document; None where it is missing or nested."""
+    if type(value) is str:
+        return value
     if isinstance(value, bytes):
         return value.hex()
     return str(value) if isinstance(value, str | int | float | Decimal | date) and value == value else None
 
 
-def _metadata(raw: Mapping[str, Any], content_columns: Collection[str]) -> dict[str, Any]:
-    return {
-        k: scalar for k, value in raw.items() if k not in content_columns and (scalar := _scalar(value)) is not _NESTED
-    }
+def _scalars(raw: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    return {c: scalar for c in columns if (scalar := _scalar(raw[c])) is not _NESTED}
 
 
 _NESTED = object()
+_PLAIN = frozenset({str, bool, float, type(None), datetime, date, time})
 
 
 def _scalar(value: Any) -> Any:
     """Return a value that SQL can group by; _NESTED for lists, objects and bytes."""
-    if value is None or isinstance(value, str | bool | float | datetime | date | time):
+    if type(value) in _PLAIN or isinstance(value, str | float | date | time):
         return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value) if value.bit_length() <= _MOST_BITS else None

@@ -4,12 +4,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 
 from curate.documents import formats
 from curate.documents.amounts import rows_of_each
 from curate.documents.formats.contract import Format
 from curate.documents.pool import Pool
-from curate.documents.records import document_of, useful_columns
+from curate.documents.records import DocumentMaker, useful_columns
 from curate.documents.rows import with_partitions
 from curate.documents.shards import DAMAGED, Shard
 from curate.errors import CurateError, SettingsError
@@ -191,8 +192,7 @@ def _look(draw: _Draw, fields: Fields) -> None:
 def _draw_rows(draw: _Draw, columns: list[str] | None, fields: Fields) -> None:
     rng = random.Random(draw.rng_seed)
     drawn, draw.exhausted = draw.format.draw(draw.shard, draw.size, rng, columns, draw.most_bytes)
-    drawn = with_partitions(draw.shard, drawn)
-    candidates = [document_of(draw.shard.name, row, raw, fields) for row, raw in drawn]
+    candidates = list(starmap(DocumentMaker(draw.shard.name, fields), with_partitions(draw.shard, drawn)))
     draw.documents = [d for d in candidates if isinstance(d, Document)]
     draw.skipped = [d for d in candidates if isinstance(d, Skipped)]
     rng.shuffle(draw.documents)

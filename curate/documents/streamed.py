@@ -13,7 +13,7 @@ import pyarrow as pa
 from curate.documents.choices import chosen
 from curate.documents.drawing import draw_from_stream, until_broken, with_damage
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
-from curate.documents.lines import Beginning, Truncated, as_utf8, encoding_of, inflated, split_lines
+from curate.documents.lines import Beginning, Truncated, as_utf8, encoding_of, filled_line, inflated, split_lines
 from curate.documents.shards import BadRow, Choice, DamagedShard, Row, Shard
 from curate.documents.stretches import Course, Mark
 from curate.errors import CurateError
@@ -68,9 +68,11 @@ class Streamed(Generic[R]):
     rows_per_shard: int | None = None
     json_lines: bool = False
     """Whether records are JSON objects, as bytes; a selection as lines of JSON copies them."""
+    lines_alone: bool = False
+    """Whether every line that is not blank is a record, as bytes, so that reading goes on behind any of them."""
     preamble: Callable[[Iterator[bytes], Shard], list[bytes]] | None = None
     """Of a file's lines, return those that stand before the rest where reading goes on behind a record, which ends with
-    a line. None: a file is read from its start only."""
+    a line. None: where lines are no records, a file is read from its start only."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -125,41 +127,45 @@ class Streamed(Generic[R]):
 
         Of a choice of rows, nothing behind the last of them is read.
         """
-        if self.preamble is not None and compression_of(shard.url) is None:
-            numbered = self._from_mark(shard, course, self.preamble)
+        has_marks = self.lines_alone or self.preamble is not None
+        if has_marks and compression_of(shard.url) is None:
+            records = self._from_mark(shard, course)
         else:
-            numbered = self.numbered(shard)
-        records = (record for record in numbered if record[0] >= course.start)
+            records = self.numbered(shard)
         if choice is not None:
             records = chosen(records, choice, course.start)
-        return ((row, self.decode(record, number)) for row, number, record in records)
+        return ((row, self.decode(record, number)) for row, number, record in records if row >= course.start)
 
-    def _from_mark(
-        self, shard: Shard, course: Course, preamble: Callable[[Iterator[bytes], Shard], list[bytes]]
-    ) -> Iterator[tuple[int, int, R]]:
-        offset, row, line = course.mark
+    def _from_mark(self, shard: Shard, course: Course) -> Iterator[tuple[int, int, Any]]:
+        """Stream what `numbered` does of a plain file, from its mark on."""
         try:
             with open_binary(shard.url) as stream:
-                if not offset and encoding_of(stream.read(4)) is not None:
+                if not course.mark.offset and encoding_of(stream.read(4)) is not None:
                     yield from self.numbered(shard)
-                    return
-                stream.seek(0)
-                ahead = preamble(split_lines(inflated(stream, None)), shard) if offset else []
-                stream.seek(offset)
-
-                def lines() -> Iterator[bytes]:
-                    nonlocal offset, line
-                    for text in split_lines(inflated(stream, None)):
-                        offset, line = offset + len(text) + 1, line + 1
-                        yield text + b"\n"
-
-                before = line - len(ahead)
-                for number, record in self.records(chain((text + b"\n" for text in ahead), lines()), shard):
-                    course.mark = Mark(offset, row + 1, line)
-                    yield row, before + number, record
-                    row += 1
+                elif self.lines_alone:
+                    yield from _lines_along(stream, course)
+                else:
+                    yield from self._records_along(stream, shard, course)
         except OSError as error:
-            raise CurateError(f"{shard.url}: reading failed after {row} rows: {error}") from error
+            raise CurateError(f"{shard.url}: reading failed after {course.mark.row} rows: {error}") from error
+
+    def _records_along(self, stream: IO[bytes], shard: Shard, course: Course) -> Iterator[tuple[int, int, R]]:
+        offset, row, line = course.mark
+        stream.seek(0)
+        ahead = self.preamble(split_lines(inflated(stream, None)), shard) if offset and self.preamble else []
+        stream.seek(offset)
+
+        def lines() -> Iterator[bytes]:
+            nonlocal offset, line
+            for text in split_lines(inflated(stream, None)):
+                offset, line = offset + len(text) + 1, line + 1
+                yield text + b"\n"
+
+        before = line - len(ahead)
+        for number, record in self.records(chain((text + b"\n" for text in ahead), lines()), shard):
+            row += 1
+            course.mark = Mark(offset, row, line)
+            yield row - 1, before + number, record
 
     def lines(self, shard: Shard, only: Sequence[int]) -> Iterator[tuple[int, R, Row]]:
         """Stream (row number, record, decoded row) of chosen rows."""
@@ -265,9 +271,17 @@ def _until_damaged(items: Iterator[R], damage: list[DamagedShard]) -> Iterator[R
         damage.append(error)
 
 
-def blank_line(_lines: Iterator[bytes], _shard: Shard) -> list[bytes]:
-    """Return what stands before lines that are rows each: a byte order mark belongs to a file's first line alone."""
-    return [b""]
+def _lines_along(stream: IO[bytes], course: Course) -> Iterator[tuple[int, int, bytes]]:
+    """Stream the lines that are not blank, each by itself a record."""
+    offset, row, line = course.mark
+    stream.seek(offset)
+    for text in split_lines(inflated(stream, None)):
+        offset, line = offset + len(text) + 1, line + 1
+        filled = filled_line(text, line)
+        if filled is not None:
+            row += 1
+            course.mark = Mark(offset, row, line)
+            yield row - 1, line, filled
 
 
 def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:

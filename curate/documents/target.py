@@ -9,7 +9,7 @@ import xxhash
 
 from curate.documents.check import FirstRows, check_fields, fallen_back, look
 from curate.documents.pool import open_pool
-from curate.documents.records import document_of
+from curate.documents.records import DocumentMaker
 from curate.documents.rows import rows
 from curate.documents.shards import DAMAGED, BadRow, DamagedShard, Row, Shard
 from curate.errors import CurateError
@@ -77,8 +77,9 @@ def read_target(
     groups: list[str] = []
     skipped: list[Skipped] = []
     for shard in pool.shards:
+        make = DocumentMaker(shard.name, fields)
         for number, raw in _readable(shard):
-            document = document_of(shard.name, number, raw, fields)
+            document = make(number, raw)
             group = SINGLE_GROUP if group_by is None else _group(raw, group_by)
             if isinstance(document, Skipped):
                 skipped.append(document)

@@ -319,7 +319,7 @@ class ChunkEncoder:
             span=span_rows.span,
             documents=[candidates[i] for i in usable],
             encoded=[encoded[i] for i in usable],
-            overlaps=[self.overlap.measure(candidates[i].plain_text) for i in usable],
+            overlaps=self.overlap.measure_all([candidates[i].plain_text for i in usable]),
             skipped=sorted(skipped, key=lambda s: s.row),
         )
 

@@ -103,6 +103,7 @@ class Details:
     holdout: Holdout | None = None
     frequency_loss: float | None = None  # of the pool's text, by token frequencies alone; nats per token
     narrowed: Narrowed | None = None
+    taken_from: str | None = None  # names the run whose scores of the same documents are taken; "" where none's are
     moved: Mapping[str, Moved] = field(default_factory=dict)  # by the path of the run that was rescored
     pool: tuple[str, ...] = ()  # addresses, which may become more
     pool_fingerprint: str = ""

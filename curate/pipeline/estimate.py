@@ -178,7 +178,7 @@ def _read(request: Request, workspace: Workspace, background: int) -> _Reading:
     documents, look = _clocked(lambda: drawn(request.pool, request.settings, SAMPLE + background))
     workspace.encoder(documents[:1])  # libraries set themselves up on first use
     encoded, encoding = _clocked(lambda: workspace.encoder(documents))
-    _, comparing = _clocked(lambda: [overlap.measure(d.plain_text) for d in documents])
+    _, comparing = _clocked(lambda: overlap.measure_all([d.plain_text for d in documents]))
     sample, others = apart(encoded, background)
     if not sample:
         raise CurateError("A sample of the pool holds nothing to score.", hint="Is --text-column the right one?")

@@ -51,8 +51,7 @@ class Narrowing:
         """Return the hash of the other run, where there is one."""
         if self.only is None:
             return {}
-        content = {part: self.only.record.json[part] for part in ("settings", "fingerprints")}
-        return {"only": xxhash.xxh3_128_hexdigest(canonical(content | {"totals": self.only.totals}).encode())}
+        return {"only": identity(self.only)}
 
     @property
     def lineage(self) -> list[Run]:
@@ -95,6 +94,12 @@ class Narrowing:
                 best = session.query(f"{self._best_sql} ORDER BY shard, row")
                 write_listed(run.folder, CHOSEN, best.batches())
         run.add_details(narrowed=asdict(self.measure(pool)))
+
+
+def identity(run: Run) -> str:
+    """Return the hash of what a finished run has scored, and how."""
+    content = {part: run.record.json[part] for part in ("settings", "fingerprints")}
+    return xxhash.xxh3_128_hexdigest(canonical(content | {"totals": run.totals}).encode())
 
 
 def narrowed(run: Run, pool: Pool) -> Pool:

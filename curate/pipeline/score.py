@@ -18,6 +18,7 @@ from curate.pipeline.frequencies import record_frequency_loss
 from curate.pipeline.narrowing import narrowed
 from curate.pipeline.origin import remember_shards
 from curate.pipeline.request import Request, make_request
+from curate.pipeline.taking import decide
 from curate.pipeline.work import ScoreWork, Scoring
 from curate.pipeline.workspace import Workspace, open_workspace, overlap_with, versions
 from curate.progress import Reporter, Silent
@@ -73,7 +74,7 @@ def run(
         if request.store is None:
             worker = choice.make(parameters=workspace.proxy.coverage.total, rows=workspace.sizes().pool)
             described = worker.described()
-            opened = Scoring.of(request, workspace, scorer) if worker.is_here else None
+            opened = Scoring.of(request, workspace, scorer, run) if worker.is_here else None
             del workspace, scorer  # workers load their own, and a device need not hold one more
             work = worker.run(
                 ScoreWork(request=request, folder=run.folder, opened=opened), _unfinished(run, request), run, reporter
@@ -97,6 +98,8 @@ def _prepare(run: Run, request: Request, workspace: Workspace, reporter: Reporte
     if request.narrowing is not None:
         request.narrowing.begin(run, request.pool)
         reporter.note(f"scored: {narrowed_note(run.record)}.")
+        if (other := decide(run, request.narrowing)) is not None:
+            reporter.note(f"documents that {other.address} has are taken as it has scored them.")
     if request.store is None:
         remember_shards(run, request.pool)
         record_frequency_loss(run, request.pool, request.settings, workspace.encoder)

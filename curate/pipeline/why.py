@@ -22,7 +22,8 @@ from curate.pipeline.workspace import Workspace, load
 from curate.progress import Reporter, Silent
 from curate.proxies.token_texts import TokenTexts
 from curate.proxies.tokens import Encoded
-from curate.reports.explanation import Explanation, Neighbour, RowScore, TokenScore, refuse_other
+from curate.reports.explanation import Explanation, Neighbour, RowScore, refuse_other
+from curate.reports.tokens import TokenScore
 from curate.schema import Document, group_column
 from curate.score_settings import ScoreSettings
 from curate.scores.narrowing import ranking_columns

@@ -16,13 +16,15 @@ from curate.executors.tables import part_tables
 from curate.folders.folder import Folder
 from curate.folders.part_folder import PartFolder
 from curate.gradients.documents import Batching
+from curate.gradients.scored import Scored
 from curate.methods.contract import Scorer, Sketcher
 from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.request import Request
+from curate.pipeline.taking import Taking, decided
 from curate.pipeline.workspace import Workspace, load, make_batching, open_workspace, overlap_with
 from curate.progress import Silent
 from curate.proxies.token_texts import TokenTexts
-from curate.proxies.tokens import Encoder
+from curate.proxies.tokens import Encoded, Encoder
 from curate.scores.run import Run
 from curate.stores.indexing import Sketching, sketcher_of
 from curate.stores.settings import IndexSettings
@@ -38,21 +40,28 @@ class Scoring:
     batching: Batching
     columns: Sequence[str]
     texts: TokenTexts
+    taking: Taking | None = None
 
     @classmethod
-    def of(cls, request: Request, workspace: Workspace, scorer: Scorer) -> "Scoring":
-        """Return what scores a request's documents in this process."""
+    def of(cls, request: Request, workspace: Workspace, scorer: Scorer, run: Run) -> "Scoring":
+        """Return what scores a request's documents into a run in this process."""
+        other = decided(run, request.narrowing)
         return cls(
             encode=ChunkEncoder(encoder=workspace.encoder, overlap=overlap_with(request.target)),
             scorer=scorer,
             batching=workspace.batching,
             columns=request.columns,
             texts=TokenTexts(workspace.encoder.tokenizer),
+            taking=None if other is None else Taking(run=other, columns=request.columns),
         )
 
     def __call__(self, chunk: Chunk) -> PartTables:
         """Return a chunk's scores, and the rows that have none."""
-        return part_tables(chunk, self.scorer(chunk.encoded, self.batching), self.columns, self.texts)
+        scored = self._score(chunk.encoded) if self.taking is None else self.taking(chunk, self._score)
+        return part_tables(chunk, scored, self.columns, self.texts)
+
+    def _score(self, encoded: Sequence[Encoded]) -> Scored:
+        return self.scorer(encoded, self.batching)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +81,11 @@ class ScoreWork:
         if self.opened is not None:
             return self.opened
         workspace = open_workspace(self.request, Silent())
-        _refuse_changed(Run.within(self.folder), workspace.fingerprints)
+        run = Run.within(self.folder)
+        _refuse_changed(run, workspace.fingerprints)
         inputs = workspace.inputs(self.folder, Silent())
         scorer = methods.get(self.request.method).prepare(inputs, self.request.method_settings)
-        return Scoring.of(self.request, workspace, scorer)
+        return Scoring.of(self.request, workspace, scorer, run)
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"opened": None}

@@ -30,26 +30,30 @@ def features(texts: Sequence[str]) -> np.ndarray:
     begin = 0
     for block in blocks([text[:MOST_CHARACTERS].encode("utf-8", "surrogatepass") for text in texts]):
         counts = values[begin : begin + len(block)]
-        np.sqrt(_counts(block), out=counts)
+        counts[:] = _counts(block)
+        np.sqrt(counts, out=counts)
         counts /= np.sqrt(np.maximum(np.einsum("tf,tf->t", counts, counts), 1))[:, None]
         begin += len(block)
     return values
 
 
 def _counts(block: Sequence[bytes]) -> np.ndarray:
-    """Return float32 `[texts, FEATURES]`: how many things of each text fall into each cell."""
+    """Return int64 `[texts, FEATURES]`: how many things of each text fall into each cell."""
     letters = letters_of(block)
     # What begins in padding falls into a row of its own, behind those of the texts.
     lengths = [length for text in block for length in (len(text), len(PADDING))]
-    rows = np.repeat([row * FEATURES for text in range(len(block)) for row in (text, len(block))], lengths)
-    runs = np.ndarray(len(rows), "<u4", letters, strides=(1,)).astype(np.uint32)
-    of_runs = (runs * np.uint32(MULTIPLIER >> 32) >> np.uint32(32 - BITS)) + rows
+    offsets = np.array([row * FEATURES for text in range(len(block)) for row in (text, len(block))], np.uint32)
+    rows = np.repeat(offsets, lengths)
     words, starts = words_of(letters)
-    cells = np.concatenate([of_runs, _cells(words) + rows[starts]])
+    cells = np.empty(len(rows) + len(words), np.int64)
+    runs = np.ndarray(len(rows), "<u4", letters, strides=(1,)) * np.uint32(MULTIPLIER >> 32)
+    runs >>= np.uint32(32 - BITS)
+    np.add(runs, rows, out=cells[: len(rows)])
+    np.add(_cells(words), rows[starts], out=cells[len(rows) :])
     counts = np.bincount(cells, minlength=(len(block) + 1) * FEATURES).reshape(-1, FEATURES)
-    return counts[: len(block)].astype(np.float32)
+    return counts[: len(block)]
 
 
 def _cells(things: np.ndarray) -> np.ndarray:
     mixed = (things ^ (things >> np.uint64(29))) * np.uint64(MULTIPLIER)
-    return (mixed >> np.uint64(64 - BITS)).astype(np.int64)
+    return (mixed >> np.uint64(64 - BITS)).astype(np.uint32)

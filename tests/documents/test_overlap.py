@@ -34,6 +34,17 @@ def test_overlap_equals_counting_with_sets(targets, text, n):
     assert exact == any(f" {t} " in padded for t in targets)
 
 
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "b", "of", "é", "internationalisation"]), max_size=20), max_size=6),
+    st.lists(st.lists(st.sampled_from(["a", "b", "of", "é", "the", "internationalisation"]), max_size=40), max_size=6),
+    st.integers(min_value=1, max_value=13),
+)
+def test_texts_are_measured_together_as_one_by_one(targets, texts, n):
+    overlap = Overlap([" ".join(t) for t in targets], n=n)
+    joined = ["\u2014".join(t) if len(t) % 3 == 0 else " ".join(t) for t in texts]
+    assert overlap.measure_all(joined) == [overlap.measure(text) for text in joined]
+
+
 def test_a_whole_row_is_found_whatever_its_case_spacing_and_punctuation():
     overlap = Overlap(["something else that is quite unlike the other row", ROW])
     document = f"Before.\n{ROW.upper().replace(' ', chr(10) + ' ').replace(',', ' --')} After."

@@ -1,14 +1,23 @@
+import gzip
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate.documents import Fields, documents
+from curate.documents import Course, Fields, documents, hash_content, shapes
+from curate.documents.shapes.contract import Refused
 from curate.errors import SettingsError
 from curate.schema import Document, Skipped
 from tests.documents.writing import ENDINGS, shard_at, write
+from tests.selection.generated import json_rows
 
 CHAT = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Ho."}]
 
@@ -176,3 +185,96 @@ def test_a_row_with_a_number_that_no_encoder_of_json_takes_is_set_aside(tmp_path
     assert isinstance(first, Skipped)
     assert first.reason == "too deep or too large"
     assert isinstance(second, Document)
+
+
+ODD = [
+    b'{"id": 1, "text": "caf\xe9 in latin-1"}',
+    '{"id": "é", "text": "line\u2028separator\u0085 and \u3000space", "n": 1}'.encode(),
+    b'{"id": "twice", "text": "a", "text": "b", "id": "again", "n": 1, "n": 2}',
+    b'{"id": "big", "text": "a", "n": 123456789012345678901234567890, "m": -9223372036854775809}',
+    b'{"id": "edge", "text": "a", "n": 18446744073709551615, "m": -9223372036854775808}',
+    b'{"id": 123456789012345678901234567890, "text": "a number as id"}',
+    b'{"text": "digits 123456789012345678901234567890 in the text", "n": [123456789012345678901]}',
+    b'{"id": null, "text": null, "messages": [{"role": "assistant", "content": "Ho."}], "n": 1}',
+    b'{"id": "n", "text": null, "source": null, "n": null}',
+    b'{"text": "a", "source": null, "domain": "d"}',
+    b'{"text": "nan", "n": NaN, "m": -Infinity}',
+    b'{"text": "float", "n": 1e999, "m": 0.1, "z": -0.0}',
+    b'{"text": "\\ud800 lone"}',
+    b'{"text": "nested", "n": {"a": 1}, "m": [1], "ok": true}',
+    b'{"prompt": "p", "completion": "c", "text": null, "instruction": "i"}',
+    b'{"instruction": "do", "input": "this", "output": "done", "context": "c", "extra": 1}',
+    b'{"question": "q", "answer": "a", "n": 12345678901234567890123}',
+    b'{"text": 5}',
+    b'{"text": ["a"]}',
+    b'{"text": " \\n "}',
+    b"{}",
+    b"[1, 123456789012345678901234567890]",
+    b"123456789012345678901234567890",
+    b'"text"',
+    b'{"text": torn',
+    b'{"text": "cr"}\r',
+    b'\xef\xbb\xbf{"text": "a mark within the file"}',
+    b'  {"text": "blanks before"}\t',
+    b"\t \r",
+    b"",
+    b'{"text": "form\x0cfeed"}',
+    b'{"text": "deep", "n": ' + b"[" * 300 + b"]" * 300 + b"}",
+]
+
+
+def one_by_one(content: bytes, fields: Fields) -> Iterator[tuple[str, object] | Document]:
+    """Read lines as plainly as can be: each by itself, with nothing remembered from one to the next."""
+    filled = [line for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip(b" \t\r")]
+    for row, line in enumerate(filled):
+        try:
+            raw = orjson.loads(line)
+            raw = json.loads(line) if "0" * 19 in "".join("0" if c.isdecimal() else c for c in line.decode()) else raw
+        except (ValueError, RecursionError):
+            raw = json.loads(line) if b"NaN" in line else None
+        if not isinstance(raw, dict):
+            yield "undecodable line" if raw is None else "not an object", row
+            continue
+        shape = shapes.shape_of(raw, fields)
+        read = Refused("no text", "") if shape is None else shape.read(raw, fields)
+        if isinstance(read, Refused):
+            yield read.reason, row
+            continue
+        digest, own_id = hash_content(read), raw.get(fields.id)
+        others = {
+            k: v for k, v in raw.items() if k not in {*fields.columns, *(shape.columns(raw, fields) if shape else ())}
+        }
+        metadata = {
+            k: str(v) if type(v) is int and not -(2**63) <= v < 2**64 else v
+            for k, v in others.items()
+            if not isinstance(v, dict | list)
+        }
+        doc_id = digest if own_id is None or isinstance(own_id, dict | list) else str(own_id)
+        yield Document(doc_id=doc_id, shard="", row=row, content_hash=digest, metadata=metadata, **read)
+
+
+@pytest.mark.parametrize("fields", [Fields(), Fields(text="body", id="text"), Fields(format_as="question_answer")])
+@pytest.mark.parametrize("seed", range(3))
+def test_odd_rows_are_read_as_each_by_itself(tmp_path: Path, fields: Fields, seed: int) -> None:
+    rng = random.Random(seed)
+    generated = [
+        json.dumps(row, ensure_ascii=rng.random() < 0.5).encode() for _ in range(8) for row in json_rows(rng, 4)
+    ]
+    lines = rng.sample([*ODD, *ODD, *generated], 2 * len(ODD) + len(generated))
+    content = b"\xef\xbb\xbf" * (seed == 1) + b"\n".join(lines) + b"\n" * (seed == 2)
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(content))
+    expected = list(one_by_one(content, fields))
+    for name, course in (("a.jsonl", None), ("a.jsonl", Course()), ("b.jsonl.gz", Course())):
+        read = list(documents(shard_at(tmp_path / name), fields, course=course))
+        told = [(d.reason, d.row) if isinstance(d, Skipped) else d for d in read]
+        assert repr([replace(d, shard="") if isinstance(d, Document) else d for d in told]) == repr(expected)
+
+
+def test_a_preview_is_the_first_words_on_one_line() -> None:
+    rng = random.Random(0)
+    for length in (0, 1, 100, 159, 160, 161, 200, 201, 239, 640, 641, 3000):
+        for blank in (" ", "  \n\t", "\u3000 ", " " * 300):
+            text = "".join(rng.choice(["word", "x", blank, "é"]) for _ in range(length))[:length]
+            document = Document(doc_id="a", shard="a", row=0, content_hash="", text=text)
+            assert document.preview == " ".join(text[:640].split())[:160]

@@ -9,8 +9,10 @@ from polars.testing import assert_frame_equal
 
 import curate
 from curate.cli import main
-from curate.errors import SettingsError
+from curate.errors import CurateError, SettingsError
 from curate.pipeline.cascade import Cascade
+from curate.score_settings import ScoreSettings
+from curate.settings import changed
 from tests.scoring import make_project
 
 KEYS = ["shard", "row"]
@@ -53,6 +55,30 @@ def test_the_exact_stage_has_the_scores_of_the_whole_pool_of_the_predicted_best(
     assert told.documents == pytest.approx(len(exact), rel=0.3)
     assert set(told.kept) == {"score", "score_a", "score_b"}
     assert all(0 < k.at_least < k.recall <= 1 for k in told.kept.values())
+
+
+@pytest.mark.parametrize("method", ["ekfac", pytest.param("magic", marks=pytest.mark.slow)])
+def test_the_exact_stage_fits_nothing_and_takes_the_scores_of_the_sample(
+    project: Path, how: dict[str, Any], method: str
+) -> None:
+    asked = {**how, "method": method, "background": 32, "keep": "30%", "per_token": True}
+    cascade = _run(project / "runs" / method, **asked)
+    exact, teacher = cascade.exact, cascade.teacher
+    kept = [path for path in exact.path.rglob("*.safetensors") if path.parent.parent == exact.path]
+    assert kept
+    assert all(path.samefile(teacher.path / path.relative_to(exact.path)) for path in kept)
+    taken = exact.scores().join(teacher.scores().select(KEYS), on=KEYS, how="semi").sort(KEYS).collect()
+    assert 0 < len(taken) < (exact.totals or {})["documents"]
+    of_sample = teacher.scores().join(exact.scores().select(KEYS), on=KEYS, how="semi").sort(KEYS).collect()
+    assert_frame_equal(taken, of_sample, check_exact=True)
+    settings = ScoreSettings.from_record(exact.record.settings)
+    full = curate.score(changed(settings, only=None, top=None, group=()), project / "full" / method)
+    of_full = full.scores().join(exact.scores().select(KEYS), on=KEYS, how="semi").sort(KEYS).collect()
+    assert_frame_equal(exact.scores().collect(), of_full, rel_tol=1e-3, abs_tol=1e-6)
+    (exact.path / "finished.json").unlink()
+    shutil.rmtree(teacher.path)
+    with pytest.raises(CurateError, match=r"whose scores .* takes is gone"):
+        curate.score(settings, exact.path)
 
 
 def test_a_selection_is_a_share_of_the_pool(project: Path, cascade: Cascade) -> None:

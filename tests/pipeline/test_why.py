@@ -10,7 +10,7 @@ import curate
 from curate.cli import main
 from curate.errors import CurateError, SettingsError
 from curate.progress import Silent
-from curate.reports.explanation import strengths
+from curate.reports.tokens import strengths
 from curate.scores.run import Run
 from tests.scoring import make_project
 

@@ -8,10 +8,12 @@ import orjson
 
 from curate.documents.lines import filled_lines
 from curate.documents.shards import BadRow, Row, Shard
-from curate.documents.streamed import Streamed, blank_line
+from curate.documents.streamed import Streamed
 from curate.errors import CurateError
 
 _SHOWN = 80
+_SURE = frozenset({str, int, bool, type(None)})
+"""Types of values among which no number was too long for orjson, which makes a float of such a one."""
 _LONG = (b"0" * 20, b"-" + b"0" * 19)  # 2**64 has 20 digits, -2**63 has 19
 _DIGITS = bytes(ord("0") if chr(i).isdecimal() and i < 128 else i for i in range(256))
 
@@ -25,6 +27,8 @@ def decode(line: bytes, number: int) -> Row:
     """Decode one line strictly; `number` is its line number from 1."""
     try:
         value = orjson.loads(line)
+        if type(value) is dict and _SURE.issuperset(map(type, value.values())):
+            return value
         digits = line.translate(_DIGITS)
         if any(long in digits for long in _LONG):
             value = _exact(line, value)
@@ -79,5 +83,5 @@ FORMAT = Streamed(
     hint="Each line must hold one JSON object. To put them on lines: jq -c . FILE > FILE.jsonl",
     note="one object per line",
     json_lines=True,
-    preamble=blank_line,
+    lines_alone=True,
 )

@@ -41,8 +41,12 @@ def candidates(fields: Fields) -> tuple[Shape, ...]:
 def shape_of(row: Columns, fields: Fields) -> Shape | None:
     """Return the shape that a row is read as; None where it has none."""
     filled = {name for name, value in row.items() if value is not None}
-    shapes = (s for s in candidates(fields) if s.columns(filled, fields) and s.fits(row, fields))
-    return next(shapes, None)
+    return next((shape for shape in of_columns(filled, fields) if shape.fits(row, fields)), None)
+
+
+def of_columns(filled: Collection[str], fields: Fields) -> list[Shape]:
+    """Return the shapes, in the order in which they are tried, that rows may have of which these are not null."""
+    return [shape for shape in candidates(fields) if shape.columns(filled, fields)]
 
 
 def content_columns(columns: Collection[str], fields: Fields) -> set[str]:
