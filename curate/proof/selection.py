@@ -10,8 +10,8 @@ from curate.folders.local import open_folder, refuse_url
 from curate.folders.record import RunRecord
 from curate.scores.run import Run
 from curate.selection.dump import KIND, MANIFEST
+from curate.selection.funnel import NEARLY_ALL
 from curate.selection.ranking import Ranking, ranking_column
-from curate.selection.select import NEARLY_ALL
 
 _SIZES = ("top", "token_budget", "decontaminate")
 
