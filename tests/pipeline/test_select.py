@@ -154,7 +154,7 @@ def test_another_tokenizer_learns_the_same_characters(project: Path, run: curate
     other = AutoTokenizer.from_pretrained(project / "other")
     reporter = Warnings()
     options: dict[str, Any] = {"unit": "token", "top": "40%", "smooth": "line"}
-    curate.select(run, **options, out=tmp_path / "proxy")
+    curate.select(run, **options, out=tmp_path / "proxy", reporter=reporter)
     selection = curate.select(
         run, **options, tokenizer=project / "other", out=tmp_path / "other", format="parquet", reporter=reporter
     )
@@ -179,17 +179,17 @@ def test_another_tokenizer_learns_the_same_characters(project: Path, run: curate
 
 
 def test_turns_are_chosen_whole(project: Path, run: curate.Run, tmp_path: Path) -> None:
-    selection = curate.select(run, unit="token", top="60%", smooth="turn", out=tmp_path / "out")
+    options: dict[str, Any] = {"unit": "token", "smooth": "turn", "reporter": Warnings()}
+    selection = curate.select(run, **options, top="60%", out=tmp_path / "out")
     for row in dump(tmp_path / "out"):
         if row["text"] is not None:
             (span,) = row["spans"]  # all of a plain text, as far as it was scored
             assert span[0] == 0
     assert 0.5 < selection.tokens / selection.token_figures.candidates <= 0.6
-    reporter = Warnings()
     with pytest.raises(CurateError, match="Nothing is left") as error:
-        curate.select(run, unit="token", budget=1, smooth="turn", out=tmp_path / "less", reporter=reporter)
+        curate.select(run, **options, budget=1, out=tmp_path / "less")
     assert "--smooth" in (error.value.hint or "")
-    assert any("1 tokens are wanted; 0 are chosen" in w for w in reporter.warnings)
+    assert any("1 tokens are wanted; 0 are chosen" in w for w in options["reporter"].warnings)
 
 
 def test_documents_are_narrowed_before_their_tokens(project: Path, run: curate.Run, tmp_path: Path) -> None:
@@ -208,9 +208,8 @@ def test_the_same_settings_give_the_same_bytes_and_the_command_does_what_the_fun
     options = ["--unit", "token", "--top", "20%", "--documents", "50%", "--smooth", "sentence", "--format", "jsonl.zst"]
     main(["select", str(run.path), *options, "--out", str(tmp_path / "a")])
     assert "chosen (" in capsys.readouterr().out
-    curate.select(
-        run, unit="token", top="20%", documents="50%", smooth="sentence", format="jsonl.zst", out=tmp_path / "b"
-    )
+    settings: dict[str, Any] = {"unit": "token", "top": "20%", "documents": "50%", "smooth": "sentence"}
+    curate.select(run, **settings, format="jsonl.zst", out=tmp_path / "b", reporter=Warnings())
     names = sorted(str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*.*"))
     assert "train/00000.jsonl.zst" in names
     for name in names:
