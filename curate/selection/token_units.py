@@ -47,15 +47,19 @@ def _stretches(text: str, ends: np.ndarray, smooth: str) -> np.ndarray:
     return np.searchsorted(boundaries, ends - 1, side="right")
 
 
-def unit_scores(units: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each unit's mean score, float32 `[units]`, and its number of tokens, int32 `[units]`.
+def scores_of_labels(parts: np.ndarray) -> np.ndarray:
+    """Return each token's score as a label, `[tokens]`, from what of the document's score entered at each token.
 
-    `parts`: what of the document's score entered at each token, `[tokens]`. What enters at a token is learnt from
-    predicting the next one, so a token's score is the part of the token before it.
+    What enters at a token is learnt from predicting the next one, so a label's score is the part of the token before.
     """
+    return np.concatenate([np.zeros(1, parts.dtype), parts])[: len(parts)]
+
+
+def unit_scores(units: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each unit's mean of tokens' scores, float32 `[units]`, and its number of tokens, int32 `[units]`."""
     tokens = np.flatnonzero(units >= 0)
     counts = np.bincount(units[tokens])
-    sums = np.bincount(units[tokens], weights=parts[tokens - 1].astype(np.float64))
+    sums = np.bincount(units[tokens], weights=scores[tokens].astype(np.float64))
     return (sums / np.maximum(counts, 1)).astype(np.float32), counts.astype(np.int32)
 
 

@@ -24,7 +24,7 @@ from curate.scores.run import Run
 from curate.selection.funnel import NEARLY_ALL, Funnel, Stage, position
 from curate.selection.labels import labelled, labels_of, overlapping, spans_of, stretches_of
 from curate.selection.token_columns import IDS, LABELS, SPANS, TEXT, TokenFigures
-from curate.selection.token_units import best, unit_scores, units_of
+from curate.selection.token_units import best, scores_of_labels, unit_scores, units_of
 
 NAME = "tokens"
 """What the funnel, and the reason of documents without a chosen token, call it."""
@@ -77,8 +77,8 @@ class _Read:
     placed: Placed
     stretches: np.ndarray
     units: np.ndarray
-    parts: np.ndarray
-    """What of its score entered at each token; none of those that were cut off."""
+    scores: np.ndarray
+    """Of each token as a label; of none of those that were cut off."""
 
 
 @dataclass(kw_only=True)
@@ -148,7 +148,7 @@ class TokenChoice:
         firsts, lengths = np.zeros(len(positions) + 1, np.int64), np.zeros(len(positions), np.int64)
         number = 0
         for number, read in enumerate(self._read(funnel, positions), 1):
-            means, sizes = unit_scores(read.units, read.parts)
+            means, sizes = unit_scores(read.units, read.scores)
             scores.append(means)
             counts.append(sizes)
             firsts[number] = firsts[number - 1] + len(means)
@@ -232,7 +232,7 @@ class TokenChoice:
             placed=placed,
             stretches=stretches,
             units=units_of(placed.text, stretches, is_scored, self.request.smooth),
-            parts=parts,
+            scores=parts if self.run.record.is_rescoring else scores_of_labels(parts),  # rescored is every label
         )
 
     def _scored(self, funnel: Funnel, positions: np.ndarray) -> Iterator["_Scored"]:

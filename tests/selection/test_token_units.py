@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curate.selection.token_units import best, unit_scores, units_of
+from curate.selection.token_units import best, scores_of_labels, unit_scores, units_of
 
 TEXT = 'One. "Two!" Three\nfour. Five'
 
@@ -29,7 +29,8 @@ def test_tokens_without_loss_divide_what_is_chosen_together(smooth: str) -> None
 
 def test_a_tokens_score_is_the_part_of_the_one_that_predicts_it() -> None:
     parts = np.array([5, 1, 3, 0], np.float32)  # nothing enters at the last token
-    scores, counts = unit_scores(np.array([-1, 0, 1, 1]), parts)
+    assert scores_of_labels(parts).tolist() == [0, 5, 1, 3]
+    scores, counts = unit_scores(np.array([-1, 0, 1, 1]), scores_of_labels(parts))
     assert scores.tolist() == [5, 2]
     assert counts.tolist() == [1, 2]
 
