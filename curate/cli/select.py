@@ -47,9 +47,22 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
     "--top",
     metavar="SHARE|N",
     help="Keep the best: a share (5%, 0.05) or a number of documents. Of a run of `curate score --only` a share is one"
-    " of all documents that it was narrowed from.",
+    " of all documents that it was narrowed from. With --unit token a share of the tokens, or a number of them.",
 )
 @click.option("--budget", metavar="TOKENS", help="Keep the best up to so many tokens: 20M, 1.5B.")
+@click.option(
+    "--documents", metavar="SHARE|N", help="With --unit token: choose among the tokens of the best documents."
+)
+@click.option(
+    "--smooth",
+    type=click.Choice(["none", "sentence", "line", "turn"]),
+    help="With --unit token: what has its tokens' mean score and is chosen whole.  [default: none]",
+)
+@click.option(
+    "--tokenizer",
+    metavar="DIR",
+    help="With --unit token: the model whose tokens input_ids and labels are of.  [default: the proxy]",
+)
 @click.option(
     "-f", "--filter", "names", multiple=True, metavar="NAME|FILE.sql", help="A filter; repeatable, in this order."
 )
@@ -72,10 +85,10 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 )
 @click.option(
     "--unit",
-    type=click.Choice(["document", "shard"]),
+    type=click.Choice(["document", "shard", "token"]),
     default="document",
     show_default=True,
-    help="Choose documents or whole shards.",
+    help="Choose documents, whole shards, or tokens of a run that was scored with --per-token.",
 )
 @click.option(
     "--shard-score",
@@ -110,11 +123,12 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Choose documents by their scores and write them as a dataset.
+    """Choose documents, or their tokens, by their scores and write them as a dataset.
 
     RUN is a folder of `curate score`; the default is the latest under runs/. Documents that hold a row of the
     target are dropped first; then come the filters in the order given, then --top and --budget. The dataset keeps
-    the pool's columns, adds the scores, and loads with datasets.load_dataset.
+    the pool's columns, adds the scores, and loads with datasets.load_dataset. With --unit token it also has the
+    chosen stretches of each text (spans), and that text as input_ids and labels: -100 where a token carries no loss.
 
     \b
     curate select --top 5%                                     # the best 5 % of the latest run, into selected/
@@ -124,6 +138,7 @@ def command(
     curate select runs/x --budget 20M --filter quota -p by=source --filter dedup --dry-run
     curate select runs/x --filter mine.sql --unit shard --top 20%
     curate select runs/x --top 5% --filter dedup -p near=0.97 --filter diverse --store stores/pile
+    curate select runs/x --unit token --documents 20% --top 20% --smooth sentence
     """
     from curate.cli._output import RichReporter, print_json
 
@@ -131,7 +146,7 @@ def command(
         _print_filters(as_json)
         return
     from curate.cli._runs import chosen_run
-    from curate.selection.select import select
+    from curate.pipeline.select import run as select
 
     filters = _filters(names, params)
     opened_run = chosen_run(run)
@@ -204,9 +219,11 @@ def _print_selection(selection: "Selection", format: str) -> None:
         stdout.print(f"changed: {change}", markup=False, soft_wrap=True)
     if selection.changes and format != "jsonl.zst":
         stdout.print("Rows of JSON lines stay as they are with --format jsonl.zst.", markup=False, soft_wrap=True)
+    figures = selection.token_figures
+    chosen = "" if figures is None else f" chosen ({figures.carrying_loss:,} carry loss, of {figures.tokens:,} in all)"
     where = f"written to {selection.out}" if selection.out else "dry run: nothing written"
     stdout.print(
-        f"{selection.documents:,} documents, {selection.tokens:,} tokens; {where} ({selection.seconds:.1f} s)",
+        f"{selection.documents:,} documents, {selection.tokens:,} tokens{chosen}; {where} ({selection.seconds:.1f} s)",
         markup=False,
         soft_wrap=True,
     )

@@ -55,6 +55,8 @@ def command(
     held-out row are left out of every arm. Finished arms are kept: a killed command goes on with the next one, and
     verifications of other selections of the run take those that they have in common. Below 30 steps there is no
     verdict; a selection of fewer tokens than these take is passed over up to four times, unless --tokens is given.
+    Beside a selection of tokens (`curate select --unit token`) there are two arms more: as many random tokens of each
+    of its documents, and the best documents; equal are the tokens that carry loss, and all that are read stand beside.
     """
     from curate.cli._output import RichReporter, print_json
     from curate.pipeline import verify
@@ -101,14 +103,30 @@ def _print(verification: "Verification", plot: Path | None) -> None:
     def shown(value: float, spread: float | None) -> str:
         return f"{value:.4f}" if spread is None else f"{value:.4f} ± {spread:.4f}"
 
+    of_tokens = verification.is_of_tokens
     rows: list[tuple[Any, ...]] = [
-        ("untrained", 0, "", f"{verification.untrained['target']:.4f}", f"{verification.untrained['other']:.4f}")
+        (
+            "untrained",
+            0,
+            *[0] * of_tokens,
+            "",
+            f"{verification.untrained['target']:.4f}",
+            f"{verification.untrained['other']:.4f}",
+        )
     ]
     for r in verification.rows():
         target, other = (shown(r[kind], r[f"{kind}_spread"]) for kind in ("target", "other"))
-        rows.append((r["arm"], r["tokens"], f"{r['epochs']:.2f}", target, other))
+        forward = [r["forward_tokens"]] if of_tokens else []
+        rows.append((r["arm"], r["tokens"], *forward, f"{r['epochs']:.2f}", target, other))
     print_table(
-        ["arm", "tokens", "epochs", f"target ({verification.held_out} rows)", f"other ({verification.others} rows)"],
+        [
+            "arm",
+            "tokens",
+            *["of all, about"] * of_tokens,
+            "epochs",
+            f"target ({verification.held_out} rows)",
+            f"other ({verification.others} rows)",
+        ],
         rows,
     )
     stdout.print("Losses in nats per token, ± the standard deviation over seeds.", soft_wrap=True)

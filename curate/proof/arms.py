@@ -8,6 +8,7 @@ from typing import Any
 from curate.documents import Fields, Pool, documents, open_pool
 from curate.folders.folder import put_text
 from curate.folders.local import open_folder
+from curate.proof.masking import Masked
 from curate.proof.spool import key_of
 from curate.schema import Document
 from curate.scores.run import Run
@@ -17,6 +18,8 @@ from curate.selection.ranking import SCORE, Ranking, is_summed
 from curate.selection.select import select
 
 SELECTION, ALL, SWEPT = "selection", "all", "top "
+RANDOM_TOKENS, BEST_DOCUMENTS = "random tokens", "best documents"
+"""Beside a selection of tokens: random ones of its documents, and whole documents of as many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class Arm:
     """Its budget of tokens as a multiple of the others'."""
     per_seed: bool = False
     """Whether every seed has documents of its own, not only an order."""
-    documents: Callable[[int], Iterable[Document]]
+    documents: Callable[[int], Iterable[Document | Masked]]
     """Returns the documents of a seed."""
 
 

@@ -9,7 +9,17 @@ from curate import methods
 from curate.documents import Pool
 from curate.errors import CurateError
 from curate.progress import Reporter
-from curate.proof.arms import ALL, SELECTION, SWEPT, Arm, select_best, selected_documents
+from curate.proof.arms import (
+    ALL,
+    BEST_DOCUMENTS,
+    RANDOM_TOKENS,
+    SELECTION,
+    SWEPT,
+    Arm,
+    select_best,
+    selected_documents,
+)
+from curate.proof.masking import chosen_tokens
 from curate.proof.places import draw
 from curate.proof.selection import Selected
 from curate.proof.settings import RANDOM
@@ -51,8 +61,9 @@ class Choices:
     def arms(self, tokens: int, all_times: float) -> list[Arm]:
         """Return all arms; `tokens` is the budget that each trains on."""
         pool = self.pool
-        arms = [self._dump(SELECTION, self.selected.folder, self.selected.manifest["fingerprint"])]
-        arms.append(self._drawn(RANDOM, tokens, 1.0))
+        arms = [self._selection(), self._drawn(RANDOM, tokens, 1.0)]
+        if self.selected.is_of_tokens:
+            arms += [self._random_tokens(), self._best_documents()]
         for method in dict.fromkeys(self.baselines):
             folder = self.out / "choices" / method
             budget, column = self.selected.budget, self.selected.column
@@ -125,6 +136,38 @@ class Choices:
         record = self.selected.run.record.json
         run.refuse_other(record["settings"], record["fingerprints"])
         return run
+
+    def _selection(self) -> Arm:
+        fingerprint = self.selected.manifest["fingerprint"]
+        if not self.selected.is_of_tokens:
+            return self._dump(SELECTION, self.selected.folder, fingerprint)
+        return Arm(
+            name=SELECTION,
+            key=fingerprint,
+            documents=lambda _: chosen_tokens(self.selected, self.settings.fields),
+        )
+
+    def _random_tokens(self) -> Arm:
+        return Arm(
+            name=RANDOM_TOKENS,
+            key=key_of(self.selected.manifest["fingerprint"], self.seed),
+            per_seed=True,
+            documents=lambda seed: chosen_tokens(self.selected, self.settings.fields, 1000 * (self.seed + 1) + seed),
+        )
+
+    def _best_documents(self) -> Arm:
+        """Return the arm of the best documents, by the same filters and column, of as many tokens that carry loss."""
+        folder = self.out / "choices" / "best-documents"
+        key = select_best(
+            self._selection_run(),
+            folder,
+            column=self.selected.column,
+            ranking=self.selected.ranking,
+            tokens=self.selected.budget,
+            filters=self.selected.filters,
+            pool=self.pool,
+        )
+        return self._dump(BEST_DOCUMENTS, folder, key)
 
     def _dump(self, name: str, folder: Path, key: str) -> Arm:
         return Arm(name=name, key=key, documents=lambda _: selected_documents(folder, self.settings.fields))

@@ -125,6 +125,7 @@ class Comparison:
             outcomes=outcomes,
             untrained=untrained,
             out=str(self.out),
+            is_of_tokens=self.selected.is_of_tokens,
         )
 
     def _train(self, trainings: Sequence[tuple[Arm, int]], untrained: Mapping[str, float], executor: Executor) -> None:

@@ -68,7 +68,8 @@ class VerifyPlan:
 def plan(comparison: Comparison) -> VerifyPlan:
     """Measure one step on the selection's first documents and one evaluation, and estimate the whole."""
     settings, choices = comparison.settings, comparison.choices
-    alike = 2 + len(dict.fromkeys(choices.baselines)) + len(choices.sweep)
+    of_tokens = comparison.selected.is_of_tokens
+    alike = 2 + 2 * of_tokens + len(dict.fromkeys(choices.baselines)) + len(choices.sweep)
     passes = comparison.selected.manifest["before"]["tokens"] / comparison.tokens
     all_steps = comparison.steps(min(settings.all_times, passes)) if settings.all_times else 0
     step, per_row = _measured(comparison)
@@ -77,6 +78,9 @@ def plan(comparison: Comparison) -> VerifyPlan:
     there, all_there = _there(comparison)
     steps = (settings.seeds * alike - there) * comparison.steps(1) + (settings.seeds - all_there) * all_steps
     missing = trainings - there - all_there
+    if of_tokens:  # two arms read all tokens of their documents for those that carry loss
+        figures = comparison.selected.manifest["tokens"]
+        step *= 1 + 2 / alike * (figures["tokens"] / figures["carrying_loss"] - 1)
     dumps = (alike - 2) * sum(p.stat().st_size for p in comparison.selected.folder.glob("*/*"))
     return VerifyPlan(
         arms=alike + bool(all_steps),

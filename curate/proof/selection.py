@@ -10,10 +10,11 @@ from curate.folders.local import open_folder, refuse_url
 from curate.folders.record import RunRecord
 from curate.scores.run import Run
 from curate.selection.dump import KIND, MANIFEST
+from curate.selection.funnel import NEARLY_ALL
 from curate.selection.ranking import Ranking, ranking_column
-from curate.selection.select import NEARLY_ALL
+from curate.selection.tokens import NAME as TOKENS
 
-_SIZES = ("top", "token_budget", "decontaminate")
+_SIZES = ("top", "token_budget", "decontaminate", TOKENS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,13 @@ class Selected:
         return cls(folder=folder, manifest=manifest, run=Run(open_folder(_run_of(folder, manifest)), record))
 
     @property
+    def is_of_tokens(self) -> bool:
+        """Whether it chose tokens, not whole documents."""
+        return self.manifest["unit"] == "token"
+
+    @property
     def tokens(self) -> int:
+        """Tokens that carry loss."""
         return self.manifest["after"]["tokens"]
 
     @property

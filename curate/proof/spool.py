@@ -3,7 +3,7 @@
 ids.bin      int32, all documents one after the other
 scored.bin   bool, aligned
 lengths.npy  int64 [documents]
-spool.json   counts of documents, tokens and rows left out
+spool.json   counts of documents, tokens that carry loss, all tokens (forward) and rows left out
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +21,7 @@ from curate.folders.codecs import JSON
 from curate.folders.kept import kept_folder
 from curate.folders.local_folder import LocalFolder
 from curate.progress import Reporter
+from curate.proof.masking import Masked
 from curate.proxies.room import Room
 from curate.proxies.tokens import Encoded, Encoder, TokenSettings
 from curate.schema import Document
@@ -75,7 +76,7 @@ class _Spooled(Sequence[Encoded]):
 
 def spooled(
     folder: Path,
-    documents: Callable[[], Iterable[Document]],
+    documents: Callable[[], Iterable[Document | Masked]],
     encoder: Encoder,
     excluded: Excluded,
     *,
@@ -98,16 +99,20 @@ def spooled(
 
 
 def _write(
-    folder: Path, documents: Iterable[Document], encoder: Encoder, excluded: Excluded, advance: Callable[[float], None]
+    folder: Path,
+    documents: Iterable[Document | Masked],
+    encoder: Encoder,
+    excluded: Excluded,
+    advance: Callable[[float], None],
 ) -> dict[str, int]:
     lengths: list[int] = []
     counts = {"documents": 0, "tokens": 0, "held_out": 0, "nothing_scored": 0}
     stream = iter(documents)
     with (folder / "ids.bin").open("wb") as ids, (folder / "scored.bin").open("wb") as scored:
         while block := list(islice(stream, _AT_ONCE)):
-            included = [d for d in block if not excluded.holds(d)]
+            included = [d for d in block if not excluded.holds(d.document if isinstance(d, Masked) else d)]
             counts["held_out"] += len(block) - len(included)
-            for document in encoder(included):
+            for document in _encoded(included, encoder):
                 if not document.num_scored:
                     counts["nothing_scored"] += 1
                     continue
@@ -116,9 +121,15 @@ def _write(
                 lengths.append(len(document.ids))
                 counts["tokens"] += document.num_scored
             advance(len(block))
-    counts["documents"] = len(lengths)
+    counts |= {"documents": len(lengths), "forward": sum(lengths)}
     np.save(folder / "lengths.npy", np.array(lengths, np.int64))
     return counts
+
+
+def _encoded(documents: Sequence[Document | Masked], encoder: Encoder) -> Iterator[Encoded]:
+    """Yield documents as tokens; plain ones are encoded together, which is faster."""
+    plain = iter(encoder([d for d in documents if isinstance(d, Document)]))
+    return (d.encoded(encoder) if isinstance(d, Masked) else next(plain) for d in documents)
 
 
 def token_batches(scored: np.ndarray, *, tokens: int, steps: int, seed: int) -> list[tuple[int, ...]]:

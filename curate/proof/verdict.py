@@ -51,6 +51,13 @@ class Outcome:
         return self.curves[0].tokens[-1]
 
     @property
+    def forward_tokens(self) -> int | None:
+        """All tokens that went through the model, about: those that carry loss with their documents' others."""
+        if (forward := self.counts.get("forward")) is None:
+            return None
+        return round(self.trained_tokens * forward / self.counts["tokens"])
+
+    @property
     def epochs(self) -> float:
         return self.trained_tokens / self.counts["tokens"]
 
@@ -60,6 +67,7 @@ class Outcome:
         return {
             "arm": self.name,
             "tokens": self.trained_tokens,
+            "forward_tokens": self.forward_tokens,
             "epochs": self.epochs,
             "target": float(target.mean()),
             "target_spread": spread(target),
@@ -102,6 +110,8 @@ class Verification:
     outcomes: tuple[Outcome, ...]
     untrained: dict[str, float]
     out: str
+    is_of_tokens: bool = False
+    """Whether the selection is of tokens, so that arms of equal tokens that carry loss differ in those they read."""
 
     @property
     def verdict(self) -> Verdict:

@@ -121,6 +121,18 @@ def load_proxy(settings: ProxySettings, *, weights: Path | None = None) -> Proxy
     return proxy
 
 
+def load_proxys_tokenizer(settings: ProxySettings) -> PreTrainedTokenizerBase:
+    """Load a proxy's tokenizer with its chat template, and not its model. Raises CurateError."""
+    source = find(settings.model)
+    folder = Path(source)
+    with quietly():
+        address = tokenizers_source(folder) if is_adapter(folder) else (source, settings.revision)
+        tokenizer = load_tokenizer(*address)
+    if settings.chat_template:
+        choose_template(tokenizer, settings.chat_template)
+    return tokenizer
+
+
 def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ProxySettings) -> Proxy:
     """Freeze a model that is in memory already and name its layers. Raises CurateError for one that is not causal."""
     model.eval().requires_grad_(False)
@@ -230,13 +242,9 @@ def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedMode
         folder = Path(source)
         if is_adapter(folder):
             model = load_adapters(weights or folder, dtype, device)
-            tokenizer = load_tokenizer(*tokenizers_source(folder))
         else:
             model = load_whole(source, dtype, device, weights=weights, revision=settings.revision)
-            tokenizer = load_tokenizer(source, settings.revision)
-    if settings.chat_template:
-        choose_template(tokenizer, settings.chat_template)
-    return model, tokenizer
+    return model, load_proxys_tokenizer(settings)
 
 
 def _configuration(model: PreTrainedModel) -> str:

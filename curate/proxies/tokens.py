@@ -150,12 +150,18 @@ class Encoder:
         return Encoded(ids=no_ids, scored=no_ids.astype(bool), truncated=False, beyond=why)
 
     def _completion(self, prompt: str, completion: str) -> Encoded:
-        return self._ranges(prompt + completion, [(len(prompt), len(prompt) + len(completion))], special=True)
+        ranges = [(len(prompt), len(prompt) + len(completion))]
+        ids, scored, _ = self.masked(prompt + completion, ranges, special=True)
+        return self._finish(ids, scored)
 
-    def _ranges(
+    def masked(
         self, text: str, ranges: Iterable[tuple[int, int]], *, special: bool, straddling: bool = False
-    ) -> Encoded:
-        """Encode text; score the tokens that end inside one of the character ranges, or that straddle its end."""
+    ) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Return a text's ids, which of them are scored, and their offsets in characters, int64 `[tokens, 2]`.
+
+        Scored are the tokens that end inside one of the character ranges, or that straddle its end. Raises CurateError
+        for a tokenizer that gives no offsets.
+        """
         if not self.tokenizer.is_fast:
             raise CurateError(
                 "This model's tokenizer gives no character offsets, which masks of prompts and turns need.",
@@ -167,7 +173,7 @@ class Encoder:
         for start, stop in ranges:
             inside = offsets[:, 0] < stop if straddling else offsets[:, 1] <= stop
             scored |= (offsets[:, 1] > start) & inside & (offsets[:, 1] > offsets[:, 0])
-        return self._finish(encoding["input_ids"], scored)
+        return encoding["input_ids"], scored, offsets
 
     def _chat(self, document: Document) -> Encoded:
         try:
@@ -179,7 +185,8 @@ class Encoder:
             no_ids = np.zeros(0, np.int32)
             refused = f"{type(error).__name__}: {error}" if not isinstance(error, TemplateError) else str(error)
             return Encoded(ids=no_ids, scored=no_ids.astype(bool), truncated=False, refused=refused)
-        return self._ranges(text, ranges, special=False, straddling=self.chat.traits.marks)
+        ids, scored, _ = self.masked(text, ranges, special=False, straddling=self.chat.traits.marks)
+        return self._finish(ids, scored)
 
 
 def batches(

@@ -1,16 +1,18 @@
 """The dataset card of a selection, for people and for `datasets`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from curate.selection.formats import ENDINGS, SPLIT
 from curate.selection.ranking import DENSITY
+from curate.selection.token_columns import IDS, LABELS, SPANS, TokenFigures
 from curate.visible import visible
 
 _LISTED = 50
+_CANDIDATES = {"document": "documents", "shard": "shards", "token": "documents, and at last tokens,"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,10 @@ class Described:
 
     scores: list[str]
     """The names of the score columns."""
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    """The names of the columns of chosen tokens."""
+    figures: TokenFigures | None = None
+    """Of chosen tokens."""
     features: list[Any] | None
     """Features that the card must state, as lines of JSON cannot."""
     changes: tuple[str, ...]
@@ -48,8 +54,8 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         f"# {after['documents']:,} documents selected by influence",
         "",
         f"Selected by `curate` from {before['documents']:,} scored documents ({before['tokens']:,} tokens): "
-        f"{after['documents']:,} documents, {after['tokens']:,} tokens. A score above zero means: training more on "
-        "this document lowers the target's loss."
+        f"{after['documents']:,} documents, {after['tokens']:,} tokens{_of_all(described.figures)}. "
+        "A score above zero means: training more on this document lowers the target's loss."
         + (f" Scored were {manifest['narrowed']}." if manifest["narrowed"] else ""),
         "",
         *_table(
@@ -60,7 +66,7 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
             ],
         ),
         "",
-        f"## Filters, in order ({manifest['unit']}s were the candidates)",
+        f"## Filters, in order ({_CANDIDATES[manifest['unit']]} were the candidates)",
         "",
         *_table(
             ("filter", "parameters", "kept", "dropped", "tokens left"),
@@ -78,6 +84,7 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         ),
         *([f"… and {len(chosen) - _LISTED:,} more"] if len(chosen) > _LISTED else []),
         "",
+        *_about_tokens(described),
         *(
             ["## Written otherwise than in the pool", "", *(f"- {c}" for c in described.changes), ""]
             if described.changes
@@ -89,6 +96,28 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         "",
     ]
     return visible("\n".join(lines))
+
+
+def _of_all(figures: TokenFigures | None) -> str:
+    return "" if figures is None else f" that carry loss, of {figures.tokens:,} in these documents"
+
+
+def _about_tokens(described: Described) -> list[str]:
+    """Say which columns chosen tokens have, and how to train on them."""
+    if (figures := described.figures) is None:
+        return []
+    names = {name: f"`{column}`" for name, column in described.tokens.items()}
+    read_by = "the proxy" if figures.tokenizer is None else figures.tokenizer
+    return [
+        "## Which tokens carry loss",
+        "",
+        f"{names[SPANS]}: the chosen stretches, `[start, end)` in characters of `{figures.text_column}`. "
+        f"{names[IDS]} and {names[LABELS]}: that text as tokens of {read_by}; a label is -100 where a token carries no "
+        "loss, and where it overlaps no chosen stretch it carries none. A trainer that takes labels as they are learns "
+        f"what was chosen: {figures.carrying_loss:,} tokens. Chosen were {figures.chosen:,} of {figures.candidates:,} "
+        "tokens of the proxy.",
+        "",
+    ]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -1,6 +1,6 @@
 """The columns of a selection: learned from all of its rows before any is written; what cannot stay is told."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -61,9 +61,9 @@ class Columns:
                 ends = pc.call_function("min_max", [table[name]]).as_py().values()
                 self._largest[name] = max([self._largest.get(name, 0), *(abs(end) for end in ends if end)])
 
-    def learn_scores(self, scores: pa.Table) -> None:
-        """Learn the names and types of the scores."""
-        self.scores = {f.name: f.type for f in scores.schema}
+    def learn_scores(self, scores: Iterable[pa.Field]) -> None:
+        """Learn the names and types of the scores, and of what else stands beside the pool's columns."""
+        self.scores = {f.name: f.type for f in scores}
 
     @property
     def score_names(self) -> dict[str, str]:

@@ -20,6 +20,8 @@ from curate.selection.ranking import Ranking
 
 _SHARDS_AT_ONCE = 256  # a query for each of very many small shards would take longer than reading them
 _ROW_BITS = 40  # a document's position is its shard's number and its row: one integer, in pool order
+NEARLY_ALL = 0.98
+"""Share of a budget below which a selection is said to fall short of it."""
 SHARD_STATISTICS = ("mean", "sum", "max", "q05", "q25", "q50", "q75", "q95")
 
 
@@ -35,19 +37,20 @@ class Stage:
     """What the score columns that it names hold: `score_law per token`."""
     sql: str
     unit: str
-    """'document', or 'shard' where whole shards were the candidates; kept and dropped count those."""
+    """'document', 'shard' where whole shards were the candidates, or 'token'; kept and dropped count those."""
     kept: int
     dropped: int
     documents: int
     tokens: int
+    """Tokens that carry loss in these documents."""
     documents_dropped: int
 
 
 class Funnel:
     """The candidates of one selection in a session on one run.
 
-    Keeps, in the session's database: `_kept(pos, n_tokens, weight)` for the documents that are left, and
-    `_rejected(pos, stage)` for the others.
+    Keeps, in the session's database: `_kept(pos, n_tokens, weight)` for the documents that are left, with their tokens
+    that carry loss, and `_rejected(pos, stage)` for the others.
     """
 
     def __init__(self, session: Session, *, shard_score: str = "mean", ranking: Ranking | None = None) -> None:
@@ -114,8 +117,7 @@ class Funnel:
         if by_shard:
             self._drop_documents_of(name)
         kept = self._number(f"SELECT count(*) FROM {table}")
-        documents, tokens = self._sums()
-        stage = Stage(
+        return self._staged(
             name=name,
             values=dict(bound.values),
             asked=dict(bound.asked),
@@ -124,10 +126,45 @@ class Funnel:
             unit=self.unit,
             kept=kept,
             dropped=before - kept,
-            documents=documents,
-            tokens=tokens,
-            documents_dropped=(self.stages[-1].documents if self.stages else self.documents) - documents,
         )
+
+    def kept_positions(self) -> np.ndarray:
+        """Return the positions of the documents that are left, sorted."""
+        return self._con.sql("SELECT pos FROM _kept ORDER BY pos").to_arrow_table()["pos"].to_numpy()
+
+    def keep_tokens(
+        self,
+        name: str,
+        positions: np.ndarray,
+        counts: np.ndarray,
+        *,
+        values: dict[str, Any],
+        asked: dict[str, Any],
+        ranked_by: str,
+        dropped: int,
+    ) -> Stage:
+        """Keep those of the documents that have chosen tokens, and so many of them; `dropped` tokens are not."""
+        self._con.register("_chosen", pa.table({"pos": positions, "n_tokens": counts}))
+        self._execute("CREATE OR REPLACE TABLE _result AS SELECT pos, n_tokens, NULL::DOUBLE AS weight FROM _chosen")
+        self._con.unregister("_chosen")
+        self._narrow("_kept", name)
+        self._execute("UPDATE _kept SET n_tokens = r.n_tokens FROM _result r WHERE r.pos = _kept.pos")
+        return self._staged(
+            name=name,
+            values=values,
+            asked=asked,
+            ranked_by=(ranked_by,),
+            sql="",
+            unit="token",
+            kept=int(counts.sum()),
+            dropped=dropped,
+        )
+
+    def _staged(self, **described: Any) -> Stage:
+        """Add a stage with the documents that are left now."""
+        documents, tokens = self._sums()
+        before = self.stages[-1].documents if self.stages else self.documents
+        stage = Stage(**described, documents=documents, tokens=tokens, documents_dropped=before - documents)
         self.stages.append(stage)
         return stage
 
@@ -182,9 +219,9 @@ class Funnel:
         """Return per value of `by`: documents and tokens of the run, those left, and the mean that ranks of these."""
         return self._execute(
             f"SELECT d.{quoted(by)}, count(*), sum(n_tokens)::BIGINT, count(k.pos), "
-            "coalesce(sum(n_tokens) FILTER (k.pos IS NOT NULL), 0)::BIGINT, "
+            "coalesce(sum(k.kept_tokens), 0)::BIGINT, "
             f"avg({self.ranking.of_document(column)}) FILTER (k.pos IS NOT NULL) "
-            "FROM _documents d LEFT JOIN (SELECT pos FROM _kept) k ON k.pos = d._pos "
+            "FROM _documents d LEFT JOIN (SELECT pos, n_tokens AS kept_tokens FROM _kept) k ON k.pos = d._pos "
             "GROUP BY 1 ORDER BY 4 DESC, 2 DESC, 1"
         )
 
@@ -323,6 +360,11 @@ class Funnel:
             return self._con.execute(sql, params).fetchall() if params else self._con.execute(sql).fetchall()
         except duckdb.Error as error:
             raise sql_error(error) from error
+
+
+def position(shard_index: int, row: Any) -> Any:
+    """Return the position of a row, or of an array of rows, of the shard of this number."""
+    return (shard_index << _ROW_BITS) + row
 
 
 def _free(name: str) -> str:

@@ -29,12 +29,14 @@ from curate.scores.views import score_columns
 from curate.selection.card import card
 from curate.selection.dump import KIND, check_out, write_dump
 from curate.selection.filters import Filter, bind, find_filter
-from curate.selection.funnel import SHARD_STATISTICS, Funnel, Stage
+from curate.selection.funnel import NEARLY_ALL, SHARD_STATISTICS, Funnel, Stage
 from curate.selection.ranking import Ranking, ranking_column, ranking_of
+from curate.selection.token_columns import TokenFigures
+from curate.selection.tokens import NAME as TOKENS
+from curate.selection.tokens import TokenChoice, TokenRequest
 from curate.selection.values import parse_int, parse_top
 
-NEARLY_ALL = 0.98
-"""Share of a budget below which a selection is said to fall short of it."""
+UNITS = ("document", "shard", "token")
 FilterChoice = str | Path | tuple[str | Path, Mapping[str, Any]]
 """A filter by name or by the path of its .sql file, alone or with its parameters."""
 
@@ -74,6 +76,8 @@ class Selection:
     out: Path | None
     changes: tuple[str, ...] = ()
     """Sentences on what is written otherwise than the pool has it."""
+    token_figures: TokenFigures | None = None
+    """Where tokens were chosen."""
 
     @property
     def ranked_by(self) -> str:
@@ -97,6 +101,7 @@ class Selection:
                 "composition": {"by": self.by, "rows": [asdict(c) for c in self.composition]},
                 "changes": list(self.changes),
                 "seconds": round(self.seconds, 3),
+                **({} if self.token_figures is None else {"tokens": asdict(self.token_figures)}),
             }
         )
 
@@ -112,6 +117,7 @@ def select(
     decontaminate: bool = True,
     aggregate: str | None = None,
     unit: str = "document",
+    tokens: TokenRequest | None = None,
     shard_score: str = "mean",
     by: str | None = None,
     out: Path | str | None = None,
@@ -130,36 +136,47 @@ def select(
     `decontaminate` is false.
     With `aggregate="round-robin"` every target group chooses in turn, with "score" the best by `score` are taken; by
     default as the run was scored. With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean,
-    sum, max, q05 … q95) of its documents. `by`: the column to compare composition by (by default the one of `quota`,
-    else `source`, else the shard). `format`: arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has
-    moved. `neighbours`: pairs of near documents, for filters that need them (`curate.neighbours` finds them); by
+    sum, max, q05 … q95) of its documents. With `unit="token"` `tokens` says how many are chosen, of the documents that
+    are left (`curate.select` makes it). `by`: the column to compare composition by (by default the one of `quota`, else
+    `source`, else the shard). `format`: arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved.
+    `neighbours`: pairs of near documents, for filters that need them (`curate.neighbours` finds them); by
     default those of the store that the run was scored from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """
     refuse_place(out, "--out")
     start, reporter = time.perf_counter(), reporter or Silent()
     ranking = ranking_of(run, by=rank_by, group=group, is_budget=budget is not None)
-    steps = _steps(filters, top, budget, decontaminate, by_turns=_by_turns(run, aggregate, unit, group))
+    by_turns = _by_turns(run, aggregate, unit, group)
+    steps = _steps(filters, top, budget, decontaminate, by_turns=by_turns, may_be_none=tokens is not None)
     _check(run, unit, shard_score, partial)
+    if (unit == "token") != (tokens is not None):
+        raise SettingsError(f"The unit is {unit!r}; expected 'token' with `tokens`, and no other.")
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
         check_out(Path(out), overwrite=overwrite, format=format)
+    option = "--top" if tokens is None else "--documents"
     if (few := size.get("count", 1000)) <= 100:
-        reporter.note(f"--top {few} is a number of documents: the {few} best are kept. A share is --top {few}%.")
+        reporter.note(f"{option} {few} is a number of documents: the {few} best are kept. A share is {option} {few}%.")
     if note := narrowed_note(run.record):
         reporter.note(f"{run.address} holds {note}.")
     with open_session(run, pool=pool, threads=threads, neighbours=neighbours) as session:
         funnel = Funnel(session, shard_score=shard_score, ranking=ranking)
-        _tell_share(size, funnel, reporter)
-        _warn_of_size(size, funnel, reporter)
+        _tell_share(size, funnel, option, reporter)
+        _warn_of_size(size, funnel, option, reporter)
         _apply(funnel, steps, size, unit, reporter)
+        choice = None
+        if tokens is not None:
+            choice = TokenChoice(request=tokens, run=run, pool=pool_of(run, pool), column=ranking.column)
+            choice.choose(funnel, reporter)
         if (wanted := size.get("tokens")) is not None and (short := _shortfall(wanted, funnel)):
             reporter.warn(short)
         column = _composition_column(funnel, by)
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
+        selection = replace(selection, token_figures=choice and choice.figures)
         if selection.out is not None:
-            changes = _dump(selection, funnel, format, pool, reporter)
-            selection = replace(selection, changes=changes, seconds=time.perf_counter() - start)
+            changes = _dump(selection, funnel, format, pool, reporter, choice)
+            seconds = time.perf_counter() - start
+            selection = replace(selection, changes=changes, seconds=seconds, token_figures=choice and choice.figures)
     return selection
 
 
@@ -186,19 +203,19 @@ def _by_turns(run: Run, aggregate: str | None, unit: str, group: str | None) -> 
             f"{run.address} has one score column; groups that choose in turn need one each.",
             hint="Score with --group-by COLUMN, or leave --aggregate out.",
         )
-    is_usual = aggregate is None and group is None and run.record.by_turns and groups and unit == "document"
+    is_usual = aggregate is None and group is None and run.record.by_turns and groups and unit != "shard"
     return aggregate == "round-robin" or is_usual
 
 
 def _steps(
-    filters: Sequence[FilterChoice], top: Any, budget: Any, decontaminate: bool, *, by_turns: bool
+    filters: Sequence[FilterChoice], top: Any, budget: Any, decontaminate: bool, *, by_turns: bool, may_be_none: bool
 ) -> list[_Step]:
     steps = [_step(choice) for choice in filters]
     if top is not None:
         steps.append(_Step(find_filter("round_robin" if by_turns else "top"), parse_top(top)))
     if budget is not None:
         steps.append(_Step(find_filter("round_robin" if by_turns else "token_budget"), {"tokens": _budget(budget)}))
-    if not steps:
+    if not steps and not may_be_none:
         raise SettingsError(
             "No filter was given; expected --top, --budget or --filter.",
             hint="Give --top 5%, --budget 20M or --filter NAME; `curate select --list-filters` shows the filters.",
@@ -231,9 +248,9 @@ def _budget(value: Any) -> int:
 
 
 def _check(run: Run, unit: str, shard_score: str, partial: bool) -> None:
-    if unit not in ("document", "shard"):
+    if unit not in UNITS:
         raise SettingsError(
-            f"The unit is {unit!r}; expected document or shard.", hint="Give --unit document or --unit shard."
+            f"The unit is {unit!r}; expected {', '.join(UNITS)}.", hint="Give --unit document, shard or token."
         )
     if shard_score not in SHARD_STATISTICS:
         raise SettingsError(
@@ -262,20 +279,20 @@ def _apply(funnel: Funnel, steps: list[_Step], size: Mapping[str, Any], unit: st
             task.advance(1)
 
 
-def _warn_of_size(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -> None:
+def _warn_of_size(size: Mapping[str, Any], funnel: Funnel, top: str, reporter: Reporter) -> None:
     """Say before the work that a size is no limit."""
-    for name, option, whole in (("tokens", "--budget", funnel.tokens), ("count", "--top", funnel.documents)):
+    for name, option, whole in (("tokens", "--budget", funnel.tokens), ("count", top, funnel.documents)):
         if (wanted := size.get(name)) is not None and wanted > whole:
             what = "tokens" if name == "tokens" else "documents"
             reporter.warn(f"{option} is {wanted:,} {what}; the run has {whole:,}, so that it keeps all that is left.")
 
 
-def _tell_share(size: Mapping[str, Any], funnel: Funnel, reporter: Reporter) -> None:
+def _tell_share(size: Mapping[str, Any], funnel: Funnel, option: str, reporter: Reporter) -> None:
     """Say how many documents a share means where it is not of those that the run scored."""
     if (share := size.get("share")) is None or funnel.total == funnel.documents:
         return
     wanted, scored = portion_of(share, funnel.total), f"the {funnel.documents:,} that were scored"
-    text = f"--top {portion_text(share)} is {wanted:,} of the pool's {funnel.total:,} documents"
+    text = f"{option} {portion_text(share)} is {wanted:,} of the pool's {funnel.total:,} documents"
     if wanted > funnel.documents:
         reporter.warn(f"{text}, more than {scored}: it keeps all that is left.")
     else:
@@ -344,11 +361,18 @@ def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: 
 
 
 def _dump(
-    selection: Selection, funnel: Funnel, format: str, pool: Sequence[str] | None, reporter: Reporter
+    selection: Selection,
+    funnel: Funnel,
+    format: str,
+    pool: Sequence[str] | None,
+    reporter: Reporter,
+    choice: TokenChoice | None,
 ) -> tuple[str, ...]:
     if not selection.documents:
         empty = next(s.name for s in selection.stages if not s.documents)
         hint = "Look at the funnel with --dry-run."
+        if empty == TOKENS:
+            hint = "What is chosen together (--smooth) has more tokens than there are to choose: choose more."
         if empty == "decontaminate":
             hint = f"Every document holds rows of the target; --no-decontaminate keeps them. {hint}"
         raise CurateError(f"Nothing is left after the filter {empty!r}.", hint=hint)
@@ -356,6 +380,8 @@ def _dump(
     manifest = selection.record()
     manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())
     text = with_arguments(card, manifest, format)
-    source = pool_of(selection.run, pool)
+    source = pool_of(selection.run, pool) if choice is None else choice.pool
     with reporter.stage("write", total=selection.documents) as task:
-        return write_dump(funnel, source, selection.out, format=format, manifest=manifest, card=text, task=task)
+        return write_dump(
+            funnel, source, selection.out, format=format, manifest=manifest, card=text, task=task, tokens=choice
+        )

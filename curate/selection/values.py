@@ -41,10 +41,10 @@ def match_columns(patterns: str | Sequence[str], columns: Sequence[str]) -> list
     return matched
 
 
-def parse_top(value: Any) -> dict[str, Any]:
+def parse_top(value: Any, option: str = "--top") -> dict[str, Any]:
     """Return a share (`5%`, `0.05`) or a number of documents (`50000`, `20k`), by its name."""
     try:
         portion = parse_portion(value)
     except ValueError as error:
-        raise SettingsError(f"--top: {error}.", hint="Give a share (5%, 0.05) or a number (50000, 20k).") from None
+        raise SettingsError(f"{option}: {error}.", hint="Give a share (5%, 0.05) or a number (50000, 20k).") from None
     return {"count" if isinstance(portion, int) else "share": portion}

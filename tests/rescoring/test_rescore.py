@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import curate
@@ -159,6 +160,12 @@ def test_several_runs_give_the_union_and_repeats_their_spread(place: Path, tmp_p
     assert len(made.record.json["details"]["moved"]) == 2
     sums = found.select(pl.col("token_scores").list.sum())["token_scores"]
     np.testing.assert_allclose(sums, found["score"], rtol=1e-3, atol=1e-7)
+    curate.select(made, unit="token", budget=10, decontaminate=False, out=tmp_path / "tokens")
+    file = next((tmp_path / "tokens" / "train").glob("*.arrow"))
+    labels = pa.ipc.open_stream(file).read_all()["labels"].to_pylist()
+    chosen = [t for row in labels for t, label in enumerate(row) if label >= 0]
+    parts = [(-part, t) for row in found["token_scores"] for t, part in enumerate(row)]
+    assert sorted(chosen) == sorted(t for _, t in sorted(parts)[:10])  # a rescored token has its own label's part
 
 
 def test_a_dry_run_measures_a_step_and_writes_nothing(place: Path) -> None:

@@ -1,0 +1,138 @@
+"""Selecting documents, shards or tokens of a run; only tokens need the proxy's tokenizer, and its libraries."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curate.errors import SettingsError, nearest
+from curate.fields import Fields
+from curate.progress import Reporter, Silent
+from curate.schema import token_column
+from curate.scores.run import Run
+from curate.selection.ranking import ranking_of
+from curate.selection.select import Selection, select
+from curate.selection.token_units import SMOOTHINGS
+from curate.selection.tokens import TokenRequest, refuse_without_parts
+from curate.selection.values import parse_top
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from curate.proxies.tokens import Encoder
+
+
+def run(
+    run: Run,
+    *,
+    unit: str = "document",
+    top: str | float | int | None = None,
+    budget: str | int | None = None,
+    documents: str | float | int | None = None,
+    smooth: str | None = None,
+    tokenizer: Path | str | None = None,
+    group: str | None = None,
+    aggregate: str | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Selection:
+    """Narrow a run's documents, and with `unit="token"` their tokens, and write them to `out`.
+
+    `options` are those of `curate.selection.select.select`. With `unit="token"` `top` is a share of the tokens that
+    can be chosen or a number of them, `budget` a number; `documents` narrows the documents first, to the best: a share
+    or a number. `smooth`: "sentence", "line" or "turn", whose tokens have their mean score and are chosen together;
+    "none" by default. `tokenizer`: the folder of another model than the proxy, whose tokens `input_ids` and `labels`
+    are. Raises CurateError where the run has no scores per token.
+    """
+    reporter = reporter or Silent()
+    options |= {"unit": unit, "group": group, "aggregate": aggregate, "reporter": reporter}
+    if unit != "token":
+        _refuse_alone(documents=documents, smooth=smooth, tokenizer=tokenizer)
+        return select(run, top=top, budget=budget, **options)
+    _refuse_unparted(run, group)
+    if aggregate == "round-robin":
+        raise SettingsError("Groups do not choose tokens in turn.", hint="Leave --aggregate out, or give --group NAME.")
+    if (top is None) == (budget is None):
+        raise SettingsError(
+            f"--unit token has {'neither' if top is None else 'both'} of --top and --budget; expected one of them.",
+            hint="Give --top 20% of the tokens, or --budget 20M.",
+        )
+    if smooth not in (None, *SMOOTHINGS):
+        raise SettingsError(
+            f"smooth is {smooth!r}; expected {', '.join(SMOOTHINGS)}.", hint=nearest(smooth, list(SMOOTHINGS))
+        )
+    portion = next(iter(parse_top(top).values())) if top is not None else _budget(budget)
+    request = _request(run, portion, smooth or "none", tokenizer, reporter)
+    return select(run, top=documents, tokens=request, **options)
+
+
+def _budget(value: str | int | None) -> int:
+    tokens = parse_top(value, "--budget")
+    if "count" not in tokens:
+        raise SettingsError(f"--budget is {value}; expected a number of tokens.", hint="A share is --top 20%.")
+    return tokens["count"]
+
+
+def _refuse_alone(**settings: Any) -> None:
+    for name, value in settings.items():
+        if value is not None:
+            raise SettingsError(f"--{name} is given; only tokens have it.", hint="Add --unit token.")
+
+
+def _refuse_unparted(run: Run, group: str | None) -> None:
+    """Raise CurateError for a run without scores per token, which says how to get them."""
+    record = run.record
+    hint = "Score with it into a run of its own: curate score … --per-token --out runs/NAME."
+    if record.is_prediction:
+        hint = "These scores were predicted from another run's: select from a run of `curate score --per-token`."
+    elif record.is_rescoring:
+        hint = "Rescore with it into a run of its own: curate rescore … --per-token --out runs/NAME."
+    refuse_without_parts(run, token_column(ranking_of(run, by=None, group=group, is_budget=False).column), hint)
+
+
+def _request(run: Run, portion: int | float, smooth: str, other: Path | str | None, reporter: Reporter) -> TokenRequest:
+    from functools import partial
+
+    from curate.proxies.loading import find, load_tokenizer, quietly
+    from curate.proxies.placed import placed
+
+    encoder = _encoder(run)
+    tokenizer = None
+    if other is not None:
+        with quietly():
+            tokenizer = load_tokenizer(find(str(other)))
+        _warn_of_template(encoder, tokenizer, str(other), reporter)
+    normalize = run.record.method_settings.get("normalize", "none")
+    if normalize != "none":
+        reporter.warn(
+            f"the parts of a document's score are divided by its {'tokens' if normalize == 'length' else 'gradient'}"
+            f" (normalize={normalize}): tokens of short documents weigh more. --normalize none compares tokens alone."
+        )
+    return TokenRequest(
+        portion=portion,
+        smooth=smooth,
+        place=partial(placed, encoder),
+        fields=Fields(**{f.name: run.record.fields[f.name] for f in fields(Fields) if f.name in run.record.fields}),
+        tokenizer=tokenizer,
+        tokenizer_address=None if other is None else str(other),
+    )
+
+
+def _encoder(run: Run) -> "Encoder":
+    """Return how a run's documents became tokens, none cut off, without loading its model."""
+    from curate.proxies.proxy import load_proxys_tokenizer
+    from curate.proxies.settings import ProxySettings
+    from curate.proxies.tokens import Encoder, TokenSettings
+
+    recorded = run.located_settings
+    settings = ProxySettings(**{n: recorded[n] for n in ("model", "revision", "chat_template") if n in recorded})
+    return Encoder(load_proxys_tokenizer(settings), TokenSettings(context=2, long="windows"))
+
+
+def _warn_of_template(encoder: "Encoder", tokenizer: "PreTrainedTokenizerBase", name: str, reporter: Reporter) -> None:
+    from curate.proxies.templates import template_of
+
+    if encoder.chat.template and encoder.chat.template != template_of(tokenizer)[0]:
+        reporter.warn(
+            f"conversations are written by the proxy's chat template, and {name} has another: where the pool holds any,"
+            " give a proxy with the template of the model that will be trained (--chat-template of `curate score`)."
+        )
