@@ -7,6 +7,8 @@ large one all cores, which sleep while they wait. Whoever sets OMP_NUM_THREADS o
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 # Parameters from which on a second thread is worth while on a CPU.
@@ -48,6 +50,19 @@ def of_one_of_several() -> int:
     import torch  # imported here: work without a model starts without it
 
     return torch.get_num_threads()
+
+
+@contextmanager
+def as_one_of_several() -> Iterator[None]:
+    """Compute in a block with the threads of a process that shares the cores with others like it: to the same bits."""
+    import torch  # imported here: work without a model starts without it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(of_one_of_several())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _given() -> bool:

@@ -6,6 +6,7 @@ H = (Q_S ⊗ Q_A) diag(Λ) (Q_S ⊗ Q_A)ᵀ per layer; the three differ in where
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,8 +17,10 @@ from curate.gradients.covariances import Factors
 from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument, Rotation
+from curate.gradients.slices import by_kind
 from curate.progress import Reporter
 from curate.proxies.devices import in_float64
+from curate.proxies.proxy import Proxy
 
 Matrix = Float[Tensor, "_ _"]
 
@@ -69,6 +72,10 @@ class Bases:
     leaders: Mapping[str, str]
     """Every layer's leader."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return both sides by name; what layers share is there once."""
+        return by_kind(inputs=self.inputs, outputs=self.outputs)
+
     def rotations(self) -> dict[str, Rotation]:
         """Return both bases by layer."""
         return {n: Rotation(outputs=self.outputs[n], inputs=self.inputs[leader]) for n, leader in self.leaders.items()}
@@ -77,10 +84,14 @@ class Bases:
 class Squares:
     """Add up the squares of documents' gradients, entry by entry, in the basis that they arrive in."""
 
-    def __init__(self, passes: Passes, leaders: Mapping[str, str], bases: Bases | None = None) -> None:
+    def __init__(self, proxy: Proxy, leaders: Mapping[str, str], bases: Bases | None = None) -> None:
         rotations = None if bases is None else bases.rotations()
-        whole = PerDocument(passes.frozen.proxy, leaders, self._add, rotations)
+        whole = PerDocument(proxy, leaders, self._add, rotations)
         self.taps, self.sums = whole.taps, whole.zeros()
+
+    def tensors(self) -> Factors:
+        """Return the sums by layer."""
+        return self.sums
 
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
         for gradient in gradients:
@@ -93,15 +104,19 @@ class Squares:
 
 def corrected_eigenvalues(passes: Passes, bases: Bases, number: int) -> Factors:
     """Return Λ = E_documents[(Q_Sᵀ (GᵀA) Q_A)²] of one pass (EK-FAC, George et al. 2018, arXiv 1806.03884, §3)."""
-    return passes.run("eigenvalues", number, lambda: Squares(passes, bases.leaders, bases)).mean(passes)
+    return passes.run("eigenvalues", number, partial(_squares, bases.leaders), bases.tensors()).mean(passes)
+
+
+def _squares(leaders: Mapping[str, str], proxy: Proxy, state: Mapping[str, Tensor]) -> Squares:
+    parts = _by_kind({name: tensor.to(proxy.device) for name, tensor in state.items()})
+    return Squares(proxy, leaders, Bases(outputs=parts["outputs"], inputs=parts["inputs"], leaders=leaders))
 
 
 def to_tensors(bases: Bases, eigenvalues: Mapping[str, Matrix]) -> dict[str, Tensor]:
     """Return bases and eigenvalues as tensors by name for one file; bases that layers share are stored once."""
     factors = sorted(bases.inputs)
-    tensors = {f"inputs/{name}": basis for name, basis in bases.inputs.items()}
+    tensors = bases.tensors()
     for name, leader in bases.leaders.items():
-        tensors[f"outputs/{name}"] = bases.outputs[name]
         tensors[f"eigenvalues/{name}"] = eigenvalues[name]
         tensors[f"inputs_of/{name}"] = torch.tensor(factors.index(leader))
     return tensors

@@ -6,6 +6,8 @@ Grosse 2015, arXiv 1503.05671; for sequences Eschenhagen et al. 2023, arXiv 2311
 tokens are those that it saw: over all tokens its two factors would count twice how rarely it is chosen.
 """
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +16,7 @@ from curate.curvature.eigenbasis import Bases, Eigenbasis, into_eigenvectors, to
 from curate.gradients.covariances import Covariances
 from curate.gradients.passes import Passes
 from curate.gradients.shared_inputs import input_leaders
+from curate.proxies.proxy import Proxy
 
 Kfac = Eigenbasis
 """Read a fit by `Kfac.of(tensors, damping=…)`."""
@@ -39,13 +42,15 @@ def kronecker_bases(passes: Passes) -> tuple[Bases, Spectra, dict[str, int]]:
 
     Those are all scored tokens; for an expert, the ones that it saw.
     """
-    proxy = passes.frozen.proxy
-    leaders = input_leaders(proxy)
-    sums = passes.run("factors", FIRST_PASS, lambda: Covariances(proxy, leaders))
+    sums = passes.run("factors", FIRST_PASS, _covariances)
     tokens = sums.tokens(passes.num_scored)
     for factors in (sums.outputs, sums.inputs):
         for name, total in factors.items():
             total.div_(max(1, tokens[name]))
-    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders=leaders)
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders=sums.leaders)
     outputs = into_eigenvectors(bases.outputs, passes.reporter)
     return bases, (outputs, into_eigenvectors(bases.inputs, passes.reporter)), tokens
+
+
+def _covariances(proxy: Proxy, _: Mapping[str, Tensor]) -> Covariances:
+    return Covariances(proxy, input_leaders(proxy))

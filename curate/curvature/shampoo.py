@@ -15,6 +15,7 @@ from curate.curvature.kfac import FIRST_PASS
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument
 from curate.gradients.shared_inputs import input_leaders
+from curate.gradients.slices import by_kind
 from curate.proxies.proxy import Proxy
 
 Shampoo = Eigenbasis
@@ -26,15 +27,13 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 
     Returns tensors for one file, laid out as EK-FAC's. Raises CurateError when no document has a finite gradient.
     """
-    proxy = passes.frozen.proxy
-    leaders = input_leaders(proxy)
-    sums = passes.run("factors", FIRST_PASS, lambda: _Products(proxy, leaders))
+    sums = passes.run("factors", FIRST_PASS, _products)
     for factors in (sums.outputs, sums.inputs):
         for total in factors.values():
             total.div_(len(passes.samples))
         into_eigenvectors(factors, passes.reporter)
     # R depends on output gradients, too: layers with the same inputs do not share it.
-    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders={name: name for name in proxy.tracked})
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders={name: name for name in sums.outputs})
     return to_tensors(bases, corrected_eigenvalues(passes, bases, FIRST_PASS + 1))
 
 
@@ -47,7 +46,15 @@ class _Products:
         self.outputs = whole.zeros(lambda d_out, _: (d_out, d_out))
         self.inputs = whole.zeros(lambda _, d_in: (d_in, d_in))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return both sums by name."""
+        return by_kind(inputs=self.inputs, outputs=self.outputs)
+
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
         for gradient in gradients:
             self.outputs[name].addmm_(gradient, gradient.T)
             self.inputs[name].addmm_(gradient.T, gradient)
+
+
+def _products(proxy: Proxy, _: Mapping[str, Tensor]) -> _Products:
+    return _Products(proxy, input_leaders(proxy))

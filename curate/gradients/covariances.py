@@ -8,6 +8,7 @@ from torch import Tensor
 
 from curate.gradients.linear import by_sequence
 from curate.gradients.passes import BatchView
+from curate.gradients.slices import by_kind
 from curate.proxies.experts import ExpertLinear, Rows
 from curate.proxies.proxy import Proxy
 
@@ -28,7 +29,8 @@ class Covariances:
         self.inputs: Factors = {}
         self.outputs: Factors = {}
         self._biased: dict[str, bool] = {}
-        self._seen = {n: 0 for n in proxy.tracked if isinstance(proxy.linears[n], ExpertLinear)}
+        experts = [n for n in proxy.tracked if isinstance(proxy.linears[n], ExpertLinear)]
+        self._seen = {n: torch.zeros((), dtype=torch.int64) for n in experts}
         for name in proxy.tracked:
             d_out, d_in, self._biased[name] = proxy.shape(name)
             self.outputs[name] = torch.zeros(d_out, d_out, **options)
@@ -39,6 +41,10 @@ class Covariances:
     def taps(self, view: BatchView) -> Callable[[str], "_CovarianceTap | None"]:
         """Return a function that makes a layer's tap for one batch."""
         return lambda name: _CovarianceTap(self, name, view) if name in self.leaders else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all sums by name."""
+        return by_kind(inputs=self.inputs, outputs=self.outputs, seen=self._seen)
 
     def add_inputs(self, name: str, tokens: Float[Tensor, "tokens d_in"]) -> None:
         """Add tokens to a layer's inputs' covariance."""
@@ -55,7 +61,7 @@ class Covariances:
 
     def tokens(self, num_scored: int) -> dict[str, int]:
         """Return how many tokens each layer's sums are of, out of all scored ones."""
-        return {name: self._seen.get(name, num_scored) for name in self.outputs}
+        return {name: int(self._seen.get(name, num_scored)) for name in self.outputs}
 
 
 class _CovarianceTap:

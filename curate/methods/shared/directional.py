@@ -74,6 +74,7 @@ def fitted(
                 fisher=settings.fisher,
                 seed=settings.seed,
                 reporter=inputs.reporter,
+                runner=inputs.runner,
             )
 
         return fit_in_groups(inputs.proxy, passes, fit)
