@@ -9,6 +9,7 @@ from curate.curvature.eigenbasis import Squares, divide, mean_dampings
 from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes
 from curate.gradients.shared_inputs import input_leaders
+from curate.proxies.proxy import Proxy
 
 
 def fit(passes: Passes) -> dict[str, Tensor]:
@@ -16,8 +17,11 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 
     Returns a tensor `[d_out, d_in]` per layer. Raises CurateError when no document has a finite gradient.
     """
-    leaders = input_leaders(passes.frozen.proxy)
-    return passes.run("factors", 1, lambda: Squares(passes, leaders)).mean(passes)
+    return passes.run("factors", 1, _squares).mean(passes)
+
+
+def _squares(proxy: Proxy, _: Mapping[str, Tensor]) -> Squares:
+    return Squares(proxy, input_leaders(proxy))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ H = (Q_S ⊗ Q_A) diag(Λ) (Q_S ⊗ Q_A)ᵀ per layer; the three differ in where
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,9 +17,12 @@ from curate.gradients.covariances import Factors
 from curate.gradients.directions import Directions
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument, Rotation
+from curate.gradients.slices import by_kind
 from curate.gradients.tables import TableGradients
 from curate.progress import Reporter
 from curate.proxies.devices import in_float64
+from curate.proxies.proxy import Proxy
+from curate.proxies.tables import counted_tables
 
 Matrix = Float[Tensor, "_ _"]
 
@@ -71,6 +75,10 @@ class Bases:
     leaders: Mapping[str, str]
     """Every layer's leader."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return both sides by name; what layers share is there once."""
+        return by_kind(inputs=self.inputs, outputs=self.outputs)
+
     def rotations(self) -> dict[str, Rotation]:
         """Return both bases by layer."""
         return {n: Rotation(outputs=q, inputs=self.inputs[self.leaders[n]]) for n, q in self.outputs.items()}
@@ -79,14 +87,18 @@ class Bases:
 class Squares:
     """Add up the squares of documents' gradients, entry by entry, in the basis that they arrive in."""
 
-    def __init__(self, passes: Passes, leaders: Mapping[str, str], bases: Bases | None = None) -> None:
+    def __init__(self, proxy: Proxy, leaders: Mapping[str, str], bases: Bases | None = None) -> None:
         rotations = None if bases is None else bases.rotations()
-        tables = passes.frozen.tables
-        of_layers = {name: leader for name, leader in leaders.items() if name not in passes.frozen.proxy.tables}
-        whole = PerDocument(passes.frozen.proxy, of_layers, self._add, rotations)
+        tables = counted_tables(proxy)
+        of_layers = {name: leader for name, leader in leaders.items() if name not in proxy.tables}
+        whole = PerDocument(proxy, of_layers, self._add, rotations)
         self.taps, self.sums = whole.taps, whole.zeros()
         self.sums |= {t.name: torch.zeros(t.shape, dtype=whole.wide, device=whole.device) for t in tables}
         self._bases = {} if bases is None else bases.inputs
+
+    def tensors(self) -> Factors:
+        """Return the sums by layer."""
+        return self.sums
 
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
         for gradient in gradients:
@@ -106,16 +118,19 @@ class Squares:
 
 def corrected_eigenvalues(passes: Passes, bases: Bases, number: int) -> Factors:
     """Return Λ = E_documents[(Q_Sᵀ (GᵀA) Q_A)²] of one pass (EK-FAC, George et al. 2018, arXiv 1806.03884, §3)."""
-    return passes.run("eigenvalues", number, lambda: Squares(passes, bases.leaders, bases)).mean(passes)
+    return passes.run("eigenvalues", number, partial(_squares, bases.leaders), bases.tensors()).mean(passes)
+
+
+def _squares(leaders: Mapping[str, str], proxy: Proxy, state: Mapping[str, Tensor]) -> Squares:
+    parts = _by_kind({name: tensor.to(proxy.device) for name, tensor in state.items()})
+    return Squares(proxy, leaders, Bases(outputs=parts["outputs"], inputs=parts["inputs"], leaders=leaders))
 
 
 def to_tensors(bases: Bases, eigenvalues: Mapping[str, Matrix]) -> dict[str, Tensor]:
     """Return bases and eigenvalues as tensors by name for one file; bases that layers share are stored once."""
     factors = sorted(bases.inputs)
-    tensors = {f"inputs/{name}": basis for name, basis in bases.inputs.items()}
+    tensors = bases.tensors()
     for name, leader in bases.leaders.items():
-        if name in bases.outputs:
-            tensors[f"outputs/{name}"] = bases.outputs[name]
         tensors[f"eigenvalues/{name}"] = eigenvalues[name]
         tensors[f"inputs_of/{name}"] = torch.tensor(factors.index(leader))
     return tensors

@@ -23,6 +23,7 @@ from curate.gradients.covariances import Covariances, Factors
 from curate.gradients.passes import Passes
 from curate.gradients.shared_inputs import input_leaders
 from curate.gradients.tables import Sides
+from curate.proxies.proxy import Proxy
 
 Kfac = Eigenbasis
 """Read a fit by `Kfac.of(tensors, damping=…)`."""
@@ -62,15 +63,13 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 
 def kronecker(passes: Passes) -> Kronecker:
     """Return both factors' eigenvectors and eigenvalues from one pass."""
-    proxy = passes.frozen.proxy
-    leaders = input_leaders(proxy)
-    sums = passes.run("factors", FIRST_PASS, lambda: Covariances(proxy, leaders))
+    sums = passes.run("factors", FIRST_PASS, _covariances)
     tokens = sums.tokens(passes.num_scored)
     for factors in (sums.outputs, sums.inputs):
         for name, total in factors.items():
             total.div_(max(1, tokens[name]))
     moments = {name: _moments(sides, passes) for name, sides in sums.sides.items()}
-    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders=leaders | {name: name for name in moments})
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders=sums.leaders | {name: name for name in moments})
     bases.inputs.update({name: _added([rows.sum() * c for rows, c in sites]) for name, sites in moments.items()})
     outputs = into_eigenvectors(bases.outputs, passes.reporter)
     inputs = into_eigenvectors(bases.inputs, passes.reporter)
@@ -95,3 +94,7 @@ def _added(of_sites: Sequence[Tensor]) -> Tensor:
 def _along(covariance: Float[Tensor, "d d"], basis: Float[Tensor, "d d"]) -> Float[Tensor, "d"]:
     """Return the diagonal of Qᵀ C Q, not negative."""
     return torch.linalg.vecdot(basis.T, (covariance @ basis).T).clamp_min(0)
+
+
+def _covariances(proxy: Proxy, _: Mapping[str, Tensor]) -> Covariances:
+    return Covariances(proxy, input_leaders(proxy))

@@ -25,7 +25,8 @@ class SecondMoment:
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks, self.count = blocks, 0
-        self._sums: Moments = {}
+        self.sums: Moments = {}
+        """Σ s sᵀ per layer."""
 
     def update(self, values: Float[Tensor, "documents sketch"]) -> None:
         """Add documents; one whose sketch is not finite is left out."""
@@ -33,12 +34,12 @@ class SecondMoment:
         self.count += len(values)
         for block in self.blocks:
             part = values[:, block.start : block.stop]
-            total = self._sums.get(block.name)
-            self._sums[block.name] = part.T @ part if total is None else total.addmm_(part.T, part)
+            total = self.sums.get(block.name)
+            self.sums[block.name] = part.T @ part if total is None else total.addmm_(part.T, part)
 
     def mean(self) -> Moments:
         """Return R per layer."""
-        return {name: total / max(1, self.count) for name, total in self._sums.items()}
+        return {name: total / max(1, self.count) for name, total in self.sums.items()}
 
 
 def inverse_roots(moments: Moments, *, damping: float) -> Whitening:

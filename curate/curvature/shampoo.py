@@ -13,11 +13,13 @@ from torch import Tensor
 
 from curate.curvature.eigenbasis import Bases, Eigenbasis, corrected_eigenvalues, into_eigenvectors, to_tensors
 from curate.curvature.kfac import FIRST_PASS
-from curate.gradients.frozen import FrozenPass
 from curate.gradients.passes import Passes
 from curate.gradients.per_document import PerDocument
 from curate.gradients.shared_inputs import input_leaders
+from curate.gradients.slices import by_kind
 from curate.gradients.tables import TableGradients
+from curate.proxies.proxy import Proxy
+from curate.proxies.tables import counted_tables
 
 Shampoo = Eigenbasis
 """Read a fit by `Shampoo.of(tensors, damping=…)`."""
@@ -28,9 +30,7 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 
     Returns tensors for one file, laid out as EK-FAC's. Raises CurateError when no document has a finite gradient.
     """
-    proxy = passes.frozen.proxy
-    leaders = input_leaders(proxy)
-    sums = passes.run("factors", FIRST_PASS, lambda: _Products(passes.frozen, leaders))
+    sums = passes.run("factors", FIRST_PASS, _products)
     for factors in (sums.outputs, sums.inputs):
         for total in factors.values():
             total.div_(len(passes.samples))
@@ -43,12 +43,12 @@ def fit(passes: Passes) -> dict[str, Tensor]:
 class _Products:
     """Add up D Dᵀ and DᵀD; of tables, whose rows stay apart, DᵀD alone."""
 
-    def __init__(self, frozen: FrozenPass, leaders: Mapping[str, str]) -> None:
-        whole = PerDocument(frozen.proxy, leaders, self._add)
+    def __init__(self, proxy: Proxy, leaders: Mapping[str, str]) -> None:
+        whole = PerDocument(proxy, leaders, self._add)
         self.taps = whole.taps
         self.outputs = whole.zeros(lambda d_out, _: (d_out, d_out))
         self.inputs = whole.zeros(lambda _, d_in: (d_in, d_in))
-        for table in frozen.tables:
+        for table in counted_tables(proxy):
             width = table.shape[1]
             self.inputs[table.name] = torch.zeros(width, width, dtype=whole.wide, device=whole.device)
 
@@ -58,7 +58,15 @@ class _Products:
                 for _, block in gradients.blocks(table, sequence):
                     self.inputs[table.name].addmm_(block.T, block)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return both sums by name."""
+        return by_kind(inputs=self.inputs, outputs=self.outputs)
+
     def _add(self, name: str, gradients: Float[Tensor, "documents d_out d_in"]) -> None:
         for gradient in gradients:
             self.outputs[name].addmm_(gradient, gradient.T)
             self.inputs[name].addmm_(gradient.T, gradient)
+
+
+def _products(proxy: Proxy, _: Mapping[str, Tensor]) -> _Products:
+    return _Products(proxy, input_leaders(proxy))

@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from curate.errors import SettingsError
 from curate.executors import local, processes
 from curate.executors.contract import Executor, PartWork, Resources, Share, UnfinishedShard, Work
 from curate.executors.helpful import helpful_workers
-from curate.executors.jobs import Jobs
+from curate.executors.jobs import Foreman, JobWork
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter
 
@@ -84,9 +85,12 @@ class Array:
         """Write the share's missing parts; see `Executor.run`."""
         return self.inner.run(work, [s for shard in shards for s in self._mine(shard)], folder, reporter)
 
-    def do(self, jobs: Jobs) -> None:
-        """Do all jobs: they have no shares, and whoever asks for them waits for its turn."""
-        self.inner.do(jobs)
+    def hired(self, work: JobWork, count: int, reporter: Reporter) -> AbstractContextManager[Foreman]:
+        """Yield what has all jobs done by this job's workers: they have no shares.
+
+        So the job whose turn it is fits alone, and the others wait for it.
+        """
+        return self.inner.hired(work, count, reporter)
 
     def _mine(self, shard: UnfinishedShard) -> list[UnfinishedShard]:
         if not self.share.is_of_shards(shard.of):

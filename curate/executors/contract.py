@@ -17,7 +17,9 @@ from curate.folders.parts import Span
 from curate.progress import Reporter
 
 if TYPE_CHECKING:
-    from curate.executors.jobs import Jobs
+    from contextlib import AbstractContextManager
+
+    from curate.executors.jobs import Foreman, JobWork
 
 __all__ = [
     "Chunk",
@@ -156,6 +158,9 @@ class Executor(Protocol):
         """
         ...
 
-    def do(self, jobs: "Jobs") -> None:
-        """Do every job. Raises CurateError for what cannot be done; finished jobs stay in any case."""
+    def hired(self, work: "JobWork", count: int, reporter: Reporter) -> "AbstractContextManager[Foreman]":
+        """Yield what has jobs done by workers, at most `count` of them, who open the work once and stay for the block.
+
+        Finished jobs stay in any case.
+        """
         ...

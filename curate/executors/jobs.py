@@ -39,16 +39,15 @@ class JobWork(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Jobs:
-    """What is to be done, and who is told of it."""
+class Foreman(Protocol):
+    """Has jobs done by workers that are there."""
 
-    work: JobWork
-    jobs: Iterable[Job]
-    """Each is taken when a worker is free for it, so that what a job needs can be made just before."""
-    count: int
-    task: Task
-    reporter: Reporter
+    def __call__(self, jobs: Iterable[Any], task: Task, on_done: Callable[[Any], object] = ..., /) -> None:
+        """Do every job, and call `on_done` with each that is done, in any order. Raises CurateError for what cannot be.
+
+        A job is taken when a worker is free for it, so that what it needs can be made just before.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,14 @@ class JobDone:
     progress: float
 
 
+def _unheard(_: Any) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobCrew(Generic[W]):
     """Workers, each with one job in hand or none."""
 
     team: Team[W, Job]
-    task: Task
     reporter: Reporter
     in_hand: dict[W, Job | None] = field(default_factory=dict)
     """By worker, once it is ready."""
@@ -73,33 +74,34 @@ class JobCrew(Generic[W]):
     given_up: list[CurateError] = field(default_factory=list)
     starts: Starts = field(default_factory=Starts)
 
-    def do_all(self, jobs: Iterable[Job]) -> None:
-        """Have every job done. Raises CurateError at the end where some were given up."""
+    def do_all(self, jobs: Iterable[Job], task: Task, on_done: Callable[[Any], object] = _unheard) -> None:
+        """Have every job done; see `Foreman`. Raises CurateError at the end where some were given up."""
         for job in jobs:
-            self._give(job)
+            self._give(job, task, on_done)
         while self.again or any(self.in_hand.values()):
             if self.again:
-                self._give(self.again.popleft())
+                self._give(self.again.popleft(), task, on_done)
             else:
-                self._listen()
+                self._listen(task, on_done)
         if self.given_up:
             raise self.given_up[0]
 
-    def _give(self, job: Job) -> None:
+    def _give(self, job: Job, task: Task, on_done: Callable[[Any], object]) -> None:
         while not (free := [worker for worker, has in self.in_hand.items() if has is None]):
-            self._listen()
+            self._listen(task, on_done)
         self.in_hand[free[0]] = job
         self.team.send(free[0], job)
 
-    def _listen(self) -> None:
+    def _listen(self, task: Task, on_done: Callable[[Any], object]) -> None:
         for worker, message in self.team.hear():
             match message:
                 case Ready():
                     self.in_hand[worker] = None
                     self.starts.succeed()
                 case JobDone(progress=progress):
-                    self.in_hand[worker] = None
-                    self.task.advance(progress)
+                    job, self.in_hand[worker] = self.in_hand[worker], None
+                    task.advance(progress)
+                    on_done(job)
                 case Died(error=error):
                     self._replace(worker, error)
 

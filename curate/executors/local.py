@@ -1,15 +1,17 @@
 """Work on spans one after another in this process, and read and encode the next ones meanwhile."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from curate.executors.contract import Executor, PartWork, Resources, UnfinishedShard, Unreadable, Work, write_part
-from curate.executors.jobs import Jobs
+from curate.executors.jobs import Foreman, JobWork
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import ahead, read_all
 from curate.folders.part_folder import PartFolder
-from curate.progress import Reporter
+from curate.progress import Reporter, Task
 
 
 def make(resources: Resources) -> Executor:
@@ -38,8 +40,14 @@ class Local:
                     ledger.finish(chunk.span, write_part(folder, opened, chunk))
         return ledger.work
 
-    def do(self, jobs: Jobs) -> None:
-        """Do the jobs in order."""
-        do = jobs.work.open()
-        for job in jobs.jobs:
-            do(job, jobs.task.advance)
+    @contextmanager
+    def hired(self, work: JobWork, count: int, reporter: Reporter) -> Iterator[Foreman]:
+        """Yield what does jobs in order; see `Executor.hired`."""
+        do = work.open()
+
+        def do_all(jobs: Iterable[Any], task: Task, on_done: Callable[[Any], object] = lambda _: None) -> None:
+            for job in jobs:
+                do(job, task.advance)
+                on_done(job)
+
+        yield do_all

@@ -7,7 +7,7 @@ a kill leaves holes; the next start fills them.
 import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -26,7 +26,7 @@ from curate.executors.contract import (
 )
 from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Message, Ready, encoded, finished, read
 from curate.executors.helpful import helpful_workers
-from curate.executors.jobs import JobCrew, Jobs, work_on_jobs
+from curate.executors.jobs import Foreman, JobCrew, JobWork, work_on_jobs
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import Reader, ahead
@@ -64,14 +64,15 @@ class Processes:
                 folder.refresh()
         return ledger.work
 
-    def do(self, jobs: Jobs) -> None:
-        """Do the jobs in any order; see `JobCrew`."""
+    @contextmanager
+    def hired(self, work: JobWork, count: int, reporter: Reporter) -> Iterator[Foreman]:
+        """Yield what has jobs done in any order; see `Executor.hired` and `JobCrew`."""
         _give_memory_back()
-        count = min(self.workers, jobs.count)
+        count = min(self.workers, count)
         devices = cuda_devices(self.device, count)
-        with started(work_on_jobs, [jobs.work] * count, devices=devices) as children:
-            team = _Family(work=work_on_jobs, order=jobs.work, children=children)
-            JobCrew(team=team, task=jobs.task, reporter=jobs.reporter).do_all(jobs.jobs)
+        with started(work_on_jobs, [work] * count, devices=devices) as children:
+            team = _Family(work=work_on_jobs, order=work, children=children)
+            yield JobCrew(team=team, reporter=reporter).do_all
 
 
 @dataclass(frozen=True)

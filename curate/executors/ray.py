@@ -20,7 +20,7 @@ from curate.executors.children import Failure
 from curate.executors.contract import Executor, PartWork, Resources, SpanRows, UnfinishedShard, Work
 from curate.executors.crew import Crew, Died, Done, Message, Order, Read, Ready, encoded, finished, read
 from curate.executors.helpful import most_worth
-from curate.executors.jobs import Doer, Job, JobCrew, JobDone, Jobs, JobWork, done
+from curate.executors.jobs import Doer, Foreman, Job, JobCrew, JobDone, JobWork, done
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import Reader, SpanStart
@@ -70,13 +70,14 @@ class Ray:
                 folder.refresh()
         return ledger.work
 
-    def do(self, jobs: Jobs) -> None:
-        """Do the jobs in any order; see `JobCrew`."""
-        order = _JobOrder(jobs.work, os.getcwd(), self.is_cuda)
+    @contextmanager
+    def hired(self, work: JobWork, count: int, reporter: Reporter) -> Iterator[Foreman]:
+        """Yield what has jobs done in any order; see `Executor.hired` and `JobCrew`."""
+        order = _JobOrder(work, os.getcwd(), self.is_cuda)
         with _connected():
-            count = min(self._number(jobs.reporter), jobs.count)
+            count = min(self._number(reporter), count)
             with _Actors.started(order, count, kind=_JobActor) as actors:
-                JobCrew(team=actors, task=jobs.task, reporter=jobs.reporter).do_all(jobs.jobs)
+                yield JobCrew(team=actors, reporter=reporter).do_all
 
     def _number(self, reporter: Reporter) -> int:
         what = "GPU" if self.is_cuda else "CPU"

@@ -15,7 +15,7 @@ from curate.folders.folder import Folder
 from curate.folders.local_folder import LocalFolder
 
 # Raise it whenever the meaning of a fit or a solve changes, so that an older run's tensors are not reused.
-ALGORITHMS = 2
+ALGORITHMS = 3
 
 
 class Kept(Generic[T]):

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from curate.gradients.linear import by_sequence, with_ones
 from curate.gradients.passes import BatchView
+from curate.gradients.slices import by_kind
 from curate.gradients.tables import Sides, TableGradients
 from curate.proxies.experts import ExpertLinear, Rows
 from curate.proxies.proxy import Proxy
+from curate.proxies.tables import counted_tables
 
 Factors = dict[str, Float[Tensor, "_ _"]]
 """A square matrix per layer."""
@@ -28,9 +30,10 @@ class Covariances:
         options = {"device": proxy.device, "dtype": torch.promote_types(proxy.dtype, torch.float32)}
         self.inputs: Factors = {}
         self.outputs: Factors = {}
-        self.sides: dict[str, Sides] = {}
+        self.sides = {table.name: Sides.zeros(table, **options) for table in counted_tables(proxy)}
         self._biased: dict[str, bool] = {}
-        self._seen = {n: 0 for n in proxy.tracked if isinstance(proxy.linears[n], ExpertLinear)}
+        experts = [n for n in proxy.tracked if isinstance(proxy.linears[n], ExpertLinear)]
+        self._seen = {n: torch.zeros((), dtype=torch.int64) for n in experts}
         for name in proxy.tracked:
             d_out, d_in, self._biased[name] = proxy.shape(name)
             self.outputs[name] = torch.zeros(d_out, d_out, **options)
@@ -45,8 +48,12 @@ class Covariances:
     def add_tables(self, gradients: TableGradients) -> None:
         """Add a batch's sides of every table."""
         for table in gradients.frozen.tables:
-            sides = gradients.sides(table)
-            self.sides[table.name] = self.sides[table.name] + sides if table.name in self.sides else sides
+            self.sides[table.name].add_(gradients.sides(table))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all sums by name."""
+        sides = {f"{name}/{kind}": t for name, s in self.sides.items() for kind, t in s.tensors().items()}
+        return by_kind(inputs=self.inputs, outputs=self.outputs, seen=self._seen, sides=sides)
 
     def add_inputs(self, name: str, tokens: Float[Tensor, "tokens d_in"]) -> None:
         """Add tokens to a layer's inputs' covariance."""
@@ -63,7 +70,7 @@ class Covariances:
 
     def tokens(self, num_scored: int) -> dict[str, int]:
         """Return how many tokens each layer's sums are of, out of all scored ones."""
-        return {name: self._seen.get(name, num_scored) for name in self.outputs}
+        return {name: int(self._seen.get(name, num_scored)) for name in self.outputs}
 
 
 class _CovarianceTap:

@@ -6,8 +6,8 @@ goes, and is made once more without them; a clean background, the usual case, pa
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -20,6 +20,7 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass, TableTaps
 from curate.gradients.linear import Tap, by_sequence, tapped
+from curate.gradients.slices import Advance, OpenSlices, SliceRunner, Tensors, Totals, cut, runner_here
 from curate.gradients.tables import TableGradients
 from curate.progress import Reporter, Silent
 from curate.proxies.experts import Rows
@@ -27,6 +28,8 @@ from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, windows
 
 FISHERS = ("sampled", "empirical")
+SPOILT = "spoilt"
+"""The name of the documents that are not finite, among the sums of a slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,10 @@ class Sums(Protocol):
 
     def taps(self, view: BatchView) -> Callable[[str], Tap | None]: ...
 
+    def tensors(self) -> Tensors:
+        """Return the sums themselves by name: they are written to, and slices' sums of one name are added up."""
+        ...
+
 
 @runtime_checkable
 class TableSums(Protocol):
@@ -92,11 +99,97 @@ class TableSums(Protocol):
 S = TypeVar("S", bound=Sums)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PassWork:
+    """One pass over the samples of a slice: its sums, and under SPOILT the documents that are not finite."""
+
+    stage: str
+    number: int
+    layers: tuple[str, ...]
+    tables: tuple[str, ...]
+    sampled: bool
+    seed: int
+    make: Callable[[Proxy, Tensors], Sums]
+
+    def open(self, proxy: Proxy, batching: Batching, state: Tensors) -> OpenSlices:
+        """Return what adds up slices, each from nothing."""
+        proxy = replace(proxy, tracked=self.layers, tables=self.tables)
+        return _OpenPass(self, FrozenPass(proxy), batching, self.make(proxy, state))
+
+
+class _OpenPass:
+    def __init__(self, work: PassWork, frozen: FrozenPass, batching: Batching, sums: Sums) -> None:
+        self.work, self.frozen, self.batching, self.sums = work, frozen, batching, sums
+
+    def __call__(self, samples: Mapping[int, Sample], advance: Advance) -> Tensors:
+        room, advanced = self.batching.room, list[int]()
+        room.begin_anew(self.work.stage)
+
+        def attempt() -> Tensors:
+            if advanced:
+                advance(-sum(advanced))
+                advanced.clear()
+            return self._added(samples, lambda count: (advanced.append(count), advance(count)))
+
+        return room.whole(self.work.stage, attempt)
+
+    def _added(self, samples: Mapping[int, Sample], advance: Callable[[int], object]) -> Tensors:
+        spoilt = set[int]()
+        for total in self.sums.tensors().values():
+            total.zero_()
+        encoded = {i: s.encoded for i, s in samples.items()}
+        for batch in self.batching.batches(self.work.stage, encoded):
+            with self.batching.room.watched(self.work.stage, batch):
+                spoilt |= self._add(batch, [samples[i] for i in batch.documents])
+            advance(len(batch))
+        return {**self.sums.tensors(), SPOILT: torch.tensor(sorted(spoilt), dtype=torch.int64)}
+
+    def _add(self, batch: TokenBatch, samples: Sequence[Sample]) -> set[int]:
+        """Add a batch up; return its documents that are not finite."""
+        proxy, work = self.frozen.proxy, self.work
+        labels = batch.labels.to(proxy.device)
+        view = BatchView(
+            shape=batch.ids.shape,
+            scored=(labels != IGNORED).flatten().nonzero().squeeze(-1),
+            finite=torch.ones(len(batch), dtype=torch.bool, device=proxy.device),
+        )
+        drawn = uniforms(work.seed, work.number, samples, batch.ids.shape[1]) if work.sampled else None
+        with tapped(proxy.linears, self.sums.taps(view)):
+            losses = self.frozen.backward(batch, drawn, self._table_taps(batch, view))
+        finite = (view.finite & losses.isfinite()).tolist()
+        return {sample.document for sample, ok in zip(samples, finite, strict=True) if not ok}
+
+    def _table_taps(self, batch: TokenBatch, view: BatchView) -> TableTaps | None:
+        sums = self.sums
+        if not self.frozen.tables or not isinstance(sums, TableSums):
+            return None
+
+        def add(gradients: TableGradients) -> None:
+            for embedded in gradients.embedded:
+                view.finite.logical_and_((_norms(embedded) ** 2).isfinite())
+            sums.add_tables(gradients)
+
+        return TableGradients.of(self.frozen, batch).taps(add)
+
+
+def uniforms(seed: int, number: int, samples: Sequence[Sample], length: int) -> Float[Tensor, "sequences tokens"]:
+    """Return the numbers in [0, 1) that draw the labels: functions of seed, pass, document and window alone."""
+    values = np.zeros((len(samples), length), np.float32)
+    for sequence, sample in zip(values, samples, strict=True):
+        key = f"{seed}\0{number}\0{sample.document}\0{sample.window}".encode()
+        digest = hashlib.blake2b(key, digest_size=16).digest()
+        generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+        tokens = len(sample.encoded.ids)
+        sequence[:tokens] = generator.random(tokens, dtype=np.float32)
+    return torch.from_numpy(values)
+
+
 class Passes:
     """Run passes over a background of which each sequence (a document, or each window of a long one) is one sample.
 
     Sequences without a scored token have no gradient and are no samples. `fisher` says which labels the gradients
-    are of: 'sampled' from the model itself, anew in every pass, or 'empirical', the data's.
+    are of: 'sampled' from the model itself, anew in every pass, or 'empirical', the data's. `runner` says who does the
+    slices of a pass; None: this process.
     """
 
     def __init__(
@@ -108,11 +201,13 @@ class Passes:
         fisher: str = "sampled",
         seed: int = 0,
         reporter: Reporter | None = None,
+        runner: SliceRunner | None = None,
     ) -> None:
         if fisher not in FISHERS:
             raise SettingsError(f"fisher is {fisher!r}; expected {' or '.join(map(repr, FISHERS))}.")
-        self.frozen, self.batching, self.seed = FrozenPass(proxy), batching, seed
+        self.frozen, self.seed = FrozenPass(proxy), seed
         self.sampled, self.reporter = fisher == "sampled", reporter or Silent()
+        self.runner = runner or runner_here(proxy, batching)
         pieces = [
             Sample(document=i, window=w, encoded=Encoded(ids=ids, scored=scored, truncated=False))
             for i, document in enumerate(encoded)
@@ -130,66 +225,47 @@ class Passes:
         """Scored tokens of all samples."""
         return sum(s.encoded.num_scored for s in self.samples.values())
 
-    def run(self, stage: str, number: int, make: Callable[[], S]) -> S:
+    def run(self, stage: str, number: int, make: Callable[[Proxy, Tensors], S], state: Tensors | None = None) -> S:
         """Return the sums of one pass over the samples, and drop samples of documents that are not finite for good.
 
-        `number` tells passes apart: each draws labels of its own. Raises CurateError when no document is left.
+        `number` tells passes apart: each draws labels of its own. `make` pickles; it is given the proxy and `state`,
+        the tensors of earlier passes. Raises CurateError when no document is left.
         """
-        while True:
-            sums, spoilt = self.batching.room.whole(stage, lambda: self._pass(stage, number, make()))
-            if not spoilt:
-                return sums
-            del sums
-            self._leave_out(spoilt)
-
-    def _pass(self, stage: str, number: int, sums: S) -> tuple[S, set[int]]:
-        """Add all samples up; return the documents that are not finite, too."""
-        spoilt = set[int]()
-        parts = {i: s.encoded for i, s in self.samples.items()}
-        with self.reporter.stage(stage, total=len(self.samples), grows="background") as task:
-            for batch in self.batching.batches(stage, parts):
-                with self.batching.room.watched(stage, batch):
-                    spoilt |= self._add(sums, batch, number)
-                task.advance(len(batch))
-        return sums, spoilt
-
-    def uniforms(self, samples: Sequence[Sample], number: int, length: int) -> Float[Tensor, "sequences tokens"]:
-        """Return the numbers in [0, 1) that draw the labels: functions of seed, pass, document and window alone."""
-        uniforms = np.zeros((len(samples), length), np.float32)
-        for sequence, sample in zip(uniforms, samples, strict=True):
-            key = f"{self.seed}\0{number}\0{sample.document}\0{sample.window}".encode()
-            digest = hashlib.blake2b(key, digest_size=16).digest()
-            generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-            tokens = len(sample.encoded.ids)
-            sequence[:tokens] = generator.random(tokens, dtype=np.float32)
-        return torch.from_numpy(uniforms)
-
-    def _add(self, sums: Sums, batch: TokenBatch, number: int) -> set[int]:
-        """Add a batch up; return its documents that are not finite."""
         proxy = self.frozen.proxy
-        labels = batch.labels.to(proxy.device)
-        view = BatchView(
-            shape=batch.ids.shape,
-            scored=(labels != IGNORED).flatten().nonzero().squeeze(-1),
-            finite=torch.ones(len(batch), dtype=torch.bool, device=proxy.device),
+        work = PassWork(
+            stage=stage,
+            number=number,
+            layers=proxy.tracked,
+            tables=proxy.tables,
+            sampled=self.sampled,
+            seed=self.seed,
+            make=make,
         )
-        samples = [self.samples[i] for i in batch.documents]
-        uniforms = self.uniforms(samples, number, batch.ids.shape[1]) if self.sampled else None
-        with tapped(proxy.linears, sums.taps(view)):
-            losses = self.frozen.backward(batch, uniforms, self._table_taps(sums, batch, view))
-        finite = (view.finite & losses.isfinite()).tolist()
-        return {sample.document for sample, ok in zip(samples, finite, strict=True) if not ok}
+        while True:
+            totals, spoilt = self._pass(work, state or {})
+            if not spoilt:
+                break
+            del totals
+            self._leave_out(spoilt)
+        sums = make(proxy, state or {})
+        for name, total in sums.tensors().items():
+            total.copy_(totals.tensors.pop(name))
+        return sums
 
-    def _table_taps(self, sums: Sums, batch: TokenBatch, view: BatchView) -> TableTaps | None:
-        if not self.frozen.tables or not isinstance(sums, TableSums):
-            return None
+    def _pass(self, work: PassWork, state: Tensors) -> tuple[Totals, set[int]]:
+        """Add all samples up; return the documents that are not finite, too."""
+        totals, spoilt = Totals(), set[int]()
 
-        def add(gradients: TableGradients) -> None:
-            for embedded in gradients.embedded:
-                view.finite.logical_and_((_norms(embedded) ** 2).isfinite())
-            sums.add_tables(gradients)
+        def take(result: Tensors) -> None:
+            spoilt.update(result[SPOILT].tolist())
+            if not spoilt:
+                totals.add({name: part for name, part in result.items() if name != SPOILT})
 
-        return TableGradients.of(self.frozen, batch).taps(add)
+        lengths = {i: len(s.encoded.ids) for i, s in self.samples.items()}
+        slices = [{i: self.samples[i] for i in members} for members in cut(lengths)]
+        with self.reporter.stage(work.stage, total=len(self.samples), grows="background") as task:
+            self.runner(work, slices, take, task, state)
+        return totals, spoilt
 
     def _leave_out(self, documents: set[int]) -> None:
         self.samples = {i: s for i, s in self.samples.items() if s.document not in documents}

@@ -206,7 +206,28 @@ class Sides:
     columns: tuple[Float[Tensor, "width width"], Float[Tensor, "width width"]]
     """At the head Σ h hᵀ; at the embedding Σ g gᵀ over the gradients of its output."""
 
-    def __add__(self, other: "Sides") -> "Sides":
-        head_rows, counts = (a + b for a, b in zip(self.rows, other.rows, strict=True))
-        head, embedded = (a + b for a, b in zip(self.columns, other.columns, strict=True))
-        return Sides(rows=(head_rows, counts), columns=(head, embedded))
+    @classmethod
+    def zeros(cls, table: Table, *, device: torch.device, dtype: torch.dtype) -> "Sides":
+        """Return sums of nothing."""
+        rows, width = table.shape
+        of_rows, of_columns = (
+            torch.zeros(rows, device=device, dtype=dtype),
+            torch.zeros(width, width, device=device, dtype=dtype),
+        )
+        return cls(rows=(of_rows, of_rows.clone()), columns=(of_columns, of_columns.clone()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the sums by name."""
+        (head_rows, embedded_rows), (head_columns, embedded_columns) = self.rows, self.columns
+        return {
+            "head_rows": head_rows,
+            "head_columns": head_columns,
+            "embedded_rows": embedded_rows,
+            "embedded_columns": embedded_columns,
+        }
+
+    def add_(self, other: "Sides") -> None:
+        """Add other sums in place."""
+        parts = other.tensors()
+        for name, total in self.tensors().items():
+            total.add_(parts[name])

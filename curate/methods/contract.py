@@ -40,6 +40,7 @@ from curate.gradients.documents import Batching
 from curate.gradients.roots import Whitening
 from curate.gradients.scored import Scored, StoredQueries
 from curate.gradients.sketches import Block
+from curate.gradients.slices import SliceRunner, runner_here
 from curate.progress import Reporter
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
@@ -102,6 +103,13 @@ class Inputs:
     """States of the proxy's training in their order, for methods that need them."""
     whole: "Callable[[], Sizes] | None" = None
     """Estimates the sizes of the run; None where the pool is not what will be scored."""
+    runner: SliceRunner | None = None
+    """Who does the slices of a fit: workers, or None: this process."""
+
+    @property
+    def slice_runner(self) -> SliceRunner:
+        """What does the slices of a fit."""
+        return self.runner or runner_here(self.proxy, self.batching)
 
     @property
     def proxy_keys(self) -> dict[str, object]:

@@ -6,7 +6,8 @@ in the target's own second moment (`target_share`), which removes what all its r
 the signal, so the default is none.
 """
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Literal
 
@@ -27,10 +28,12 @@ from curate.curvature.second_moment import (
     spectrum,
 )
 from curate.errors import CurateError, SettingsError
+from curate.gradients.documents import Batching
 from curate.gradients.low_rank import Packing
 from curate.gradients.roots import Whitening, moved
 from curate.gradients.scoring import SketchScorer, SketchTerm, prepare_sketches
-from curate.gradients.sketches import SketchEngine
+from curate.gradients.sketches import Block, SketchEngine
+from curate.gradients.slices import Advance, OpenSlices, Tensors, Totals
 from curate.methods.contract import Inputs, Scorer, Sizes, StoreKind
 from curate.methods.shared.sketched import OFFERS as OFFERS
 from curate.methods.shared.sketched import (
@@ -38,12 +41,12 @@ from curate.methods.shared.sketched import (
     SketchSettings,
     StoreSketcher,
     TargetSketches,
-    background_sketches,
     bytes_of,
     depends_on,
     kept_background,
     pays,
     queries,
+    reduced_background,
     target_sketches,
 )
 from curate.proxies.proxy import Proxy
@@ -141,15 +144,48 @@ def _spectra(engine: SketchEngine, inputs: Inputs, settings: Settings, kept: Bac
     if not settings.rank:
         return decompose(_moments(engine, inputs, settings, kept))
     packing = Packing(engine.blocks, settings.rank)
-    packed = [packing.pack(v[v.isfinite().all(1)]).cpu() for v in background_sketches(engine, inputs, kept)]
+    packed: list[Tensor] = []
+    reduce = partial(_packed, settings.rank)
+    reduced_background(engine, inputs, settings, reduce, lambda part: packed.append(part["packed"]), kept)
     sample = torch.cat(packed) if packed else torch.zeros(0, packing.width)
     _refuse_none(len(sample))
     spectra: Spectra = {}
-    with inputs.reporter.stage("second moment", total=len(packing.places), unit="layers", grows="background") as stage:
-        for place in packing.places:
-            spectra[place.block.name] = decompose_sample(packing.layer(sample, place), engine.dtype)
-            stage.advance(1)
+    work = DecompositionWork(blocks=tuple(engine.blocks), rank=settings.rank, dtype=engine.dtype)
+
+    def take(layer: Tensors) -> None:
+        spectra[engine.blocks[len(spectra)].name] = (layer["values"], layer["vectors"])
+
+    layers = range(len(engine.blocks))
+    with inputs.reporter.stage("second moment", total=len(layers), unit="layers", grows="background") as stage:
+        inputs.slice_runner(work, layers, take, stage, {"sample": sample})
     return spectra
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecompositionWork:
+    """Decompose R layer by layer: a slice is the number of a layer's block."""
+
+    blocks: tuple[Block, ...]
+    rank: int
+    dtype: torch.dtype
+
+    def open(self, proxy: Proxy, batching: Batching, state: Tensors) -> OpenSlices:
+        """Return what decomposes R of one layer, from a sample of packed sketches."""
+        packing = Packing(self.blocks, self.rank)
+
+        def do(layer: int, advance: Advance) -> Tensors:
+            values, vectors = decompose_sample(packing.layer(state["sample"], packing.places[layer]), self.dtype)
+            advance(1)
+            return {"values": values, "vectors": vectors}
+
+        return do
+
+
+def _packed(rank: int, engine: SketchEngine, parts: Iterator[Tensor]) -> Tensors:
+    """Return the packed sketches that are finite."""
+    packing = Packing(engine.blocks, rank)
+    packed = [packing.pack(values[values.isfinite().all(1)]).cpu() for values in parts]
+    return {"packed": torch.cat(packed) if packed else torch.zeros(0, packing.width, dtype=engine.dtype)}
 
 
 def _refuse_none(documents: int) -> None:
@@ -159,16 +195,24 @@ def _refuse_none(documents: int) -> None:
 
 def _moments(engine: SketchEngine, inputs: Inputs, settings: Settings, kept: BackgroundSketches | None) -> Moments:
     keys = _depends_on(inputs, settings)
-    moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs, kept))
+    moments = inputs.kept.get("curvature/second-moment", keys, lambda: _fit(engine, inputs, settings, kept))
     return {name: moment.to(inputs.proxy.device) for name, moment in moments.items()}
 
 
-def _fit(engine: SketchEngine, inputs: Inputs, kept: BackgroundSketches | None) -> Moments:
+def _fit(engine: SketchEngine, inputs: Inputs, settings: Settings, kept: BackgroundSketches | None) -> Moments:
+    totals = Totals()
+    reduced_background(engine, inputs, settings, _sums, totals.add, kept)
+    documents = int(totals.tensors.pop("documents", 0))
+    _refuse_none(documents)
+    return {name: (total / documents).to(engine.dtype) for name, total in totals.tensors.items()}
+
+
+def _sums(engine: SketchEngine, parts: Iterator[Tensor]) -> Tensors:
+    """Return Σ s sᵀ per layer, and of how many documents it is."""
     moment = SecondMoment(engine.blocks)
-    for values in background_sketches(engine, inputs, kept):
+    for values in parts:
         moment.update(values)
-    _refuse_none(moment.count)
-    return moment.mean()
+    return {"documents": torch.tensor(moment.count), **moment.sums}
 
 
 def _flat(spectra: Spectra) -> dict[str, Tensor]:

@@ -14,11 +14,13 @@ from curate.errors import CurateError, SettingsError
 from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
 from curate.folders.part_folder import FINISHED
+from curate.gradients.slices import SliceRunner
 from curate.memory import peak_memory
 from curate.methods.contract import EncodedTarget, Plan, Sizes, Sketcher
 from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.ending import is_to_finish, totals_of, warn_of_mixed
+from curate.pipeline.fitting import fitting
 from curate.pipeline.request import note_shapes, open_candidates
 from curate.pipeline.work import IndexWork, sketching
 from curate.pipeline.workspace import NO_TARGET, Workspace, load, refuse_unwritable, versions
@@ -190,7 +192,8 @@ class Indexing:
             if is_to_finish(store, choice.job, lambda: self._unfinished(store), "index", self.reporter):
                 warn_of_mixed(store, self.reporter)
                 totals = totals_of(store, self.pool, strict=strict, reporter=self.reporter)
-                self._fit(store, workspace)
+                with fitting(executor, workspace, store.folder, self.reporter) as runner:
+                    self._fit(store, workspace, runner)
                 store.finish(totals)
         return store
 
@@ -298,10 +301,10 @@ class Indexing:
         method = methods.get(self.settings.method)
         check_arithmetic(store, method, self._method_settings, inputs, self.pool, self.settings, ["score"])
 
-    def _fit(self, store: Store, workspace: Workspace) -> None:
+    def _fit(self, store: Store, workspace: Workspace, runner: SliceRunner | None) -> None:
         """Keep what every target will ask for: how sketches are whitened (of R, its eigendecomposition), and norms."""
         kind = methods.store_of(self.settings.method)
-        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.folder, self.reporter)
+        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.folder, self.reporter, runner=runner)
         whitening = kind.whitening(inputs, projection_of(self.settings))
         store.keep_whitening(whitening)
         norms(store, whitening, self.reporter)

@@ -53,6 +53,7 @@ def part_of(
         per_token=False,
         record=lambda _: None,
         whole=None,
+        runner=None,
     )
 
 

@@ -9,11 +9,13 @@ from curate.documents.located import as_recorded
 from curate.errors import SettingsError
 from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
+from curate.gradients.slices import SliceRunner
 from curate.methods.contract import Scorer
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.checking import check_scores
 from curate.pipeline.ending import is_to_finish, log, totals_of, warn_of_mixed
 from curate.pipeline.estimate import ScorePlan, estimate
+from curate.pipeline.fitting import fitting
 from curate.pipeline.frequencies import record_frequency_loss
 from curate.pipeline.narrowing import narrowed
 from curate.pipeline.origin import remember_shards
@@ -66,13 +68,19 @@ def run(
     with Run.start(place, settings=record, fingerprints=fingerprints, details=details, job=choice.job) as run:
         run.log.begin(**choice.told())
         loaded = time.time()
-        with run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")):
-            scorer = _prepare(run, request, workspace, reporter)
+        is_stored = request.store is not None
+        worker = choice.make(
+            parameters=workspace.proxy.coverage.total, rows=None if is_stored else workspace.sizes().pool
+        )
+        with (
+            run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")),
+            fitting(worker, workspace, run.folder, reporter) as runner,
+        ):
+            scorer = _prepare(run, request, workspace, reporter, runner)
             if request.settings.check:
                 check_scores(run, workspace, request.settings.check, scorer, choice, reporter)
         prepared = time.time()
         if request.store is None:
-            worker = choice.make(parameters=workspace.proxy.coverage.total, rows=workspace.sizes().pool)
             described = worker.described()
             opened = Scoring.of(request, workspace, scorer, run) if worker.is_here else None
             del workspace, scorer  # workers load their own, and a device need not hold one more
@@ -90,10 +98,12 @@ def run(
     return run
 
 
-def _prepare(run: Run, request: Request, workspace: Workspace, reporter: Reporter) -> Scorer:
+def _prepare(
+    run: Run, request: Request, workspace: Workspace, reporter: Reporter, runner: SliceRunner | None
+) -> Scorer:
     """Do what is done once for a run, and return its scorer."""
     request.split.write(run.folder)
-    inputs = workspace.inputs(run.folder, reporter, lambda details: run.add_details(**details))
+    inputs = workspace.inputs(run.folder, reporter, lambda details: run.add_details(**details), runner)
     method = methods.get(request.method)
     if request.narrowing is not None:
         request.narrowing.begin(run, request.pool)

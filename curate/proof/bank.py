@@ -20,7 +20,6 @@ import xxhash
 
 from curate.errors import CurateError
 from curate.executors.contract import Executor
-from curate.executors.jobs import Jobs
 from curate.executors.local import Local
 from curate.folders.codecs import ARRAY
 from curate.folders.folder import Folder, put_json
@@ -147,9 +146,8 @@ class Bank:
         if missing:
             with reporter.stage("retraining", total=len(missing), unit="models") as task:
                 work = Retraining.of(self)
-                (executor or Local()).do(
-                    Jobs(work=work, jobs=missing, count=len(missing), task=task, reporter=reporter)
-                )
+                with (executor or Local()).hired(work, len(missing), reporter) as do_all:
+                    do_all(missing, task)
         return np.stack([self.make(job) for job in jobs])
 
     def make(self, job: Job) -> np.ndarray:

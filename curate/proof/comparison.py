@@ -10,7 +10,6 @@ from typing import Any
 from curate.documents import Fields, Overlap, read_target
 from curate.documents.set_aside import sentences
 from curate.executors.contract import Executor
-from curate.executors.jobs import Jobs
 from curate.folders.codecs import JSON
 from curate.folders.folder import Folder
 from curate.folders.kept import Kept
@@ -149,7 +148,8 @@ class Comparison:
         total = sum(self.steps(arm.times) for arm, _ in missing)
         with self.reporter.stage("training", total=total, unit="steps") as task:
             jobs = (self._job(arm, seed) for arm, seed in missing)
-            executor.do(Jobs(work=work, jobs=jobs, count=len(missing), task=task, reporter=self.reporter))
+            with executor.hired(work, len(missing), self.reporter) as do_all:
+                do_all(jobs, task)
 
     def _job(self, arm: Arm, seed: int) -> ArmTraining:
         """Write a training's documents to disk, unless they are there, and return the job."""

@@ -63,6 +63,13 @@ class Room:
         """Return the tokens that the next batch of this work may have."""
         return self._tokens.get(work, min(self.most, FIRST_TOKENS) if self.learns else self.most)
 
+    def begin_anew(self, work: str) -> None:
+        """Forget how large this work's batches were, but not that memory was out: so that equal work has equal batches,
+        whatever was done before."""
+        if self.learns:
+            self._tokens.pop(work, None)
+            self._needs.pop(work, None)
+
     def run(self, work: str, batches: Iterable[B], step: Callable[[B], R]) -> Iterator[tuple[B, R]]:
         """Yield each batch with what `step` returns for it; halve a batch that does not fit, and try again.
 

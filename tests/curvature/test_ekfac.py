@@ -50,8 +50,7 @@ def test_where_gradients_are_independent_of_inputs_the_solve_is_the_dense_damped
     into_eigenvectors(factors.inputs, Silent())
     into_eigenvectors(factors.outputs, Silent())
     bases = Bases(outputs=factors.outputs, inputs=factors.inputs, leaders=first)
-    passes = Passes(proxy, random_documents([4]), batching())
-    squares = Squares(passes, first, bases)
+    squares = Squares(proxy, first, bases)
     show(squares, proxy, module, a, g)
     eigenvalues = {module: squares.sums[module] / len(a)}
     found = ekfac.Ekfac.of(to_tensors(bases, eigenvalues), damping=damping)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from curate.gradients.passes import Passes
+from curate.gradients.passes import Passes, uniforms
 from curate.proxies.probes import linear_layers
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
@@ -36,7 +36,7 @@ def truths(proxy: Proxy, passes: Passes, number: int) -> list[Truth]:
         tokens = sample.encoded
         labels = torch.from_numpy(tokens.ids[1:].astype(np.int64))
         if passes.sampled:
-            labels = drawn(proxy, tokens, passes.uniforms([sample], number, len(tokens.ids))[0])
+            labels = drawn(proxy, tokens, uniforms(passes.seed, number, [sample], len(tokens.ids))[0])
         result.append(truth_of(proxy, tokens, labels))
     return result
 

@@ -24,7 +24,7 @@ def settings(place: Path, method: str = "trackstar", **changes) -> ScoreSettings
         "pool": (str(place / "pool"),),
         "model": str(place / "proxy"),
         "method": method,
-        "method_settings": SETTINGS[method],
+        "method_settings": SETTINGS.get(method, {}),
         "group_by": "task",
         "background": 32,
         "part_documents": 16,

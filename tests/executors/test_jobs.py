@@ -11,7 +11,6 @@ import pytest
 from curate import executors
 from curate.errors import CurateError
 from curate.executors.crew import ATTEMPTS
-from curate.executors.jobs import Jobs
 from tests.executors.making import Seen
 
 
@@ -46,8 +45,11 @@ class Writing:
 
 def do(folder: Path, jobs: Sequence[Named], seen: Seen, name: str | None = None, workers: int = 2) -> None:
     executor = executors.choose(name, workers=workers, device="cpu").make()
-    with seen.stage("writing", total=2 * len(jobs)) as task:
-        executor.do(Jobs(work=Writing(folder), jobs=iter(jobs), count=len(jobs), task=task, reporter=seen))
+    with (
+        seen.stage("writing", total=2 * len(jobs)) as task,
+        executor.hired(Writing(folder), len(jobs), seen) as do_all,
+    ):
+        do_all(iter(jobs), task)
 
 
 def written(folder: Path) -> set[str]:

@@ -17,6 +17,7 @@ from curate.documents import Fields, open_pool
 from curate.errors import CurateError, SettingsError
 from curate.executors.contract import Chunk, PartTables, SpanRows
 from curate.executors.reading import unfinished
+from curate.pipeline import fitting
 from curate.progress import Silent, Task
 from curate.scores.run import Run
 from tests import small_runs
@@ -36,9 +37,13 @@ def test_two_processes_write_the_bytes_of_one(place: Path, tmp_path: Path, alone
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["ekfac", "magic"])
-def test_fits_are_made_once_and_read_by_three_processes(place: Path, tmp_path: Path, alone, what: str) -> None:
-    assert contents(make(what, place, tmp_path, workers=3)) == alone(what)
+@pytest.mark.parametrize("what", ["trackstar", "ekfac", "magic"])
+def test_fits_are_made_and_read_by_three_processes(
+    place: Path, tmp_path: Path, alone, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    expected = alone(what)
+    monkeypatch.setattr(fitting, "WORTH_SECONDS", 0)
+    assert contents(make(what, place, tmp_path, workers=3)) == expected
 
 
 def parts_of(folder: Path, what: str) -> list[Path]:

@@ -13,7 +13,7 @@ def test_covariances_equal_those_of_hooked_activations_at_scored_positions(archi
     proxy = tiny_proxy(tiny_model(architecture))
     passes = Passes(proxy, random_documents([9, 12, 5, 2]), batching(budget=24), seed=3)
     first = input_leaders(proxy)
-    found = passes.run("factors", 1, lambda: Covariances(proxy, first))
+    found = passes.run("factors", 1, lambda *_: Covariances(proxy, first))
     expected = truths(proxy, passes, 1)
     assert passes.num_scored == sum(len(t.outputs[proxy.tracked[0]]) for t in expected)
     for name in proxy.tracked:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from curate.errors import CurateError, SettingsError
 from curate.gradients.covariances import Covariances
-from curate.gradients.passes import Passes
+from curate.gradients.passes import Passes, uniforms
 from curate.gradients.shared_inputs import input_leaders
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy
@@ -17,10 +17,14 @@ from tests.small_models import VOCABULARY, batching, encoded, random_documents, 
 LENGTHS = [12, 3, 9, 2, 24, 12, 17]
 
 
+def covariances(proxy: Proxy, _: object) -> Covariances:
+    return Covariances(proxy, input_leaders(proxy))
+
+
 def factors(proxy: Proxy, documents: list[Encoded], budget: int = 64, number: int = 1, **changes: int) -> Tensor:
     """All covariances of a pass, one after the other."""
     passes = Passes(proxy, documents, batching(budget=budget), **changes)  # type: ignore[arg-type]
-    sums = passes.run("factors", number, lambda: Covariances(proxy, input_leaders(proxy)))
+    sums = passes.run("factors", number, covariances)
     return torch.cat([t.flatten() for t in (*sums.inputs.values(), *sums.outputs.values())])
 
 
@@ -43,10 +47,10 @@ def test_a_documents_uniforms_are_its_own_whatever_stands_beside_it() -> None:
     proxy, documents = tiny_proxy(), random_documents(LENGTHS)
     passes = Passes(proxy, documents, batching(), seed=5)
     samples = list(passes.samples.values())
-    together = passes.uniforms(samples, 1, 24)
+    together = uniforms(5, 1, samples, 24)
     for row, sample in zip(together, samples, strict=True):
         n = len(sample.encoded.ids)
-        assert row[:n].equal(passes.uniforms([sample], 1, n)[0])
+        assert row[:n].equal(uniforms(5, 1, [sample], n)[0])
         assert ((row >= 0) & (row < 1)).all()
     assert len({float(x) for x in together[:, 0]}) == len(samples)
 
@@ -56,7 +60,7 @@ def test_windows_of_a_long_document_are_samples_with_uniforms_of_their_own() -> 
     passes = Passes(proxy, [long], batching(context=6, long="windows"))
     assert [(s.document, s.window) for s in passes.samples.values()] == [(0, i) for i in range(5)]
     assert passes.num_scored == 22
-    assert len(passes.uniforms(list(passes.samples.values()), 1, 6)[:, 0].unique()) == 5
+    assert len(uniforms(0, 1, list(passes.samples.values()), 6)[:, 0].unique()) == 5
 
 
 def test_labels_are_drawn_from_the_models_own_distribution() -> None:
@@ -68,9 +72,9 @@ def test_labels_are_drawn_from_the_models_own_distribution() -> None:
     head = passes.frozen.head
     probabilities = model(input_ids=torch.tensor([tokens])).logits[0, 0].double().softmax(-1)
     samples = list(passes.samples.values())
-    uniforms = passes.uniforms(samples, 1, 2)[:, 0]
+    drawn = uniforms(0, 1, samples, 2)[:, 0]
     hidden = proxy.decoder(input_ids=torch.tensor([tokens])).last_hidden_state[0, 0].expand(n, -1)
-    _, gradients = head(hidden, torch.full((n,), 9), uniforms=uniforms)
+    _, gradients = head(hidden, torch.full((n,), 9), uniforms=drawn)
     assert gradients is not None
     embeddings = probabilities @ head.weight - gradients  # of the labels that were drawn
     labels = torch.cdist(embeddings, head.weight).argmin(-1)
@@ -106,12 +110,10 @@ def test_a_document_that_is_not_finite_leaves_all_sums_and_changes_no_other(wher
         model.model.layers[1].register_forward_pre_hook(poison(model, bad))
     notes = Notes()
     passes = Passes(proxy, spoilt, batching(budget=64), fisher="empirical", reporter=notes)
-    found = passes.run("factors", 1, lambda: Covariances(proxy, input_leaders(proxy)))
+    found = passes.run("factors", 1, covariances)
     assert [s.document for s in passes.samples.values()] == [0, 2]
     assert notes.notes == ["1 background document(s) left out: their gradient is not finite."]
-    expected = Passes(proxy, clean, batching(budget=64), fisher="empirical").run(
-        "factors", 1, lambda: Covariances(proxy, input_leaders(proxy))
-    )
+    expected = Passes(proxy, clean, batching(budget=64), fisher="empirical").run("factors", 1, covariances)
     for name, total in expected.outputs.items():
         assert total.equal(found.outputs[name])
     for name, total in expected.inputs.items():

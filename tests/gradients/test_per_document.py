@@ -19,12 +19,15 @@ LENGTHS = [9, 12, 5, 23, 2]  # shorter and longer than layers are wide
 class Collected:
     """Keeps every document's gradients."""
 
-    def __init__(self, proxy: Proxy, rotations: Mapping[str, Rotation] | None = None) -> None:
-        self.found: dict[str, list[Tensor]] = {}
+    def __init__(self, proxy: Proxy, rotations: Mapping[str, Rotation] | None, found: dict[str, list[Tensor]]) -> None:
+        self.found = found
         self.taps = PerDocument(proxy, input_leaders(proxy), self.add, rotations).taps
 
     def add(self, name: str, gradients: Tensor) -> None:
         self.found.setdefault(name, []).extend(gradients)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
 
 
 def bases(proxy: Proxy) -> dict[str, Rotation]:
@@ -50,7 +53,8 @@ def test_every_documents_gradient_arrives_whole_whichever_side_is_rotated_first(
     proxy = tiny_proxy(tiny_model(architecture))
     rotations = bases(proxy) if rotated else None
     passes = Passes(proxy, random_documents(LENGTHS), batching(budget=24), fisher="empirical")
-    found = passes.run("factors", 1, lambda: Collected(proxy, rotations)).found
+    found: dict[str, list[Tensor]] = {}
+    passes.run("factors", 1, lambda *_: Collected(proxy, rotations, found))
     expected = truths(proxy, passes, 1)
     order = sorted(range(len(LENGTHS)), key=lambda i: LENGTHS[i])  # batches come shortest first
     for name in proxy.tracked:
@@ -95,5 +99,8 @@ def test_inputs_rotated_for_several_layers_are_let_go_when_the_last_has_them() -
         def add(self, _name: str, _gradients: Tensor) -> None:
             assert not views[-1].rotated_inputs
 
-    Passes(proxy, random_documents([5]), batching()).run("factors", 1, Watching)
+        def tensors(self) -> dict[str, Tensor]:
+            return {}
+
+    Passes(proxy, random_documents([5]), batching()).run("factors", 1, lambda *_: Watching())
     assert len(views) == 1

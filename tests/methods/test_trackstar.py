@@ -12,6 +12,7 @@ from curate.gradients.documents import document_sketches
 from curate.gradients.sketches import SketchEngine, Sketches
 from curate.methods import trackstar
 from curate.methods.contract import Inputs, Sizes
+from curate.methods.shared import sketched
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded, TokenBatch
 from tests.methods.preparing import make_inputs, prepare, scores
@@ -173,7 +174,8 @@ class Counted(SketchEngine):
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> type[Counted]:
-    monkeypatch.setattr(trackstar, "SketchEngine", Counted)
+    for module in (trackstar, sketched):
+        monkeypatch.setattr(module, "SketchEngine", Counted)
     Counted.sketched = 0
     return Counted
 

@@ -84,6 +84,7 @@ def fitted(
                 fisher=settings.fisher,
                 seed=settings.seed,
                 reporter=inputs.reporter,
+                runner=inputs.runner,
             )
 
         return fit_in_groups(inputs.proxy, passes, fit)

@@ -5,7 +5,8 @@ of the pool, its sketches are kept, and those documents' scores are read off the
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -13,13 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.aggregation import Queries
-from curate.gradients.documents import Batching, document_sketches
+from curate.gradients.documents import Batching, DocumentSketches, document_sketches
 from curate.gradients.scored import Scored, in_order
 from curate.gradients.scoring import SketchScorer
 from curate.gradients.shapes import DIM, RANK
 from curate.gradients.sketches import Block, SketchEngine, layer_blocks
+from curate.gradients.slices import Advance, OpenSlices, Take, Tensors, cut
 from curate.methods.contract import EncodedTarget, Inputs, Scorer, Sizes, StoredSketches
 from curate.methods.shared.target import usable_rows
+from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.settings import Count, least, option, settings
 
@@ -94,7 +97,7 @@ def queries(
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundSketches:
-    """Every background document's sketch and loss, on the CPU, in the order in which they were made."""
+    """Every background document's sketch and loss, on the CPU, slice after slice."""
 
     values: Float[Tensor, "documents sketch"]
     losses: Float[Tensor, "documents"]
@@ -141,7 +144,7 @@ def kept_background(engine: SketchEngine, inputs: Inputs, settings: SketchSettin
     if inputs.stored is not None or inputs.whole is None or not pays(inputs.whole(), inputs, settings):
         return None
     keys = depends_on(inputs, settings) | {"background": inputs.background_fingerprint}
-    kept = inputs.kept.get("background/sketches", keys, lambda: _gathered(engine, inputs))
+    kept = inputs.kept.get("background/sketches", keys, lambda: _gathered(engine, inputs, settings))
     hashes = [bytes(row).hex() for row in kept["hashes"].numpy()]
     return BackgroundSketches(
         values=kept["values"],
@@ -163,45 +166,108 @@ def bytes_of(whole: Sizes, inputs: Inputs, settings: SketchSettings) -> int:
     return whole.background * width * max(4, inputs.proxy.dtype.itemsize)
 
 
-def background_sketches(
-    engine: SketchEngine, inputs: Inputs, kept: BackgroundSketches | None = None
-) -> Iterator[Float[Tensor, "documents sketch"]]:
-    """Yield the sketches of the background sample: kept ones, a store's, or computed now."""
-    if kept is not None:
-        parts = kept.values.split(list(kept.sizes))
-    elif inputs.stored is not None:
-        parts = inputs.stored.background()
-    else:
-        parts = (values for _, values, _ in _background(engine, inputs, inputs.background()))
-    for values in parts:
-        yield values.to(inputs.proxy.device, engine.dtype)
+def reduced_background(
+    engine: SketchEngine,
+    inputs: Inputs,
+    settings: SketchSettings,
+    reduce: "Reduce",
+    take: Take,
+    kept: BackgroundSketches | None = None,
+) -> None:
+    """Hand `take` what `reduce` makes of the background's sketches: of all kept ones, of a store's, or slice by slice.
+
+    `reduce` pickles.
+    """
+    if kept is None and inputs.stored is None:
+        _sketch_slices(inputs, settings, partial(_of_values, reduce), take)
+        return
+    parts = kept.values.split(list(kept.sizes)) if kept is not None else _stored(inputs)
+    take(reduce(engine, (values.to(inputs.proxy.device, engine.dtype) for values in parts)))
 
 
-def _background(
-    engine: SketchEngine, inputs: Inputs, encoded: Sequence[Encoded]
-) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
-    """Yield the background's positions, sketches and losses, batch by batch."""
-    with inputs.reporter.stage("background", total=len(encoded), grows="background") as stage:
-        for batch in document_sketches(engine, encoded, inputs.batching):
-            yield batch.documents, batch.values, batch.losses
-            stage.advance(len(batch.documents))
+Reduce = Callable[[SketchEngine, Iterator[Float[Tensor, "documents sketch"]]], Tensors]
 
 
-def _gathered(engine: SketchEngine, inputs: Inputs) -> dict[str, Tensor]:
+def _stored(inputs: Inputs) -> Iterator[Float[Tensor, "documents sketch"]]:
+    assert inputs.stored is not None
+    return inputs.stored.background()
+
+
+def _of_values(reduce: Reduce, engine: SketchEngine, batches: Iterator[DocumentSketches]) -> Tensors:
+    return reduce(engine, (batch.values for batch in batches))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchWork:
+    """Sketch the documents of a slice, and return what `reduce` makes of them."""
+
+    dim: int
+    seed: int
+    reduce: Callable[[SketchEngine, Iterator[DocumentSketches]], Tensors]
+    """It pickles."""
+
+    def open(self, proxy: Proxy, batching: Batching, state: Tensors) -> OpenSlices:
+        """Return what sketches slices: documents by position."""
+        engine = SketchEngine(proxy, dim=self.dim, seed=self.seed)
+
+        def do(documents: Mapping[int, Encoded], advance: Advance) -> Tensors:
+            batching.room.begin_anew("sketches")
+            return self.reduce(engine, _placed(engine, documents, batching, advance))
+
+        return do
+
+
+def _placed(
+    engine: SketchEngine, documents: Mapping[int, Encoded], batching: Batching, advance: Advance
+) -> Iterator[DocumentSketches]:
+    places = list(documents)
+    for batch in document_sketches(engine, list(documents.values()), batching):
+        yield replace(batch, documents=tuple(places[i] for i in batch.documents))
+        advance(len(batch.documents))
+
+
+def _sketch_slices(
+    inputs: Inputs,
+    settings: SketchSettings,
+    reduce: Callable[[SketchEngine, Iterator[DocumentSketches]], Tensors],
+    take: Take,
+) -> None:
+    encoded = inputs.background()
+    slices = [{i: encoded[i] for i in members} for members in cut({i: len(e.ids) for i, e in enumerate(encoded)})]
+    work = SketchWork(dim=settings.dim, seed=settings.seed, reduce=reduce)
+    with inputs.reporter.stage("background", total=len(encoded), grows="background") as task:
+        inputs.slice_runner(work, slices, take, task, {})
+
+
+def _gathered(engine: SketchEngine, inputs: Inputs, settings: SketchSettings) -> dict[str, Tensor]:
     encoded = inputs.background()
     values = torch.empty(len(encoded), engine.width, dtype=engine.dtype)
     losses, order, sizes = torch.empty(len(encoded), dtype=torch.float64), list[int](), list[int]()
-    for documents, sketches, batch_losses in _background(engine, inputs, encoded):
-        block = slice(len(order), len(order) + len(documents))
-        values[block], losses[block] = sketches.cpu(), batch_losses.cpu().double()
-        order += documents
-        sizes.append(len(documents))
+
+    def take(part: Tensors) -> None:
+        block = slice(len(order), len(order) + len(part["documents"]))
+        values[block], losses[block] = part["values"], part["losses"]
+        order.extend(part["documents"].tolist())
+        sizes.extend(part["sizes"].tolist())
+
+    _sketch_slices(replace(inputs, background=lambda: encoded), settings, _whole, take)
     hashes = [list(bytes.fromhex(encoded[i].content_hash)) for i in order]
     return {
         "values": values,
         "losses": losses,
         "sizes": torch.tensor(sizes, dtype=torch.int64),
         "hashes": torch.tensor(hashes, dtype=torch.uint8).view(len(hashes), 16),
+    }
+
+
+def _whole(engine: SketchEngine, batches: Iterator[DocumentSketches]) -> Tensors:
+    """Return all of a slice's sketches, as they are kept."""
+    parts = [(b.documents, b.values.cpu(), b.losses.cpu().double()) for b in batches]
+    return {
+        "values": torch.cat([values for _, values, _ in parts]).to(engine.dtype),
+        "losses": torch.cat([losses for _, _, losses in parts]),
+        "documents": torch.tensor([i for documents, _, _ in parts for i in documents]),
+        "sizes": torch.tensor([len(documents) for documents, _, _ in parts]),
     }
 
 
