@@ -32,6 +32,7 @@ __all__ = [
     "neighbours",
     "plan_cascade",
     "plan_index",
+    "plan_predict",
     "plan_rescore",
     "plan_score",
     "plan_validate",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from curate.pipeline.index import make_search, neighbours
     from curate.pipeline.index import plan as plan_index
     from curate.pipeline.index import run as index
+    from curate.pipeline.predict import plan as plan_predict
     from curate.pipeline.predict import run as predict
     from curate.pipeline.query import run as query
     from curate.pipeline.rescore import plan as plan_rescore
@@ -109,6 +111,7 @@ _HOMES = {
     "plan_index": "curate.pipeline.index:plan",
     "plan_rescore": "curate.pipeline.rescore:plan",
     "plan_score": "curate.pipeline.score:plan",
+    "plan_predict": "curate.pipeline.predict:plan",
     "plan_validate": "curate.pipeline.validate:plan",
     "plan_verify": "curate.pipeline.verify:plan",
     "predict": "curate.pipeline.predict:run",

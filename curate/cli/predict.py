@@ -11,6 +11,7 @@ from curate.settings import build
 from curate.students.settings import PredictSettings
 
 if TYPE_CHECKING:
+    from curate.pipeline.predict import PredictPlan
     from curate.scores.run import Run
 
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @executor_options
 @part_option
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
+@click.option("--dry-run", is_flag=True, help="Measure a small part, estimate the whole, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run, its totals and the student's figures as JSON.")
 @click.pass_context
 def command(
@@ -33,6 +35,7 @@ def command(
     executor: str | None,
     part: str | None,
     strict: bool,
+    dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -40,6 +43,7 @@ def command(
 
     \b
     curate predict runs/teacher --pool pile/ --out runs/predicted
+    curate predict runs/teacher --pool pile/ --dry-run         # what will it take?
     curate predict runs/teacher --pool pile/ --student auto    # try all, take the best
     curate predict --continue runs/predicted                   # go on after a stop
     curate predict runs/teacher --pool pile/ --part 3/64       # an array job
@@ -61,9 +65,29 @@ def command(
         values["teacher"] = chosen_run(teacher).address
     settings = build(PredictSettings, values, owner="A prediction")
     with RichReporter() as reporter:
+        if dry_run:
+            _print_plan(predict.plan(settings, workers=workers, executor=executor, reporter=reporter), as_json)
+            return
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}
         run = predict.run(settings, out, **how, reporter=reporter)
     _print(run, as_json)
+
+
+def _print_plan(plan: "PredictPlan", as_json: bool) -> None:
+    from curate.amounts import duration
+    from curate.cli._output import print_plan
+
+    rows: list[tuple[str, Any]] = [
+        ("documents of the pool, about", plan.documents),
+        ("student", plan.student),
+        ("documents to learn from", plan.learned_from),
+        ("time to learn, about", duration(plan.learn_seconds)),
+        ("documents a second and worker, measured", round(plan.documents_per_second)),
+        ("workers", plan.workers),
+        ("time to predict, of one worker, about", duration(plan.predict_seconds)),
+        ("time, about", duration(plan.seconds)),
+    ]
+    print_plan(plan, rows, as_json=as_json)
 
 
 def _print(run: "Run", as_json: bool) -> None:

@@ -7,6 +7,7 @@ OUT/cascade.json    the settings, and what was expected once the student had lea
 """
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from curate.score_settings import default_out
 from curate.scores.narrowing import ranking_columns
 from curate.scores.run import Run
 from curate.secrets import addresses_without_secrets
+from curate.selection.dump import MANIFEST
 from curate.selection.select import Selection, select
 from curate.selection.values import parse_top
 from curate.settings import gathered
@@ -125,14 +127,16 @@ def run(
 ) -> Cascade:
     """Score a sample, learn to predict the rest of the pool, and score its predicted best exactly; or go on with that.
 
-    Every stage is an ordinary run, and `out` is the last one's. With `select_into` the best `top` are written there.
+    Every stage is an ordinary run, and `out` is the last one's. With `select_into` the best `top` are written there; a
+    cascade that goes on without it writes them where it was begun to.
     `workers`, `executor` and `strict` are as for scoring. Raises CurateError.
     """
     refuse_place(out, "--out", stores=True)
     reporter, settings = reporter or Silent(), gathered(CascadeSettings, settings, values)
     place = open_folder(out if out is not None else f"{default_out(settings.scoring())}-cascade")
     Run.refuse_foreign(place.address)
-    begun = _begin(place, settings)
+    selecting = None if select_into is None else {"into": os.path.abspath(select_into), "format": format}
+    begun = _begin(place, settings, selecting)
     where = place.address.rstrip("/")
     how: dict[str, Any] = {"workers": workers, "executor": executor, "strict": strict, "reporter": reporter}
     teacher, predicted = _narrow(settings, where, reporter, how)
@@ -141,9 +145,9 @@ def run(
     _tell(settings, expected, where, reporter)
     exact = score.run(settings.scoring(only=predicted.address, top=expected.keep, group=settings.group), where, **how)
     selection = None
-    if select_into is not None:
-        wanted = _wanted(settings, expected)
-        selection = select(exact, out=select_into, format=format, overwrite=overwrite, reporter=reporter, **wanted)
+    if (chosen := begun.get("selecting")) is not None and (selecting is not None or not _is_selected(chosen, reporter)):
+        wanted = _wanted(settings, expected) | {"out": select_into or chosen["into"], "format": chosen["format"]}
+        selection = select(exact, overwrite=overwrite, reporter=reporter, **wanted)
     return Cascade(teacher=teacher, predicted=predicted, exact=exact, expected=expected, selection=selection)
 
 
@@ -259,12 +263,21 @@ def _wanted(settings: CascadeSettings, expected: Expected) -> dict[str, Any]:
     return {"top": settings.top, "group": group and group.removeprefix("score_")}
 
 
-def _begin(place: Folder, settings: CascadeSettings) -> dict[str, Any]:
+def _is_selected(selecting: Mapping[str, str], reporter: Reporter) -> bool:
+    """Return, and say, whether an earlier start has written the selection."""
+    if not (Path(selecting["into"]) / MANIFEST).is_file():
+        return False
+    reporter.note(f"{selecting['into']} holds the selection already.")
+    return True
+
+
+def _begin(place: Folder, settings: CascadeSettings, selecting: Mapping[str, str] | None) -> dict[str, Any]:
     """Write down what a cascade is begun with. Raises SettingsError where its folder was begun with other settings."""
+    chosen = {} if selecting is None else {"selecting": dict(selecting)}
     if not place.exists(CASCADE):
         if place.exists(Run.RECORD):
             raise SettingsError(f"{place.address} holds a run that is no cascade's.", hint="Give another --out.")
-        content = begun_with("cascade", addresses_without_secrets(as_json(asdict(settings))))
+        content = begun_with("cascade", addresses_without_secrets(as_json(asdict(settings)))) | chosen
         put_json(place, CASCADE, content)
         return content
     _, had = recorded_values(place.address)
@@ -275,7 +288,9 @@ def _begin(place: Folder, settings: CascadeSettings) -> dict[str, Any]:
             f"{place.address} was started with other settings:\n  " + "\n  ".join(lines),
             hint="Give another folder with --out, or the same settings to continue this cascade.",
         )
-    return read_json(place, CASCADE)
+    content = read_json(place, CASCADE) | chosen
+    put_json(place, CASCADE, content)
+    return content
 
 
 def _seconds_of_reading(name: str, settings: CascadeSettings) -> float:

@@ -2,48 +2,51 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import xxhash
 
 from curate import __version__, executors, students
-from curate.documents import Pool, check_fields, documents, hold_out, open_pool, read_target
+from curate.amounts import counted, duration, rounded
+from curate.documents import check_fields, documents, hold_out, open_pool, read_target, rows_of_all
 from curate.documents.located import as_recorded
 from curate.errors import CurateError, SettingsError, nearest
-from curate.executors.reading import unfinished
-from curate.fields import Fields
+from curate.executors import Choice
+from curate.executors.helpful import at_once
+from curate.executors.reading import SpanRows, unfinished
 from curate.folders.local import open_folder, refuse_place
+from curate.folders.parts import Span
 from curate.folders.record import as_json
 from curate.pipeline.ending import is_to_finish, log, totals_of, warn_of_mixed
+from curate.pipeline.lesson import Lesson, lesson_of
 from curate.pipeline.predicting import (
     SOURCES,
     Learned,
+    Predicting,
     Prediction,
     PredictWork,
     Reading,
-    lengths_of,
     make_predicting,
     open_reading,
+    predicting_by,
 )
 from curate.progress import Reporter, Silent
 from curate.proxies.settings import MAX_DEFAULT_CONTEXT
-from curate.schema import Document, group_column
+from curate.schema import group_column
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.session import pool_of
 from curate.settings import changed, gathered
-from curate.students.fitting import TOKENS, Fitted, Sample, fit
+from curate.students.fitting import Fitted, fit
 from curate.students.lengths import Lengths
 from curate.students.settings import PredictSettings
 
 METHOD = "predicted"
-LEAST = 50
-"""Documents that can be learned from."""
+_MEASURED = 512  # documents that a plan learns from
 _READS_FASTER = 20  # a student that reads text, than a proxy scores: so many more rows are worth a worker
 
 
@@ -69,9 +72,7 @@ def run(
     settings = gathered(PredictSettings, settings, values)
     teacher = _teacher(settings)
     prediction = make_prediction(settings, teacher, reporter)
-    reads_text = not any(students.get(name).needs_model for name in students.chosen(settings.student))
-    device = "cpu" if reads_text else prediction.scoring.device
-    choice = executors.choose(executor, workers=workers, device=device, part=part)
+    choice = _choice(prediction, workers, executor, part)
     place = open_folder(out if out is not None else f"{teacher.address.rstrip('/')}-{METHOD}").address
     Run.refuse_foreign(place)
     if open_folder(place).exists(Run.RECORD):
@@ -85,8 +86,8 @@ def run(
             prediction.split.write(run.folder)
             reading = _learn(run, teacher, prediction, reporter)
         learned = time.time()
-        rows = sum(shard.size or 0 for shard in prediction.pool.shards) / 1000 / (_READS_FASTER if reads_text else 1)
-        worker = choice.make(rows=rows)
+        rows = sum(shard.size or 0 for shard in prediction.pool.shards) / 1000
+        worker = choice.make(rows=_worth(prediction, rows))
         opened = make_predicting(prediction, run.folder, reading) if worker.is_here else None
         work = worker.run(
             PredictWork(prediction=prediction, folder=run.folder, opened=opened), _left(run, prediction), run, reporter
@@ -96,6 +97,100 @@ def run(
             warn_of_mixed(run, reporter)
             run.finish(totals_of(run, prediction.pool, strict=strict, reporter=reporter))
     return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictPlan:
+    """The cost of a prediction, known before it starts."""
+
+    documents: int
+    """Rows of the pool, estimated from the files' sizes where they do not tell."""
+    student: str
+    learned_from: int
+    """Documents of the teacher."""
+    learn_seconds: float
+    """Measured on some of these documents and scaled, for all students that are tried."""
+    documents_per_second: float
+    """Of one worker, reading included, measured."""
+    predict_seconds: float
+    """Of one worker."""
+    workers: int | str
+    at_once: int
+    """How many of the workers make headway at a time."""
+    seconds: float
+    """Learning, then predicting with so many workers at a time."""
+
+    @property
+    def sentence(self) -> str:
+        """Say the totals."""
+        workers = "" if self.at_once == 1 else f" with {self.at_once} workers at a time"
+        return (
+            f"Learning from {counted(self.learned_from, 'document')} and predicting about {rounded(self.documents)}"
+            f" takes about {duration(self.seconds)}{workers}."
+        )
+
+
+def plan(
+    settings: PredictSettings | None = None,
+    *,
+    workers: int | str = 1,
+    executor: str | None = None,
+    reporter: Reporter | None = None,
+    **values: Any,
+) -> PredictPlan:
+    """Say what a prediction will take, from a small part of it that is done; nothing is written."""
+    settings = gathered(PredictSettings, settings, values)
+    teacher = _teacher(settings)
+    prediction = make_prediction(settings, teacher, reporter or Silent())
+    small = replace(prediction, settings=changed(settings, documents=min(_MEASURED, settings.documents)))
+    begun = time.perf_counter()
+    lesson = lesson_of(teacher, small, Silent())
+    drawn = time.perf_counter()
+    tried, readings, lengths = _taught(lesson, small, Silent())
+    taught = time.perf_counter()
+    best = _best(tried)
+    learned_from = min(settings.documents, len(teacher.scores().select("row").collect()))
+    rows = round(rows_of_all(prediction.pool.shards))
+    predicting = predicting_by(Learned(fitted=best, lengths=lengths), prediction, readings[best.student])
+    each = _seconds_each(predicting, prediction, lesson)
+    choice = _choice(prediction, workers, executor)
+    described = choice.make(rows=_worth(prediction, rows)).described()["workers"]
+    together = at_once(described, choice.resources.device) if isinstance(described, int) else 1
+    learn = drawn - begun + (taught - drawn) * learned_from / len(lesson.documents)
+    return PredictPlan(
+        documents=rows,
+        student=settings.student,
+        learned_from=learned_from,
+        learn_seconds=learn,
+        documents_per_second=1 / each,
+        predict_seconds=rows * each,
+        workers=described,
+        at_once=together,
+        seconds=learn + rows * each / together,
+    )
+
+
+def _seconds_each(predicting: Predicting, prediction: Prediction, lesson: Lesson) -> float:
+    """Return the seconds in which a document is read and predicted, measured."""
+    begun = time.perf_counter()
+    (*_,) = islice(documents(prediction.pool.shards[0], prediction.scoring.fields), len(lesson.documents))
+    span = Span(shard="", shard_index=0, index=0, start=0, end=len(lesson.documents), last=True)
+    predicting(predicting.encode(SpanRows(span=span, rows=lesson.documents)))
+    return (time.perf_counter() - begun) / len(lesson.documents)
+
+
+def _reads_text(prediction: Prediction) -> bool:
+    return not any(students.get(name).needs_model for name in students.chosen(prediction.settings.student))
+
+
+def _choice(prediction: Prediction, workers: int | str, executor: str | None, part: str | None = None) -> Choice:
+    device = "cpu" if _reads_text(prediction) else prediction.scoring.device
+    return executors.choose(executor, workers=workers, device=device, part=part)
+
+
+def _worth(prediction: Prediction, rows: float) -> float:
+    """Return how many rows' worth of scoring the prediction of some rows is."""
+    return rows / (_READS_FASTER if _reads_text(prediction) else 1)
 
 
 def make_prediction(settings: PredictSettings, teacher: Run, reporter: Reporter) -> Prediction:
@@ -180,25 +275,11 @@ def _learn(run: Run, teacher: Run, prediction: Prediction, reporter: Reporter) -
     """Keep the best student in a run's folder, and its figures in the run's record; return how it reads.
 
     None where the folder keeps one already."""
-    settings = prediction.settings
     learned, reading = Learned.find(run.folder, prediction.kept), None
-    tried: list[Fitted] = []
     if learned is None:
-        lesson = _lesson(teacher, prediction, reporter)
-        readings: dict[str, Reading] = {}
-        lengths = Lengths.of(
-            [d.plain_text for d in lesson.documents],
-            lesson.frame["n_tokens"].to_numpy(),
-            lesson.frame["truncated"].to_numpy(),
-            None if prediction.scoring.long == "windows" else prediction.scoring.context or MAX_DEFAULT_CONTEXT,
-        )
-        for name in students.chosen(settings.student):
-            with reporter.stage(f"learning {name}", total=len(lesson.documents)) as stage:
-                readings[name] = open_reading(name, prediction.scoring, settings.layers)
-                sample = lesson.sample(readings[name], lengths, prediction)
-                tried.append(fit(name, sample, folds=settings.folds, seed=settings.seed, by_source=settings.by_source))
-                stage.advance(len(lesson.documents))
-        best = max(tried, key=lambda fitted: fitted.mean_spearman)
+        lesson = lesson_of(teacher, prediction, reporter)
+        tried, readings, lengths = _taught(lesson, prediction, reporter)
+        best = _best(tried)
         learned, reading = Learned(fitted=best, lengths=lengths), readings[best.student]
         learned.keep(run.folder, prediction.kept)
         run.add_details(
@@ -216,63 +297,25 @@ def _learn(run: Run, teacher: Run, prediction: Prediction, reporter: Reporter) -
     return reading
 
 
-class _Lesson:
-    """Documents of the teacher, with their rows of its scores."""
-
-    def __init__(self, frame: pl.DataFrame, documents: list[Document]) -> None:
-        self.frame, self.documents = frame, documents
-
-    def sample(self, reading: Reading, lengths: Lengths, prediction: Prediction) -> Sample:
-        """Return what a student learns from."""
-        columns = {c: self.frame[c].cast(pl.Float64).to_numpy() for c in prediction.columns}
-        if reading.encoder is None:
-            texts = [lengths.read(d.plain_text) for d in self.documents]
-            features, sizes = reading.read(texts), lengths_of(texts)
-            columns[TOKENS] = np.log(self.frame["n_tokens"].to_numpy() / np.maximum(sizes, 1))
-        else:
-            encoded = reading.encoder(self.documents)
-            features, sizes = reading.read(encoded), lengths_of([e.ids for e in encoded])
-        return Sample(
-            features=features,
-            sizes=sizes,
-            sources=[prediction.source_of(d) for d in self.documents],
-            contents=[d.content_hash for d in self.documents],
-            columns=columns,
-        )
+def _best(tried: Sequence[Fitted]) -> Fitted:
+    return max(tried, key=lambda fitted: fitted.mean_spearman)
 
 
-def _lesson(teacher: Run, prediction: Prediction, reporter: Reporter) -> _Lesson:
-    """Draw documents of the teacher and read them again from its pool. Raises CurateError where they are gone."""
-    settings, columns = prediction.settings, prediction.columns
-    frame = teacher.scores().select("shard", "row", "content_hash", "n_tokens", "truncated", *columns).collect()
-    frame = frame.filter(pl.all_horizontal(pl.col(c).is_finite() for c in columns)).sort("shard", "row")
-    if len(frame) < LEAST:
-        raise CurateError(
-            f"{teacher.address} has {len(frame)} documents; expected at least {LEAST} to learn from.",
-            hint="Score a larger sample.",
-        )
-    if len(frame) > settings.documents:
-        drawn = np.random.default_rng([settings.seed, 4]).permutation(len(frame))[: settings.documents]
-        frame = frame[np.sort(drawn)]
-        reporter.note(f"{len(frame):,} documents of {teacher.address} are learned from, drawn by the seed.")
-    is_same = prediction.fingerprints["pool"] == teacher.record.fingerprints.pool
-    read = _read_again(prediction.pool if is_same else pool_of(teacher), prediction.scoring.fields, frame)
-    if [d.content_hash for d in read] != frame["content_hash"].to_list():
-        raise CurateError(
-            f"The pool of {teacher.address} does not hold the documents that were scored.",
-            hint="Their contents have changed: score a sample of the pool as it is now.",
-        )
-    return _Lesson(frame, read)
-
-
-def _read_again(pool: Pool, fields: Fields, frame: pl.DataFrame) -> list[Document]:
-    """Read rows of a pool, in the order of shards and rows that they have in a frame."""
-    shards = {shard.name: shard for shard in pool.shards}
-    rows = {name: part["row"].to_list() for (name,), part in frame.group_by("shard", maintain_order=True)}
-    return [
-        d
-        for name, numbers in rows.items()
-        if name in shards
-        for d in documents(shards[str(name)], fields, only=numbers)
-        if isinstance(d, Document)
-    ]
+def _taught(
+    lesson: Lesson, prediction: Prediction, reporter: Reporter
+) -> tuple[list[Fitted], dict[str, Reading], Lengths]:
+    """Return every student that learned the lesson, how each reads, and what was learned of texts' lengths."""
+    settings, readings, tried = prediction.settings, dict[str, Reading](), list[Fitted]()
+    lengths = Lengths.of(
+        [d.plain_text for d in lesson.documents],
+        lesson.frame["n_tokens"].to_numpy(),
+        lesson.frame["truncated"].to_numpy(),
+        None if prediction.scoring.long == "windows" else prediction.scoring.context or MAX_DEFAULT_CONTEXT,
+    )
+    for name in students.chosen(settings.student):
+        with reporter.stage(f"learning {name}", total=len(lesson.documents)) as stage:
+            readings[name] = open_reading(name, prediction.scoring, settings.layers)
+            sample = lesson.sample(readings[name], lengths, prediction)
+            tried.append(fit(name, sample, folds=settings.folds, seed=settings.seed, by_source=settings.by_source))
+            stage.advance(len(lesson.documents))
+    return tried, readings, lengths

@@ -194,6 +194,11 @@ def make_predicting(prediction: Prediction, folder: Folder, reading: Reading | N
     """Return what predicts, by what a run's folder keeps."""
     learned = Learned.find(folder, prediction.kept)
     assert learned is not None
+    return predicting_by(learned, prediction, reading)
+
+
+def predicting_by(learned: Learned, prediction: Prediction, reading: Reading | None = None) -> Predicting:
+    """Return what predicts by a student that has learned; load what it needs to read unless that is given."""
     reading = reading or open_reading(learned.fitted.student, prediction.scoring, prediction.settings.layers)
     overlap = Overlap(d.plain_text for d in prediction.target.documents)
     if reading.encoder is None:

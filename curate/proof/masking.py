@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from curate.documents import BadRow, Fields, open_pool, rows
-from curate.documents.records import document_of
+from curate.documents.records import DocumentMaker
 from curate.errors import CurateError
 from curate.proof.selection import Selected
 from curate.proxies.placed import placed
@@ -51,8 +51,9 @@ def chosen_tokens(selected: Selected, fields: Fields, seed: int | None = None) -
     """Yield the documents of a selection of tokens; with a seed as many random tokens of each."""
     names = selected.manifest["token_columns"]
     for shard in open_pool(selected.folder / SPLIT).shards:
+        made = DocumentMaker(shard.name, fields)
         for number, row in rows(shard):
-            document = document_of(shard.name, number, row, fields)
+            document = made(number, row)
             if not isinstance(row, BadRow) and isinstance(document, Document):
                 text = row[names[TEXT]] if TEXT in names else None
                 yield Masked(document=document, spans=row[names[SPANS]], text=text, seed=seed)

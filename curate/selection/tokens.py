@@ -206,13 +206,15 @@ class TokenChoice:
                 begin, end = np.searchsorted(positions, [low, position(1, low)])
                 rows = (positions[begin:end] - low).tolist()
                 stream = documents(shards[name], self.request.fields, only=rows)
-            batch = list(islice(stream, len(scored.positions)))
-            for document, row, digest in zip_longest(batch, (scored.positions - low).tolist(), scored.hashes):
+            batch: list[Document] = []
+            for row, digest in zip((scored.positions - low).tolist(), scored.hashes, strict=True):
+                document = next(stream, None)
                 if not isinstance(document, Document) or document.content_hash != digest:
                     raise CurateError(
                         f"{name}, row {row} is no longer as it was scored.",
                         hint="Give the pool as it was with --pool, or score the changed pool into another run.",
                     )
+                batch.append(document)
             for number, placed in enumerate(self.request.place(batch)):
                 yield self._with_units(batch[number], placed, scored, number)
 

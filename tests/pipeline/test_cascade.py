@@ -1,3 +1,4 @@
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -103,6 +104,7 @@ def test_a_stopped_cascade_goes_on_and_other_settings_are_refused(
         main(["cascade", "--continue", str(out), "--json"])
     printed = capsys.readouterr().out
     assert "expected by cross-validation" in printed
+    assert '"selection": null' in printed  # the first cascade has written it
     assert '"at_least"' in printed
     assert_frame_equal(curate.Run.open(out).scores().collect(), cascade.exact.scores().collect())
     assert _run(out, settings=curate.recorded(out)).exact.is_finished
@@ -138,3 +140,17 @@ def test_a_dry_run_tells_the_stages_and_writes_nothing(
     assert "whose size is learned" in out
     assert "time to score every document" in out
     assert not (project / "runs" / "val-bm25-cascade").exists()
+
+
+def test_a_stopped_cascade_that_goes_on_writes_the_selection_it_was_begun_to(
+    project: Path, cascade: Cascade, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, before = project / "runs" / "unselected", project / "selected" / "manifest.json"
+    shutil.copytree(project / "runs" / "x", out)
+    kept = json.loads(before.read_text())["after"]
+    shutil.rmtree(project / "selected")
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        main(["cascade", "--continue", str(out)])
+    assert json.loads(before.read_text())["after"] == kept

@@ -107,3 +107,16 @@ def test_the_command_prints_the_figures_and_goes_on(
     main(["select", str(predicted.path), "--budget", "500", "--out", str(project / "selected")])
     main(["status", str(predicted.path)])
     assert "finished, 164 rows of 4 shards" in capsys.readouterr().out
+
+
+def test_a_plan_counts_the_pool_and_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(project.rglob("*"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Within sources")
+        plan = curate.plan_predict(teacher=str(project / "teacher"), documents=80)
+        main(["predict", str(project / "teacher"), "--dry-run", "--workers", "1"])
+    assert plan.documents == pytest.approx(164, rel=0.1)
+    assert (plan.learned_from, plan.student, plan.workers) == (80, "words", 1)
+    assert plan.seconds == pytest.approx(plan.learn_seconds + plan.documents / plan.documents_per_second)
+    assert "Learning from 161 documents and predicting about" in capsys.readouterr().out
+    assert sorted(project.rglob("*")) == before

@@ -1,0 +1,80 @@
+"""What a student learns from: documents of a finished run, the teacher, with their scores."""
+
+import numpy as np
+import polars as pl
+
+from curate.documents import Pool, documents
+from curate.errors import CurateError
+from curate.fields import Fields
+from curate.pipeline.predicting import Prediction, Reading, lengths_of
+from curate.progress import Reporter
+from curate.schema import Document
+from curate.scores.run import Run
+from curate.scores.session import pool_of
+from curate.students.fitting import TOKENS, Sample
+from curate.students.lengths import Lengths
+
+LEAST = 50
+"""Documents that can be learned from."""
+
+
+class Lesson:
+    """Documents of the teacher, with their rows of its scores."""
+
+    def __init__(self, frame: pl.DataFrame, documents: list[Document]) -> None:
+        self.frame, self.documents = frame, documents
+
+    def sample(self, reading: Reading, lengths: Lengths, prediction: Prediction) -> Sample:
+        """Return what a student learns from."""
+        columns = {c: self.frame[c].cast(pl.Float64).to_numpy() for c in prediction.columns}
+        if reading.encoder is None:
+            texts = [lengths.read(d.plain_text) for d in self.documents]
+            features, sizes = reading.read(texts), lengths_of(texts)
+            columns[TOKENS] = np.log(self.frame["n_tokens"].to_numpy() / np.maximum(sizes, 1))
+        else:
+            encoded = reading.encoder(self.documents)
+            features, sizes = reading.read(encoded), lengths_of([e.ids for e in encoded])
+        return Sample(
+            features=features,
+            sizes=sizes,
+            sources=[prediction.source_of(d) for d in self.documents],
+            contents=[d.content_hash for d in self.documents],
+            columns=columns,
+        )
+
+
+def lesson_of(teacher: Run, prediction: Prediction, reporter: Reporter) -> Lesson:
+    """Draw documents of the teacher and read them again from its pool. Raises CurateError where they are gone."""
+    settings, columns = prediction.settings, prediction.columns
+    frame = teacher.scores().select("shard", "row", "content_hash", "n_tokens", "truncated", *columns).collect()
+    frame = frame.filter(pl.all_horizontal(pl.col(c).is_finite() for c in columns)).sort("shard", "row")
+    if len(frame) < LEAST:
+        raise CurateError(
+            f"{teacher.address} has {len(frame)} documents; expected at least {LEAST} to learn from.",
+            hint="Score a larger sample.",
+        )
+    if len(frame) > settings.documents:
+        drawn = np.random.default_rng([settings.seed, 4]).permutation(len(frame))[: settings.documents]
+        frame = frame[np.sort(drawn)]
+        reporter.note(f"{len(frame):,} documents of {teacher.address} are learned from, drawn by the seed.")
+    is_same = prediction.fingerprints["pool"] == teacher.record.fingerprints.pool
+    read = _read_again(prediction.pool if is_same else pool_of(teacher), prediction.scoring.fields, frame)
+    if [d.content_hash for d in read] != frame["content_hash"].to_list():
+        raise CurateError(
+            f"The pool of {teacher.address} does not hold the documents that were scored.",
+            hint="Their contents have changed: score a sample of the pool as it is now.",
+        )
+    return Lesson(frame, read)
+
+
+def _read_again(pool: Pool, fields: Fields, frame: pl.DataFrame) -> list[Document]:
+    """Read rows of a pool, in the order of shards and rows that they have in a frame."""
+    shards = {shard.name: shard for shard in pool.shards}
+    rows = {name: part["row"].to_list() for (name,), part in frame.group_by("shard", maintain_order=True)}
+    return [
+        d
+        for name, numbers in rows.items()
+        if name in shards
+        for d in documents(shards[str(name)], fields, only=numbers)
+        if isinstance(d, Document)
+    ]
