@@ -104,7 +104,7 @@ def _print_tokens(e: "Explanation", shown: int) -> None:
     from rich.text import Text
 
     from curate.cli._output import print_table, stdout
-    from curate.reports.explanation import strengths
+    from curate.reports.tokens import strengths
     from curate.visible import visible
 
     text = Text()

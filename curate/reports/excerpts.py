@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from curate.documents import Fields, Pool, documents
@@ -9,9 +11,10 @@ from curate.errors import CurateError
 from curate.progress import Reporter
 from curate.reports.figures import Excerpt
 from curate.reports.ranks import rounded
-from curate.schema import Document
+from curate.reports.tokens import TokenScore
+from curate.schema import TOKEN_TEXTS, Document, token_column
 from curate.scores.run import Run
-from curate.scores.session import Session, open_session, pool_of
+from curate.scores.session import TOKEN_LISTS, Result, Session, open_session, pool_of
 from curate.scores.views import literal, quoted
 
 SHOWN = 3000
@@ -36,7 +39,10 @@ def excerpts(
         rows_by_place = _rows(session, {place for _, _, places in ends for place in places}, by)
     texts_by_place, note = _texts(run, rows_by_place, pool, reporter) if texts else ({}, "Previews only, as asked.")
     shown = [
-        _excerpt(column, best, rows_by_place[place], texts_by_place.get(place))
+        replace(
+            _excerpt(column, best, rows_by_place[place], texts_by_place.get(place)),
+            tokens=_tokens(rows_by_place[place], column) if texts else (),
+        )
         for column, best, places in ends
         for place in places
     ]
@@ -60,9 +66,14 @@ def _ends(session: Session, columns: Sequence[str]) -> list[tuple[str, bool, lis
 def _rows(session: Session, places: set[Place], by: str) -> dict[Place, dict[str, Any]]:
     shards = ", ".join(literal(s) for s in sorted({s for s, _ in places}))
     numbers = ", ".join(str(r) for r in sorted({r for _, r in places}))
-    result = session.query(
-        f"SELECT *, {quoted(by)}::VARCHAR AS _by FROM scores WHERE row IN ({numbers}) AND shard IN ({shards})"
-    )
+    there = f"WHERE row IN ({numbers}) AND shard IN ({shards})"
+    rows = _by_place(session.query(f"SELECT *, {quoted(by)}::VARCHAR AS _by FROM scores {there}"), places)
+    lists = session.query(f"SELECT * FROM {TOKEN_LISTS} {there}") if "tokens" in session.views else None
+    by_token = {} if lists is None else _by_place(lists, places)
+    return {place: row | by_token.get(place, {}) for place, row in rows.items()}
+
+
+def _by_place(result: Result, places: set[Place]) -> dict[Place, dict[str, Any]]:
     rows = (dict(zip(result.columns, values, strict=True)) for values in result.rows())
     return {place: row for row in rows if (place := (row["shard"], row["row"])) in places}
 
@@ -95,6 +106,17 @@ def _read(
             stage.advance(1)
     num_lost = len(rows) - len(texts)
     return texts, f"{num_lost} of {len(rows)} documents shown are no longer as they were scored." if num_lost else None
+
+
+def _tokens(row: Mapping[str, Any], column: str) -> tuple[TokenScore, ...]:
+    """Return a document's tokens with their parts of a column, as many as SHOWN characters hold."""
+    texts, scores = row.get(TOKEN_TEXTS) or (), row.get(token_column(column)) or ()
+    ends = accumulate(map(len, texts))
+    return tuple(
+        TokenScore(text=text, score=rounded(score) or 0.0)
+        for text, score, end in zip(texts, scores, ends, strict=False)
+        if end <= SHOWN
+    )
 
 
 def _excerpt(column: str, best: bool, row: Mapping[str, Any], text: str | None) -> Excerpt:

@@ -1,6 +1,5 @@
 """Why one document has its score: figures for the terminal, JSON and a page."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,13 @@ from curate import __version__
 from curate.errors import CurateError
 from curate.folders.record import as_json
 from curate.reports.page import environment
+from curate.reports.tokens import TokenScore
 from curate.scores.standing import Standing
 
 MADE_HERE = "<!-- made by `curate why` -->"
 """A mark in the page, so that an explanation replaces no other file."""
 SHOWN = 600
 """The most characters of a target row, or of a neighbour, that a page shows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenScore:
-    """One token, and its part of the document's score."""
-
-    text: str
-    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +90,7 @@ class Explanation:
         """Return one self-contained page; foreign text is escaped, its control characters shown."""
         template = environment().get_template("why.html.j2")
         css = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
-        tokens = list(zip(self.tokens, strengths([t.score for t in self.tokens]), strict=True))
-        return template.render(e=self, tokens=tokens, shown=SHOWN, css=css, version=__version__)
-
-
-def strengths(scores: Sequence[float]) -> list[float]:
-    """Return how strongly each token is coloured, from -1 to 1: its score over the largest, by square root."""
-    largest = max((abs(s) for s in scores), default=0.0) or 1.0
-    return [(abs(s) / largest) ** 0.5 * (1 if s > 0 else -1) for s in scores]
+        return template.render(e=self, shown=SHOWN, css=css, version=__version__)
 
 
 def refuse_other(path: Path) -> None:

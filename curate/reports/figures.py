@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.fidelity import Check
+from curate.reports.tokens import TokenScore
 
 VARIABLES = {"n_tokens": "length", "loss": "loss", "grad_norm": "gradient norm"}
 """Variables that scores are compared with: column and name for people."""
@@ -129,6 +130,8 @@ class Excerpt:
     text: str
     cut: int
     """Characters of the text that are not shown."""
+    tokens: tuple[TokenScore, ...] = ()
+    """Its first tokens with their parts of the score; none where the run was not scored by token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from curate.reports.figures import OVERLAP, VARIABLES, Figures, Pair
 from curate.reports.finding import FINE, LEVELS, Finding
 from curate.reports.ranking_verdicts import FOLLOWS, HEAVY
 from curate.reports.summary import Summary
+from curate.reports.tokens import coloured
 from curate.reports.writing import number, percent, rho, unbroken, with_code
 from curate.visible import visible
 
@@ -67,6 +68,7 @@ def environment() -> Environment:
     environment.globals |= {
         "bands": plots.bands,
         "box": plots.box,
+        "coloured": coloured,
         "concentration": plots.concentration,
         "distribution": plots.distribution,
         "small_distribution": plots.small_distribution,

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from subprocess import run as run_process
 
+import pyarrow as pa
 import pytest
 
 import curate
@@ -124,6 +125,28 @@ def test_documents_come_with_the_pools_own_text_or_say_why_not(hostile: Run, lar
     best = [e for e in gone.figures.excerpts if e.best and e.column == "score"]
     assert [e.score for e in best] == pytest.approx(whole["score"].head(10).to_list(), rel=1e-5)
     assert {e.text for e in best} == {"…"}
+
+
+def test_documents_of_a_run_by_token_are_coloured_by_it(tmp_path: Path) -> None:
+    run = Run.start(tmp_path / "run", settings=SETTINGS, fingerprints=FINGERPRINTS)
+    texts = [["<b>", " good", "\n", " bad"], ["x" * SHOWN, "y"], []]
+    parts = [[0.5, 2.0, 0.0, -1.0], [1.0, 1.0], []]
+    halves = [[0.25, 1.0, 0.0, -4.0], [1.0, 1.0], []]
+    table = rows("a", 0, [1.5, 2.0, 0.0], score_law=[-2.75, 2.0, 0.0], token_texts=texts)
+    for name, lists in (("token_scores", parts), ("token_scores_law", halves)):
+        table = table.append_column(name, pa.array(lists, pa.list_(pa.float32())))
+    write(run, "a", 0, table)
+    run.finish({"documents": 3, "tokens": 6, "skipped": {}})
+    (judged,) = report(run, out=tmp_path / "a.html").runs
+    shown = {(e.column, e.best, e.row): [(t.text, t.score) for t in e.tokens] for e in judged.figures.excerpts}
+    assert shown["score", True, 0] == list(zip(texts[0], parts[0], strict=True))
+    assert shown["score_law", True, 0] == list(zip(texts[0], halves[0], strict=True))
+    assert shown["score", False, 1] == [("x" * SHOWN, 1.0)]
+    html = (tmp_path / "a.html").read_text()
+    assert re.search(r'<span title="2" style="background: rgba\(30, 150, 70, 0\.75\)"> good</span>', html)
+    assert re.search(r'<span title="\W?1" style="background: rgba\(210, 50, 40, 0\.53\)"> bad</span>', html)
+    assert "&lt;b&gt;" in html
+    assert not [e for e in report(run, out=tmp_path / "a.html", texts=False).runs[0].figures.excerpts if e.tokens]
 
 
 def test_a_pool_that_changed_since_is_not_shown_as_the_one_scored(hostile: Run, tmp_path: Path) -> None:
