@@ -49,6 +49,30 @@ def free_bytes(device: torch.device) -> int | None:
     return None
 
 
+def available_bytes(device: torch.device) -> int | None:
+    """Return the bytes that this process can still have on a device, now; of a CPU's memory, what Linux says is left.
+
+    None where nothing says so.
+    """
+    if device.type != "cpu":
+        return free_bytes(device)
+    left = [*_available_of_machine(), *_available_of_group()]
+    return min(left) if left else None
+
+
+def _available_of_machine() -> Iterator[int]:
+    if Path("/proc/meminfo").exists():
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        yield from (int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
+
+
+def _available_of_group() -> Iterator[int]:
+    """Yield what a container leaves (control groups, version 2)."""
+    most, now = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if most.exists() and now.exists() and (limit := most.read_text().strip()) != "max":
+        yield max(0, int(limit) - int(now.read_text()))
+
+
 @contextmanager
 def peak_of(device: torch.device) -> Iterator[list[int]]:
     """Append the most bytes that were held in a block beyond those held before; nothing for a CPU."""

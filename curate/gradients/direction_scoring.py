@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor
 from curate.gradients.directions import Derivatives, DirectionEngine, Directions
 from curate.gradients.documents import Batching
 from curate.gradients.materialised import weighted_gradients
+from curate.gradients.one_at_a_time import OneAtATime
 from curate.gradients.scored import Scored
 from curate.proxies.devices import widest
 from curate.proxies.tokens import Encoded, TokenBatch
@@ -21,8 +23,9 @@ NORMALIZATIONS = ("none", "length", "unit")
 class DirectionScorer:
     """Score documents by their gradients' products with directions, at one or several checkpoints."""
 
-    engines: Sequence[DirectionEngine]
-    """One per checkpoint; their products add up. Loss and norm are those of the last."""
+    engines: Sequence[DirectionEngine] | OneAtATime[DirectionEngine]
+    """One per checkpoint; their products add up. Loss and norm are those of the last. Documents go through all of them
+    batch by batch, or through one after the other where it is `OneAtATime`, to the same scores."""
     columns: Float[Tensor, "columns directions"]
     """Each column is a mixture of directions: one product per direction, for any number of columns."""
     normalize: str = "none"
@@ -33,30 +36,25 @@ class DirectionScorer:
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's scores; no document's result depends on the others."""
-        width = len(self.columns)
-        scores, tokens = torch.zeros(len(encoded), width, dtype=self.columns.dtype), [torch.zeros(0)] * len(encoded)
-        losses, norms = torch.zeros(len(encoded)), torch.zeros(len(encoded))
-        counts = torch.tensor([e.num_scored for e in encoded])
-
-        def note(documents: Sequence[int], derivatives: Derivatives, norm: Tensor) -> None:
-            index = torch.tensor(documents)
-            values, (loss, norm) = _on_cpu(derivatives.values, derivatives.losses, norm)
-            losses[index], norms[index] = loss.to(losses), norm.to(norms)
-            divisor = self._divisor(counts[index].to(scores), norm.to(scores))
-            scores[index] = values.to(scores) @ self.columns.T / divisor[:, None]
-            if derivatives.tokens is not None:
-                token_scores = derivatives.tokens.to(scores) @ self.columns.T / divisor[:, None, None]
-                for i, scores_of_one in zip(documents, token_scores, strict=True):
-                    tokens[i] = scores_of_one[: len(encoded[i].ids)].clone()
-
         short = {i: e for i, e in enumerate(encoded) if len(e.ids) <= batching.tokens.context}
-        for batch, derivatives in batching.run("directions", short, self._pass):
-            note(batch.documents, derivatives, _norms(derivatives))
-        for i, document in enumerate(encoded):
-            if i not in short:
-                note((i,), *self._long(document, batching))
-        scores[~norms.isfinite()] = torch.nan  # dividing by the norm would hide an overflow
-        return Scored(scores=scores, losses=losses, norms=norms, tokens=tokens if self.per_token else None)
+        tally = _Tally(self, encoded)
+        for engines in self._rounds():
+            tally.begin(last=engines[-1] == self._order[-1])
+            for batch, derivatives in batching.run("directions", short, partial(self._pass, engines)):
+                tally.add(batch.documents, derivatives, _norms(derivatives))
+            for i, document in enumerate(encoded):
+                if i not in short:
+                    tally.add((i,), *self._long(document, batching, engines))
+        return tally.scored()
+
+    @property
+    def _order(self) -> list[int]:
+        """The engines as their products are added up: the last one, whose loss and norm count, then the others."""
+        return [len(self.engines) - 1, *range(len(self.engines) - 1)]
+
+    def _rounds(self) -> list[list[int]]:
+        """Return the engines of every round through the documents: all, or one where no more fit into memory."""
+        return [[i] for i in self._order] if isinstance(self.engines, OneAtATime) else [self._order]
 
     def by_row(self, document: Encoded, rows: Sequence[Encoded], batching: Batching) -> Float[Tensor, "targets"] | None:
         """Return a document's score for every row alone, as if it were the whole target; None without `solve`.
@@ -69,41 +67,95 @@ class DirectionScorer:
         wide = self.columns.dtype
         gradients = weighted_gradients(engine.proxy, [document], torch.ones(1, 1, dtype=wide), batching)
         norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt().to(device="cpu", dtype=wide)
-        divisor = self._divisor(torch.tensor([document.num_scored], dtype=wide), norm[None])
+        divisor = self.divisor(torch.tensor([document.num_scored], dtype=wide), norm[None])
         along = DirectionEngine(engine.proxy, self.solve(gradients))
         scorer = DirectionScorer(engines=[along], columns=1 / divisor[:, None], normalize="length")
         return scorer(rows, batching).scores[:, 0]
 
-    def _divisor(self, counts: Tensor, norms: Tensor) -> Tensor:
+    def divisor(self, counts: Tensor, norms: Tensor) -> Tensor:
+        """Return what scores are divided by, from the documents' scored tokens and their norms."""
         if self.normalize == "unit":
             # A gradient of exactly zero has no direction: it stays zero, and so does its score.
             return norms.where(norms != 0, torch.ones_like(norms))
         return counts if self.normalize == "length" else torch.ones_like(counts)
 
-    def _pass(self, batch: TokenBatch) -> Derivatives:
-        """Differentiate a batch at every checkpoint and add up; loss and norm are the last checkpoint's."""
-        *earlier, last = self.engines
-        total = last(batch, per_token=self.per_token, exact_norms=self.normalize == "unit")
-        for engine in earlier:
-            derivatives = engine(batch, per_token=self.per_token)
+    def _pass(self, engines: Sequence[int], batch: TokenBatch) -> Derivatives:
+        """Differentiate a batch by some of the engines and add up; loss and norm are those of the first one here."""
+        exact = self.normalize == "unit" and engines[0] == self._order[0]
+        total = self.engines[engines[0]](batch, per_token=self.per_token, exact_norms=exact)
+        for i in engines[1:]:
+            derivatives = self.engines[i](batch, per_token=self.per_token)
             tokens = None if total.tokens is None or derivatives.tokens is None else total.tokens + derivatives.tokens
             total = replace(total, values=total.values + derivatives.values, tokens=tokens)
         return total
 
-    def _long(self, document: Encoded, batching: Batching) -> tuple[Derivatives, Tensor]:
+    def _long(self, document: Encoded, batching: Batching, engines: Sequence[int]) -> tuple[Derivatives, Tensor]:
         """Add up a document's windows, which share a token with the next; the norm is that of the sum."""
         total: Derivatives | None = None
-        for batch, windows in batching.run("directions", {0: document}, self._pass):
+        for batch, windows in batching.run("directions", {0: document}, partial(self._pass, engines)):
             derivatives = _one_document(windows, batch, len(document.ids))
             total = derivatives if total is None else _added(total, derivatives)
         assert total is not None
-        if self.normalize != "unit":
+        if self.normalize != "unit" or engines[0] != self._order[0]:
             return total, _norms(total)
         weight = torch.ones(1, 1, dtype=self.columns.dtype)
         gradients = weighted_gradients(self.engines[-1].proxy, [document], weight, batching)
         return total, torch.stack([g.to(widest(g.device)).square().sum() for g in gradients.values()]).sum().sqrt()[
             None
         ]
+
+
+class _Tally:
+    """The scores of some documents as the rounds through them come in."""
+
+    def __init__(self, scorer: DirectionScorer, encoded: Sequence[Encoded]) -> None:
+        self.scorer, self.encoded, self.round, self.last = scorer, encoded, 0, False
+        columns, documents = scorer.columns, len(encoded)
+        self.scores = torch.zeros(documents, len(columns), dtype=columns.dtype)
+        self.norms = torch.zeros(documents, dtype=columns.dtype)
+        self.losses, self.counts = torch.zeros(documents), torch.tensor([e.num_scored for e in encoded])
+        self.tokens = [torch.zeros(0)] * documents
+        self.sums: dict[int, Tensor] = {}
+        """By document the derivatives of the rounds before."""
+        self.token_sums: dict[int, Tensor] = {}
+
+    def begin(self, *, last: bool) -> None:
+        """Begin a round."""
+        self.round, self.last = self.round + 1, last
+
+    def add(self, documents: Sequence[int], derivatives: Derivatives, norm: Tensor) -> None:
+        """Add a batch's derivatives; loss and norm are those of the first round."""
+        values, (loss, norm) = _on_cpu(derivatives.values, derivatives.losses, norm)
+        index, tokens = torch.tensor(documents), derivatives.tokens
+        parts = None if tokens is None else tokens.to(self.scores)
+        if self.round == 1:
+            self.losses[index], self.norms[index] = loss.to(self.losses), norm.to(self.norms)
+        else:
+            values = torch.stack([self.sums[i] for i in documents]) + values
+            for i, part in zip(documents, parts if parts is not None else (), strict=parts is not None):
+                part[: len(self.token_sums[i])] += self.token_sums[i]
+        if self.last:
+            self._finish(documents, values, parts)
+            return
+        self.sums |= dict(zip(documents, values, strict=True))
+        for i, part in zip(documents, parts if parts is not None else (), strict=parts is not None):
+            self.token_sums[i] = part[: len(self.encoded[i].ids)].clone()
+
+    def _finish(self, documents: Sequence[int], values: Tensor, parts: Tensor | None) -> None:
+        index, columns = torch.tensor(documents), self.scorer.columns
+        divisor = self.scorer.divisor(self.counts[index].to(columns), self.norms[index])
+        self.scores[index] = values.to(columns) @ columns.T / divisor[:, None]
+        if parts is None:
+            return
+        for i, scores in zip(documents, parts @ columns.T / divisor[:, None, None], strict=True):
+            self.tokens[i] = scores[: len(self.encoded[i].ids)].clone()
+
+    def scored(self) -> Scored:
+        """Return the scores of all documents, NaN where a norm is not finite: dividing by it would hide an overflow."""
+        norms = self.norms.float()
+        self.scores[~norms.isfinite()] = torch.nan
+        tokens = self.tokens if self.scorer.per_token else None
+        return Scored(scores=self.scores, losses=self.losses, norms=norms, tokens=tokens)
 
 
 def _on_cpu(values: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:

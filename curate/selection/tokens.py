@@ -7,7 +7,6 @@ smoothing. The second writes the spans of the chosen ones.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
 from typing import Any, Protocol
 
 import numpy as np

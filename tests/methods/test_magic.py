@@ -76,6 +76,21 @@ def test_with_all_parameters_only_norms_are_missing_from_the_whole_adjoint(tied:
     assert recorded["magic"]["trained_parameters"] - recorded["magic"]["tracked_parameters"] == norms
 
 
+def test_snapshots_that_do_not_fit_together_score_one_after_the_other_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, inputs = Told(), make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    documents = [*POOL, *BACKGROUND]
+    together = scores("magic", inputs, documents, recipe=RECIPE, check=0)
+    monkeypatch.setattr("curate.methods.shared.background_runs.available_bytes", lambda _: 1000)
+    scorer: Any = prepare("magic", dataclasses.replace(inputs, reporter=told), recipe=RECIPE, check=0)
+    assert any("one snapshot after the other" in n for n in told.notes)
+    apart = scorer(documents, inputs.batching)
+    assert apart.scores.equal(together.scores)
+    assert apart.norms.equal(together.norms)
+    assert apart.losses.equal(together.losses)
+
+
 def test_adapters_and_all_parameters_exclude_each_other(tmp_path: Path) -> None:
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
     with pytest.raises(SettingsError, match="only adapters are trained"):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -17,11 +17,14 @@ from torch import Tensor
 from curate.amounts import size
 from curate.errors import CurateError
 from curate.fidelity import Check
-from curate.folders.kept import workplace
+from curate.folders.kept import Kept, workplace
+from curate.folders.tensors import TENSORS_ON_DISK, OnDisk
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.documents import Batching
+from curate.gradients.one_at_a_time import OneAtATime, Shelf
 from curate.gradients.scored import Scored, in_order
+from curate.memory import available_bytes
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
 from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
 from curate.proxies.proxy import Proxy
@@ -41,6 +44,8 @@ from curate.training.walk import refuse_rough, step_at, walk
 CONTROL = "control"
 HELD_OUT = 256
 """Documents at most whose loss after training tells learning rates apart."""
+SHARE = 0.5
+"""Of the memory that is left, what the snapshots of all runs may take together."""
 
 
 @runtime_checkable
@@ -194,31 +199,51 @@ class BackgroundRuns:
                 if trial.rate != taken.rate:
                     self._with(trial.rate).forget(0)
         kept_runs = [self._kept(part) for part in range(self.parts)]
-        engines = [self._engines(kept) for kept in kept_runs]
-        self._report(kept_runs, engines[0][0].proxy, trials)
+        shelf = self._shelf(kept_runs)
+        self._report(kept_runs, (shelf.take(0) if isinstance(shelf, Shelf) else shelf[0]).proxy, trials)
         columns = group_columns(kept_runs[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
-        usual = engines[: self.settings.runs]
-        # What only the spare run trained on is scored as usual.
-        other_runs = [[run for run in usual if run is not trained] or engines[len(usual) :] for trained in usual]
-        apart = [(_hashes(kept), self._along(runs, columns)) for kept, runs in zip(kept_runs, other_runs, strict=False)]
-        return RunsScorer(usual=self._along(usual, columns), apart=apart)
+        snapshots = [len(kept["snapshots"]) for kept in kept_runs]
+        starts = [sum(snapshots[:part]) for part in range(self.parts)]
+        runs = [list(range(start, start + count)) for start, count in zip(starts, snapshots, strict=True)]
+        usual = runs[: self.settings.runs]
 
-    def _engines(self, kept: dict[str, Tensor]) -> list[DirectionEngine]:
-        """Return a run's engines, one per snapshot."""
-        engines = []
-        for step in kept["snapshots"].tolist():
-            proxy = scoring_proxy(self.inputs.proxy, self.recipe, _under(f"{step}.parameters.", kept))
-            engines.append(DirectionEngine(proxy, _under(f"{step}.directions.", kept)))
-        return engines
+        def along(chosen: Sequence[Sequence[int]]) -> DirectionScorer:
+            return self._along(shelf, [i for run in chosen for i in run], columns)
+
+        # What only the spare run trained on is scored as usual.
+        other_runs = [[run for run in usual if run is not trained] or runs[len(usual) :] for trained in usual]
+        apart = [(_hashes(kept), along(others)) for kept, others in zip(kept_runs, other_runs, strict=False)]
+        return RunsScorer(usual=along(usual), apart=apart)
+
+    def _shelf(self, kept_runs: Sequence[OnDisk]) -> Sequence[DirectionEngine] | Shelf[DirectionEngine]:
+        """Return all runs' engines, one per snapshot; on a shelf where they do not fit into memory together."""
+        loads = [partial(self._engine, kept, step) for kept in kept_runs for step in kept["snapshots"].tolist()]
+        device, number = self.inputs.proxy.device, self.inputs.proxy.dtype.itemsize
+        needed = number * sum(entries for kept in kept_runs for n, entries in kept.sizes.items() if n[0].isdigit())
+        available = available_bytes(device)
+        if available is None or needed <= SHARE * available:
+            return [load() for load in loads]
+        self.inputs.reporter.note(
+            f"the snapshots' parameters and directions take {size(needed)}, of {size(available)} that are left:"
+            " documents go through one snapshot after the other."
+        )
+        return Shelf(loads)
+
+    def _engine(self, kept: Mapping[str, Tensor], step: int) -> DirectionEngine:
+        """Return a snapshot's engine."""
+        proxy = scoring_proxy(self.inputs.proxy, self.recipe, _under(f"{step}.parameters.", kept))
+        return DirectionEngine(proxy, _under(f"{step}.directions.", kept))
 
     def _along(
-        self, runs: Sequence[Sequence[DirectionEngine]], columns: Float[Tensor, "columns groups"]
+        self,
+        engines: Sequence[DirectionEngine] | Shelf[DirectionEngine],
+        indices: Sequence[int],
+        columns: Float[Tensor, "columns groups"],
     ) -> DirectionScorer:
-        """Return the scorer by the mean over the runs' snapshots."""
-        engines = [engine for run in runs for engine in run]
+        """Return the scorer by the mean over some of the snapshots."""
         return DirectionScorer(
-            engines=engines,
-            columns=columns / len(engines),
+            engines=OneAtATime(engines, indices) if isinstance(engines, Shelf) else [engines[i] for i in indices],
+            columns=columns / len(indices),
             normalize=self.settings.normalize,
             per_token=self.inputs.per_token,
         )
@@ -293,11 +318,14 @@ class BackgroundRuns:
                 keys["held out"] = True
         return keys
 
-    def _kept(self, part: int) -> dict[str, Tensor]:
-        keys = self._keys(part)
+    def _kept(self, part: int) -> OnDisk:
+        keys, kept = self._keys(part), self.inputs.kept
         key = xxhash.xxh3_64_hexdigest(repr(sorted(keys.items())).encode())
-        with workplace(self.inputs.kept.folder, "training") as folder:
-            return self.inputs.kept.get("target/magic", keys, lambda: self._train(part, folder / key))
+        on_disk = Kept(kept.folder, TENSORS_ON_DISK, kept.neighbours, refusal=kept.refusal)
+        with workplace(kept.folder, "training") as folder:
+            tensors = on_disk.get("target/magic", keys, lambda: self._train(part, folder / key))
+        assert isinstance(tensors, OnDisk)
+        return tensors
 
     def _checks(self, part: int) -> bool:
         """Return whether a part's run is checked: the first, since the others differ in nothing but documents."""
@@ -410,7 +438,7 @@ class BackgroundRuns:
         batching = self.inputs.batching
         return Corpus(documents, batching.tokens, room=batching.room)
 
-    def _report(self, kept_runs: Sequence[dict[str, Tensor]], proxy: Proxy, trials: Sequence[Trial]) -> None:
+    def _report(self, kept_runs: Sequence[Mapping[str, Tensor]], proxy: Proxy, trials: Sequence[Trial]) -> None:
         """Report and record the runs' smoothness and check. Raises CurateError where a run is too rough."""
         agreement = [round(float(kept["smoothness"]), 4) for kept in kept_runs]
         snapshots, steps = kept_runs[0]["snapshots"].tolist(), int(kept_runs[0]["size"][0])
@@ -448,9 +476,9 @@ class BackgroundRuns:
             refuse_rough(min(agreement))
 
 
-def _under(prefix: str, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in kept.items() if n.startswith(prefix)}
+def _under(prefix: str, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): kept[n] for n in kept if n.startswith(prefix)}
 
 
-def _hashes(kept: dict[str, Tensor]) -> frozenset[str]:
+def _hashes(kept: Mapping[str, Tensor]) -> frozenset[str]:
     return frozenset(bytes(row.tolist()).hex() for row in kept["hashes"])
