@@ -33,8 +33,7 @@ def labelled(
 
 def labels_of(ids: Sequence[int], carry_loss: np.ndarray) -> list[int]:
     """Return the ids of tokens that carry loss, and -100 for the others and for the first."""
-    ids = np.asarray(ids, np.int64)
-    labels = np.where(carry_loss, ids, NO_LOSS)
+    labels = np.where(carry_loss, np.asarray(ids, np.int64), NO_LOSS)
     labels[:1] = NO_LOSS
     return labels.tolist()
 
