@@ -69,7 +69,8 @@ def kronecker(passes: Passes) -> Kronecker:
         for name, total in factors.items():
             total.div_(max(1, tokens[name]))
     moments = {name: _moments(sides, passes) for name, sides in sums.sides.items()}
-    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders={**sums.leaders, **{name: name for name in moments}})
+    leaders = {**sums.leaders, **{name: name for name in moments}}
+    bases = Bases(outputs=sums.outputs, inputs=sums.inputs, leaders=leaders)
     bases.inputs.update({name: _added([rows.sum() * c for rows, c in sites]) for name, sites in moments.items()})
     outputs = into_eigenvectors(bases.outputs, passes.reporter)
     inputs = into_eigenvectors(bases.inputs, passes.reporter)

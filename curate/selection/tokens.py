@@ -18,7 +18,7 @@ from curate.amounts import portion_of, portion_text
 from curate.documents import Fields, Pool, documents
 from curate.errors import CurateError
 from curate.progress import Reporter, Task
-from curate.schema import Document, token_column
+from curate.schema import Document, Skipped, token_column
 from curate.scores.run import Run
 from curate.selection.funnel import NEARLY_ALL, Funnel, Stage, position
 from curate.selection.labels import labelled, labels_of, overlapping, spans_of, stretches_of
@@ -205,15 +205,7 @@ class TokenChoice:
                 begin, end = np.searchsorted(positions, [low, position(1, low)])
                 rows = (positions[begin:end] - low).tolist()
                 stream = documents(shards[name], self.request.fields, only=rows)
-            batch: list[Document] = []
-            for row, digest in zip((scored.positions - low).tolist(), scored.hashes, strict=True):
-                document = next(stream, None)
-                if not isinstance(document, Document) or document.content_hash != digest:
-                    raise CurateError(
-                        f"{name}, row {row} is no longer as it was scored.",
-                        hint="Give the pool as it was with --pool, or score the changed pool into another run.",
-                    )
-                batch.append(document)
+            batch = scored.documents(stream, low)
             for number, placed in enumerate(self.request.place(batch)):
                 yield self._with_units(batch[number], placed, scored, number)
 
@@ -266,6 +258,22 @@ class _Scored:
     def of(cls, name: str, positions: np.ndarray, rows: pa.RecordBatch, by_token: str) -> "_Scored":
         parts = [np.asarray(p.values, np.float32) for p in rows[by_token]]
         return cls(name, positions, rows["content_hash"].to_pylist(), rows["n_tokens"].to_numpy(), parts)
+
+    def documents(self, stream: Iterator[Document | Skipped], first: int) -> list[Document]:
+        """Take these documents from a stream of the shard's, whose row 0 has the position `first`.
+
+        Raises CurateError for one that has changed since it was scored.
+        """
+        taken: list[Document] = []
+        for place, digest in zip(self.positions.tolist(), self.hashes, strict=True):
+            document = next(stream, None)
+            if not isinstance(document, Document) or document.content_hash != digest:
+                raise CurateError(
+                    f"{self.shard}, row {place - first} is no longer as it was scored.",
+                    hint="Give the pool as it was with --pool, or score the changed pool into another run.",
+                )
+            taken.append(document)
+        return taken
 
 
 def _by_shard(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
