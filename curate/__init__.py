@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from curate.pipeline.rescore import run as rescore
     from curate.pipeline.score import plan as plan_score
     from curate.pipeline.score import run as score
+    from curate.pipeline.select import run as select
     from curate.pipeline.settings import BenchSettings, CascadeSettings
     from curate.pipeline.validate import plan as plan_validate
     from curate.pipeline.validate import run as validate
@@ -76,7 +77,6 @@ if TYPE_CHECKING:
     from curate.rescoring.settings import RescoreSettings
     from curate.score_settings import ScoreSettings
     from curate.scores.run import Run, latest_run
-    from curate.selection.select import select
     from curate.stores.query import Searcher
     from curate.stores.settings import IndexSettings
     from curate.stores.store import Store
@@ -117,7 +117,7 @@ _HOMES = {
     "report": "curate.reports.report",
     "rescore": "curate.pipeline.rescore:run",
     "score": "curate.pipeline.score:run",
-    "select": "curate.selection.select",
+    "select": "curate.pipeline.select:run",
     "validate": "curate.pipeline.validate:run",
     "verify": "curate.pipeline.verify:run",
     "warmup": "curate.pipeline.warmup:run",

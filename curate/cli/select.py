@@ -85,6 +85,9 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 )
 @click.option("--out", default="selected", show_default=True, type=click.Path(), help="Folder of the dataset.")
 @format_option
+@click.option("--tokenised", is_flag=True, help="Write input_ids and labels; -100 where a token carries no loss.")
+@click.option("--tokenizer", metavar="DIR", show_default="the proxy's", help="Tokenizer of the tokens.")
+@click.option("--pack", type=int, metavar="TOKENS", help="Join tokenised documents to rows of this length.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
 @click.option("--dry-run", is_flag=True, help="Show the documents left by every filter; write nothing.")
 @click.option("--partial", is_flag=True, help="Select from a run that is not finished.")
@@ -124,6 +127,12 @@ def command(
     curate select runs/x --budget 20M --filter quota -p by=source --filter dedup --dry-run
     curate select runs/x --filter mine.sql --unit shard --top 20%
     curate select runs/x --top 5% --filter dedup -p near=0.97 --filter diverse --store stores/pile
+    curate select runs/x --budget 20M --tokenised --pack 2048 --format parquet   # rows of tokens, for any trainer
+    curate select runs/x --budget 20M --tokenizer models/7b --format megatron
+
+    HANDOVER.md beside the dataset holds the lines that load it into TRL, axolotl, LLaMA-Factory and transformers'
+    Trainer. Tokenised documents are whole, and masked as they were scored: prompts and users' turns carry no loss.
+    Packed documents each end in the tokenizer's end token; attention crosses them, loss does not.
     """
     from curate.cli._output import RichReporter, print_json
 
@@ -131,12 +140,12 @@ def command(
         _print_filters(as_json)
         return
     from curate.cli._runs import chosen_run
-    from curate.selection.select import select
+    from curate.pipeline import select
 
     filters = _filters(names, params)
     opened_run = chosen_run(run)
     with RichReporter() as reporter:
-        selection = select(
+        selection = select.run(
             opened_run,
             filters=filters,
             top=top,
@@ -202,8 +211,12 @@ def _print_selection(selection: "Selection", format: str) -> None:
     _print_composition(selection)
     for change in selection.changes:
         stdout.print(f"changed: {change}", markup=False, soft_wrap=True)
-    if selection.changes and format != "jsonl.zst":
+    if selection.changes and format != "jsonl.zst" and selection.token_count is None:
         stdout.print("Rows of JSON lines stay as they are with --format jsonl.zst.", markup=False, soft_wrap=True)
+    if (count := selection.token_count) is not None:
+        marks = f", {count.end_marks:,} of them added to end documents" if count.end_marks else ""
+        text = f"{count.rows:,} rows of {count.tokens:,} tokens{marks}; {count.loss_tokens:,} carry loss"
+        stdout.print(text, markup=False, soft_wrap=True)
     where = f"written to {selection.out}" if selection.out else "dry run: nothing written"
     stdout.print(
         f"{selection.documents:,} documents, {selection.tokens:,} tokens; {where} ({selection.seconds:.1f} s)",

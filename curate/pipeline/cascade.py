@@ -21,7 +21,7 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Folder, put_json, read_json
 from curate.folders.local import open_folder, refuse_place
 from curate.folders.record import as_json, decisive, differences
-from curate.pipeline import predict, score
+from curate.pipeline import predict, score, select
 from curate.pipeline.continuing import CASCADE, begun_with, recorded_values
 from curate.pipeline.predicting import Learned, open_reading
 from curate.pipeline.request import first_documents, open_candidates
@@ -32,7 +32,7 @@ from curate.score_settings import default_out
 from curate.scores.narrowing import ranking_columns
 from curate.scores.run import Run
 from curate.secrets import addresses_without_secrets
-from curate.selection.select import Selection, select
+from curate.selection.select import Selection
 from curate.selection.values import parse_top
 from curate.settings import gathered
 from curate.students.judging import LeftOut
@@ -143,7 +143,7 @@ def run(
     selection = None
     if select_into is not None:
         wanted = _wanted(settings, expected)
-        selection = select(exact, out=select_into, format=format, overwrite=overwrite, reporter=reporter, **wanted)
+        selection = select.run(exact, out=select_into, format=format, overwrite=overwrite, reporter=reporter, **wanted)
     return Cascade(teacher=teacher, predicted=predicted, exact=exact, expected=expected, selection=selection)
 
 

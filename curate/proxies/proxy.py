@@ -119,6 +119,17 @@ def load_proxy(settings: ProxySettings, *, weights: Path | None = None) -> Proxy
     return proxy
 
 
+def tokenizer_of(settings: ProxySettings) -> PreTrainedTokenizerBase:
+    """Load a proxy's tokenizer alone, with the chat template that was chosen. Raises CurateError."""
+    source = find(settings.model)
+    with quietly():
+        where = tokenizers_source(Path(source)) if is_adapter(Path(source)) else (source, settings.revision)
+        tokenizer = load_tokenizer(*where)
+    if settings.chat_template:
+        choose_template(tokenizer, settings.chat_template)
+    return tokenizer
+
+
 def make_proxy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ProxySettings) -> Proxy:
     """Freeze a model that is in memory already and name its layers. Raises CurateError for one that is not causal."""
     model.eval().requires_grad_(False)
@@ -228,13 +239,9 @@ def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedMode
         folder = Path(source)
         if is_adapter(folder):
             model = load_adapters(weights or folder, dtype, device)
-            tokenizer = load_tokenizer(*tokenizers_source(folder))
         else:
             model = load_whole(source, dtype, device, weights=weights, revision=settings.revision)
-            tokenizer = load_tokenizer(source, settings.revision)
-    if settings.chat_template:
-        choose_template(tokenizer, settings.chat_template)
-    return model, tokenizer
+    return model, tokenizer_of(settings)
 
 
 def _configuration(model: PreTrainedModel) -> str:

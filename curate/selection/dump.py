@@ -2,12 +2,15 @@
 
 train/…        the data, as `datasets.load_dataset(folder)` reads it (Arrow also with `load_from_disk`)
 README.md      dataset card: the filters and what they left
+HANDOVER.md    the lines that load it into trainers
 manifest.json  all that it takes to reproduce the selection
 rejected/      documents that a filter dropped, with the filter's name; no part of the dataset
 """
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +18,47 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.documents import Pool, Shard, columns_metadata, json_lines, raw_tables
+from curate.documents import Pool, Shard, columns_metadata, documents, json_lines, raw_tables
 from curate.errors import CurateError, SettingsError, nearest
+from curate.fields import Fields
 from curate.folders.atomic import atomic_folder
 from curate.folders.record import canonical
 from curate.progress import Task
+from curate.schema import Document
 from curate.selection.card import Described
 from curate.selection.columns import LINE, MARK, Columns
-from curate.selection.formats import ENDINGS, SPLIT, describe_arrow, write_files
+from curate.selection.formats import FORMATS, MEGATRON, SPLIT, describe_arrow, write_files
 from curate.selection.funnel import Funnel
+from curate.selection.handover import NAME as HANDOVER
+from curate.selection.handover import no_labels, of_megatron, of_rows, of_tokens
+from curate.selection.kinds import Kinds
 from curate.selection.lines import Lines
+from curate.selection.megatron import write_megatron
 from curate.selection.spool import Spool, gathered
+from curate.selection.tokenised import SCHEMA as TOKEN_SCHEMA
+from curate.selection.tokenised import (
+    Spans,
+    TokenCount,
+    TokenView,
+    as_lines,
+    ended,
+    labelled,
+    packed,
+    tables,
+    with_loss,
+)
 from curate.selection.typed import Typed, loadable
 
 MANIFEST = "manifest.json"
 KIND = "curate selection"
 
 
-def check_out(out: Path, *, overwrite: bool, format: str) -> None:
-    """Refuse, before any work, a folder with other content and an unknown format."""
-    if format not in ENDINGS:
-        raise SettingsError(
-            f"The format is {format!r}; expected {', '.join(ENDINGS)}.", hint=nearest(format, list(ENDINGS))
-        )
+def check_out(out: Path, *, overwrite: bool, format: str, tokens: TokenView | None) -> None:
+    """Refuse, before any work, a folder with other content and a format that cannot be written."""
+    if format not in FORMATS:
+        raise SettingsError(f"The format is {format!r}; expected {', '.join(FORMATS)}.", hint=nearest(format, FORMATS))
+    if format == MEGATRON or (tokens is not None and tokens.pack is not None):
+        _refuse_endless(format, tokens)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file() or KIND not in (out / MANIFEST).read_text(encoding="utf-8"):
@@ -48,83 +69,186 @@ def check_out(out: Path, *, overwrite: bool, format: str) -> None:
         )
 
 
+def _refuse_endless(format: str, tokens: TokenView | None) -> None:
+    """Raise where rows need the ends of documents, and no token says them."""
+    if tokens is None:
+        raise SettingsError(
+            "Megatron's files hold tokens, and no tokenizer was given.", hint="Give `tokens`, or use `curate.select`."
+        )
+    if format == MEGATRON and tokens.pack is not None:
+        raise SettingsError(
+            f"--pack is {tokens.pack}; Megatron cuts rows itself.", hint="Leave --pack out, or give --seq-length there."
+        )
+    tokens.end_mark()
+
+
 def write_dump(
     funnel: Funnel,
     pool: Pool,
+    fields: Fields,
     out: Path,
     *,
     format: str,
     manifest: dict[str, Any],
     card: Callable[[Described], str],
     task: Task,
-) -> tuple[str, ...]:
+    tokens: TokenView | None = None,
+) -> Described:
     """Write the whole selection beside `out`, then rename it, so that it appears complete or not at all.
 
-    `card` makes the dataset card. Return sentences on what is written otherwise than the pool has it.
+    `card` makes the dataset card. With `tokens` its documents are written as tokens.
     """
+    place = Path(os.path.abspath(out)).name
     with atomic_folder(out, by="Another selection") as folder:
-        spool, columns = Spool(folder / "spool"), Columns()
-        for table in _selected(funnel, pool, columns):
-            spool.write(table)
-            task.advance(table.num_rows)
-        spool.close()
-        writer = Lines(columns) if format == "jsonl.zst" else Typed(columns, parquet=format == "parquet")
-        tables = gathered(writer.table(t) for t in spool.tables())
-        names = write_files(tables, writer.schema, folder / SPLIT, format)
-        shutil.rmtree(folder / "spool")
-        if format == "arrow":
-            describe_arrow(folder, writer.schema, names, manifest["fingerprint"])
+        if tokens is not None:
+            chosen = _documents(funnel, pool, fields, task)
+            described, handover = _write_tokens(chosen, folder, format, tokens, manifest["fingerprint"], place)
+        else:
+            kinds = Kinds(fields)
+            described = _write_rows(funnel, pool, kinds, folder, format, manifest["fingerprint"], task)
+            handover = of_rows(kinds.sorted(), place)
         _write_rejected(funnel, folder / "rejected")
-        described = Described(
-            scores=list(columns.score_names.values()),
-            features=writer.front_matter() if isinstance(writer, Lines) else None,
-            changes=columns.notes,
-        )
+        (folder / HANDOVER).write_text(handover, encoding="utf-8")
         (folder / "README.md").write_text(card(described), encoding="utf-8")
-        text = canonical({**manifest, "score_columns": described.scores, "changes": list(described.changes)})
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
-    return described.changes
+        told: dict[str, Any] = {"score_columns": described.scores, "changes": list(described.changes)}
+        if described.tokens is not None:
+            told["tokenised"] = {**manifest["tokenised"], **asdict(described.tokens)}
+        (folder / MANIFEST).write_text(canonical({**manifest, **told}), encoding="utf-8")
+    return described
 
 
-def _selected(funnel: Funnel, pool: Pool, columns: Columns) -> Iterator[pa.Table]:
-    """Yield the pool's rows that are left, with their scores, in pool order; learn their columns."""
+def _write_rows(
+    funnel: Funnel,
+    pool: Pool,
+    kinds: Kinds,
+    folder: Path,
+    format: str,
+    fingerprint: str,
+    task: Task,
+) -> Described:
+    """Write the pool's own rows with their scores; learn their kinds."""
+    spool, columns = Spool(folder / "spool"), Columns()
+    for table in _selected(funnel, pool, columns, kinds):
+        spool.write(table)
+        task.advance(table.num_rows)
+    spool.close()
+    writer = Lines(columns) if format == "jsonl.zst" else Typed(columns, parquet=format == "parquet")
+    tables = gathered(writer.table(t) for t in spool.tables())
+    names = write_files(tables, writer.schema, folder / SPLIT, format)
+    shutil.rmtree(folder / "spool")
+    if format == "arrow":
+        describe_arrow(folder, writer.schema, names, fingerprint)
+    return Described(
+        scores=list(columns.score_names.values()),
+        features=writer.front_matter() if isinstance(writer, Lines) else None,
+        changes=columns.notes,
+    )
+
+
+def _write_tokens(
+    documents: Iterator[tuple[Document, Spans | None]],
+    folder: Path,
+    format: str,
+    view: TokenView,
+    fingerprint: str,
+    place: str,
+) -> tuple[Described, str]:
+    """Write documents as tokens; return what they are, and the text of the hand-over."""
+    count = TokenCount()
+    rows = labelled(documents, view, count)
+    if format == MEGATRON:
+        rows = with_loss(ended(rows, view.end_mark(), count), count)
+        write_megatron((ids for ids, _ in rows), folder / SPLIT, vocabulary=view.vocabulary)
+        unmasked = count.tokens - count.loss_tokens - count.documents  # every document's first token has no loss
+        changes = (*count.sentences, *([no_labels(unmasked)] if unmasked else []))
+        handover = of_megatron(view, count, unmasked, place)
+    else:
+        if view.pack is not None:
+            rows = packed(ended(rows, view.end_mark(), count), view.pack)
+        written = tables(with_loss(rows, count))
+        schema = TOKEN_SCHEMA
+        if format == "jsonl.zst":
+            written, schema = map(as_lines, written), Lines.schema
+        names = write_files(written, schema, folder / SPLIT, format)
+        if format == "arrow":
+            describe_arrow(folder, schema, names, fingerprint)
+        changes, handover = count.sentences, of_tokens(view, count, format, place)
+    if not count.rows:
+        raise CurateError(
+            f"No token of the {count.refused + count.without_loss:,} chosen documents carries loss by the tokenizer"
+            f" {view.tokenizer}.",
+            hint=count.reason or "Write the documents themselves: leave --tokenised out.",
+        )
+    return Described(scores=[], features=None, changes=changes, tokens=count), handover
+
+
+def _documents(funnel: Funnel, pool: Pool, fields: Fields, task: Task) -> Iterator[tuple[Document, Spans | None]]:
+    """Yield the documents that are left, in pool order, with the spans of them that were chosen, if any were."""
+    for shard, kept in _kept(funnel, pool):
+        spans = kept.column("spans").to_pylist() if "spans" in kept.column_names else None
+        row_numbers = kept.column("row").to_numpy()
+        place = 0
+        for document in documents(shard, fields, only=row_numbers.tolist()):
+            if isinstance(document, Document):
+                yield document, None if spans is None else spans[place]
+                place += 1
+                task.advance(1)
+        _refuse_fewer(shard, place, len(row_numbers))
+
+
+def _kept(funnel: Funnel, pool: Pool) -> Iterator[tuple[Shard, pa.Table]]:
+    """Yield each shard of which rows are left, in pool order, with these rows' numbers and scores."""
     funnel.materialise()
     numbers = funnel.shard_numbers
     for shard in pool.shards:
         if shard.name in numbers:
             kept = funnel.selected_of(numbers[shard.name])
             if kept.num_rows:
-                yield from _rows_of(shard, kept, columns)
+                yield shard, kept
 
 
-def _rows_of(shard: Shard, kept: pa.Table, columns: Columns) -> Iterator[pa.Table]:
+def _selected(funnel: Funnel, pool: Pool, columns: Columns, kinds: Kinds) -> Iterator[pa.Table]:
+    """Yield the pool's rows that are left, with their scores, in pool order; learn their columns and kinds."""
+    for shard, kept in _kept(funnel, pool):
+        yield from _rows_of(shard, kept, columns, kinds)
+
+
+def _rows_of(shard: Shard, kept: pa.Table, columns: Columns, kinds: Kinds) -> Iterator[pa.Table]:
     row_numbers = kept.column("row").to_numpy()
     scores = kept.drop_columns(["row"])
     columns.learn_scores(scores)
     num_read = 0
-    for numbers, table in _pool_tables(shard, row_numbers.tolist(), columns):
+    for numbers, table in _pool_tables(shard, row_numbers.tolist(), columns, kinds):
         places = np.searchsorted(row_numbers, numbers)
         num_read += len(numbers)
         for name in scores.column_names:
             table = table.append_column(MARK + name, scores.column(name).take(places))
         yield table
-    if num_read != len(row_numbers):
+    _refuse_fewer(shard, num_read, len(row_numbers))
+
+
+def _refuse_fewer(shard: Shard, read: int, chosen: int) -> None:
+    if read != chosen:
         raise CurateError(
-            f"{shard.url} lacks {len(row_numbers) - num_read} of its {len(row_numbers)} selected rows.",
+            f"{shard.url} lacks {chosen - read} of its {chosen} selected rows.",
             hint="The shard has changed since it was scored: score the pool again.",
         )
 
 
-def _pool_tables(shard: Shard, only: list[int], columns: Columns) -> Iterator[tuple[np.ndarray, pa.Table]]:
+def _pool_tables(
+    shard: Shard, only: list[int], columns: Columns, kinds: Kinds
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
     if lines := json_lines(shard, only=only):
         for numbers, texts, rows in lines:
             columns.learn_lines(rows)
+            kinds.learn(rows)
             yield numbers, pa.table({LINE: pa.array(texts, pa.large_binary())})
         return
     metadata = columns_metadata(shard)
     for numbers, table in raw_tables(shard, only=only):
         table = loadable(table, columns)
         columns.learn_table(table, metadata)
+        kinds.learn_table(table)
         yield numbers, table
 
 

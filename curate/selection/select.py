@@ -19,6 +19,7 @@ import xxhash
 from curate import __version__
 from curate.amounts import portion_of, portion_text
 from curate.errors import CurateError, SettingsError, nearest
+from curate.fields import Fields
 from curate.folders.local import refuse_place
 from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
@@ -26,12 +27,14 @@ from curate.scores.narrowing import narrowed_note
 from curate.scores.run import Run
 from curate.scores.session import open_session, pool_of
 from curate.scores.views import score_columns
-from curate.selection.card import card
+from curate.selection.card import Described, card
 from curate.selection.dump import KIND, check_out, write_dump
 from curate.selection.filters import Filter, bind, find_filter
 from curate.selection.funnel import SHARD_STATISTICS, Funnel, Stage
 from curate.selection.ranking import Ranking, ranking_column, ranking_of
+from curate.selection.tokenised import TokenCount, TokenView
 from curate.selection.values import parse_int, parse_top
+from curate.settings import build
 
 NEARLY_ALL = 0.98
 """Share of a budget below which a selection is said to fall short of it."""
@@ -74,6 +77,8 @@ class Selection:
     out: Path | None
     changes: tuple[str, ...] = ()
     """Sentences on what is written otherwise than the pool has it."""
+    token_count: TokenCount | None = None
+    """What was written as tokens."""
 
     @property
     def ranked_by(self) -> str:
@@ -82,6 +87,7 @@ class Selection:
 
     def record(self) -> dict[str, Any]:
         """Return the selection as JSON values, as manifest.json holds it."""
+        tokenised = {} if self.token_count is None else {"tokenised": asdict(self.token_count)}
         return as_json(
             {
                 "kind": KIND,
@@ -97,6 +103,7 @@ class Selection:
                 "composition": {"by": self.by, "rows": [asdict(c) for c in self.composition]},
                 "changes": list(self.changes),
                 "seconds": round(self.seconds, 3),
+                **tokenised,
             }
         )
 
@@ -116,6 +123,7 @@ def select(
     by: str | None = None,
     out: Path | str | None = None,
     format: str = "arrow",
+    tokens: TokenView | None = None,
     overwrite: bool = False,
     partial: bool = False,
     pool: Sequence[str] | None = None,
@@ -131,9 +139,10 @@ def select(
     With `aggregate="round-robin"` every target group chooses in turn, with "score" the best by `score` are taken; by
     default as the run was scored. With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean,
     sum, max, q05 … q95) of its documents. `by`: the column to compare composition by (by default the one of `quota`,
-    else `source`, else the shard). `format`: arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has
-    moved. `neighbours`: pairs of near documents, for filters that need them (`curate.neighbours` finds them); by
-    default those of the store that the run was scored from. `threads` changes only the time.
+    else `source`, else the shard). `format`: arrow, parquet, jsonl.zst or megatron. `tokens` writes the documents as
+    tokens (`pipeline.select` makes it). `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near
+    documents, for filters that need them (`curate.neighbours` finds them); by default those of the store that the run
+    was scored from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """
     refuse_place(out, "--out")
@@ -143,7 +152,7 @@ def select(
     _check(run, unit, shard_score, partial)
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
-        check_out(Path(out), overwrite=overwrite, format=format)
+        check_out(Path(out), overwrite=overwrite, format=format, tokens=tokens)
     if (few := size.get("count", 1000)) <= 100:
         reporter.note(f"--top {few} is a number of documents: the {few} best are kept. A share is --top {few}%.")
     if note := narrowed_note(run.record):
@@ -158,8 +167,9 @@ def select(
         column = _composition_column(funnel, by)
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
         if selection.out is not None:
-            changes = _dump(selection, funnel, format, pool, reporter)
-            selection = replace(selection, changes=changes, seconds=time.perf_counter() - start)
+            described = _dump(selection, funnel, format, tokens, pool, reporter)
+            told = {"changes": described.changes, "token_count": described.tokens}
+            selection = replace(selection, **told, seconds=time.perf_counter() - start)
     return selection
 
 
@@ -344,8 +354,13 @@ def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: 
 
 
 def _dump(
-    selection: Selection, funnel: Funnel, format: str, pool: Sequence[str] | None, reporter: Reporter
-) -> tuple[str, ...]:
+    selection: Selection,
+    funnel: Funnel,
+    format: str,
+    tokens: TokenView | None,
+    pool: Sequence[str] | None,
+    reporter: Reporter,
+) -> Described:
     if not selection.documents:
         empty = next(s.name for s in selection.stages if not s.documents)
         hint = "Look at the funnel with --dry-run."
@@ -354,8 +369,21 @@ def _dump(
         raise CurateError(f"Nothing is left after the filter {empty!r}.", hint=hint)
     assert selection.out is not None
     manifest = selection.record()
+    if tokens is not None:
+        manifest["tokenised"] = tokens.record()
     manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())
     text = with_arguments(card, manifest, format)
     source = pool_of(selection.run, pool)
+    fields = build(Fields, selection.run.record.fields, owner="The record of a run")
     with reporter.stage("write", total=selection.documents) as task:
-        return write_dump(funnel, source, selection.out, format=format, manifest=manifest, card=text, task=task)
+        return write_dump(
+            funnel,
+            source,
+            fields,
+            selection.out,
+            format=format,
+            manifest=manifest,
+            card=text,
+            task=task,
+            tokens=tokens,
+        )

@@ -52,7 +52,7 @@ def test_dump_loads_with_datasets(run, tmp_path, kind):
     assert {"score_math", "score_code"} <= set(table.column_names)
     assert selection.documents == 5
     assert sorted(p.name for p in out.iterdir() if p.name != "dataset_dict.json") == [
-        "README.md", "manifest.json", "rejected", "train"
+        "HANDOVER.md", "README.md", "manifest.json", "rejected", "train"
     ]  # fmt: skip
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".selected")] == []
 
@@ -82,7 +82,7 @@ def test_same_selection_has_the_same_bytes(run, tmp_path):
         select(run, filters=["sample"], top="50%", out=tmp_path / name, threads=threads)
     data = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
     for path in data:
-        if path.name not in ("manifest.json", "README.md"):
+        if path.name not in ("manifest.json", "README.md", "HANDOVER.md"):  # which names the folder
             assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "four" / path).read_bytes(), path
 
 
