@@ -119,12 +119,13 @@ def load_proxy(settings: ProxySettings, *, weights: Path | None = None) -> Proxy
     return proxy
 
 
-def tokenizer_of(settings: ProxySettings) -> PreTrainedTokenizerBase:
-    """Load a proxy's tokenizer alone, with the chat template that was chosen. Raises CurateError."""
+def load_proxys_tokenizer(settings: ProxySettings) -> PreTrainedTokenizerBase:
+    """Load a proxy's tokenizer with its chat template, and not its model. Raises CurateError."""
     source = find(settings.model)
+    folder = Path(source)
     with quietly():
-        where = tokenizers_source(Path(source)) if is_adapter(Path(source)) else (source, settings.revision)
-        tokenizer = load_tokenizer(*where)
+        address = tokenizers_source(folder) if is_adapter(folder) else (source, settings.revision)
+        tokenizer = load_tokenizer(*address)
     if settings.chat_template:
         choose_template(tokenizer, settings.chat_template)
     return tokenizer
@@ -241,7 +242,7 @@ def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedMode
             model = load_adapters(weights or folder, dtype, device)
         else:
             model = load_whole(source, dtype, device, weights=weights, revision=settings.revision)
-    return model, tokenizer_of(settings)
+    return model, load_proxys_tokenizer(settings)
 
 
 def _configuration(model: PreTrainedModel) -> str:

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +38,6 @@ class Encoded:
     """The whole text, truncated tokens included, for methods that read words."""
     content_hash: str = ""
     """The same for every copy of a document."""
-    offsets: np.ndarray | None = None
-    """int64 `[tokens, 2]`: the characters of the rendered text that each token stands for; where it was asked for."""
 
     @property
     def num_scored(self) -> int:
@@ -99,8 +96,6 @@ class TokenSettings:
     """Longer documents: 'truncate' (and mark them), or 'windows' (whole, in windows that add up)."""
     vocabulary: int | None = None
     """Tokens that the model has embeddings for; None: all that the tokenizer knows."""
-    offsets: bool = False
-    """Whether each token's place in the rendered text is kept, too."""
 
     def __post_init__(self) -> None:
         if self.context < 2:
@@ -121,13 +116,10 @@ class Encoder:
         plain = [i for i, d in enumerate(documents) if d.text is not None]
         result: list[Encoded | None] = [None] * len(documents)
         if plain:
-            if self.settings.offsets:
-                self._refuse_slow()
             texts = [documents[i].text or "" for i in plain]
-            encoding = self.tokenizer(texts, return_offsets_mapping=self.settings.offsets, verbose=False)
-            places = encoding["offset_mapping"] if self.settings.offsets else repeat(None)
-            for i, sequence, offsets in zip(plain, encoding["input_ids"], places, strict=False):
-                result[i] = self._finish(sequence, np.ones(len(sequence), bool), offsets)
+            ids = self.tokenizer(texts, verbose=False)["input_ids"]
+            for i, sequence in zip(plain, ids, strict=True):
+                result[i] = self._finish(sequence, np.ones(len(sequence), bool))
         for i, document in enumerate(documents):
             if document.messages is not None:
                 result[i] = self._chat(document)
@@ -139,26 +131,17 @@ class Encoder:
             if e is not None
         ]
 
-    def _finish(self, ids: Sequence[int], scored: np.ndarray, offsets: Any = None) -> Encoded:
+    def _finish(self, ids: Sequence[int], scored: np.ndarray) -> Encoded:
         context = self.settings.context
         truncated = len(ids) > context and self.settings.long == "truncate"
         array = np.asarray(ids, np.int32)
-        places = np.asarray(offsets, np.int64).reshape(-1, 2) if self.settings.offsets else None
         if truncated:
             array, scored = array[:context], scored[:context]
-            places = None if places is None else places[:context]
         if (limit := self.settings.vocabulary) is not None and (array >= limit).any():
             return self._beyond(int(array[array >= limit][0]), limit)
         if len(scored):
             scored[0] = False  # nothing predicts the first token
-        return Encoded(ids=array, scored=scored, truncated=truncated, offsets=places)
-
-    def _refuse_slow(self) -> None:
-        if not self.tokenizer.is_fast:
-            raise CurateError(
-                "This model's tokenizer gives no character offsets, which masks of prompts and turns need.",
-                hint="Use a model with a fast tokenizer, or a pool and target of plain text.",
-            )
+        return Encoded(ids=array, scored=scored, truncated=truncated)
 
     def _beyond(self, token: int, limit: int) -> Encoded:
         word = self.tokenizer.convert_ids_to_tokens(token)
@@ -173,14 +156,18 @@ class Encoder:
         self, text: str, ranges: Iterable[tuple[int, int]], *, special: bool, straddling: bool = False
     ) -> Encoded:
         """Encode text; score the tokens that end inside one of the character ranges, or that straddle its end."""
-        self._refuse_slow()
+        if not self.tokenizer.is_fast:
+            raise CurateError(
+                "This model's tokenizer gives no character offsets, which masks of prompts and turns need.",
+                hint="Use a model with a fast tokenizer, or a pool and target of plain text.",
+            )
         encoding = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
         offsets = np.asarray(encoding["offset_mapping"], np.int64).reshape(-1, 2)
         scored = np.zeros(len(offsets), bool)
         for start, stop in ranges:
             inside = offsets[:, 0] < stop if straddling else offsets[:, 1] <= stop
             scored |= (offsets[:, 1] > start) & inside & (offsets[:, 1] > offsets[:, 0])
-        return self._finish(encoding["input_ids"], scored, offsets)
+        return self._finish(encoding["input_ids"], scored)
 
     def _chat(self, document: Document) -> Encoded:
         try:

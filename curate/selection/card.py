@@ -24,15 +24,15 @@ class Described:
     """Features that the card must state, as lines of JSON cannot."""
     changes: tuple[str, ...]
     """Sentences on what is written otherwise than the pool has it."""
-    tokens: TokenCount | None = None
+    token_count: TokenCount | None = None
     """What the rows hold that are tokens."""
 
     @property
     def columns(self) -> str:
         """Say what a row has beside the pool's own columns."""
-        if self.tokens is None:
+        if self.token_count is None:
             return f"Score columns: {', '.join(f'`{c}`' for c in self.scores)}. "
-        count = self.tokens
+        count = self.token_count
         return (
             f"Rows are of tokens: {count.tokens:,} in {count.rows:,} rows, of which {count.loss_tokens:,} carry loss. "
         )

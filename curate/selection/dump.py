@@ -37,7 +37,7 @@ from curate.selection.megatron import write_megatron
 from curate.selection.spool import Spool, gathered
 from curate.selection.tokenised import SCHEMA as TOKEN_SCHEMA
 from curate.selection.tokenised import (
-    Spans,
+    Row,
     TokenCount,
     TokenView,
     as_lines,
@@ -53,12 +53,12 @@ MANIFEST = "manifest.json"
 KIND = "curate selection"
 
 
-def check_out(out: Path, *, overwrite: bool, format: str, tokens: TokenView | None) -> None:
+def check_out(out: Path, *, overwrite: bool, format: str, view: TokenView | None) -> None:
     """Refuse, before any work, a folder with other content and a format that cannot be written."""
     if format not in FORMATS:
         raise SettingsError(f"The format is {format!r}; expected {', '.join(FORMATS)}.", hint=nearest(format, FORMATS))
-    if format == MEGATRON or (tokens is not None and tokens.pack is not None):
-        _refuse_endless(format, tokens)
+    if format == MEGATRON or (view is not None and view.pack is not None):
+        _refuse_endless(format, view)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file() or KIND not in (out / MANIFEST).read_text(encoding="utf-8"):
@@ -69,17 +69,17 @@ def check_out(out: Path, *, overwrite: bool, format: str, tokens: TokenView | No
         )
 
 
-def _refuse_endless(format: str, tokens: TokenView | None) -> None:
+def _refuse_endless(format: str, view: TokenView | None) -> None:
     """Raise where rows need the ends of documents, and no token says them."""
-    if tokens is None:
+    if view is None:
         raise SettingsError(
-            "Megatron's files hold tokens, and no tokenizer was given.", hint="Give `tokens`, or use `curate.select`."
+            "Megatron's files hold tokens, and no tokenizer was given.", hint="Give `view`, or use `curate.select`."
         )
-    if format == MEGATRON and tokens.pack is not None:
+    if format == MEGATRON and view.pack is not None:
         raise SettingsError(
-            f"--pack is {tokens.pack}; Megatron cuts rows itself.", hint="Leave --pack out, or give --seq-length there."
+            f"--pack is {view.pack}; Megatron cuts rows itself.", hint="Leave --pack out, or give --seq-length there."
         )
-    tokens.end_mark()
+    view.end_mark()
 
 
 def write_dump(
@@ -92,17 +92,18 @@ def write_dump(
     manifest: dict[str, Any],
     card: Callable[[Described], str],
     task: Task,
-    tokens: TokenView | None = None,
+    view: TokenView | None = None,
 ) -> Described:
     """Write the whole selection beside `out`, then rename it, so that it appears complete or not at all.
 
-    `card` makes the dataset card. With `tokens` its documents are written as tokens.
+    `card` makes the dataset card. With `view` its documents are written as tokens.
     """
     place = Path(os.path.abspath(out)).name
     with atomic_folder(out, by="Another selection") as folder:
-        if tokens is not None:
-            chosen = _documents(funnel, pool, fields, task)
-            described, handover = _write_tokens(chosen, folder, format, tokens, manifest["fingerprint"], place)
+        if view is not None:
+            count = TokenCount()
+            rows = labelled(_documents(funnel, pool, fields, task), view, count)
+            described, handover = _write_tokens(rows, count, folder, format, view, manifest["fingerprint"], place)
         else:
             kinds = Kinds(fields)
             described = _write_rows(funnel, pool, kinds, folder, format, manifest["fingerprint"], task)
@@ -111,8 +112,8 @@ def write_dump(
         (folder / HANDOVER).write_text(handover, encoding="utf-8")
         (folder / "README.md").write_text(card(described), encoding="utf-8")
         told: dict[str, Any] = {"score_columns": described.scores, "changes": list(described.changes)}
-        if described.tokens is not None:
-            told["tokenised"] = {**manifest["tokenised"], **asdict(described.tokens)}
+        if described.token_count is not None:
+            told["tokenised"] = {**manifest["tokenised"], **asdict(described.token_count)}
         (folder / MANIFEST).write_text(canonical({**manifest, **told}), encoding="utf-8")
     return described
 
@@ -146,16 +147,9 @@ def _write_rows(
 
 
 def _write_tokens(
-    documents: Iterator[tuple[Document, Spans | None]],
-    folder: Path,
-    format: str,
-    view: TokenView,
-    fingerprint: str,
-    place: str,
+    rows: Iterator[Row], count: TokenCount, folder: Path, format: str, view: TokenView, fingerprint: str, place: str
 ) -> tuple[Described, str]:
-    """Write documents as tokens; return what they are, and the text of the hand-over."""
-    count = TokenCount()
-    rows = labelled(documents, view, count)
+    """Write ids and labels of documents; return what they are, and the text of the hand-over."""
     if format == MEGATRON:
         rows = with_loss(ended(rows, view.end_mark(), count), count)
         write_megatron((ids for ids, _ in rows), folder / SPLIT, vocabulary=view.vocabulary)
@@ -179,21 +173,19 @@ def _write_tokens(
             f" {view.tokenizer}.",
             hint=count.reason or "Write the documents themselves: leave --tokenised out.",
         )
-    return Described(scores=[], features=None, changes=changes, tokens=count), handover
+    return Described(scores=[], features=None, changes=changes, token_count=count), handover
 
 
-def _documents(funnel: Funnel, pool: Pool, fields: Fields, task: Task) -> Iterator[tuple[Document, Spans | None]]:
-    """Yield the documents that are left, in pool order, with the spans of them that were chosen, if any were."""
+def _documents(funnel: Funnel, pool: Pool, fields: Fields, task: Task) -> Iterator[Document]:
+    """Yield the documents that are left, in pool order."""
     for shard, kept in _kept(funnel, pool):
-        spans = kept.column("spans").to_pylist() if "spans" in kept.column_names else None
-        row_numbers = kept.column("row").to_numpy()
-        place = 0
-        for document in documents(shard, fields, only=row_numbers.tolist()):
+        num_read = 0
+        for document in documents(shard, fields, only=kept.column("row").to_pylist()):
             if isinstance(document, Document):
-                yield document, None if spans is None else spans[place]
-                place += 1
+                yield document
+                num_read += 1
                 task.advance(1)
-        _refuse_fewer(shard, place, len(row_numbers))
+        _refuse_fewer(shard, num_read, kept.num_rows)
 
 
 def _kept(funnel: Funnel, pool: Pool) -> Iterator[tuple[Shard, pa.Table]]:

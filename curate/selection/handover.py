@@ -52,16 +52,18 @@ def encode(row):
 dataset = dataset.map(encode, remove_columns=dataset.column_names)
 """
 _TEXT_BODY = """\
-    ids = tokenizer(row[{0!r}], truncation=True)["input_ids"]
+    ids = tokenizer(row[{0}], truncation=True)["input_ids"]
     return {{"input_ids": ids, "labels": ids}}
 """
 _COMPLETION_BODY = """\
-    prompt = tokenizer(row[{0!r}])["input_ids"]
-    completion = tokenizer(row[{1!r}] + (tokenizer.eos_token or ""), add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(row[{0}])["input_ids"]
+    completion = tokenizer(row[{1}] + (tokenizer.eos_token or ""), add_special_tokens=False)["input_ids"]
     return {{"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}}
 """
 _CHAT_BODY = """\
-    words = tokenizer.apply_chat_template({0}{1}, return_dict=True, return_assistant_tokens_mask=True)
+    words = tokenizer.apply_chat_template(
+        {0}, {1}return_dict=True, return_assistant_tokens_mask=True
+    )
     ids, learnt = words["input_ids"], words["assistant_masks"]
     return {{"input_ids": ids, "labels": [i if on else -100 for i, on in zip(ids, learnt)]}}
 """
@@ -70,8 +72,8 @@ ROLES = {{"human": "user", "gpt": "assistant"}}
 
 
 def renamed(row):
-    turns = row[{0!r}]
-    return {{{0!r}: [{{"role": ROLES.get(turn[{1!r}], turn[{1!r}]), "content": turn[{2!r}]}} for turn in turns]}}
+    turns = [(turn[{1}], turn[{2}]) for turn in row[{0}]]
+    return {{{0}: [{{"role": ROLES.get(role, role), "content": words}} for role, words in turns]}}
 
 
 dataset = dataset.map(renamed)
@@ -88,8 +90,8 @@ def of_rows(kinds: Sequence[Kind], place: str) -> str:
     several = len(kinds) > 1
     if several:
         parts.append(
-            "The rows are of several kinds. Each has its lines, which leave the others out where the trainer can;"
-            " `curate select … --tokenised` writes rows of one kind.\n"
+            "The rows are of several kinds. TRL and the Trainer filter them; axolotl and LLaMA-Factory do not, and take"
+            " what `curate select … --tokenised` writes: rows of one kind.\n"
         )
     for kind in kinds:
         parts += _of_kind(kind, several, place)
@@ -123,7 +125,7 @@ def of_tokens(view: TokenView, count: TokenCount, format: str, place: str) -> st
         factory,
         _block("python", _TRAINER.format(load=_load(place))),
     ]
-    return "\n".join([_HEAD, about, *_sections(texts)])
+    return "\n".join([_HEAD, "## Rows of tokens\n", about, *_sections(texts)])
 
 
 def of_megatron(view: TokenView, count: TokenCount, unmasked: int, place: str) -> str:
@@ -137,7 +139,7 @@ def of_megatron(view: TokenView, count: TokenCount, unmasked: int, place: str) -
     if unmasked:
         about += f"\n{no_labels(unmasked)}\n"
     options = f"--data-path {shlex.quote(path)} --tokenizer-type HuggingFaceTokenizer --tokenizer-model MODEL\n"
-    return "\n".join([_HEAD, about, "## Megatron-LM\n", _block("", options)])
+    return "\n".join([_HEAD, "## Megatron-LM\n", about, _block("", options)])
 
 
 def no_labels(unmasked: int) -> str:
@@ -164,54 +166,51 @@ def _of_kind(kind: Kind, several: bool, place: str) -> list[str]:
     }[kind.name].format(*kind.columns)
     load = _load(place)
     if several:
-        load += f"dataset = dataset.filter(lambda row: row[{kind.columns[0]!r}] is not None)\n"
+        load += f"dataset = dataset.filter(lambda row: row[{_quoted(kind.columns[0])}] is not None)\n"
     texts = [
         _block("python", _trl(kind, load)),
         _block("yaml", yaml.safe_dump({"datasets": [_axolotl(kind, place)]}, sort_keys=False))
         if kind.name != "turns"
         else "",
-        _block("json", json.dumps({place: _factory(kind, place)}, indent=2, ensure_ascii=False) + "\n")
-        if kind.name != "turns"
-        else "",
+        _entry(kind, place) if kind.name != "turns" else "",
         _block("python", _trainer(kind, load)),
     ]
     note = [f"{_MARKS}\n"] if kind.name in ("chat", "turns") else []
-    return [f"{title}:\n", *note, *_sections(texts)]
+    return [f"## {title}\n", *note, *_sections(texts)]
 
 
 def _sections(texts: list[str]) -> list[str]:
     """Return a section for every trainer."""
-    heads = {
-        "LLaMA-Factory": "The entry in a `dataset_info.json` of the folder above, with `dataset_dir: .`:\n\n",
-    }
     missing = "It does not read such rows; `curate select … --tokenised` writes rows that it loads.\n"
-    return [
-        f"## {trainer}\n\n{heads.get(trainer, '') if text.startswith('```json') else ''}{text or missing}"
-        for trainer, text in zip(_TRAINERS, texts, strict=True)
-    ]
+    return [f"### {trainer}\n\n{text or missing}" for trainer, text in zip(_TRAINERS, texts, strict=True)]
 
 
 def _block(language: str, text: str) -> str:
     return f"```{language}\n{text}```\n"
 
 
+def _quoted(value: Any) -> str:
+    """Return strings as Python has them in double quotes; JSON's are the same."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _load(place: str) -> str:
-    return f"dataset = load_dataset({f'./{place}'!r}, split={SPLIT!r})\n"
+    return f"dataset = load_dataset({_quoted(f'./{place}')}, split={_quoted(SPLIT)})\n"
 
 
 def _with_roles(kind: Kind) -> str:
     """Return lines that give turns the keys and roles of chat templates, where they have others."""
-    return "" if kind.keys == ("role", "content") else _RENAMED.format(kind.columns[0], *kind.keys)
+    return "" if kind.keys == ("role", "content") else _RENAMED.format(*map(_quoted, (kind.columns[0], *kind.keys)))
 
 
 def _trl(kind: Kind, load: str) -> str:
     names = {"completion": ("prompt", "completion"), "turns": ("prompt", "completion"), "chat": ("messages",)}
-    load += f"dataset = dataset.select_columns({[*kind.columns, *kind.tools * ['tools']]!r})\n"
+    load += f"dataset = dataset.select_columns({_quoted([*kind.columns, *kind.tools * ['tools']])})\n"
     load += _with_roles(kind)
     wanted = names.get(kind.name, kind.columns)
     if renamed := {old: new for old, new in zip(kind.columns, wanted, strict=True) if old != new}:
-        load += f"dataset = dataset.rename_columns({renamed!r})\n"
-    options = {"text": f", dataset_text_field={kind.columns[0]!r}", "chat": ", assistant_only_loss=True"}
+        load += f"dataset = dataset.rename_columns({_quoted(renamed)})\n"
+    options = {"text": f", dataset_text_field={_quoted(kind.columns[0])}", "chat": ", assistant_only_loss=True"}
     return _TRL.format(load=load, options=options.get(kind.name, ""))
 
 
@@ -235,6 +234,15 @@ def _axolotl(kind: Kind, place: str) -> dict[str, Any]:
     }
 
 
+def _entry(kind: Kind, place: str) -> str:
+    stage = {"text": "`stage: pt`", "completion": "`stage: sft` and `template: empty`", "chat": "`stage: sft`"}
+    return (
+        "The entry in a `dataset_info.json` of the folder above, for a configuration with `dataset_dir: .`,"
+        f" `dataset: {place}`, {stage[kind.name]}:\n\n"
+        + _block("json", json.dumps({place: _factory(kind, place)}, indent=2, ensure_ascii=False) + "\n")
+    )
+
+
 def _factory(kind: Kind, place: str) -> dict[str, Any]:
     """Return the entry by which LLaMA-Factory loads a folder: `script_url` is a path below `dataset_dir`."""
     entry: dict[str, Any] = {"script_url": place}
@@ -252,8 +260,8 @@ def _factory(kind: Kind, place: str) -> dict[str, Any]:
 
 def _trainer(kind: Kind, load: str) -> str:
     if kind.name in ("chat", "turns"):
-        turns = " + ".join(f"row[{c!r}]" for c in kind.columns)
-        body = _CHAT_BODY.format(turns, ', tools=row["tools"]' if kind.tools else "")
+        turns = " + ".join(f"row[{_quoted(c)}]" for c in kind.columns)
+        body = _CHAT_BODY.format(turns, 'tools=row["tools"], ' if kind.tools else "")
         return _TRAINER.format(load=load + _with_roles(kind) + _ENCODED.format(body=body))
     body = _TEXT_BODY if kind.name == "text" else _COMPLETION_BODY
-    return _TRAINER.format(load=load + _ENCODED.format(body=body.format(*kind.columns)))
+    return _TRAINER.format(load=load + _ENCODED.format(body=body.format(*map(_quoted, kind.columns))))

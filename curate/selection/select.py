@@ -123,7 +123,7 @@ def select(
     by: str | None = None,
     out: Path | str | None = None,
     format: str = "arrow",
-    tokens: TokenView | None = None,
+    view: TokenView | None = None,
     overwrite: bool = False,
     partial: bool = False,
     pool: Sequence[str] | None = None,
@@ -139,7 +139,7 @@ def select(
     With `aggregate="round-robin"` every target group chooses in turn, with "score" the best by `score` are taken; by
     default as the run was scored. With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean,
     sum, max, q05 … q95) of its documents. `by`: the column to compare composition by (by default the one of `quota`,
-    else `source`, else the shard). `format`: arrow, parquet, jsonl.zst or megatron. `tokens` writes the documents as
+    else `source`, else the shard). `format`: arrow, parquet, jsonl.zst or megatron. `view` writes the documents as
     tokens (`pipeline.select` makes it). `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near
     documents, for filters that need them (`curate.neighbours` finds them); by default those of the store that the run
     was scored from. `threads` changes only the time.
@@ -152,7 +152,7 @@ def select(
     _check(run, unit, shard_score, partial)
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
-        check_out(Path(out), overwrite=overwrite, format=format, tokens=tokens)
+        check_out(Path(out), overwrite=overwrite, format=format, view=view)
     if (few := size.get("count", 1000)) <= 100:
         reporter.note(f"--top {few} is a number of documents: the {few} best are kept. A share is --top {few}%.")
     if note := narrowed_note(run.record):
@@ -167,8 +167,8 @@ def select(
         column = _composition_column(funnel, by)
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
         if selection.out is not None:
-            described = _dump(selection, funnel, format, tokens, pool, reporter)
-            told = {"changes": described.changes, "token_count": described.tokens}
+            described = _dump(selection, funnel, format, view, pool, reporter)
+            told = {"changes": described.changes, "token_count": described.token_count}
             selection = replace(selection, **told, seconds=time.perf_counter() - start)
     return selection
 
@@ -357,7 +357,7 @@ def _dump(
     selection: Selection,
     funnel: Funnel,
     format: str,
-    tokens: TokenView | None,
+    view: TokenView | None,
     pool: Sequence[str] | None,
     reporter: Reporter,
 ) -> Described:
@@ -369,8 +369,8 @@ def _dump(
         raise CurateError(f"Nothing is left after the filter {empty!r}.", hint=hint)
     assert selection.out is not None
     manifest = selection.record()
-    if tokens is not None:
-        manifest["tokenised"] = tokens.record()
+    if view is not None:
+        manifest["tokenised"] = view.record()
     manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())
     text = with_arguments(card, manifest, format)
     source = pool_of(selection.run, pool)
@@ -385,5 +385,5 @@ def _dump(
             manifest=manifest,
             card=text,
             task=task,
-            tokens=tokens,
+            view=view,
         )

@@ -5,6 +5,7 @@ A tokenizer needs transformers, which this room never imports: who selects gives
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,8 +24,6 @@ SCHEMA = pa.schema(
         ("labels", pa.list_(pa.int32())),
     ]
 )
-Spans = Sequence[Sequence[int]]
-"""Stretches [start, end) of characters of a document's rendered text, in order, none over another."""
 Row = tuple[np.ndarray, np.ndarray]
 """Ids and labels, int32 `[tokens]`."""
 _TABLE_TOKENS, _TABLE_ROWS, _ENCODED_TOGETHER = 1 << 20, 16_384, 128
@@ -38,11 +37,6 @@ class Encoding(Protocol):
     @property
     def scored(self) -> np.ndarray:
         """Which tokens carry loss."""
-        ...
-
-    @property
-    def offsets(self) -> np.ndarray | None:
-        """The characters of the rendered text that each token stands for, `[tokens, 2]`."""
         ...
 
     @property
@@ -116,34 +110,19 @@ class TokenCount:
         return tuple(sentence for sentence, number in told.items() if number)
 
 
-def carries_loss(encoding: Encoding, spans: Spans | None) -> np.ndarray:
-    """Return which tokens carry loss: all that do anyway, or those of them that overlap one of the spans."""
-    if spans is None:
-        return encoding.scored
-    assert encoding.offsets is not None
-    starts, ends = np.asarray(spans, np.int64).reshape(-1, 2).T
-    if not len(starts):
-        return np.zeros_like(encoding.scored)
-    begin, stop = encoding.offsets.T
-    nearest = np.searchsorted(ends, begin, side="right")  # the first span that ends behind the token's beginning
-    overlaps = (nearest < len(ends)) & (starts[np.minimum(nearest, len(ends) - 1)] < stop) & (begin < stop)
-    return encoding.scored & overlaps
-
-
-def labelled(documents: Iterable[tuple[Document, Spans | None]], view: TokenView, count: TokenCount) -> Iterator[Row]:
+def labelled(documents: Iterable[Document], view: TokenView, count: TokenCount) -> Iterator[Row]:
     """Yield every document with a token that carries loss as ids and labels; count the others."""
     for batch in _batches(documents):
-        for encoding, (_, spans) in zip(view.encode([d for d, _ in batch]), batch, strict=True):
-            carries = carries_loss(encoding, spans)
+        for encoding in view.encode(batch):
             if encoding.refused:
                 count.refused += 1
                 count.reason = count.reason or encoding.refused
-            elif not carries.any():
+            elif not encoding.scored.any():
                 count.without_loss += 1
             else:
                 count.documents += 1
                 ids = encoding.ids.astype(np.int32)
-                yield ids, np.where(carries, ids, np.int32(IGNORED))
+                yield ids, np.where(encoding.scored, ids, np.int32(IGNORED))
 
 
 def ended(rows: Iterable[Row], end: int, count: TokenCount) -> Iterator[Row]:
@@ -206,15 +185,9 @@ def as_lines(table: pa.Table) -> pa.Table:
     return pa.table({"line": pa.array([orjson.dumps(row) for row in table.to_pylist()], pa.large_binary())})
 
 
-def _batches(documents: Iterable[tuple[Document, Spans | None]]) -> Iterator[list[tuple[Document, Spans | None]]]:
-    batch: list[tuple[Document, Spans | None]] = []
-    for pair in documents:
-        batch.append(pair)
-        if len(batch) == _ENCODED_TOGETHER:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    stream = iter(documents)
+    return iter(lambda: list(islice(stream, _ENCODED_TOGETHER)), [])
 
 
 def _joined(rows: Sequence[Row]) -> Row:

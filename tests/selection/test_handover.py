@@ -52,7 +52,7 @@ def select_all(folder: Path, proxy: Path, lines: list[dict[str, Any]], **how) ->
 
 def blocks(text: str) -> dict[str, str]:
     """The block of lines of each trainer's section; none for one without."""
-    sections = dict(re.findall(r"^## (.+)\n\n((?:(?!^## ).*\n)*)", text, re.MULTILINE))
+    sections = dict(re.findall(r"^### (.+)\n\n((?:(?!^##).*\n)*)", text, re.MULTILINE))
     found = {trainer: re.search(r"```\w*\n(.*?)```", section, re.DOTALL) for trainer, section in sections.items()}
     return {trainer: match[1] for trainer, match in found.items() if match}
 
@@ -103,7 +103,7 @@ def test_columns_of_other_names_are_renamed_for_trl_and_named_to_the_others():
     found = Kinds(Fields(prompt="ask", completion="answer"))
     found.learn([{"ask": "add", "answer": "seven"}])
     lines = blocks(of_rows(found.sorted(), "out"))
-    assert "rename_columns({'ask': 'prompt', 'answer': 'completion'})" in lines["TRL"]
+    assert 'rename_columns({"ask": "prompt", "answer": "completion"})' in lines["TRL"]
     assert yaml.safe_load(lines["axolotl"])["datasets"][0]["type"]["field_instruction"] == "ask"
     entry = json.loads(lines["LLaMA-Factory"])["out"]
     assert entry["columns"] == {"prompt": "ask", "response": "answer"}

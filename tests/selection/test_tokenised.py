@@ -8,7 +8,6 @@ from curate.selection.tokenised import (
     IGNORED,
     TokenCount,
     TokenView,
-    carries_loss,
     ended,
     labelled,
     packed,
@@ -23,19 +22,17 @@ class Characters:
 
     ids: np.ndarray
     scored: np.ndarray
-    offsets: np.ndarray | None
     refused: str = ""
 
 
 def encoded(text: str, prompt: int = 1) -> Characters:
     places = np.arange(len(text))
-    ids = np.array([ord(c) for c in text], np.int32)
-    return Characters(ids, places >= prompt, np.stack([places, places + 1], 1))
+    return Characters(np.array([ord(c) for c in text], np.int32), places >= prompt)
 
 
 def view(**how) -> TokenView:
     def encode(documents):
-        return [encoded(d.text) if d.text != "?" else Characters(*[np.zeros(0, bool)] * 3, "no") for d in documents]
+        return [encoded(d.text) if d.text != "?" else Characters(*[np.zeros(0, bool)] * 2, "no") for d in documents]
 
     return TokenView(tokenizer="characters", fingerprint="", encode=encode, vocabulary=128, end=0, **how)
 
@@ -48,41 +45,9 @@ def row(*labels: int) -> tuple[np.ndarray, np.ndarray]:
     return np.abs(np.array(labels, np.int32)), np.array(labels, np.int32)
 
 
-@pytest.mark.parametrize(
-    ("spans", "carrying"),
-    [
-        (None, [1, 2, 3, 4, 5]),
-        ([], []),
-        ([[0, 1]], []),  # the first token carries no loss anyway
-        ([[0, 2], [4, 5]], [1, 4]),
-        ([[2, 3], [3, 4]], [2, 3]),
-        ([[5, 99]], [5]),
-    ],
-)
-def test_a_token_carries_loss_if_it_would_and_a_span_reaches_it(spans, carrying):
-    assert np.flatnonzero(carries_loss(encoded("abcdef"), spans)).tolist() == carrying
-
-
-def test_tokens_of_several_characters_overlap_and_those_without_any_never_do():
-    places = np.array([[0, 0], [0, 3], [3, 3], [3, 5], [5, 9]])
-    found = carries_loss(Characters(np.arange(5), np.ones(5, bool), places), [[2, 4], [8, 9]])
-    assert found.tolist() == [False, True, False, True, True]
-
-
-def test_spans_agree_with_a_loop_over_all_pairs():
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        bounds = np.sort(rng.choice(60, 2 * rng.integers(0, 5), replace=False)).reshape(-1, 2)
-        starts = np.sort(rng.integers(0, 60, 12))
-        places = np.stack([starts, starts + rng.integers(0, 4, 12)], 1)
-        scored = rng.random(12) < 0.8
-        slow = [any(a < t and s < b for a, b in bounds) and t > s for s, t in places]
-        assert (carries_loss(Characters(starts, scored, places), bounds.tolist()) == (scored & slow)).all()
-
-
 def test_documents_without_loss_or_tokens_are_left_out_and_counted():
     count = TokenCount()
-    rows = list(labelled([(document(t), None) for t in ("ab", "?", "c", "de")], view(), count))
+    rows = list(labelled([document(t) for t in ("ab", "?", "c", "de")], view(), count))
     assert [labels.tolist() for _, labels in rows] == [[IGNORED, ord("b")], [IGNORED, ord("e")]]
     assert (count.documents, count.refused, count.without_loss, count.reason) == (2, 1, 1, "no")
     assert len(count.sentences) == 2

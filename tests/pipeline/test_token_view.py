@@ -1,6 +1,8 @@
 """Selections as tokens: what carries loss is what the reader scores, in every format and with another tokenizer."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import curate
 from curate.cli import main
 from curate.documents import Fields, documents, open_pool
 from curate.errors import CurateError, SettingsError
+from curate.proof.selection import Selected
 from curate.proxies.loading import load_tokenizer
 from curate.proxies.tokens import Encoder, TokenSettings
 from curate.scores.run import Run
@@ -191,3 +194,17 @@ def test_the_command_writes_what_the_library_writes_and_prints_the_counts(projec
     for name in ("HANDOVER.md", "train/00000.arrow"):
         ours, theirs = (tmp_path / by / "out" / name for by in ("library", "command"))
         assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_documents_as_they_are_need_no_torch_and_rows_of_tokens_are_no_documents_to_verify(project, tmp_path):
+    code = (
+        "import sys, curate; from curate.scores.run import Run\n"
+        "curate.select(Run.open(sys.argv[1]), top=2, out=sys.argv[2])\n"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(project / "run"), str(tmp_path / "plain")], check=False)
+    assert done.returncode == 0
+    assert Selected.read(tmp_path / "plain").manifest["after"]["documents"] == 2
+    selected(project, tmp_path / "tokens", pack=50)
+    with pytest.raises(CurateError, match="holds tokens; expected the documents"):
+        Selected.read(tmp_path / "tokens")
