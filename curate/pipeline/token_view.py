@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from curate.errors import SettingsError
+from curate.errors import CurateError, SettingsError
 from curate.scores.run import Run
 from curate.selection.tokenised import TokenView
 
@@ -36,7 +36,12 @@ def token_view(run: Run, tokenizer: Path | str | None = None, pack: int | None =
         revision=None if tokenizer else recorded.get("revision"),
         chat_template=None if tokenizer else recorded.get("chat_template"),
     )
-    opened = load_proxys_tokenizer(settings)
+    try:
+        opened = load_proxys_tokenizer(settings)
+    except CurateError as error:
+        raise SettingsError(
+            f"{settings.model} gives no tokenizer: {error.message}", hint="Name another one: --tokenizer DIR."
+        ) from error
     # What is to be cut into windows is encoded whole.
     encode = Encoder(opened, TokenSettings(context=SHORTEST, long="windows"))
     end: Any = opened.eos_token_id if opened.eos_token_id is not None else opened.sep_token_id

@@ -133,8 +133,9 @@ def of_megatron(view: TokenView, count: TokenCount, unmasked: int, place: str) -
     path = f"{place}/{SPLIT}/{PREFIX}"
     about = (
         f"`{path}.bin` and `{path}.idx` hold {count.tokens:,} token ids of {count.documents:,} documents, of the"
-        f" tokenizer `{view.tokenizer}` ({view.vocabulary:,} tokens), which `MODEL` must have. {_ends(view)} Megatron"
-        " cuts rows itself, and attention crosses documents unless `--reset-attention-mask` is given.\n"
+        f" tokenizer `{view.tokenizer}` ({view.vocabulary:,} tokens), which `MODEL` must have. The token"
+        f" {view.end} ends each document: it is added where it is not the last. Megatron cuts rows itself, and attention"
+        " crosses documents unless `--reset-attention-mask` is given.\n"
     )
     if unmasked:
         about += f"\n{no_labels(unmasked)}\n"
@@ -163,16 +164,16 @@ def _of_kind(kind: Kind, several: bool, place: str) -> list[str]:
         "completion": "Prompts in `{}`, completions in `{}`",
         "turns": "Turns of prompts in `{}`, of completions in `{}`",
         "chat": "Conversations, in `{}`",
+        "tokens": "Token ids, in `{}`, and `{}`, -100 where a token carries no loss",
     }[kind.name].format(*kind.columns)
     load = _load(place)
     if several:
         load += f"dataset = dataset.filter(lambda row: row[{_quoted(kind.columns[0])}] is not None)\n"
+    by_columns = kind.name not in ("turns", "tokens")  # axolotl and LLaMA-Factory read no rows of these
     texts = [
         _block("python", _trl(kind, load)),
-        _block("yaml", yaml.safe_dump({"datasets": [_axolotl(kind, place)]}, sort_keys=False))
-        if kind.name != "turns"
-        else "",
-        _entry(kind, place) if kind.name != "turns" else "",
+        _block("yaml", yaml.safe_dump({"datasets": [_axolotl(kind, place)]}, sort_keys=False)) if by_columns else "",
+        _entry(kind, place) if by_columns else "",
         _block("python", _trainer(kind, load)),
     ]
     note = [f"{_MARKS}\n"] if kind.name in ("chat", "turns") else []
@@ -198,20 +199,33 @@ def _load(place: str) -> str:
     return f"dataset = load_dataset({_quoted(f'./{place}')}, split={_quoted(SPLIT)})\n"
 
 
-def _with_roles(kind: Kind) -> str:
+def _with_roles(kind: Kind, column: str) -> str:
     """Return lines that give turns the keys and roles of chat templates, where they have others."""
-    return "" if kind.keys == ("role", "content") else _RENAMED.format(*map(_quoted, (kind.columns[0], *kind.keys)))
+    return "" if kind.keys == ("role", "content") else _RENAMED.format(*map(_quoted, (column, *kind.keys)))
 
 
 def _trl(kind: Kind, load: str) -> str:
-    names = {"completion": ("prompt", "completion"), "turns": ("prompt", "completion"), "chat": ("messages",)}
+    options = {
+        "text": f", dataset_text_field={_quoted(kind.columns[0])}",
+        "chat": ", assistant_only_loss=True",
+        "tokens": ", max_length=None",
+    }
+    return _TRL.format(load=_with_names(kind, load) + _with_roles(kind, "messages"), options=options.get(kind.name, ""))
+
+
+def _with_names(kind: Kind, load: str) -> str:
+    """Return lines that leave only the columns of a kind, under the names that trainers know."""
     load += f"dataset = dataset.select_columns({_quoted([*kind.columns, *kind.tools * ['tools']])})\n"
-    load += _with_roles(kind)
+    names = {
+        "completion": ("prompt", "completion"),
+        "turns": ("prompt", "completion"),
+        "chat": ("messages",),
+        "tokens": ("input_ids", "labels"),
+    }
     wanted = names.get(kind.name, kind.columns)
     if renamed := {old: new for old, new in zip(kind.columns, wanted, strict=True) if old != new}:
         load += f"dataset = dataset.rename_columns({_quoted(renamed)})\n"
-    options = {"text": f", dataset_text_field={_quoted(kind.columns[0])}", "chat": ", assistant_only_loss=True"}
-    return _TRL.format(load=load, options=options.get(kind.name, ""))
+    return load
 
 
 def _axolotl(kind: Kind, place: str) -> dict[str, Any]:
@@ -259,9 +273,11 @@ def _factory(kind: Kind, place: str) -> dict[str, Any]:
 
 
 def _trainer(kind: Kind, load: str) -> str:
+    if kind.name == "tokens":
+        return _TRAINER.format(load=_with_names(kind, load))
     if kind.name in ("chat", "turns"):
         turns = " + ".join(f"row[{_quoted(c)}]" for c in kind.columns)
         body = _CHAT_BODY.format(turns, 'tools=row["tools"], ' if kind.tools else "")
-        return _TRAINER.format(load=load + _with_roles(kind) + _ENCODED.format(body=body))
+        return _TRAINER.format(load=load + _with_roles(kind, kind.columns[0]) + _ENCODED.format(body=body))
     body = _TEXT_BODY if kind.name == "text" else _COMPLETION_BODY
     return _TRAINER.format(load=load + _ENCODED.format(body=body.format(*map(_quoted, kind.columns))))

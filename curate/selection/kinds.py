@@ -19,9 +19,9 @@ _MOST = 4096
 class Kind:
     """Rows that a trainer reads alike."""
 
-    name: Literal["text", "completion", "chat", "turns", "other"]
+    name: Literal["text", "completion", "chat", "turns", "tokens", "other"]
     columns: tuple[str, ...]
-    """The column of the text or the turns, or those of prompt and completion."""
+    """The column of the text or the turns, or those of prompt and completion, or of `input_ids` and `labels`."""
     keys: tuple[str, str] = ("role", "content")
     """What a turn calls its speaker and its words."""
     tools: bool = False

@@ -71,7 +71,7 @@ class TokenView:
         if self.end is None:
             raise CurateError(
                 f"The tokenizer {self.tokenizer} has neither an eos nor a sep token to separate documents with.",
-                hint="Set eos_token in its tokenizer_config.json, or leave --pack out.",
+                hint="Set eos_token in its tokenizer_config.json.",
             )
         return self.end
 

@@ -189,6 +189,25 @@ def test_rows_of_tokens_are_trained_on_with_their_labels_as_they_are(tmp_path, p
         assert set(batch["labels"][i, len(labels) :].tolist()) <= {-100}
 
 
+@pytest.mark.slow
+@TRL_WARNS
+@pytest.mark.parametrize("name", ["TRL", "transformers.Trainer"])
+def test_tokens_beside_other_columns_are_trained_on(tmp_path, proxy, monkeypatch, name):
+    if name == "TRL":
+        pytest.importorskip("trl", reason="TRL is not installed")
+    import datasets
+
+    ids = list(range(5, 15))
+    table = {"text": ["a"] * 4, "ids": [ids] * 4, "labels": [[-100] * 4 + ids[4:]] * 4}
+    (tmp_path / "out").mkdir()
+    datasets.Dataset.from_dict(table).to_parquet(tmp_path / "out" / "train.parquet")
+    lines = blocks(of_rows([Kind("tokens", ("ids", "labels"))], "out"))
+    assert list(lines) == ["TRL", "transformers.Trainer"]
+    trainer = train(lines[name], tmp_path / "out", proxy, monkeypatch)
+    assert_trained(trainer)
+    assert trainer.train_dataset["labels"][:] == table["labels"]
+
+
 def test_tokenised_arrow_is_what_llama_factory_loads_from_disk(tmp_path, proxy, monkeypatch):
     import datasets
 
