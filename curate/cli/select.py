@@ -88,6 +88,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 @click.option("--tokenised", is_flag=True, help="Write input_ids and labels; -100 where a token carries no loss.")
 @click.option("--tokenizer", metavar="DIR", show_default="the proxy's", help="Tokenizer of the tokens.")
 @click.option("--pack", type=int, metavar="TOKENS", help="Join tokenised documents to rows of this length.")
+@click.option("--map", is_flag=True, help="Add columns x and y, places on a map by the proxy's embeddings.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
 @click.option("--dry-run", is_flag=True, help="Show the documents left by every filter; write nothing.")
 @click.option("--partial", is_flag=True, help="Select from a run that is not finished.")

@@ -11,8 +11,10 @@ SHORTEST = 2
 """Tokens of a row: a first one, and one that it predicts."""
 
 
-def refuse_conflicts(is_of_tokens: bool, *, pack: int | None, tokenizer: Path | str | None) -> None:
-    """Raise SettingsError for settings of tokens where none are written."""
+def refuse_conflicts(is_of_tokens: bool, *, pack: int | None, tokenizer: Path | str | None, map: bool) -> None:
+    """Raise SettingsError for settings of tokens where none are written, and of rows where none are."""
+    if map and is_of_tokens:
+        raise SettingsError("Rows of tokens have no place on a map.", hint="Leave --map out, or --tokenised.")
     for name, value in (("pack", pack), ("tokenizer", tokenizer)):
         if value is not None and not is_of_tokens:
             raise SettingsError(f"{name} is {value}; documents are written as they are.", hint="Give --tokenised, too.")

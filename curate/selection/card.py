@@ -24,6 +24,8 @@ class Described:
     """Features that the card must state, as lines of JSON cannot."""
     changes: tuple[str, ...]
     """Sentences on what is written otherwise than the pool has it."""
+    places: Sequence[str] = ()
+    """The names of the columns of places on a map."""
     token_count: TokenCount | None = None
     """What the rows hold that are tokens."""
 
@@ -31,7 +33,11 @@ class Described:
     def columns(self) -> str:
         """Say what a row has beside the pool's own columns."""
         if self.token_count is None:
-            return f"Score columns: {', '.join(f'`{c}`' for c in self.scores)}. "
+            x_and_y = " and ".join(f"`{c}`" for c in self.places)
+            a_map = (
+                f"{x_and_y}: two principal components of the mean input embeddings of its tokens. " if x_and_y else ""
+            )
+            return f"Score columns: {', '.join(f'`{c}`' for c in self.scores)}. {a_map}"
         count = self.token_count
         return (
             f"Rows are of tokens: {count.tokens:,} in {count.rows:,} rows, of which {count.loss_tokens:,} carry loss. "

@@ -9,7 +9,7 @@ rejected/      documents that a filter dropped, with the filter's name; no part 
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from curate.selection.handover import no_labels, of_megatron, of_rows, of_tokens
 from curate.selection.kinds import Kinds
 from curate.selection.lines import Lines
 from curate.selection.megatron import write_megatron
+from curate.selection.places import COLUMNS as PLACES
+from curate.selection.places import Embed, places_of, with_places
 from curate.selection.spool import Spool, gathered
 from curate.selection.tokenised import SCHEMA as TOKEN_SCHEMA
 from curate.selection.tokenised import (
@@ -93,20 +95,25 @@ def write_dump(
     card: Callable[[Described], str],
     task: Task,
     view: TokenView | None = None,
+    embed: Embed | None = None,
 ) -> Described:
     """Write the whole selection beside `out`, then rename it, so that it appears complete or not at all.
 
-    `card` makes the dataset card. With `view` its documents are written as tokens.
+    `card` makes the dataset card. With `view` its documents are written as tokens; with `embed` rows have places on a
+    map.
     """
     place = Path(os.path.abspath(out)).name
     with atomic_folder(out, by="Another selection") as folder:
         if view is not None:
             count = TokenCount()
-            rows = labelled(_documents(funnel, pool, fields, task), view, count)
+            rows = labelled(_advancing(_documents(funnel, pool, fields), task), view, count)
             described, handover = _write_tokens(rows, count, folder, format, view, manifest["fingerprint"], place)
         else:
-            kinds = Kinds(fields)
-            described = _write_rows(funnel, pool, kinds, folder, format, manifest["fingerprint"], task)
+            kinds, places = Kinds(fields), None
+            if embed is not None:
+                places = places_of(_documents(funnel, pool, fields), embed, folder / "map")
+            described = _write_rows(funnel, pool, kinds, places, folder, format, manifest["fingerprint"], task)
+            shutil.rmtree(folder / "map", ignore_errors=True)
             handover = of_rows(kinds.sorted(), place)
         _write_rejected(funnel, folder / "rejected")
         (folder / HANDOVER).write_text(handover, encoding="utf-8")
@@ -122,6 +129,7 @@ def _write_rows(
     funnel: Funnel,
     pool: Pool,
     kinds: Kinds,
+    places: np.ndarray | None,
     folder: Path,
     format: str,
     fingerprint: str,
@@ -129,7 +137,7 @@ def _write_rows(
 ) -> Described:
     """Write the pool's own rows with their scores; learn their kinds."""
     spool, columns = Spool(folder / "spool"), Columns()
-    for table in _selected(funnel, pool, columns, kinds):
+    for table in _selected(_kept(funnel, pool, places), columns, kinds):
         spool.write(table)
         task.advance(table.num_rows)
     spool.close()
@@ -140,7 +148,8 @@ def _write_rows(
     if format == "arrow":
         describe_arrow(folder, writer.schema, names, fingerprint)
     return Described(
-        scores=list(columns.score_names.values()),
+        scores=[name for score, name in columns.score_names.items() if score not in PLACES],
+        places=[name for score, name in columns.score_names.items() if score in PLACES],
         features=writer.front_matter() if isinstance(writer, Lines) else None,
         changes=columns.notes,
     )
@@ -176,7 +185,13 @@ def _write_tokens(
     return Described(scores=[], features=None, changes=changes, token_count=count), handover
 
 
-def _documents(funnel: Funnel, pool: Pool, fields: Fields, task: Task) -> Iterator[Document]:
+def _advancing(chosen: Iterable[Document], task: Task) -> Iterator[Document]:
+    for document in chosen:
+        yield document
+        task.advance(1)
+
+
+def _documents(funnel: Funnel, pool: Pool, fields: Fields) -> Iterator[Document]:
     """Yield the documents that are left, in pool order."""
     for shard, kept in _kept(funnel, pool):
         num_read = 0
@@ -184,25 +199,26 @@ def _documents(funnel: Funnel, pool: Pool, fields: Fields, task: Task) -> Iterat
             if isinstance(document, Document):
                 yield document
                 num_read += 1
-                task.advance(1)
         _refuse_fewer(shard, num_read, kept.num_rows)
 
 
-def _kept(funnel: Funnel, pool: Pool) -> Iterator[tuple[Shard, pa.Table]]:
-    """Yield each shard of which rows are left, in pool order, with these rows' numbers and scores."""
+def _kept(funnel: Funnel, pool: Pool, places: np.ndarray | None = None) -> Iterator[tuple[Shard, pa.Table]]:
+    """Yield each shard of which rows are left, in pool order, with these rows' numbers, scores and places."""
     funnel.materialise()
-    numbers = funnel.shard_numbers
+    numbers, start = funnel.shard_numbers, 0
     for shard in pool.shards:
         if shard.name in numbers:
             kept = funnel.selected_of(numbers[shard.name])
+            if places is not None:
+                kept, start = with_places(kept, places[start : start + kept.num_rows]), start + kept.num_rows
             if kept.num_rows:
                 yield shard, kept
 
 
-def _selected(funnel: Funnel, pool: Pool, columns: Columns, kinds: Kinds) -> Iterator[pa.Table]:
+def _selected(kept: Iterator[tuple[Shard, pa.Table]], columns: Columns, kinds: Kinds) -> Iterator[pa.Table]:
     """Yield the pool's rows that are left, with their scores, in pool order; learn their columns and kinds."""
-    for shard, kept in _kept(funnel, pool):
-        yield from _rows_of(shard, kept, columns, kinds)
+    for shard, rows in kept:
+        yield from _rows_of(shard, rows, columns, kinds)
 
 
 def _rows_of(shard: Shard, kept: pa.Table, columns: Columns, kinds: Kinds) -> Iterator[pa.Table]:

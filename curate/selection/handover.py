@@ -134,7 +134,7 @@ def of_megatron(view: TokenView, count: TokenCount, unmasked: int, place: str) -
     about = (
         f"`{path}.bin` and `{path}.idx` hold {count.tokens:,} token ids of {count.documents:,} documents, of the"
         f" tokenizer `{view.tokenizer}` ({view.vocabulary:,} tokens), which `MODEL` must have. The token"
-        f" {view.end} ends each document: it is added where it is not the last. Megatron cuts rows itself, and attention"
+        f" {view.end} ends each document: it is added where it is not the last. Megatron cuts rows itself; attention"
         " crosses documents unless `--reset-attention-mask` is given.\n"
     )
     if unmasked:

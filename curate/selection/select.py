@@ -31,6 +31,7 @@ from curate.selection.card import Described, card
 from curate.selection.dump import KIND, check_out, write_dump
 from curate.selection.filters import Filter, bind, find_filter
 from curate.selection.funnel import SHARD_STATISTICS, Funnel, Stage
+from curate.selection.places import Embed
 from curate.selection.ranking import Ranking, ranking_column, ranking_of
 from curate.selection.tokenised import TokenCount, TokenView
 from curate.selection.values import parse_int, parse_top
@@ -124,6 +125,7 @@ def select(
     out: Path | str | None = None,
     format: str = "arrow",
     view: TokenView | None = None,
+    embed: Embed | None = None,
     overwrite: bool = False,
     partial: bool = False,
     pool: Sequence[str] | None = None,
@@ -140,9 +142,9 @@ def select(
     default as the run was scored. With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean,
     sum, max, q05 … q95) of its documents. `by`: the column to compare composition by (by default the one of `quota`,
     else `source`, else the shard). `format`: arrow, parquet, jsonl.zst or megatron. `view` writes the documents as
-    tokens (`pipeline.select` makes it). `pool`: where the pool is now, if it has moved. `neighbours`: pairs of near
-    documents, for filters that need them (`curate.neighbours` finds them); by default those of the store that the run
-    was scored from. `threads` changes only the time.
+    tokens and `embed` adds places on a map (`curate.select` makes both). `pool`: where the pool is now, if it has
+    moved. `neighbours`: pairs of near documents, for filters that need them (`curate.neighbours` finds them); by
+    default those of the store that the run was scored from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
     """
     refuse_place(out, "--out")
@@ -167,7 +169,7 @@ def select(
         column = _composition_column(funnel, by)
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
         if selection.out is not None:
-            described = _dump(selection, funnel, format, view, pool, reporter)
+            described = _dump(selection, funnel, format, view, embed, pool, reporter)
             told = {"changes": described.changes, "token_count": described.token_count}
             selection = replace(selection, **told, seconds=time.perf_counter() - start)
     return selection
@@ -358,6 +360,7 @@ def _dump(
     funnel: Funnel,
     format: str,
     view: TokenView | None,
+    embed: Embed | None,
     pool: Sequence[str] | None,
     reporter: Reporter,
 ) -> Described:
@@ -369,6 +372,8 @@ def _dump(
         raise CurateError(f"Nothing is left after the filter {empty!r}.", hint=hint)
     assert selection.out is not None
     manifest = selection.record()
+    if embed is not None:
+        manifest["map"] = True
     if view is not None:
         manifest["tokenised"] = view.record()
     manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())
@@ -386,4 +391,5 @@ def _dump(
             card=text,
             task=task,
             view=view,
+            embed=embed,
         )

@@ -161,6 +161,7 @@ def test_what_a_tokenizer_cannot_take_is_left_out_and_told(project, tmp_path):
         ({"pack": 1}, "pack is 1"),
         ({"pack": 50, "format": "megatron"}, "Megatron cuts rows itself"),
         ({"tokenizer": "./nowhere"}, "there is no such folder"),
+        ({"map": True}, "no place on a map"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_before_any_work(project, tmp_path, how, said):
@@ -208,3 +209,22 @@ def test_documents_as_they_are_need_no_torch_and_rows_of_tokens_are_no_documents
     selected(project, tmp_path / "tokens", pack=50)
     with pytest.raises(CurateError, match="holds tokens; expected the documents"):
         Selected.read(tmp_path / "tokens")
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl.zst"])
+def test_a_map_gives_each_document_the_place_of_its_mean_embedding(project, tmp_path, format):
+    from transformers import AutoModelForCausalLM
+
+    selected(project, tmp_path / "out", tokenised=False, map=True, format=format)
+    stored = rows_of(tmp_path / "out")
+    weight = AutoModelForCausalLM.from_pretrained(project / "proxy").get_input_embeddings().weight.detach().numpy()
+    encode = Encoder(load_tokenizer(str(project / "proxy")), TokenSettings(context=10_000))
+    shards = open_pool([str(project / "pool")]).shards
+    means = np.stack([weight[e.ids].mean(0) for s in shards for e in encode(list(documents(s, Fields())))])
+    places = np.array([[r["x"], r["y"]] for r in stored])
+    _, spread, _ = np.linalg.svd(means - means.mean(0))
+    np.testing.assert_allclose(np.linalg.norm(places, axis=0), spread[:2], rtol=1e-3)
+    assert "`x` and `y`" in (tmp_path / "out" / "README.md").read_text()
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        *("HANDOVER.md", "README.md", "manifest.json", "rejected", "train")
+    }
