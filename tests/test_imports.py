@@ -17,6 +17,7 @@ OTHERS = {
     "quickstart/pool.py": "a pool to try things on: shards in every format that is read",
     "selection/dump.py": "a dataset, which appears whole by its own rename",
     "selection/formats.py": "files of that dataset, in the layout of `datasets`",
+    "selection/megatron.py": "files of that dataset, in Megatron-LM's layout",
     "selection/spool.py": "what a selection sorts on its way",
     "training/checkpoints.py": "thousands of states of a training run, the passing ones not durable",
     "training/folder.py": "a proxy's folder, which transformers fills",

@@ -290,10 +290,10 @@ def format_option(command: Any) -> Any:
     """Add --format, which says how a selection's dataset is stored."""
     return click.option(
         "--format",
-        type=click.Choice(["arrow", "parquet", "jsonl.zst"]),
+        type=click.Choice(["arrow", "parquet", "jsonl.zst", "megatron"]),
         default="arrow",
         show_default=True,
-        help="How the dataset is stored.",
+        help="How the dataset is stored; megatron: token ids, as .bin and .idx.",
     )(command)
 
 

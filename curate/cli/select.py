@@ -59,11 +59,6 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
     help="With --unit token: what has its tokens' mean score and is chosen whole.  [default: none]",
 )
 @click.option(
-    "--tokenizer",
-    metavar="DIR",
-    help="With --unit token: the model whose tokens input_ids and labels are of.  [default: the proxy]",
-)
-@click.option(
     "-f", "--filter", "names", multiple=True, metavar="NAME|FILE.sql", help="A filter; repeatable, in this order."
 )
 @click.option(
@@ -98,6 +93,10 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 )
 @click.option("--out", default="selected", show_default=True, type=click.Path(), help="Folder of the dataset.")
 @format_option
+@click.option("--tokenised", is_flag=True, help="Write input_ids and labels; -100 where a token carries no loss.")
+@click.option("--tokenizer", metavar="DIR", show_default="the proxy's", help="Tokenizer of input_ids and labels.")
+@click.option("--pack", type=int, metavar="TOKENS", help="Join tokenised documents to rows of this length.")
+@click.option("--map", is_flag=True, help="Add columns x and y, places on a map by the proxy's embeddings.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
 @click.option("--dry-run", is_flag=True, help="Show the documents left by every filter; write nothing.")
 @click.option("--partial", is_flag=True, help="Select from a run that is not finished.")
@@ -138,7 +137,13 @@ def command(
     curate select runs/x --budget 20M --filter quota -p by=source --filter dedup --dry-run
     curate select runs/x --filter mine.sql --unit shard --top 20%
     curate select runs/x --top 5% --filter dedup -p near=0.97 --filter diverse --store stores/pile
-    curate select runs/x --unit token --documents 20% --top 20% --smooth sentence
+    curate select runs/x --unit token --documents 20% --top 20% --smooth sentence --tokenised
+    curate select runs/x --budget 20M --tokenised --pack 2048 --format parquet   # rows of tokens, for any trainer
+    curate select runs/x --budget 20M --tokenizer models/7b --format megatron
+
+    HANDOVER.md beside the dataset holds the lines that load it into TRL, axolotl, LLaMA-Factory and transformers'
+    Trainer. Tokenised documents are whole, and masked as they were scored: prompts and users' turns carry no loss.
+    Packed documents each end in the tokenizer's end token; attention crosses them, loss does not.
     """
     from curate.cli._output import RichReporter, print_json
 
@@ -146,12 +151,12 @@ def command(
         _print_filters(as_json)
         return
     from curate.cli._runs import chosen_run
-    from curate.pipeline.select import run as select
+    from curate.pipeline import select
 
     filters = _filters(names, params)
     opened_run = chosen_run(run)
     with RichReporter() as reporter:
-        selection = select(
+        selection = select.run(
             opened_run,
             filters=filters,
             top=top,
@@ -217,10 +222,14 @@ def _print_selection(selection: "Selection", format: str) -> None:
     _print_composition(selection)
     for change in selection.changes:
         stdout.print(f"changed: {change}", markup=False, soft_wrap=True)
-    if selection.changes and format != "jsonl.zst":
+    if selection.changes and format != "jsonl.zst" and selection.token_count is None:
         stdout.print("Rows of JSON lines stay as they are with --format jsonl.zst.", markup=False, soft_wrap=True)
     figures = selection.token_figures
     chosen = "" if figures is None else f" chosen ({figures.carrying_loss:,} carry loss, of {figures.tokens:,} in all)"
+    if (count := selection.token_count) is not None:
+        marks = f", {count.end_marks:,} of them added to end documents" if count.end_marks else ""
+        text = f"{count.rows:,} rows of {count.tokens:,} tokens{marks}; {count.loss_tokens:,} carry loss"
+        stdout.print(text, markup=False, soft_wrap=True)
     where = f"written to {selection.out}" if selection.out else "dry run: nothing written"
     stdout.print(
         f"{selection.documents:,} documents, {selection.tokens:,} tokens{chosen}; {where} ({selection.seconds:.1f} s)",

@@ -22,7 +22,7 @@ from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Folder, put_json, read_json
 from curate.folders.local import open_folder, refuse_place
 from curate.folders.record import as_json, decisive, differences
-from curate.pipeline import predict, score
+from curate.pipeline import predict, score, select
 from curate.pipeline.continuing import CASCADE, begun_with, recorded_values
 from curate.pipeline.predicting import Learned, open_reading
 from curate.pipeline.request import first_documents, open_candidates
@@ -34,7 +34,7 @@ from curate.scores.narrowing import ranking_columns
 from curate.scores.run import Run
 from curate.secrets import addresses_without_secrets
 from curate.selection.dump import MANIFEST
-from curate.selection.select import Selection, select
+from curate.selection.select import Selection
 from curate.selection.values import parse_top
 from curate.settings import gathered
 from curate.students.judging import LeftOut
@@ -147,7 +147,7 @@ def run(
     selection = None
     if (chosen := begun.get("selecting")) is not None and (selecting is not None or not _is_selected(chosen, reporter)):
         wanted = _wanted(settings, expected) | {"out": select_into or chosen["into"], "format": chosen["format"]}
-        selection = select(exact, overwrite=overwrite, reporter=reporter, **wanted)
+        selection = select.run(exact, overwrite=overwrite, reporter=reporter, **wanted)
     return Cascade(teacher=teacher, predicted=predicted, exact=exact, expected=expected, selection=selection)
 
 

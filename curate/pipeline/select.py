@@ -1,4 +1,4 @@
-"""Selecting documents, shards or tokens of a run; only tokens need the proxy's tokenizer, and its libraries."""
+"""Selecting documents, shards or tokens of a run, written as rows or as tokens; only tokens need a tokenizer."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from curate.errors import SettingsError, nearest
 from curate.fields import Fields
+from curate.pipeline.embedding import mean_embedding
+from curate.pipeline.token_view import refuse_conflicts, token_view
 from curate.progress import Reporter, Silent
 from curate.schema import token_column
 from curate.scores.run import Run
+from curate.selection.formats import MEGATRON
 from curate.selection.ranking import ranking_of
 from curate.selection.select import Selection, select
 from curate.selection.token_units import SMOOTHINGS
@@ -29,24 +32,46 @@ def run(
     budget: str | int | None = None,
     documents: str | float | int | None = None,
     smooth: str | None = None,
+    format: str = "arrow",
+    tokenised: bool = False,
     tokenizer: Path | str | None = None,
+    pack: int | None = None,
+    map: bool = False,
+    out: Path | str | None = None,
     group: str | None = None,
     aggregate: str | None = None,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> Selection:
-    """Narrow a run's documents, and with `unit="token"` their tokens, and write them to `out`.
+    """Narrow a run's documents, and with `unit="token"` their tokens; write them to `out`, as they are or as tokens.
 
-    `options` are those of `curate.selection.select.select`. With `unit="token"` `top` is a share of the tokens that
-    can be chosen or a number of them, `budget` a number; `documents` narrows the documents first, to the best: a share
-    or a number. `smooth`: "sentence", "line" or "turn", whose tokens have their mean score and are chosen together;
-    "none" by default. `tokenizer`: the folder of another model than the proxy, whose tokens `input_ids` and `labels`
-    are. Raises CurateError where the run has no scores per token.
+    With `unit="token"` `top` is a share of the tokens that can be chosen or a number of them, `budget` a number;
+    `documents` narrows the documents first, to the best: a share or a number. `smooth`: "sentence", "line" or "turn",
+    whose tokens have their mean score and are chosen together; "none" by default.
+    `tokenised` writes `input_ids` and `labels` alone (-100 where a token carries no loss: prompts, the user's turns),
+    whole documents with the tokenizer and chat template of the run's proxy, or with `tokenizer` and its own template.
+    `pack` joins them to rows of so many tokens. `format="megatron"` writes the tokens as Megatron-LM reads them. `map`
+    adds columns x and y, two principal components of the documents' mean input embeddings in the proxy. `options`: all
+    else that `curate.selection.select.select` takes. Raises CurateError, for a run without scores per token among
+    others.
     """
     reporter = reporter or Silent()
+    is_of_tokens = tokenised or format == MEGATRON
+    refuse_conflicts(is_of_tokens, pack=pack, tokenizer=None if unit == "token" else tokenizer, map=map)
+    if unit == "token" and format == MEGATRON:
+        raise SettingsError(
+            "Megatron's files hold no labels: every token would carry loss, chosen or not.",
+            hint="Give --tokenised --format arrow, parquet or jsonl.zst.",
+        )
+    options |= {
+        "view": token_view(run, tokenizer, pack) if is_of_tokens and out is not None else None,
+        "embed": mean_embedding(run) if map and out is not None else None,
+        "format": format,
+        "out": out,
+    }
     options |= {"unit": unit, "group": group, "aggregate": aggregate, "reporter": reporter}
     if unit != "token":
-        _refuse_alone(documents=documents, smooth=smooth, tokenizer=tokenizer)
+        _refuse_alone(documents=documents, smooth=smooth)
         return select(run, top=top, budget=budget, **options)
     _refuse_unparted(run, group)
     if aggregate == "round-robin":

@@ -41,6 +41,11 @@ class Selected:
             raise CurateError(
                 f"{path} is not the manifest of a selection.", hint="Give the folder that `curate select` wrote."
             )
+        if "tokenised" in manifest:
+            raise CurateError(
+                f"{folder} holds tokens; expected the documents themselves.",
+                hint="Select them again without --tokenised, into another folder.",
+            )
         record = RunRecord({k: v for k, v in manifest["run"].items() if k != "path"})
         return cls(folder=folder, manifest=manifest, run=Run(open_folder(_run_of(folder, manifest)), record))
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import yaml
 
-from curate.selection.formats import ENDINGS, SPLIT
+from curate.selection.formats import ENDINGS, MEGATRON, SPLIT
 from curate.selection.ranking import DENSITY
 from curate.selection.token_columns import IDS, LABELS, SPANS, TokenFigures
+from curate.selection.tokenised import TokenCount
 from curate.visible import visible
 
 _LISTED = 50
@@ -29,11 +30,29 @@ class Described:
     """Features that the card must state, as lines of JSON cannot."""
     changes: tuple[str, ...]
     """Sentences on what is written otherwise than the pool has it."""
+    places: Sequence[str] = ()
+    """The names of the columns of places on a map."""
+    token_count: TokenCount | None = None
+    """What the rows hold that are tokens."""
+
+    @property
+    def columns(self) -> str:
+        """Say what a row has beside the pool's own columns."""
+        if self.token_count is None:
+            x_and_y = " and ".join(f"`{c}`" for c in self.places)
+            a_map = (
+                f"{x_and_y}: two principal components of the mean input embeddings of its tokens. " if x_and_y else ""
+            )
+            return f"Score columns: {', '.join(f'`{c}`' for c in self.scores)}. {a_map}"
+        count = self.token_count
+        return (
+            f"Rows are of tokens: {count.tokens:,} in {count.rows:,} rows, of which {count.loss_tokens:,} carry loss. "
+        )
 
 
 def card(manifest: dict[str, Any], format: str, described: Described) -> str:
     """Return the card: front matter that tells `load_dataset` which files are data, then filters and composition."""
-    data = [{"split": SPLIT, "path": f"{SPLIT}/*.{ENDINGS[format]}"}]
+    data = [{"split": SPLIT, "path": f"{SPLIT}/*.{ENDINGS.get(format, 'bin')}"}]
     # Two selections in one folder have files of equal names: `datasets` tells them apart in its cache by what the
     # card says, and by nothing else.
     description = f"selection {manifest['fingerprint']}"
@@ -41,6 +60,8 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         "configs": [{"config_name": "default", "description": description, "data_files": data}],
         "tags": ["curate", "data-selection"],
     }
+    if format == MEGATRON:  # no format of `datasets`
+        del front["configs"]
     if described.features is not None:
         front["dataset_info"] = {"features": described.features}
     run, composition = manifest["run"], manifest["composition"]
@@ -90,7 +111,7 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
             if described.changes
             else []
         ),
-        f"Score columns: {', '.join(f'`{c}`' for c in described.scores)}. "
+        f"{described.columns}"
         "`manifest.json` holds the run's settings and every filter's SQL; `rejected/` the documents that were dropped, "
         "with the filter's name. `rejected/` is no part of the dataset.",
         "",

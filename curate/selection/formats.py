@@ -11,6 +11,8 @@ import zstandard
 
 Write = Callable[[pa.Table], None]
 ENDINGS = {"arrow": "arrow", "parquet": "parquet", "jsonl.zst": "jsonl.zst"}
+MEGATRON = "megatron"
+FORMATS = (*ENDINGS, MEGATRON)
 SPLIT = "train"
 _FILE_BYTES = 512 << 20
 

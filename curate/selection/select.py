@@ -19,6 +19,7 @@ import xxhash
 from curate import __version__
 from curate.amounts import portion_of, portion_text
 from curate.errors import CurateError, SettingsError, nearest
+from curate.fields import Fields
 from curate.folders.local import refuse_place
 from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
@@ -26,15 +27,18 @@ from curate.scores.narrowing import narrowed_note
 from curate.scores.run import Run
 from curate.scores.session import open_session, pool_of
 from curate.scores.views import score_columns
-from curate.selection.card import card
+from curate.selection.card import Described, card
 from curate.selection.dump import KIND, check_out, write_dump
 from curate.selection.filters import Filter, bind, find_filter
 from curate.selection.funnel import NEARLY_ALL, SHARD_STATISTICS, Funnel, Stage
+from curate.selection.places import Embed
 from curate.selection.ranking import Ranking, ranking_column, ranking_of
 from curate.selection.token_columns import TokenFigures
+from curate.selection.tokenised import TokenCount, TokenView
 from curate.selection.tokens import NAME as TOKENS
 from curate.selection.tokens import TokenChoice, TokenRequest
 from curate.selection.values import parse_int, parse_top
+from curate.settings import build
 
 UNITS = ("document", "shard", "token")
 FilterChoice = str | Path | tuple[str | Path, Mapping[str, Any]]
@@ -78,6 +82,8 @@ class Selection:
     """Sentences on what is written otherwise than the pool has it."""
     token_figures: TokenFigures | None = None
     """Where tokens were chosen."""
+    token_count: TokenCount | None = None
+    """What was written as tokens."""
 
     @property
     def ranked_by(self) -> str:
@@ -86,6 +92,7 @@ class Selection:
 
     def record(self) -> dict[str, Any]:
         """Return the selection as JSON values, as manifest.json holds it."""
+        tokenised = {} if self.token_count is None else {"tokenised": asdict(self.token_count)}
         return as_json(
             {
                 "kind": KIND,
@@ -102,6 +109,7 @@ class Selection:
                 "changes": list(self.changes),
                 "seconds": round(self.seconds, 3),
                 **({} if self.token_figures is None else {"tokens": asdict(self.token_figures)}),
+                **tokenised,
             }
         )
 
@@ -122,6 +130,8 @@ def select(
     by: str | None = None,
     out: Path | str | None = None,
     format: str = "arrow",
+    view: TokenView | None = None,
+    embed: Embed | None = None,
     overwrite: bool = False,
     partial: bool = False,
     pool: Sequence[str] | None = None,
@@ -137,8 +147,9 @@ def select(
     With `aggregate="round-robin"` every target group chooses in turn, with "score" the best by `score` are taken; by
     default as the run was scored. With `unit="shard"` the filters see whole shards, each with the `shard_score` (mean,
     sum, max, q05 … q95) of its documents. With `unit="token"` `tokens` says how many are chosen, of the documents that
-    are left (`curate.select` makes it). `by`: the column to compare composition by (by default the one of `quota`, else
-    `source`, else the shard). `format`: arrow, parquet or jsonl.zst. `pool`: where the pool is now, if it has moved.
+    are left. `by`: the column to compare composition by (by default the one of `quota`, else `source`, else the shard).
+    `format`: arrow, parquet, jsonl.zst or megatron. `view` writes the documents as tokens and `embed` adds places on a
+    map (`curate.select` makes all three). `pool`: where the pool is now, if it has moved.
     `neighbours`: pairs of near documents, for filters that need them (`curate.neighbours` finds them); by
     default those of the store that the run was scored from. `threads` changes only the time.
     Raises SettingsError for wrong settings, before any work.
@@ -153,7 +164,7 @@ def select(
         raise SettingsError(f"The unit is {unit!r}; expected 'token' with `tokens`, and no other.")
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
-        check_out(Path(out), overwrite=overwrite, format=format)
+        check_out(Path(out), overwrite=overwrite, format=format, view=view)
     option = "--top" if tokens is None else "--documents"
     if (few := size.get("count", 1000)) <= 100:
         reporter.note(f"{option} {few} is a number of documents: the {few} best are kept. A share is {option} {few}%.")
@@ -174,9 +185,10 @@ def select(
         selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
         selection = replace(selection, token_figures=choice and choice.figures)
         if selection.out is not None:
-            changes = _dump(selection, funnel, format, pool, reporter, choice)
-            seconds = time.perf_counter() - start
-            selection = replace(selection, changes=changes, seconds=seconds, token_figures=choice and choice.figures)
+            described = _dump(selection, funnel, format, view, embed, choice, pool, reporter)
+            told = {"changes": described.changes, "token_count": described.token_count}
+            figures = choice and choice.figures
+            selection = replace(selection, **told, token_figures=figures, seconds=time.perf_counter() - start)
     return selection
 
 
@@ -364,10 +376,12 @@ def _dump(
     selection: Selection,
     funnel: Funnel,
     format: str,
+    view: TokenView | None,
+    embed: Embed | None,
+    choice: TokenChoice | None,
     pool: Sequence[str] | None,
     reporter: Reporter,
-    choice: TokenChoice | None,
-) -> tuple[str, ...]:
+) -> Described:
     if not selection.documents:
         empty = next(s.name for s in selection.stages if not s.documents)
         hint = "Look at the funnel with --dry-run."
@@ -378,10 +392,25 @@ def _dump(
         raise CurateError(f"Nothing is left after the filter {empty!r}.", hint=hint)
     assert selection.out is not None
     manifest = selection.record()
+    if embed is not None:
+        manifest["map"] = True
+    if view is not None:
+        manifest["tokenised"] = view.record()
     manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())
     text = with_arguments(card, manifest, format)
     source = pool_of(selection.run, pool) if choice is None else choice.pool
+    fields = build(Fields, selection.run.record.fields, owner="The record of a run")
     with reporter.stage("write", total=selection.documents) as task:
         return write_dump(
-            funnel, source, selection.out, format=format, manifest=manifest, card=text, task=task, tokens=choice
+            funnel,
+            source,
+            fields,
+            selection.out,
+            format=format,
+            manifest=manifest,
+            card=text,
+            task=task,
+            view=view,
+            embed=embed,
+            choice=choice,
         )

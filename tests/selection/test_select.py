@@ -53,7 +53,7 @@ def test_dump_loads_with_datasets(run, tmp_path, kind):
     assert {"score_math", "score_code"} <= set(table.column_names)
     assert selection.documents == 5
     assert sorted(p.name for p in out.iterdir() if p.name != "dataset_dict.json") == [
-        "README.md", "manifest.json", "rejected", "train"
+        "HANDOVER.md", "README.md", "manifest.json", "rejected", "train"
     ]  # fmt: skip
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".selected")] == []
 

@@ -1,0 +1,37 @@
+"""How a run's documents are embedded for a map: the mean of their tokens' input embeddings in the proxy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from curate.errors import SettingsError
+from curate.schema import Document
+from curate.scores.run import Run
+from curate.selection.places import Embed
+
+
+def mean_embedding(run: Run) -> Embed:
+    """Return what embeds a run's documents by its proxy's embeddings. Raises CurateError where it does not load."""
+    from curate.proxies.proxy import load_proxy
+    from curate.proxies.settings import ProxySettings
+    from curate.proxies.tokens import Encoder, TokenSettings
+
+    recorded = run.located_settings
+    if not recorded.get("model"):
+        raise SettingsError(f"{run.address} has no proxy, whose embeddings a map is made of.", hint="Leave --map out.")
+    model, revision, template = (recorded.get(n) for n in ("model", "revision", "chat_template"))
+    settings = ProxySettings(model=str(model), revision=revision, chat_template=template, device="cpu")
+    proxy = load_proxy(settings)
+    weight = proxy.model.get_input_embeddings().weight.float().numpy()  # type: ignore[union-attr]
+    encode = Encoder(proxy.tokenizer, TokenSettings(context=2, long="windows", vocabulary=proxy.vocabulary))
+
+    def embed(documents: Sequence[Document]) -> np.ndarray:
+        means = np.full((len(documents), weight.shape[1]), np.nan, np.float32)
+        for i, encoded in enumerate(encode(documents)):
+            if len(encoded.ids):
+                counts = np.bincount(encoded.ids)
+                known = np.flatnonzero(counts)
+                means[i] = counts[known] @ weight[known] / len(encoded.ids)
+        return means
+
+    return embed
