@@ -218,7 +218,7 @@ def test_the_same_settings_give_the_same_bytes_and_the_command_does_what_the_fun
             assert {**json.loads(one), "seconds": 0, "fingerprint": 0} == {
                 **json.loads(other), "seconds": 0, "fingerprint": 0
             }  # fmt: skip
-        else:
+        elif name != "HANDOVER.md":  # which names the folder
             assert one.partition(b"description:")[0] == other.partition(b"description:")[0]
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from curate.schema import Document
+from curate.selection.labels import NO_LOSS
 from curate.selection.tokenised import (
-    IGNORED,
     TokenCount,
     TokenView,
     ended,
@@ -48,16 +48,16 @@ def row(*labels: int) -> tuple[np.ndarray, np.ndarray]:
 def test_documents_without_loss_or_tokens_are_left_out_and_counted():
     count = TokenCount()
     rows = list(labelled([document(t) for t in ("ab", "?", "c", "de")], view(), count))
-    assert [labels.tolist() for _, labels in rows] == [[IGNORED, ord("b")], [IGNORED, ord("e")]]
+    assert [labels.tolist() for _, labels in rows] == [[NO_LOSS, ord("b")], [NO_LOSS, ord("e")]]
     assert (count.documents, count.refused, count.without_loss, count.reason) == (2, 1, 1, "no")
     assert len(count.sentences) == 2
 
 
 def test_an_end_mark_is_added_once_and_carries_loss_as_the_last_token_does():
     count = TokenCount()
-    rows = list(ended([row(-5, 3), row(-5, 9), (np.array([5, 4]), np.array([5, IGNORED]))], 9, count))
+    rows = list(ended([row(-5, 3), row(-5, 9), (np.array([5, 4]), np.array([5, NO_LOSS]))], 9, count))
     assert [r.tolist() for r, _ in rows] == [[5, 3, 9], [5, 9], [5, 4, 9]]
-    assert [labels.tolist()[-1] for _, labels in rows] == [9, 9, IGNORED]
+    assert [labels.tolist()[-1] for _, labels in rows] == [9, 9, NO_LOSS]
     assert count.end_marks == 2
 
 
@@ -74,7 +74,7 @@ def test_packing_loses_nothing_and_keeps_the_order(length):
 
 def test_rows_without_loss_are_left_out_and_counted():
     count = TokenCount()
-    masked = (np.array([1, 2, 3], np.int32), np.full(3, IGNORED, np.int32))
+    masked = (np.array([1, 2, 3], np.int32), np.full(3, NO_LOSS, np.int32))
     assert len(list(with_loss([row(7, 8), masked], count))) == 1
     assert (count.rows, count.tokens, count.loss_tokens, count.dropped_tokens, count.longest) == (1, 2, 2, 3, 2)
 
