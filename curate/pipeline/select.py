@@ -121,11 +121,11 @@ def _request(run: Run, portion: int | float, smooth: str, other: Path | str | No
     from curate.proxies.placed import placed
 
     encoder = _encoder(run)
-    tokenizer = None
+    tokenizer, on_chats = None, None
     if other is not None:
         with quietly():
             tokenizer = load_tokenizer(find(str(other)))
-        _warn_of_template(encoder, tokenizer, str(other), reporter)
+        on_chats = _other_template(encoder, tokenizer, str(other))
     normalize = run.record.method_settings.get("normalize", "none")
     if normalize != "none":
         reporter.warn(
@@ -139,6 +139,7 @@ def _request(run: Run, portion: int | float, smooth: str, other: Path | str | No
         fields=Fields(**{f.name: run.record.fields[f.name] for f in fields(Fields) if f.name in run.record.fields}),
         tokenizer=tokenizer,
         tokenizer_address=None if other is None else str(other),
+        on_chats=on_chats,
     )
 
 
@@ -153,11 +154,13 @@ def _encoder(run: Run) -> "Encoder":
     return Encoder(load_proxys_tokenizer(settings), TokenSettings(context=2, long="windows"))
 
 
-def _warn_of_template(encoder: "Encoder", tokenizer: "PreTrainedTokenizerBase", name: str, reporter: Reporter) -> None:
+def _other_template(encoder: "Encoder", tokenizer: "PreTrainedTokenizerBase", name: str) -> str | None:
+    """Return a warning where another tokenizer would write conversations otherwise than the proxy's."""
     from curate.proxies.templates import template_of
 
-    if encoder.chat.template and encoder.chat.template != template_of(tokenizer)[0]:
-        reporter.warn(
-            f"conversations are written by the proxy's chat template, and {name} has another: where the pool holds any,"
-            " give a proxy with the template of the model that will be trained (--chat-template of `curate score`)."
-        )
+    if encoder.chat.template == template_of(tokenizer)[0]:
+        return None
+    return (
+        f"conversations are written by the proxy's chat template, and {name} has another: score with that one"
+        " (--chat-template FILE) where a model of it will be trained."
+    )

@@ -1,12 +1,12 @@
 """Choose tokens of the documents that filters have left: the best over all of them, and what a dump says of each.
 
 Two passes over these documents, both in pool order. The first keeps the mean score and the number of tokens of every
-unit, and where each document's begin: some twenty bytes per unit while the best are chosen, which is per token without
-smoothing. The second writes the spans of the chosen ones.
+unit: eight bytes of each, and about forty while the best are chosen; without smoothing a token is a unit. The second
+writes the spans of the chosen ones.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +57,8 @@ class TokenRequest:
     tokenizer: Any = None
     """Writes `input_ids` and `labels`; None: the proxy's, which the tokens are of."""
     tokenizer_address: str | None = None
+    on_chats: str | None = None
+    """A warning where a conversation is among the documents."""
 
 
 def refuse_without_parts(run: Run, column: str, hint: str) -> None:
@@ -101,7 +103,7 @@ class TokenChoice:
         """Narrow the funnel to the documents with a chosen token, each with its number of them."""
         positions = funnel.kept_positions()
         with reporter.stage("tokens", total=len(positions), unit="documents") as task:
-            scores, counts, firsts, lengths = self._units(funnel, positions, task)
+            scores, counts, firsts, lengths = self._units(funnel, positions, task, reporter)
         candidates = int(counts.sum(dtype=np.int64))
         wanted = portion_of(self.request.portion, candidates)
         if wanted > candidates:
@@ -140,12 +142,12 @@ class TokenChoice:
         )
 
     def _units(
-        self, funnel: Funnel, positions: np.ndarray, task: Task
+        self, funnel: Funnel, positions: np.ndarray, task: Task, reporter: Reporter
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return scores and counts of all units, the first unit of each document and the end, and its tokens."""
         scores, counts = [np.zeros(0, np.float32)], [np.zeros(0, np.int32)]
         firsts, lengths = np.zeros(len(positions) + 1, np.int64), np.zeros(len(positions), np.int64)
-        number = 0
+        number, has_chats = 0, False
         for number, read in enumerate(self._read(funnel, positions), 1):
             means, sizes = unit_scores(read.units, read.scores)
             scores.append(means)
@@ -153,7 +155,10 @@ class TokenChoice:
             firsts[number] = firsts[number - 1] + len(means)
             lengths[number - 1] = len(read.placed.ids)
             self._is_written_out |= read.document.text is None
+            has_chats |= read.document.messages is not None
             task.advance(1)
+        if has_chats and self.request.on_chats:
+            reporter.warn(self.request.on_chats)
         if number != len(positions):
             raise AssertionError(f"{number} documents were read; expected {len(positions)}")
         return np.concatenate(scores), np.concatenate(counts), firsts, lengths
@@ -161,9 +166,9 @@ class TokenChoice:
     @property
     def schema(self) -> pa.Schema:
         """The columns that a dump has beside the pool's and the scores."""
-        tokens = pa.list_(pa.int64())
+        tokens, spans = pa.list_(pa.int32()), pa.list_(pa.list_(pa.int64()))
         text = [(TEXT, pa.string())] if self._is_written_out else []
-        return pa.schema([(SPANS, pa.list_(tokens)), *text, (IDS, tokens), (LABELS, tokens)])
+        return pa.schema([(SPANS, spans), *text, (IDS, tokens), (LABELS, tokens)])
 
     def rows(self, funnel: Funnel) -> Iterator[dict[str, Any]]:
         """Yield the columns of each document with a chosen token, in pool order, with its row's number as `row`.
@@ -180,8 +185,7 @@ class TokenChoice:
             tokens += len(ids)
             row = {"row": read.document.row, SPANS: spans, IDS: ids, LABELS: labels}
             yield row | ({TEXT: read.placed.text} if self._is_written_out else {})
-        figures = {f: getattr(self.figures, f) for f in ("candidates", "chosen", "text_column", "tokenizer")}
-        self.figures = TokenFigures(**figures, carrying_loss=carrying_loss, tokens=tokens)
+        self.figures = replace(self.figures, carrying_loss=carrying_loss, tokens=tokens)
 
     def _labelled(self, read: _Read, spans: list[list[int]], is_chosen: np.ndarray) -> tuple[list[int], list[int]]:
         placed = read.placed

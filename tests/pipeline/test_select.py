@@ -225,9 +225,16 @@ def test_the_same_settings_give_the_same_bytes_and_the_command_does_what_the_fun
 def test_characters_of_several_tokens_come_whole(project: Path, tmp_path: Path) -> None:
     (project / "odd").mkdir()
     (project / "odd" / "a.jsonl").write_bytes(lines([{"text": f"café 🙂🙂 naïve {i}\n\n  жук " * 3} for i in range(6)]))
-    odd = scored(project, "odd", pool=str(project / "odd"), per_token=True)
+    odd = scored(project, "odd", pool=str(project / "odd"), per_token=True, normalize="length")
     tokenizer = AutoTokenizer.from_pretrained(project / "proxy")
-    selection = curate.select(odd, unit="token", top="50%", out=tmp_path / "out")
+    reporter = Warnings()
+    selection = curate.select(
+        odd, unit="token", top="50%", out=tmp_path / "out", tokenizer=project / "other", reporter=reporter
+    )
+    assert [w.partition(":")[0] for w in reporter.warnings] == [
+        "the parts of a document's score are divided by its tokens (normalize=length)"  # and nothing of conversations
+    ]
+    selection = curate.select(odd, unit="token", top="50%", out=tmp_path / "out", overwrite=True, reporter=reporter)
     for row in dump(tmp_path / "out"):
         assert (row["input_ids"], row["labels"]) == labelled(row["text"], row["spans"], tokenizer)
         assert "text_of_spans" not in row
