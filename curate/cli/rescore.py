@@ -76,6 +76,7 @@ def _print_plan(plan: "RescorePlan", as_json: bool) -> None:
         ("tokens of each", plan.tokens),
         ("ways back of each, one per group", plan.groups),
         ("retrainings of the check", plan.check),
+        *([("learning rates tried", plan.rates)] if plan.rates > 1 else []),
         ("seconds of a step, measured", plan.step_seconds),
         ("seconds of a step back, measured", plan.step_back_seconds),
         ("time, about", duration(plan.seconds)),

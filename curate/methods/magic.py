@@ -8,15 +8,14 @@ changed: the mean of ⟨-∂φ/∂g_k, ∇ℓ_z(θ_k)⟩ / D_k, one directional 
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from curate.errors import SettingsError
 from curate.methods.contract import REHEARSED, Inputs
 from curate.methods.shared.background_runs import BackgroundRuns, RunsScorer, num_runs, training_plan, training_units
 from curate.methods.shared.directional import DirectionSettings, counting
-from curate.settings import Count, Flag, Listed, Number, above, least, option, settings
-from curate.training.rates import AUTO
-from curate.training.recipe import Recipe
+from curate.settings import Count, Flag, Listed, Number, least, option, settings
+from curate.training.recipe import Rates, Recipe, rates_option, refuse_unchecked
 
 OFFERS = frozenset({"against", "per_token"})
 NEEDS = frozenset({"model", "background", "training"})
@@ -29,9 +28,6 @@ STEPS = 36
 SNAPSHOTS = (0.25, 0.5)
 REHEARSED_STEPS = 2
 CHECK = 3
-Rates = Annotated[
-    tuple[Annotated[Number, above(0)], ...], Listed, BeforeValidator(lambda given: AUTO if given == "auto" else given)
-]
 
 
 @settings
@@ -63,19 +59,12 @@ class Settings(DirectionSettings):
         default=CHECK,
         help="Retrainings of the first run without 5 % of its documents, against what their scores predict; 0: none.",
     )
-    rates: Rates = option(
-        default=(),
-        help="Learning rates to try, as multiples of the recipe's, of which the one is taken that the check favours"
-        " among those of the best held-out loss; auto: a third, one and three.",
-        metavar="auto|NUMBER,…",
-        shown="the recipe's alone",
-    )
+    rates: Rates = rates_option()
 
     def __post_init__(self) -> None:
         if not self.snapshots:
             raise SettingsError("snapshots is empty; expected shares of the run, each at least 0 and below 1.")
-        if self.rates and not self.check:
-            raise SettingsError("rates are compared by the check, and check is 0.", hint="Leave --check 0 out.")
+        refuse_unchecked(self.rates, self.check)
 
 
 def rehearsal(settings: Settings) -> Settings:

@@ -31,6 +31,7 @@ from curate.scores.run import Run
 from curate.training.adjoint import snapshot
 from curate.training.leaving_out import as_tensors, check, reported
 from curate.training.microbatches import Corpus
+from curate.training.rates import HELD_OUT, Trial, chosen, held_out, table, trials, tried
 from curate.training.recipe import Recipe
 from curate.training.replay import Replay, Training
 from curate.training.snapshots import directions_of, in_proxys_precision, scoring_proxy, trainable
@@ -74,9 +75,16 @@ class Rescoring:
     @cached_property
     def trained(self) -> list[Encoded]:
         """The documents of the training: the usable part of the shortlist, then the others."""
+        return [*(self.shortlist[i] for i in self.usable), *self._others[1]]
+
+    @cached_property
+    def _others(self) -> tuple[list[Encoded], list[Encoded]]:
+        """The others whose loss tells learning rates apart, where several are tried, and those to train on."""
         finite = finite_losses(self.proxy, self.others, self.batching)
         others = [d for d, ok in zip(self.others, finite, strict=True) if ok]
-        return [*(self.shortlist[i] for i in self.usable), *others]
+        count = min(HELD_OUT, len(others) // 4) if self.settings.rates else 0
+        apart = {round(i * len(others) / count) for i in range(count)}
+        return [others[i] for i in sorted(apart)], [d for i, d in enumerate(others) if i not in apart]
 
     @cached_property
     def _usable_target(self) -> tuple[list[int], dict[str, list[Encoded]]]:
@@ -87,14 +95,19 @@ class Rescoring:
         """The usable target documents of each group, under names for folders."""
         return self._usable_target[1]
 
-    def recipe(self, repeat: int = 0) -> Recipe:
-        """Return the recipe of one repeat, which has its own order."""
+    def recipe(self, repeat: int = 0, rate: float | None = None) -> Recipe:
+        """Return the recipe of one repeat, which has its own order, with another learning rate if one is given."""
         recipe = in_proxys_precision(self.settings.recipe, self.proxy)
-        return replace(recipe, seed=recipe.seed + repeat, batch_size=min(recipe.batch_size, len(self.trained)))
+        return replace(
+            recipe,
+            seed=recipe.seed + repeat,
+            batch_size=min(recipe.batch_size, len(self.trained)),
+            learning_rate=rate or recipe.learning_rate,
+        )
 
-    def training(self, repeat: int = 0) -> Training:
+    def training(self, repeat: int = 0, rate: float | None = None) -> Training:
         """Return one repeat's training."""
-        recipe = self.recipe(repeat)
+        recipe = self.recipe(repeat, rate)
         # Adapters start alike in every repeat: what differs is the order.
         start = replace(recipe, seed=self.settings.recipe.seed)
         return Training(trainable(self.proxy, start), self.corpus(self.trained), recipe)
@@ -104,7 +117,12 @@ class Rescoring:
 
     def attribute(self, run: Run) -> None:
         """Train and walk back for every repeat, write the parts, and record the measurements."""
-        repeats = [self._kept(run, repeat) for repeat in range(self.settings.repeats)]
+        tried_rates = self._trials(run) if self.settings.rates else []
+        taken = chosen(tried_rates, accept_rough=self.settings.accept_rough) if tried_rates else None
+        if taken is not None:
+            self.reporter.note(table(tried_rates, taken))
+        rate = None if taken is None else taken.rate
+        repeats = [self._kept(run, repeat, rate) for repeat in range(self.settings.repeats)]
         agreement = [round(float(kept["smoothness"]), 4) for kept in repeats]
         if not self.settings.accept_rough:
             refuse_rough(min(agreement))
@@ -115,22 +133,38 @@ class Rescoring:
         measured = {"smoothness": agreement, "steps": steps, "documents": len(self.trained), "target_loss": losses}
         if self.settings.check:
             measured["check"] = reported(repeats[0], self.target.names, self.reporter)
+        if taken is not None:
+            measured |= {"rates": [t.details() for t in tried_rates], "learning_rate": taken.rate}
         run.add_details(magic=measured)
 
-    def _kept(self, run: Run, repeat: int) -> dict[str, Tensor]:
-        training = self.training(repeat)
+    def _trials(self, run: Run) -> list[Trial]:
+        """Return how the first training comes out with every learning rate, tried now or kept in the run."""
+        rates = [self.settings.recipe.learning_rate * multiple for multiple in self.settings.rates]
+        names = list(self.groups)
+        keys = self._keys(self.training(), 0) | {"rates": rates}
+        kept = Kept(run.folder, TENSORS).get(
+            "attribution/rates", keys, lambda: tried(rates, lambda rate: self._kept(run, 0, rate))
+        )
+        return trials(rates, kept, names)
+
+    def _kept(self, run: Run, repeat: int, rate: float | None) -> dict[str, Tensor]:
+        training = self.training(repeat, rate)
         fingerprint = training.fingerprint()
+        keys = self._keys(training, repeat)
+        with workplace(run.folder, "training") as folder:
+            kept = Kept(run.folder, TENSORS)
+            return kept.get("attribution/magic", keys, lambda: self._attributed(training, folder / fingerprint, repeat))
+
+    def _keys(self, training: Training, repeat: int) -> dict[str, object]:
         keys: dict[str, object] = {
-            "training": fingerprint,
+            "training": training.fingerprint(),
             "target": [self.corpus(rows).fingerprint() for rows in self.groups.values()],
             "snapshot": self.settings.snapshot,
             "shortlist": len(self.usable),
         }
         if self._checks(repeat):
             keys["check"] = self.settings.check
-        with workplace(run.folder, "training") as folder:
-            kept = Kept(run.folder, TENSORS)
-            return kept.get("attribution/magic", keys, lambda: self._attributed(training, folder / fingerprint, repeat))
+        return keys
 
     def _checks(self, repeat: int) -> bool:
         """Return whether a repeat's training is checked: the first, since the others differ in their order alone."""
@@ -148,10 +182,13 @@ class Rescoring:
         )
         step = step_at(settings.snapshot, steps)
         targets = {name: self.corpus(rows) for name, rows in self.groups.items()}
-        walked = walk(replay, targets, self.reporter, snapshots=[step], accept_rough=settings.accept_rough)
+        rough = settings.accept_rough or bool(settings.rates)  # a rough trial is set aside, not refused
+        walked = walk(replay, targets, self.reporter, snapshots=[step], accept_rough=rough)
         checked: dict[str, Tensor] = {}
         if self._checks(repeat):
             checked = as_tensors(check(replay, targets, walked.adjoints, self.reporter, retrainings=settings.check))
+            if settings.rates:
+                checked["held_out"] = held_out(replay, self.corpus(self._others[0]))
         snapshots = [snapshot(replay, name, step) for name in targets]
         proxy = scoring_proxy(self.proxy, replace(training.recipe, seed=settings.recipe.seed), snapshots[0].parameters)
         directions = directions_of(proxy, [s.directions for s in snapshots])

@@ -26,6 +26,8 @@ class RescorePlan:
     tokens: int
     """Of one training, padding aside."""
     repeats: int
+    rates: int
+    """Learning rates with which the first training is tried."""
     groups: int
     """Ways back per training."""
     check: int
@@ -61,6 +63,7 @@ def plan(rescoring: Rescoring) -> RescorePlan:
         needs = replay.plan()
     forward, back = _one_step(training)
     groups = len(rescoring.groups)
+    more = max(0, len(settings.rates) - 1)  # trainings, to try other learning rates
     once = needs.steps * (forward * (1 + 2 * SHARE) + groups * back)
     return RescorePlan(
         shortlist=len(rescoring.usable),
@@ -68,11 +71,12 @@ def plan(rescoring: Rescoring) -> RescorePlan:
         steps=needs.steps,
         tokens=needs.tokens,
         repeats=settings.repeats,
+        rates=max(1, len(settings.rates)),
         groups=groups,
         step_seconds=forward,
         step_back_seconds=back,
         check=settings.check,
-        seconds=settings.repeats * once + settings.check * needs.steps * forward,
+        seconds=(settings.repeats + more) * once + (1 + more) * settings.check * needs.steps * forward,
         disk_bytes=needs.disk_bytes,
         memory_bytes=peak_memory(rescoring.proxy.device),
     )

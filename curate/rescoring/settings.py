@@ -7,7 +7,7 @@ from pydantic import Field
 
 from curate.proxies.settings import DEVICES, Device
 from curate.settings import Count, Flag, Number, Words, least, option, settings
-from curate.training.recipe import Recipe
+from curate.training.recipe import Rates, Recipe, rates_option, refuse_unchecked
 
 METHODS = ("magic",)
 
@@ -51,8 +51,12 @@ class RescoreSettings:
         default=3,
         help="Retrainings without 5 % of the first one's documents, against what their scores predict; 0: none.",
     )
+    rates: Rates = rates_option()
+
+    def __post_init__(self) -> None:
+        refuse_unchecked(self.rates, self.check)
 
     def method_settings(self) -> dict[str, Any]:
         """Return for run.json the settings that decide the scores beside pool, target and model."""
-        names = ("shortlist", "repeats", "snapshot", "accept_rough", "check")
+        names = ("shortlist", "repeats", "snapshot", "accept_rough", "check", "rates")
         return {n: getattr(self, n) for n in names} | {"recipe": asdict(self.recipe)}

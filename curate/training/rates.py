@@ -5,17 +5,28 @@ those count whose held-out loss is within one standard error of the best, and of
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from curate.errors import CurateError
 from curate.fidelity import Check
+from curate.training.language import LanguageModel
+from curate.training.losses import mean_losses
+from curate.training.microbatches import Corpus
+from curate.training.replay import DivergedError, Replay
 from curate.training.smoothness import LEAST_AGREEMENT
 
-AUTO = (1 / 3, 1.0, 3.0)
-"""Multiples of a recipe's rate."""
+HELD_OUT = 256
+"""Documents at most whose loss after training tells learning rates apart."""
+
+_TOLD = ("held_out", "smoothness", "check.predicted", "check.measured")
+_DOCUMENTS = "check.documents"
+_ENOUGH = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +45,9 @@ class Trial:
 
     @property
     def error(self) -> float:
-        """The standard error of the loss."""
+        """The standard error of the loss; without bound where there are too few documents to tell."""
+        if len(self.held_out) < _ENOUGH:
+            return math.inf
         return float(self.held_out.std(ddof=1) / math.sqrt(len(self.held_out)))
 
     @property
@@ -66,11 +79,59 @@ class Trial:
         return {
             "learning_rate": self.rate,
             "held_out_loss": self.loss if is_there else None,
-            "standard_error": self.error if is_there else None,
+            "standard_error": self.error if math.isfinite(self.error) else None,
             "smoothness": self.smoothness if is_there else None,
             "slope": overall.slope,
             "correlation": overall.correlation,
         }
+
+
+def tried(rates: Sequence[float], attempt: Callable[[float], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what attempts at each learning rate tell, stacked; NaN stands for what a diverging training cannot tell.
+
+    `trials` reads it. Raises CurateError where all diverge.
+    """
+    tensors: list[Mapping[str, Tensor] | None] = []
+    for rate in rates:
+        try:
+            kept = attempt(rate)
+            tensors.append({name: kept[name] for name in (*_TOLD, _DOCUMENTS)})
+        except DivergedError:
+            tensors.append(None)
+    if (finite := next(filter(None, tensors), None)) is None:
+        raise CurateError(
+            "The training diverged with every learning rate that was tried.",
+            hint="Give lower multiples of the recipe's (--rates 0.01,0.1), or a longer warmup.",
+        )
+    nothing = {n: torch.full_like(finite[n].double(), torch.nan) for n in _TOLD}
+    return {n: torch.stack([(t or nothing)[n] for t in tensors]) for n in _TOLD} | {_DOCUMENTS: finite[_DOCUMENTS]}
+
+
+def trials(rates: Sequence[float], kept: Mapping[str, Tensor], groups: Sequence[str]) -> list[Trial]:
+    """Return how trainings with these learning rates came out, from what `tried` told."""
+    left_out, documents = kept[_DOCUMENTS].tolist()
+    return [
+        Trial(
+            rate=rate,
+            held_out=kept["held_out"][i].numpy(),
+            smoothness=float(kept["smoothness"][i]),
+            check=Check(
+                groups=tuple(groups),
+                predicted=kept["check.predicted"][i].numpy(),
+                measured=kept["check.measured"][i].numpy(),
+                left_out=left_out,
+                documents=documents,
+            ),
+        )
+        for i, rate in enumerate(rates)
+    ]
+
+
+def held_out(replay: Replay, corpus: Corpus) -> Tensor:
+    """Return the losses after training of documents that were not trained on."""
+    model = replay.training.model
+    assert isinstance(model, LanguageModel)
+    return mean_losses(model, replay.state_at(replay.training.steps).parameters, corpus)
 
 
 def chosen(trials: Sequence[Trial], *, accept_rough: bool) -> Trial:

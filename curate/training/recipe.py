@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from curate.errors import SettingsError
 from curate.settings import Count, Flag, Listed, Number, above, build, least, option, read_yaml, settings
@@ -17,6 +17,26 @@ DEFAULT_MOMENTUM = {"sgd": 0.9, "muon": 0.95, "adamw": 0.0}
 Positive = Annotated[Number, above(0)]
 NotNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[Number, Field(ge=0, lt=1)]
+_TENTATIVE = (1 / 3, 1.0, 3.0)
+Rates = Annotated[tuple[Positive, ...], Listed, BeforeValidator(lambda given: _TENTATIVE if given == "auto" else given)]
+"""Learning rates to try, as multiples of a recipe's."""
+
+
+def rates_option() -> Any:
+    """Return the option of a training that tries several learning rates."""
+    return option(
+        default=(),
+        help="Learning rates to try, as multiples of the recipe's, of which the one is taken that the check favours"
+        " among those of the best held-out loss; auto: a third, one and three.",
+        metavar="auto|NUMBER,…",
+        shown="the recipe's alone",
+    )
+
+
+def refuse_unchecked(rates: tuple[float, ...], check: int) -> None:
+    """Raise SettingsError for several learning rates and no check to compare them by."""
+    if rates and not check:
+        raise SettingsError("rates are compared by the check, and check is 0.", hint="Leave --check 0 out.")
 
 
 @settings

@@ -147,6 +147,18 @@ def test_a_killed_rescoring_goes_on_to_the_same_bytes(
         assert path.read_bytes() == (made.path / "scores" / path.name).read_bytes()
 
 
+def test_of_several_learning_rates_one_that_diverges_is_not_taken(place: Path, tmp_path: Path) -> None:
+    heard, several = Heard(), settings(place, rates=(1, 1e30), background=12)
+    run = curate.rescore(several, tmp_path / "rates", reporter=heard)
+    measured = Run.open(run.path).record.of_method
+    assert measured["learning_rate"] == RECIPE.learning_rate
+    assert [t["held_out_loss"] is None for t in measured["rates"]] == [False, True]
+    assert measured["documents"] == 12 + 9  # three of the twelve others tell the rates apart
+    assert any(n.startswith("2 learning rates were tried:") and "chosen" in n and "diverged" in n for n in heard.notes)
+    one, two = (curate.plan_rescore(settings(place, rates=rates)) for rates in ((), (1, 3)))
+    assert (one.rates, two.rates) == (1, 2)
+
+
 def test_several_runs_give_the_union_and_repeats_their_spread(place: Path, tmp_path: Path) -> None:
     asked = settings(place, "dot", "bm25", shortlist=6, background=5, repeats=2, per_token=True)
     made = curate.rescore(asked, tmp_path / "x", reporter=Heard())

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from curate.amounts import size
 from curate.errors import CurateError
-from curate.fidelity import Check
 from curate.folders.kept import Kept, workplace
 from curate.folders.tensors import TENSORS_ON_DISK, OnDisk
 from curate.gradients.direction_scoring import DirectionScorer
@@ -30,11 +29,9 @@ from curate.methods.shared.target import finite_losses, group_columns, group_sha
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.adjoint import snapshot
-from curate.training.language import LanguageModel
 from curate.training.leaving_out import as_tensors, check, num_documents, reported
-from curate.training.losses import mean_losses
 from curate.training.microbatches import Corpus
-from curate.training.rates import Trial, chosen, table
+from curate.training.rates import HELD_OUT, Trial, chosen, held_out, table, trials, tried
 from curate.training.recipe import Recipe
 from curate.training.replay import DivergedError, Replay, Training
 from curate.training.smoothness import LEAST_AGREEMENT, short_steps
@@ -42,8 +39,6 @@ from curate.training.snapshots import covered, directions_of, in_proxys_precisio
 from curate.training.walk import refuse_rough, step_at, walk
 
 CONTROL = "control"
-HELD_OUT = 256
-"""Documents at most whose loss after training tells learning rates apart."""
 SHARE = 0.5
 """Of the memory that is left, what the snapshots of all runs may take together."""
 
@@ -190,17 +185,17 @@ class BackgroundRuns:
 
     def scorer(self) -> RunsScorer:
         """Return the scorer along all runs' directions, computed now or kept in the run."""
-        trials = self._trials() if self.settings.rates else []
-        if trials:
-            taken = chosen(trials, accept_rough=self.settings.accept_rough)
-            self.inputs.reporter.note(table(trials, taken))
+        tried_rates = self._trials() if self.settings.rates else []
+        if tried_rates:
+            taken = chosen(tried_rates, accept_rough=self.settings.accept_rough)
+            self.inputs.reporter.note(table(tried_rates, taken))
             self.recipe = replace(self.recipe, learning_rate=taken.rate)
-            for trial in trials:
+            for trial in tried_rates:
                 if trial.rate != taken.rate:
                     self._with(trial.rate).forget(0)
         kept_runs = [self._kept(part) for part in range(self.parts)]
         shelf = self._shelf(kept_runs)
-        self._report(kept_runs, (shelf.take(0) if isinstance(shelf, Shelf) else shelf[0]).proxy, trials)
+        self._report(kept_runs, (shelf.take(0) if isinstance(shelf, Shelf) else shelf[0]).proxy, tried_rates)
         columns = group_columns(kept_runs[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
         snapshots = [len(kept["snapshots"]) for kept in kept_runs]
         starts = [sum(snapshots[:part]) for part in range(self.parts)]
@@ -256,45 +251,14 @@ class BackgroundRuns:
 
     def _trials(self) -> list[Trial]:
         """Return how the first run comes out with every learning rate, tried now or kept in the run."""
-        kept = self.inputs.kept.get("target/rates", self._keys(0) | {"rates": self.settings.rates}, self._tried)
-        left_out, documents = kept["check.documents"].tolist()
-        return [
-            Trial(
-                rate=self.recipe.learning_rate * multiple,
-                held_out=kept["held_out"][i].numpy(),
-                smoothness=float(kept["smoothness"][i]),
-                check=Check(
-                    groups=tuple(map(str, range(kept["check.measured"].shape[2]))),
-                    predicted=kept["check.predicted"][i].numpy(),
-                    measured=kept["check.measured"][i].numpy(),
-                    left_out=left_out,
-                    documents=documents,
-                ),
-            )
-            for i, multiple in enumerate(self.settings.rates)
-        ]
+        rates = [self.recipe.learning_rate * multiple for multiple in self.settings.rates]
+        keys = self._keys(0) | {"rates": self.settings.rates}
+        make = partial(tried, rates, lambda rate: self._with(rate)._kept(0))
+        return trials(rates, self.inputs.kept.get("target/rates", keys, make), self._checked_groups)
 
-    def _tried(self) -> dict[str, Tensor]:
-        """Try every learning rate; NaN stands for what a diverging training cannot tell.
-
-        Raises CurateError where all diverge.
-        """
-        tensors: list[dict[str, Tensor] | None] = []
-        names = ("held_out", "smoothness", "check.predicted", "check.measured", "check.documents")
-        for multiple in self.settings.rates:
-            try:
-                kept = self._with(self.recipe.learning_rate * multiple)._kept(0)
-                tensors.append({name: kept[name] for name in names})
-            except DivergedError:
-                tensors.append(None)
-        if (finite := next(filter(None, tensors), None)) is None:
-            raise CurateError(
-                "The training diverged with every learning rate that was tried.",
-                hint="Give lower multiples of the recipe's (--rates 0.01,0.1), or a longer warmup.",
-            )
-        nothing = {n: torch.full_like(t.double(), torch.nan) for n, t in finite.items()}
-        stacked = {n: torch.stack([(t or nothing)[n] for t in tensors]) for n in names[:-1]}
-        return stacked | {"check.documents": finite["check.documents"]}
+    @property
+    def _checked_groups(self) -> list[str]:
+        return [*self.inputs.target.names, *([CONTROL] if self.inputs.against is not None else [])]
 
     def forget(self, part: int) -> None:
         """Remove what the run keeps of a part."""
@@ -370,19 +334,13 @@ class BackgroundRuns:
             )
             tensors |= as_tensors(checked)
             if self.settings.rates:
-                tensors["held_out"] = self._held_out(replay)
+                others = self._dealt[1][:: math.ceil(len(self._dealt[1]) / HELD_OUT)]  # another run trains on them
+                tensors["held_out"] = held_out(replay, self._corpus(others))
         for step in snapshots:
             parameters, directions = self._at(replay, step, list(targets))
             tensors |= {f"{step}.parameters.{n}": p for n, p in parameters.items()}
             tensors |= {f"{step}.directions.{n}": u for n, u in directions.items()}
         return tensors
-
-    def _held_out(self, replay: Replay) -> Tensor:
-        """Return the losses after training of documents that another run trains on."""
-        documents = self._dealt[1][:: math.ceil(len(self._dealt[1]) / HELD_OUT)]
-        training = replay.training
-        assert isinstance(training.model, LanguageModel)
-        return mean_losses(training.model, replay.state_at(training.steps).parameters, self._corpus(documents))
 
     def _at(self, replay: Replay, step: int, targets: Sequence[str]) -> tuple[dict[str, Tensor], Directions]:
         """Return the parameters before a step, and the groups' directions there, less the control set's."""
@@ -438,7 +396,7 @@ class BackgroundRuns:
         batching = self.inputs.batching
         return Corpus(documents, batching.tokens, room=batching.room)
 
-    def _report(self, kept_runs: Sequence[Mapping[str, Tensor]], proxy: Proxy, trials: Sequence[Trial]) -> None:
+    def _report(self, kept_runs: Sequence[Mapping[str, Tensor]], proxy: Proxy, tried_rates: Sequence[Trial]) -> None:
         """Report and record the runs' smoothness and check. Raises CurateError where a run is too rough."""
         agreement = [round(float(kept["smoothness"]), 4) for kept in kept_runs]
         snapshots, steps = kept_runs[0]["snapshots"].tolist(), int(kept_runs[0]["size"][0])
@@ -453,10 +411,9 @@ class BackgroundRuns:
         )
         measured: dict[str, object] = {}
         if self.settings.check:
-            groups = [*self.inputs.target.names, *([CONTROL] if self.inputs.against is not None else [])]
-            measured["check"] = reported(kept_runs[0], groups, self.inputs.reporter)
-        if trials:
-            measured["rates"] = [trial.details() for trial in trials]
+            measured["check"] = reported(kept_runs[0], self._checked_groups, self.inputs.reporter)
+        if tried_rates:
+            measured["rates"] = [trial.details() for trial in tried_rates]
             measured["learning_rate"] = self.recipe.learning_rate
         self.inputs.record(
             {
