@@ -6,7 +6,7 @@ is done here, since workers take some seconds to start: the slices are the same,
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -147,7 +147,8 @@ def fitting(
         with ExitStack() as hired:
             yield Fitting(executor=executor, workspace=workspace, work=work, reporter=reporter, hired=hired)
     finally:
-        folder.remove(FOLDER)
+        with suppress(OSError):  # an actor that ends for an error may write still: the next start removes it
+            folder.remove(FOLDER)
 
 
 def _put(folder: Folder, name: str, tensors: Tensors) -> None:

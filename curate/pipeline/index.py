@@ -11,10 +11,10 @@ from curate.amounts import duration, rounded, size
 from curate.documents import FirstRows, Pool, rows_of_all, sample_rows
 from curate.documents.located import as_recorded, located, same_places
 from curate.errors import CurateError, SettingsError
+from curate.executors.contract import Executor
 from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
 from curate.folders.part_folder import FINISHED
-from curate.gradients.slices import SliceRunner
 from curate.memory import peak_memory
 from curate.methods.contract import EncodedTarget, Plan, Sizes, Sketcher
 from curate.methods.shared.states import fingerprints_of, needed_checkpoints
@@ -192,8 +192,7 @@ class Indexing:
             if is_to_finish(store, choice.job, lambda: self._unfinished(store), "index", self.reporter):
                 warn_of_mixed(store, self.reporter)
                 totals = totals_of(store, self.pool, strict=strict, reporter=self.reporter)
-                with fitting(executor, workspace, store.folder, self.reporter) as runner:
-                    self._fit(store, workspace, runner)
+                self._fit(store, workspace, executor)
                 store.finish(totals)
         return store
 
@@ -301,11 +300,12 @@ class Indexing:
         method = methods.get(self.settings.method)
         check_arithmetic(store, method, self._method_settings, inputs, self.pool, self.settings, ["score"])
 
-    def _fit(self, store: Store, workspace: Workspace, runner: SliceRunner | None) -> None:
+    def _fit(self, store: Store, workspace: Workspace, executor: Executor) -> None:
         """Keep what every target will ask for: how sketches are whitened (of R, its eigendecomposition), and norms."""
         kind = methods.store_of(self.settings.method)
-        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.folder, self.reporter, runner=runner)
-        whitening = kind.whitening(inputs, projection_of(self.settings))
+        inputs = replace(workspace, target=NO_TARGET, store=store).inputs(store.folder, self.reporter)
+        with fitting(executor, workspace, store.folder, self.reporter) as runner:
+            whitening = kind.whitening(replace(inputs, runner=runner), projection_of(self.settings))
         store.keep_whitening(whitening)
         norms(store, whitening, self.reporter)
         if kind.plain_norms:

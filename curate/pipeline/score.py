@@ -1,15 +1,16 @@
 """Scoring a pool, or a store, against a target."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from curate import executors, methods
 from curate.documents.located import as_recorded
 from curate.errors import SettingsError
+from curate.executors.contract import Executor
 from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
-from curate.gradients.slices import SliceRunner
 from curate.methods.contract import Scorer
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.checking import check_scores
@@ -72,11 +73,8 @@ def run(
         worker = choice.make(
             parameters=workspace.proxy.coverage.total, rows=None if is_stored else workspace.sizes().pool
         )
-        with (
-            run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")),
-            fitting(worker, workspace, run.folder, reporter) as runner,
-        ):
-            scorer = _prepare(run, request, workspace, reporter, runner)
+        with run.preparing(lambda: reporter.note(f"another job prepares {place}; this one waits for it.")):
+            scorer = _prepare(run, request, workspace, worker, reporter)
             if request.settings.check:
                 check_scores(run, workspace, request.settings.check, scorer, choice, reporter)
         prepared = time.time()
@@ -98,12 +96,10 @@ def run(
     return run
 
 
-def _prepare(
-    run: Run, request: Request, workspace: Workspace, reporter: Reporter, runner: SliceRunner | None
-) -> Scorer:
-    """Do what is done once for a run, and return its scorer."""
+def _prepare(run: Run, request: Request, workspace: Workspace, executor: Executor, reporter: Reporter) -> Scorer:
+    """Do what is done once for a run, and return its scorer; an executor's workers share the fits."""
     request.split.write(run.folder)
-    inputs = workspace.inputs(run.folder, reporter, lambda details: run.add_details(**details), runner)
+    inputs = workspace.inputs(run.folder, reporter, lambda details: run.add_details(**details))
     method = methods.get(request.method)
     if request.narrowing is not None:
         request.narrowing.begin(run, request.pool)
@@ -114,7 +110,8 @@ def _prepare(
         remember_shards(run, request.pool)
         record_frequency_loss(run, request.pool, request.settings, workspace.encoder)
         check_arithmetic(run, method, request.method_settings, inputs, request.pool, request.settings, request.columns)
-    scorer = method.prepare(inputs, request.method_settings)
+    with fitting(executor, workspace, run.folder, reporter) as runner:
+        scorer = method.prepare(replace(inputs, runner=runner), request.method_settings)
     if request.origin is not None:
         request.origin.give_parts(run, request.pool, reporter)
     return scorer

@@ -15,7 +15,6 @@ from curate.folders.local import open_folder
 from curate.folders.tensors import TENSORS
 from curate.gradients.aggregation import MEANS, Aggregation
 from curate.gradients.documents import Batching, make_room
-from curate.gradients.slices import SliceRunner
 from curate.methods.contract import EncodedTarget, Inputs, Sizes
 from curate.methods.shared.states import fingerprints_of, needed_checkpoints
 from curate.pipeline.ending import nothing_usable
@@ -69,16 +68,11 @@ class Workspace:
         return make_batching(self.settings, self.proxy, self.encoder, self.note)
 
     def inputs(
-        self,
-        folder: Folder,
-        reporter: Reporter,
-        record: Callable[[Mapping[str, object]], None] = lambda _: None,
-        runner: SliceRunner | None = None,
+        self, folder: Folder, reporter: Reporter, record: Callable[[Mapping[str, object]], None] = lambda _: None
     ) -> Inputs:
         """Return what a method prepares on; what is expensive goes into a folder, or comes from beside it.
 
-        A store gives the background's sketches, and what was fitted on them. `runner` says who does the slices of fits;
-        None: this process.
+        A store gives the background's sketches, and what was fitted on them.
         """
         return Inputs(
             proxy=self.proxy,
@@ -96,7 +90,6 @@ class Workspace:
             record=record,
             checkpoints=self.checkpoints,
             whole=self.sizes if self.scores_pool else None,
-            runner=runner,
         )
 
     def neighbours(self, folder: Folder) -> list[Folder]:

@@ -1,7 +1,8 @@
 """The slices of a fit are done by whoever is there, in any order; the bytes are those of one process."""
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,34 @@ def test_a_worker_refuses_another_model(place: Path, tmp_path: Path) -> None:
     work = fitting.FitWork(settings=settings(place), fingerprint="other", folder=open_folder(tmp_path))
     with pytest.raises(CurateError, match="has changed during the fit"):
         work.open()
+
+
+class Killing(Seen):
+    """Kills a worker when the first slice of all workers is done."""
+
+    has_killed = False
+
+    def stage(self, name: str, **options: Any) -> AbstractContextManager[Task]:
+        counting = super().stage(name, **options)
+        advance = counting.advance  # type: ignore[attr-defined]
+
+        def kill_first(amount: float) -> None:
+            advance(amount)
+            if not self.has_killed and (workers := multiprocessing.active_children()):
+                self.has_killed = True
+                workers[0].kill()
+
+        counting.advance = kill_first  # type: ignore[attr-defined]
+        return counting
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_in_the_middle_of_a_fit_costs_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = score(place, tmp_path / "alone", "ekfac")
+    monkeypatch.setattr(fitting, "WORTH_SECONDS", 0)
+    seen = Killing()
+    shared = score(place, tmp_path / "two", "ekfac", workers=2, reporter=seen)
+    assert sum("Another takes its place" in warning for warning in seen.warnings) == 1
+    assert contents(shared.path) == contents(alone.path)
