@@ -10,7 +10,7 @@ rejected/      documents that a filter dropped, with the filter's name; no part 
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ ByToken = tuple[pa.Schema, Iterator[dict[str, Any]]]
 """The columns of chosen tokens, and each document's, with its row's number as `row`."""
 MANIFEST = "manifest.json"
 KIND = "curate selection"
+_NO_WEIGHTS = "The weights that filters give are left out: rows of tokens have no place for them."
 
 
 def check_out(out: Path, *, overwrite: bool, format: str, view: TokenView | None) -> None:
@@ -115,6 +116,8 @@ def write_dump(
             count = TokenCount()
             rows = _rows_of_tokens(funnel, pool, fields, view, count, choice, task)
             described, handover = _write_tokens(rows, count, folder, format, view, manifest["fingerprint"], place)
+            if funnel.weighted:
+                described = replace(described, changes=(*described.changes, _NO_WEIGHTS))
         else:
             kinds, places = Kinds(fields), None
             if embed is not None:

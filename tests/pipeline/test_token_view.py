@@ -211,6 +211,12 @@ def test_documents_as_they_are_need_no_torch_and_rows_of_tokens_are_no_documents
         Selected.read(tmp_path / "tokens")
 
 
+def test_weights_of_filters_are_told_to_be_left_out(project, tmp_path):
+    (tmp_path / "twice.sql").write_text("SELECT * REPLACE (2.0 AS weight) FROM candidates")
+    selection = selected(project, tmp_path / "out", filters=[tmp_path / "twice.sql"])
+    assert "weights that filters give are left out" in selection.changes[-1]
+
+
 @pytest.mark.parametrize("format", ["parquet", "jsonl.zst"])
 def test_a_map_gives_each_document_the_place_of_its_mean_embedding(project, tmp_path, format):
     from transformers import AutoModelForCausalLM
