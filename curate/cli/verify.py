@@ -116,13 +116,13 @@ def _print(verification: "Verification", plot: Path | None) -> None:
     ]
     for r in verification.rows():
         target, other = (shown(r[kind], r[f"{kind}_spread"]) for kind in ("target", "other"))
-        forward = [r["forward_tokens"]] if of_tokens else []
-        rows.append((r["arm"], r["tokens"], *forward, f"{r['epochs']:.2f}", target, other))
+        read = [r["read_tokens"]] if of_tokens else []
+        rows.append((r["arm"], r["tokens"], *read, f"{r['epochs']:.2f}", target, other))
     print_table(
         [
             "arm",
             "tokens",
-            *["of all, about"] * of_tokens,
+            *["of all read"] * of_tokens,
             "epochs",
             f"target ({verification.held_out} rows)",
             f"other ({verification.others} rows)",

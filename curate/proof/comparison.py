@@ -178,7 +178,10 @@ class Comparison:
 
     def _outcome(self, arm: Arm, trained: Sequence[Any]) -> Outcome:
         curves = tuple(Curve(**t["curve"]) for t in trained)
-        return Outcome(name=arm.name, times=arm.times, counts=trained[0]["counts"], curves=curves)
+        first = trained[0]
+        return Outcome(
+            name=arm.name, times=arm.times, counts=first["counts"], curves=curves, read_tokens=first.get("read_tokens")
+        )
 
     def _untrained(self) -> dict[str, float]:
         target, other = self.measure(self.measure.model.parameters())

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -141,7 +142,7 @@ class ArmWork:
         kept = Kept(self.folder, JSON)
 
         def train(job: ArmTraining, advance: Callable[[float], None]) -> None:
-            kept.at(job.name, lambda: {"curve": work._curve(job, advance).as_dict(), "counts": job.counts})
+            kept.at(job.name, lambda: work._trained(job, advance))
             if job.is_last:
                 LocalFolder(job.spool.parent).remove(job.spool.name)
 
@@ -156,13 +157,16 @@ class ArmWork:
         measure = Measure.of(proxy, self.recipe, batching, self.target, self.other)
         return replace(self, batching=batching, measure=measure)
 
-    def _curve(self, job: ArmTraining, advance: Callable[[float], None]) -> Curve:
+    def _trained(self, job: ArmTraining, advance: Callable[[float], None]) -> dict[str, Any]:
         assert self.measure is not None
         corpus = SpooledCorpus(job.spool, self.batching.tokens, room=self.batching.room)
         recipe = replace(self.recipe, seed=self.recipe.seed + job.seed)
         batches = token_batches(corpus.scored, tokens=job.tokens, steps=job.steps, seed=recipe.seed)
         points, untrained = self.points, self.untrained
-        return fit(self.measure, corpus, recipe, batches, points=points, untrained=untrained, advance=advance)
+        curve = fit(self.measure, corpus, recipe, batches, points=points, untrained=untrained, advance=advance)
+        lengths = np.diff(corpus.starts)
+        read_tokens = int(sum(lengths[list(batch)].sum() for batch in batches))
+        return {"curve": curve.as_dict(), "counts": job.counts, "read_tokens": read_tokens}
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"measure": None}

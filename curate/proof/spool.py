@@ -3,7 +3,7 @@
 ids.bin      int32, all documents one after the other
 scored.bin   bool, aligned
 lengths.npy  int64 [documents]
-spool.json   counts of documents, tokens that carry loss, all tokens (forward) and rows left out
+spool.json   counts of documents, tokens that carry loss and rows left out
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,7 +121,7 @@ def _write(
                 lengths.append(len(document.ids))
                 counts["tokens"] += document.num_scored
             advance(len(block))
-    counts |= {"documents": len(lengths), "forward": sum(lengths)}
+    counts["documents"] = len(lengths)
     np.save(folder / "lengths.npy", np.array(lengths, np.int64))
     return counts
 

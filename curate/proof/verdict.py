@@ -36,6 +36,9 @@ class Outcome:
     counts: dict[str, int]
     """Of its documents: `documents`, `tokens`, `held_out` (left out, as losses are reported on them) …"""
     curves: tuple[Curve, ...]
+    read_tokens: int | None = None
+    """All tokens of the documents of the first seed's batches, those that carry no loss too; None where an older
+    version has trained."""
 
     def final(self, kind: str) -> np.ndarray:
         """Return the loss at the end, per seed: 'target' or 'other'."""
@@ -51,13 +54,6 @@ class Outcome:
         return self.curves[0].tokens[-1]
 
     @property
-    def forward_tokens(self) -> int | None:
-        """All tokens that went through the model, about: those that carry loss with their documents' others."""
-        if (forward := self.counts.get("forward")) is None:
-            return None
-        return round(self.trained_tokens * forward / self.counts["tokens"])
-
-    @property
     def epochs(self) -> float:
         return self.trained_tokens / self.counts["tokens"]
 
@@ -67,7 +63,7 @@ class Outcome:
         return {
             "arm": self.name,
             "tokens": self.trained_tokens,
-            "forward_tokens": self.forward_tokens,
+            "read_tokens": self.read_tokens,
             "epochs": self.epochs,
             "target": float(target.mean()),
             "target_spread": spread(target),
