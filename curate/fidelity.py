@@ -208,9 +208,14 @@ def _standard(values: np.ndarray) -> np.ndarray:
 
 
 def _num_independent(columns: np.ndarray) -> float:
-    """Return how many columns there are in effect: the participation ratio of their principal components."""
-    variances = np.linalg.svd(columns, compute_uv=False) ** 2
-    return _ratio(float(variances.sum()) ** 2, float((variances**2).sum()))
+    """Return how many standard columns there are in effect, by how far they are correlated beyond what chance does."""
+    count, freedom = columns.shape[1], len(columns) - 1
+    if count == 1 or freedom <= 1:
+        return 1.0
+    squares = (columns.T @ columns / len(columns)) ** 2
+    shared = float(squares.sum() - np.trace(squares)) / (count * (count - 1))
+    beyond = min(1.0, max(0.0, (shared - 1 / freedom) / (1 - 1 / freedom)))
+    return count / (1 + (count - 1) * beyond)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
