@@ -125,9 +125,14 @@ class Check:
 
     @property
     def _interval(self) -> tuple[float, float]:
-        """Return the 95 % interval of a ranking's correlation, by Fisher's transformation."""
-        freedom = len(self.groups) * (len(self.predicted) - 1) - 2
-        if (correlation := self.overall.correlation) is None or freedom < 1:
+        """Return the 95 % interval of a ranking's correlation, by Fisher's transformation.
+
+        Groups whose losses rise together count as one.
+        """
+        if (correlation := self.overall.correlation) is None:
+            return -1.0, 1.0
+        freedom = _num_independent(_standard(self.measured)) * (len(self.predicted) - 1) - 2
+        if freedom < 1:
             return -1.0, 1.0
         centre, margin = math.atanh(min(1 - 1e-12, max(1e-12 - 1, correlation))), _WIDTH / math.sqrt(freedom)
         return math.tanh(centre - margin), math.tanh(centre + margin)
@@ -200,6 +205,17 @@ def _standard(values: np.ndarray) -> np.ndarray:
     centred = values - values.mean(0)
     spread = np.sqrt((centred**2).mean(0))
     return centred / np.where(spread == 0, 1, spread)
+
+
+def _num_independent(columns: np.ndarray) -> float:
+    """Return how many standard columns there are in effect, by how far they are correlated beyond what chance does."""
+    count, freedom = columns.shape[1], len(columns) - 1
+    if count == 1 or freedom <= 1:
+        return 1.0
+    squares = (columns.T @ columns / len(columns)) ** 2
+    shared = float(squares.sum() - np.trace(squares)) / (count * (count - 1))
+    beyond = min(1.0, max(0.0, (shared - 1 / freedom) / (1 - 1 / freedom)))
+    return count / (1 + (count - 1) * beyond)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -117,6 +117,9 @@ def ranked(predicted: list[float], measured: list[float | None]) -> dict:
     return checked(predicted, measured) | {"in_nats": False}
 
 
+RANKED = ranked([1, 2, 3, 4, 5, 6], [9, 22, 31, 38, 52, 61])
+
+
 @pytest.mark.parametrize(
     ("details", "about", "level"),
     [
@@ -129,13 +132,22 @@ def ranked(predicted: list[float], measured: list[float | None]) -> dict:
         ({"magic": {"check": checked([1, 2, 3], [3, 5, 9])}}, "check by retraining", "warning"),
         ({"magic": {"check": checked([1, 2, 3], [3, 2, 1])}}, "check by retraining", "warning"),
         ({"magic": {"check": checked([1, 2, 3], [1.1, None, 3.2])}}, "check by retraining", "warning"),
-        ({"checked": {"check": ranked([1, 2, 3, 4, 5, 6], [9, 22, 31, 38, 52, 61])}}, "check by retraining", "fine"),
+        ({"checked": {"check": RANKED}}, "check by retraining", "fine"),
         ({"checked": {"check": ranked([1, 2, 3, 4, 5, 6], [6, 5, 3, 4, 2, 1])}}, "check by retraining", "warning"),
         ({"checked": {"check": ranked([1, 2, 3], [10, 20, 30])}}, "check by retraining", "note"),
     ],
 )
 def test_what_the_record_says_is_judged(small: Callable[..., Run], details: dict, about: str, level: str) -> None:
     assert found(small("x", noise().tolist(), details=details))[about].level == level
+
+
+def test_groups_that_rise_together_say_no_more_than_one(small: Callable[..., Run]) -> None:
+    twice = {k: [[*row, *row] for row in v] if k in ("predicted", "measured") else v for k, v in RANKED.items()}
+    one, two = (
+        found(small(name, noise().tolist(), details={"checked": {"check": check}}))["check by retraining"].figure
+        for name, check in (("x", RANKED), ("y", twice | {"groups": ["a", "b"]}))
+    )
+    assert one == two
 
 
 @pytest.mark.parametrize(("spearman", "level"), [(0.99, "fine"), (0.4, "alarm")])
