@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,11 +25,14 @@ def test_unprojected_scores_are_the_rates_at_which_the_targets_loss_falls(archit
 def test_with_all_parameters_embedding_and_head_take_the_step_too(tied: bool, tmp_path: Path) -> None:
     proxy = tiny_proxy(tiny_model("LlamaConfig", tie_word_embeddings=tied))
     target, pool = random_documents([9, 6], seed=1), random_documents([7, 12], seed=2)
-    inputs, rate = make_inputs(proxy, tmp_path, target, []), 1e-6
+    recorded: dict[str, Any] = {}
+    inputs, rate = replace(make_inputs(proxy, tmp_path, target, []), record=recorded.update), 1e-6
     found = scores("dot", inputs, pool, all_parameters=True).scores[:, 0]
     for score, document in zip(found.tolist(), pool, strict=True):
         ahead, behind = (loss_after_a_step(with_tables(proxy), [document], target, sign * rate) for sign in (1, -1))
         assert (behind - ahead) / (2 * rate) == pytest.approx(score, rel=1e-4, abs=1e-5)
+    norms = sum(p.numel() for n, p in proxy.model.named_parameters() if "norm" in n)
+    assert recorded["coverage"]["total"] - recorded["coverage"]["tracked"] == norms
     assert not torch.allclose(scores("dot", inputs, pool).scores[:, 0], found, rtol=1e-2)
 
 

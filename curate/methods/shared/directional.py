@@ -61,8 +61,12 @@ class CurvatureSettings(DirectionSettings):
 
 
 def counting(inputs: Inputs, settings: DirectionSettings) -> Inputs:
-    """Return inputs whose proxy counts the parameters that the settings say."""
-    return replace(inputs, proxy=with_tables(inputs.proxy)) if settings.all_parameters else inputs
+    """Return inputs whose proxy counts the parameters that the settings say; record the share of them all."""
+    if not settings.all_parameters:
+        return inputs
+    proxy = with_tables(inputs.proxy)
+    inputs.record({"coverage": vars(proxy.coverage)})
+    return replace(inputs, proxy=proxy)
 
 
 def fitted(
