@@ -86,15 +86,15 @@ class DocumentMaker:
     def _shapes_of(self, raw: Mapping[str, Any]) -> Sequence[tuple[Shape, Sequence[str]]]:
         columns = tuple(raw)
         filled = tuple([c for c, v in raw.items() if v is not None]) if None in raw.values() else columns
-        known = self._shapes.get((columns, filled))
-        if known is None:
+        candidates = self._shapes.get((columns, filled))
+        if candidates is None:
             if len(self._shapes) == _MOST_KINDS:
                 self._shapes.clear()
-            known = self._shapes[columns, filled] = [
+            candidates = self._shapes[columns, filled] = [
                 (shape, [c for c in columns if c not in {*self._fields.columns, *shape.columns(columns, self._fields)}])
                 for shape in shapes.of_columns(filled, self._fields)
             ]
-        return known
+        return candidates
 
 
 def hash_content(content: Mapping[str, Any]) -> str:
