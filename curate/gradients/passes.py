@@ -249,7 +249,7 @@ class Passes:
             self._leave_out(spoilt)
         sums = make(proxy, state or {})
         for name, total in sums.tensors().items():
-            total.copy_(totals.tensors.pop(name))
+            total.copy_(totals.tensors.pop(name).to(total.dtype))
         return sums
 
     def _pass(self, work: PassWork, state: Tensors) -> tuple[Totals, set[int]]:

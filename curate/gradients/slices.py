@@ -93,7 +93,7 @@ class Totals:
             if name in self.tensors:
                 self.tensors[name].add_(part.to(device))
             else:
-                self.tensors[name] = part.to(device, torch.float64, copy=True)
+                self.tensors[name] = part.to(device).to(torch.float64, copy=True)  # there: MPS has no float64
 
 
 def _place(sums: Tensors) -> torch.device:
