@@ -23,17 +23,24 @@ def _all_settings(name: str) -> type:
 class MethodCommand(click.Command):
     """A command with the options of a method: of --method, in --config, or of the folder of --continue and others.
 
-    `settings_of` returns those settings of a method, by its name; None where it has none for the command.
+    `settings_of` returns those settings of a method, by its name; None where it has none for the command. `default` is
+    the method where none is named.
     """
 
-    def __init__(self, *args: Any, settings_of: Callable[[str], type | None] = _all_settings, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        settings_of: Callable[[str], type | None] = _all_settings,
+        default: str = methods.DEFAULT,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
-        self.settings_of = settings_of
+        self.settings_of, self.default = settings_of, default
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named(args)
         if name is not None or not {"--help", "-h"} & set(args):
-            kind = self.settings_of(methods.spelled(name or methods.DEFAULT))
+            kind = self.settings_of(methods.spelled(name or self.default))
             taken_flags = {flag for p in self.params for flag in p.opts}
             all_flags = flags_of(kind, undocumented=True) if kind else ()
             method_flags = [flag for flag in all_flags if not taken_flags & set(flag.flags)]
@@ -43,7 +50,7 @@ class MethodCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             hint = nearest(error.option_name, [flag for p in self.get_params(ctx) for flag in p.opts])
-            method = name or methods.DEFAULT
+            method = name or self.default
             raise SettingsError(f"Method {method!r} has no option {error.option_name}.", hint=hint) from None
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -69,7 +76,8 @@ def _named(args: list[str]) -> str | None:
     )
     for flag, record in records:
         if (path := _path(values.get(flag), record)) is not None:
-            return read_yaml(path)["settings"].get("method")
+            usual = methods.DEFAULT_OF_STORES if record == STORE else None
+            return read_yaml(path)["settings"].get("method", usual)
     return None
 
 

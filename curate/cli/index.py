@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=MethodCommand,
     settings_of=lambda name: getattr(methods.get(name).STORE, "Settings", None),
+    default=methods.DEFAULT_OF_STORES,
     short_help="Keep a pool's gradient sketches on disk: a new target then costs seconds.",
 )
 @settings_options(IndexSettings)

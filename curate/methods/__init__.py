@@ -13,7 +13,9 @@ from curate.registry import Registry
 if TYPE_CHECKING:
     from curate.methods.contract import Method, StoreKind
 
-DEFAULT = "trackstar"
+DEFAULT = "ekfac"
+"""Of scoring: examples/measured/methods.md says why."""
+DEFAULT_OF_STORES = "trackstar"
 
 
 _REGISTRY = Registry(

@@ -121,7 +121,7 @@ def defaults(record: RunRecord) -> dict[str, Any]:
     kind = IndexSettings if command == "index" else ScoreSettings
     usual = {f.name: _default(f) for f in fields(kind)}
     if command == "index":
-        name = record.method or methods.DEFAULT
+        name = record.method or methods.DEFAULT_OF_STORES
         own = asdict(methods.store_of(name).Settings()) if name in methods.names() else {}
         usual |= {n: v for n, v in own.items() if n in usual} | {"background": methods.background_of(name)}
         usual |= {"method_settings": {n: v for n, v in own.items() if n not in usual}}

@@ -49,7 +49,7 @@ def token_view(run: Run, tokenizer: Path | str | None = None, pack: int | None =
     end: Any = opened.eos_token_id if opened.eos_token_id is not None else opened.sep_token_id
     words = f"{sorted(opened.get_vocab().items())} {opened.chat_template}"
     return TokenView(
-        tokenizer=str(tokenizer or run.record.settings["model"]),
+        tokenizer=str(tokenizer or run.record.model),
         fingerprint=xxhash.xxh3_128_hexdigest(words.encode(errors="replace")),
         encode=encode,
         vocabulary=max(opened.get_vocab().values()) + 1,

@@ -14,7 +14,7 @@ from curate.gradients.shapes import DIM, RANK
 from curate.proxies.settings import PassSettings
 from curate.settings import Count, build, changed, least, option, settings
 
-UNSAID = {"method": methods.DEFAULT, "method_settings": {}, "dim": None, "rank": None}
+UNSAID = {"method": methods.DEFAULT_OF_STORES, "method_settings": {}, "dim": None, "rank": None}
 """Settings that a record leaves out where they are these."""
 
 
@@ -23,7 +23,7 @@ class IndexSettings(PassSettings):
     """One gradient store. All but the pool must be the same to continue it."""
 
     method: Annotated[str, BeforeValidator(methods.spelled)] = option(
-        default=methods.DEFAULT,
+        default=methods.DEFAULT_OF_STORES,
         help="trackstar (cosine scores from its stores, too) or less. `--method NAME --help` shows its own options.",
     )
     method_settings: dict[str, Any] = option(
