@@ -47,7 +47,7 @@ from curate.selection.tokenised import (
     TokenView,
     as_lines,
     ended,
-    labelled,
+    masked,
     packed,
     tables,
     with_loss,
@@ -217,7 +217,7 @@ def _rows_of_tokens(
 ) -> Iterator[Row]:
     """Yield each document's ids and labels: as it is scored, or with those of its chosen tokens."""
     if choice is None:
-        yield from labelled(_advancing(_documents(funnel, pool, fields), task), view, count)
+        yield from masked(_advancing(_documents(funnel, pool, fields), task), view, count)
         return
     for row in choice.rows(funnel):
         task.advance(1)
