@@ -56,13 +56,20 @@ def check_out(out: Path, *, overwrite: bool, format: str, view: TokenView | None
         raise SettingsError(f"The format is {format!r}; expected {', '.join(FORMATS)}.", hint=nearest(format, FORMATS))
     if format == MEGATRON or (view is not None and view.pack is not None):
         refuse_endless(format, view)
+    refuse_taken(out, overwrite=overwrite)
+
+
+def refuse_taken(out: Path, *, overwrite: bool, option: str = "--out") -> None:
+    """Raise SettingsError for a folder with other content than a selection that may be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file() or KIND not in (out / MANIFEST).read_text(encoding="utf-8"):
-        raise SettingsError(f"{out} exists and is not a selection of curate.", hint="Give another folder with --out.")
+        raise SettingsError(
+            f"{out} exists and is not a selection of curate.", hint=f"Give another folder with {option}."
+        )
     if not overwrite:
         raise SettingsError(
-            f"{out} holds a selection already.", hint="Replace it with --overwrite, or give another --out."
+            f"{out} holds a selection already.", hint=f"Replace it with --overwrite, or give another {option}."
         )
 
 
