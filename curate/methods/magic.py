@@ -12,8 +12,10 @@ from pydantic import Field
 
 from curate.errors import SettingsError
 from curate.methods.contract import REHEARSED, Inputs
-from curate.methods.shared.background_runs import BackgroundRuns, RunsScorer, num_runs, training_plan, training_units
+from curate.methods.shared.background_plan import num_runs, training_plan, training_units
+from curate.methods.shared.background_runs import BackgroundRuns
 from curate.methods.shared.directional import DirectionSettings, counting
+from curate.methods.shared.runs_scorer import RunsScorer
 from curate.settings import Count, Flag, Listed, Number, least, option, settings
 from curate.training.recipe import Rates, Recipe, rates_option, refuse_unchecked
 

@@ -33,7 +33,7 @@ from curate.score_settings import default_out
 from curate.scores.narrowing import ranking_columns
 from curate.scores.run import Run
 from curate.secrets import addresses_without_secrets
-from curate.selection.dump import MANIFEST
+from curate.selection.dump import MANIFEST, refuse_taken
 from curate.selection.select import Selection
 from curate.selection.values import parse_top
 from curate.settings import gathered
@@ -132,6 +132,8 @@ def run(
     `workers`, `executor` and `strict` are as for scoring. Raises CurateError.
     """
     refuse_place(out, "--out", stores=True)
+    if select_into is not None:
+        refuse_taken(Path(select_into), overwrite=overwrite, option="--select")  # before hours of scoring
     reporter, settings = reporter or Silent(), gathered(CascadeSettings, settings, values)
     place = open_folder(out if out is not None else f"{default_out(settings.scoring())}-cascade")
     Run.refuse_foreign(place.address)

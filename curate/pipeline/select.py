@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import SettingsError, nearest
 from curate.fields import Fields
 from curate.pipeline.embedding import mean_embedding
-from curate.pipeline.token_view import refuse_conflicts, token_view
+from curate.pipeline.token_view import named_tokenizer, proxys_tokenizer, refuse_conflicts, token_view, whole_encoder
 from curate.progress import Reporter, Silent
 from curate.schema import token_column
 from curate.scores.run import Run
@@ -56,38 +56,47 @@ def run(
     others.
     """
     reporter = reporter or Silent()
-    is_of_tokens = tokenised or format == MEGATRON
-    refuse_conflicts(is_of_tokens, pack=pack, tokenizer=None if unit == "token" else tokenizer, map=map)
-    if unit == "token" and format == MEGATRON:
+    as_tokens = tokenised or format == MEGATRON
+    refuse_conflicts(as_tokens, pack=pack, tokenizer=None if unit == "token" else tokenizer, map=map)
+    options |= {"unit": unit, "group": group, "aggregate": aggregate, "format": format, "out": out}
+    if unit == "token":
+        _refuse_of_tokens(run, smooth=smooth, format=format, group=group, aggregate=aggregate)
+        portion = _portion(top, budget)
+        options |= {"top": documents, "tokens": _request(run, portion, smooth or "none", tokenizer, reporter)}
+    else:
+        _refuse_alone(documents=documents, smooth=smooth)
+        options |= {"top": top, "budget": budget}
+    if as_tokens and out is not None:
+        options["view"] = token_view(run, tokenizer, pack)
+    if map and out is not None:
+        options["embed"] = mean_embedding(run)
+    return select(run, reporter=reporter, **options)
+
+
+def _refuse_of_tokens(run: Run, *, smooth: str | None, format: str, group: str | None, aggregate: str | None) -> None:
+    """Raise CurateError for settings that tokens cannot be chosen or written by, and for a run without their scores."""
+    if format == MEGATRON:
         raise SettingsError(
             "Megatron's files hold no labels: every token would carry loss, chosen or not.",
             hint="Give --tokenised --format arrow, parquet or jsonl.zst.",
         )
-    options |= {
-        "view": token_view(run, tokenizer, pack) if is_of_tokens and out is not None else None,
-        "embed": mean_embedding(run) if map and out is not None else None,
-        "format": format,
-        "out": out,
-    }
-    options |= {"unit": unit, "group": group, "aggregate": aggregate, "reporter": reporter}
-    if unit != "token":
-        _refuse_alone(documents=documents, smooth=smooth)
-        return select(run, top=top, budget=budget, **options)
-    _refuse_unparted(run, group)
     if aggregate == "round-robin":
         raise SettingsError("Groups do not choose tokens in turn.", hint="Leave --aggregate out, or give --group NAME.")
+    if smooth not in (None, *SMOOTHINGS):
+        raise SettingsError(
+            f"smooth is {smooth!r}; expected {', '.join(SMOOTHINGS)}.", hint=nearest(smooth, list(SMOOTHINGS))
+        )
+    _refuse_unparted(run, group)
+
+
+def _portion(top: str | float | int | None, budget: str | int | None) -> int | float:
+    """Return how many tokens are wanted: a number, or a share of those that can be chosen."""
     if (top is None) == (budget is None):
         raise SettingsError(
             f"--unit token has {'neither' if top is None else 'both'} of --top and --budget; expected one of them.",
             hint="Give --top 20% of the tokens, or --budget 20M.",
         )
-    if smooth not in (None, *SMOOTHINGS):
-        raise SettingsError(
-            f"smooth is {smooth!r}; expected {', '.join(SMOOTHINGS)}.", hint=nearest(smooth, list(SMOOTHINGS))
-        )
-    portion = next(iter(parse_top(top).values())) if top is not None else _budget(budget)
-    request = _request(run, portion, smooth or "none", tokenizer, reporter)
-    return select(run, top=documents, tokens=request, **options)
+    return next(iter(parse_top(top).values())) if top is not None else _budget(budget)
 
 
 def _budget(value: str | int | None) -> int:
@@ -117,14 +126,12 @@ def _refuse_unparted(run: Run, group: str | None) -> None:
 def _request(run: Run, portion: int | float, smooth: str, other: Path | str | None, reporter: Reporter) -> TokenRequest:
     from functools import partial
 
-    from curate.proxies.loading import find, load_tokenizer, quietly
     from curate.proxies.placed import placed
 
-    encoder = _encoder(run)
+    encoder = whole_encoder(proxys_tokenizer(run))
     tokenizer, on_chats = None, None
     if other is not None:
-        with quietly():
-            tokenizer = load_tokenizer(find(str(other)))
+        tokenizer = named_tokenizer(other)
         on_chats = _other_template(encoder, tokenizer, str(other))
     normalize = run.record.method_settings.get("normalize", "none")
     if normalize != "none":
@@ -141,17 +148,6 @@ def _request(run: Run, portion: int | float, smooth: str, other: Path | str | No
         tokenizer_address=None if other is None else str(other),
         on_chats=on_chats,
     )
-
-
-def _encoder(run: Run) -> "Encoder":
-    """Return how a run's documents became tokens, none cut off, without loading its model."""
-    from curate.proxies.proxy import load_proxys_tokenizer
-    from curate.proxies.settings import ProxySettings
-    from curate.proxies.tokens import Encoder, TokenSettings
-
-    recorded = run.located_settings
-    settings = ProxySettings(**{n: recorded[n] for n in ("model", "revision", "chat_template") if n in recorded})
-    return Encoder(load_proxys_tokenizer(settings), TokenSettings(context=2, long="windows"))
 
 
 def _other_template(encoder: "Encoder", tokenizer: "PreTrainedTokenizerBase", name: str) -> str | None:

@@ -1,11 +1,16 @@
 """How a run's documents become tokens in a selection: by its proxy's tokenizer, or by another one."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curate.errors import CurateError, SettingsError
 from curate.scores.run import Run
 from curate.selection.tokenised import TokenView
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from curate.proxies.tokens import Encoder
 
 SHORTEST = 2
 """Tokens of a row: a first one, and one that it predicts."""
@@ -22,37 +27,54 @@ def refuse_conflicts(is_of_tokens: bool, *, pack: int | None, tokenizer: Path | 
         raise SettingsError(f"pack is {pack}; expected at least {SHORTEST} tokens.")
 
 
-def token_view(run: Run, tokenizer: Path | str | None = None, pack: int | None = None) -> TokenView:
-    """Return how a run's documents are written as tokens. Raises CurateError where there is no tokenizer."""
+def token_view(run: Run, other: Path | str | None = None, pack: int | None = None) -> TokenView:
+    """Return how a run's documents are written as tokens, by its proxy's tokenizer or another.
+
+    Raises SettingsError where there is none.
+    """
     import xxhash
 
-    from curate.proxies.proxy import load_proxys_tokenizer
-    from curate.proxies.settings import ProxySettings
-    from curate.proxies.tokens import Encoder, TokenSettings
-
-    recorded = run.located_settings
-    if tokenizer is None and not recorded.get("model"):
-        raise SettingsError(f"{run.address} has no proxy.", hint="Name a tokenizer: --tokenizer DIR.")
-    settings = ProxySettings(
-        model=str(tokenizer or recorded["model"]),
-        revision=None if tokenizer else recorded.get("revision"),
-        chat_template=None if tokenizer else recorded.get("chat_template"),
-    )
-    try:
-        opened = load_proxys_tokenizer(settings)
-    except CurateError as error:
-        raise SettingsError(
-            f"{settings.model} gives no tokenizer: {error.message}", hint="Name another one: --tokenizer DIR."
-        ) from error
-    # What is to be cut into windows is encoded whole.
-    encode = Encoder(opened, TokenSettings(context=SHORTEST, long="windows"))
-    end: Any = opened.eos_token_id if opened.eos_token_id is not None else opened.sep_token_id
-    words = f"{sorted(opened.get_vocab().items())} {opened.chat_template}"
+    tokenizer = proxys_tokenizer(run) if other is None else named_tokenizer(other)
+    end: Any = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    words = f"{sorted(tokenizer.get_vocab().items())} {tokenizer.chat_template}"
     return TokenView(
-        tokenizer=str(tokenizer or run.record.model),
+        tokenizer=str(other or run.record.model),
         fingerprint=xxhash.xxh3_128_hexdigest(words.encode(errors="replace")),
-        encode=encode,
-        vocabulary=max(opened.get_vocab().values()) + 1,
+        encode=whole_encoder(tokenizer),
+        vocabulary=max(tokenizer.get_vocab().values()) + 1,
         end=end,
         pack=pack,
     )
+
+
+def proxys_tokenizer(run: Run) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a run's proxy, with the run's chat template. Raises SettingsError where there is none."""
+    recorded = run.located_settings
+    if not recorded.get("model"):
+        raise SettingsError(f"{run.address} has no proxy.", hint="Name a tokenizer: --tokenizer DIR.")
+    return _loaded(**{n: recorded[n] for n in ("model", "revision", "chat_template") if n in recorded})
+
+
+def named_tokenizer(address: Path | str) -> "PreTrainedTokenizerBase":
+    """Load a tokenizer by its address. Raises SettingsError where there is none."""
+    return _loaded(model=str(address))
+
+
+def _loaded(**settings: Any) -> "PreTrainedTokenizerBase":
+    from curate.proxies.proxy import load_proxys_tokenizer
+    from curate.proxies.settings import ProxySettings
+
+    try:
+        return load_proxys_tokenizer(ProxySettings(**settings))
+    except CurateError as error:
+        raise SettingsError(
+            f"{settings['model']} gives no tokenizer: {error.message}", hint="Name another one: --tokenizer DIR."
+        ) from error
+
+
+def whole_encoder(tokenizer: "PreTrainedTokenizerBase") -> "Encoder":
+    """Return what encodes documents of which nothing is cut off."""
+    from curate.proxies.tokens import Encoder, TokenSettings
+
+    # What is to be cut into windows is encoded whole.
+    return Encoder(tokenizer, TokenSettings(context=SHORTEST, long="windows"))

@@ -38,6 +38,8 @@ from curate.training.snapshots import directions_of, in_proxys_precision, scorin
 from curate.training.walk import refuse_rough, step_at, walk
 
 ADJOINT, SPREAD = "score_adjoint", "score_spread"
+_FOR_ONE_HELD_OUT = 4
+"""Documents beside the shortlist, of which one is held out to tell learning rates apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,19 @@ class Rescoring:
 
     @cached_property
     def _others(self) -> tuple[list[Encoded], list[Encoded]]:
-        """The others whose loss tells learning rates apart, where several are tried, and those to train on."""
+        """The others whose loss tells learning rates apart, where several are tried, and those to train on.
+
+        Raises SettingsError where they are too few for both.
+        """
         finite = finite_losses(self.proxy, self.others, self.batching)
         others = [d for d, ok in zip(self.others, finite, strict=True) if ok]
-        count = min(HELD_OUT, len(others) // 4) if self.settings.rates else 0
+        count = min(HELD_OUT, len(others) // _FOR_ONE_HELD_OUT) if self.settings.rates else 0
+        if self.settings.rates and not count:
+            raise SettingsError(
+                f"{len(others)} documents are beside the shortlist; learning rates are told apart by some of at least"
+                f" {_FOR_ONE_HELD_OUT}.",
+                hint="Raise --background, lower --shortlist, or leave --rates out.",
+            )
         apart = {round(i * len(others) / count) for i in range(count)}
         return [others[i] for i in sorted(apart)], [d for i, d in enumerate(others) if i not in apart]
 

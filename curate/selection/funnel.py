@@ -18,7 +18,8 @@ from curate.scores.views import quoted, score_columns, sql_type
 from curate.selection.filters import Bound
 from curate.selection.ranking import Ranking
 
-_SHARDS_AT_ONCE = 256  # a query for each of very many small shards would take longer than reading them
+# A query for each of very many small shards would take longer than reading them; rows of large ones fill the memory.
+_SHARDS_AT_ONCE, _ROWS_AT_ONCE = 256, 1_000_000
 _ROW_BITS = 40  # a document's position is its shard's number and its row: one integer, in pool order
 NEARLY_ALL = 0.98
 """Share of a budget below which a selection is said to fall short of it."""
@@ -62,6 +63,7 @@ class Funnel:
         self._shard_score = shard_score
         self._con = session.connection
         self._block: tuple[int, pa.Table] | None = None
+        self._shards_at_once = 1
         self.run = session.runs[0][1]
         self.shard_numbers = {p.shard: p.shard_index for p in self.run.all_parts()}
         self._register_shards(self.shard_numbers)
@@ -191,10 +193,12 @@ class Funnel:
             f'CREATE OR REPLACE TABLE _selected AS SELECT k.pos, d."row", {scores}{weight} '
             "FROM _documents d JOIN _kept k ON k.pos = d._pos ORDER BY k.pos"
         )
+        rows_of_each = self._number("SELECT count(*) FROM _selected") / max(1, len(self.shard_numbers))
+        self._shards_at_once = max(1, min(_SHARDS_AT_ONCE, int(_ROWS_AT_ONCE / max(1, rows_of_each))))
 
     def selected_of(self, shard_index: int) -> pa.Table:
         """Return row, scores and weight of one shard's rows that are left, by row; after `materialise`."""
-        rows = self._selected_near(shard_index // _SHARDS_AT_ONCE)
+        rows = self._selected_near(shard_index // self._shards_at_once)
         places = rows["pos"].to_numpy()
         start, end = np.searchsorted(places, [shard_index << _ROW_BITS, (shard_index + 1) << _ROW_BITS])
         return rows.slice(start, end - start).drop_columns(["pos"])
@@ -202,7 +206,7 @@ class Funnel:
     def _selected_near(self, block: int) -> pa.Table:
         """Return the rows that are left of a block of shards; the last block is kept."""
         if self._block is None or self._block[0] != block:
-            low, high = (number * _SHARDS_AT_ONCE << _ROW_BITS for number in (block, block + 1))
+            low, high = (number * self._shards_at_once << _ROW_BITS for number in (block, block + 1))
             sql = f"SELECT * FROM _selected WHERE pos >= {low} AND pos < {high} ORDER BY pos"
             self._block = (block, self._con.sql(sql).to_arrow_table().combine_chunks())
         return self._block[1]

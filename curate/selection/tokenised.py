@@ -109,7 +109,7 @@ class TokenCount:
         return tuple(sentence for sentence, number in told.items() if number)
 
 
-def labelled(documents: Iterable[Document], view: TokenView, count: TokenCount) -> Iterator[Row]:
+def masked(documents: Iterable[Document], view: TokenView, count: TokenCount) -> Iterator[Row]:
     """Yield every document with a token that carries loss as ids and labels; count the others."""
     for batch in _batches(documents):
         for encoding in view.encode(batch):

@@ -130,6 +130,16 @@ def test_settings_that_contradict_are_refused(how: dict[str, Any]) -> None:
         curate.CascadeSettings.of({**how, "store": "stores/x"})
 
 
+def test_a_folder_that_cannot_take_the_selection_is_refused_before_anything_is_scored(
+    how: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "selected").mkdir()
+    (tmp_path / "selected" / "notes").write_text("mine", encoding="utf-8")
+    with pytest.raises(SettingsError, match="is not a selection of curate"):
+        curate.cascade(out=tmp_path / "x", select_into=tmp_path / "selected", **how)
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_dry_run_tells_the_stages_and_writes_nothing(
     project: Path, how: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,6 +178,23 @@ def test_another_tokenizer_learns_the_same_characters(project: Path, run: curate
     assert selection.token_figures.carrying_loss != selection.token_figures.chosen
 
 
+def test_chosen_tokens_have_places_on_a_map_or_are_packed_with_their_labels_alone(
+    project: Path, run: curate.Run, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"unit": "token", "top": "30%", "decontaminate": False}
+    curate.select(run, map=True, out=tmp_path / "mapped", **how)
+    mapped = dump(tmp_path / "mapped")
+    assert all(np.isfinite([row["x"], row["y"]]).all() for row in mapped)
+    chosen = [t for row in mapped for t in row["labels"] if t >= 0]
+    assert len(chosen) > 100
+    packed = curate.select(run, tokenised=True, pack=2048, out=tmp_path / "packed", **how)
+    end = AutoTokenizer.from_pretrained(project / "proxy").eos_token_id
+    learnt = [t for row in dump(tmp_path / "packed") for t in row["labels"] if t >= 0]
+    assert [t for t in learnt if t != end] == [t for t in chosen if t != end]
+    assert packed.token_count is not None
+    assert packed.token_count.documents == len(mapped)
+
+
 def test_turns_are_chosen_whole(project: Path, run: curate.Run, tmp_path: Path) -> None:
     options: dict[str, Any] = {"unit": "token", "smooth": "turn", "reporter": Warnings()}
     selection = curate.select(run, **options, top="60%", out=tmp_path / "out")

@@ -159,6 +159,11 @@ def test_of_several_learning_rates_one_that_diverges_is_not_taken(place: Path, t
     assert (one.rates, two.rates) == (1, 2)
 
 
+def test_rates_that_no_document_is_left_to_tell_apart_are_refused(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="3 documents are beside the shortlist"):
+        curate.rescore(settings(place, rates=(1, 2), background=3), tmp_path / "few", reporter=Heard())
+
+
 def test_several_runs_give_the_union_and_repeats_their_spread(place: Path, tmp_path: Path) -> None:
     asked = settings(place, "dot", "bm25", shortlist=6, background=5, repeats=2, per_token=True)
     made = curate.rescore(asked, tmp_path / "x", reporter=Heard())

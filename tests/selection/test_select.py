@@ -79,8 +79,8 @@ def test_arrow_dump_loads_from_disk_and_keeps_types(run, tmp_path):
 
 
 def test_same_selection_has_the_same_bytes(run, tmp_path, monkeypatch):
-    for name, threads, shards_at_once in (("one", 1, 256), ("four", 4, 1)):
-        monkeypatch.setattr(funnel, "_SHARDS_AT_ONCE", shards_at_once)
+    for name, threads, rows_at_once in (("one", 1, 1_000_000), ("four", 4, 1)):
+        monkeypatch.setattr(funnel, "_ROWS_AT_ONCE", rows_at_once)
         select(run, filters=["sample"], top="50%", out=tmp_path / name, threads=threads)
     files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one" / "train").iterdir()]
     for path in [*files, Path("rejected", "rejected.parquet")]:

@@ -9,7 +9,7 @@ from curate.selection.tokenised import (
     TokenCount,
     TokenView,
     ended,
-    labelled,
+    masked,
     packed,
     tables,
     with_loss,
@@ -47,7 +47,7 @@ def row(*labels: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_documents_without_loss_or_tokens_are_left_out_and_counted():
     count = TokenCount()
-    rows = list(labelled([document(t) for t in ("ab", "?", "c", "de")], view(), count))
+    rows = list(masked([document(t) for t in ("ab", "?", "c", "de")], view(), count))
     assert [labels.tolist() for _, labels in rows] == [[NO_LOSS, ord("b")], [NO_LOSS, ord("e")]]
     assert (count.documents, count.refused, count.without_loss, count.reason) == (2, 1, 1, "no")
     assert len(count.sentences) == 2

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,159 +19,26 @@ from curate.folders.kept import Kept, workplace
 from curate.folders.tensors import TENSORS_ON_DISK, OnDisk
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
-from curate.gradients.documents import Batching
 from curate.gradients.one_at_a_time import OneAtATime, Shelf
-from curate.gradients.scored import Scored, in_order
 from curate.memory import available_bytes
-from curate.methods.contract import EncodedTarget, Inputs, Sizes
+from curate.methods.contract import EncodedTarget, Inputs
+from curate.methods.shared.background_plan import RunSettings, num_runs
+from curate.methods.shared.runs_scorer import RunsScorer
 from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.adjoint import snapshot
-from curate.training.leaving_out import as_tensors, check, num_documents, reported
+from curate.training.leaving_out import as_tensors, check, reported
 from curate.training.microbatches import Corpus
 from curate.training.rates import HELD_OUT, Trial, chosen, held_out, table, trials, tried
-from curate.training.recipe import Recipe
 from curate.training.replay import DivergedError, Replay, Training
-from curate.training.smoothness import LEAST_AGREEMENT, short_steps
+from curate.training.smoothness import LEAST_AGREEMENT
 from curate.training.snapshots import covered, directions_of, in_proxys_precision, scoring_proxy, trainable
 from curate.training.walk import refuse_rough, step_at, walk
 
 CONTROL = "control"
 SHARE = 0.5
 """Of the memory that is left, what the snapshots of all runs may take together."""
-
-
-@runtime_checkable
-class RunSettings(Protocol):
-    """Settings of background runs; see methods/magic.py."""
-
-    @property
-    def recipe(self) -> Recipe: ...
-    @property
-    def runs(self) -> int: ...
-    @property
-    def snapshots(self) -> tuple[float, ...]: ...
-    @property
-    def accept_rough(self) -> bool: ...
-    @property
-    def checkpoints(self) -> str: ...
-    @property
-    def check(self) -> int: ...
-    @property
-    def rates(self) -> tuple[float, ...]: ...
-    @property
-    def normalize(self) -> str: ...
-    @property
-    def all_parameters(self) -> bool: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunsScorer:
-    """Score every document by the runs that did not train on it."""
-
-    usual: DirectionScorer
-    """For documents that no run trained on."""
-    apart: Sequence[tuple[frozenset[str], DirectionScorer]]
-    """Content hashes of a run's documents, and the scorer of the other runs."""
-
-    def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
-        """Return every document's scores; documents of the background are recognised by content hash."""
-        runs = [next((i for i, (hashes, _) in enumerate(self.apart) if e.content_hash in hashes), -1) for e in encoded]
-        parts: list[tuple[list[int], Scored]] = []
-        for run in sorted(set(runs)) or [-1]:
-            positions = [i for i, r in enumerate(runs) if r == run]
-            scorer = self.usual if run < 0 else self.apart[run][1]
-            parts.append((positions, scorer([encoded[i] for i in positions], batching)))
-        return in_order(parts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """The training runs of a method that differentiates through training."""
-
-    runs: int
-    steps: int
-    """Of each run."""
-    step_back: int
-    """Steps that each way back takes, one way per target group."""
-    tokens: int
-    """Of each run, estimated."""
-    step_seconds: float
-    """Measured."""
-    step_back_seconds: float
-    """Measured."""
-    check: int
-    """Retrainings of the first run, from where its ways back end."""
-    rates: int
-    """Learning rates with which the first run is tried."""
-    disk_bytes: int
-    """At most, until the run's directions are there."""
-
-    def rows(self) -> dict[str, int | float | str]:
-        """Return its figures by description."""
-        return {
-            "training runs": self.runs,
-            "steps of each": self.steps,
-            "tokens of each, about": self.tokens,
-            "seconds of a step, measured": self.step_seconds,
-            "seconds of a step back, measured": self.step_back_seconds,
-            "retrainings of the check": self.check,
-            **({"learning rates tried": self.rates} if self.rates > 1 else {}),
-            "disk at most, until then": size(self.disk_bytes),
-        }
-
-
-def training_units(_: Inputs, settings: RunSettings, whole: Sizes) -> dict[str, int | float]:
-    """Return how many steps all runs take, forward, for their smoothness, and back from every group.
-
-    And how many documents the check of the first one takes.
-    """
-    runs, steps, back = _steps(settings, whole)
-    batch = min(settings.recipe.batch_size, max(1, whole.background // runs))
-    more = max(0, len(settings.rates) - 1)  # runs, to try other learning rates
-    check = num_documents(settings.check, back, batch, whole.target)
-    runs += more
-    return {
-        "training": runs * steps,
-        "smoothness": runs * 2 * short_steps(steps),
-        "walking back": runs * whole.groups * back,
-        "check": (1 + more) * check,
-    }
-
-
-def training_plan(inputs: Inputs, settings: RunSettings, whole: Sizes, seconds: Mapping[str, float]) -> TrainingPlan:
-    """Return what the runs take, from the measured seconds of a step of each kind and the size of a state."""
-    runs, steps, back = _steps(settings, whole)
-    recipe = replace(in_proxys_precision(settings.recipe, inputs.proxy), steps=steps)
-    corpus = Corpus(inputs.background(), inputs.batching.tokens, room=inputs.batching.room)
-    training = Training(trainable(inputs.proxy, recipe), corpus, recipe)
-    needs = Replay(training, inputs.kept.folder.scratch("plan"), checkpoints=settings.checkpoints).plan()
-    return TrainingPlan(
-        runs=runs,
-        steps=steps,
-        step_back=back,
-        tokens=needs.tokens,
-        step_seconds=seconds["training"],
-        step_back_seconds=seconds["walking back"],
-        check=settings.check,
-        rates=max(1, len(settings.rates)),
-        disk_bytes=needs.disk_bytes,
-    )
-
-
-def num_runs(settings: RunSettings) -> int:
-    """Return how many runs the background is dealt out to: two at least."""
-    return max(2, settings.runs)
-
-
-def _steps(settings: RunSettings, whole: Sizes) -> tuple[int, int, int]:
-    """Return how many runs there are, the steps of each, and those of one way back."""
-    runs = num_runs(settings)
-    documents = whole.background // runs
-    batch = min(settings.recipe.batch_size, max(1, documents))
-    steps = max(1, replace(settings.recipe, batch_size=batch).num_steps(documents))
-    return runs, steps, steps - step_at(min(settings.snapshots), steps)
 
 
 class BackgroundRuns:
@@ -253,7 +119,11 @@ class BackgroundRuns:
         """Return how the first run comes out with every learning rate, tried now or kept in the run."""
         rates = [self.recipe.learning_rate * multiple for multiple in self.settings.rates]
         keys = self._keys(0) | {"rates": self.settings.rates}
-        make = partial(tried, rates, lambda rate: self._with(rate)._kept(0))
+
+        def make() -> dict[str, Tensor]:
+            _ = self._dealt, self._usable  # once: the copies of all rates share them
+            return tried(rates, lambda rate: self._with(rate)._kept(0))
+
         return trials(rates, self.inputs.kept.get("target/rates", keys, make), self._checked_groups)
 
     @property
