@@ -128,13 +128,14 @@ def left_out(f: Figures) -> Iterator[Finding]:
     rows = f.documents + skipped
     if skipped:
         listed = ", ".join(f"{n:,} {reason}" for reason, n in list(f.skipped.items())[:5])
-        rest = sum(list(f.skipped.values())[5:])
+        if rest := sum(list(f.skipped.values())[5:]):
+            listed += f", {rest:,} for other reasons"
         many = skipped / rows >= MANY_SKIPPED
         yield Finding(
             about="rows set aside",
             level=WARNING if many else FINE,
             figure=f"{skipped:,} ({percent(skipped / rows)})",
-            says=f"{skipped:,} of {rows:,} rows have no score: {listed}{f', {rest:,} for other reasons' if rest else ''}.",
+            says=f"{skipped:,} of {rows:,} rows have no score: {listed}.",
             do=_WHICH + _TEMPLATE * ("chat template" in f.skipped) if many else None,
             threshold=f"a warning from {percent(MANY_SKIPPED)} on",
         )
