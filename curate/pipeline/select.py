@@ -85,6 +85,8 @@ def run(
         raise SettingsError(
             f"smooth is {smooth!r}; expected {', '.join(SMOOTHINGS)}.", hint=nearest(smooth, list(SMOOTHINGS))
         )
+    if documents is not None:
+        parse_top(documents, "--documents")
     portion = next(iter(parse_top(top).values())) if top is not None else _budget(budget)
     request = _request(run, portion, smooth or "none", tokenizer, reporter)
     return select(run, top=documents, tokens=request, **options)
