@@ -62,6 +62,8 @@ def run(
     if unit == "token":
         _refuse_of_tokens(run, smooth=smooth, format=format, group=group, aggregate=aggregate)
         portion = _portion(top, budget)
+        if documents is not None:
+            parse_top(documents, "--documents")
         options |= {"top": documents, "tokens": _request(run, portion, smooth or "none", tokenizer, reporter)}
     else:
         _refuse_alone(documents=documents, smooth=smooth)

@@ -128,6 +128,8 @@ def left_out(f: Figures) -> Iterator[Finding]:
     rows = f.documents + skipped
     if skipped:
         listed = ", ".join(f"{n:,} {reason}" for reason, n in list(f.skipped.items())[:5])
+        if rest := sum(list(f.skipped.values())[5:]):
+            listed += f", {rest:,} for other reasons"
         many = skipped / rows >= MANY_SKIPPED
         yield Finding(
             about="rows set aside",

@@ -57,7 +57,7 @@ class Composition:
     mean_score: float | None
     """Of what ranked: `Selection.ranked_by`."""
     enrichment: float
-    """Its share of the selection's documents over its share of the run's."""
+    """Its share of the selection's documents (of its tokens, where tokens are chosen) over its share of the run's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +339,11 @@ def _composition_column(funnel: Funnel, by: str | None) -> str:
     return by
 
 
+def _enrichment(kept: int, kept_in_all: int, before: int, before_in_all: int) -> float:
+    """Return a share of what is left over the same share before; 0.0 where nothing is left."""
+    return (kept / kept_in_all) / (before / before_in_all) if kept_in_all and before else 0.0
+
+
 def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: Path | None) -> Selection:
     last, ranking = funnel.stages[-1], funnel.ranking
     chosen_by = ranking_column([asdict(s) for s in funnel.stages], score_columns(funnel.schema))
@@ -351,7 +356,9 @@ def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: 
             documents=kept,
             tokens=kept_tokens,
             mean_score=score,
-            enrichment=(kept / last.documents) / (documents / funnel.documents) if last.documents else 0.0,
+            enrichment=_enrichment(kept_tokens, last.tokens, tokens, funnel.tokens)
+            if unit == "token"
+            else _enrichment(kept, last.documents, documents, funnel.documents),
         )
         for value, documents, tokens, kept, kept_tokens, score in funnel.composition(by, column)
     ]

@@ -104,7 +104,7 @@ class TokenCount:
         told = {
             f"{self.refused:,} documents are left out: the chat template refuses them ({self.reason}).": self.refused,
             f"{self.without_loss:,} documents are left out: none of their tokens carries loss.": self.without_loss,
-            f"{self.dropped_tokens:,} tokens are left out: no token of their rows does.": self.dropped_tokens,
+            f"{self.dropped_tokens:,} tokens are left out: no token of their rows carries loss.": self.dropped_tokens,
         }
         return tuple(sentence for sentence, number in told.items() if number)
 

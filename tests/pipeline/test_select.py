@@ -216,6 +216,9 @@ def test_documents_are_narrowed_before_their_tokens(project: Path, run: curate.R
     assert both.token_figures.candidates == best.tokens
     assert both.tokens == round(0.2 * best.tokens)
     assert [s.name for s in both.stages] == ["decontaminate", "top", "tokens"]
+    for part in both.composition:
+        share, before = part.tokens / both.tokens, part.pool_tokens / both.tokens_before
+        assert part.enrichment == pytest.approx(share / before)
     assert both.stages[-1].documents_dropped == best.documents - both.documents
 
 
@@ -277,6 +280,7 @@ def test_a_run_without_token_scores_is_refused_before_anything_is_done(project: 
         ({"unit": "token", "top": "2%", "budget": 3}, "both of --top and --budget"),
         ({"unit": "token", "budget": "20%"}, "expected a number of tokens"),
         ({"unit": "token", "top": "2%", "smooth": "word"}, "smooth is 'word'"),
+        ({"unit": "token", "top": "2%", "documents": "0%"}, "--documents: expected more than 0"),
         ({"unit": "token", "top": "2%", "aggregate": "round-robin"}, "do not choose tokens in turn"),
         ({"unit": "token", "top": "2%", "group": "c"}, "has no group"),
         ({"top": "2%", "smooth": "line"}, "only tokens have it"),

@@ -92,6 +92,13 @@ def test_conversations_that_no_template_wrote_are_told_of_the_shipped_one(
     assert ("--chat-template shipped" in (finding.do or "")) == says
 
 
+def test_rows_without_a_score_add_up(small: Callable[..., Run]) -> None:
+    figures = replace(measure(small("x", noise().tolist())), skipped={f"reason {i}": 7 - i for i in range(7)})
+    (finding,) = left_out(figures)
+    assert "28 of" in finding.says
+    assert "3 reason 4, 3 for other reasons." in finding.says
+
+
 def test_one_source_in_most_of_the_best_is_a_note(small: Callable[..., Run]) -> None:
     source = np.array(["a", "b"])[(RNG.random(N) < 0.5).astype(int)]
     one_sided = found(small("x", (noise() + 9 * (source == "b")).tolist(), source=source.tolist()))["source"]
