@@ -48,6 +48,7 @@ def settings(place: Path, **changes) -> ScoreSettings:
         "model": str(place / "proxy"),
         "background": 64,
         "part_documents": 16,
+        "method": "trackstar",
         "method_settings": {"dim": 4},
         "device": "cpu",
     }

@@ -11,7 +11,7 @@ from curate.cli import main
 from curate.pipeline.continuing import recorded
 from tests.scoring import make_project
 
-TINY = ["--dim", "4", "--background", "24", "--part-documents", "8", "--device", "cpu"]
+TINY = ["--method", "trackstar", "--dim", "4", "--background", "24", "--part-documents", "8", "--device", "cpu"]
 PROOF = {"documents": 24, "queries": 3, "subsets": 3, "drop": 0.2, "removals": 0, "learning_rate": 1e-2}
 
 

@@ -162,9 +162,9 @@ def test_every_option_of_a_method_gives_the_same_record_as_the_keyword(method: s
 
 
 def test_the_seed_of_a_run_is_its_methods_too_however_it_is_given() -> None:
-    args = ["--target", "t", "--pool", "p", "--dim", "4", "--background", "64", "--seed", "1"]
+    args = ["--target", "t", "--pool", "p", "--method", "trackstar", "--dim", "4", "--seed", "1"]
     by_flags = ScoreSettings.of(by_command("score", ScoreSettings, args))
-    in_python = ScoreSettings(target=("t",), pool=("p",), background=64, seed=1, method_settings={"dim": 4})
+    in_python = ScoreSettings(target=("t",), pool=("p",), method="trackstar", seed=1, method_settings={"dim": 4})
     assert resolve(by_flags).as_dict() == resolve(in_python).as_dict()
     assert resolve(in_python).method_settings["seed"] == 1
     assert (
@@ -227,7 +227,8 @@ def record(path: Path, settings: dict[str, Any], **details: Any) -> str:
 
 
 def test_a_record_is_a_configuration_and_flags_win_over_it(tmp_path: Path) -> None:
-    settings = resolve(ScoreSettings(target=("t",), pool=("p",), seed=3, method_settings={"dim": 4}))
+    given = ScoreSettings(target=("t",), pool=("p",), method="trackstar", seed=3, method_settings={"dim": 4})
+    settings = resolve(given)
     path = record(tmp_path / "run.json", settings.as_dict())
     again = resolve(ScoreSettings.of(by_command("score", ScoreSettings, ["--config", path])))
     assert again.as_dict() == settings.as_dict()
@@ -263,7 +264,7 @@ def test_a_flag_that_turns_off_means_the_same_in_a_file(tmp_path: Path, given: s
 
 @pytest.mark.parametrize("given", ["set: {dim: 4}", "set: [dim=4]", "set: dim=4", "dim: 4"])
 def test_a_file_sets_a_methods_settings_in_any_way_and_flags_win(tmp_path: Path, given: str) -> None:
-    (tmp_path / "c.yaml").write_text(f"target: t\npool: p\n{given}\n")
+    (tmp_path / "c.yaml").write_text(f"target: t\npool: p\nmethod: trackstar\n{given}\n")
     args = ["--config", str(tmp_path / "c.yaml")]
     assert resolve(ScoreSettings.of(by_command("score", ScoreSettings, args))).method_settings["dim"] == 4
     for flags in (["--dim", "2"], ["--set", "dim=2"]):
