@@ -31,6 +31,7 @@ OWN: dict[str, dict[str, Any]] = {
     "unkept trackstar": {"dim": 4, "rank": 1},
     "unkept whole trackstar": {"dim": 4, "rank": 0},
     "ekfac": {},
+    "all parameters' ekfac": {"all_parameters": True},
     "shampoo": {},
     "diagonal": {},
 }
