@@ -42,7 +42,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, s3: S3) -> Path:
 def score(out: str, *more: str) -> list[str]:
     return [
         *("score", "--out", out, "--target", "val.jsonl", "--pool", "s3://bucket/pile", "--model", "proxy"),
-        *("--dim", "4", "--background", "60", "--part-documents", "20", "--batch-tokens", "128", "--device", "cpu"),
+        *("--method", "trackstar", "--dim", "4", "--background", "60", "--part-documents", "20"),
+        *("--batch-tokens", "128", "--device", "cpu"),
         *("--holdout", "30%", *more),
     ]
 

@@ -75,12 +75,22 @@ def _named(args: list[str]) -> str | None:
         ("--store", STORE),
     )
     for flag, record in records:
-        if (path := _path(values.get(flag), record)) is not None:
-            usual = methods.DEFAULT_OF_STORES if record == STORE else None
-            return read_yaml(path)["settings"].get("method", usual)
+        if (settings := _recorded(values.get(flag), record)) is not None:
+            return settings.get("method", methods.DEFAULT_OF_STORES if record == STORE else None)
     return None
 
 
-def _path(address: str | None, *inside: str) -> Path | None:
-    path = Path(address, *inside) if address else None
+def _recorded(address: str | None, record: str) -> dict[str, Any] | None:
+    """Return the settings in a folder's record; None where it has none of that name."""
+    if not address:
+        return None
+    from curate.folders.folder import read_json
+    from curate.folders.local import open_folder
+
+    folder = open_folder(address)
+    return read_json(folder, record)["settings"] if folder.exists(record) else None
+
+
+def _path(address: str | None) -> Path | None:
+    path = Path(address) if address else None
     return path if path is not None and path.is_file() else None
