@@ -17,7 +17,7 @@ KILLS = 5
 
 
 METHODS = {
-    "trackstar": ("--dim", "4"),
+    "trackstar": ("--method", "trackstar", "--dim", "4"),
     "ekfac": ("--method", "ekfac", "--refine", "cg", "--set", "rounds=2", "--group-by", "task", "--per-token"),
 }
 
