@@ -6,6 +6,7 @@ instant and never imports torch.
 
 import os
 import shlex
+import signal
 import sys
 import warnings
 from contextlib import suppress
@@ -85,6 +86,8 @@ def main(args: list[str] | None = None) -> None:
     try:
         group.main(args=args, prog_name="curate", standalone_mode=False)
         sys.stdout.flush()
+        if args is None:  # all is done: while libraries end, an interrupt has nothing to stop, and would be a traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except click.exceptions.Abort:
         click.echo("Interrupted. The same command, given again, goes on where it stopped.", err=True)
         sys.exit(130)
