@@ -104,11 +104,11 @@ def _print_tokens(e: "Explanation", shown: int) -> None:
     from rich.text import Text
 
     from curate.cli._output import print_table, stdout
-    from curate.reports.tokens import strengths
+    from curate.reports.tokens import coloured
     from curate.visible import visible
 
     text = Text()
-    for token, strength in zip(e.tokens, strengths([t.score for t in e.tokens]), strict=True):
+    for token, strength in coloured(e.tokens):
         text.append(visible(token.text), style=_colour(strength))
     stdout.print(text, soft_wrap=True)
     order = sorted(enumerate(e.tokens), key=lambda pair: -pair[1].score)

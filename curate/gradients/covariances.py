@@ -48,7 +48,7 @@ class Covariances:
     def add_tables(self, gradients: TableGradients) -> None:
         """Add a batch's sides of every table."""
         for table in gradients.frozen.tables:
-            self.sides[table.name].add_(gradients.sides(table))
+            gradients.add_sides(table, self.sides[table.name])
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all sums by name."""

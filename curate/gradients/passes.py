@@ -205,7 +205,7 @@ class Passes:
     ) -> None:
         if fisher not in FISHERS:
             raise SettingsError(f"fisher is {fisher!r}; expected {' or '.join(map(repr, FISHERS))}.")
-        self.frozen, self.seed = FrozenPass(proxy), seed
+        self.proxy, self.seed = proxy, seed
         self.sampled, self.reporter = fisher == "sampled", reporter or Silent()
         self.runner = runner or runner_here(proxy, batching)
         pieces = [
@@ -231,12 +231,11 @@ class Passes:
         `number` tells passes apart: each draws labels of its own. `make` pickles; it is given the proxy and `state`,
         the tensors of earlier passes. Raises CurateError when no document is left.
         """
-        proxy = self.frozen.proxy
         work = PassWork(
             stage=stage,
             number=number,
-            layers=proxy.tracked,
-            tables=proxy.tables,
+            layers=self.proxy.tracked,
+            tables=self.proxy.tables,
             sampled=self.sampled,
             seed=self.seed,
             make=make,
@@ -247,7 +246,7 @@ class Passes:
                 break
             del totals
             self._leave_out(spoilt)
-        sums = make(proxy, state or {})
+        sums = make(self.proxy, state or {})
         for name, total in sums.tensors().items():
             total.copy_(totals.tensors.pop(name).to(total.dtype))
         return sums

@@ -139,24 +139,21 @@ class TableGradients:
                 add_rows(block, ids[inside] - rows.start, embedded[inside])
             yield rows, block
 
-    def sides(self, table: Table) -> "Sides":
-        """Return both sides of a table's gradient, summed over the batch as K-FAC has them."""
-        head_rows = torch.zeros(table.shape[0], dtype=self._wide, device=self.ids.device)
-        head_columns = head_rows.new_zeros(table.shape[1], table.shape[1])
-        counts, embedded = torch.zeros_like(head_rows), torch.zeros_like(head_columns)
+    def add_sides(self, table: Table, total: "Sides") -> None:
+        """Add both sides of a table's gradient, summed over the batch as K-FAC has them."""
+        (head_rows, counts), (head_columns, embedded) = total.rows, total.columns
         if table.heads and self.seen:
             _, hidden, labels = self._scored
             inputs = self._inputs(table, hidden)
-            head_columns = inputs.T @ inputs
+            head_columns += inputs.T @ inputs
             for rows, pull in self.frozen.head.pulls(hidden, labels):
                 head_rows[rows] += pull.square().sum(0)
         if table.embeds:
             (gradients,) = self.embedded
             g = _widened(gradients.flatten(0, 1).to(self._wide) * table.scale, table)
-            embedded = g.T @ g
+            embedded += g.T @ g
             # Padding has no gradient, nor has a document's last token.
             counts += self.ids.flatten()[g.any(-1)].bincount(minlength=len(counts))
-        return Sides(rows=(head_rows, counts), columns=(head_columns, embedded))
 
     def squares(self, table: Table) -> Float[Tensor, "sequences"]:
         """Return the squared norms of the sequences' gradients by a table."""
@@ -225,9 +222,3 @@ class Sides:
             "embedded_rows": embedded_rows,
             "embedded_columns": embedded_columns,
         }
-
-    def add_(self, other: "Sides") -> None:
-        """Add other sums in place."""
-        parts = other.tensors()
-        for name, total in self.tensors().items():
-            total.add_(parts[name])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from curate.methods.contract import Method, StoreKind
 
 DEFAULT = "ekfac"
-"""Of scoring: examples/measured/methods.md says why."""
+"""Of scoring; examples/measured/less.md has the figures."""
 DEFAULT_OF_STORES = "trackstar"
 
 

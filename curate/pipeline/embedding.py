@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from curate.errors import SettingsError
+from curate.pipeline.token_view import whole_encoder
 from curate.schema import Document
 from curate.scores.run import Run
 from curate.selection.places import Embed
@@ -14,7 +15,6 @@ def mean_embedding(run: Run) -> Embed:
     """Return what embeds a run's documents by its proxy's embeddings. Raises CurateError where it does not load."""
     from curate.proxies.proxy import load_proxy
     from curate.proxies.settings import ProxySettings
-    from curate.proxies.tokens import Encoder, TokenSettings
 
     recorded = run.located_settings
     if not recorded.get("model"):
@@ -23,7 +23,7 @@ def mean_embedding(run: Run) -> Embed:
     settings = ProxySettings(model=str(model), revision=revision, chat_template=template, device="cpu")
     proxy = load_proxy(settings)
     weight = proxy.model.get_input_embeddings().weight.float().numpy()  # type: ignore[union-attr]
-    encode = Encoder(proxy.tokenizer, TokenSettings(context=2, long="windows", vocabulary=proxy.vocabulary))
+    encode = whole_encoder(proxy.tokenizer, proxy.vocabulary)
 
     def embed(documents: Sequence[Document]) -> np.ndarray:
         means = np.full((len(documents), weight.shape[1]), np.nan, np.float32)

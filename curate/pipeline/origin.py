@@ -5,7 +5,7 @@ after would compare by rank only. With `fit_from` a run takes curvature, directi
 and the older one's scores of every shard that has not changed: only new shards are computed, and all scores compare.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,12 +112,19 @@ class Origin:
 
     def _differences(self, run: Run) -> list[str]:
         ours, theirs = (
-            {k: v for k, v in decisive(r.record.settings).items() if k not in ("pool", "fit_from")}
+            decisions(r, but=("pool", "fit_from"), but_contents=("pool", "fit"))
             | {"narrowed": r.record.json["details"].get("narrowed")}
-            | {f"content of {k}": v for k, v in r.record.json["fingerprints"].items() if k not in ("pool", "fit")}
             for r in (run, self.run)
         )
         return differences(theirs, ours, asked="now")
+
+
+def decisions(run: Run, *, but: Collection[str], but_contents: Collection[str]) -> dict[str, Any]:
+    """Return the settings, and the hashes of the contents, that decide a run's scores, without those that are named."""
+    settings, contents = decisive(run.record.settings), run.record.json["fingerprints"]
+    return {n: value for n, value in settings.items() if n not in but} | {
+        f"content of {n}": value for n, value in contents.items() if n not in but_contents
+    }
 
 
 def _as_it_was(pool: Pool, run: Run) -> Pool | None:

@@ -149,7 +149,7 @@ def plan(
     tried, readings, lengths = _taught(lesson, small, Silent())
     taught = time.perf_counter()
     best = _best(tried)
-    learned_from = min(settings.documents, len(teacher.scores().select("row").collect()))
+    learned_from = min(settings.documents, teacher.scores().select(pl.len()).collect().item())
     rows = round(rows_of_all(prediction.pool.shards))
     predicting = predicting_by(Learned(fitted=best, lengths=lengths), prediction, readings[best.student])
     each = _seconds_each(predicting, prediction, lesson)

@@ -1,11 +1,9 @@
 """Selecting documents, shards or tokens of a run, written as rows or as tokens; only tokens need a tokenizer."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import SettingsError, nearest
-from curate.fields import Fields
 from curate.pipeline.embedding import mean_embedding
 from curate.pipeline.token_view import named_tokenizer, proxys_tokenizer, refuse_conflicts, token_view, whole_encoder
 from curate.progress import Reporter, Silent
@@ -145,7 +143,6 @@ def _request(run: Run, portion: int | float, smooth: str, other: Path | str | No
         portion=portion,
         smooth=smooth,
         place=partial(placed, encoder),
-        fields=Fields(**{f.name: run.record.fields[f.name] for f in fields(Fields) if f.name in run.record.fields}),
         tokenizer=tokenizer,
         tokenizer_address=None if other is None else str(other),
         on_chats=on_chats,

@@ -13,9 +13,10 @@ import torch
 
 from curate.errors import CurateError
 from curate.executors.contract import Chunk
-from curate.folders.record import decisive, differences
+from curate.folders.record import differences
 from curate.gradients.scored import Scored, in_order
 from curate.pipeline.narrowing import Narrowing, identity
+from curate.pipeline.origin import decisions
 from curate.proxies.tokens import Encoded
 from curate.schema import AT_STEP, TOKEN_TEXTS, is_token_column, token_column
 from curate.score_settings import NARROWING
@@ -46,8 +47,7 @@ def decided(run: Run, narrowing: Narrowing | None) -> Run | None:
 def _differences(run: Run, other: Run) -> list[str]:
     """Return what makes two runs score a document differently, in more than rounding."""
     ours, theirs = (
-        {n: value for n, value in decisive(r.record.settings).items() if n not in ("pool", "fit_from", *NARROWING)}
-        | {f"content of {n}": value for n, value in r.record.json["fingerprints"].items() if n != "only"}
+        decisions(r, but=("pool", "fit_from", *NARROWING), but_contents=("only",))
         | {"versions": r.record.json["details"].get("versions")}
         for r in (run, other)
     )

@@ -72,9 +72,9 @@ def _loaded(**settings: Any) -> "PreTrainedTokenizerBase":
         ) from error
 
 
-def whole_encoder(tokenizer: "PreTrainedTokenizerBase") -> "Encoder":
-    """Return what encodes documents of which nothing is cut off."""
+def whole_encoder(tokenizer: "PreTrainedTokenizerBase", vocabulary: int | None = None) -> "Encoder":
+    """Return what encodes documents of which nothing is cut off, for a model with so many embeddings."""
     from curate.proxies.tokens import Encoder, TokenSettings
 
     # What is to be cut into windows is encoded whole.
-    return Encoder(tokenizer, TokenSettings(context=SHORTEST, long="windows"))
+    return Encoder(tokenizer, TokenSettings(context=SHORTEST, long="windows", vocabulary=vocabulary))

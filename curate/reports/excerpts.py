@@ -84,7 +84,7 @@ def _texts(
     """Read documents of the pool; the second value is a note about those that cannot be read."""
     try:
         pool = pool_of(run, address)
-        return _read(pool, Fields(**run.record.fields), rows, reporter)
+        return _read(pool, run.fields, rows, reporter)
     except (CurateError, OSError) as error:
         return {}, f"Previews only: the pool cannot be read here ({str(error).splitlines()[0]})"
 

@@ -160,8 +160,8 @@ class Rescoring:
 
     def _kept(self, run: Run, repeat: int, rate: float | None) -> dict[str, Tensor]:
         training = self.training(repeat, rate)
-        fingerprint = training.fingerprint()
         keys = self._keys(training, repeat)
+        fingerprint = str(keys["training"])
         with workplace(run.folder, "training") as folder:
             kept = Kept(run.folder, TENSORS)
             return kept.get("attribution/magic", keys, lambda: self._attributed(training, folder / fingerprint, repeat))

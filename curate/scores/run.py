@@ -18,9 +18,11 @@ import pyarrow as pa
 
 from curate.documents.located import located, located_settings
 from curate.errors import CurateError
+from curate.fields import Fields
 from curate.folders.part_folder import PartFolder
 from curate.folders.parts import Part
 from curate.schema import SCORE_FIELDS
+from curate.settings import build
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,6 +58,11 @@ class Run(PartFolder):
     def located_settings(self) -> dict[str, Any]:
         """The record's settings, with addresses as they are found from here."""
         return located_settings(self)
+
+    @property
+    def fields(self) -> Fields:
+        """How its pool's rows are read."""
+        return build(Fields, self.record.fields, owner="The record of a run")
 
     @property
     def working_folder(self) -> str | None:

@@ -93,6 +93,7 @@ def write_dump(
     map; by `choice` only chosen tokens carry loss.
     """
     place = Path(os.path.abspath(out)).name
+    funnel.materialise()
     with atomic_folder(out, by="Another selection") as folder:
         if view is not None:
             count = TokenCount()

@@ -1,4 +1,4 @@
-"""The documents that a selection leaves, read from the pool in its order."""
+"""The documents that a selection leaves, read from the pool in its order; after `Funnel.materialise`."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,6 @@ def documents_left(funnel: Funnel, pool: Pool, fields: Fields) -> Iterator[Docum
 
 def rows_left(funnel: Funnel, pool: Pool, places: np.ndarray | None = None) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield each shard of which rows are left, in pool order, with these rows' numbers, scores and places."""
-    funnel.materialise()
     numbers, start = funnel.shard_numbers, 0
     for shard in pool.shards:
         if shard.name in numbers:

@@ -19,7 +19,6 @@ import xxhash
 from curate import __version__
 from curate.amounts import portion_of, portion_text
 from curate.errors import CurateError, SettingsError, nearest
-from curate.fields import Fields
 from curate.folders.local import refuse_place
 from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
@@ -38,7 +37,6 @@ from curate.selection.tokenised import TokenCount, TokenView
 from curate.selection.tokens import NAME as TOKENS
 from curate.selection.tokens import TokenChoice, TokenRequest
 from curate.selection.values import parse_int, parse_top
-from curate.settings import build
 
 UNITS = ("document", "shard", "token")
 FilterChoice = str | Path | tuple[str | Path, Mapping[str, Any]]
@@ -406,12 +404,11 @@ def _dump(
     manifest["fingerprint"] = xxhash.xxh3_64_hexdigest(canonical({**manifest, "seconds": None}).encode())
     text = with_arguments(card, manifest, format)
     source = pool_of(selection.run, pool) if choice is None else choice.pool
-    fields = build(Fields, selection.run.record.fields, owner="The record of a run")
     with reporter.stage("write", total=selection.documents) as task:
         return write_dump(
             funnel,
             source,
-            fields,
+            selection.run.fields,
             selection.out,
             format=format,
             manifest=manifest,

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from curate.amounts import portion_of, portion_text
-from curate.documents import Fields, Pool, documents
+from curate.documents import Pool, documents
 from curate.errors import CurateError
 from curate.progress import Reporter, Task
 from curate.schema import Document, Skipped, token_column
@@ -53,7 +53,6 @@ class TokenRequest:
     """A number of tokens, or a share of those that can be chosen."""
     smooth: str
     place: Callable[[Sequence[Document]], Iterable[Placed]]
-    fields: Fields
     tokenizer: Any = None
     """Writes `input_ids` and `labels`; None: the proxy's, which the tokens are of."""
     tokenizer_address: str | None = None
@@ -123,7 +122,7 @@ class TokenChoice:
         self.figures = TokenFigures(
             candidates=candidates,
             chosen=number,
-            text_column=TEXT if self._is_written_out else self.request.fields.text,
+            text_column=TEXT if self._is_written_out else self.run.fields.text,
             tokenizer=self.request.tokenizer_address,
             carrying_loss=number,
             tokens=int(lengths[kept].sum()),
@@ -208,7 +207,7 @@ class TokenChoice:
                 name = scored.shard
                 begin, end = np.searchsorted(positions, [low, position(1, low)])
                 rows = (positions[begin:end] - low).tolist()
-                stream = documents(shards[name], self.request.fields, only=rows)
+                stream = documents(shards[name], self.run.fields, only=rows)
             batch = scored.documents(stream, low)
             for number, placed in enumerate(self.request.place(batch)):
                 yield self._with_units(batch[number], placed, scored, number)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from curate.errors import CurateError, SettingsError
 from curate.gradients.covariances import Covariances
+from curate.gradients.frozen import FrozenPass
 from curate.gradients.passes import Passes, uniforms
 from curate.gradients.shared_inputs import input_leaders
 from curate.progress import Silent
@@ -69,7 +70,7 @@ def test_labels_are_drawn_from_the_models_own_distribution() -> None:
     proxy, tokens, n = tiny_proxy(model), [5, 9], 4000
     counts = torch.zeros(VOCABULARY, dtype=torch.float64)
     passes = Passes(proxy, [encoded(tokens)] * n, batching(budget=4000))
-    head = passes.frozen.head
+    head = FrozenPass(proxy).head
     probabilities = model(input_ids=torch.tensor([tokens])).logits[0, 0].double().softmax(-1)
     samples = list(passes.samples.values())
     drawn = uniforms(0, 1, samples, 2)[:, 0]
