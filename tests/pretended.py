@@ -26,7 +26,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 aten = torch.ops.aten
-_setup_privateuseone_for_python_backend("pretended")
 
 # Operations whose result's shape depends on values, for which the host has to wait.
 WAITING = ("nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select", "equal")
@@ -167,6 +166,7 @@ def _with_tensors(index: Any) -> Any:
 
 def start(kind: str, *, capacity: int = 80 << 30) -> Machine:
     """Let this process have one device of that kind, 'cuda' or 'mps'; never call it twice."""
+    _setup_privateuseone_for_python_backend("pretended")
     machine.device, machine.capacity = torch.device(kind, 0), capacity
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # a thread of transformers' would know nothing of the mode below
     free: Callable[..., int] = lambda *_: machine.capacity - machine.live  # noqa: E731

@@ -61,7 +61,7 @@ def train(text: str, dump: Path, proxy: Path, monkeypatch) -> Any:
     """Take two steps by a section's lines, in the folder above the dump; return the trainer."""
     monkeypatch.chdir(dump.parent)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(dump.parent / "cache"))
-    options = 'report_to="none", use_cpu=True, bf16=False, max_steps=2, per_device_train_batch_size=2'
+    options = 'report_to="none", use_cpu=True, max_steps=2, per_device_train_batch_size=2'
     assert 'output_dir="trained"' in text
     lines = text.replace("MODEL", str(proxy)).replace(
         'output_dir="trained"', f'output_dir="{dump.parent / "trained"}", {options}'
