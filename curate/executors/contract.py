@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
-from curate.executors.reading import Chunk, Share, SpanRows, UnfinishedShard, Unreadable
+from curate.executors.chunks import Chunk, SpanRows
+from curate.executors.reading import Share, UnfinishedShard, Unreadable
 from curate.folders.part_folder import PartFolder
 from curate.folders.parts import Span
 from curate.progress import Reporter

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from curate.executors.ahead import ahead
 from curate.executors.contract import Executor, PartWork, Resources, UnfinishedShard, Unreadable, Work, write_part
 from curate.executors.jobs import Foreman, JobWork
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
-from curate.executors.reading import ahead, read_all
+from curate.executors.reading import read_all
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter, Task
 

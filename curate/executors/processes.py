@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from curate.executors.ahead import ahead
 from curate.executors.children import Child, ChildEnded, cuda_devices, ready, replace_child, started
 from curate.executors.contract import (
     Chunk,
@@ -29,7 +30,7 @@ from curate.executors.helpful import helpful_workers
 from curate.executors.jobs import Foreman, JobCrew, JobWork, work_on_jobs
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
-from curate.executors.reading import Reader, ahead
+from curate.executors.reading import Reader
 from curate.folders.folder import Folder
 from curate.folders.part_folder import PartFolder
 from curate.progress import Reporter

@@ -1,54 +1,28 @@
-"""Cut shards into spans and encode their rows, ahead of the work on them.
+"""Cut shards into spans.
 
 Where a span ends is known once it has been read, and the next one begins there: whoever reads a shard's next span, the
 same or another process, is told its start.
 """
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from curate.documents import DAMAGED, Course, DamagedShard, Fields, Mark, Marks, Overlap, Pool, Shard, documents
+from curate.documents import DAMAGED, Course, DamagedShard, Fields, Mark, Marks, Pool, Shard, documents
 from curate.documents.files import local_path
 from curate.documents.stretches import START, may_have_marks
 from curate.errors import CurateError
+from curate.executors.chunks import SpanRows
 from curate.folders.part_folder import MARKS, PartFolder
 from curate.folders.parts import Span
 from curate.schema import Document, Skipped
-
-if TYPE_CHECKING:
-    from curate.proxies.tokens import Encoded, Encoder
 
 # A part ends early when its text reaches this size, so that memory stays bounded whatever the documents are.
 PART_CHARACTERS = 16 << 20
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpanRows:
-    """The rows of a span as they were read."""
-
-    span: Span
-    rows: Sequence[Document | Skipped]
-    end: Mark = START
-    """Where reading may go on behind them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """The rows of a span, encoded."""
-
-    span: Span
-    documents: list[Document]
-    encoded: "list[Encoded]"
-    overlaps: list[tuple[bool, float]]
-    """Per document: holds a whole target row; largest share of one target row's n-grams."""
-    skipped: list[Skipped]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,41 +276,6 @@ def unfinished(
     return shards
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChunkEncoder:
-    """Make chunks of rows: encode documents, measure overlaps, set aside documents without loss."""
-
-    encoder: "Encoder"
-    overlap: Overlap
-
-    def __call__(self, span_rows: SpanRows) -> Chunk:
-        """Return the chunk of a span's rows."""
-        candidates, encoded, refused = self._encoded([row for row in span_rows.rows if isinstance(row, Document)])
-        skipped = [*(row for row in span_rows.rows if isinstance(row, Skipped)), *refused]
-        usable = [i for i, e in enumerate(encoded) if e.num_scored > 0]
-        skipped += [no_scored_token(d, e) for d, e in zip(candidates, encoded, strict=True) if not e.num_scored]
-        return Chunk(
-            span=span_rows.span,
-            documents=[candidates[i] for i in usable],
-            encoded=[encoded[i] for i in usable],
-            overlaps=self.overlap.measure_all([candidates[i].plain_text for i in usable]),
-            skipped=sorted(skipped, key=lambda s: s.row),
-        )
-
-    def _encoded(self, documents: list[Document]) -> "tuple[list[Document], list[Encoded], list[Skipped]]":
-        """Encode documents; those that the model cannot read are set aside, each by itself."""
-        try:
-            return documents, self.encoder(documents), []
-        except (CurateError, RecursionError, MemoryError) as error:
-            if len(documents) == 1:
-                (d,) = documents
-                detail = error.message if isinstance(error, CurateError) else f"{type(error).__name__}: {error}"
-                place = {"shard": d.shard, "row": d.row, "doc_id": d.doc_id}
-                return [], [], [Skipped(**place, reason="unreadable by the model", detail=detail)]
-        kept, encoded, refused = zip(*(self._encoded([d]) for d in documents), strict=True)
-        return [d for ds in kept for d in ds], [e for es in encoded for e in es], [s for ss in refused for s in ss]
-
-
 def read_all(shards: Iterable[UnfinishedShard], make: Callable[[SpanRows], T]) -> Iterator[T | Unreadable]:
     """Yield `make`'s result for every span without a part, in order; an unreadable shard stops no other."""
     for shard in shards:
@@ -344,66 +283,3 @@ def read_all(shards: Iterable[UnfinishedShard], make: Callable[[SpanRows], T]) -
             yield from map(make, shard.read())
         except CurateError as error:
             yield Unreadable(shard=shard.shard.name, error=error)
-
-
-def no_scored_token(document: Document, encoded: "Encoded") -> Skipped:
-    """Return a skipped row with the reason: one token, only prompt within the context, a token that the model lacks, or
-    a chat template's refusal.
-    """
-    detail = f"{len(encoded.ids)} token(s) within the context, none of them predicted and carrying loss"
-    if encoded.truncated:
-        detail += "; the row goes on beyond it: give a larger --context, or --long windows"
-    return Skipped(
-        shard=document.shard,
-        row=document.row,
-        doc_id=document.doc_id,
-        reason="chat template"
-        if encoded.refused
-        else "token not in the model"
-        if encoded.beyond
-        else "no scored token",
-        detail=encoded.refused or encoded.beyond or detail,
-    )
-
-
-def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """Yield items, reading up to `depth` ahead in a thread, so that reading and computing overlap."""
-    waiting: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def put(kind: str, value: T | BaseException | None) -> bool:
-        while not stopped.is_set():
-            try:
-                waiting.put((kind, value), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def read() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
-
-    thread = threading.Thread(target=read, name="reader", daemon=True)
-    thread.start()
-    try:
-        yield from _received(waiting.get)
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _received(get: Callable[[], tuple[str, T | BaseException | None]]) -> Iterator[T]:
-    while True:
-        kind, value = get()
-        if kind == "end":
-            return
-        if kind == "error":
-            assert isinstance(value, BaseException)
-            raise value
-        yield value  # type: ignore[misc]

@@ -17,8 +17,9 @@ from curate.documents import check_fields, documents, hold_out, open_pool, read_
 from curate.documents.located import as_recorded
 from curate.errors import CurateError, SettingsError, nearest
 from curate.executors import Choice
+from curate.executors.chunks import SpanRows
 from curate.executors.helpful import at_once
-from curate.executors.reading import SpanRows, unfinished
+from curate.executors.reading import unfinished
 from curate.folders.local import open_folder, refuse_place
 from curate.folders.parts import Span
 from curate.folders.record import as_json

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from curate import students
 from curate.documents import Overlap, Pool, Split, Target
+from curate.executors.chunks import ChunkEncoder
 from curate.executors.contract import Chunk, PartTables, SpanRows
-from curate.executors.reading import ChunkEncoder
 from curate.executors.tables import arrays_of, metadata_columns, skipped_table
 from curate.folders.codecs import ARRAY, JSON
 from curate.folders.folder import Folder

@@ -8,8 +8,8 @@ from typing import Any
 from curate.documents import Split, hold_out
 from curate.documents.located import as_recorded
 from curate.errors import CurateError
+from curate.executors.chunks import ChunkEncoder
 from curate.executors.contract import Work
-from curate.executors.reading import ChunkEncoder
 from curate.folders.local import refuse_place
 from curate.pipeline.ending import log
 from curate.pipeline.request import open_candidates, read_rows, score_columns

@@ -10,8 +10,8 @@ from typing import Any
 
 from curate import methods
 from curate.errors import CurateError
+from curate.executors.chunks import ChunkEncoder
 from curate.executors.contract import Chunk, PartTables
-from curate.executors.reading import ChunkEncoder
 from curate.executors.tables import part_tables
 from curate.folders.folder import Folder
 from curate.folders.part_folder import PartFolder

@@ -8,8 +8,8 @@ import xxhash
 
 from curate.documents import Fields, Pool, documents, sample_rows
 from curate.errors import CurateError
+from curate.executors.chunks import ChunkEncoder
 from curate.executors.contract import Chunk, Span, SpanRows
-from curate.executors.reading import ChunkEncoder
 from curate.schema import Document
 from curate.scores.correlation import spearman
 from curate.scores.run import Run

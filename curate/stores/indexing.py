@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 
 from curate import methods
+from curate.executors.chunks import ChunkEncoder
 from curate.executors.contract import Chunk, PartTables
-from curate.executors.reading import ChunkEncoder
 from curate.executors.tables import arrays_of, metadata_columns, not_finite, row_values, skipped_table
 from curate.gradients.documents import Batching
 from curate.methods.contract import Sketcher
