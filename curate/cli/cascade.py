@@ -84,7 +84,7 @@ def _print_plan(plan: "CascadePlan", as_json: bool) -> None:
 def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from curate.amounts import portion_text
+    from curate.amounts import counted, portion_text
     from curate.cli._output import print_json, print_rows, print_table, stderr, stdout
 
     exact, expected, selection = cascade.exact, cascade.expected, cascade.selection
@@ -107,7 +107,7 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
     )
     path = shlex.quote(exact.address)
     if selection is not None:
-        stdout.print(f"{selection.documents:,} documents written to {selection.out}", soft_wrap=True)
+        stdout.print(f"{counted(selection.documents, 'document')} written to {selection.out}", soft_wrap=True)
     else:
         top = portion_text(settings.top).replace(",", "")
         stderr.print(f"next: curate select {path} --top {top}   or   curate report {path}", soft_wrap=True, style="dim")

@@ -121,7 +121,7 @@ def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) ->
         print_json({"store": str(store.path), "sketch_bytes": store.sketch_bytes, **totals, "search": search_record})
         return
     stdout.print(
-        f"{totals['documents']:,} documents, {totals['tokens']:,} tokens indexed in {store.path}: "
+        f"{counted(totals['documents'], 'document')}, {counted(totals['tokens'], 'token')} indexed in {store.path}: "
         f"{size(store.sketch_bytes)} of sketches, {store.storage.bytes_per_document:,} bytes each",
         soft_wrap=True,
     )

@@ -111,7 +111,9 @@ def _print(run: "Run", as_json: bool) -> None:
         return
     shown = run.scores().select("score", "n_tokens", "shard", "row", "preview").top_k(5, by="score").collect()
     print_rows(["score", "tokens", "shard", "row", "text"], shown.sort("score", descending=True).rows())
-    stdout.print(f"{totals['documents']:,} documents predicted by {told['student']!r} in {run.address}", soft_wrap=True)
+    stdout.print(
+        f"{counted(totals['documents'], 'document')} predicted by {told['student']!r} in {run.address}", soft_wrap=True
+    )
     for reason, count in totals["skipped"].items():
         stdout.print(f"{counted(count, 'row')} set aside: {reason}", soft_wrap=True)
     path = shlex.quote(run.address)

@@ -108,7 +108,7 @@ def _print(run: "Run") -> None:
             markup=False,
         )
     totals = run.totals or {}
-    stdout.print(f"{totals['documents']:,} documents rescored in {run.path}", soft_wrap=True)
+    stdout.print(f"{counted(totals['documents'], 'document')} rescored in {run.path}", soft_wrap=True)
     for reason, number in totals["skipped"].items():
         stdout.print(f"{counted(number, 'row')} set aside: {reason}", soft_wrap=True)
     path = shlex.quote(str(run.path))

@@ -131,7 +131,8 @@ def _print(run: "Run", trust: "Judged | None") -> None:
     rows = pl.concat(ends).unique(["shard", "row"]).sort("score", descending=True)  # a small pool's ends overlap
     print_rows(["score", "tokens", "shard", "row", "text"], rows.rows())
     stdout.print(
-        f"{totals['documents']:,} documents, {totals['tokens']:,} tokens scored in {run.address}", soft_wrap=True
+        f"{counted(totals['documents'], 'document')}, {counted(totals['tokens'], 'token')} scored in {run.address}",
+        soft_wrap=True,
     )
     if note := narrowed_note(run.record):
         stdout.print(f"of {note}; {counted(totals['passed_over'], 'row')} passed over", soft_wrap=True)

@@ -209,6 +209,7 @@ def _neighbours(
 
 
 def _print_selection(selection: "Selection", format: str) -> None:
+    from curate.amounts import counted
     from curate.cli._output import print_table, stdout
 
     rows: list[tuple[Any, ...]] = [("(all)", None, selection.documents_before, selection.tokens_before, None)]
@@ -231,11 +232,8 @@ def _print_selection(selection: "Selection", format: str) -> None:
         text = f"{count.rows:,} rows of {count.tokens:,} tokens{marks}; {count.loss_tokens:,} carry loss"
         stdout.print(text, markup=False, soft_wrap=True)
     where = f"written to {selection.out}" if selection.out else "dry run: nothing written"
-    stdout.print(
-        f"{selection.documents:,} documents, {selection.tokens:,} tokens{chosen}; {where} ({selection.seconds:.1f} s)",
-        markup=False,
-        soft_wrap=True,
-    )
+    amount = f"{counted(selection.documents, 'document')}, {counted(selection.tokens, 'token')}"
+    stdout.print(f"{amount}{chosen}; {where} ({selection.seconds:.1f} s)", markup=False, soft_wrap=True)
 
 
 def _print_composition(selection: "Selection") -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from curate.amounts import counted
 from curate.selection.formats import ENDINGS, MEGATRON, SPLIT
 from curate.selection.ranking import DENSITY
 from curate.selection.token_columns import IDS, LABELS, SPANS, TokenFigures
@@ -72,10 +73,10 @@ def card(manifest: dict[str, Any], format: str, described: Described) -> str:
         yaml.safe_dump(front, sort_keys=False).strip(),
         "---",
         "",
-        f"# {after['documents']:,} documents selected by influence",
+        f"# {counted(after['documents'], 'document')} selected by influence",
         "",
         f"Selected by `curate` from {before['documents']:,} scored documents ({before['tokens']:,} tokens): "
-        f"{after['documents']:,} documents, {after['tokens']:,} tokens{_of_all(described.figures)}. "
+        f"{counted(after['documents'], 'document')}, {counted(after['tokens'], 'token')}{_of_all(described.figures)}. "
         "A score above zero means: training more on this document lowers the target's loss."
         + (f" Scored were {manifest['narrowed']}." if manifest["narrowed"] else ""),
         "",
