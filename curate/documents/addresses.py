@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,7 +12,7 @@ import orjson
 from curate.documents.files import filesystem, local_path, open_binary
 from curate.documents.formats import format_of, get, readable
 from curate.documents.shards import Shard
-from curate.documents.sidecars import is_array_of_objects, without_sidecars
+from curate.documents.sidecars import without_sidecars
 from curate.documents.splits import of_split
 from curate.errors import CurateError, nearest
 from curate.secrets import name_without_secrets
@@ -44,8 +44,6 @@ class Listing:
     """Names of files that are no shards."""
     other_splits: list[str]
     """Names of shards of other splits than the one that is read."""
-    arrays: list[str] = field(default_factory=list)
-    """Names of those ignored that hold an array of objects: rows, but not on lines."""
 
 
 def find_shards(address: str) -> Listing:
@@ -78,15 +76,13 @@ def find_shards(address: str) -> Listing:
         return Listing(shards=shards, ignored=ignored, other_splits=[])
     data = without_sidecars(shards)
     names = {s.name for s in data}
-    left_out = {s.name: s for s in shards if s.name not in names}
-    ignored = sorted([*ignored, *left_out])
+    ignored = sorted([*ignored, *(s.name for s in shards if s.name not in names)])
     if split or not _WILD.search(address) or (path and path.exists()):
         names = set(of_split(list(names), split, card=_card(files), address=address))
     return Listing(
         shards=[s for s in data if s.name in names],
         ignored=ignored,
         other_splits=[s.name for s in data if s.name not in names],
-        arrays=[name for name, shard in left_out.items() if is_array_of_objects(shard)],
     )
 
 

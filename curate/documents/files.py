@@ -1,6 +1,7 @@
 """Open files: local paths directly, all others through fsspec."""
 
 import os
+import re
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,6 +11,7 @@ from fsspec.registry import known_implementations
 
 from curate.errors import CurateError
 
+_QUERY = re.compile(r"\?([\w.%-]+=.*|[^./]*)$", re.DOTALL)
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
 
 
@@ -70,5 +72,5 @@ def plain_name(name: str) -> str:
 
 
 def file_name(url: str) -> str:
-    """Return the last part of an address in lower case, without a query (`?download=true`)."""
-    return url.split("?")[0].rsplit("/", 1)[-1].lower()
+    """Return the last part of an address in lower case, without a query (`?download=true`); a name may hold a `?`."""
+    return _QUERY.sub("", url).rsplit("/", 1)[-1].lower()

@@ -29,6 +29,14 @@ _UNMARKED = {
     "utf-16-le": re.compile(rb"([\t-~]\0){2}"),
     "utf-16-be": re.compile(rb"(\0[\t-~]){2}"),
 }
+_COMPRESSED = {
+    "gz": re.compile(rb"\x1f\x8b\x08"),
+    "zst": re.compile(rb"\x28\xb5\x2f\xfd"),
+    "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+}
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame of zstd's that holds no data
+_TEXT = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f]+")
 _FILLED = re.compile(rb"[^ \t\r\n]")
 
 
@@ -78,7 +86,33 @@ class Beginning:
         return block
 
 
-def inflated(stream: IO[bytes] | Beginning, compression: str | None) -> Iterator[bytes]:
+@dataclass
+class Rest:
+    """A stream of which the first bytes have been read, from its start."""
+
+    head: bytes
+    stream: IO[bytes] | Beginning
+
+    def read(self, size: int) -> bytes:
+        if self.head:
+            block, self.head = self.head[:size], self.head[size:]
+            return block
+        return self.stream.read(size)
+
+
+def head_compression(head: bytes, named: str | None) -> str | None:
+    """Return the compression that a file's first bytes show, whatever its name says; None for a plain file.
+
+    Servers and browsers inflate files, and leave them the names of compressed ones. What has the name of a compressed
+    file and begins with neither text nor a compression's mark is a damaged one.
+    """
+    if named == "zst" and _SKIPPABLE.match(head):
+        return named
+    shown = next((kind for kind, mark in _COMPRESSED.items() if mark.match(head)), None)
+    return shown if shown or _TEXT.fullmatch(head) else named
+
+
+def inflated(stream: IO[bytes] | Beginning | Rest, compression: str | None) -> Iterator[bytes]:
     """Yield a stream's decompressed blocks; several members or frames may follow one another, or none at all."""
     if compression is None:
         while block := stream.read(_BLOCK):

@@ -28,8 +28,6 @@ class Pool:
     shards: tuple[Shard, ...]
     ignored: tuple[str, ...] = ()
     """Other files at the address, such as a dataset card."""
-    arrays: tuple[str, ...] = ()
-    """Those of them that hold rows as a JSON array."""
     other_splits: tuple[str, ...] = ()
     """Shards of splits that were not asked for."""
 
@@ -41,8 +39,6 @@ class Pool:
             line += f"; without a byte: {_listed(empty)}"
         if self.ignored:
             line += f"; not read: {_listed(self.ignored)}"
-        if self.arrays:
-            line += f" (rows in a JSON array, which `jq -c '.[]'` puts on lines: {', '.join(self.arrays[:_NAMED])})"
         if self.other_splits:
             line += f"; of other splits, which FOLDER:SPLIT reads: {_listed(self.other_splits)}"
         return line
@@ -85,14 +81,12 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
     shards: dict[str, Shard] = {}
     ignored: set[str] = set()
     other_splits: set[str] = set()
-    arrays: set[str] = set()
     for item in addresses:
         if not str(item):
             raise SettingsError("An address is empty.", hint="Name a folder, a glob, a file, a hub id or a url.")
         listing = find_shards(str(item))
         ignored.update(listing.ignored)
         other_splits.update(listing.other_splits)
-        arrays.update(listing.arrays)
         for shard in listing.shards:
             by_line = txt_lines and shard.format == "txt"
             shards.setdefault(_identity(shard), replace(shard, format="txt_lines") if by_line else shard)
@@ -101,7 +95,6 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
         shards=tuple(sorted(_with_unique_names(list(shards.values())), key=lambda s: s.name)),
         ignored=tuple(sorted(ignored)),
         other_splits=tuple(sorted(other_splits)),
-        arrays=tuple(sorted(arrays)),
     )
 
 

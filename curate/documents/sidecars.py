@@ -8,19 +8,20 @@ from itertools import islice
 import orjson
 
 from curate.documents import formats
+from curate.documents.elements import HEAD
 from curate.documents.files import local_path, open_binary, plain_name
 from curate.documents.shards import BadRow, Row, Shard
 from curate.errors import CurateError
 
 _LARGEST = 64 << 20
-_ROWS_IN_ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*\{")
+_ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[")
 
 
 def without_sidecars(shards: Sequence[Shard]) -> list[Shard]:
     """Return the shards that are data; all where none is.
 
-    A .json is no data when its lines are not objects and the whole is one value, or when it is a single object that has
-    no column of the other shards. In an object store files of JSON are opened only where there are others, too.
+    A .json is no data when it is one value and no objects, or when it has no column of the other shards and is a single
+    object or an array. In an object store files of JSON are opened only where there are others, too.
     """
     others = [s for s in shards if not plain_name(s.name).endswith(".json")]
     if len(others) == len(shards) or (not others and local_path(shards[0].url) is None):
@@ -28,8 +29,12 @@ def without_sidecars(shards: Sequence[Shard]) -> list[Shard]:
     beginnings = {s.name: _beginning(s) for s in shards if plain_name(s.name).endswith(".json")}
     unfit = {n for n, rows in beginnings.items() if rows is None}
     single = {n for n, rows in beginnings.items() if rows is not None and len(rows) == 1}
-    columns = _columns([s for s in shards if s.name not in unfit | single])
-    foreign = {n for n in single if columns and columns.isdisjoint(_keys(beginnings[n]))}
+    arrays = {s.name for s in shards if s.name in beginnings and _is_array(s)} - unfit - single
+    foreign: set[str] = set()
+    for doubtful in (single | arrays, single):
+        if columns := _columns([s for s in shards if s.name not in unfit | doubtful]):
+            foreign = {n for n in doubtful if columns.isdisjoint(_keys(beginnings[n]))}
+            break
     return [s for s in shards if s.name not in unfit | foreign] or list(shards)
 
 
@@ -40,6 +45,11 @@ def _beginning(shard: Shard) -> list[Row] | None:
         return None if rows and isinstance(rows[0], BadRow) and _is_one_value(shard) else rows
     except CurateError:  # a damaged file: reading the pool reports it
         return []
+
+
+def _is_array(shard: Shard) -> bool:
+    with open_binary(shard.url) as stream:
+        return _ARRAY.match(stream.read(HEAD)) is not None
 
 
 def _is_one_value(shard: Shard) -> bool:
@@ -66,9 +76,3 @@ def _columns(shards: Sequence[Shard]) -> set[str]:
 
 def _keys(rows: list[Row] | None) -> set[str]:
     return {key for row in rows or () if not isinstance(row, BadRow) for key in row}
-
-
-def is_array_of_objects(shard: Shard) -> bool:
-    """Return whether a file begins as rows in a JSON array do."""
-    with open_binary(shard.url) as stream:
-        return _ROWS_IN_ARRAY.match(stream.read(1 << 10)) is not None

@@ -12,8 +12,19 @@ import pyarrow as pa
 
 from curate.documents.choices import chosen
 from curate.documents.drawing import draw_from_stream, until_broken, with_damage
+from curate.documents.elements import HEAD
 from curate.documents.files import COMPRESSIONS, compression_of, open_binary
-from curate.documents.lines import Beginning, Truncated, as_utf8, encoding_of, filled_line, inflated, split_lines
+from curate.documents.lines import (
+    Beginning,
+    Rest,
+    Truncated,
+    as_utf8,
+    encoding_of,
+    filled_line,
+    head_compression,
+    inflated,
+    split_lines,
+)
 from curate.documents.shards import BadRow, Choice, DamagedShard, Row, Shard
 from curate.documents.stretches import Course, Mark
 from curate.errors import CurateError
@@ -61,8 +72,6 @@ class Streamed(Generic[R]):
     """What a line should be, for the error where none of the first lines is one."""
     hint: str | None = None
     """The hint of that error."""
-    check: Callable[[Shard, R], None] | None = None
-    """Raise CurateError for a first record that shows the file to be something else."""
     note: str = ""
     named_only: bool = False
     rows_per_shard: int | None = None
@@ -70,6 +79,8 @@ class Streamed(Generic[R]):
     """Whether records are JSON objects, as bytes; a selection as lines of JSON copies them."""
     lines_alone: bool = False
     """Whether every line that is not blank is a record, as bytes, so that reading goes on behind any of them."""
+    spans_lines: Callable[[bytes], bool] | None = None
+    """Of a file's first bytes, tell whether its records are no lines after all, so that it is read from its start."""
     preamble: Callable[[Iterator[bytes], Shard], list[bytes]] | None = None
     """Of a file's lines, return those that stand before the rest where reading goes on behind a record, which ends with
     a line. None: where lines are no records, a file is read from its start only."""
@@ -140,7 +151,7 @@ class Streamed(Generic[R]):
         """Stream what `numbered` does of a plain file, from its mark on."""
         try:
             with open_binary(shard.url) as stream:
-                if not course.mark.offset and encoding_of(stream.read(4)) is not None:
+                if not course.mark.offset and self._is_read_whole(stream.read(HEAD)):
                     yield from self.numbered(shard)
                 elif self.lines_alone:
                     yield from _lines_along(stream, course)
@@ -148,6 +159,11 @@ class Streamed(Generic[R]):
                     yield from self._records_along(stream, shard, course)
         except OSError as error:
             raise CurateError(f"{shard.url}: reading failed after {course.mark.row} rows: {error}") from error
+
+    def _is_read_whole(self, head: bytes) -> bool:
+        """Return whether a plain file with these first bytes has no marks."""
+        by_head = head_compression(head, None) is not None or encoding_of(head[:4]) is not None
+        return by_head or (self.spans_lines is not None and self.spans_lines(head))
 
     def _records_along(self, stream: IO[bytes], shard: Shard, course: Course) -> Iterator[tuple[int, int, R]]:
         offset, row, line = course.mark
@@ -207,8 +223,6 @@ class Streamed(Generic[R]):
 
     def columns(self, shard: Shard) -> list[str]:
         """List the columns of the first thousand rows, or of those before the damage."""
-        if self.check and (numbered_record := next(self.numbered(shard), None)):
-            self.check(shard, numbered_record[2])
         columns: dict[str, None] = {}
         first_bad: BadRow | None = None
         damage: list[DamagedShard] = []
@@ -285,7 +299,9 @@ def _lines_along(stream: IO[bytes], course: Course) -> Iterator[tuple[int, int, 
 
 
 def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:
-    return as_utf8(inflated(stream, compression_of(shard.url)))
+    """Yield a file's text; what its first bytes say of its compression wins over what its name says."""
+    head = stream.read(HEAD)
+    return as_utf8(inflated(Rest(head, stream), head_compression(head, compression_of(shard.url))))
 
 
 def _readable(head: bytes, shard: Shard) -> Iterator[bytes]:

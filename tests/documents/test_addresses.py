@@ -219,6 +219,11 @@ def test_endings_in_capitals_and_before_a_query_are_known(tmp_path, name):
     assert [d.text for d in documents(shard, Fields())] == ["one", "two"]
 
 
+def test_a_question_mark_in_a_name_is_no_query(tmp_path):
+    write(tmp_path / "what? [1] #2 100%.jsonl", ROWS)
+    assert names(tmp_path) == ["what? [1] #2 100%.jsonl"]
+
+
 def test_json_that_is_no_data_is_left_out_beside_shards_and_said(tmp_path):
     write(tmp_path / "data/a.parquet", ROWS)
     write(tmp_path / "b.json", [{"text": "three", "id": 3}])
@@ -230,13 +235,20 @@ def test_json_that_is_no_data_is_left_out_beside_shards_and_said(tmp_path):
     assert pool.listing == "2 shards; not read: 3 .json"
 
 
-def test_rows_in_a_json_array_are_named_among_what_is_not_read(tmp_path):
+def test_rows_in_a_json_array_are_data_where_they_have_a_column_of_the_others(tmp_path):
     write(tmp_path / "a.jsonl", ROWS)
     (tmp_path / "rows.json").write_text('\ufeff [\n {"text": "three"},\n {"text": "four"}\n]', encoding="utf-8")
     (tmp_path / "stats.json").write_text('[\n1,\n{"rows": 2}\n]')
-    listing = open_pool(tmp_path).listing
-    assert listing.startswith("1 shard; not read: 2 .json (rows in a JSON array, which `jq -c '.[]'`")
-    assert listing.endswith(": rows.json)")
+    (tmp_path / "index.json").write_text('[{"file": "a.jsonl"}, {"file": "b.jsonl"}]')
+    pool = open_pool(tmp_path)
+    assert [s.name for s in pool.shards] == ["a.jsonl", "rows.json"]
+    assert pool.listing == "2 shards; not read: 2 .json"
+
+
+def test_beside_arrays_alone_a_single_object_is_no_data(tmp_path):
+    (tmp_path / "rows.json").write_text('[{"text": "three"}, {"text": "four"}]')
+    (tmp_path / "config.json").write_text('{\n "rows": 2\n}')
+    assert names(tmp_path) == ["rows.json"]
 
 
 def test_a_folder_of_json_alone_is_read_as_lines(tmp_path):

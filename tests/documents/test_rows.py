@@ -148,9 +148,9 @@ def test_a_truncated_stream_gives_what_was_readable_then_an_error(tmp_path, endi
 
 
 @pytest.mark.parametrize("ending", ["gz", "zst", "bz2", "xz"])
-def test_what_is_no_compressed_stream_is_an_error(tmp_path, ending):
+def test_what_is_neither_text_nor_a_compressed_stream_is_an_error(tmp_path, ending):
     path = tmp_path / f"a.jsonl.{ending}"
-    path.write_bytes(b"not compressed at all")
+    path.write_bytes(b"\x00\x01 not compressed at all")
     with pytest.raises(CurateError, match=r"0 rows could be read"):
         list(rows(shard_at(path)))
 

@@ -25,6 +25,9 @@ ENDINGS = (
     ".parquet",
     ".arrow",
     ".file.arrow",
+    ".feather",
+    ".array.json",
+    ".lines.json.gz",
 )
 TEXT_ENDINGS = (*ENDINGS, ".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz")
 """Those too in which every value is a string."""
@@ -39,6 +42,10 @@ def write(path: Path, rows: list[dict[str, Any]], *, block: int = 3) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     is_table = ".csv" in path.name or ".tsv" in path.name
     data = _table(rows, "," if ".csv" in path.name else "\t") if is_table else lines_of(rows)
+    if ".array." in path.name:
+        data = json.dumps(rows, ensure_ascii=False).encode()
+    elif ".lines." in path.name:
+        data = b"\n".join(json.dumps(r, ensure_ascii=False, indent=1).encode() for r in rows)
     if path.name.endswith(".gz"):
         data = gzip.compress(data)
     elif path.name.endswith(".zst"):
@@ -51,6 +58,8 @@ def write(path: Path, rows: list[dict[str, Any]], *, block: int = 3) -> Path:
         data = _parquet(pa.Table.from_pylist(rows), block)
     elif path.name.endswith(".arrow"):
         data = _arrow(pa.Table.from_pylist(rows), block, as_file=path.name.endswith(".file.arrow"))
+    elif path.name.endswith(".feather"):
+        data = _arrow(pa.Table.from_pylist(rows), block, as_file=True)
     path.write_bytes(data)
     return path
 

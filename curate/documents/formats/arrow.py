@@ -9,8 +9,10 @@ import pyarrow as pa
 from curate.documents.columnar import Columnar
 from curate.documents.files import local_path, open_binary
 from curate.documents.shards import Shard
+from curate.errors import CurateError
 
 _FILE_MAGIC = b"ARROW1"
+_FEATHER_1 = b"FEA1"
 
 
 class _File:
@@ -22,6 +24,11 @@ class _File:
             source = stack.enter_context(pa.PythonFile(open_binary(shard.url), mode="r"))
         magic = source.read(len(_FILE_MAGIC))
         source.seek(0)
+        if magic.startswith(_FEATHER_1):
+            raise CurateError(
+                f"{shard.url}: Feather of version 1, which is no Arrow file.",
+                hint="Write it again: pyarrow.feather.write_feather(pyarrow.feather.read_table(FILE), FILE).",
+            )
         opener = pa.ipc.open_file if magic == _FILE_MAGIC else pa.ipc.open_stream  # `datasets` writes streams
         self._reader: Any = stack.enter_context(opener(source))
 
@@ -51,4 +58,4 @@ class _File:
         return iter(self._reader)
 
 
-FORMAT = Columnar(suffixes=(".arrow",), kind="Arrow", open=_File)
+FORMAT = Columnar(suffixes=(".arrow", ".feather"), kind="Arrow", open=_File)

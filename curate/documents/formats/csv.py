@@ -1,5 +1,6 @@
 """Values between commas (.csv) or tabs (.tsv) below a header, as RFC 4180 and Python's `csv` write them.
 
+Where the header has none of these, its names may stand between semicolons or bars, as spreadsheets write them.
 Every column is text: 007 and 1.50 stay what they are, whatever other rows hold, and SQL casts where it needs numbers
 (`year::INT`). An empty field is null. A quoted field may hold separators, line ends and doubled quotes. The header must
 name every column, each once. A row that is not whole (a stray quote, more or fewer fields than the header) is set aside
@@ -8,6 +9,7 @@ with the line that it begins on; of one with text that is not UTF-8 the other co
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +30,7 @@ Record = tuple[Sequence[str], list[str] | str]
 def records(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, Record]]:
     """Yield every row below the header. Raises CurateError for a header that does not name its columns."""
     header: list[str] | None = None
-    for number, fields in _numbered(blocks, _separator(shard)):
+    for number, fields in _numbered(blocks, shard):
         if header is None:
             header = _checked(fields, number, shard)
         else:
@@ -44,18 +46,26 @@ def preamble(lines: Iterator[bytes], shard: Shard) -> list[bytes]:
             read.append(line)
             yield line + b"\n"
 
-    next(_numbered(noted(), _separator(shard)), None)
+    next(_numbered(noted(), shard), None)
     return read
 
 
-def _separator(shard: Shard) -> str:
-    return "\t" if plain_name(shard.url).endswith(".tsv") else ","
+def _separator(header: str, shard: Shard) -> str:
+    """Return what stands between a header's names: commas or tabs by the file's name, or else what there is."""
+    by_name = "\t" if plain_name(shard.url).endswith(".tsv") else ","
+    return next((s for s in (by_name, ",", "\t", ";", "|") if s in header), by_name)
 
 
-def _numbered(blocks: Iterator[bytes], separator: str) -> Iterator[tuple[int, list[str] | str]]:
+def _numbered(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, list[str] | str]]:
     """Yield (line that it begins on, fields or what is wrong) of every row that is not blank."""
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST))  # one for the process, 128 KiB unless raised
-    reader = csv.reader(_texts(blocks), delimiter=separator, strict=True)
+    texts, beginning = _texts(blocks), []
+    for text in texts:
+        beginning.append(text)
+        if not text.isspace():
+            break
+    separator = _separator("".join(beginning), shard)
+    reader = csv.reader(chain(beginning, texts), delimiter=separator, strict=True)
     while True:
         number = reader.line_num + 1
         try:
@@ -147,6 +157,6 @@ FORMAT = Streamed(
     count=_count,
     preamble=preamble,
     row="a whole row",
-    hint="Rows need as many fields as the header has, between commas (.csv) or tabs (.tsv).",
+    hint="Rows need as many fields as the header has, between the same separators.",
     note="below a header",
 )

@@ -1,15 +1,16 @@
-"""Lines of JSON, one object each."""
+"""Lines of JSON, one object each; also arrays of objects, and objects over several lines."""
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
-from curate.documents.lines import filled_lines
+from curate.documents.elements import elements, spans_lines, with_head
+from curate.documents.lines import Truncated, filled_lines
 from curate.documents.shards import BadRow, Row, Shard
-from curate.documents.streamed import Streamed
-from curate.errors import CurateError
+from curate.documents.streamed import Streamed, count_lines
 
 _SHOWN = 80
 _SURE = frozenset({str, int, bool, type(None)})
@@ -19,8 +20,23 @@ _DIGITS = bytes(ord("0") if chr(i).isdecimal() and i < 128 else i for i in range
 
 
 def records(blocks: Iterator[bytes], _shard: Shard) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank."""
+    """Yield the lines that are not blank, or the elements of an array."""
+    head, blocks = with_head(blocks)
+    if spans_lines(head):
+        return elements(blocks, lambda text: not isinstance(decode(text, 0), BadRow))
     return filled_lines(blocks)
+
+
+def _count(blocks: Iterator[bytes], shard: Shard) -> int:
+    """Count the rows in the first blocks of a file; blank lines, too."""
+    head, blocks = with_head(blocks)
+    if not spans_lines(head):
+        return count_lines(blocks, shard)
+    count = 0
+    with suppress(Truncated):  # the blocks end anywhere
+        for _ in elements(blocks, lambda _: False):
+            count += 1
+    return count
 
 
 def decode(line: bytes, number: int) -> Row:
@@ -66,22 +82,15 @@ def _shown(line: bytes) -> str:
     return line[:_SHOWN].decode("utf-8", "replace").strip()
 
 
-def _refuse_array(shard: Shard, line: bytes) -> None:
-    if line.lstrip().startswith(b"["):
-        raise CurateError(
-            f"{shard.url}: the file begins with a JSON array; expected one object per line.",
-            hint="Turn it into lines: jq -c '.[]' FILE > FILE.jsonl",
-        )
-
-
 FORMAT = Streamed(
     endings=(".jsonl", ".ndjson", ".json"),
     records=records,
     decode=decode,
-    check=_refuse_array,
+    count=_count,
     row="an object",
-    hint="Each line must hold one JSON object. To put them on lines: jq -c . FILE > FILE.jsonl",
-    note="one object per line",
+    hint="Each line must hold one JSON object, or the file an array of them.",
+    note="one object per line, or an array of them",
     json_lines=True,
     lines_alone=True,
+    spans_lines=spans_lines,
 )

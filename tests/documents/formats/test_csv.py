@@ -33,6 +33,16 @@ def test_every_column_is_text_and_an_empty_field_is_null(tmp_path):
     assert table.to_pylist() == values(shard)
 
 
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", "|"), ("a.tsv", ",")])
+def test_names_that_stand_between_other_separators_are_told_from_the_header(tmp_path, name, separator):
+    shard = shard_of(tmp_path, f"\nid{separator}text\n1{separator}one two\n".encode(), name)
+    assert values(shard) == [{"id": "1", "text": "one two"}]
+
+
+def test_a_single_column_may_hold_what_separates_others(tmp_path):
+    assert values(shard_of(tmp_path, b"text\none;two\n")) == [{"text": "one;two"}]
+
+
 def test_a_byte_order_mark_crlf_and_blank_lines_are_harmless_and_quoted_line_ends_stay(tmp_path):
     shard = shard_of(tmp_path, b'\xef\xbb\xbftext,n\r\n"one,\r\n\r\n""1""",1\r\n\r\n  \r\ntwo,2')
     assert values(shard) == [{"text": 'one,\r\n\r\n"1"', "n": "1"}, {"text": "two", "n": "2"}]
@@ -99,7 +109,7 @@ def test_a_header_that_does_not_name_its_columns_is_refused(tmp_path, header, se
 
 
 def test_a_file_without_a_whole_row_is_an_error_before_any_work(tmp_path):
-    shard_of(tmp_path, b"text;n\none;1,5\ntwo;2,5\n")
+    shard_of(tmp_path, b"text,n\none,1,5\ntwo,2,5\n")
     with pytest.raises(CurateError, match=r"none of the first lines is a whole row; wrong number of fields, line 2"):
         check_fields(open_pool(tmp_path), Fields())
 
