@@ -1,5 +1,6 @@
 """Read a target: a pool small enough for memory, with its groups."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,7 @@ def _readable(shard: Shard) -> Iterator[tuple[int, Row]]:
 
 def _group(raw: Row, column: str) -> str | None:
     value = ((raw.others or {}) if isinstance(raw, BadRow) else raw).get(column)
-    if value is None or isinstance(value, list | dict | bytes) or value == "":
+    is_nan = isinstance(value, float) and math.isnan(value)  # as pandas writes what is missing
+    if value is None or is_nan or isinstance(value, list | dict | bytes) or value == "":
         return None
     return str(value)

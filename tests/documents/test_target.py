@@ -32,6 +32,13 @@ def test_groups_follow_a_column_and_rows_without_a_value_are_set_aside(tmp_path,
     assert target.group_names == ("de", "en")
 
 
+def test_a_group_that_is_no_number_is_no_group(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "one", "level": NaN}\n{"text": "two", "level": 1.5}\n')
+    target = read_target(tmp_path / "t.jsonl", Fields(), group_by="level")
+    assert target.groups == ["1.5"]
+    assert [s.reason for s in target.skipped] == ["no group"]
+
+
 def test_group_values_become_strings_and_any_column_can_group(tmp_path):
     path = write(tmp_path / "t.jsonl", ROWS)
     assert read_target(path, Fields(), group_by="level").groups == ["2", "1", "1"]
