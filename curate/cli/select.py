@@ -1,5 +1,6 @@
 """`curate select`: from scores to a dataset, in seconds and without scoring again."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 
 
 @click.command(cls=_InOrder)
-@click.argument("run", required=False, type=click.Path())
+@click.argument("runs", nargs=-1, type=click.Path(), metavar="[RUN]")
 @click.option(
     "--top",
     metavar="SHARE|N",
@@ -108,7 +109,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    run: str | None,
+    runs: tuple[str, ...],
     top: str | None,
     budget: str | None,
     names: tuple[str, ...],
@@ -151,10 +152,16 @@ def command(
         _print_filters(as_json)
         return
     from curate.cli._runs import chosen_run
+    from curate.errors import SettingsError
     from curate.pipeline import select
 
     filters = _filters(names, params)
-    opened_run = chosen_run(run)
+    if len(runs) > 1:
+        raise SettingsError(
+            f"{len(runs)} runs are given; expected one.",
+            hint=f"Runs of slices of a pool become one first: {shlex.join(['curate', 'merge', *runs, '--out', 'runs/all'])}",
+        )
+    opened_run = chosen_run(*runs or (None,))
     with RichReporter() as reporter:
         selection = select.run(
             opened_run,
