@@ -15,7 +15,7 @@ from curate.executors.contract import Work
 from curate.folders.kept import same_file
 from curate.folders.local import refuse_place
 from curate.folders.merging import Sequel
-from curate.folders.record import differences
+from curate.folders.record import differences, without_consequences
 from curate.pipeline.ending import kinds_of, log, warn_of_mixed
 from curate.pipeline.origin import decisions, fit_of, remember_shards
 from curate.progress import Reporter, Silent, Task
@@ -134,18 +134,16 @@ def _refuse_unfit(run: Run) -> None:
 def _refuse_other(first: Run, run: Run) -> None:
     """Raise SettingsError unless two runs score alike: by the same settings, contents and fits."""
     theirs, ours = (decisions(r, but=_ADDRESSES, but_contents=_SLICES) for r in (first, run))
-    if lines := differences(theirs, ours, had=f"{first.address} has", asked=f"{run.address} has"):
-        raise SettingsError(
-            f"{first.address} and {run.address} cannot be one run:\n  " + "\n  ".join(lines),
-            hint=f"Their scores do not compare. Score the slice again: curate score --fit-from {first.address}"
-            f" --pool {' --pool '.join(run.record.pool)} --out …",
-        )
+    problem = f"{first.address} and {run.address} cannot be one run"
+    hint = (
+        f"Score the slice as the other was: curate score --fit-from {first.address}"
+        f" --pool {' --pool '.join(run.record.pool)} --out …"
+    )
+    lines = differences(theirs, ours, had=f"{first.address} has", asked=f"{run.address} has")
+    if lines := without_consequences(lines, ())[0]:
+        raise SettingsError(f"{problem}:\n  " + "\n  ".join(lines), hint=hint)
     if fit_of(first) != fit_of(run) and "background" in methods.get(run.record.method or "").NEEDS:
-        raise SettingsError(
-            f"{first.address} and {run.address} cannot be one run: each was fitted on a sample of its own pool.",
-            hint=f"Score the slice with the other's fits: curate score --fit-from {first.address}"
-            f" --pool {' --pool '.join(run.record.pool)} --out …",
-        )
+        raise SettingsError(f"{problem}: each was fitted on a sample of its own pool.", hint=hint)
 
 
 def _pool_of(run: Run) -> Pool:
