@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from curate.cli._output import RichReporter
     from curate.scores.run import Run
-    from curate.selection.select import FilterChoice, Selection
+    from curate.selection.selection import Selection
+    from curate.selection.steps import FilterChoice
 
 _LISTED = 12
 _FILTER, _PARAM = ("--filter", "-f"), ("--param", "-p")
@@ -107,6 +108,13 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
     metavar="COLUMN",
     help="Column to compare composition by.  [default: that of a quota, else source, else shard]",
 )
+@click.option(
+    "--workers",
+    default="auto",
+    metavar="N",
+    show_default=True,
+    help="Processes that share the writing, shard by shard; auto: one per core where there is enough to write.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     runs: tuple[str, ...],
@@ -157,9 +165,9 @@ def command(
 
     filters = _filters(names, params)
     if len(runs) > 1:
+        merge = shlex.join(["curate", "merge", *runs, "--out", "runs/all"])
         raise SettingsError(
-            f"{len(runs)} runs are given; expected one.",
-            hint=f"Runs of slices of a pool become one first: {shlex.join(['curate', 'merge', *runs, '--out', 'runs/all'])}",
+            f"{len(runs)} runs are given; expected one.", hint=f"Runs of slices of a pool become one first: {merge}"
         )
     opened_run = chosen_run(*runs or (None,))
     with RichReporter() as reporter:

@@ -95,7 +95,9 @@ def run(runs: Sequence[Run | Path | str], out: Path | str, *, reporter: Reporter
     Run.refuse_foreign(out)
     reporter, started = reporter or Silent(), time.time()
     merging = plan(runs)
-    with Run.start(out, settings=_settings(merging), fingerprints=_prints(merging), details=_details(merging)) as merged:
+    with Run.start(
+        out, settings=_settings(merging), fingerprints=_prints(merging), details=_details(merging)
+    ) as merged:
         merged.log.begin(merged=merging.record()["runs"])
         remember_shards(merged, merging.pool)
         _keep_fits(merging.runs[0], merged)
@@ -165,8 +167,8 @@ def _refuse_overlap(runs: Sequence[Run], pools: Sequence[Pool]) -> None:
                 keys.append((shard.name, contents[shard.name]))
             if other := next((seen[key] for key in keys if seen.get(key, run) is not run), None):
                 raise SettingsError(
-                    f"{other.address} and {run.address} have the shard {shard.name} in common; expected slices of a pool"
-                    " that do not overlap.",
+                    f"{other.address} and {run.address} have the shard {shard.name} in common; expected slices of a"
+                    " pool that do not overlap.",
                     hint="Leave one of the runs out, or score its slice again without that shard.",
                 )
             seen |= dict.fromkeys(keys, run)

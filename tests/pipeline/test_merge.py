@@ -105,7 +105,8 @@ def test_runs_that_score_otherwise_are_refused_with_what_differs(place, tmp_path
     other = curate.score(settings(place, "2", method="length", seed=3), tmp_path / "length")
     with pytest.raises(SettingsError) as refusal:
         curate.plan_merge([place / "runs" / "0", other])
-    assert 'method: ' in str(refusal.value) and '"length"' in str(refusal.value)
+    assert "method: " in str(refusal.value)
+    assert '"length"' in str(refusal.value)
     assert "seed: " in str(refusal.value)
 
 

@@ -18,7 +18,7 @@ from curate.proof.selection import Selected
 from curate.proxies.loading import load_tokenizer
 from curate.proxies.tokens import Encoder, TokenSettings
 from curate.scores.run import Run
-from curate.selection.select import Selection
+from curate.selection.selection import Selection
 from curate.training.tokenizer import train_tokenizer
 from tests.scoring import TOPICS, make_proxy_folder
 from tests.selection.test_megatron import read
