@@ -29,9 +29,11 @@ __all__ = [
     "index",
     "latest_run",
     "make_search",
+    "merge",
     "neighbours",
     "plan_cascade",
     "plan_index",
+    "plan_merge",
     "plan_predict",
     "plan_rescore",
     "plan_score",
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from curate.pipeline.index import make_search, neighbours
     from curate.pipeline.index import plan as plan_index
     from curate.pipeline.index import run as index
+    from curate.pipeline.merge import plan as plan_merge
+    from curate.pipeline.merge import run as merge
     from curate.pipeline.predict import plan as plan_predict
     from curate.pipeline.predict import run as predict
     from curate.pipeline.query import run as query
@@ -106,9 +110,11 @@ _HOMES = {
     "index": "curate.pipeline.index:run",
     "latest_run": "curate.scores.run",
     "make_search": "curate.pipeline.index",
+    "merge": "curate.pipeline.merge:run",
     "neighbours": "curate.pipeline.index",
     "plan_cascade": "curate.pipeline.cascade:plan",
     "plan_index": "curate.pipeline.index:plan",
+    "plan_merge": "curate.pipeline.merge:plan",
     "plan_rescore": "curate.pipeline.rescore:plan",
     "plan_score": "curate.pipeline.score:plan",
     "plan_predict": "curate.pipeline.predict:plan",

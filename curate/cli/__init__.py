@@ -29,6 +29,7 @@ ORDER = (
         "rescore",
         "report",
         "why",
+        "merge",
         "select",
         "validate",
         "verify",

@@ -1,5 +1,6 @@
 """`curate select`: from scores to a dataset, in seconds and without scoring again."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
     from curate.cli._output import RichReporter
     from curate.scores.run import Run
-    from curate.selection.select import FilterChoice, Selection
+    from curate.selection.selection import Selection
+    from curate.selection.steps import FilterChoice
 
 _LISTED = 12
 _FILTER, _PARAM = ("--filter", "-f"), ("--param", "-p")
@@ -42,7 +44,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 
 
 @click.command(cls=_InOrder)
-@click.argument("run", required=False, type=click.Path())
+@click.argument("runs", nargs=-1, type=click.Path(), metavar="[RUN]")
 @click.option(
     "--top",
     metavar="SHARE|N",
@@ -106,9 +108,16 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
     metavar="COLUMN",
     help="Column to compare composition by.  [default: that of a quota, else source, else shard]",
 )
+@click.option(
+    "--workers",
+    default="auto",
+    metavar="N",
+    show_default=True,
+    help="Processes that share the writing, shard by shard; auto: one per core where there is enough to write.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    run: str | None,
+    runs: tuple[str, ...],
     top: str | None,
     budget: str | None,
     names: tuple[str, ...],
@@ -151,10 +160,16 @@ def command(
         _print_filters(as_json)
         return
     from curate.cli._runs import chosen_run
+    from curate.errors import SettingsError
     from curate.pipeline import select
 
     filters = _filters(names, params)
-    opened_run = chosen_run(run)
+    if len(runs) > 1:
+        merge = shlex.join(["curate", "merge", *runs, "--out", "runs/all"])
+        raise SettingsError(
+            f"{len(runs)} runs are given; expected one.", hint=f"Runs of slices of a pool become one first: {merge}"
+        )
+    opened_run = chosen_run(*runs or (None,))
     with RichReporter() as reporter:
         selection = select.run(
             opened_run,

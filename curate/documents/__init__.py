@@ -4,7 +4,7 @@ from curate.documents.amounts import rows_of_all, rows_of_each
 from curate.documents.check import FirstRows, check_fields, look
 from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
-from curate.documents.pool import Pool, open_pool
+from curate.documents.pool import Pool, identity, open_pool
 from curate.documents.records import documents, hash_content
 from curate.documents.rows import columns_metadata, estimated_rows, json_lines, raw_tables, rows
 from curate.documents.sample import draw_sample, estimated_size, sample_rows
@@ -36,6 +36,7 @@ __all__ = [
     "estimated_size",
     "hash_content",
     "hold_out",
+    "identity",
     "json_lines",
     "look",
     "open_pool",

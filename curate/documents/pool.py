@@ -89,7 +89,7 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
         other_splits.update(listing.other_splits)
         for shard in listing.shards:
             by_line = txt_lines and shard.format == "txt"
-            shards.setdefault(_identity(shard), replace(shard, format="txt_lines") if by_line else shard)
+            shards.setdefault(identity(shard), replace(shard, format="txt_lines") if by_line else shard)
     return Pool(
         address=tuple(str(a) for a in addresses),
         shards=tuple(sorted(_with_unique_names(list(shards.values())), key=lambda s: s.name)),
@@ -109,7 +109,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(clauses[:_NAMED]) + (f" and {len(clauses) - _NAMED} more kinds" if len(clauses) > _NAMED else "")
 
 
-def _identity(shard: Shard) -> str:
+def identity(shard: Shard) -> str:
+    """Return what tells a shard's file from others, by whatever address it was reached."""
     path = local_path(shard.url)
     return str(path.resolve()) if path is not None else shard.url
 

@@ -85,9 +85,9 @@ def json_lines(
     file_format = formats.get(shard.format)
     if not isinstance(file_format, Streamed) or not file_format.json_lines:
         return None
-    lines = file_format.lines(shard, only)
+    lines, partitions = file_format.lines(shard, only), shard.partitions
     decoded = (
-        (number, *_with_partitions(line, row, shard)) for number, line, row in lines if not isinstance(row, BadRow)
+        (number, *_with_partitions(line, row, partitions)) for number, line, row in lines if not isinstance(row, BadRow)
     )
     return (
         (np.array([n for n, _, _ in batch], np.int64), [line for _, line, _ in batch], [row for _, _, row in batch])
@@ -95,8 +95,10 @@ def json_lines(
     )
 
 
-def _with_partitions(line: bytes, row: Mapping[str, Any], shard: Shard) -> tuple[bytes, Mapping[str, Any]]:
-    if not (missing := {n: v for n, v in shard.partitions.items() if n not in row}):
+def _with_partitions(
+    line: bytes, row: Mapping[str, Any], partitions: Mapping[str, str | None]
+) -> tuple[bytes, Mapping[str, Any]]:
+    if not (missing := {n: v for n, v in partitions.items() if n not in row}):
         return line, row
     begun = line.rstrip()[:-1].rstrip()
     comma = b"" if begun.endswith(b"{") else b", "

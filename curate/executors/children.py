@@ -15,7 +15,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
-import torch
 from tqdm import tqdm
 
 from curate import threads
@@ -36,6 +35,8 @@ class Child:
     pipe: Connection
     device: str | None = None
     """The CUDA device that it sees; None: all of them."""
+    computes: bool = True
+    """Whether it needs torch, which takes seconds to load."""
 
     def receive(self) -> Any:
         """Return the next message. Raises the error that the process failed with, or ChildEnded."""
@@ -97,18 +98,22 @@ class Failure:
 
 @contextmanager
 def started(
-    work: Callable[..., None], orders: Sequence[Any], *, devices: Sequence[str | None] | None = None
+    work: Callable[..., None],
+    orders: Sequence[Any],
+    *,
+    devices: Sequence[str | None] | None = None,
+    computes: bool = True,
 ) -> Iterator[list[Child]]:
     """Start a process per order, which calls `work(order, pipe)`; none outlives the block or this process.
 
     The end of the block kills them: wait for their last message before. `devices` are
-    the CUDA devices that the processes see, one each; None: all of them.
+    the CUDA devices that the processes see, one each; None: all of them. `computes`: they need torch.
     """
     children: list[Child] = []
     try:
         with _uninterrupted():
             for order, device in zip(orders, devices or [None] * len(orders), strict=True):
-                children.append(_start(work, order, device))
+                children.append(_start(work, order, device, computes))
         yield children
     finally:
         for child in children:
@@ -119,16 +124,16 @@ def replace_child(children: list[Child], ended: Child, work: Callable[..., None]
     """Start a process on the device, and in the place, of one of `started` that has ended."""
     _end(ended)
     with _uninterrupted():
-        children[children.index(ended)] = _start(work, order, ended.device)
+        children[children.index(ended)] = _start(work, order, ended.device, ended.computes)
 
 
-def _start(work: Callable[..., None], order: Any, device: str | None) -> Child:
+def _start(work: Callable[..., None], order: Any, device: str | None, computes: bool) -> Child:
     context = multiprocessing.get_context("spawn")
     pipe, far_end = context.Pipe()
-    process = context.Process(target=_run, args=(work, order, far_end, device), daemon=True)
+    process = context.Process(target=_run, args=(work, order, far_end, device, computes), daemon=True)
     process.start()
     far_end.close()
-    return Child(process=process, pipe=pipe, device=device)
+    return Child(process=process, pipe=pipe, device=device, computes=computes)
 
 
 def _end(child: Child) -> None:
@@ -158,12 +163,13 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _run(work: Callable[..., None], order: Any, pipe: Connection, device: str | None) -> None:
+def _run(work: Callable[..., None], order: Any, pipe: Connection, device: str | None, computes: bool) -> None:
     """Run a child: set its device, silence warnings that its parent gives, end it with its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if device is not None:
         os.environ[_VISIBLE] = device  # before CUDA starts; the name is the parent's
-    threads.be_one_of_several()
+    if computes:
+        threads.be_one_of_several()
     warnings.simplefilter("ignore")
     tqdm.set_lock(threading.RLock())  # its own would be left behind as a semaphore when the process is ended
     try:
@@ -192,6 +198,8 @@ def cuda_devices(device: str, count: int) -> list[str | None]:
     """Return the CUDA device that each process sees: all in turn where `device` names none, else None."""
     if device not in ("auto", "cuda"):
         return [None] * count
+    import torch  # imported here: children that do not compute start without it
+
     num_devices = torch.cuda.device_count()
     visible = os.environ.get(_VISIBLE)
     names = visible.split(",")[:num_devices] if visible else [str(i) for i in range(num_devices)]

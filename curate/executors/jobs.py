@@ -32,7 +32,10 @@ Doer = Callable[[Any, Callable[[float], None]], object]
 
 
 class JobWork(Protocol):
-    """Work on jobs, as a value: it pickles, and loads nothing before it is opened."""
+    """Work on jobs, as a value: it pickles, and loads nothing before it is opened.
+
+    One that needs no torch says so by `computes = False`: its workers start seconds earlier.
+    """
 
     def open(self) -> Doer:
         """Load the model and all else that the jobs share; once per process."""

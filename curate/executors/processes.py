@@ -5,14 +5,13 @@ a kill leaves holes; the next start fills them.
 """
 
 import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
-
-import torch
 
 from curate.executors.ahead import ahead
 from curate.executors.children import Child, ChildEnded, cuda_devices, ready, replace_child, started
@@ -71,7 +70,8 @@ class Processes:
         _give_memory_back()
         count = min(self.workers, count)
         devices = cuda_devices(self.device, count)
-        with started(work_on_jobs, [work] * count, devices=devices) as children:
+        computes = getattr(work, "computes", True)
+        with started(work_on_jobs, [work] * count, devices=devices, computes=computes) as children:
             team = _Family(work=work_on_jobs, order=work, children=children)
             yield JobCrew(team=team, reporter=reporter).do_all
 
@@ -111,6 +111,10 @@ class _Family:
 def _give_memory_back() -> None:
     """Release device memory that torch caches, for the processes."""
     gc.collect()
+    if "torch" not in sys.modules:
+        return
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

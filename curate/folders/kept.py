@@ -45,7 +45,7 @@ class Kept(Generic[T]):
                 if self.refusal is not None:
                     return value
                 source = neighbour.local(self._file(name))
-                self.folder.put(self._file(name), partial(_same_file, source))
+                self.folder.put(self._file(name), partial(same_file, source))
                 return value
         if self.refusal is not None:
             raise self.refusal
@@ -105,7 +105,7 @@ def workplace(folder: Folder, name: str) -> Iterator[Path]:
     LocalFolder(scratch.parent).remove(scratch.name)
 
 
-def _same_file(source: Path, copy: Path) -> None:
+def same_file(source: Path, copy: Path) -> None:
     """Give a file a second name where the file system can (curvature takes gigabytes), else copy it."""
     try:
         os.link(source, copy)

@@ -34,7 +34,7 @@ from curate.scores.narrowing import ranking_columns
 from curate.scores.run import Run
 from curate.secrets import addresses_without_secrets
 from curate.selection.dump import MANIFEST, refuse_taken
-from curate.selection.select import Selection
+from curate.selection.selection import Selection
 from curate.selection.values import parse_top
 from curate.settings import gathered
 from curate.students.judging import LeftOut

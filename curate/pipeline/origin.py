@@ -8,16 +8,18 @@ and the older one's scores of every shard that has not changed: only new shards 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curate.documents import Pool, open_pool, sample_rows
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import put_json, read_json
 from curate.folders.record import decisive, differences
 from curate.progress import Reporter
-from curate.proxies.tokens import Encoded, Encoder
 from curate.score_settings import ScoreSettings, background_fingerprint
 from curate.scores.run import Run
+
+if TYPE_CHECKING:
+    from curate.proxies.tokens import Encoded, Encoder
 
 SHARDS = "shards.json"
 
@@ -55,10 +57,7 @@ class Origin:
                 f"Nothing can be taken from {run.address}:\n  " + "\n  ".join(lines),
                 hint="Leave these settings out (they come from that run), or score without --fit-from.",
             )
-        background = run.record.fingerprints.fit or background_fingerprint(
-            run.record.fingerprints.pool, ScoreSettings.from_record(run.record.settings)
-        )
-        return cls(run=run, background=background)
+        return cls(run=run, background=fit_of(run))
 
     def refuse_other_model(self, fingerprints: Mapping[str, str]) -> None:
         """Raise SettingsError unless the run was scored with a model, and states of its training, of these."""
@@ -68,7 +67,7 @@ class Origin:
                 hint="Give the model that it was scored with, or score without --fit-from.",
             )
 
-    def no_background(self) -> Sequence[Encoded]:
+    def no_background(self) -> Sequence["Encoded"]:
         """Raise CurateError: something is to be fitted that the run does not keep."""
         raise CurateError(
             f"{self.run.address} does not keep all that these settings need, and with --fit-from nothing is fitted"
@@ -76,7 +75,7 @@ class Origin:
             hint="Give the target, control set and method settings that it was prepared with, or leave --fit-from out.",
         )
 
-    def drawn_background(self, pool: Pool, encoder: Encoder) -> list[Encoded]:
+    def drawn_background(self, pool: Pool, encoder: "Encoder") -> list["Encoded"]:
         """Draw again the sample that the fits were made on, from a pool that has grown or where it was drawn first.
 
         Raises CurateError where neither holds the shards as they were.
@@ -117,6 +116,12 @@ class Origin:
             for r in (run, self.run)
         )
         return differences(theirs, ours, asked="now")
+
+
+def fit_of(run: Run) -> str:
+    """Return the fingerprint of the sample that a run's fits were made on, wherever it was drawn."""
+    prints = run.record.fingerprints
+    return prints.fit or background_fingerprint(prints.pool, ScoreSettings.from_record(run.record.settings))
 
 
 def decisions(run: Run, *, but: Collection[str], but_contents: Collection[str]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Selecting documents, shards or tokens of a run, written as rows or as tokens; only tokens need a tokenizer."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate import executors
 from curate.errors import SettingsError, nearest
 from curate.pipeline.embedding import mean_embedding
 from curate.pipeline.token_view import named_tokenizer, proxys_tokenizer, refuse_conflicts, token_view, whole_encoder
@@ -11,15 +13,19 @@ from curate.schema import token_column
 from curate.scores.run import Run
 from curate.selection.formats import MEGATRON
 from curate.selection.ranking import ranking_of
-from curate.selection.select import Selection, select
+from curate.selection.select import select
+from curate.selection.selection import Selection
 from curate.selection.token_units import SMOOTHINGS
 from curate.selection.tokens import TokenRequest, refuse_without_parts
-from curate.selection.values import parse_top
+from curate.selection.values import parse_budget, parse_top
+from curate.selection.workers import Workers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from curate.proxies.tokens import Encoder
+
+_WRITTEN_A_SECOND, _TOKENISED_A_SECOND = 5_000_000, 300_000  # tokens, by one worker, about
 
 
 def run(
@@ -38,6 +44,7 @@ def run(
     out: Path | str | None = None,
     group: str | None = None,
     aggregate: str | None = None,
+    workers: int | str = 1,
     reporter: Reporter | None = None,
     **options: Any,
 ) -> Selection:
@@ -49,11 +56,13 @@ def run(
     `tokenised` writes `input_ids` and `labels` alone (-100 where a token carries no loss: prompts, the user's turns),
     whole documents with the tokenizer and chat template of the run's proxy, or with `tokenizer` and its own template.
     `pack` joins them to rows of so many tokens. `format="megatron"` writes the tokens as Megatron-LM reads them. `map`
-    adds columns x and y, two principal components of the documents' mean input embeddings in the proxy. `options`: all
-    else that `curate.selection.select.select` takes. Raises CurateError, for a run without scores per token among
+    adds columns x and y, two principal components of the documents' mean input embeddings in the proxy. `workers`:
+    processes that share the writing, shard by shard; "auto": as many as help. They decide no byte. `options`: all else
+    that `curate.selection.select.select` takes. Raises CurateError, for a run without scores per token among
     others.
     """
     reporter = reporter or Silent()
+    choice = executors.choose(workers=workers, device="cpu")
     as_tokens = tokenised or format == MEGATRON
     refuse_conflicts(as_tokens, pack=pack, tokenizer=None if unit == "token" else tokenizer, map=map)
     options |= {"unit": unit, "group": group, "aggregate": aggregate, "format": format, "out": out}
@@ -66,11 +75,18 @@ def run(
     else:
         _refuse_alone(documents=documents, smooth=smooth)
         options |= {"top": top, "budget": budget}
-    if as_tokens and out is not None:
+    if as_tokens:
         options["view"] = token_view(run, tokenizer, pack)
     if map and out is not None:
         options["embed"] = mean_embedding(run)
+    options["hire"] = partial(_hired, choice, _TOKENISED_A_SECOND if as_tokens else _WRITTEN_A_SECOND, reporter)
     return select(run, reporter=reporter, **options)
+
+
+def _hired(choice: executors.Choice, tokens_per_second: float, reporter: Reporter, tokens: int) -> Workers | None:
+    """Return the workers that write documents of so many tokens; None where this process alone does as well."""
+    executor = choice.make(seconds=tokens / tokens_per_second)
+    return None if executor.is_here else lambda work: executor.hired(work, tokens, reporter)
 
 
 def _refuse_of_tokens(run: Run, *, smooth: str | None, format: str, group: str | None, aggregate: str | None) -> None:
@@ -96,14 +112,7 @@ def _portion(top: str | float | int | None, budget: str | int | None) -> int | f
             f"--unit token has {'neither' if top is None else 'both'} of --top and --budget; expected one of them.",
             hint="Give --top 20% of the tokens, or --budget 20M.",
         )
-    return next(iter(parse_top(top).values())) if top is not None else _budget(budget)
-
-
-def _budget(value: str | int | None) -> int:
-    tokens = parse_top(value, "--budget")
-    if "count" not in tokens:
-        raise SettingsError(f"--budget is {value}; expected a number of tokens.", hint="A share is --top 20%.")
-    return tokens["count"]
+    return next(iter(parse_top(top).values())) if top is not None else parse_budget(budget)
 
 
 def _refuse_alone(**settings: Any) -> None:
@@ -124,8 +133,6 @@ def _refuse_unparted(run: Run, group: str | None) -> None:
 
 
 def _request(run: Run, portion: int | float, smooth: str, other: Path | str | None, reporter: Reporter) -> TokenRequest:
-    from functools import partial
-
     from curate.proxies.placed import placed
 
     encoder = whole_encoder(proxys_tokenizer(run))

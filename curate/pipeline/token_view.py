@@ -52,24 +52,23 @@ def proxys_tokenizer(run: Run) -> "PreTrainedTokenizerBase":
     recorded = run.located_settings
     if not recorded.get("model"):
         raise SettingsError(f"{run.address} has no proxy.", hint="Name a tokenizer: --tokenizer DIR.")
-    return _loaded(**{n: recorded[n] for n in ("model", "revision", "chat_template") if n in recorded})
+    return _loaded("model", **{n: recorded[n] for n in ("model", "revision", "chat_template") if n in recorded})
 
 
 def named_tokenizer(address: Path | str) -> "PreTrainedTokenizerBase":
     """Load a tokenizer by its address. Raises SettingsError where there is none."""
-    return _loaded(model=str(address))
+    return _loaded("tokenizer", model=str(address))
 
 
-def _loaded(**settings: Any) -> "PreTrainedTokenizerBase":
+def _loaded(setting: str, /, **settings: Any) -> "PreTrainedTokenizerBase":
     from curate.proxies.proxy import load_proxys_tokenizer
     from curate.proxies.settings import ProxySettings
 
     try:
-        return load_proxys_tokenizer(ProxySettings(**settings))
+        return load_proxys_tokenizer(ProxySettings(**settings), setting=setting)
     except CurateError as error:
-        raise SettingsError(
-            f"{settings['model']} gives no tokenizer: {error.message}", hint="Name another one: --tokenizer DIR."
-        ) from error
+        hint = "Name another one: --tokenizer DIR." if setting == "model" else error.hint
+        raise SettingsError(error.message, hint=hint) from error
 
 
 def whole_encoder(tokenizer: "PreTrainedTokenizerBase", vocabulary: int | None = None) -> "Encoder":

@@ -32,15 +32,18 @@ class NotHere(CurateError):
     """A model that is neither on this machine nor to be had from the hub."""
 
 
-def find(address: str) -> str:
-    """Return where a model lies: a folder, or a name on the hub. Raises SettingsError where a folder is missing."""
+def find(address: str, *, setting: str = "model") -> str:
+    """Return where a model lies: a folder, or a name on the hub. Raises SettingsError where a folder is missing.
+
+    `setting` is what errors call the address.
+    """
     folder = Path(address).expanduser()
     if folder.is_dir():
         return str(folder)
     if address.startswith((".", "/", "~")) or address.count("/") > 1 or folder.exists():
         what = "that is a file" if folder.exists() else "there is no such folder"
         raise SettingsError(
-            f"model is {address!r}; {what}.",
+            f"{setting} is {address!r}; {what}.",
             hint=near_model(address) or "Give the folder that `save_pretrained` wrote.",
         )
     return address
@@ -88,9 +91,9 @@ def load_whole(
     return model
 
 
-def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer. Raises CurateError."""
-    with explained(source):
+def load_tokenizer(source: str, revision: str | None = None, *, alone: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; `alone`: no model is wanted beside it. Raises CurateError."""
+    with explained(source, alone=alone):
         return AutoTokenizer.from_pretrained(source, **_options(source, revision))
 
 
@@ -113,14 +116,14 @@ def quietly() -> Iterator[None]:
 
 
 @contextmanager
-def explained(source: str) -> Iterator[None]:
-    """Turn what the libraries raise for a model that does not load into a CurateError."""
+def explained(source: str, *, alone: bool = False) -> Iterator[None]:
+    """Turn what the libraries raise for a model, or for a tokenizer alone, that does not load into a CurateError."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise _not_loaded(source, error) from error
+        raise (_no_tokenizer if alone else _not_loaded)(source, error) from error
 
 
 def _options(source: str, revision: str | None) -> dict[str, Any]:
@@ -154,6 +157,17 @@ def _not_loaded(source: str, error: Exception) -> CurateError:
         f"The model {source} is not on this machine and could not be fetched: {reason}",
         hint=near_model(source)
         or "Give the folder of a model with --model DIR, or make a small one from the pool with `curate warmup`.",
+    )
+
+
+def _no_tokenizer(source: str, error: Exception) -> CurateError:
+    problem = (
+        "does not load as a tokenizer"
+        if Path(source).is_dir()
+        else "is no tokenizer on this machine and could not be fetched"
+    )
+    return CurateError(
+        f"{source} {problem}: {_reason(error)}", hint="Give the folder that a tokenizer's `save_pretrained` wrote."
     )
 
 

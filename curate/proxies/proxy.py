@@ -121,13 +121,13 @@ def load_proxy(settings: ProxySettings, *, weights: Path | None = None) -> Proxy
     return proxy
 
 
-def load_proxys_tokenizer(settings: ProxySettings) -> PreTrainedTokenizerBase:
-    """Load a proxy's tokenizer with its chat template, and not its model. Raises CurateError."""
-    source = find(settings.model)
+def load_proxys_tokenizer(settings: ProxySettings, *, setting: str = "model") -> PreTrainedTokenizerBase:
+    """Load a proxy's tokenizer with its chat template, and not its model. Raises CurateError; see `find`."""
+    source = find(settings.model, setting=setting)
     folder = Path(source)
     with quietly():
         address = tokenizers_source(folder) if is_adapter(folder) else (source, settings.revision)
-        tokenizer = load_tokenizer(*address)
+        tokenizer = load_tokenizer(*address, alone=True)
     if settings.chat_template:
         choose_template(tokenizer, settings.chat_template)
     return tokenizer

@@ -42,13 +42,25 @@ class Run(PartFolder):
     MAY_HOLD: ClassVar[frozenset[str]] = frozenset({"cascade.json", "teacher/", "predicted/"})
     WHICH: ClassVar[str] = "Give the folder that `curate score` wrote, or none for the latest run under runs/."
 
-    def adopt(self, source: PartFolder, part: Part, shard_index: int, table: pa.Table | None = None) -> Part:
+    def adopt(
+        self,
+        source: PartFolder,
+        part: Part,
+        shard_index: int,
+        table: pa.Table | None = None,
+        *,
+        shard: str | None = None,
+    ) -> Part:
         """Copy a part of the folder `source` into this run, whose pool may have the same shard at another index.
 
-        `table` replaces the part's own, for instance by scores of a store's documents.
+        `table` replaces the part's own, for instance by scores of a store's documents. `shard`: what this run's pool
+        calls the shard, where not as the other's does.
         """
-        span = replace(part.span, shard_index=shard_index)
-        return self.write_part(span, part.rows() if table is None else table, part.skipped(source.folder))
+        rows, skipped = part.rows() if table is None else table, part.skipped(source.folder)
+        if shard is not None and shard != part.shard:
+            rows, skipped = _of_shard(rows, shard), _of_shard(skipped, shard)
+        span = replace(part.span, shard_index=shard_index, shard=shard or part.shard)
+        return self.write_part(span, rows, skipped)
 
     def located(self, address: str) -> str:
         """Return where an address of the record lies now; see `documents.located`."""
@@ -72,6 +84,11 @@ class Run(PartFolder):
     def scores(self) -> "pl.LazyFrame":
         """Return every scored document in pool order, lazily; columns that differ between parts are unified."""
         return self.table(pa.schema(SCORE_FIELDS))
+
+
+def _of_shard(table: pa.Table, shard: str) -> pa.Table:
+    number = table.schema.get_field_index("shard")
+    return table.set_column(number, table.schema.field(number), pa.array([shard] * table.num_rows, pa.string()))
 
 
 def list_runs(root: Path | str = "runs") -> list[Run]:

@@ -1,6 +1,7 @@
 """The columns of a selection: learned from all of its rows before any is written; what cannot stay is told."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,45 @@ LINE = "\0line"
 """The column of exact lines, in tables of shards that are lines of JSON."""
 MARK = "\0score "
 """Before a score's name, until the names of all shards' own columns are known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What some rows tell of their columns. A value: it pickles."""
+
+    schema: pa.Schema
+    """Marked types of values of JSON, or the types that a shard states."""
+    is_stated: bool
+    nested: frozenset[str]
+    """Columns that hold lists or objects."""
+    metadata: Mapping[bytes, bytes] | None = None
+    """Of the shard, where it states types."""
+    largest: Mapping[str, int] = field(default_factory=dict)
+    """By column of 64-bit numbers."""
+
+    @classmethod
+    def in_lines(cls, rows: Sequence[Mapping[str, Any]]) -> "Seen":
+        """Return what rows of JSON tell."""
+        types = types_of(rows)
+        mixed = {n for n, kind in types.items() if kind == JSON_TEXT and any(_is_nested(r.get(n)) for r in rows)}
+        nested = {n for n, kind in types.items() if pa.types.is_nested(kind)} | mixed
+        return cls(schema=pa.schema(list(types.items())), is_stated=False, nested=frozenset(nested))
+
+    @classmethod
+    def in_table(cls, table: pa.Table, metadata: Mapping[bytes, bytes] | None) -> "Seen":
+        """Return what rows of a shard tell that states types, and has this metadata."""
+        largest = {}
+        for name in table.column_names:
+            if table.schema.field(name).type in (pa.int64(), pa.uint64()):
+                ends = pc.call_function("min_max", [table[name]]).as_py().values()
+                largest[name] = max([0, *(abs(end) for end in ends if end)])
+        return cls(
+            schema=table.schema.remove_metadata(),
+            is_stated=True,
+            nested=frozenset(f.name for f in table.schema if pa.types.is_nested(f.type)),
+            metadata=metadata,
+            largest=largest,
+        )
 
 
 class Columns:
@@ -41,25 +81,18 @@ class Columns:
         """Tell of a change."""
         self._notes |= dict.fromkeys(sentences)
 
-    def learn_lines(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Learn from rows of JSON."""
-        types, before = types_of(rows), dict(self._types)
-        merge_columns(self._types, pa.schema(list(types.items())))
-        self.ragged |= bool(before) and before != self._types
-        mixed = [n for n, kind in types.items() if kind == JSON_TEXT and any(_is_nested(r.get(n)) for r in rows)]
-        self.nested |= {n for n, kind in types.items() if pa.types.is_nested(kind)} | set(mixed)
-        self.features.learn(types, None)
-
-    def learn_table(self, table: pa.Table, metadata: Mapping[bytes, bytes] | None) -> None:
-        """Learn from rows of a shard that states types, and has this metadata."""
-        for types in (self._types, self.stated):
-            merge_columns(types, table.schema)
-        self.features.learn(table.column_names, metadata)
-        self.nested |= {f.name for f in table.schema if pa.types.is_nested(f.type)}
-        for name in table.column_names:
-            if table.schema.field(name).type in (pa.int64(), pa.uint64()):
-                ends = pc.call_function("min_max", [table[name]]).as_py().values()
-                self._largest[name] = max([self._largest.get(name, 0), *(abs(end) for end in ends if end)])
+    def learn(self, seen: Seen) -> None:
+        """Learn what further rows tell, in the pool's order."""
+        before = dict(self._types)
+        merge_columns(self._types, seen.schema)
+        if seen.is_stated:
+            merge_columns(self.stated, seen.schema)
+        else:
+            self.ragged |= bool(before) and before != self._types
+        self.nested |= seen.nested
+        self.features.learn(seen.schema.names, seen.metadata)
+        for name, largest in seen.largest.items():
+            self._largest[name] = max(self._largest.get(name, 0), largest)
 
     def learn_scores(self, scores: Iterable[pa.Field]) -> None:
         """Learn the names and types of the scores, and of what else stands beside the pool's columns."""

@@ -1,7 +1,7 @@
 """Write a selection's rows: Arrow as `datasets` keeps it, Parquet, or compressed lines of JSON."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,24 +14,36 @@ ENDINGS = {"arrow": "arrow", "parquet": "parquet", "jsonl.zst": "jsonl.zst"}
 MEGATRON = "megatron"
 FORMATS = (*ENDINGS, MEGATRON)
 SPLIT = "train"
-_FILE_BYTES = 512 << 20
+FILE_BYTES = 512 << 20
+"""In memory, of one file."""
 
 
 def write_files(tables: Iterator[pa.Table], schema: pa.Schema, folder: Path, format: str) -> list[str]:
     """Write tables (jsonl.zst: of lines) to files in `folder`, of half a gigabyte in memory; return their names."""
     folder.mkdir(parents=True)
     names: list[str] = []
-    open_file = {"arrow": _arrow, "parquet": _parquet, "jsonl.zst": _lines}[format]
     pending = next(tables, None)
     while pending is not None or not names:
-        names.append(f"{len(names):05d}.{ENDINGS[format]}")
+        names.append(file_name(len(names), format))
         size = 0
-        with open_file(folder / names[-1], schema) as write:
-            while pending is not None and size < _FILE_BYTES:
+        with _OPEN[format](folder / names[-1], schema) as write:
+            while pending is not None and size < FILE_BYTES:
                 write(pending)
                 size += pending.nbytes
                 pending = next(tables, None)
     return names
+
+
+def write_file(tables: Iterable[pa.Table], schema: pa.Schema, path: Path, format: str) -> None:
+    """Write tables (jsonl.zst: of lines) to one file."""
+    with _OPEN[format](path, schema) as write:
+        for table in tables:
+            write(table)
+
+
+def file_name(number: int, format: str) -> str:
+    """Return what a selection's file of this number is called."""
+    return f"{number:05d}.{ENDINGS[format]}"
 
 
 def describe_arrow(folder: Path, schema: pa.Schema, names: list[str], fingerprint: str) -> None:
@@ -74,3 +86,6 @@ def _lines(path: Path, schema: pa.Schema) -> Iterator[Write]:
                 sink.write(line + b"\n")
 
         yield write
+
+
+_OPEN = {"arrow": _arrow, "parquet": _parquet, "jsonl.zst": _lines}

@@ -1,6 +1,6 @@
 """Which kinds of training rows a selection holds, by the shapes that its rows are read as."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -36,11 +36,7 @@ class Kinds:
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
         self._by_pattern: dict[tuple[Any, ...], Kind | None] = {}
-        self._kinds: set[Kind] = set()
-
-    def sorted(self) -> list[Kind]:
-        """Return the kinds; conversations with tools stand for those without, too."""
-        return sorted(k for k in self._kinds if k.tools or replace(k, tools=True) not in self._kinds)
+        self.kinds: set[Kind] = set()
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Learn from rows of which each counts."""
@@ -49,7 +45,7 @@ class Kinds:
             if pattern not in self._by_pattern and len(self._by_pattern) < _MOST:
                 self._by_pattern[pattern] = self._kind(row)
             if (kind := self._by_pattern.get(pattern)) is not None:
-                self._kinds.add(kind)
+                self.kinds.add(kind)
 
     def learn_table(self, table: pa.Table) -> None:
         """Learn from a table: of rows that fill the same columns the first stands for all."""
@@ -78,6 +74,11 @@ class Kinds:
         if name in ("messages", "sharegpt") and set(columns[1:]) <= {"tools"} and (keys := _turn_keys(values[0])):
             return Kind("chat", (columns[0],), keys, tools=len(columns) > 1)
         return Kind("other", (), title=shape.title)
+
+
+def sorted_kinds(kinds: Set[Kind]) -> list[Kind]:
+    """Return kinds in order; conversations with tools stand for those without, too."""
+    return sorted(k for k in kinds if k.tools or replace(k, tools=True) not in kinds)
 
 
 def _turn_keys(turns: Any) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
 """Tables of changing columns, kept on disk until all columns are known."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,8 +9,19 @@ import pyarrow as pa
 _ROWS, _BYTES = 16_384, 64 << 20  # of one table
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One table of a spool. A value: it pickles."""
+
+    path: Path
+    number: int
+    """Of the table in its file."""
+    num_bytes: int
+    """In memory."""
+
+
 class Spool:
-    """Write tables one by one, then read them in the same order.
+    """Write tables one by one; `pieces` are read in any order, by any process.
 
     Lines of JSON have the types of their values and shards may differ, so the columns are known only at the end;
     this costs one more writing of the selected rows, not a second reading of the pool.
@@ -17,37 +29,49 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
+        self.pieces: list[Piece] = []
         self._folder = folder
-        self._files: list[Path] = []
-        self._schemas: list[pa.Schema] = []
-        self._writer: pa.RecordBatchStreamWriter | None = None
+        self._num_files = self._num_tables = 0
+        self._schema: pa.Schema | None = None
+        self._writer: pa.RecordBatchFileWriter | None = None
         self._waiting = _Waiting()
 
     def write(self, table: pa.Table) -> None:
         schema = table.schema.remove_metadata()
-        if self._writer is None or not self._schemas[-1].equals(schema):
+        if self._writer is None or not schema.equals(self._schema):
             self.close()
-            self._files.append(self._folder / f"{len(self._files):06d}.arrow")
-            self._schemas.append(schema)
+            self._num_files, self._num_tables, self._schema = self._num_files + 1, 0, schema
             options = pa.ipc.IpcWriteOptions(compression="lz4")
-            self._writer = pa.ipc.new_stream(str(self._files[-1]), schema, options=options)
+            self._writer = pa.ipc.new_file(str(self._path), schema, options=options)
         if self._waiting.add(table.replace_schema_metadata(None)):
-            self._writer.write_table(self._waiting.take())
+            self._write_waiting()
 
     def close(self) -> None:
         if self._writer is not None:
             if self._waiting.tables:
-                self._writer.write_table(self._waiting.take())
+                self._write_waiting()
             self._writer.close()
             self._writer = None
 
-    def tables(self) -> Iterator[pa.Table]:
-        """Yield everything that was written; delete each file once it is read."""
-        for file in self._files:
-            with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as reader:
-                for batch in reader:
-                    yield pa.Table.from_batches([batch])
-            file.unlink()
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._num_files:06d}.arrow"
+
+    def _write_waiting(self) -> None:
+        assert self._writer is not None
+        for batch in self._waiting.take().to_batches():
+            self._writer.write_batch(batch)
+            self.pieces.append(Piece(path=self._path, number=self._num_tables, num_bytes=batch.nbytes))
+            self._num_tables += 1
+
+
+def read(pieces: Iterable[Piece]) -> Iterator[pa.Table]:
+    """Yield the tables of pieces; a file is opened once where they follow one another in it."""
+    path, reader = None, None
+    for piece in pieces:
+        if reader is None or piece.path != path:
+            path, reader = piece.path, pa.ipc.open_file(pa.memory_map(str(piece.path)))
+        yield pa.Table.from_batches([reader.get_batch(piece.number)])
 
 
 def gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -1,11 +1,15 @@
 """A selection written as rows of tokens, for trainers that read no text."""
 
-from collections.abc import Iterable, Iterator
+import pickle
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from curate.documents import Pool
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
 from curate.progress import Task
@@ -15,9 +19,10 @@ from curate.selection.formats import MEGATRON, SPLIT, describe_arrow, write_file
 from curate.selection.funnel import Funnel
 from curate.selection.handover import no_labels, of_megatron, of_tokens
 from curate.selection.labels import NO_LOSS
-from curate.selection.left import documents_left
+from curate.selection.left import Left, RowsLeft, blocks, documents_of
 from curate.selection.lines import Lines
 from curate.selection.megatron import write_megatron
+from curate.selection.spool import Spool, read
 from curate.selection.token_columns import IDS, LABELS
 from curate.selection.tokenised import (
     SCHEMA,
@@ -32,6 +37,9 @@ from curate.selection.tokenised import (
     with_loss,
 )
 from curate.selection.tokens import TokenChoice
+from curate.selection.workers import Advance, Workers
+
+_FACTS = "facts"
 
 
 def refuse_endless(format: str, view: TokenView | None) -> None:
@@ -77,19 +85,60 @@ def write_tokens(
     return Described(scores=[], features=None, changes=changes, token_count=count), handover
 
 
-def rows_of_tokens(
-    funnel: Funnel,
-    pool: Pool,
-    fields: Fields,
-    view: TokenView,
-    count: TokenCount,
-    choice: TokenChoice | None,
-    task: Task,
+def masked_rows(
+    left: Left, view: TokenView, count: TokenCount, spools: Path, task: Task, workers: Workers | None
 ) -> Iterator[Row]:
-    """Yield each document's ids and labels: as it is scored, or with those of its chosen tokens."""
-    if choice is None:
-        yield from masked(_advancing(documents_left(funnel, pool, fields), task), view, count)
+    """Yield each document's ids and labels, as it is scored; `workers` keep theirs in `spools` until all are there."""
+    if workers is None:
+        yield from masked(_advancing(left.documents(), task.advance), view, count)
         return
+    with workers(Masking(view)) as have_done:
+        have_done((TokenBlock(r, left.fields, spools / f"{n:06d}") for n, r in enumerate(blocks(left.rows()))), task)
+    for folder in sorted(spools.iterdir()):
+        masked_count, pieces = pickle.loads((folder / _FACTS).read_bytes())
+        count.add(masked_count)
+        for table in read(pieces):
+            ids, labels = (table[name].combine_chunks() for name in (IDS, LABELS))
+            ends = ids.offsets.to_numpy()
+            columns = [column.flatten().to_numpy() for column in (ids, labels)]
+            yield from (tuple(c[i:j] for c in columns) for i, j in pairwise(ends - ends[0]))  # type: ignore[misc]
+        shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Work on blocks of shards, by one tokenizer."""
+
+    view: TokenView
+
+    def open(self) -> Callable[["TokenBlock", Advance], None]:
+        return partial(TokenBlock.do, view=self.view)
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """The job to make the documents of some shards that are left rows of tokens."""
+
+    rows: tuple[RowsLeft, ...]
+    fields: Fields
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"the shards from {self.rows[0][0].name} to {self.rows[-1][0].name}"
+
+    def do(self, advance: Advance, *, view: TokenView) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a worker that died
+        spool, count = Spool(self.folder), TokenCount()
+        documents = (d for shard, kept in self.rows for d in documents_of(shard, kept, self.fields))
+        for table in tables(masked(_advancing(documents, advance), view, count)):
+            spool.write(table)
+        spool.close()
+        (self.folder / _FACTS).write_bytes(pickle.dumps((count, spool.pieces)))
+
+
+def chosen_rows(choice: TokenChoice, funnel: Funnel, count: TokenCount, task: Task) -> Iterator[Row]:
+    """Yield each document's ids and labels, of which those of chosen tokens carry loss."""
     for row in choice.rows(funnel):
         task.advance(1)
         labels = np.asarray(row[LABELS], np.int32)
@@ -100,7 +149,7 @@ def rows_of_tokens(
         yield np.asarray(row[IDS], np.int32), labels
 
 
-def _advancing(chosen: Iterable[Document], task: Task) -> Iterator[Document]:
+def _advancing(chosen: Iterable[Document], advance: Advance) -> Iterator[Document]:
     for document in chosen:
         yield document
-        task.advance(1)
+        advance(1)

@@ -98,6 +98,13 @@ class TokenCount:
     reason: str = ""
     """Why the template refuses the first of them."""
 
+    def add(self, other: "TokenCount") -> None:
+        """Add the count of further documents, none of which is a row yet."""
+        self.documents += other.documents
+        self.without_loss += other.without_loss
+        self.refused += other.refused
+        self.reason = self.reason or other.reason
+
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was left out, for people."""

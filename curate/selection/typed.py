@@ -1,6 +1,6 @@
 """A selection in Arrow's types: one schema for the rows of all shards."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -114,14 +114,14 @@ def _note_parquet(schema: pa.Schema, columns: Columns) -> None:
             columns.note(f"`{field.name}` is {kept.type}: Parquet has no {field.type}.")
 
 
-def loadable(table: pa.Table, columns: Columns) -> pa.Table:
-    """Return a shard's table in types that `datasets` knows, and note what they replace."""
+def loadable(table: pa.Table, note: Callable[[str], object]) -> pa.Table:
+    """Return a shard's table in types that `datasets` knows; `note` is told what they replace."""
     for number, field in enumerate(table.schema):
         chunks = [mapped_array(chunk, _loadable) for chunk in table.column(number).chunks]
         kind = chunks[0].type
         if kind == field.type:
             continue
-        columns.note(f"`{field.name}` is written as {kind}; the pool has {field.type}, which `datasets` cannot load.")
+        note(f"`{field.name}` is written as {kind}; the pool has {field.type}, which `datasets` cannot load.")
         table = table.set_column(number, field.with_type(kind), pa.chunked_array(chunks))
     return table
 

@@ -48,3 +48,15 @@ def parse_top(value: Any, option: str = "--top") -> dict[str, Any]:
     except ValueError as error:
         raise SettingsError(f"{option}: {error}.", hint="Give a share (5%, 0.05) or a number (50000, 20k).") from None
     return {"count" if isinstance(portion, int) else "share": portion}
+
+
+def parse_budget(value: Any) -> int:
+    """Return a number of tokens (`20M`). Raises SettingsError."""
+    hint = "Give a number of tokens (20M, 1.5B); a share is --top 20%."
+    try:
+        tokens = parse_int(value)
+    except ValueError:
+        raise SettingsError(f"--budget is {value}; expected a number of tokens.", hint=hint) from None
+    if tokens <= 0:
+        raise SettingsError(f"--budget is {value}; expected more than 0.", hint=hint)
+    return tokens

@@ -18,7 +18,7 @@ from curate.proof.selection import Selected
 from curate.proxies.loading import load_tokenizer
 from curate.proxies.tokens import Encoder, TokenSettings
 from curate.scores.run import Run
-from curate.selection.select import Selection
+from curate.selection.selection import Selection
 from curate.training.tokenizer import train_tokenizer
 from tests.scoring import TOPICS, make_proxy_folder
 from tests.selection.test_megatron import read
@@ -234,3 +234,28 @@ def test_a_map_gives_each_document_the_place_of_its_mean_embedding(project, tmp_
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *("HANDOVER.md", "README.md", "manifest.json", "rejected", "train")
     }
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "said"),
+    [("nowhere", "tokenizer is './nowhere'; there is no such folder"), ("pool", "as a tokenizer")],
+)
+@pytest.mark.parametrize("out", [True, False])
+def test_a_wrong_tokenizer_is_named_so_in_a_dry_run_too(project, tmp_path, monkeypatch, tokenizer, said, out):
+    monkeypatch.chdir(project)
+    with pytest.raises(SettingsError) as refusal:
+        selected(project, tmp_path / "out" if out else None, tokenizer=f"./{tokenizer}")
+    assert said in refusal.value.message
+    assert "causal" not in refusal.value.message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{"tokenised": False}, {}], ids=["rows", "tokens"])
+def test_several_processes_write_the_same_bytes(project, tmp_path, monkeypatch, how):
+    monkeypatch.setattr("curate.selection.left._BLOCK_ROWS", 1)  # every shard is a job
+    written = []
+    for workers in (1, 2):
+        selected(project, tmp_path / f"{workers}", workers=workers, **how)
+        written.append({p.name: p.read_bytes() for p in (tmp_path / f"{workers}" / "train").iterdir()})
+    assert written[0] == written[1]

@@ -14,7 +14,8 @@ import zstandard
 
 import curate
 from curate.folders.values import as_text, json_text, plain_type, python_values
-from curate.selection.select import Selection, select
+from curate.selection.select import select
+from curate.selection.selection import Selection
 from tests.documents.writing import write
 from tests.folders.test_values import held
 from tests.scoring import make_project
