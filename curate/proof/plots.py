@@ -37,7 +37,7 @@ def predicted_against_measured(
     _save(figure, path)
 
 
-def learning_curves(arms: Sequence[Mapping[str, Any]], untrained: Mapping[str, float], path: Path) -> None:
+def learning_curves(arms: Sequence[Mapping[str, Any]], untrained: Mapping[str, float], path: Path | str) -> None:
     """Draw the loss of the target, and of other text, by tokens trained on: a line per arm, the seeds' range around it.
 
     Each arm: `name`, `tokens` `[points]`, and `target` and `other` `[seeds][points]`.
@@ -64,6 +64,6 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return (values - values.mean(0)) / np.where(spread > 0, spread, 1)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path | str) -> None:
     FigureCanvasAgg(figure)
     put_file(path, partial(figure.savefig, format="png", dpi=150, metadata={"Software": None}))

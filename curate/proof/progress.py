@@ -31,7 +31,7 @@ class ProofProgress:
 
 def is_proof(folder: Path | str) -> bool:
     """Return whether a validation or a verification was begun in a folder."""
-    return (Path(folder) / SETTINGS).is_file()
+    return open_folder(folder).exists(SETTINGS)
 
 
 def proof_progress(path: Path | str) -> ProofProgress:
@@ -42,7 +42,7 @@ def proof_progress(path: Path | str) -> ProofProgress:
     figures = _FIGURES[command]
     finished, is_verification = folder.exists(figures), command == "verify"
     return ProofProgress(
-        folder=str(path),
+        folder=folder.address,
         command=command,
         settings=settings,
         finished=finished,
@@ -54,8 +54,9 @@ def proof_progress(path: Path | str) -> ProofProgress:
 
 def kept_trainings(path: Path | str) -> set[str]:
     """Return the trainings that a verification keeps, as `arm-seed`."""
-    names = (p.stem.rpartition("-")[0] for p in (Path(path) / ARMS).glob("*-*.json"))
-    return {name for name in names if name != UNTRAINED}
+    files = [name.removeprefix(f"{ARMS}/") for name in open_folder(path).list(ARMS)]
+    names = (f.removesuffix(".json").rpartition("-")[0] for f in files if f.endswith(".json"))
+    return {name for name in names if name not in ("", UNTRAINED)}
 
 
 def _trainings(settings: Mapping[str, Any]) -> int:

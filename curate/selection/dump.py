@@ -7,7 +7,6 @@ manifest.json  all that it takes to reproduce the selection
 rejected/      documents that a filter dropped, with the filter's name; no part of the dataset
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -22,8 +21,9 @@ import pyarrow.parquet as pq
 from curate.documents import Pool, Shard, columns_metadata, json_lines, raw_tables
 from curate.errors import SettingsError, nearest
 from curate.fields import Fields
-from curate.folders.atomic import atomic_folder
+from curate.folders.local import open_folder, parent_of
 from curate.folders.record import canonical
+from curate.folders.whole import is_taken, new_folder
 from curate.progress import Task
 from curate.selection.card import Described
 from curate.selection.columns import LINE, MARK, Columns
@@ -50,7 +50,7 @@ KIND = "curate selection"
 _NO_WEIGHTS = "The weights that filters give are left out: rows of tokens have no place for them."
 
 
-def check_out(out: Path, *, overwrite: bool, format: str, view: TokenView | None) -> None:
+def check_out(out: Path | str, *, overwrite: bool, format: str, view: TokenView | None) -> None:
     """Refuse, before any work, a folder with other content and a format that cannot be written."""
     if format not in FORMATS:
         raise SettingsError(f"The format is {format!r}; expected {', '.join(FORMATS)}.", hint=nearest(format, FORMATS))
@@ -59,17 +59,20 @@ def check_out(out: Path, *, overwrite: bool, format: str, view: TokenView | None
     refuse_taken(out, overwrite=overwrite)
 
 
-def refuse_taken(out: Path, *, overwrite: bool, option: str = "--out") -> None:
+def refuse_taken(out: Path | str, *, overwrite: bool, option: str = "--out") -> None:
     """Raise SettingsError for a folder with other content than a selection that may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    folder = open_folder(out)
+    is_file = folder.is_here and folder.root.is_file()
+    if not is_file and not is_taken(folder):
         return
-    if not (out / MANIFEST).is_file() or KIND not in (out / MANIFEST).read_text(encoding="utf-8"):
+    if is_file or not folder.exists(MANIFEST) or KIND not in folder.read(MANIFEST).decode():
         raise SettingsError(
-            f"{out} exists and is not a selection of curate.", hint=f"Give another folder with {option}."
+            f"{folder.address} exists and is not a selection of curate.", hint=f"Give another folder with {option}."
         )
     if not overwrite:
         raise SettingsError(
-            f"{out} holds a selection already.", hint=f"Replace it with --overwrite, or give another {option}."
+            f"{folder.address} holds a selection already.",
+            hint=f"Replace it with --overwrite, or give another {option}.",
         )
 
 
@@ -77,7 +80,7 @@ def write_dump(
     funnel: Funnel,
     pool: Pool,
     fields: Fields,
-    out: Path,
+    out: Path | str,
     *,
     format: str,
     manifest: dict[str, Any],
@@ -87,14 +90,14 @@ def write_dump(
     embed: Embed | None = None,
     choice: TokenChoice | None = None,
 ) -> Described:
-    """Write the whole selection beside `out`, then rename it, so that it appears complete or not at all.
+    """Write the whole selection into a new folder that takes the place of `out`, so that it is complete or not there.
 
     `card` makes the dataset card. With `view` its documents are written as tokens; with `embed` rows have places on a
     map; by `choice` only chosen tokens carry loss.
     """
-    place = Path(os.path.abspath(out)).name
+    place = parent_of(out)[1]
     funnel.materialise()
-    with atomic_folder(out, by="Another selection") as folder:
+    with new_folder(out, last=MANIFEST, by="Another selection") as folder:
         if view is not None:
             count = TokenCount()
             rows = rows_of_tokens(funnel, pool, fields, view, count, choice, task)

@@ -19,7 +19,7 @@ import xxhash
 from curate import __version__
 from curate.amounts import portion_of, portion_text
 from curate.errors import CurateError, SettingsError, nearest
-from curate.folders.local import refuse_place
+from curate.folders.local import path_or_url, refuse_place
 from curate.folders.record import as_json, canonical
 from curate.progress import Reporter, Silent
 from curate.scores.narrowing import narrowed_note
@@ -75,7 +75,8 @@ class Selection:
     by: str
     composition: tuple[Composition, ...]
     seconds: float
-    out: Path | None
+    out: Path | str | None
+    """A URL where it lies in an object store."""
     changes: tuple[str, ...] = ()
     """Sentences on what is written otherwise than the pool has it."""
     token_figures: TokenFigures | None = None
@@ -162,7 +163,7 @@ def select(
         raise SettingsError(f"The unit is {unit!r}; expected 'token' with `tokens`, and no other.")
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": _budget(budget)} if budget else {})}
     if out is not None:
-        check_out(Path(out), overwrite=overwrite, format=format, view=view)
+        check_out(out, overwrite=overwrite, format=format, view=view)
     option = "--top" if tokens is None else "--documents"
     if (few := size.get("count", 1000)) <= 100:
         reporter.note(f"{option} {few} is a number of documents: the {few} best are kept. A share is {option} {few}%.")
@@ -180,7 +181,7 @@ def select(
         if (wanted := size.get("tokens")) is not None and (short := _shortfall(wanted, funnel)):
             reporter.warn(short)
         column = _composition_column(funnel, by)
-        selection = _selection(run, funnel, unit, column, start, Path(out) if out is not None else None)
+        selection = _selection(run, funnel, unit, column, start, path_or_url(out) if out is not None else None)
         selection = replace(selection, token_figures=choice and choice.figures)
         if selection.out is not None:
             described = _dump(selection, funnel, format, view, embed, choice, pool, reporter)
@@ -342,7 +343,7 @@ def _enrichment(kept: int, kept_in_all: int, before: int, before_in_all: int) ->
     return (kept / kept_in_all) / (before / before_in_all) if kept_in_all and before else 0.0
 
 
-def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: Path | None) -> Selection:
+def _selection(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: Path | str | None) -> Selection:
     last, ranking = funnel.stages[-1], funnel.ranking
     chosen_by = ranking_column([asdict(s) for s in funnel.stages], score_columns(funnel.schema))
     column = ranking.column if chosen_by == "score" else chosen_by
