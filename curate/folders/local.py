@@ -64,6 +64,14 @@ def parent_of(address: Path | str) -> tuple[Folder, str]:
     return open_folder(parent), name
 
 
+def beside(address: Path | str, suffix: str) -> Path | str:
+    """Return the address of a folder beside another, with its name and a suffix."""
+    if is_in_store(address):
+        return f"{_url(address)}{suffix}"
+    path = Path(address)
+    return path.with_name(f"{path.resolve().name}{suffix}")
+
+
 def put_file(address: Path | str, write: Callable[[Path], object]) -> None:
     """Write a file that a user named by `write`, whole or not at all: on this machine, or in an object store."""
     if is_in_store(address):

@@ -16,7 +16,7 @@ _COLOURS = ("#1f4e8c", "#c8553d", "#2f855a", "#8c6bb1", "#b7791f", "#4a5568", "#
 
 
 def predicted_against_measured(
-    predicted: Mapping[str, np.ndarray], measured: np.ndarray, titles: Mapping[str, str], path: Path
+    predicted: Mapping[str, np.ndarray], measured: np.ndarray, titles: Mapping[str, str], path: Path | str
 ) -> None:
     """Draw a panel per method: every retraining and query a point, each query in its own standard deviations.
 
