@@ -1,5 +1,7 @@
 """A real S3 server on this machine, moto's, that answers 503 as often as a test asks."""
 
+import contextlib
+import io
 import logging
 import os
 import threading
@@ -11,6 +13,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+
+from curate.cli import main
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "not-to-be-seen", "AWS_DEFAULT_REGION": "us-east-1"}
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -101,3 +105,28 @@ def _forget_connections() -> None:
     from s3fs import S3FileSystem
 
     S3FileSystem.clear_instance_cache()
+
+
+def run(place: Path, *words: str, code: int = 0) -> str:
+    """Run a command in a folder, and return what it prints."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(place), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(list(words))
+            ended: object = 0
+        except SystemExit as end:
+            ended = end.code
+    told = out.getvalue() + err.getvalue()
+    assert ended == code, told
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in told
+    return told
+
+
+def here(run_folder: Path) -> dict[str, bytes]:
+    files = {str(p.relative_to(run_folder)): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
+    return results(files)
+
+
+def results(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Every file but the log of sessions and who may write."""
+    return {n: b for n, b in files.items() if n != "log.jsonl" and not n.endswith((".lock", ".lease"))}

@@ -30,8 +30,9 @@ def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST,
         path = store.folder.local(NEIGHBOURS)
         if (pq.read_schema(path).metadata or {}).get(_KEY.encode()) == key.encode():
             return path
-    with store.folder.claim():
-        put_table(store.folder, NEIGHBOURS, _nearest_pairs(Whitened(store, reporter), nearest, minimum), {_KEY: key})
+    with store.folder.claim() as claim:
+        pairs = _nearest_pairs(Whitened(store, reporter), nearest, minimum)
+        put_table(claim.guard(store.folder), NEIGHBOURS, pairs, {_KEY: key})
     return store.folder.local(NEIGHBOURS)
 
 
