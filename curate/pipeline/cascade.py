@@ -27,13 +27,15 @@ from curate.pipeline.continuing import CASCADE, begun_with, recorded_values
 from curate.pipeline.predicting import Learned, open_reading
 from curate.pipeline.request import first_documents, open_candidates
 from curate.pipeline.settings import KEEP, CascadeSettings
+from curate.pipeline.token_view import view_by
 from curate.pipeline.workspace import overlap_with
 from curate.progress import Reporter, Silent
 from curate.score_settings import default_out
 from curate.scores.narrowing import ranking_columns
 from curate.scores.run import Run
 from curate.secrets import addresses_without_secrets
-from curate.selection.dump import MANIFEST, refuse_taken
+from curate.selection.dump import MANIFEST, check_out
+from curate.selection.formats import MEGATRON
 from curate.selection.select import Selection
 from curate.selection.values import parse_top
 from curate.settings import gathered
@@ -132,10 +134,11 @@ def run(
     `workers`, `executor` and `strict` are as for scoring. Raises CurateError.
     """
     refuse_place(out, "--out")
-    if select_into is not None:
-        refuse_place(select_into, "--select")
-        refuse_taken(select_into, overwrite=overwrite, option="--select")  # before hours of scoring
     reporter, settings = reporter or Silent(), gathered(CascadeSettings, settings, values)
+    if select_into is not None:  # before hours of scoring
+        refuse_place(select_into, "--select")
+        view = view_by(settings) if format == MEGATRON else None
+        check_out(select_into, overwrite=overwrite, format=format, view=view, option="--select")
     place = open_folder(out if out is not None else f"{default_out(settings.scoring())}-cascade")
     Run.refuse_foreign(place.address)
     selecting = None if select_into is None else {"into": _lasting(select_into), "format": format}

@@ -50,16 +50,16 @@ KIND = "curate selection"
 _NO_WEIGHTS = "The weights that filters give are left out: rows of tokens have no place for them."
 
 
-def check_out(out: Path | str, *, overwrite: bool, format: str, view: TokenView | None) -> None:
+def check_out(out: Path | str, *, overwrite: bool, format: str, view: TokenView | None, option: str = "--out") -> None:
     """Refuse, before any work, a folder with other content and a format that cannot be written."""
     if format not in FORMATS:
         raise SettingsError(f"The format is {format!r}; expected {', '.join(FORMATS)}.", hint=nearest(format, FORMATS))
     if format == MEGATRON or (view is not None and view.pack is not None):
         refuse_endless(format, view)
-    refuse_taken(out, overwrite=overwrite)
+    refuse_taken(out, overwrite=overwrite, option=option)
 
 
-def refuse_taken(out: Path | str, *, overwrite: bool, option: str = "--out") -> None:
+def refuse_taken(out: Path | str, *, overwrite: bool, option: str) -> None:
     """Raise SettingsError for a folder with other content than a selection that may be replaced."""
     folder = open_folder(out)
     is_file = folder.is_here and folder.root.is_file()
