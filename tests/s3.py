@@ -1,10 +1,12 @@
-"""A real S3 server on this machine, moto's, that answers 503 as often as a test asks."""
+"""A real S3 server on this machine, moto's, that answers 503 or loses connections as a test asks."""
 
 import contextlib
 import io
 import logging
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ class S3:
     application: Any
     fails_every: int = 0
     """Every so many requests one is answered by 503; 0: none."""
+    lost_until: float = 0
+    """Until then, by the clock `time.monotonic`, every connection is lost before its answer."""
     url: str = ""
     requests: int = 0
     failed: int = 0
@@ -39,6 +43,9 @@ class S3:
             self.log.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
             fails = bool(self.fails_every) and self.requests % self.fails_every == 0
             self.failed += fails
+        if time.monotonic() < self.lost_until:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionResetError
         if not fails:
             return self.application(environ, start_response)
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

@@ -136,5 +136,13 @@ def test_a_store_that_throttles_costs_time_and_no_row(project: Path, s3: S3) -> 
     assert results(s3.files("s3://bucket/runs/slow")) == here(project / "runs/here")
 
 
+def test_a_connection_that_is_lost_for_a_while_costs_time_and_no_row(project: Path, s3: S3) -> None:
+    process = begin(project, s3, "s3://bucket/runs/lost", parts=2)
+    s3.lost_until = time.monotonic() + 3
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    assert results(s3.files("s3://bucket/runs/lost")) == here(project / "runs/here")
+
+
 def test_a_bucket_that_is_not_there_is_named(project: Path, s3: S3) -> None:
     assert "there is no such bucket" in run(project, *score("s3://none/run"), code=1)

@@ -33,12 +33,15 @@ def new_folder(address: Path | str, *, last: str, by: str = "Another process") -
             yield partial
         return
     with folder.claim() as claim:
-        scratch = folder.scratch("new")
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder.scratch("new"), ignore_errors=True)  # of a killed process
+        scratch = folder.scratch(f"new/{claim.token}")
         scratch.mkdir(parents=True)
         try:
             yield scratch
             _upload(scratch, claim.guard(folder), last)
+        except OSError:
+            claim.held.check()  # one that was paused meanwhile: its successor has removed what it wrote
+            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
