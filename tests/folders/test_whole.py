@@ -42,10 +42,14 @@ def test_a_new_folder_takes_the_place_of_what_was_there(folder: Folder) -> None:
 
 def test_an_error_leaves_what_was_there(folder: Folder) -> None:
     write(folder, last="1")
-    unfinished = new_folder(folder.address, last="last")
-    (unfinished.__enter__() / "last").write_text("half")
+
+    def fail() -> None:
+        with new_folder(folder.address, last="last") as new:
+            (new / "last").write_text("half")
+            raise RuntimeError
+
     with pytest.raises(RuntimeError):
-        unfinished.__exit__(RuntimeError, RuntimeError(), None)
+        fail()
     assert content(folder) == {"last": "1"}
 
 
