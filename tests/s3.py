@@ -1,8 +1,12 @@
-"""A real S3 server on this machine, moto's, that answers 503 as often as a test asks."""
+"""A real S3 server on this machine, moto's, that answers 503 or loses connections as a test asks."""
 
+import contextlib
+import io
 import logging
 import os
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +15,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+
+from curate.cli import main
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "not-to-be-seen", "AWS_DEFAULT_REGION": "us-east-1"}
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -23,6 +29,8 @@ class S3:
     application: Any
     fails_every: int = 0
     """Every so many requests one is answered by 503; 0: none."""
+    lost_until: float = 0
+    """Until then, by the clock `time.monotonic`, every connection is lost before its answer."""
     url: str = ""
     requests: int = 0
     failed: int = 0
@@ -35,6 +43,9 @@ class S3:
             self.log.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
             fails = bool(self.fails_every) and self.requests % self.fails_every == 0
             self.failed += fails
+        if time.monotonic() < self.lost_until:
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+            raise ConnectionResetError
         if not fails:
             return self.application(environ, start_response)
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -101,3 +112,28 @@ def _forget_connections() -> None:
     from s3fs import S3FileSystem
 
     S3FileSystem.clear_instance_cache()
+
+
+def run(place: Path, *words: str, code: int = 0) -> str:
+    """Run a command in a folder, and return what it prints."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(place), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(list(words))
+            ended: object = 0
+        except SystemExit as end:
+            ended = end.code
+    told = out.getvalue() + err.getvalue()
+    assert ended == code, told
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in told
+    return told
+
+
+def here(run_folder: Path) -> dict[str, bytes]:
+    files = {str(p.relative_to(run_folder)): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
+    return results(files)
+
+
+def results(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Every file but the log of sessions and who may write."""
+    return {n: b for n, b in files.items() if n != "log.jsonl" and not n.endswith((".lock", ".lease"))}

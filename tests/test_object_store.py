@@ -1,7 +1,5 @@
 """Runs in an object store, against a real S3 server: the same bytes as here, and no fault loses or doubles a row."""
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -13,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.cli import main
-from tests.s3 import KEYS, S3, serving
+from tests.s3 import S3, here, results, run, serving
 from tests.scoring import make_project
 
 pytestmark = pytest.mark.slow
@@ -48,21 +45,6 @@ def score(out: str, *more: str) -> list[str]:
     ]
 
 
-def run(place: Path, *words: str, code: int = 0) -> str:
-    """Run a command in a folder, and return what it prints."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(place), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(list(words))
-            ended: object = 0
-        except SystemExit as end:
-            ended = end.code
-    told = out.getvalue() + err.getvalue()
-    assert ended == code, told
-    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in told
-    return told
-
-
 def begin(place: Path, s3: S3, out: str, *more: str, parts: int) -> subprocess.Popen[str]:
     """Start a scoring, and return once it has written so many parts."""
     process = subprocess.Popen(
@@ -73,16 +55,6 @@ def begin(place: Path, s3: S3, out: str, *more: str, parts: int) -> subprocess.P
         time.sleep(0.05)
     assert process.poll() is None, f"the command ended before it could be stopped: {process.communicate()}"
     return process
-
-
-def here(run_folder: Path) -> dict[str, bytes]:
-    files = {str(p.relative_to(run_folder)): p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
-    return results(files)
-
-
-def results(files: dict[str, bytes]) -> dict[str, bytes]:
-    """Every file but the log of sessions and who may write."""
-    return {n: b for n, b in files.items() if n != "log.jsonl" and not n.endswith((".lock", ".lease"))}
 
 
 def test_score_sql_select_report_and_status_work_on_a_run_in_a_bucket(project: Path, s3: S3) -> None:
@@ -164,15 +136,12 @@ def test_a_store_that_throttles_costs_time_and_no_row(project: Path, s3: S3) -> 
     assert results(s3.files("s3://bucket/runs/slow")) == here(project / "runs/here")
 
 
-def test_commands_that_take_no_object_store_say_so(project: Path, s3: S3) -> None:
-    for words in (
-        ("rescore", "s3://bucket/runs/x"),
-        ("validate", "s3://bucket/runs/x", "--out", "v"),
-        ("index", "--pool", "pool", "--model", "proxy", "--out", "s3://bucket/store"),
-        ("score", "--target", "val.jsonl", "--store", "s3://bucket/store"),
-        ("select", "runs/here", "--top", "5%", "--out", "s3://bucket/selected"),
-    ):
-        assert "expected a path on this machine" in run(project, *words, code=2)
+def test_a_connection_that_is_lost_for_a_while_costs_time_and_no_row(project: Path, s3: S3) -> None:
+    process = begin(project, s3, "s3://bucket/runs/lost", parts=2)
+    s3.lost_until = time.monotonic() + 3
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    assert results(s3.files("s3://bucket/runs/lost")) == here(project / "runs/here")
 
 
 def test_a_bucket_that_is_not_there_is_named(project: Path, s3: S3) -> None:

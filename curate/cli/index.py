@@ -118,10 +118,10 @@ def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) ->
     totals = store.totals or {}
     if as_json:
         search_record = None if search_index is None else asdict(search_index)
-        print_json({"store": str(store.path), "sketch_bytes": store.sketch_bytes, **totals, "search": search_record})
+        print_json({"store": store.address, "sketch_bytes": store.sketch_bytes, **totals, "search": search_record})
         return
     stdout.print(
-        f"{counted(totals['documents'], 'document')}, {counted(totals['tokens'], 'token')} indexed in {store.path}: "
+        f"{counted(totals['documents'], 'document')}, {counted(totals['tokens'], 'token')} indexed in {store.address}: "
         f"{size(store.sketch_bytes)} of sketches, {store.storage.bytes_per_document:,} bytes each",
         soft_wrap=True,
     )
@@ -134,6 +134,6 @@ def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) ->
             f" exactly {search_index.exact_milliseconds:.3g} ms",
             soft_wrap=True,
         )
-    path = shlex.quote(str(store.path))
+    path = shlex.quote(store.address)
     next_ = f"next: curate score --target FILE --store {path}   or   curate query {path}"
     stderr.print(next_, soft_wrap=True, style="dim")

@@ -1,7 +1,6 @@
 """`curate merge`: one run of several, each of another slice of a pool."""
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,10 +11,10 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Make one run of several, each of another slice of a pool.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN RUN...")
-@click.option("--out", type=click.Path(path_type=Path), help="The merged run's folder.  [required]")
+@click.option("--out", type=click.Path(), help="The merged run's folder.  [required]")
 @click.option("--dry-run", is_flag=True, help="Check that the runs can be one, say what it will hold, write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run and its totals as JSON.")
-def command(runs: tuple[str, ...], out: Path | None, dry_run: bool, as_json: bool) -> None:
+def command(runs: tuple[str, ...], out: str | None, dry_run: bool, as_json: bool) -> None:
     """Make one run of several that scored slices of a pool alike, so that ranks and shares are over all of it.
 
     \b

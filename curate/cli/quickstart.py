@@ -74,8 +74,9 @@ def _fresh(out: Path) -> None:
     """Make the folder, or empty it of an earlier quickstart's files. Raises SettingsError for another folder."""
     from curate.errors import SettingsError
     from curate.folders.folder import put_text
-    from curate.folders.local import open_folder, refuse_place
+    from curate.folders.local import open_folder, refuse_place, refuse_url
 
+    refuse_url(out, "--out")
     refuse_place(out, "--out")
     if out.exists() and not out.is_dir():
         raise SettingsError(f"{out} is a file; expected a folder.", hint="Give another folder with --out.")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli._settings import RECORD, continue_option, given, place_of, settings_options
-from curate.folders.local import refuse_url
 from curate.rescoring.settings import RescoreSettings
 from curate.settings import build
 
@@ -48,8 +47,7 @@ def command(
     out = place_of(ctx, out, run)
     values = given(ctx, RescoreSettings, options)
     more = values.get("runs", ())
-    refuse_url(run, "The run")
-    first = () if run is None and RECORD in ctx.meta else (str(chosen_run(run).path),)  # a record names all runs
+    first = () if run is None and RECORD in ctx.meta else (chosen_run(run).address,)  # a record names all runs
     values["runs"] = (*first, *([more] if isinstance(more, str) else more))
     settings = build(RescoreSettings, values, owner="A rescoring")
     with RichReporter() as reporter:
@@ -59,7 +57,7 @@ def command(
         rescored = rescore.run(settings, out, reporter=reporter)
     if as_json:
         details = rescored.record.json["details"]
-        print_json({"run": str(rescored.path), **rescored.record.of_method, "moved": details["moved"]})
+        print_json({"run": rescored.address, **rescored.record.of_method, "moved": details["moved"]})
     else:
         _print(rescored)
 
@@ -108,8 +106,8 @@ def _print(run: "Run") -> None:
             markup=False,
         )
     totals = run.totals or {}
-    stdout.print(f"{counted(totals['documents'], 'document')} rescored in {run.path}", soft_wrap=True)
+    stdout.print(f"{counted(totals['documents'], 'document')} rescored in {run.address}", soft_wrap=True)
     for reason, number in totals["skipped"].items():
         stdout.print(f"{counted(number, 'row')} set aside: {reason}", soft_wrap=True)
-    path = shlex.quote(str(run.path))
+    path = shlex.quote(run.address)
     stderr.print(f"next: curate select {path} --top 20%   or   curate sql {path}", soft_wrap=True, style="dim")

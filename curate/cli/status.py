@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,9 +79,10 @@ def _tell_proof(path: str, as_json: bool) -> None:
 
 
 def _opened(path: str) -> "PartFolder":
+    from curate.folders.local import open_folder
     from curate.scores.run import Run
 
-    if (Path(path) / "store.json").exists():
+    if open_folder(path).exists("store.json"):
         from curate.stores.store import Store
 
         return Store.open(path)

@@ -61,7 +61,7 @@ def command(
     out = place_of(ctx, out, *runs)
     values = given(ctx, ValidateSettings, options) | ({"runs": runs} if runs else {})
     if not values.get("runs"):
-        values["runs"] = str(chosen_run(None).path)
+        values["runs"] = chosen_run(None).address
     settings = build(ValidateSettings, values, owner="A validation")
     with RichReporter() as reporter:
         if dry_run:

@@ -99,6 +99,7 @@ def _print_plan(plan: "VerifyPlan", as_json: bool) -> None:
 
 def _print(verification: "Verification", plot: Path | None) -> None:
     from curate.cli._output import print_table, stdout
+    from curate.folders.local import open_folder
 
     def shown(value: float, spread: float | None) -> str:
         return f"{value:.4f}" if spread is None else f"{value:.4f} ± {spread:.4f}"
@@ -138,4 +139,5 @@ def _print(verification: "Verification", plot: Path | None) -> None:
     if (share := verification.best_share()) is not None:
         alike = f"; no clear difference to {', '.join(share['alike'])}" if share["alike"] else ""
         stdout.print(f"Of the sweep, {share['best']} ends lowest{alike}.", soft_wrap=True, markup=False)
-    stdout.print(f"Learning curves: {plot or Path(verification.out) / 'curves.png'}", soft_wrap=True, markup=False)
+    curves = plot or open_folder(verification.out).child("curves.png").address
+    stdout.print(f"Learning curves: {curves}", soft_wrap=True, markup=False)

@@ -67,9 +67,10 @@ class ObjectFolder:
         with tempfile.TemporaryDirectory(prefix="curate-") as scratch:
             path = Path(scratch) / name.rpartition("/")[2]
             write(path)
-            self._upload(name, path)
+            self.upload(name, path)
 
-    def _upload(self, name: str, path: Path) -> None:
+    def upload(self, name: str, path: Path) -> None:
+        """Write a file whose content is that of a file here; see `put`."""
         if self.held is None:
             self._store.write(name, path)
             return

@@ -50,7 +50,6 @@ class PartFolder(ABC):
     """The hint where a folder is not of this kind."""
     MAY_HOLD: ClassVar[frozenset[str]] = frozenset()
     """What may lie in its folder before it does."""
-    IN_STORES: ClassVar[bool] = False
     """Whether it may lie in an object store."""
 
     def __init__(self, folder: Folder, record: RunRecord, claim: Claim | None = None) -> None:
@@ -89,7 +88,7 @@ class PartFolder(ABC):
         start stay. Other settings replace a folder without any part, as a failed start leaves it. `job`: the name of
         one of several jobs that write the folder at the same time.
         """
-        folder = cls._place(path)
+        folder = open_folder(path)
         cls.refuse_foreign(path)
         claim = cls._claim_of(folder, shared=job is not None)
         folder = claim.guard(folder)
@@ -122,7 +121,7 @@ class PartFolder(ABC):
 
         Worker processes of the one that started the folder open it this way, too, and write parts into it.
         """
-        return cls.within(cls._place(path))
+        return cls.within(open_folder(path))
 
     @classmethod
     def within(cls, folder: Folder) -> Self:
@@ -132,13 +131,6 @@ class PartFolder(ABC):
             problem = f"not a {cls.KIND} (it holds no {cls.RECORD})" if is_folder else "no such folder"
             raise CurateError(f"{folder.address}: {problem}.", hint=cls._how_to_find(folder))
         return cls(folder, cls._read_record(folder))
-
-    @classmethod
-    def _place(cls, path: Path | str) -> Folder:
-        """Return the folder of an address. Raises SettingsError for an object store, where this kind takes none."""
-        if not cls.IN_STORES:
-            refuse_url(path, f"The {cls.KIND}")
-        return open_folder(path)
 
     @property
     def name(self) -> str:

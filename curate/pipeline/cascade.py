@@ -20,20 +20,22 @@ from curate.documents import rows_of_all
 from curate.documents.located import ADDRESSES, same_places
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Folder, put_json, read_json
-from curate.folders.local import open_folder, refuse_place
+from curate.folders.local import is_in_store, open_folder, refuse_place
 from curate.folders.record import as_json, decisive, differences
 from curate.pipeline import predict, score, select
 from curate.pipeline.continuing import CASCADE, begun_with, recorded_values
 from curate.pipeline.predicting import Learned, open_reading
 from curate.pipeline.request import first_documents, open_candidates
 from curate.pipeline.settings import KEEP, CascadeSettings
+from curate.pipeline.token_view import view_by
 from curate.pipeline.workspace import overlap_with
 from curate.progress import Reporter, Silent
 from curate.score_settings import default_out
 from curate.scores.narrowing import ranking_columns
 from curate.scores.run import Run
 from curate.secrets import addresses_without_secrets
-from curate.selection.dump import MANIFEST, refuse_taken
+from curate.selection.dump import MANIFEST, check_form, refuse_taken
+from curate.selection.formats import MEGATRON
 from curate.selection.selection import Selection
 from curate.selection.values import parse_top
 from curate.settings import gathered
@@ -131,13 +133,16 @@ def run(
     cascade that goes on without it writes them where it was begun to.
     `workers`, `executor` and `strict` are as for scoring. Raises CurateError.
     """
-    refuse_place(out, "--out", stores=True)
-    if select_into is not None:
-        refuse_taken(Path(select_into), overwrite=overwrite, option="--select")  # before hours of scoring
+    refuse_place(out, "--out")
     reporter, settings = reporter or Silent(), gathered(CascadeSettings, settings, values)
+    if select_into is not None:  # before hours of scoring
+        refuse_place(select_into, "--select")
+        view = view_by(settings) if format == MEGATRON else None
+        check_form(format, view)
+        refuse_taken(select_into, overwrite=overwrite, option="--select")
     place = open_folder(out if out is not None else f"{default_out(settings.scoring())}-cascade")
     Run.refuse_foreign(place.address)
-    selecting = None if select_into is None else {"into": os.path.abspath(select_into), "format": format}
+    selecting = None if select_into is None else {"into": _lasting(select_into), "format": format}
     begun = _begin(place, settings, selecting)
     where = place.address.rstrip("/")
     how: dict[str, Any] = {"workers": workers, "executor": executor, "strict": strict, "reporter": reporter}
@@ -265,9 +270,14 @@ def _wanted(settings: CascadeSettings, expected: Expected) -> dict[str, Any]:
     return {"top": settings.top, "group": group and group.removeprefix("score_")}
 
 
+def _lasting(place: Path | str) -> str:
+    """Return an address that means the same from every working folder."""
+    return str(place) if is_in_store(place) else os.path.abspath(place)
+
+
 def _is_selected(selecting: Mapping[str, str], reporter: Reporter) -> bool:
     """Return, and say, whether an earlier start has written the selection."""
-    if not (Path(selecting["into"]) / MANIFEST).is_file():
+    if not open_folder(selecting["into"]).exists(MANIFEST):
         return False
     reporter.note(f"{selecting['into']} holds the selection already.")
     return True

@@ -1,6 +1,7 @@
 """How a run's documents are embedded for a map: the mean of their tokens' input embeddings in the proxy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +13,27 @@ from curate.selection.places import Embed
 
 
 def mean_embedding(run: Run) -> Embed:
-    """Return what embeds a run's documents by its proxy's embeddings. Raises CurateError where it does not load."""
-    from curate.proxies.proxy import load_proxy
-    from curate.proxies.settings import ProxySettings
+    """Return what embeds a run's documents by its proxy's embeddings, and loads it when it is first called.
 
+    Raises SettingsError where the run has no proxy. What it returns raises CurateError where that does not load.
+    """
     recorded = run.located_settings
     if not recorded.get("model"):
         raise SettingsError(f"{run.address} has no proxy, whose embeddings a map is made of.", hint="Leave --map out.")
+    loaded: list[Embed] = []
+
+    def embed(documents: Sequence[Document]) -> np.ndarray:
+        if not loaded:
+            loaded.append(_loaded(recorded))
+        return loaded[0](documents)
+
+    return embed
+
+
+def _loaded(recorded: Mapping[str, Any]) -> Embed:
+    from curate.proxies.proxy import load_proxy
+    from curate.proxies.settings import ProxySettings
+
     model, revision, template = (recorded.get(n) for n in ("model", "revision", "chat_template"))
     settings = ProxySettings(model=str(model), revision=revision, chat_template=template, device="cpu")
     proxy = load_proxy(settings)

@@ -136,7 +136,8 @@ class Indexing:
     """All of it: shards that are in the store already, too."""
     read_as: FirstRows | None
     """The shapes of its first rows."""
-    path: Path
+    place: str
+    """The store's address."""
     record: dict[str, Any]
     reporter: Reporter
 
@@ -147,27 +148,27 @@ class Indexing:
         Without `out` the store has the pool's name, and grows only by shards at the addresses that it knows.
         """
         settings = settings.resolved()
-        path = Path(out) if out is not None else default_store(settings)
-        refuse_place(path, "--out")
-        Store.refuse_foreign(path)
+        refuse_place(out, "--out")
+        place = open_folder(out if out is not None else default_store(settings)).address
+        Store.refuse_foreign(place)
         record = settings.as_dict() | {"device": choose_device(settings.device).type}
         addresses: tuple[str, ...] = ()
         new = list(settings.pool)
-        if (path / Store.RECORD).exists():
-            store = Store.open(path)
+        if open_folder(place).exists(Store.RECORD):
+            store = Store.open(place)
             record = as_recorded(store, record)
             store.refuse_other_method(settings.method)
             store.refuse_other(record, {})
-            addresses = tuple(located(store, a) for a in store.record.details.pool) if store.has_parts(path) else ()
+            addresses = tuple(located(store, a) for a in store.record.details.pool) if store.has_parts(place) else ()
             new = [a for a in settings.pool if not any(same_places(a, known) for known in addresses)]
             if out is None and addresses and new:
                 raise SettingsError(
-                    f"{path} holds other documents ({', '.join(addresses)}), not {new[0]}.",
-                    hint=f"Say where with --out: {path} to add them, another folder for a store of their own.",
+                    f"{place} holds other documents ({', '.join(addresses)}), not {new[0]}.",
+                    hint=f"Say where with --out: {place} to add them, another folder for a store of their own.",
                 )
         pool = open_candidates(changed(settings, pool=tuple(dict.fromkeys((*addresses, *new)))), reporter)
         read_as = note_shapes(pool, settings.fields, reporter)
-        return cls(settings=settings, pool=pool, read_as=read_as, path=path, record=record, reporter=reporter)
+        return cls(settings=settings, pool=pool, read_as=read_as, place=place, record=record, reporter=reporter)
 
     def run(self, choice: executors.Choice, *, strict: bool = False) -> Store:
         """Write the parts that the store lacks; then, once all are there, fit its whitening and keep whitened norms."""
@@ -178,14 +179,14 @@ class Indexing:
         details = self._details(sketcher) | {"coverage": vars(proxy.coverage), "context": context}
         fingerprints = {name: value for name, value in workspace.fingerprints.items() if name != "pool"}
         how = {"settings": self.record, "fingerprints": fingerprints, "details": details, "job": choice.job}
-        with Store.start(self.path, **how) as store:
+        with Store.start(self.place, **how) as store:
             store.log.begin(**choice.told())
             with store.preparing(
-                lambda: self.reporter.note(f"another job prepares {self.path}; this one waits for it.")
+                lambda: self.reporter.note(f"another job prepares {self.place}; this one waits for it.")
             ):
                 self._prepare(store, workspace, details)
             opened = sketching(store, sketcher, workspace.encoder, workspace.batching)
-            work = IndexWork(settings=self.settings, path=self.path, opened=opened)
+            work = IndexWork(settings=self.settings, folder=store.folder, opened=opened)
             executor = choice.make(parameters=proxy.coverage.total, rows=workspace.sizes().pool)
             done = executor.run(work, self._unfinished(store), store, self.reporter)
             store.log.end({**executor.described(), **done.told(), "seconds": round(time.time() - started, 3)})
@@ -200,7 +201,7 @@ class Indexing:
         """Do what is done once for a store, and for shards that are new."""
         fingerprint = self.pool.fingerprint()
         is_ours = store.log.is_prepared and store.record.details.pool_fingerprint == fingerprint
-        if not store.has_parts(self.path) and not is_ours:
+        if not store.has_parts(self.place) and not is_ours:
             store.forget()  # of a start that never wrote a part, maybe of another pool
             store.add_details(**details)
         store.add_shards(self.pool)
@@ -228,7 +229,7 @@ class Indexing:
         begun = time.perf_counter()
         sketched(storage, sketcher, encoded, workspace.batching)
         speed = len(encoded) / (time.perf_counter() - begun)
-        store = Store.open(self.path) if (self.path / Store.RECORD).exists() else None
+        store = Store.open(self.place) if open_folder(self.place).exists(Store.RECORD) else None
         missing = [s for s in self.pool.shards if store is None or not store.holds(s.name)]
         documents = round(rows_of_all(missing))
         part = min(documents, self.settings.part_documents) * storage.bytes_per_document
@@ -247,7 +248,7 @@ class Indexing:
 
     def _plan_of_method(self, workspace: Workspace, documents: int) -> Plan | None:
         sizes = Sizes.of(documents, self.settings.background or 0, NO_TARGET, None)
-        inputs = workspace.inputs(open_folder(self.path), self.reporter)
+        inputs = workspace.inputs(open_folder(self.place), self.reporter)
         return methods.get(self.settings.method).plan(inputs, self._method_settings, sizes, {})
 
     def _workspace(self) -> Workspace:

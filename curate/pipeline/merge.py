@@ -91,7 +91,7 @@ def run(runs: Sequence[Run | Path | str], out: Path | str, *, reporter: Reporter
     It is a run of the whole pool, byte by byte, as if that had been scored with the same fits. One that was stopped
     goes on. The runs stay as they are. Raises CurateError; see `plan`.
     """
-    refuse_place(out, "--out", stores=True)
+    refuse_place(out, "--out")
     Run.refuse_foreign(out)
     reporter, started = reporter or Silent(), time.time()
     merging = plan(runs)

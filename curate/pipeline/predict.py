@@ -68,7 +68,7 @@ def run(
     record. A predicted score is the normal score of a rank, moved so that 0 stays 0. `workers`, `executor`, `part` and
     `strict` are as for scoring. Raises CurateError.
     """
-    refuse_place(out, "--out", stores=True)
+    refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(PredictSettings, settings, values)
     teacher = _teacher(settings)

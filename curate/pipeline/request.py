@@ -198,7 +198,7 @@ def _like_store(settings: ScoreSettings, store: Store) -> tuple[ScoreSettings, d
     had = as_json({name: (asdict(indexed) | projection)[name] for name in here})
     if lines := differences(had, here, had="the store has"):
         raise SettingsError(
-            f"{store.path} was indexed otherwise:\n  " + "\n  ".join(lines),
+            f"{store.address} was indexed otherwise:\n  " + "\n  ".join(lines),
             hint="Leave these settings out (they come from the store), or index into another store.",
         )
     return changed(settings, **shared), projection

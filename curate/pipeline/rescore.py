@@ -10,7 +10,7 @@ from curate.documents.located import as_recorded
 from curate.errors import CurateError
 from curate.executors.chunks import ChunkEncoder
 from curate.executors.contract import Work
-from curate.folders.local import refuse_place
+from curate.folders.local import open_folder, refuse_place
 from curate.pipeline.ending import log
 from curate.pipeline.request import open_candidates, read_rows, score_columns
 from curate.pipeline.workspace import Workspace, encode_target, load, overlap_with, versions
@@ -44,25 +44,25 @@ def run(
     settings = gathered(RescoreSettings, settings, values)
     settings = changed(settings, runs=latest_where_none(settings.runs))
     parents = parents_of(settings)
-    path = Path(out) if out is not None else default_rescore_out(parents[0], settings)
+    place = open_folder(out if out is not None else default_rescore_out(parents[0], settings)).address
     scoring, rescoring, fingerprints, split = _rescoring(settings, parents, reporter)
     device = rescoring.proxy.device.type
-    record = scoring.as_dict() | {"device": device, "parent_run": [str(parent.path) for parent in parents]}
+    record = scoring.as_dict() | {"device": device, "parent_run": [parent.address for parent in parents]}
     details = {
         "versions": versions(),
         "coverage": vars(rescoring.proxy.coverage),
         "columns": [*rescoring.columns, ADJOINT, *([SPREAD] if settings.repeats > 1 else [])],
         **split.details(),
     }
-    if (path / Run.RECORD).exists():
-        record = as_recorded(Run.open(path), record)
-    with Run.start(path, settings=record, fingerprints=fingerprints, details=details) as run:
+    if open_folder(place).exists(Run.RECORD):
+        record = as_recorded(Run.open(place), record)
+    with Run.start(place, settings=record, fingerprints=fingerprints, details=details) as run:
         split.write(run.folder)
         if not run.is_finished:
             run.log.begin()
             loaded = time.time()
             rescoring.attribute(run)
-            moved = {str(parent.path): movement(parent, run.scores().collect()) for parent in parents}
+            moved = {parent.address: movement(parent, run.scores().collect()) for parent in parents}
             run.add_details(moved=moved)
             work = Work(documents=len(rescoring.usable))
             log(run, work, {}, load=loaded - started, rescore=time.time() - loaded)
@@ -90,7 +90,7 @@ def _rescoring(
     fingerprints = {"pool": pool.fingerprint(), **split.fingerprints()}
     if any(scored.get(name) != value for name, value in split.fingerprints().items()):
         raise CurateError(
-            f"The target's content has changed since {parents[0].path} was scored.",
+            f"The target's content has changed since {parents[0].address} was scored.",
             hint="Score the changed target into another run first.",
         )
     proxy, encoder = load(scoring)

@@ -53,7 +53,7 @@ def run(
     target is said before the model loads. Raises CurateError, also where not one row can be used; parts that were
     finished stay.
     """
-    refuse_place(out, "--out", stores=True)
+    refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
     settings = gathered(ScoreSettings, settings, values)
     choice = executors.choose(executor, workers=workers, device=settings.device, part=part)
@@ -145,7 +145,7 @@ def _refuse_early(place: str, request: Request) -> dict[str, Any]:
     `Run.start` looks again, with the model's fingerprint. Return the settings as a run that is there has them: its
     addresses may have been given elsewhere.
     """
-    refuse_place(place, "--out", stores=True)
+    refuse_place(place, "--out")
     Run.refuse_foreign(place)
     if not open_folder(place).exists(Run.RECORD):
         return request.record

@@ -10,6 +10,7 @@ from curate.selection.tokenised import TokenView
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from curate.proxies.settings import ProxySettings
     from curate.proxies.tokens import Encoder
 
 SHORTEST = 2
@@ -32,13 +33,23 @@ def token_view(run: Run, other: Path | str | None = None, pack: int | None = Non
 
     Raises SettingsError where there is none.
     """
+    tokenizer = proxys_tokenizer(run) if other is None else named_tokenizer(other)
+    return _view(tokenizer, str(other or run.record.model), pack)
+
+
+def view_by(proxy: "ProxySettings") -> TokenView:
+    """Return how documents are written as tokens by a proxy's tokenizer. Raises SettingsError where there is none."""
+    tokenizer = _loaded("model", model=proxy.model, revision=proxy.revision, chat_template=proxy.chat_template)
+    return _view(tokenizer, proxy.model)
+
+
+def _view(tokenizer: "PreTrainedTokenizerBase", name: str, pack: int | None = None) -> TokenView:
     import xxhash
 
-    tokenizer = proxys_tokenizer(run) if other is None else named_tokenizer(other)
     end: Any = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     words = f"{sorted(tokenizer.get_vocab().items())} {tokenizer.chat_template}"
     return TokenView(
-        tokenizer=str(other or run.record.model),
+        tokenizer=name,
         fingerprint=xxhash.xxh3_128_hexdigest(words.encode(errors="replace")),
         encode=whole_encoder(tokenizer),
         vocabulary=max(tokenizer.get_vocab().values()) + 1,

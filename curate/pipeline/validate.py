@@ -20,7 +20,7 @@ from curate.proof.bank import Laboratory
 from curate.proof.places import draw
 from curate.proof.predictions import Subject
 from curate.proof.reading import drawn, scored_rows, usable
-from curate.proof.settings import ValidateSettings, default_validate_out, remember
+from curate.proof.settings import ValidateSettings, banks_beside, default_validate_out, remember
 from curate.proof.validate import ValidatePlan, Validating, Validation
 from curate.rescoring.parents import latest_where_none, runs_of_one_pool
 from curate.schema import Document
@@ -34,7 +34,7 @@ def run(
     settings: ValidateSettings | None = None,
     out: Path | str | None = None,
     *,
-    plot: Path | None = None,
+    plot: Path | str | None = None,
     workers: int | str = 1,
     executor: str | None = None,
     reporter: Reporter | None = None,
@@ -47,13 +47,14 @@ def run(
     refuse_place(out, "--out")
     refuse_place(plot, "--plot")
     settings = gathered(ValidateSettings, settings, values)
+    refuse_place(settings.banks, "--banks")
     settings = changed(settings, runs=latest_where_none(settings.runs))
-    path = Path(out) if out is not None else default_validate_out(settings)
+    place = open_folder(out if out is not None else default_validate_out(settings))
     choice = executors.choose(executor, workers=workers, is_shared=False)
     validating = _validating(settings, reporter or Silent())
-    remember(open_folder(path), "validate", settings)
+    remember(place, "validate", settings)
     validation = validating.run(choice)
-    validation.write(path, plot)
+    validation.write(place.address, plot)
     return validation
 
 
@@ -104,7 +105,7 @@ def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
         documents=documents,
         queries=queries,
         subjects=subjects,
-        root=Path(settings.banks) if settings.banks else runs[0].path.parent / "banks",
+        root=settings.banks or banks_beside(runs[0]),
         reporter=reporter,
     )
 
@@ -115,7 +116,7 @@ def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Doc
     checkpoints = needed_checkpoints(scoring.method, proxy)
     fingerprints = {"pool": pool.fingerprint(), **fingerprints_of(proxy, checkpoints)}
     if not run.record.fingerprints.same_model(fingerprints):
-        raise CurateError(f"The model {scoring.model} has changed since {run.path} was scored.")
+        raise CurateError(f"The model {scoring.model} has changed since {run.address} was scored.")
     against = read_against(scoring, reporter)
     origin = Origin.open(scoring.fit_from, run.record.settings) if scoring.fit_from else None
     workspace = Workspace(

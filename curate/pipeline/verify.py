@@ -22,7 +22,7 @@ def run(
     settings: VerifySettings | None = None,
     out: Path | str | None = None,
     *,
-    plot: Path | None = None,
+    plot: Path | str | None = None,
     workers: int | str = 1,
     executor: str | None = None,
     reporter: Reporter | None = None,
@@ -55,5 +55,6 @@ def plan(
 
 def _opened(settings: VerifySettings, out: Path | str | None, reporter: Reporter) -> tuple[Verifying, Proxy, Encoder]:
     refuse_place(out, "--out")
-    verifying = Verifying.open(settings, Path(out) if out is not None else default_verify_out(settings), reporter)
+    refuse_place(settings.banks, "--banks")
+    verifying = Verifying.open(settings, out if out is not None else default_verify_out(settings), reporter)
     return verifying, *load(changed(verifying.scoring, modules=()))

@@ -13,7 +13,7 @@ from curate import methods
 from curate.documents import Pool, Split, Target, documents, hold_out
 from curate.errors import CurateError, SettingsError
 from curate.folders.kept import Kept
-from curate.folders.local import put_text_file, refuse_place
+from curate.folders.local import put_text_file, refuse_other_file, refuse_place
 from curate.folders.tensors import TENSORS
 from curate.methods.contract import EncodedTarget, Inputs, RowScorer, Scorer
 from curate.methods.shared.states import fingerprints_of, needed_checkpoints
@@ -22,7 +22,7 @@ from curate.pipeline.workspace import Workspace, load
 from curate.progress import Reporter, Silent
 from curate.proxies.token_texts import TokenTexts
 from curate.proxies.tokens import Encoded
-from curate.reports.explanation import Explanation, Neighbour, RowScore, refuse_other
+from curate.reports.explanation import MADE_HERE, Explanation, Neighbour, RowScore
 from curate.reports.tokens import TokenScore
 from curate.schema import Document, group_column
 from curate.score_settings import ScoreSettings
@@ -86,7 +86,7 @@ def run(
     _refuse(doc, rank, rows, target_rows)
     refuse_place(html, "--html")
     if html is not None:
-        refuse_other(Path(html))
+        refuse_other_file(html, MADE_HERE, option="--html", example="why.html", problem="`curate why` did not write it")
     column = ranking_columns(opened_run, [group])[0] if group else "score"
     with open_session(opened_run) as session:
         row = named_document(session, doc) if doc is not None else ranked_document(session, rank or 1, column)
@@ -119,7 +119,7 @@ def run(
         rows_mean=of_rows.mean,
         rows_note=of_rows.note,
         neighbours=() if opened_store is None else _neighbours(opened_store, document, rows, reporter),
-        store=None if opened_store is None else str(opened_store.path),
+        store=None if opened_store is None else opened_store.address,
     )
     if html is not None:
         put_text_file(html, explanation.html())

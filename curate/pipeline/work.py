@@ -5,7 +5,6 @@ A process that opens one finds all that was fitted in the run's folder, where th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from curate import methods
@@ -96,7 +95,7 @@ class IndexWork:
     """Sketching a pool's documents into a store."""
 
     settings: IndexSettings
-    path: Path
+    folder: Folder
     """The store's folder."""
     opened: Sketching | None = field(default=None, repr=False)
     """What this process has in memory already; it does not travel."""
@@ -107,7 +106,7 @@ class IndexWork:
         """Load the proxy and open the store."""
         if self.opened is not None:
             return self.opened
-        store = Store.open(self.path)
+        store = Store.within(self.folder)
         proxy, encoder = load(self.settings)
         checkpoints = needed_checkpoints(self.settings.method, proxy)
         _refuse_changed(store, fingerprints_of(proxy, checkpoints))

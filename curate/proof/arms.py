@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from curate.documents import Fields, Pool, documents, open_pool
-from curate.folders.folder import put_text
-from curate.folders.local import open_folder
+from curate.folders.folder import Folder, put_text
 from curate.proof.masking import Masked
 from curate.proof.spool import key_of
 from curate.schema import Document
@@ -37,9 +35,9 @@ class Arm:
     """Returns the documents of a seed."""
 
 
-def selected_documents(folder: Path, fields: Fields) -> Iterator[Document]:
+def selected_documents(folder: Folder, fields: Fields) -> Iterator[Document]:
     """Yield the documents of a selection on disk."""
-    for shard in open_pool(folder / SPLIT).shards:
+    for shard in open_pool(folder.child(SPLIT).address).shards:
         for row in documents(shard, fields):
             if isinstance(row, Document):
                 yield row
@@ -47,7 +45,8 @@ def selected_documents(folder: Path, fields: Fields) -> Iterator[Document]:
 
 def select_best(
     run: Run,
-    folder: Path,
+    parent: Folder,
+    name: str,
     *,
     column: str,
     ranking: Ranking,
@@ -61,12 +60,12 @@ def select_best(
     `ranking` is what the filters see as scores; a run whose scores have no density is ranked by them as they are.
     A selection of the same key in the folder is taken as it is.
     """
-    name, size = ("token_budget", {"tokens": tokens}) if share is None else ("top", {"share": share})
-    all_filters = [*filters, (name, {**size, "score": column})]
+    by_size, size = ("token_budget", {"tokens": tokens}) if share is None else ("top", {"share": share})
+    all_filters = [*filters, (by_size, {**size, "score": column})]
     by = ranking.by if is_summed(run) else SCORE
     key = key_of(run.record.json, all_filters, by, ranking.group)
-    parent, key_name = open_folder(folder.parent), f"{folder.name}.key"
-    is_there = parent.exists(f"{folder.name}/{MANIFEST}") and parent.exists(key_name)
+    key_name = f"{name}.key"
+    is_there = parent.exists(f"{name}/{MANIFEST}") and parent.exists(key_name)
     if not (is_there and parent.read(key_name).decode() == key):
         parent.remove(key_name)
         select(
@@ -74,7 +73,7 @@ def select_best(
             filters=all_filters,
             rank_by=by,
             group=ranking.group,
-            out=folder,
+            out=parent.child(name).address,
             pool=pool.address,
             overwrite=True,
         )

@@ -123,9 +123,9 @@ class Laboratory:
 class Bank:
     """The retrainings of one laboratory in a folder; `fetch` makes the missing ones."""
 
-    def __init__(self, laboratory: Laboratory, root: Path) -> None:
+    def __init__(self, laboratory: Laboratory, root: Path | str) -> None:
         """Open or make the bank under `root`, in a folder named by its fingerprint."""
-        self.laboratory = laboratory
+        self.laboratory, self.root = laboratory, root
         self.folder = open_folder(root).child(laboratory.fingerprint())
         self._kept = Kept(self.folder.child("losses"), ARRAY)
         record = {
@@ -165,7 +165,7 @@ class Retraining:
     queries: Sequence[Encoded]
     tokens: TokenSettings
     room: Room
-    root: Path
+    root: Path | str
     folder: Folder
     bank: Bank | None = field(default=None, repr=False)
     """What this process has in memory already; it does not travel."""
@@ -180,7 +180,7 @@ class Retraining:
             queries=laboratory.queries,
             tokens=laboratory.tokens,
             room=laboratory.room,
-            root=bank.folder.local().parent,
+            root=bank.root,
             folder=bank.folder,
             bank=bank,
         )

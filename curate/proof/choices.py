@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 from curate import methods
 from curate.documents import Pool
 from curate.errors import CurateError
+from curate.folders.folder import Folder
 from curate.progress import Reporter
 from curate.proof.arms import (
     ALL,
@@ -30,6 +31,8 @@ from curate.scores.run import Run, list_runs
 from curate.scores.session import pool_of
 from curate.settings import changed
 
+_BEST = "best-documents"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
@@ -40,7 +43,7 @@ class Choices:
     """As the selection's run was scored, with pool and model as they are now."""
     baselines: Sequence[str]
     sweep: Sequence[float]
-    out: Path
+    out: Folder
     seed: int
     score: Callable[..., Run]
     """The function that scores a pool: (settings, out, reporter=…)."""
@@ -65,24 +68,25 @@ class Choices:
         if self.selected.is_of_tokens:
             arms += [self._random_tokens(), self._best_documents()]
         for method in dict.fromkeys(self.baselines):
-            folder = self.out / "choices" / method
             budget, column = self.selected.budget, self.selected.column
             ranking = self.selected.ranking
-            key = select_best(self.scored(method), folder, column=column, ranking=ranking, tokens=budget, pool=pool)
-            arms.append(self._dump(method, folder, key))
+            how: dict[str, Any] = {"column": column, "ranking": ranking, "tokens": budget, "pool": pool}
+            key = select_best(self.scored(method), self._choices, method, **how)
+            arms.append(self._dump(method, self._choices.child(method), key))
         for share in self.sweep:
             name = f"{SWEPT}{100 * share:g}%"
-            folder = self.out / "choices" / name.replace(" ", "-").replace("%", "")
+            file_name = name.replace(" ", "-").replace("%", "")
             key = select_best(
                 self._selection_run(),
-                folder,
+                self._choices,
+                file_name,
                 column=self.selected.column,
                 ranking=self.selected.ranking,
                 share=share,
                 filters=self.selected.filters,
                 pool=pool,
             )
-            arms.append(self._dump(name, folder, key))
+            arms.append(self._dump(name, self._choices.child(file_name), key))
         if all_times:
             passes = (self.index.totals or {})["tokens"] / tokens
             arms.append(self._drawn(ALL, tokens, min(all_times, passes)))
@@ -91,6 +95,8 @@ class Choices:
     def neighbour(self, method: str) -> Run | None:
         """Return a finished run beside the selection's of the same pool and target by another method, if any."""
         own_run = self.selected.run
+        if not own_run.folder.is_here:  # in an object store none is looked for, at a request each
+            return None
         neighbours = list_runs(own_run.path.parent) if own_run.path.parent.is_dir() else []
         for run in neighbours:
             fingerprints, own_fingerprints = run.record.fingerprints, own_run.record.fingerprints
@@ -103,7 +109,7 @@ class Choices:
     def scored(self, method: str) -> Run:
         """Return a run of the same pool and target by another method: one beside the selection's, else a new one."""
         if (run := self.neighbour(method)) is not None:
-            self.reporter.note(f"{method}: scored in {run.path} already.")
+            self.reporter.note(f"{method}: scored in {run.address} already.")
             return run
         offers = methods.get(method).OFFERS
         settings = changed(
@@ -114,7 +120,7 @@ class Choices:
             per_token=False,
             against=self.settings.against if "against" in offers else (),
         )
-        return self.score(settings, self.out / "baselines" / method, reporter=self.reporter)
+        return self.score(settings, self.out.child("baselines").child(method).address, reporter=self.reporter)
 
     def _needs(self, method: str) -> tuple[str, ...]:
         """Return the fingerprints that must be equal; a method without a model needs none of the model."""
@@ -125,12 +131,16 @@ class Choices:
         defaults = asdict(methods.get(method).Settings())
         return {k: v for k, v in run.record.method_settings.items() if k in defaults} == defaults
 
+    @property
+    def _choices(self) -> Folder:
+        return self.out.child("choices")
+
     def _selection_run(self) -> Run:
         try:
-            run = Run.open(self.selected.run.path)
+            run = Run.open(self.selected.run.address)
         except CurateError as error:
             raise CurateError(
-                f"{self.selected.run.path}: the selection's run is not there.",
+                f"{self.selected.run.address}: the selection's run is not there.",
                 hint="Start this where the selection was made; only --sweep and runs without baselines need it.",
             ) from error
         record = self.selected.run.record.json
@@ -157,19 +167,19 @@ class Choices:
 
     def _best_documents(self) -> Arm:
         """Return the arm of the best documents, by the same filters and column, of as many tokens that carry loss."""
-        folder = self.out / "choices" / "best-documents"
         key = select_best(
             self._selection_run(),
-            folder,
+            self._choices,
+            _BEST,
             column=self.selected.column,
             ranking=self.selected.ranking,
             tokens=self.selected.budget,
             filters=self.selected.filters,
             pool=self.pool,
         )
-        return self._dump(BEST_DOCUMENTS, folder, key)
+        return self._dump(BEST_DOCUMENTS, self._choices.child(_BEST), key)
 
-    def _dump(self, name: str, folder: Path, key: str) -> Arm:
+    def _dump(self, name: str, folder: Folder, key: str) -> Arm:
         return Arm(name=name, key=key, documents=lambda _: selected_documents(folder, self.settings.fields))
 
     def _drawn(self, name: str, tokens: int, times: float) -> Arm:

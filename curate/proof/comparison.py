@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from curate.documents import Fields, Overlap, read_target
@@ -14,6 +13,7 @@ from curate.folders.codecs import JSON
 from curate.folders.folder import Folder
 from curate.folders.kept import Kept
 from curate.folders.local import open_folder
+from curate.folders.local_folder import LocalFolder
 from curate.gradients.documents import Batching
 from curate.progress import Reporter
 from curate.proof.arms import ALL, Arm
@@ -23,7 +23,7 @@ from curate.proof.places import draw
 from curate.proof.progress import ARMS, UNTRAINED
 from curate.proof.reading import usable
 from curate.proof.selection import Selected
-from curate.proof.settings import VerifySettings
+from curate.proof.settings import VerifySettings, banks_beside
 from curate.proof.sharing import share
 from curate.proof.spool import Excluded, key_of, spooled
 from curate.proof.verdict import LEAST_STEPS, Outcome, Verification
@@ -35,6 +35,7 @@ from curate.training.snapshots import in_proxys_precision
 
 MOST_PASSES = 4
 """Over a small selection, from which on another pass teaches little (arXiv 2305.16264)."""
+SPOOLS = "spools"
 _OTHER_SEED = 7919  # keeps the sample of other text apart from the random arms' draws
 
 
@@ -47,7 +48,7 @@ class Comparison:
     fields: Fields
     """Of the pool's documents."""
     held_out: Sequence[Document]
-    out: Path
+    out: Folder
     proxy: Proxy
     encoder: Encoder
     batching: Batching
@@ -113,7 +114,8 @@ class Comparison:
             )
         self._train(trainings, untrained, executor)
         self._share(names, back=True)
-        self._folder.remove("spools")
+        scratch = self.out.scratch(SPOOLS)
+        LocalFolder(scratch.parent).remove(SPOOLS)
         outcomes = tuple(self._outcome(arm, [self._trained(arm, seed) for seed in seeds]) for arm in arms)
         return Verification(
             selection=str(self.settings.selection),
@@ -123,7 +125,7 @@ class Comparison:
             others=len(self.measure.other),
             outcomes=outcomes,
             untrained=untrained,
-            out=str(self.out),
+            out=self.out.address,
             is_of_tokens=self.selected.is_of_tokens,
         )
 
@@ -154,7 +156,7 @@ class Comparison:
     def _job(self, arm: Arm, seed: int) -> ArmTraining:
         """Write a training's documents to disk, unless they are there, and return the job."""
         name = f"{arm.name}-{seed}" if arm.per_seed else arm.name
-        folder = self.out / "spools" / f"{name}-{key_of(self._shared_key, arm.key, arm.per_seed and seed)}"
+        folder = self.out.scratch(SPOOLS) / f"{name}-{key_of(self._shared_key, arm.key, arm.per_seed and seed)}"
         counts = spooled(
             folder, lambda: arm.documents(seed), self.encoder, self.excluded, what=name, reporter=self.reporter
         )
@@ -189,28 +191,27 @@ class Comparison:
 
     @property
     def _kept(self) -> Kept[Any]:
-        return Kept(self._folder.child(ARMS), JSON)
+        return Kept(self.out.child(ARMS), JSON)
 
     def _share(self, names: Sequence[str], *, back: bool) -> None:
         """Take the trainings that other verifications keep, or give them this one's."""
         if self.bank is None:
             return
-        folders = (self._folder.child(ARMS), open_folder(self.bank))
+        folders = (self.out.child(ARMS), self.bank)
         source, target = folders if back else folders[::-1]
         taken = share([f"{name}{JSON.suffix}" for name in names], source, target, self.reporter)
         if taken and not back:
-            self.reporter.note(f"{taken} trainings and losses of other verifications are used again, from {self.bank}.")
+            self.reporter.note(
+                f"{taken} trainings and losses of other verifications are used again, from {self.bank.address}."
+            )
 
     @property
-    def bank(self) -> Path | None:
+    def bank(self) -> Folder | None:
         """Where trainings are shared; None where the selection's run is gone and no place was given."""
-        runs = self.selected.run.path.parent
-        banks = Path(self.settings.banks) if self.settings.banks else runs / "banks" if runs.is_dir() else None
-        return None if banks is None else banks / ARMS
-
-    @property
-    def _folder(self) -> Folder:
-        return open_folder(self.out)
+        run = self.selected.run
+        is_there = run.path.parent.is_dir() if run.folder.is_here else run.folder.exists(run.RECORD)
+        banks = self.settings.banks or (banks_beside(run) if is_there else None)
+        return None if banks is None else open_folder(banks).child(ARMS)
 
     @cached_property
     def _shared_key(self) -> str:

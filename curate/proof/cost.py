@@ -7,7 +7,6 @@ from itertools import islice
 from curate.amounts import counted, duration, rounded, size
 from curate.errors import CurateError
 from curate.folders.folder import read_json
-from curate.folders.local import open_folder
 from curate.folders.record import as_json
 from curate.memory import peak_memory
 from curate.proof.arms import ALL, selected_documents
@@ -81,7 +80,7 @@ def plan(comparison: Comparison) -> VerifyPlan:
     if of_tokens:  # two arms read all tokens of their documents for those that carry loss
         figures = comparison.selected.manifest["tokens"]
         step *= 1 + 2 / alike * (figures["tokens"] / figures["carrying_loss"] - 1)
-    dumps = (alike - 2) * sum(p.stat().st_size for p in comparison.selected.folder.glob("*/*"))
+    dumps = (alike - 2) * sum(f.size for f in comparison.selected.folder.files() if f.name.count("/") == 1)
     return VerifyPlan(
         arms=alike + bool(all_steps),
         seeds=settings.seeds,
@@ -101,7 +100,7 @@ def plan(comparison: Comparison) -> VerifyPlan:
 
 def _there(comparison: Comparison) -> tuple[int, int]:
     """Return how many trainings of the arms are kept, and how many of the arm `all`; of other settings none are."""
-    folder = open_folder(comparison.out)
+    folder = comparison.out
     if not folder.exists(SETTINGS) or read_json(folder, SETTINGS)["settings"] != as_json(asdict(comparison.settings)):
         return 0, 0
     kept = kept_trainings(comparison.out)

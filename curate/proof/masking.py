@@ -50,7 +50,7 @@ class Masked:
 def chosen_tokens(selected: Selected, fields: Fields, seed: int | None = None) -> Iterator[Masked]:
     """Yield the documents of a selection of tokens; with a seed as many random tokens of each."""
     names = selected.manifest["token_columns"]
-    for shard in open_pool(selected.folder / SPLIT).shards:
+    for shard in open_pool(selected.folder.child(SPLIT).address).shards:
         made = DocumentMaker(shard.name, fields)
         for number, row in rows(shard):
             document = made(number, row)

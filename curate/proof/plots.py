@@ -16,7 +16,7 @@ _COLOURS = ("#1f4e8c", "#c8553d", "#2f855a", "#8c6bb1", "#b7791f", "#4a5568", "#
 
 
 def predicted_against_measured(
-    predicted: Mapping[str, np.ndarray], measured: np.ndarray, titles: Mapping[str, str], path: Path
+    predicted: Mapping[str, np.ndarray], measured: np.ndarray, titles: Mapping[str, str], path: Path | str
 ) -> None:
     """Draw a panel per method: every retraining and query a point, each query in its own standard deviations.
 
@@ -37,7 +37,7 @@ def predicted_against_measured(
     _save(figure, path)
 
 
-def learning_curves(arms: Sequence[Mapping[str, Any]], untrained: Mapping[str, float], path: Path) -> None:
+def learning_curves(arms: Sequence[Mapping[str, Any]], untrained: Mapping[str, float], path: Path | str) -> None:
     """Draw the loss of the target, and of other text, by tokens trained on: a line per arm, the seeds' range around it.
 
     Each arm: `name`, `tokens` `[points]`, and `target` and `other` `[seeds][points]`.
@@ -64,6 +64,6 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return (values - values.mean(0)) / np.where(spread > 0, spread, 1)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path | str) -> None:
     FigureCanvasAgg(figure)
     put_file(path, partial(figure.savefig, format="png", dpi=150, metadata={"Software": None}))

@@ -56,7 +56,8 @@ class Subject:
             values["snapshots"] = values.pop("snapshot")  # a rescoring has one
         if values.pop("rates", None):
             values["recipe"] = {**values["recipe"], "learning_rate": self.run.record.of_method["learning_rate"]}
-        settings = build(methods.get(self.method).Settings, values, owner=f"Method {self.method!r} of {self.run.path}")
+        owner = f"Method {self.method!r} of {self.run.address}"
+        settings = build(methods.get(self.method).Settings, values, owner=owner)
         # Retrainings are what it is judged by here: it need not check itself.
         return replace(settings, check=0) if hasattr(settings, "check") else settings
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curate.folders.folder import read_json
+from curate.folders.folder import Folder, read_json
 from curate.folders.local import open_folder
 from curate.proof.settings import SETTINGS
 
@@ -31,7 +31,12 @@ class ProofProgress:
 
 def is_proof(folder: Path | str) -> bool:
     """Return whether a validation or a verification was begun in a folder."""
-    return (Path(folder) / SETTINGS).is_file()
+    return open_folder(folder).exists(SETTINGS)
+
+
+def is_verification(folder: Folder) -> bool:
+    """Return whether a verification was begun in a folder."""
+    return folder.exists(ARMS) or (folder.exists(SETTINGS) and read_json(folder, SETTINGS)["command"] == "verify")
 
 
 def proof_progress(path: Path | str) -> ProofProgress:
@@ -42,20 +47,21 @@ def proof_progress(path: Path | str) -> ProofProgress:
     figures = _FIGURES[command]
     finished, is_verification = folder.exists(figures), command == "verify"
     return ProofProgress(
-        folder=str(path),
+        folder=folder.address,
         command=command,
         settings=settings,
         finished=finished,
-        trainings=len(kept_trainings(path)) if is_verification else None,
+        trainings=len(kept_trainings(folder)) if is_verification else None,
         of_trainings=_trainings(settings) if is_verification else None,
         sentence=read_json(folder, figures)["sentence"] if finished and is_verification else None,
     )
 
 
-def kept_trainings(path: Path | str) -> set[str]:
+def kept_trainings(folder: Folder) -> set[str]:
     """Return the trainings that a verification keeps, as `arm-seed`."""
-    names = (p.stem.rpartition("-")[0] for p in (Path(path) / ARMS).glob("*-*.json"))
-    return {name for name in names if name != UNTRAINED}
+    files = [name.removeprefix(f"{ARMS}/") for name in folder.list(ARMS)]
+    names = (f.removesuffix(".json").rpartition("-")[0] for f in files if f.endswith(".json"))
+    return {name for name in names if name not in ("", UNTRAINED)}
 
 
 def _trainings(settings: Mapping[str, Any]) -> int:

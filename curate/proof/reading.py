@@ -13,9 +13,6 @@ from curate.schema import Document
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 
-HELDOUT = Path("target") / "heldout.jsonl"
-"""Where a run keeps the rows of its target that it was not scored by."""
-
 
 def scored_rows(run: Run) -> Target:
     """Read again the target's rows that a run was scored by. Raises CurateError where they have changed."""
@@ -24,7 +21,7 @@ def scored_rows(run: Run) -> Target:
     used = _without(target, run.record.details)
     if run.record.fingerprints.target not in (target.fingerprint(), used.fingerprint()):
         raise CurateError(
-            f"The target's content has changed since {run.path} was scored.",
+            f"The target's content has changed since {run.address} was scored.",
             hint="Score the changed target into another run first.",
         )
     return used

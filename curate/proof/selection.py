@@ -1,12 +1,12 @@
 """A selection on disk and its run, from its manifest."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError
-from curate.folders.local import open_folder, refuse_url
+from curate.folders.folder import Folder, read_json
+from curate.folders.local import open_folder, path_or_url
 from curate.folders.record import RunRecord
 from curate.scores.run import Run
 from curate.selection.dump import KIND, MANIFEST
@@ -21,29 +21,30 @@ _SIZES = ("top", "token_budget", "decontaminate", TOKENS)
 class Selected:
     """A selection: its folder, manifest and run."""
 
-    folder: Path
+    folder: Folder
     manifest: dict[str, Any]
     run: Run
     """From the record in the manifest; its folder may be gone."""
 
     @classmethod
-    def read(cls, folder: Path) -> "Selected":
+    def read(cls, address: Path | str) -> "Selected":
         """Read a selection's manifest. Raises CurateError for another folder."""
-        path = folder / MANIFEST
+        folder = open_folder(address)
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = read_json(folder, MANIFEST)
         except (OSError, ValueError) as error:
             raise CurateError(
-                f"{folder} holds no selection ({path.name}: {error}).",
+                f"{folder.address} holds no selection ({MANIFEST}: {error}).",
                 hint="Give the folder that `curate select` wrote.",
             ) from error
         if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
             raise CurateError(
-                f"{path} is not the manifest of a selection.", hint="Give the folder that `curate select` wrote."
+                f"{folder.address}/{MANIFEST} is not the manifest of a selection.",
+                hint="Give the folder that `curate select` wrote.",
             )
         if "tokenised" in manifest:
             raise CurateError(
-                f"{folder} holds tokens; expected the documents themselves.",
+                f"{folder.address} holds tokens; expected the documents themselves.",
                 hint="Select them again without --tokenised, into another folder.",
             )
         record = RunRecord({k: v for k, v in manifest["run"].items() if k != "path"})
@@ -93,9 +94,10 @@ class Selected:
         return [(s["name"], s["asked"]) for s in self.manifest["filters"] if s["name"] not in _SIZES]
 
 
-def _run_of(folder: Path, manifest: dict[str, Any]) -> Path:
+def _run_of(folder: Folder, manifest: dict[str, Any]) -> Path | str:
     """Return where the run lies: as the selection names it, from here or from a folder above the selection."""
-    path = Path(manifest["run"]["path"])
-    refuse_url(path, "The selection's run")
-    places = [path, *(above / path for above in folder.resolve().parents)]
+    path = path_or_url(manifest["run"]["path"])
+    if isinstance(path, str):
+        return path
+    places = [path, *(above / path for above in folder.root.resolve().parents if folder.is_here)]
     return next((place for place in places if (place / Run.RECORD).exists()), path)

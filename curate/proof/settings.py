@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from curate import methods
 from curate.errors import SettingsError
 from curate.folders.folder import Folder, put_json
-from curate.folders.local import refuse_url
+from curate.folders.local import beside, parent_of
 from curate.proxies.settings import DEVICES, Device
 from curate.score_settings import ScoreSettings
 from curate.settings import Count, Flag, Listed, Number, Share, Words, changed, least, option, settings
@@ -70,7 +70,6 @@ class ValidateSettings:
     )
 
     def __post_init__(self) -> None:
-        refuse_url(self.banks, "--banks")
         num_dropped(self.documents, self.drop)
 
     def scored_like(self, run: "Run") -> ScoreSettings:
@@ -92,10 +91,14 @@ class ValidateSettings:
         )
 
 
-def default_validate_out(settings: ValidateSettings) -> Path:
+def default_validate_out(settings: ValidateSettings) -> Path | str:
     """Return where the figures go when no folder is given: `<first run>-validation`."""
-    first = Path(settings.runs[0])
-    return first.with_name(f"{first.resolve().name}-validation")
+    return beside(settings.runs[0], "-validation")
+
+
+def banks_beside(run: "Run") -> Path | str:
+    """Return where banks go when no folder is given: `banks` beside a run."""
+    return run.path.parent / "banks" if run.folder.is_here else parent_of(run.address)[0].child("banks").address
 
 
 @settings
@@ -145,7 +148,6 @@ class VerifySettings:
     )
 
     def __post_init__(self) -> None:
-        refuse_url(self.banks, "--banks")
         if self.recipe.steps is not None or self.recipe.epochs != 1:
             raise SettingsError(
                 "The recipe gives steps or epochs; every arm trains on equal tokens.",
@@ -160,10 +162,9 @@ class VerifySettings:
             )
 
 
-def default_verify_out(settings: VerifySettings) -> Path:
+def default_verify_out(settings: VerifySettings) -> Path | str:
     """Return where a verification goes when no folder is given: `<selection>-verified`."""
-    path = Path(settings.selection)
-    return path.with_name(f"{path.resolve().name}-verified")
+    return beside(settings.selection, "-verified")
 
 
 def remember(folder: Folder, command: str, settings: "ValidateSettings | VerifySettings") -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from curate.errors import CurateError
 from curate.folders.folder import Folder, put_text
 from curate.progress import Reporter
 
@@ -12,9 +13,8 @@ def share(names: Iterable[str], source: Folder, target: Folder, reporter: Report
     for name in missing:
         try:
             put_text(target, name, source.read(name).decode())
-        except OSError as error:
-            reporter.warn(
-                f"{target.local(name)} cannot be written ({error.strerror}): others cannot use this training."
-            )
+        except (OSError, CurateError) as error:
+            reason = error.message if isinstance(error, CurateError) else error.strerror
+            reporter.warn(f"{target.address}/{name} cannot be written ({reason}): others cannot use this training.")
             return 0
     return len(missing)

@@ -109,11 +109,12 @@ class Validation:
         names = ("bank", "documents", "queries", "subsets", "dropped", "repeats")
         return {n: getattr(self, n) for n in names} | {"methods": [asdict(j) for j in self.judged]}
 
-    def write(self, folder: Path, plot: Path | None = None) -> None:
+    def write(self, address: Path | str, plot: Path | str | None = None) -> None:
         """Write validation.json into a folder, and predicted.png there or to `plot`."""
-        put_text(open_folder(folder), "validation.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
+        folder = open_folder(address)
+        put_text(folder, "validation.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
         titles = {j.run: f"{Path(j.run).name}: LDS {j.lds.mean:.3f}" for j in self.judged}
-        predicted_against_measured(self.predicted, self.measured, titles, plot or folder / "predicted.png")
+        predicted_against_measured(self.predicted, self.measured, titles, plot or folder.child("predicted.png").address)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class Validating:
     """The laboratory's documents, unencoded: every method has its own tokens."""
     queries: Sequence[Document]
     subjects: Sequence[Subject]
-    root: Path
+    root: Path | str
     reporter: Reporter
 
     @cached_property
@@ -193,7 +194,7 @@ class Validating:
             subsets = [self.subset(i) for i in range(settings.subsets)]
             baseline, *without = self._losses([(), *subsets], executor)
             measured = np.stack(without) - baseline
-            scores = {str(s.run.path): self._predictions(s) for s in self.subjects}
+            scores = {s.run.address: self._predictions(s) for s in self.subjects}
             if settings.magic:
                 scores[IN_RUN] = in_run(bank, self.reporter)
             masks = np.stack([indicator(left, len(self.documents)) for left in subsets])
@@ -233,13 +234,13 @@ class Validating:
     def _predictions(self, subject: Subject) -> np.ndarray:
         if subject.adjoint:
             self.reporter.note(
-                f"{subject.run.path} was rescored in a training of its own, which a walk back per query would have to"
-                " repeat: judged is the adjoint of its recipe on background documents. --magic judges in-run scores."
+                f"{subject.run.address} was rescored in a training of its own, which a walk back per query would have"
+                " to repeat: judged is the adjoint of its recipe on background documents. --magic judges in-run scores."
             )
         scores = subject.predictions(self.documents, self.queries, self.bank.folder.child("predictions"))
         if not np.isfinite(scores).all():
             raise CurateError(
-                f"The scores of {subject.run.path} in {self.bank.folder.address} are damaged.",
+                f"The scores of {subject.run.address} in {self.bank.folder.address} are damaged.",
                 hint="Delete the folder `predictions` there and start again.",
             )
         return scores
@@ -260,7 +261,7 @@ class Validating:
 
     def _judged(self, name: str, predicted: np.ndarray, measured: np.ndarray, rises: np.ndarray) -> Judged:
         settings = self.settings
-        method = next((s.method for s in self.subjects if str(s.run.path) == name), "magic")
+        method = next((s.method for s in self.subjects if s.run.address == name), "magic")
         deletion = None
         if count := len(rises):
             deletion = qld(rises, measured[:, :count], resamples=settings.resamples, seed=settings.seed)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from curate.amounts import counted
 from curate.folders.folder import put_text
-from curate.folders.local import open_folder, put_file
+from curate.folders.local import open_folder
 from curate.proof.arms import ALL, SELECTION, SWEPT
 from curate.proof.fitting import Curve
 from curate.proof.intervals import difference
@@ -208,12 +208,13 @@ class Verification:
                 columns["loss"] += curve.rows
         return pa.table(columns)
 
-    def write(self, folder: Path, plot: Path | None = None) -> None:
+    def write(self, address: Path | str, plot: Path | str | None = None) -> None:
         """Write verify.json and every row's losses into a folder, and curves.png there or to `plot`."""
-        put_text(open_folder(folder), "verify.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
-        put_file(folder / LOSSES, partial(pq.write_table, self._losses()))
+        folder = open_folder(address)
+        put_text(folder, "verify.json", json.dumps(self.record(), indent=2, sort_keys=True) + "\n")
+        folder.put(LOSSES, partial(pq.write_table, self._losses()))
         lines = [_line(o.name, o.curves) for o in self.outcomes]
-        learning_curves(lines, self.untrained, plot or folder / "curves.png")
+        learning_curves(lines, self.untrained, plot or folder.child("curves.png").address)
 
 
 def spread(values: np.ndarray) -> float | None:

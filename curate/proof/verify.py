@@ -4,17 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.documents import read_target
+from curate.documents import HELDOUT, read_target
 from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.executors import Choice
+from curate.folders.folder import Folder
 from curate.folders.local import open_folder
 from curate.gradients.documents import Batching, make_room
 from curate.progress import Reporter, Silent
 from curate.proof.choices import Choices
 from curate.proof.comparison import Comparison
 from curate.proof.cost import VerifyPlan, plan
-from curate.proof.reading import HELDOUT, scored_hashes
+from curate.proof.progress import ARMS, is_verification
+from curate.proof.reading import scored_hashes
 from curate.proof.selection import Selected
 from curate.proof.settings import VerifySettings, remember
 from curate.proof.verdict import Verification
@@ -35,13 +37,13 @@ class Verifying:
     scoring: ScoreSettings
     """The settings of its run, with pool and model as they are now."""
     held_out: list[Document]
-    out: Path
+    out: Folder
 
     @classmethod
-    def open(cls, settings: VerifySettings, out: Path, reporter: Reporter | None = None) -> "Verifying":
+    def open(cls, settings: VerifySettings, out: Path | str, reporter: Reporter | None = None) -> "Verifying":
         """Read the selection and the target. Raises CurateError where rows of the target took part in scoring."""
-        selected = Selected.read(Path(settings.selection))
-        _refuse_foreign(out)
+        selected, folder = Selected.read(settings.selection), open_folder(out)
+        _refuse_foreign(folder)
         recorded = ScoreSettings.from_record(selected.run.located_settings)
         dtype = "float64" if recorded.dtype == "float64" else "float32"
         scoring = changed(
@@ -56,7 +58,7 @@ class Verifying:
         held_out = _held_out(settings, selected, recorded, reporter or Silent())
         if not settings.allow_seen_target:
             _refuse_seen(held_out, selected.run)
-        return cls(settings=settings, selected=selected, scoring=scoring, held_out=held_out, out=out)
+        return cls(settings=settings, selected=selected, scoring=scoring, held_out=held_out, out=folder)
 
     def run(
         self,
@@ -66,18 +68,19 @@ class Verifying:
         *,
         score: Callable[..., Run],
         reporter: Reporter,
-        plot: Path | None = None,
+        plot: Path | str | None = None,
     ) -> Verification:
         """Train the missing arms, compare all, and write figures and curves into the folder."""
-        folder = open_folder(self.out)
+        folder = self.out
         with folder.claim():
-            folder.local("arms").mkdir(exist_ok=True)  # tells a verification from other folders
+            if folder.is_here:
+                folder.local(ARMS).mkdir(exist_ok=True)  # tells a verification from other folders
             comparison = self._comparison(proxy, encoder, score, reporter)
             seconds = plan(comparison).seconds if choice.is_open else None  # of what the settings there before lack
             remember(folder, "verify", self.settings)
             executor = choice.make(parameters=proxy.coverage.total, seconds=seconds, device=proxy.settings.device)
             verification = comparison.compare(executor)
-        verification.write(self.out, plot)
+        verification.write(self.out.address, plot)
         return verification
 
     def plan(self, proxy: Proxy, encoder: Encoder, *, score: Callable[..., Run], reporter: Reporter) -> VerifyPlan:
@@ -128,13 +131,12 @@ def _held_out(
 
 
 def _kept_aside(run: Run) -> str:
-    path = run.path / HELDOUT
-    if not path.exists():
+    if not run.folder.exists(HELDOUT):
         raise SettingsError(
-            f"No target was given, and {run.path} kept no rows of its own aside.",
+            f"No target was given, and {run.address} kept no rows of its own aside.",
             hint="Give rows that took no part in scoring: --target heldout.jsonl. `score --holdout 30%` keeps some.",
         )
-    return str(path)
+    return str(run.folder.local(HELDOUT))
 
 
 def _refuse_seen(held_out: Sequence[Document], run: Run) -> None:
@@ -149,6 +151,7 @@ def _refuse_seen(held_out: Sequence[Document], run: Run) -> None:
         raise CurateError(f"{len(seen)} of {len(held_out)} rows took part in scoring; {example}.", hint=hint)
 
 
-def _refuse_foreign(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "arms").is_dir())):
-        raise SettingsError(f"{out} exists and is no verification.", hint="Give another folder with --out.")
+def _refuse_foreign(out: Folder) -> None:
+    is_file = out.is_here and out.root.is_file()
+    if is_file or (out.list() and not is_verification(out)):
+        raise SettingsError(f"{out.address} exists and is no verification.", hint="Give another folder with --out.")

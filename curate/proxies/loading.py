@@ -19,6 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from curate.errors import CurateError, SettingsError
+from curate.folders.folder import Folder
+from curate.folders.local import is_in_store, open_folder
+from curate.folders.whole import UNFINISHED, local_copy
 from curate.proxies.quantisation import refuse_quantised, unpack, unpack_head
 from curate.proxies.suggestions import near_model
 
@@ -33,10 +36,12 @@ class NotHere(CurateError):
 
 
 def find(address: str, *, setting: str = "model") -> str:
-    """Return where a model lies: a folder, or a name on the hub. Raises SettingsError where a folder is missing.
+    """Return where a model lies: a folder, or a name on the hub; of one in an object store, the folder of its copy.
 
-    `setting` is what errors call the address.
+    `setting` is what errors call the address. Raises SettingsError where a folder is missing.
     """
+    if is_in_store(address):
+        return _fetched(open_folder(address), setting)
     folder = Path(address).expanduser()
     if folder.is_dir():
         return str(folder)
@@ -47,6 +52,20 @@ def find(address: str, *, setting: str = "model") -> str:
             hint=near_model(address) or "Give the folder that `save_pretrained` wrote.",
         )
     return address
+
+
+def _fetched(folder: Folder, setting: str) -> str:
+    """Copy a model of an object store to this machine, and return where. Raises SettingsError where none is whole."""
+    try:
+        copy = local_copy(folder)
+    except FileNotFoundError:
+        raise SettingsError(f"{setting} is {folder.address!r}; there is no such folder.") from None
+    if (copy / UNFINISHED).exists():
+        raise SettingsError(
+            f"{setting} is {folder.address!r}; it is not all there yet.",
+            hint="Wait for the warm-up that writes it; if it was killed, repeat it.",
+        )
+    return str(copy)
 
 
 def load_whole(

@@ -7,7 +7,6 @@ from typing import Any
 from markupsafe import Markup
 
 from curate import __version__
-from curate.errors import CurateError
 from curate.folders.record import as_json
 from curate.reports.page import environment
 from curate.reports.tokens import TokenScore
@@ -91,15 +90,3 @@ class Explanation:
         template = environment().get_template("why.html.j2")
         css = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
         return template.render(e=self, shown=SHOWN, css=css, version=__version__)
-
-
-def refuse_other(path: Path) -> None:
-    """Raise CurateError for a file that no explanation wrote."""
-    if path.is_dir():
-        raise CurateError(f"{path} is a folder; expected a file.", hint=f"Give a file: --html {path / 'why.html'}.")
-    if path.exists():
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            if MADE_HERE not in stream.read(400):
-                raise CurateError(
-                    f"{path} exists, and `curate why` did not write it.", hint="Give another name with --html."
-                )

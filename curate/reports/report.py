@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError
-from curate.folders.local import put_text_file, refuse_place
+from curate.folders.local import path_or_url, put_text_file, refuse_other_file, refuse_place
 from curate.folders.record import as_json
 from curate.progress import Reporter, Silent
 from curate.reports.between import compare, sampled_by
@@ -41,7 +41,7 @@ class Report:
 
     runs: tuple[Judged, ...]
     pairs: tuple[tuple[Pair, Finding], ...]
-    out: Path | None
+    out: Path | str | None
 
     def record(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -82,7 +82,10 @@ def report(
     opened = [run if isinstance(run, Run) else Run.open(run) for run in given_runs]
     if not opened:
         raise CurateError("No run was given; expected at least one.")
-    path = None if out is None else _free(Path(out))
+    path = None
+    if out is not None:
+        refuse_other_file(out, MADE_HERE, option="--out", example="report.html", problem="no report wrote it")
+        path = path_or_url(out)
     judged_runs = []
     with reporter.stage("report", total=len(opened), unit="runs") as stage:
         for run in opened:
@@ -102,16 +105,3 @@ def report(
         )
         put_text_file(path, html)
     return Report(runs=tuple(judged_runs), pairs=pairs, out=path)
-
-
-def _free(path: Path) -> Path:
-    """Return a path that may be written: a new file or an older report. Raises CurateError for another."""
-    if path.is_dir():
-        raise CurateError(
-            f"{path} is a folder; expected a file for the report.", hint=f"Give a file: --out {path / 'report.html'}."
-        )
-    if path.exists():
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            if MADE_HERE not in stream.read(400):
-                raise CurateError(f"{path} exists, and no report wrote it.", hint="Give another name with --out.")
-    return path

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curate.errors import CurateError, SettingsError
-from curate.folders.local import refuse_url
+from curate.folders.local import beside
 from curate.rescoring.settings import RescoreSettings
 from curate.score_settings import NARROWING, ScoreSettings
 from curate.scores.run import Run, latest_run
@@ -13,7 +13,7 @@ from curate.settings import changed
 
 def latest_where_none(runs: tuple[str, ...]) -> tuple[str, ...]:
     """Return the runs, or the latest under runs/ where none is given. Raises CurateError where there is none."""
-    return runs or (str(latest_run().path),)
+    return runs or (latest_run().address,)
 
 
 def parents_of(settings: RescoreSettings) -> list[Run]:
@@ -23,12 +23,12 @@ def parents_of(settings: RescoreSettings) -> list[Run]:
 
 def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
     """Open the runs. Raises CurateError for an unfinished one, or for two of different pools or targets."""
-    for path in paths:
-        refuse_url(path, "The run")
     runs = [Run.open(path) for path in dict.fromkeys(paths)]
     for run in runs:
         if not run.is_finished:
-            raise CurateError(f"{run.path} is not finished.", hint="Run `curate score` with its settings to its end.")
+            raise CurateError(
+                f"{run.address} is not finished.", hint="Run `curate score` with its settings to its end."
+            )
         fingerprints, first_fingerprints = run.record.fingerprints, runs[0].record.fingerprints
         for what, is_same in (
             ("pool", fingerprints.pool == first_fingerprints.pool),
@@ -36,7 +36,7 @@ def runs_of_one_pool(paths: Sequence[str]) -> list[Run]:
         ):
             if not is_same:
                 raise SettingsError(
-                    f"{run.path} and {runs[0].path} have different contents of their {what}; expected the same.",
+                    f"{run.address} and {runs[0].address} have different contents of their {what}; expected the same.",
                     hint="Give runs that score one pool by one target.",
                 )
     return runs
@@ -64,6 +64,6 @@ def scored_like(run: Run, settings: RescoreSettings) -> ScoreSettings:
     )
 
 
-def default_rescore_out(run: Run, settings: RescoreSettings) -> Path:
+def default_rescore_out(run: Run, settings: RescoreSettings) -> Path | str:
     """Return where a rescoring goes when no folder is given: beside its parent, `<parent>-magic`."""
-    return run.path.with_name(f"{run.name}-{settings.method}")
+    return beside(run.address, f"-{settings.method}")

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
-from curate.folders.local import put_file, refuse_place
+from curate.folders.local import parent_of, path_or_url, put_file, refuse_place
 from curate.folders.values import as_text, python_values
 from curate.scores.guard import sql_error
 from curate.scores.run import Run
@@ -82,9 +82,11 @@ def write_database(runs: Run | Sequence[Run], path: Path | str) -> None:
     CurateError where the file exists.
     """
     refuse_place(path, "--db")
-    path = Path(path)
-    if path.exists():
-        raise CurateError(f"{path} exists; expected a new file.", hint="Give another name with --db, or delete it.")
+    folder, name = parent_of(path)
+    if folder.exists(name):
+        raise CurateError(
+            f"{path_or_url(path)} exists; expected a new file.", hint="Give another name with --db, or delete it."
+        )
     try:
         with open_session(runs, lock=False) as session:
             put_file(path, partial(_copy_into, session))

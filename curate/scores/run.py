@@ -38,7 +38,6 @@ class Run(PartFolder):
     RECORD: ClassVar[str] = "run.json"
     ROWS: ClassVar[str] = "scores"
     MERGES: ClassVar[bool] = True
-    IN_STORES: ClassVar[bool] = True
     MAY_HOLD: ClassVar[frozenset[str]] = frozenset({"cascade.json", "teacher/", "predicted/"})
     WHICH: ClassVar[str] = "Give the folder that `curate score` wrote, or none for the latest run under runs/."
 

@@ -7,7 +7,6 @@ manifest.json  all that it takes to reproduce the selection
 rejected/      documents that a filter dropped, with the filter's name; no part of the dataset
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -17,8 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from curate.errors import SettingsError, nearest
-from curate.folders.atomic import atomic_folder
+from curate.folders.local import open_folder, parent_of
 from curate.folders.record import canonical
+from curate.folders.whole import is_taken, new_folder
 from curate.progress import Reporter
 from curate.selection.card import Described
 from curate.selection.formats import FORMATS, MEGATRON
@@ -49,17 +49,20 @@ def check_form(format: str, view: TokenView | None) -> None:
         refuse_endless(format, view)
 
 
-def refuse_taken(out: Path, *, overwrite: bool, option: str = "--out") -> None:
+def refuse_taken(out: Path | str, *, overwrite: bool, option: str = "--out") -> None:
     """Raise SettingsError for a folder with other content than a selection that may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    folder = open_folder(out)
+    is_file = folder.is_here and folder.root.is_file()
+    if not is_file and not is_taken(folder):
         return
-    if not (out / MANIFEST).is_file() or KIND not in (out / MANIFEST).read_text(encoding="utf-8"):
+    if is_file or not folder.exists(MANIFEST) or KIND not in folder.read(MANIFEST).decode():
         raise SettingsError(
-            f"{out} exists and is not a selection of curate.", hint=f"Give another folder with {option}."
+            f"{folder.address} exists and is not a selection of curate.", hint=f"Give another folder with {option}."
         )
     if not overwrite:
         raise SettingsError(
-            f"{out} holds a selection already.", hint=f"Replace it with --overwrite, or give another {option}."
+            f"{folder.address} holds a selection already.",
+            hint=f"Replace it with --overwrite, or give another {option}.",
         )
 
 
@@ -85,19 +88,19 @@ class Form:
 def write_dump(
     left: Left,
     form: Form,
-    out: Path,
+    out: Path | str,
     *,
     manifest: dict[str, Any],
     card: Callable[[Described], str],
     reporter: Reporter,
 ) -> Described:
-    """Write the whole selection beside `out`, then rename it, so that it appears complete or not at all.
+    """Write the whole selection into a new folder that takes the place of `out`, so that it is complete or not there.
 
     `card` makes the dataset card.
     """
-    place = Path(os.path.abspath(out)).name
+    place = parent_of(out)[1]
     left.funnel.materialise()
-    with atomic_folder(out, by="Another selection") as folder:
+    with new_folder(out, last=MANIFEST, by="Another selection") as folder:
         written = _write_rows if form.view is None else _write_tokens
         described, handover = written(left, form, folder, manifest["fingerprint"], place, reporter)
         _write_rejected(left.funnel, folder / "rejected")

@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 
 from curate.errors import CurateError, SettingsError, nearest
-from curate.folders.local import refuse_place
+from curate.folders.local import path_or_url, refuse_place
 from curate.folders.record import canonical
 from curate.progress import Reporter, Silent
 from curate.scores.narrowing import narrowed_note
@@ -95,7 +95,7 @@ def select(
     size = {**(parse_top(top) if top is not None else {}), **({"tokens": parse_budget(budget)} if budget else {})}
     check_form(format, view)
     if out is not None:
-        refuse_taken(Path(out), overwrite=overwrite)
+        refuse_taken(out, overwrite=overwrite)
     option = "--top" if tokens is None else "--documents"
     if (few := size.get("count", 1000)) <= 100:
         reporter.note(f"{option} {few} is a number of documents: the {few} best are kept. A share is {option} {few}%.")
@@ -113,7 +113,7 @@ def select(
         if (wanted := size.get("tokens")) is not None and (short := shortfall(wanted, funnel)):
             reporter.warn(short)
         column = composition_column(funnel, by)
-        selection = selection_of(run, funnel, unit, column, start, Path(out) if out is not None else None)
+        selection = selection_of(run, funnel, unit, column, start, path_or_url(out) if out is not None else None)
         selection = replace(selection, token_figures=choice and choice.figures)
         if selection.out is None:
             return selection

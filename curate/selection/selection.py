@@ -50,7 +50,8 @@ class Selection:
     by: str
     composition: tuple[Composition, ...]
     seconds: float
-    out: Path | None
+    out: Path | str | None
+    """A URL where it lies in an object store."""
     changes: tuple[str, ...] = ()
     """Sentences on what is written otherwise than the pool has it."""
     token_figures: TokenFigures | None = None
@@ -103,7 +104,7 @@ def _enrichment(kept: int, kept_in_all: int, before: int, before_in_all: int) ->
     return (kept / kept_in_all) / (before / before_in_all) if kept_in_all and before else 0.0
 
 
-def selection_of(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: Path | None) -> Selection:
+def selection_of(run: Run, funnel: Funnel, unit: str, by: str, start: float, out: Path | str | None) -> Selection:
     """Return what a funnel has left; `start` is when the work began, by `time.perf_counter`."""
     last, ranking = funnel.stages[-1], funnel.ranking
     chosen_by = ranking_column([asdict(s) for s in funnel.stages], score_columns(funnel.schema))

@@ -52,8 +52,9 @@ def ensure_search(store: Store, search: str, reporter: Reporter) -> IndexRecord 
     factory = BITS if search == "auto" else search
     index = open_approximate(whitened)
     if index is None or (search != "auto" and index.record.factory != factory):
-        with store.folder.claim():
-            index = make_approximate(whitened, factory)
+        with store.folder.claim() as claim:
+            claimed = Store.within(claim.guard(store.folder))
+            index = make_approximate(Whitened(claimed, reporter), factory)
     if index.record.recall < RECALL:
         reporter.warn(
             f"the index {index.record.factory} finds {index.record.recall:.2f} of the ten nearest; use --exact, or"

@@ -25,13 +25,15 @@ def find_neighbours(store: Store, reporter: Reporter, *, nearest: int = NEAREST,
 
     Searches the store's approximate index where it has one, else exactly.
     """
-    path = store.folder.local(NEIGHBOURS)
     key = f"{len(store)} {nearest} {minimum}"
-    if path.exists() and (pq.read_schema(path).metadata or {}).get(_KEY.encode()) == key.encode():
-        return path
-    with store.folder.claim():
-        put_table(store.folder, NEIGHBOURS, _nearest_pairs(Whitened(store, reporter), nearest, minimum), {_KEY: key})
-    return path
+    if store.folder.exists(NEIGHBOURS):
+        path = store.folder.local(NEIGHBOURS)
+        if (pq.read_schema(path).metadata or {}).get(_KEY.encode()) == key.encode():
+            return path
+    with store.folder.claim() as claim:
+        pairs = _nearest_pairs(Whitened(store, reporter), nearest, minimum)
+        put_table(claim.guard(store.folder), NEIGHBOURS, pairs, {_KEY: key})
+    return store.folder.local(NEIGHBOURS)
 
 
 def _nearest_pairs(whitened: Whitened, nearest: int, least: float) -> pa.Table:

@@ -78,15 +78,15 @@ class Store(PartFolder):
         """Raise CurateError unless the store was made with a model, and states of its training, of these."""
         if not self.record.fingerprints.same_model(fingerprints):
             raise CurateError(
-                f"{self.settings.model} is not the model that {self.path} was indexed with.",
+                f"{self.settings.model} is not the model that {self.address} was indexed with.",
                 hint="Put that model back, or index into another store.",
             )
 
     def refuse_other_method(self, method: str) -> None:
         """Raise SettingsError where its parts hold another method's sketches."""
-        if self.settings.method != method and self.has_parts(self.path):
+        if self.settings.method != method and self.has_parts(self.address):
             raise SettingsError(
-                f"{self.path} was indexed for {self.settings.method!r}; you asked for {method!r}.",
+                f"{self.address} was indexed for {self.settings.method!r}; you asked for {method!r}.",
                 hint="Give another folder with --out.",
             )
 
@@ -94,8 +94,8 @@ class Store(PartFolder):
         """Raise CurateError unless the store holds its whole pool."""
         if not self.is_finished:
             raise CurateError(
-                f"{self.path} is not finished.",
-                hint=f"Repeat the `curate index --pool … --out {self.path}` that began it; it continues.",
+                f"{self.address} is not finished.",
+                hint=f"Repeat the `curate index --pool … --out {self.address}` that began it; it continues.",
             )
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class Store(PartFolder):
     @property
     def sketch_bytes(self) -> int:
         """Bytes of the sketches on disk."""
-        return sum(p.stat().st_size for p in (self.path / "sketches").glob("*.npy"))
+        return sum(facts.size for facts in self.folder.child("sketches").files() if facts.name.endswith(".npy"))
 
     def forget(self) -> None:
         """Remove everything beside the parts, before there are any."""
@@ -132,8 +132,8 @@ class Store(PartFolder):
             indexed = shards.get(shard.name)
             if indexed is None and fingerprint is not None and fingerprint in former:
                 raise CurateError(
-                    f"{shard.name} is in {self.path} already, as {former[fingerprint]}: with another address beside it,"
-                    " equal names of files are told apart by their folders.",
+                    f"{shard.name} is in {self.address} already, as {former[fingerprint]}: with another address beside"
+                    " it, equal names of files are told apart by their folders.",
                     hint="Give new shards names of their own, or index all into another store (--out).",
                 )
             if indexed is None:
@@ -142,7 +142,7 @@ class Store(PartFolder):
                 shards[shard.name] = {**indexed, "fingerprint": fingerprint}
             elif indexed["fingerprint"] != fingerprint:
                 raise CurateError(
-                    f"{shard.name} has changed since it was indexed into {self.path}.",
+                    f"{shard.name} has changed since it was indexed into {self.address}.",
                     hint="Index the changed pool into another store (--out); new shards alone may be added to one.",
                 )
         put_json(self.folder, SHARDS, shards)
@@ -161,12 +161,23 @@ class Store(PartFolder):
             self.folder.remove(f"{whitening}{part}.npy")
         for name, array in (("codes", codes.codes), ("scales", codes.scales)):
             put_array(self.folder, f"sketches/{part}.{name}.npy", array)
+            self._copies.pop(f"sketches/{part}.{name}.npy", None)
         put_table(self.folder, f"texts/{part}.parquet", pa.table({"text": pa.array(texts, pa.string())}), {})
 
     def codes(self, part: Part) -> Codes:
         """Return a part's stored sketches, memory-mapped."""
         name = part.path.stem
-        return Codes(**{n: read_array(self.folder.local(f"sketches/{name}.{n}.npy")) for n in ("codes", "scales")})
+        return Codes(**{n: read_array(self._copy(f"sketches/{name}.{n}.npy")) for n in ("codes", "scales")})
+
+    def _copy(self, name: str) -> Path:
+        """Return the file here of sketches, which an object store is asked for once: a search reads them many times."""
+        if (path := self._copies.get(name)) is None or not path.exists():
+            path = self._copies[name] = self.folder.local(name)
+        return path
+
+    @cached_property
+    def _copies(self) -> dict[str, Path]:
+        return {}
 
     def texts(self, part: Part, rows: Sequence[int] | None = None) -> list[str]:
         """Return the texts of a part's documents, or of the given rows of the part."""

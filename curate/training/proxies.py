@@ -99,11 +99,12 @@ def new_model(shape: Shape, tokenizer: "PreTrainedTokenizerFast", *, context: in
 
 def given_model(settings: WarmupSettings) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a causal LM with its tokenizer as `score` does, and make every weight trainable, in float32."""
+    from curate.proxies.loading import find
     from curate.proxies.proxy import load_proxy
     from curate.proxies.settings import ProxySettings
 
     address = str(settings.model)
-    if (Path(address).expanduser() / "adapter_config.json").exists():
+    if (Path(find(address)) / "adapter_config.json").exists():
         raise CurateError(
             f"{address} holds adapters; expected a whole model.",
             hint="Give the model that they belong to; --lora makes new adapters for it.",

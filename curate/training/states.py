@@ -11,6 +11,7 @@ import xxhash
 from torch import nn
 
 from curate.errors import CurateError
+from curate.proxies.loading import find
 from curate.proxies.proxy import Proxy, ProxySettings, load_proxy
 from curate.training import trainer_moments
 from curate.training.moments import RECORD_FILE, Moments, read_moments
@@ -61,7 +62,7 @@ def checkpoints_of(settings: ProxySettings) -> list[Checkpoint]:
     They are checkpoints/step-N of `curate warmup`, or checkpoint-N of transformers' Trainer; where the proxy is itself
     a checkpoint-N of the Trainer, it and those before it.
     """
-    folder = Path(settings.model).expanduser()
+    folder = Path(find(settings.model))
     if states := _numbered(folder, "checkpoints/step-*"):
         rates = [_recorded_rate(state) for state in states]
     elif states := _numbered(folder, "checkpoint-*") or _until(folder):

@@ -17,6 +17,7 @@ from curate.documents import Pool, check_fields, draw_sample, estimated_size, lo
 from curate.documents.check import refusal
 from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
+from curate.folders.local import path_or_url
 from curate.progress import Reporter, Silent
 from curate.schema import Document
 from curate.training.folder import RECORD, new_folder
@@ -41,7 +42,8 @@ ENDLESS = 10**8  # steps: more than any clock allows
 class Warmup:
     """The outcome of a warm-up; `warmup.json` in the proxy's folder holds the same."""
 
-    out: Path
+    out: Path | str
+    """A URL where it lies in an object store."""
     parameters: int
     trained_parameters: int
     vocabulary: int
@@ -79,7 +81,7 @@ def warmup(pool: Pool, out: Path | str, *, settings: WarmupSettings, reporter: R
 
     started = time.monotonic()
     reporter = reporter or Silent()
-    out = Path(out)
+    out = path_or_url(out)
     device = choose_device(settings.device)
     if device.type == "cuda" and device.index:
         raise SettingsError(

@@ -23,7 +23,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_url_is_refused_before_any_work(name, start, tmp_path, monkeypatch, capsys) -> None:
-    url = "s3://bucket/results"
+    url = "s3://bucket/results" if name == "quickstart" else "ftp://host/results"
     with start() as run:
         pass
     (tmp_path / "pool.jsonl").write_text('{"text": "a"}\n')

@@ -12,6 +12,7 @@ import curate
 from curate.cli import main
 from curate.errors import CurateError, SettingsError
 from curate.pipeline.cascade import Cascade
+from curate.proxies.loading import load_tokenizer
 from curate.score_settings import ScoreSettings
 from curate.settings import changed
 from tests.scoring import make_project
@@ -137,6 +138,18 @@ def test_a_folder_that_cannot_take_the_selection_is_refused_before_anything_is_s
     (tmp_path / "selected" / "notes").write_text("mine", encoding="utf-8")
     with pytest.raises(SettingsError, match="is not a selection of curate"):
         curate.cascade(out=tmp_path / "x", select_into=tmp_path / "selected", **how)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_tokenizer_that_cannot_end_documents_is_refused_before_anything_is_scored(
+    project: Path, how: dict[str, Any], tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(str(shutil.copytree(project / "proxy", tmp_path / "proxy")))
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "proxy")
+    endless: dict[str, Any] = {**how, "model": str(tmp_path / "proxy"), "format": "megatron"}
+    with pytest.raises(CurateError, match="neither an eos nor a sep token"):
+        curate.cascade(out=tmp_path / "x", select_into=tmp_path / "selected", **endless)
     assert not (tmp_path / "x").exists()
 
 

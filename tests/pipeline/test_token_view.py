@@ -217,6 +217,14 @@ def test_weights_of_filters_are_told_to_be_left_out(project, tmp_path):
     assert "weights that filters give are left out" in selection.changes[-1]
 
 
+def test_a_map_loads_no_proxy_for_filters_that_are_refused(project, tmp_path, monkeypatch):
+    loads = []
+    monkeypatch.setattr("curate.proxies.proxy.load_proxy", loads.append)
+    with pytest.raises(SettingsError, match="no filter"):
+        selected(project, tmp_path / "out", tokenised=False, map=True, filters=["no filter"])
+    assert loads == []
+
+
 @pytest.mark.parametrize("format", ["parquet", "jsonl.zst"])
 def test_a_map_gives_each_document_the_place_of_its_mean_embedding(project, tmp_path, format):
     from transformers import AutoModelForCausalLM
