@@ -4,9 +4,12 @@ For a linear layer with inputs A `[tokens, d_in]` (a ones column appended where 
 `[tokens, d_out]` the document's gradient is GᵀA, and its product with a direction U is Σ_t g_tᵀ U a_t: one product more
 than the frozen pass already makes, and nothing of a document's size d_out × d_in. Several directions are multiplied
 by GᵀA itself, a few sequences at a time, which costs about as much as one.
+
+A token's score is that of the label that it is: the derivative of its own loss (see `labels`). Those of a document add
+up to its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.errors import CurateError
-from curate.gradients.frozen import FrozenPass
+from curate.gradients.frozen import FrozenPass, StatesTap, TableTaps
+from curate.gradients.labels import Direction, moved
 from curate.gradients.linear import Tap, by_sequence, linear, tapped
 from curate.gradients.sketches import SketchEngine
 from curate.gradients.tables import TableDirections, TableGradients
@@ -44,7 +48,7 @@ class Derivatives:
     losses: Float[Tensor, "sequences"]
     """Loss summed over scored tokens, in nats."""
     tokens: Float[Tensor, "sequences tokens directions"] | None
-    """The parts of `values` that entered at each position, where requested."""
+    """The derivatives of every token's own loss, where requested; 0 where it carries none."""
     gradients: Float[Tensor, "sequences sketch"] | None
     """Small sketches that have the gradients' norms, to a few per cent; None when norms are exact."""
     squares: Float[Tensor, "sequences"] | None
@@ -74,8 +78,8 @@ class DirectionEngine:
         """Return a batch's derivatives, one row per sequence. Padding and masked tokens add nothing to them."""
         sequences, length = batch.ids.shape
         options = {"dtype": torch.promote_types(self.proxy.dtype, torch.float32), "device": self.proxy.device}
-        shape = (sequences, length, self.width) if per_token else (sequences, self.width)
-        sums = torch.zeros(shape, **options)
+        sums = torch.zeros(sequences, self.width, **options)
+        tokens = torch.zeros(sequences, length, self.width, **options) if per_token else None
         squares = torch.zeros(sequences, **options) if exact_norms else None
         sketches = None if exact_norms else self._sketches.empty(sequences)
 
@@ -85,29 +89,47 @@ class DirectionEngine:
             sketch = None if sketches is None else self._sketches.tap(name, sketches, batch.ids.shape)
             return _DirectionTap(self._layers[name], sums, squares, sketch, batch.ids.shape)
 
+        batch = batch.to(self.proxy.device)
+        see = None if tokens is None else self._tap_of_labels(batch, tokens)
         with tapped(self.proxy.linears, make_tap):
-            losses = self._backward(batch, sums, squares)
+            losses = self._backward(batch, sums, squares, tokens, see)
         return Derivatives(
-            values=sums.sum(1) if per_token else sums,
+            values=sums,
             losses=losses,
-            tokens=sums if per_token else None,
+            tokens=tokens,
             gradients=sketches,
             squares=squares,
         )
 
-    def _backward(self, batch: TokenBatch, sums: Tensor, squares: Tensor | None) -> Float[Tensor, "sequences"]:
-        """Go through a batch; add what the tables give to the sums, and to the squares where those are wanted."""
+    def _backward(
+        self, batch: TokenBatch, sums: Tensor, squares: Tensor | None, tokens: Tensor | None, see: StatesTap | None
+    ) -> Float[Tensor, "sequences"]:
+        """Go through a batch; add what the tables give to the sums, and to squares and tokens where wanted."""
         if self._tables is None:
-            return self.frozen.backward(batch)
-        batch = batch.to(self.proxy.device)
-        parts = sums if sums.ndim == 3 else sums.new_zeros(*batch.ids.shape, self.width)
-        taps = self._tables.taps(batch, parts)
+            return self.frozen.backward(batch, taps=TableTaps(hidden=see))
+        parts = sums.new_zeros(*batch.ids.shape, self.width)
+        taps = self._tables.taps(batch, parts, tokens)
         if squares is not None:
             taps = TableGradients.of(self.frozen, batch).beside(taps, squares)
-        losses = self.frozen.backward(batch, taps=taps)
-        if parts is not sums:
-            sums += parts.sum(1)
+        losses = self.frozen.backward(batch, taps=replace(taps, hidden=see))
+        sums += parts.sum(1)
         return losses
+
+    def _tap_of_labels(self, batch: TokenBatch, tokens: Float[Tensor, "sequences tokens directions"]) -> StatesTap:
+        """Return a tap that adds to every token what its loss owes to the state before it."""
+        states = [moved(self.proxy, self._direction(q), batch.ids) for q in range(self.width)]
+
+        def see(gradients: Float[Tensor, "sequences tokens d"]) -> None:
+            g = gradients[:, :-1].to(tokens.dtype)
+            for q, state in enumerate(states):
+                tokens[:, 1:, q] += torch.linalg.vecdot(state[:, :-1].to(tokens.dtype), g)
+
+        return see
+
+    def _direction(self, q: int) -> Direction:
+        layers = {n: (u.matrices[q], None if u.bias is None else u.bias[q]) for n, u in self._layers.items()}
+        embedded = None if self._tables is None else self._tables.embedded
+        return Direction(layers=layers, embedded=None if embedded is None else embedded[q])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,31 +178,22 @@ class _DirectionTap:
         if inputs._version != version:
             raise AssertionError("the model writes over a layer's inputs")
         wide = self.sums.dtype
-        a, g = self._placed(inputs, rows), self._placed(output_gradients, rows)
-        if self.sums.ndim == 2 and len(self.layer.matrices) >= MANY:
+        a, g = by_sequence(inputs, self.shape, rows), by_sequence(output_gradients, self.shape, rows)
+        if len(self.layer.matrices) >= MANY:
             self._through_gradients(a, g)
         else:
             self._one_by_one(a, g)
         if self.layer.bias is not None:
-            extra = g.to(wide) @ self.layer.bias.to(wide).T
-            self.sums += extra if self.sums.ndim == 3 else extra.sum(1)
+            self.sums += (g.to(wide) @ self.layer.bias.to(wide).T).sum(1)
         if self.squares is not None:
             self.squares += _squared_norms(a.to(wide), g.to(wide), bias=self.layer.bias is not None)
-
-    def _placed(self, x: Tensor, rows: Rows | None) -> Tensor:
-        if rows is not None and self.sums.ndim == 3:
-            return rows.by_token(x, self.shape)
-        return by_sequence(x, self.shape, rows)
 
     def _one_by_one(self, a: Tensor, g: Tensor) -> None:
         wide = self.sums.dtype
         source, opposite = (g, a.to(wide)) if self.layer.by_inputs else (a, g.to(wide))
         for q, weight in enumerate(self.layer.weights):
             product = linear(source, weight).to(wide)
-            if self.sums.ndim == 3:
-                self.sums[:, :, q] += torch.linalg.vecdot(product, opposite)
-            else:
-                self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ opposite.flatten(1).unsqueeze(2)).flatten()
+            self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ opposite.flatten(1).unsqueeze(2)).flatten()
 
     def _through_gradients(self, a: Tensor, g: Tensor) -> None:
         """Form GᵀA of a few sequences at a time and multiply it by all directions at once."""

@@ -27,7 +27,8 @@ class TableDirections:
     def __init__(self, proxy: Proxy, directions: Mapping[str, Float[Tensor, "directions vocabulary d"]]) -> None:
         self.wide = torch.promote_types(proxy.dtype, torch.float32)
         self._along: Along | None = None
-        self._embedded: Tensor | None = None
+        self.embedded: Float[Tensor, "directions vocabulary d"] | None = None
+        """Those of the input embedding, as it comes out."""
         for table in counted_tables(proxy):
             if directions[table.name].shape[1:] != table.shape:
                 raise AssertionError(f"{table.name}: direction has shape {tuple(directions[table.name].shape)}")
@@ -36,14 +37,22 @@ class TableDirections:
             if table.heads:
                 self._along = Along(weights=weights, biases=u[:, :, -1].contiguous() if table.bias else None)
             if table.embeds:
-                self._embedded = weights * table.scale if table.scale != 1.0 else weights
+                self.embedded = weights * table.scale if table.scale != 1.0 else weights
 
-    def taps(self, batch: TokenBatch, parts: Float[Tensor, "sequences tokens directions"]) -> TableTaps:
-        """Return taps that add every position's derivatives to `parts`."""
-        flat, embedded = parts.view(-1, parts.shape[-1]), self._embedded
+    def taps(
+        self,
+        batch: TokenBatch,
+        parts: Float[Tensor, "sequences tokens directions"],
+        labels: Float[Tensor, "sequences tokens directions"] | None,
+    ) -> TableTaps:
+        """Return taps that add every position's derivatives to `parts`, and the head's to the labels', too."""
+        flat, embedded = parts.view(-1, parts.shape[-1]), self.embedded
+        flat_labels = None if labels is None else labels.view(flat.shape)
 
         def add(positions: Int[Tensor, "n"], values: Float[Tensor, "n directions"]) -> None:
             flat[positions] += values
+            if flat_labels is not None:
+                flat_labels[positions + 1] += values
 
         def see(gradients: Float[Tensor, "sequences tokens d"]) -> None:
             assert embedded is not None

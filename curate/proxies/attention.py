@@ -6,7 +6,8 @@ A block of queries is multiplied by the keys up to its last one: half of all pro
 use; in float32 the two are even.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -36,6 +37,20 @@ def use_plain_attention(model: PreTrainedModel) -> None:
     """Give a model torch's attention back."""
     if model.config._attn_implementation == NAME:
         model.set_attn_implementation("sdpa")
+
+
+@contextmanager
+def plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Give a model torch's attention for the length of the context, unless it has its own in plain operations."""
+    implementation = model.config._attn_implementation
+    if implementation in ("sdpa", "eager"):
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
 
 
 class _Causal(torch.autograd.Function):
