@@ -6,23 +6,25 @@ than the frozen pass already makes, and nothing of a document's size d_out × d_
 by GᵀA itself, a few sequences at a time, which costs about as much as one.
 
 A token's score is that of the label that it is: the derivative of its own loss (see `labels`). Those of a document add
-up to its own.
+up to its own, so that no backward pass is needed beside them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from curate.errors import CurateError
-from curate.gradients.frozen import FrozenPass, StatesTap, TableTaps
+from curate.gradients.frozen import FrozenPass
+from curate.gradients.head import HeadTaps
 from curate.gradients.labels import Direction, moved
 from curate.gradients.linear import Tap, by_sequence, linear, tapped
 from curate.gradients.sketches import SketchEngine
 from curate.gradients.tables import TableDirections, TableGradients
+from curate.proxies.devices import products
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
@@ -50,7 +52,7 @@ class Derivatives:
     tokens: Float[Tensor, "sequences tokens directions"] | None
     """The derivatives of every token's own loss, where requested; 0 where it carries none."""
     gradients: Float[Tensor, "sequences sketch"] | None
-    """Small sketches that have the gradients' norms, to a few per cent; None when norms are exact."""
+    """Small sketches that have the gradients' norms, to a few per cent; None when norms are exact, or not computed."""
     squares: Float[Tensor, "sequences"] | None
     """Squared norms of the gradients, where requested."""
 
@@ -74,13 +76,11 @@ class DirectionEngine:
             self._layers[name] = _Layer.of(u, has_bias=has_bias)
         self._tables = TableDirections(proxy, directions) if proxy.tables else None
 
-    def __call__(self, batch: TokenBatch, *, per_token: bool = False, exact_norms: bool = False) -> Derivatives:
+    def __call__(self, batch: TokenBatch, *, exact_norms: bool = False) -> Derivatives:
         """Return a batch's derivatives, one row per sequence. Padding and masked tokens add nothing to them."""
-        sequences, length = batch.ids.shape
-        options = {"dtype": torch.promote_types(self.proxy.dtype, torch.float32), "device": self.proxy.device}
-        sums = torch.zeros(sequences, self.width, **options)
-        tokens = torch.zeros(sequences, length, self.width, **options) if per_token else None
-        squares = torch.zeros(sequences, **options) if exact_norms else None
+        sequences = len(batch)
+        sums = torch.zeros(sequences, self.width, **self._sums)
+        squares = torch.zeros(sequences, **self._sums) if exact_norms else None
         sketches = None if exact_norms else self._sketches.empty(sequences)
 
         def make_tap(name: str) -> _DirectionTap | None:
@@ -89,47 +89,58 @@ class DirectionEngine:
             sketch = None if sketches is None else self._sketches.tap(name, sketches, batch.ids.shape)
             return _DirectionTap(self._layers[name], sums, squares, sketch, batch.ids.shape)
 
-        batch = batch.to(self.proxy.device)
-        see = None if tokens is None else self._tap_of_labels(batch, tokens)
         with tapped(self.proxy.linears, make_tap):
-            losses = self._backward(batch, sums, squares, tokens, see)
-        return Derivatives(
-            values=sums,
-            losses=losses,
-            tokens=tokens,
-            gradients=sketches,
-            squares=squares,
-        )
+            losses = self._backward(batch, sums, squares)
+        return Derivatives(values=sums, losses=losses, tokens=None, gradients=sketches, squares=squares)
 
-    def _backward(
-        self, batch: TokenBatch, sums: Tensor, squares: Tensor | None, tokens: Tensor | None, see: StatesTap | None
-    ) -> Float[Tensor, "sequences"]:
-        """Go through a batch; add what the tables give to the sums, and to squares and tokens where wanted."""
-        if self._tables is None:
-            return self.frozen.backward(batch, taps=TableTaps(hidden=see))
-        parts = sums.new_zeros(*batch.ids.shape, self.width)
-        taps = self._tables.taps(batch, parts, tokens)
-        if squares is not None:
-            taps = TableGradients.of(self.frozen, batch).beside(taps, squares)
-        losses = self.frozen.backward(batch, taps=replace(taps, hidden=see))
-        sums += parts.sum(1)
-        return losses
+    def by_label(self, batch: TokenBatch, *, exact_norms: bool = False) -> Derivatives:
+        """Return a batch's derivatives with those of every token's own loss, from forward passes alone.
 
-    def _tap_of_labels(self, batch: TokenBatch, tokens: Float[Tensor, "sequences tokens directions"]) -> StatesTap:
-        """Return a tap that adds to every token what its loss owes to the state before it."""
-        states = [moved(self.proxy, self._direction(q), batch.ids) for q in range(self.width)]
+        One direction takes as many products as a backward pass along it; each further one takes as many again. There
+        are no norms unless they are exact, which takes the backward pass, too.
+        """
+        squares = self(batch, exact_norms=True).squares if exact_norms else None
+        batch = batch.to(self.proxy.device)
+        tokens = torch.zeros(*batch.ids.shape, self.width, **self._sums)
+        flat = tokens.view(-1, self.width)
 
-        def see(gradients: Float[Tensor, "sequences tokens d"]) -> None:
-            g = gradients[:, :-1].to(tokens.dtype)
-            for q, state in enumerate(states):
-                tokens[:, 1:, q] += torch.linalg.vecdot(state[:, :-1].to(tokens.dtype), g)
+        def add(positions: Int[Tensor, "n"], values: Float[Tensor, "n directions"]) -> None:
+            flat[positions + 1] += values  # what is read at a position predicts the next token
 
-        return see
+        taps = HeadTaps(along=None if self._tables is None else self._tables.along, add=add)
+        for q in range(self.width):
+            hidden, turned = moved(self.proxy, self._direction(q), batch.ids)
+            if q == 0:  # the states are the same for every direction
+                with products(self.proxy.settings.precision):
+                    losses, gradients = self.frozen.head(hidden.flatten(0, 1), batch.labels.flatten(), taps=taps)
+                assert gradients is not None
+                gradients = gradients.view_as(hidden)[:, :-1].to(tokens)
+            tokens[:, 1:, q] += torch.linalg.vecdot(turned[:, :-1].to(tokens), gradients)
+        losses = losses.view(batch.ids.shape).sum(-1)
+        return Derivatives(values=tokens.sum(1), losses=losses, tokens=tokens, gradients=None, squares=squares)
+
+    @property
+    def _sums(self) -> dict[str, Any]:
+        """How sums are kept."""
+        return {"dtype": torch.promote_types(self.proxy.dtype, torch.float32), "device": self.proxy.device}
 
     def _direction(self, q: int) -> Direction:
         layers = {n: (u.matrices[q], None if u.bias is None else u.bias[q]) for n, u in self._layers.items()}
         embedded = None if self._tables is None else self._tables.embedded
         return Direction(layers=layers, embedded=None if embedded is None else embedded[q])
+
+    def _backward(self, batch: TokenBatch, sums: Tensor, squares: Tensor | None) -> Float[Tensor, "sequences"]:
+        """Go through a batch; add what the tables give to the sums, and to the squares where those are wanted."""
+        if self._tables is None:
+            return self.frozen.backward(batch)
+        batch = batch.to(self.proxy.device)
+        parts = sums.new_zeros(*batch.ids.shape, self.width)
+        taps = self._tables.taps(batch, parts)
+        if squares is not None:
+            taps = TableGradients.of(self.frozen, batch).beside(taps, squares)
+        losses = self.frozen.backward(batch, taps=taps)
+        sums += parts.sum(1)
+        return losses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,18 +17,16 @@ from curate.proxies.proxy import Proxy
 from curate.proxies.tables import counted_tables
 from curate.proxies.tokens import TokenBatch
 
-StatesTap = Callable[[Float[Tensor, "sequences tokens d"]], None]
-"""Takes the gradients at the states of every position, such as the input embedding's output."""
+EmbeddingTap = Callable[[Float[Tensor, "sequences tokens d"]], None]
+"""Takes the gradients at the input embedding's output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableTaps:
-    """What a pass hands out at the proxy's tables and last hidden states, beside what layers' taps see."""
+    """What a pass hands out at the proxy's tables, beside what layers' taps see."""
 
     head: HeadTaps | None = None
-    embedding: Sequence[StatesTap] = ()
-    hidden: StatesTap | None = None
-    """Sees the gradients at the last hidden states."""
+    embedding: Sequence[EmbeddingTap] = ()
     done: Callable[[], None] | None = None
     """Called when the pass is over."""
 
@@ -63,8 +61,6 @@ class FrozenPass:
                 hidden.detach().flatten(0, 1), batch.labels.flatten(), uniforms=drawn, taps=taps.head
             )
             assert gradients is not None
-            if taps.hidden is not None:
-                taps.hidden(gradients.view_as(hidden))
             hidden.backward(gradients.view_as(hidden))
             if taps.done is not None:
                 taps.done()
@@ -103,7 +99,7 @@ class FrozenPass:
 
 
 @contextmanager
-def _tapped_embedding(embedding: nn.Module, shape: torch.Size, taps: Sequence[StatesTap]) -> Iterator[None]:
+def _tapped_embedding(embedding: nn.Module, shape: torch.Size, taps: Sequence[EmbeddingTap]) -> Iterator[None]:
     """Let taps see the gradients at an embedding's output, on the way back of what is computed in the context."""
     if not taps:
         yield
@@ -128,7 +124,7 @@ class _Embedded(torch.autograd.Function):
     """Where the graph begins when the embedding's gradients are wanted."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, leaf: Tensor, see: StatesTap) -> Tensor:
+    def forward(ctx: Any, output: Tensor, leaf: Tensor, see: EmbeddingTap) -> Tensor:
         ctx.see = see
         return output.data  # no view: models scale it in place
 

@@ -1,8 +1,8 @@
 """How a proxy's last hidden states move along a direction in its weights, by forward mode.
 
 A document's loss is the sum of its labels' losses. A label's loss depends on one hidden state alone: its derivative
-along a direction is the product of its gradient by that state, which every backward pass begins with, and of the
-state's derivative. That takes one forward pass of the decoder over dual numbers, and the head not at all.
+along a direction is the product of its gradient by that state, which the head gives, and of the state's derivative,
+which takes one forward pass of the decoder over dual numbers and no backward pass.
 """
 
 import warnings
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from curate.errors import CurateError
 from curate.gradients.linear import linear
-from curate.proxies.attention import plain_attention
+from curate.proxies.attention import dual_attention
 from curate.proxies.devices import products
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy, weight_of
@@ -56,14 +56,14 @@ def _registered() -> None:
 @torch.no_grad()
 def moved(
     proxy: Proxy, direction: Direction, ids: Int[Tensor, "sequences tokens"]
-) -> Float[Tensor, "sequences tokens d"]:
-    """Return the derivative of the last hidden states by a step along the direction.
+) -> tuple[Float[Tensor, "sequences tokens d"], Float[Tensor, "sequences tokens d"]]:
+    """Return the last hidden states, and their derivative by a step along the direction.
 
     Raises CurateError for a model with a step that has no forward derivative.
     """
     with (
         products(proxy.settings.precision),
-        plain_attention(proxy.model),
+        dual_attention(proxy.model),
         sdpa_kernel(SDPBackend.MATH),  # the fused ones have no forward derivative
         dual_level(),
         _dual_layers(proxy, direction),
@@ -76,8 +76,8 @@ def moved(
                 f"{type(proxy.model).__name__} has no forward derivative: {str(error).splitlines()[0]}",
                 hint="Its documents have scores, its tokens have none: leave out --per-token.",
             ) from error
-        tangent = forward_ad.unpack_dual(hidden).tangent
-        return torch.zeros_like(hidden) if tangent is None else tangent
+        value, tangent = forward_ad.unpack_dual(hidden)
+        return value, torch.zeros_like(value) if tangent is None else tangent
 
 
 @contextmanager
