@@ -108,14 +108,14 @@ class DirectionEngine:
             flat[positions + 1] += values  # what is read at a position predicts the next token
 
         taps = HeadTaps(along=None if self._tables is None else self._tables.along, add=add)
-        for q in range(self.width):
-            hidden, turned = moved(self.proxy, self._direction(q), batch.ids)
-            if q == 0:  # the states are the same for every direction
-                with products(self.proxy.settings.precision):
-                    losses, gradients = self.frozen.head(hidden.flatten(0, 1), batch.labels.flatten(), taps=taps)
-                assert gradients is not None
-                gradients = gradients.view_as(hidden)[:, :-1].to(tokens)
-            tokens[:, 1:, q] += torch.linalg.vecdot(turned[:, :-1].to(tokens), gradients)
+        turned = [moved(self.proxy, self._direction(q), batch.ids) for q in range(self.width)]
+        hidden = turned[0][0]  # the states are the same for every direction, their derivatives are not
+        with products(self.proxy.settings.precision):
+            losses, gradients = self.frozen.head(hidden.flatten(0, 1), batch.labels.flatten(), taps=taps)
+        assert gradients is not None
+        gradients = gradients.view_as(hidden)[:, :-1].to(tokens)
+        for q, (_, states) in enumerate(turned):
+            tokens[:, 1:, q] += torch.linalg.vecdot(states[:, :-1].to(tokens), gradients)
         losses = losses.view(batch.ids.shape).sum(-1)
         return Derivatives(values=tokens.sum(1), losses=losses, tokens=tokens, gradients=None, squares=squares)
 

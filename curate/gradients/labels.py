@@ -95,8 +95,8 @@ def _dual_layers(proxy: Proxy, direction: Direction) -> Iterator[None]:
 def _call(
     weight: Tensor, bias: Tensor | None, direction: Tensor | None, shift: Tensor | None, x: Tensor, *_rows: Rows
 ) -> Tensor:
-    weight, bias, direction, shift = (None if t is None else t.to(x.dtype) for t in (weight, bias, direction, shift))
-    assert weight is not None
+    weight = weight.to(x.dtype)  # a router's product may be in single precision
+    bias, direction, shift = (None if t is None else t.to(x.dtype) for t in (bias, direction, shift))
     value, tangent = forward_ad.unpack_dual(x)
     output = linear(value, weight, bias)
     pieces = [linear(tangent, weight)] if tangent is not None else []

@@ -44,7 +44,7 @@ def use_plain_attention(model: PreTrainedModel) -> None:
 def dual_attention(model: PreTrainedModel) -> Iterator[None]:
     """Give a model attention of dual numbers for the length of the context, unless its own is of plain operations."""
     implementation = model.config._attn_implementation
-    if implementation in ("eager", NAME):
+    if implementation in (None, "eager", NAME):
         yield
         return
     model.set_attn_implementation(NAME)
