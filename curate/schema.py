@@ -135,7 +135,7 @@ def slug(group: str) -> str:
 TOKEN_TEXTS = "token_texts"
 """list<string>: the text of every input token of the document, special tokens written out."""
 TOKEN_SCORES = "token_scores"
-"""list<float32>: the part of `score` that entered at every token; `token_scores_<group>` for the groups' columns."""
+"""list<float32>: every token's own score, as a label, which sum to `score`; `token_scores_<group>` for the groups."""
 
 
 def token_column(score_column: str) -> str:

@@ -107,7 +107,11 @@ class ScoreSettings(PassSettings, NarrowingSettings):
         " scores predict; 0: none.",
         shown="3 for magic, else none",
     )
-    per_token: Flag = option(default=False, help="Write every token's part of the score, too (SQL view `tokens`).")
+    per_token: Flag = option(
+        default=False,
+        help="Write every token's own score, that of predicting it, too (SQL view `tokens`); no gradient norms then. It"
+        " costs nothing for one target group, and as much as scoring once more for each further one.",
+    )
     target_fields: Fields | None = option(
         default=None, help="In the target, where it differs.", prefix="target-", suffix="-column", shown="the pool's"
     )

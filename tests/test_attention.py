@@ -1,8 +1,10 @@
 import pytest
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, MistralConfig
 
+from curate.gradients.labels import dual_level
 from curate.proxies import attention
 from curate.proxies.attention import NAME, use_block_attention, use_plain_attention
 from tests.small_models import ARCHITECTURES, tiny_model, tiny_proxy
@@ -29,6 +31,20 @@ def test_its_derivatives_of_first_and_second_order_are_right() -> None:
     inputs = tuple(x[:1, :, :2].detach().requires_grad_() for x in rows(5))
     assert torch.autograd.gradcheck(attention._Causal.apply, inputs)
     assert torch.autograd.gradgradcheck(attention._Causal.apply, inputs)
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 11])
+def test_its_forward_derivative_is_right(tokens: int) -> None:
+    inputs, tangents = ([x.detach() for x in rows(tokens, seed)] for seed in (0, 1))
+    later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+
+    def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return (q @ k.mT).masked_fill(later, -torch.inf).softmax(-1) @ v
+
+    with dual_level():
+        duals = [forward_ad.make_dual(x, t) for x, t in zip(inputs, tangents, strict=True)]
+        ours, truth = (tuple(forward_ad.unpack_dual(f(*duals))) for f in (attention._dual_causal, plain))
+    torch.testing.assert_close(ours, truth, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("padded", [False, True])

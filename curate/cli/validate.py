@@ -42,6 +42,7 @@ def command(
     curate validate runs/x runs/y runs/bm25 --set learning_rate=1e-3
     curate validate runs/x --subsets 200 --documents 2048 --queries 100 --config examples/magic/finetune.yaml
     curate validate runs/x --drop 50% --repeats 5 --magic
+    curate validate runs/x --unit token --magic                # leave out tokens, beside documents
     curate validate runs/x --workers 8                         # eight retrainings at a time
     curate validate --continue runs/x-validation               # go on after a stop
 
@@ -50,9 +51,10 @@ def command(
 
     LDS: per query, the rank correlation between the summed scores of what was left out and the rise of the query's
     loss; the mean over queries, with a 95 % interval over subsets and queries. QLD: the rise after leaving out the
-    query's best documents, beside random ones. Every run's method scores the sample once more, by its own settings,
-    with every query as a target of its own. Retrainings are kept in a bank by all that decides them: a killed
-    command goes on, and further runs are judged by the same bank.
+    query's best documents, beside random ones. With --unit token the loss of tokens is left out, which are still read,
+    and the rise without as large a share of the best documents stands beside. Every run's method scores the sample
+    once more, by its own settings, with every query as a target of its own. Retrainings are kept in a bank by all that
+    decides them: a killed command goes on, and further runs are judged by the same bank.
     """
     from curate.cli._output import RichReporter, print_json
     from curate.cli._runs import chosen_run
@@ -99,10 +101,12 @@ def _print(validation: "Validation") -> None:
         row = [Path(j.run).name, j.method, f"{j.lds.mean:.3f}", f"{j.lds.low:.3f} … {j.lds.high:.3f}"]
         if j.qld is not None:
             row += [f"{j.qld.mean:+.4f}", f"{j.qld.control:+.4f}", f"{j.qld.low:+.4f} … {j.qld.high:+.4f}"]
-        rows.append([*row, *[""] * (7 - len(row))])
-    print_table(["run", "method", "LDS", "95 %", "QLD", "random", "QLD - random, 95 %"], rows)
+        row += [""] * (7 - len(row))
+        rows.append(row if j.best_documents is None else [*row, f"{j.best_documents:+.4f}"])
+    columns = ["run", "method", "LDS", "95 %", "QLD", "random", "QLD - random, 95 %"]
+    print_table(columns + ["QLD, documents"] * any(j.best_documents is not None for j in validation.judged), rows)
     stdout.print(
-        f"{validation.subsets} retrainings without {validation.dropped:,} of {validation.documents:,} documents,"
+        f"{validation.subsets} retrainings without {validation.dropped:,} of {validation.units:,} {validation.unit}s,"
         f" {validation.queries} queries; QLD in nats per token. Bank: {validation.bank}",
         soft_wrap=True,
         markup=False,

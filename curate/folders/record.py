@@ -10,6 +10,8 @@ from curate.errors import CurateError
 from curate.secrets import addresses_without_secrets
 
 FORMAT = 1
+LABELS = "labels"
+"""What `token_scores` in details says of lists per token: each is the score of predicting that token."""
 _ABSENT = object()
 _T = TypeVar("_T")
 
@@ -101,6 +103,7 @@ class Details:
     coverage: Coverage | None = None
     arithmetic: Arithmetic | None = None
     holdout: Holdout | None = None
+    token_scores: str | None = None  # of what the lists per token are, LABELS; None in earlier versions' runs
     frequency_loss: float | None = None  # of the pool's text, by token frequencies alone; nats per token
     narrowed: Narrowed | None = None
     taken_from: str | None = None  # names the run whose scores of the same documents are taken; "" where none's are
@@ -226,6 +229,11 @@ class RunRecord:
     def is_prediction(self) -> bool:
         """Whether its scores were learned from those of another run, the teacher."""
         return "teacher" in self.settings
+
+    @property
+    def scores_positions(self) -> bool:
+        """Whether its lists per token say what entered at each position, as those of earlier versions do."""
+        return bool(self.settings.get("per_token")) and not self.is_rescoring and self.details.token_scores != LABELS
 
     @property
     def of_method(self) -> Mapping[str, Any]:

@@ -48,6 +48,11 @@ class DirectionScorer:
         return tally.scored()
 
     @property
+    def has_norms(self) -> bool:
+        """Whether gradients' norms are computed: tokens' scores take no backward pass, which norms do."""
+        return not self.per_token or self.normalize == "unit"
+
+    @property
     def _order(self) -> list[int]:
         """The engines as their products are added up: the last one, whose loss and norm count, then the others."""
         return [len(self.engines) - 1, *range(len(self.engines) - 1)]
@@ -82,9 +87,10 @@ class DirectionScorer:
     def _pass(self, engines: Sequence[int], batch: TokenBatch) -> Derivatives:
         """Differentiate a batch by some of the engines and add up; loss and norm are those of the first one here."""
         exact = self.normalize == "unit" and engines[0] == self._order[0]
-        total = self.engines[engines[0]](batch, per_token=self.per_token, exact_norms=exact)
+        differentiate = DirectionEngine.by_label if self.per_token else DirectionEngine.__call__
+        total = differentiate(self.engines[engines[0]], batch, exact_norms=exact)
         for i in engines[1:]:
-            derivatives = self.engines[i](batch, per_token=self.per_token)
+            derivatives = differentiate(self.engines[i], batch)
             tokens = None if total.tokens is None or derivatives.tokens is None else total.tokens + derivatives.tokens
             total = replace(total, values=total.values + derivatives.values, tokens=tokens)
         return total
@@ -152,8 +158,8 @@ class _Tally:
 
     def scored(self) -> Scored:
         """Return the scores of all documents, NaN where a norm is not finite: dividing by it would hide an overflow."""
-        norms = self.norms.float()
-        self.scores[~norms.isfinite()] = torch.nan
+        norms = self.norms.float() if self.scorer.has_norms else None
+        self.scores[~(self.scores if norms is None else norms[:, None]).isfinite().all(1)] = torch.nan
         tokens = self.tokens if self.scorer.per_token else None
         return Scored(scores=self.scores, losses=self.losses, norms=norms, tokens=tokens)
 
@@ -170,7 +176,8 @@ def _on_cpu(values: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
 def _norms(derivatives: Derivatives) -> Float[Tensor, "sequences"]:
     if derivatives.squares is not None:
         return derivatives.squares.clamp_min(0).sqrt()
-    assert derivatives.gradients is not None
+    if derivatives.gradients is None:
+        return torch.full_like(derivatives.losses, torch.nan)
     return derivatives.gradients.norm(dim=1)
 
 

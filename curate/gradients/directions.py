@@ -4,6 +4,9 @@ For a linear layer with inputs A `[tokens, d_in]` (a ones column appended where 
 `[tokens, d_out]` the document's gradient is GᵀA, and its product with a direction U is Σ_t g_tᵀ U a_t: one product more
 than the frozen pass already makes, and nothing of a document's size d_out × d_in. Several directions are multiplied
 by GᵀA itself, a few sequences at a time, which costs about as much as one.
+
+A token's score is that of the label that it is: the derivative of its own loss (see `labels`). Those of a document add
+up to its own, so that no backward pass is needed beside them.
 """
 
 from dataclasses import dataclass
@@ -11,14 +14,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from curate.errors import CurateError
 from curate.gradients.frozen import FrozenPass
+from curate.gradients.head import HeadTaps
+from curate.gradients.labels import Direction, moved
 from curate.gradients.linear import Tap, by_sequence, linear, tapped
 from curate.gradients.sketches import SketchEngine
 from curate.gradients.tables import TableDirections, TableGradients
+from curate.proxies.devices import products
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import TokenBatch
@@ -44,9 +50,9 @@ class Derivatives:
     losses: Float[Tensor, "sequences"]
     """Loss summed over scored tokens, in nats."""
     tokens: Float[Tensor, "sequences tokens directions"] | None
-    """The parts of `values` that entered at each position, where requested."""
+    """The derivatives of every token's own loss, where requested; 0 where it carries none."""
     gradients: Float[Tensor, "sequences sketch"] | None
-    """Small sketches that have the gradients' norms, to a few per cent; None when norms are exact."""
+    """Small sketches that have the gradients' norms, to a few per cent; None when norms are exact, or not computed."""
     squares: Float[Tensor, "sequences"] | None
     """Squared norms of the gradients, where requested."""
 
@@ -70,13 +76,11 @@ class DirectionEngine:
             self._layers[name] = _Layer.of(u, has_bias=has_bias)
         self._tables = TableDirections(proxy, directions) if proxy.tables else None
 
-    def __call__(self, batch: TokenBatch, *, per_token: bool = False, exact_norms: bool = False) -> Derivatives:
+    def __call__(self, batch: TokenBatch, *, exact_norms: bool = False) -> Derivatives:
         """Return a batch's derivatives, one row per sequence. Padding and masked tokens add nothing to them."""
-        sequences, length = batch.ids.shape
-        options = {"dtype": torch.promote_types(self.proxy.dtype, torch.float32), "device": self.proxy.device}
-        shape = (sequences, length, self.width) if per_token else (sequences, self.width)
-        sums = torch.zeros(shape, **options)
-        squares = torch.zeros(sequences, **options) if exact_norms else None
+        sequences = len(batch)
+        sums = torch.zeros(sequences, self.width, **self._sums)
+        squares = torch.zeros(sequences, **self._sums) if exact_norms else None
         sketches = None if exact_norms else self._sketches.empty(sequences)
 
         def make_tap(name: str) -> _DirectionTap | None:
@@ -87,26 +91,55 @@ class DirectionEngine:
 
         with tapped(self.proxy.linears, make_tap):
             losses = self._backward(batch, sums, squares)
-        return Derivatives(
-            values=sums.sum(1) if per_token else sums,
-            losses=losses,
-            tokens=sums if per_token else None,
-            gradients=sketches,
-            squares=squares,
-        )
+        return Derivatives(values=sums, losses=losses, tokens=None, gradients=sketches, squares=squares)
+
+    def by_label(self, batch: TokenBatch, *, exact_norms: bool = False) -> Derivatives:
+        """Return a batch's derivatives with those of every token's own loss, from forward passes alone.
+
+        One direction takes as many products as a backward pass along it; each further one takes as many again. There
+        are no norms unless they are exact, which takes the backward pass, too.
+        """
+        squares = self(batch, exact_norms=True).squares if exact_norms else None
+        batch = batch.to(self.proxy.device)
+        tokens = torch.zeros(*batch.ids.shape, self.width, **self._sums)
+        flat = tokens.view(-1, self.width)
+
+        def add(positions: Int[Tensor, "n"], values: Float[Tensor, "n directions"]) -> None:
+            flat[positions + 1] += values  # what is read at a position predicts the next token
+
+        taps = HeadTaps(along=None if self._tables is None else self._tables.along, add=add)
+        turned = [moved(self.proxy, self._direction(q), batch.ids) for q in range(self.width)]
+        hidden = turned[0][0]  # the states are the same for every direction, their derivatives are not
+        with products(self.proxy.settings.precision):
+            losses, gradients = self.frozen.head(hidden.flatten(0, 1), batch.labels.flatten(), taps=taps)
+        assert gradients is not None
+        gradients = gradients.view_as(hidden)[:, :-1].to(tokens)
+        for q, (_, states) in enumerate(turned):
+            tokens[:, 1:, q] += torch.linalg.vecdot(states[:, :-1].to(tokens), gradients)
+        losses = losses.view(batch.ids.shape).sum(-1)
+        return Derivatives(values=tokens.sum(1), losses=losses, tokens=tokens, gradients=None, squares=squares)
+
+    @property
+    def _sums(self) -> dict[str, Any]:
+        """How sums are kept."""
+        return {"dtype": torch.promote_types(self.proxy.dtype, torch.float32), "device": self.proxy.device}
+
+    def _direction(self, q: int) -> Direction:
+        layers = {n: (u.matrices[q], None if u.bias is None else u.bias[q]) for n, u in self._layers.items()}
+        embedded = None if self._tables is None else self._tables.embedded
+        return Direction(layers=layers, embedded=None if embedded is None else embedded[q])
 
     def _backward(self, batch: TokenBatch, sums: Tensor, squares: Tensor | None) -> Float[Tensor, "sequences"]:
         """Go through a batch; add what the tables give to the sums, and to the squares where those are wanted."""
         if self._tables is None:
             return self.frozen.backward(batch)
         batch = batch.to(self.proxy.device)
-        parts = sums if sums.ndim == 3 else sums.new_zeros(*batch.ids.shape, self.width)
+        parts = sums.new_zeros(*batch.ids.shape, self.width)
         taps = self._tables.taps(batch, parts)
         if squares is not None:
             taps = TableGradients.of(self.frozen, batch).beside(taps, squares)
         losses = self.frozen.backward(batch, taps=taps)
-        if parts is not sums:
-            sums += parts.sum(1)
+        sums += parts.sum(1)
         return losses
 
 
@@ -156,31 +189,22 @@ class _DirectionTap:
         if inputs._version != version:
             raise AssertionError("the model writes over a layer's inputs")
         wide = self.sums.dtype
-        a, g = self._placed(inputs, rows), self._placed(output_gradients, rows)
-        if self.sums.ndim == 2 and len(self.layer.matrices) >= MANY:
+        a, g = by_sequence(inputs, self.shape, rows), by_sequence(output_gradients, self.shape, rows)
+        if len(self.layer.matrices) >= MANY:
             self._through_gradients(a, g)
         else:
             self._one_by_one(a, g)
         if self.layer.bias is not None:
-            extra = g.to(wide) @ self.layer.bias.to(wide).T
-            self.sums += extra if self.sums.ndim == 3 else extra.sum(1)
+            self.sums += (g.to(wide) @ self.layer.bias.to(wide).T).sum(1)
         if self.squares is not None:
             self.squares += _squared_norms(a.to(wide), g.to(wide), bias=self.layer.bias is not None)
-
-    def _placed(self, x: Tensor, rows: Rows | None) -> Tensor:
-        if rows is not None and self.sums.ndim == 3:
-            return rows.by_token(x, self.shape)
-        return by_sequence(x, self.shape, rows)
 
     def _one_by_one(self, a: Tensor, g: Tensor) -> None:
         wide = self.sums.dtype
         source, opposite = (g, a.to(wide)) if self.layer.by_inputs else (a, g.to(wide))
         for q, weight in enumerate(self.layer.weights):
             product = linear(source, weight).to(wide)
-            if self.sums.ndim == 3:
-                self.sums[:, :, q] += torch.linalg.vecdot(product, opposite)
-            else:
-                self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ opposite.flatten(1).unsqueeze(2)).flatten()
+            self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ opposite.flatten(1).unsqueeze(2)).flatten()
 
     def _through_gradients(self, a: Tensor, g: Tensor) -> None:
         """Form GᵀA of a few sequences at a time and multiply it by all directions at once."""

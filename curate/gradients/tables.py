@@ -26,21 +26,23 @@ class TableDirections:
 
     def __init__(self, proxy: Proxy, directions: Mapping[str, Float[Tensor, "directions vocabulary d"]]) -> None:
         self.wide = torch.promote_types(proxy.dtype, torch.float32)
-        self._along: Along | None = None
-        self._embedded: Tensor | None = None
+        self.along: Along | None = None
+        """Those of the head."""
+        self.embedded: Float[Tensor, "directions vocabulary d"] | None = None
+        """Those of the input embedding, as it comes out."""
         for table in counted_tables(proxy):
             if directions[table.name].shape[1:] != table.shape:
                 raise AssertionError(f"{table.name}: direction has shape {tuple(directions[table.name].shape)}")
             u = directions[table.name].to(device=proxy.device, dtype=proxy.dtype)
             weights = u[:, :, :-1].contiguous() if table.bias else u.contiguous()
             if table.heads:
-                self._along = Along(weights=weights, biases=u[:, :, -1].contiguous() if table.bias else None)
+                self.along = Along(weights=weights, biases=u[:, :, -1].contiguous() if table.bias else None)
             if table.embeds:
-                self._embedded = weights * table.scale if table.scale != 1.0 else weights
+                self.embedded = weights * table.scale if table.scale != 1.0 else weights
 
     def taps(self, batch: TokenBatch, parts: Float[Tensor, "sequences tokens directions"]) -> TableTaps:
         """Return taps that add every position's derivatives to `parts`."""
-        flat, embedded = parts.view(-1, parts.shape[-1]), self._embedded
+        flat, embedded = parts.view(-1, parts.shape[-1]), self.embedded
 
         def add(positions: Int[Tensor, "n"], values: Float[Tensor, "n directions"]) -> None:
             flat[positions] += values
@@ -51,7 +53,7 @@ class TableDirections:
             for q, rows in enumerate(embedded):
                 parts[:, :, q] += torch.linalg.vecdot(rows[batch.ids].to(self.wide), g)
 
-        head = None if self._along is None else HeadTaps(along=self._along, add=add)
+        head = None if self.along is None else HeadTaps(along=self.along, add=add)
         return TableTaps(head=head, embedding=() if embedded is None else (see,))
 
 

@@ -127,6 +127,7 @@ def fit_of(run: Run) -> str:
 def decisions(run: Run, *, but: Collection[str], but_contents: Collection[str]) -> dict[str, Any]:
     """Return the settings, and the hashes of the contents, that decide a run's scores, without those that are named."""
     settings, contents = decisive(run.record.settings), run.record.json["fingerprints"]
+    settings |= {"scores per position": run.record.scores_positions}
     return {n: value for n, value in settings.items() if n not in but} | {
         f"content of {n}": value for n, value in contents.items() if n not in but_contents
     }

@@ -11,6 +11,7 @@ from curate.errors import SettingsError
 from curate.executors.contract import Executor
 from curate.executors.reading import UnfinishedShard, unfinished
 from curate.folders.local import open_folder, refuse_place
+from curate.folders.record import LABELS
 from curate.methods.contract import Scorer
 from curate.pipeline.arithmetic import check_arithmetic
 from curate.pipeline.checking import check_scores
@@ -136,6 +137,8 @@ def _details(request: Request, workspace: Workspace) -> dict[str, Any]:
     indexed = {} if request.store is None else request.store.record.json["details"]
     if "arithmetic" in indexed:
         details["arithmetic"] = indexed["arithmetic"]  # checked when the sketches were made
+    if request.settings.per_token:
+        details["token_scores"] = LABELS
     return details | request.split.details()
 
 
@@ -152,4 +155,6 @@ def _refuse_early(place: str, request: Request) -> dict[str, Any]:
     run = Run.open(place)
     record = as_recorded(run, request.record)
     run.refuse_other(record, request.fingerprints)
+    if not run.is_finished:
+        run.refuse_positions()
     return record

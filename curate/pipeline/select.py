@@ -123,6 +123,7 @@ def _refuse_alone(**settings: Any) -> None:
 
 def _refuse_unparted(run: Run, group: str | None) -> None:
     """Raise CurateError for a run without scores per token, which says how to get them."""
+    run.refuse_positions()
     record = run.record
     hint = "Score with it into a run of its own: curate score … --per-token --out runs/NAME."
     if record.is_prediction:

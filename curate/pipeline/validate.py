@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curate import executors
+import numpy as np
+
+from curate import executors, methods
 from curate.documents import Pool
-from curate.errors import CurateError
+from curate.errors import CurateError, SettingsError
 from curate.folders.local import open_folder, refuse_place
 from curate.methods.contract import EncodedTarget
 from curate.methods.shared.states import fingerprints_of, needed_checkpoints
@@ -22,6 +24,7 @@ from curate.proof.predictions import Subject
 from curate.proof.reading import drawn, scored_rows, usable
 from curate.proof.settings import ValidateSettings, banks_beside, default_validate_out, remember
 from curate.proof.validate import ValidatePlan, Validating, Validation
+from curate.proxies.tokens import Encoded
 from curate.rescoring.parents import latest_where_none, runs_of_one_pool
 from curate.schema import Document
 from curate.score_settings import ScoreSettings
@@ -76,6 +79,8 @@ def plan(
 def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
     """Read, load and encode what a bank of retrainings and the methods that it judges need."""
     runs = runs_of_one_pool(settings.runs)
+    if settings.by_token:
+        _refuse_whole(runs)
     scorings = [settings.scored_like(run) for run in runs]
     first, pool, target = scorings[0], pool_of(runs[0], settings.pool or None), scored_rows(runs[0])
     proxy, encoder = load(settings.retrained_like(first))
@@ -92,6 +97,9 @@ def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
     )
     queries, query_rows = usable(drawn(target.documents, settings.queries, settings.seed), encoder)
     subjects = [_subject(run, scoring, pool, queries, reporter) for run, scoring in zip(runs, scorings, strict=True)]
+    if settings.by_token:
+        for subject in subjects:
+            _refuse_other_tokens(subject, documents, sample)
     return Validating(
         settings=settings,
         laboratory=Laboratory(
@@ -108,6 +116,27 @@ def _validating(settings: ValidateSettings, reporter: Reporter) -> Validating:
         root=settings.banks or banks_beside(runs[0]),
         reporter=reporter,
     )
+
+
+def _refuse_whole(runs: Sequence[Run]) -> None:
+    """Raise SettingsError for a run whose method has no scores per token."""
+    for run in runs:
+        method = run.record.method or ""
+        if "per_token" not in methods.get(method).OFFERS:
+            raise SettingsError(
+                f"{run.address}: method {method!r} scores whole documents, not their tokens.",
+                hint="Leave this run out, or --unit token.",
+            )
+
+
+def _refuse_other_tokens(subject: Subject, documents: Sequence[Document], sample: Sequence[Encoded]) -> None:
+    """Raise SettingsError where a method sees other tokens than the proxy that is retrained."""
+    for theirs, ours in zip(subject.encoder(documents), sample, strict=True):
+        if not (np.array_equal(theirs.ids, ours.ids) and np.array_equal(theirs.scored, ours.scored)):
+            raise SettingsError(
+                f"{subject.run.address} scores other tokens than the proxy that is retrained reads.",
+                hint="Leave --model out, or validate --unit document.",
+            )
 
 
 def _subject(run: Run, scoring: ScoreSettings, pool: Pool, queries: Sequence[Document], reporter: Reporter) -> Subject:

@@ -2,6 +2,7 @@
 
 bank.json            model, recipe, documents and queries, for people
 losses/K-S.npy       float64 [queries]: after the retraining of order K that left the documents of hash S out
+losses/K-tokens-S.npy  the same without the loss of the tokens of hash S
 
 A retraining is a file, which is there whole or not at all: a killed bank goes on with the next one, a larger one reuses
 a smaller one's files, and all methods are judged by the same files.
@@ -47,11 +48,14 @@ class Job:
     repeat: int
     """Number of the order of the documents."""
     left: tuple[int, ...] = ()
-    """Positions of the documents that it leaves out."""
+    """Positions of the documents that it leaves out, or of the tokens among all of the corpus."""
+    by_token: bool = False
+    """Whether tokens are left out: they are read, and carry no loss."""
 
     @property
     def name(self) -> str:
-        return f"{self.repeat:02d}-{xxhash.xxh3_64_hexdigest(np.array(self.left, np.int64).tobytes())}"
+        kind = "tokens-" if self.by_token else ""
+        return f"{self.repeat:02d}-{kind}{xxhash.xxh3_64_hexdigest(np.array(self.left, np.int64).tobytes())}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,13 @@ class Laboratory:
         return Corpus(self.queries, self.tokens, room=self.room)
 
     @cached_property
+    def labels(self) -> np.ndarray:
+        """The tokens that carry loss, int64 `[labels]`: their places among all of the corpus."""
+        scored = np.concatenate([d.scored for d in self.documents])
+        scored[self.corpus.starts[:-1]] = False  # nothing predicts a document's first token
+        return np.flatnonzero(scored)
+
+    @cached_property
     def model(self) -> Any:
         return trainable(self.proxy, self.fitted_recipe)
 
@@ -85,10 +96,11 @@ class Laboratory:
         return replace(recipe, batch_size=min(recipe.batch_size, len(self.documents)))
 
     def training(self, job: Job) -> Training:
-        """Return a retraining, whose steps differ only in the weights of the documents left out."""
+        """Return a retraining, whose steps differ only in the weights of what is left out."""
         recipe = replace(self.fitted_recipe, seed=self.fitted_recipe.seed + job.repeat)
-        keep = torch.from_numpy(1 - indicator(job.left, len(self.corpus)))
-        return Training(self.model, self.corpus, recipe, weights=self.corpus.spread(keep))
+        keep = torch.from_numpy(1 - indicator(job.left, self.corpus.num_tokens if job.by_token else len(self.corpus)))
+        weights = keep if job.by_token else self.corpus.spread(keep)
+        return Training(self.model, self.corpus, recipe, weights=weights)
 
     def losses(self, job: Job) -> np.ndarray:
         """Retrain and return every query's mean loss per token afterwards; NaN where the training diverges."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 import xxhash
 
 from curate import methods
@@ -44,6 +45,11 @@ class Subject:
         return self.run.record.method or ""
 
     @property
+    def encoder(self) -> Encoder:
+        """Makes documents the tokens that the method scores."""
+        return Encoder(self.inputs.proxy.tokenizer, self.inputs.batching.tokens)
+
+    @property
     def adjoint(self) -> bool:
         """Whether this is a rescoring, whose in-run scores belong to another training: its adjoint is judged."""
         return self.method in RESCORED and self.run.record.is_rescoring
@@ -61,7 +67,7 @@ class Subject:
         # Retrainings are what it is judged by here: it need not check itself.
         return replace(settings, check=0) if hasattr(settings, "check") else settings
 
-    def key(self, documents: Sequence[Document], queries: Sequence[Document]) -> str:
+    def key(self, documents: Sequence[Document], queries: Sequence[Document], *, by_token: bool = False) -> str:
         """Hash all that decides the scores."""
         hashes = [[d.content_hash for d in sample] for sample in (documents, queries)]
         record = self.run.record.json
@@ -70,22 +76,33 @@ class Subject:
             "fingerprints": record["fingerprints"],
             "hashes": hashes,
             "version": 1,
-        }
+        } | ({"unit": "token"} if by_token else {})
         return xxhash.xxh3_64_hexdigest(canonical(dependencies).encode())
 
-    def kept(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray | None:
+    def kept(
+        self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder, *, by_token: bool = False
+    ) -> np.ndarray | None:
         """Return the scores that are kept; None where there are none."""
-        return Kept(folder, ARRAY).find(self.key(documents, queries))
+        return Kept(folder, ARRAY).find(self.key(documents, queries, by_token=by_token))
 
-    def predictions(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray:
-        """Return scores `[documents, queries]`, kept in `folder`; 0 for a document without a finite score."""
-        return Kept(folder, ARRAY).at(self.key(documents, queries), lambda: self._scored(documents, queries, folder))
+    def predictions(
+        self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder, *, by_token: bool = False
+    ) -> np.ndarray:
+        """Return scores `[documents, queries]`, kept in `folder`; 0 for a document without a finite score.
 
-    def _scored(self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder) -> np.ndarray:
-        encode = Encoder(self.inputs.proxy.tokenizer, self.inputs.batching.tokens)
-        sample, rows = encode(documents), encode(queries)
+        By token they are those of all tokens of the documents, one after another, `[all_tokens, queries]`.
+        """
+        key = self.key(documents, queries, by_token=by_token)
+        return Kept(folder, ARRAY).at(key, lambda: self._scored(documents, queries, folder, by_token))
+
+    def _scored(
+        self, documents: Sequence[Document], queries: Sequence[Document], folder: Folder, by_token: bool
+    ) -> np.ndarray:
+        sample, rows = self.encoder(documents), self.encoder(queries)
         usable = [i for i, e in enumerate(sample) if e.num_scored > 0]
-        all_scores, settings = np.zeros((len(documents), len(queries))), self.settings()
+        units = np.cumsum([0, *(len(e.ids) if by_token else 1 for e in sample)])
+        places = np.concatenate([np.arange(units[i], units[i + 1]) for i in usable])
+        all_scores, settings = np.zeros((units[-1], len(queries))), self.settings()
         step = self._together(len(queries))
         with self.inputs.reporter.stage(f"scoring by {self.method}", total=len(queries), unit="queries") as task:
             for start in range(0, len(queries), step):
@@ -100,11 +117,13 @@ class Subject:
                     neighbours = [self.run.folder, *self.inputs.kept.neighbours]
                     kept = Kept(open_folder(scratch), TENSORS, neighbours)
                     inputs = replace(
-                        self.inputs, target=target, kept=kept, per_token=False, reporter=_Quiet(), whole=None
+                        self.inputs, target=target, kept=kept, per_token=by_token, reporter=_Quiet(), whole=None
                     )
                     scorer = methods.get(self.method).prepare(replace(inputs, record=lambda _: None), settings)
-                    scores = scorer([sample[i] for i in usable], inputs.batching).scores.cpu().double().numpy()
-                all_scores[usable, start : start + len(block)] = scores[:, 1:] if len(block) > 1 else scores
+                    scored = scorer([sample[i] for i in usable], inputs.batching)
+                    values = torch.cat(scored.tokens) if by_token and scored.tokens else scored.scores
+                    scores = values.cpu().double().numpy()
+                all_scores[places, start : start + len(block)] = scores[:, 1:] if len(block) > 1 else scores
                 task.advance(len(block))
         return np.nan_to_num(all_scores, nan=0.0, posinf=0.0, neginf=0.0)
 

@@ -3,7 +3,7 @@
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -23,6 +23,7 @@ SETTINGS = "settings.json"
 """In the folder of a validation or a verification: its settings and the working folder in which they were given."""
 RANDOM = "random"
 """The arm of random documents."""
+TOKEN = "token"
 
 
 def _spelled(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -43,10 +44,15 @@ class ValidateSettings:
     )
     drop: Annotated[Share, Field(gt=0, lt=1)] = option(
         default=0.01,
-        help="Share of the documents to leave out: 1% or 0.01. For claims about algorithms: 50%, several repeats.",
+        help="Share of the documents, or tokens, to leave out: 1% or 0.01. For claims about algorithms: 50%, several"
+        " repeats.",
+    )
+    unit: Literal["document", "token"] = option(
+        default="document",
+        help="What retrainings leave out. Tokens lose their loss and are still read; QLD of documents stands beside.",
     )
     removals: Annotated[Count, least(0)] = option(
-        default=10, help="Queries whose best documents a retraining leaves out (QLD); 0: none."
+        default=10, help="Queries whose best documents, or tokens, a retraining leaves out (QLD); 0: none."
     )
     repeats: Annotated[Count, least(1)] = option(
         default=1, help="Orders of the documents to average every change over."
@@ -70,7 +76,13 @@ class ValidateSettings:
     )
 
     def __post_init__(self) -> None:
-        num_dropped(self.documents, self.drop)
+        if not self.by_token:
+            num_dropped(self.documents, self.drop)
+
+    @property
+    def by_token(self) -> bool:
+        """Whether retrainings leave out tokens, not documents."""
+        return self.unit == TOKEN
 
     def scored_like(self, run: "Run") -> ScoreSettings:
         """Return the settings that a run was scored by, with the pool where it is now."""
@@ -172,12 +184,12 @@ def remember(folder: Folder, command: str, settings: "ValidateSettings | VerifyS
     put_json(folder, SETTINGS, {"command": command, "working_folder": os.getcwd(), "settings": asdict(settings)})
 
 
-def num_dropped(documents: int, drop: float) -> int:
-    """Return how many documents a share is. Raises SettingsError for none, or all of them."""
-    count = round(drop * documents)
-    if not 1 <= count < documents:
+def num_dropped(units: int, drop: float, unit: str = "document") -> int:
+    """Return how many documents, or tokens, a share is. Raises SettingsError for none, or all of them."""
+    count = round(drop * units)
+    if not 1 <= count < units:
         raise SettingsError(
-            f"drop is {drop:g} of {documents} documents, which is {count}; a retraining leaves out some, not all.",
+            f"drop is {drop:g} of {units} {unit}s, which is {count}; a retraining leaves out some, not all.",
             hint="Raise --drop or --documents.",
         )
     return count

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from curate.proof.plots import predicted_against_measured
 from curate.proof.predictions import Subject
 from curate.proof.qld import Qld, best, qld
 from curate.proof.settings import ValidateSettings, num_dropped
-from curate.proof.subsets import indicator, left_out
+from curate.proof.subsets import left_out
 from curate.schema import Document
 
 IN_RUN = "MAGIC in the bank's own training"
@@ -41,6 +41,8 @@ class Judged:
     method: str
     lds: Lds
     qld: Qld | None
+    best_documents: float | None = None
+    """The rise without as large a share of every query's best documents, where the others are of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,11 @@ class Validation:
     queries: int
     subsets: int
     dropped: int
-    """Documents that each retraining leaves out."""
+    """Documents that each retraining leaves out, or tokens."""
     repeats: int
+    unit: str
+    units: int
+    """How many documents there are, or tokens that carry loss."""
     judged: tuple[Judged, ...]
     predicted: dict[str, np.ndarray]
     """Summed scores of what was left out, by run, `[subsets, queries]`."""
@@ -106,7 +111,7 @@ class Validation:
 
     def record(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
-        names = ("bank", "documents", "queries", "subsets", "dropped", "repeats")
+        names = ("bank", "documents", "queries", "subsets", "dropped", "repeats", "unit", "units")
         return {n: getattr(self, n) for n in names} | {"methods": [asdict(j) for j in self.judged]}
 
     def write(self, address: Path | str, plot: Path | str | None = None) -> None:
@@ -134,16 +139,24 @@ class Validating:
     def bank(self) -> Bank:
         return Bank(self.laboratory, self.root)
 
+    @cached_property
+    def units(self) -> np.ndarray:
+        """What can be left out: positions of documents, or places of tokens that carry loss."""
+        return self.laboratory.labels if self.settings.by_token else np.arange(len(self.documents))
+
     @property
     def dropped(self) -> int:
-        return num_dropped(len(self.documents), self.settings.drop)
+        return num_dropped(len(self.units), self.settings.drop, self.settings.unit)
 
     def subset(self, number: int) -> tuple[int, ...]:
-        return left_out(len(self.documents), self.settings.drop, number, self.settings.seed)
+        drawn = left_out(len(self.units), self.settings.drop, number, self.settings.seed)
+        return tuple(self.units[list(drawn)].tolist())
 
-    def repeated(self, left: Sequence[tuple[int, ...]]) -> list[Job]:
-        """Return the retrainings without each of these, in every order of the documents."""
-        return [Job(repeat, positions) for positions in left for repeat in range(self.settings.repeats)]
+    def repeated(self, left: Sequence[tuple[int, ...]], *, by_token: bool | None = None) -> list[Job]:
+        """Return the retrainings without each of these (None: of what is judged), in every order of the documents."""
+        by_token = self.settings.by_token if by_token is None else by_token
+        repeats = range(self.settings.repeats)
+        return [Job(repeat, places, by_token=by_token and bool(places)) for places in left for repeat in repeats]
 
     def plan(self, choice: Choice) -> ValidatePlan:
         """Measure some steps and estimate the whole."""
@@ -151,14 +164,15 @@ class Validating:
 
     def _planned(self, choice: Choice) -> tuple[ValidatePlan, Executor]:
         """Return the plan, and the executor that the choice makes of so much work."""
-        retrainings = self.repeated([(), *map(self.subset, range(self.settings.subsets))])
+        by_token = self.settings.by_token
+        subsets = [self.subset(i) for i in range(self.settings.subsets)]
+        retrainings = self.repeated([(), *subsets])
         folder = self.bank.folder.child("predictions")
-        kept_scores = [s.kept(self.documents, self.queries, folder) for s in self.subjects]
-        kept_scores += [kept_in_run(self.bank)] if self.settings.magic else []
+        kept_scores = [s.kept(self.documents, self.queries, folder, by_token=by_token) for s in self.subjects]
+        kept_scores += [kept_in_run(self.bank, by_token=by_token)] if self.settings.magic else []
         removals = min(self.settings.removals, len(self.queries)) * self.settings.repeats * len(kept_scores)
-        removal_jobs = [
-            job for scores in kept_scores if scores is not None for job in self.repeated(self._best(scores))
-        ]
+        removals *= 2 if by_token else 1
+        removal_jobs = [job for scores in kept_scores if scores is not None for job in self._removals(scores)]
         unknown = removals - len(removal_jobs)  # their scores are not made yet
         missing = len(self.bank.missing([*retrainings, *removal_jobs])) + unknown
         proxy, each = self.laboratory.proxy, self.laboratory.job_seconds()
@@ -192,15 +206,19 @@ class Validating:
             plan, executor = self._planned(choice)
             self._announce(plan, executor)
             subsets = [self.subset(i) for i in range(settings.subsets)]
-            baseline, *without = self._losses([(), *subsets], executor)
+            by_token = settings.by_token
+            baseline, *without = self._losses([(), *subsets], executor, by_token=by_token)
             measured = np.stack(without) - baseline
             scores = {s.run.address: self._predictions(s) for s in self.subjects}
             if settings.magic:
-                scores[IN_RUN] = in_run(bank, self.reporter)
-            masks = np.stack([indicator(left, len(self.documents)) for left in subsets])
-            predicted = {name: masks @ values for name, values in scores.items()}
-            rises = self._rises(scores, baseline, executor)
-            judged = tuple(self._judged(n, predicted[n], measured, r) for n, r in zip(scores, rises, strict=True))
+                scores[IN_RUN] = in_run(bank, self.reporter, by_token=by_token)
+            predicted = {n: np.stack([values[list(left)].sum(0) for left in subsets]) for n, values in scores.items()}
+            rises = self._rises(scores.values(), baseline, executor, by_token=by_token)
+            judged = [self._judged(n, predicted[n], measured, r) for n, r in zip(scores, rises, strict=True)]
+            if by_token and settings.removals:
+                documents = self._rises(map(self._of_documents, scores.values()), baseline, executor, by_token=False)
+                of_both = zip(judged, documents, strict=True)
+                judged = [replace(j, best_documents=float(rises_of_one.mean())) for j, rises_of_one in of_both]
         return Validation(
             bank=bank.folder.address,
             documents=len(self.documents),
@@ -208,7 +226,9 @@ class Validating:
             subsets=settings.subsets,
             dropped=self.dropped,
             repeats=settings.repeats,
-            judged=judged,
+            unit=settings.unit,
+            units=len(self.units),
+            judged=tuple(judged),
             predicted=predicted,
             measured=measured,
         )
@@ -221,9 +241,9 @@ class Validating:
                 f" ({plan.seconds_each:.2g} s each); workers: {executor.described()['workers']}."
             )
 
-    def _losses(self, left: Sequence[tuple[int, ...]], executor: Executor) -> np.ndarray:
+    def _losses(self, left: Sequence[tuple[int, ...]], executor: Executor, *, by_token: bool) -> np.ndarray:
         """Return every query's loss without each of these, `[left, queries]`, averaged over the repeats."""
-        losses = self.bank.fetch(self.repeated(left), self.reporter, executor)
+        losses = self.bank.fetch(self.repeated(left, by_token=by_token), self.reporter, executor)
         if not np.isfinite(losses).all():
             raise CurateError(
                 "A retraining diverged: its losses are not numbers.",
@@ -237,7 +257,8 @@ class Validating:
                 f"{subject.run.address} was rescored in a training of its own, which a walk back per query would have"
                 " to repeat: judged is the adjoint of its recipe on background documents. --magic judges in-run scores."
             )
-        scores = subject.predictions(self.documents, self.queries, self.bank.folder.child("predictions"))
+        folder, by_token = self.bank.folder.child("predictions"), self.settings.by_token
+        scores = subject.predictions(self.documents, self.queries, folder, by_token=by_token)
         if not np.isfinite(scores).all():
             raise CurateError(
                 f"The scores of {subject.run.address} in {self.bank.folder.address} are damaged.",
@@ -245,18 +266,34 @@ class Validating:
             )
         return scores
 
-    def _best(self, scores: np.ndarray) -> list[tuple[int, ...]]:
-        """Return the best documents of each query that QLD is measured on."""
-        count = min(self.settings.removals, len(self.queries))
-        return [best(scores[:, q], self.dropped) for q in range(count)]
+    def _of_documents(self, scores: np.ndarray) -> np.ndarray:
+        """Add up tokens' scores by document."""
+        return np.add.reduceat(scores, self.laboratory.corpus.starts[:-1])
 
-    def _rises(self, scores: Mapping[str, np.ndarray], baseline: np.ndarray, executor: Executor) -> list[np.ndarray]:
-        """Return the rises of the queries' losses without their own best documents, `[removals]`, by every method."""
-        best_documents = [self._best(values) for values in scores.values()]
-        left = [positions for positions_of_queries in best_documents for positions in positions_of_queries]
+    def _best(self, scores: np.ndarray, *, by_token: bool) -> list[tuple[int, ...]]:
+        """Return the best documents, or tokens, of each query that QLD is measured on."""
+        count = min(self.settings.removals, len(self.queries))
+        units = self.units if by_token else np.arange(len(self.documents))
+        dropped = num_dropped(len(units), self.settings.drop, "token" if by_token else "document")
+        return [tuple(units[list(best(scores[units, q], dropped))].tolist()) for q in range(count)]
+
+    def _removals(self, scores: np.ndarray) -> list[Job]:
+        """Return the retrainings without queries' best by a method's scores."""
+        if not self.settings.by_token:
+            return self.repeated(self._best(scores, by_token=False))
+        documents = self._best(self._of_documents(scores), by_token=False)
+        return [*self.repeated(self._best(scores, by_token=True)), *self.repeated(documents, by_token=False)]
+
+    def _rises(
+        self, scores: Iterable[np.ndarray], baseline: np.ndarray, executor: Executor, *, by_token: bool
+    ) -> list[np.ndarray]:
+        """Return the rises of the queries' losses without their own best, `[removals]`, by every method."""
+        best_of_methods = [self._best(values, by_token=by_token) for values in scores]
+        left = [places for places_of_queries in best_of_methods for places in places_of_queries]
         if not left:
-            return [np.empty(0) for _ in scores]
-        rises = (self._losses(left, executor) - baseline).reshape(len(scores), len(best_documents[0]), -1)
+            return [np.empty(0) for _ in best_of_methods]
+        losses = self._losses(left, executor, by_token=by_token)
+        rises = (losses - baseline).reshape(len(best_of_methods), len(best_of_methods[0]), -1)
         return [rises_of_one.diagonal() for rises_of_one in rises]
 
     def _judged(self, name: str, predicted: np.ndarray, measured: np.ndarray, rises: np.ndarray) -> Judged:

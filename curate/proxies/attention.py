@@ -6,10 +6,12 @@ A block of queries is multiplied by the keys up to its last one: half of all pro
 use; in float32 the two are even.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -38,6 +40,20 @@ def use_plain_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation("sdpa")
 
 
+@contextmanager
+def dual_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Give a model attention of dual numbers for the length of the context, unless its own is of plain operations."""
+    implementation = model.config._attn_implementation
+    if implementation in (None, "eager", NAME):
+        yield
+        return
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
+
+
 class _Causal(torch.autograd.Function):
     """softmax(q kᵀ) v with every query seeing the keys up to its own place; derivatives of any order."""
 
@@ -63,11 +79,33 @@ class _Causal(torch.autograd.Function):
         return torch.cat(by_q, 1), by_k, by_v
 
 
+def _dual_causal(q: Rows, k: Rows, v: Rows) -> Rows:
+    """Return what `_Causal` does of dual numbers, block by block; outside any graph."""
+    (q, q_t), (k, k_t), (v, v_t) = map(_parts, (q, k, v))
+    width = v.shape[-1]
+    queries, keys, values = torch.cat([q_t, q], -1), torch.cat([k, k_t], -1), torch.cat([v, v_t], -1)
+    out, out_t = torch.empty_like(v), torch.empty_like(v)
+    for i in range(0, q.shape[1], BLOCK):
+        block, visible = slice(i, i + BLOCK), slice(0, i + BLOCK)
+        weights = _weights(q, k, i)
+        turned = (queries[:, block] @ keys[:, visible].mT).mul_(weights)
+        carried = weights @ values[:, visible]
+        out[:, block] = carried[:, :, :width]
+        out_t[:, block] = torch.baddbmm(carried[:, :, width:], turned, v[:, visible])
+        out_t[:, block].addcmul_(turned.sum(-1, keepdim=True), out[:, block], value=-1)
+    return forward_ad.make_dual(out, out_t)
+
+
+def _parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    value, tangent = forward_ad.unpack_dual(x)
+    return value, torch.zeros_like(value) if tangent is None else tangent
+
+
 def _weights(q: Rows, k: Rows, start: int) -> Float[Tensor, "heads queries keys"]:
     """Return the attention weights of the queries of one block over all keys that they may see."""
     scores = q[:, start : start + BLOCK] @ k[:, : start + BLOCK].mT
     size = scores.shape[1]
-    later = torch.ones(size, size, dtype=torch.bool).triu_(1)
+    later = torch.ones(size, size, dtype=torch.bool, device=scores.device).triu_(1)
     scores[:, :, start:].masked_fill_(later, float("-inf"))
     return scores.softmax(-1)
 
@@ -87,7 +125,8 @@ def _forward(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     special = any(options.get(name) is not None for name in ("softcap", "sliding_window", "s_aux", "head_mask"))
     plain = causal and attention_mask is None and not dropout and not special and query.shape[2] == key.shape[2]
-    if not plain or query.device.type != "cpu":
+    is_dual = plain and any(forward_ad.unpack_dual(t).tangent is not None for t in (query, key, value))
+    if not plain or (query.device.type != "cpu" and not is_dual):
         torchs: Callable[..., tuple[Tensor, None]] = sdpa_attention_forward
         return torchs(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
@@ -97,7 +136,8 @@ def _forward(
         key, value = (t.repeat_interleave(heads // key.shape[1], 1) for t in (key, value))
     scale = width**-0.5 if scaling is None else scaling
     flattened = ((query * scale).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
-    out: Tensor = _Causal.apply(*flattened)  # type: ignore[assignment]
+    attend: Callable[..., Tensor] = _dual_causal if is_dual else _Causal.apply
+    out = attend(*flattened)
     return out.view(batch, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 

@@ -41,10 +41,6 @@ class Rows:
         slots, places = self._slots[shape]
         return x.new_zeros(shape[0] * slots, x.shape[1]).index_copy_(0, places, x).view(shape[0], slots, -1)
 
-    def by_token(self, x: Float[Tensor, "rows width"], shape: torch.Size) -> Float[Tensor, "sequences tokens width"]:
-        """Put every row at its token's place; tokens that the expert does not see are zero."""
-        return x.new_zeros(shape.numel(), x.shape[1]).index_copy_(0, self.tokens, x).view(*shape, -1)
-
     def _places(self, sequences: int, length: int) -> tuple[int, Int[Tensor, "tokens"]]:
         edges = torch.arange(sequences + 1, device=self.tokens.device) * length
         starts = torch.searchsorted(self.tokens, edges)

@@ -40,7 +40,10 @@ class RescoreSettings:
     batch_tokens: Annotated[Count, least(1)] | None = option(
         default=None, help="Tokens of one micro-batch.", shown="by device"
     )
-    per_token: Flag = option(default=False, help="Write every token's part of the score, too (SQL view `tokens`).")
+    per_token: Flag = option(
+        default=False,
+        help="Write every token's own score, that of predicting it, too (SQL view `tokens`).",
+    )
     checkpoints: Literal["sqrt", "all", "log"] = option(default="sqrt", help="States kept for the way back.")
     keep_gradients: Flag = option(
         default=True, help="Keep no gradients on disk: less room, a quarter more time.", flags=("--recompute",)

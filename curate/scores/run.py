@@ -61,6 +61,15 @@ class Run(PartFolder):
         span = replace(part.span, shard_index=shard_index, shard=shard or part.shard)
         return self.write_part(span, rows, skipped)
 
+    def refuse_positions(self) -> None:
+        """Raise CurateError where an earlier version wrote the lists per token, which are no scores of labels."""
+        if self.record.scores_positions:
+            raise CurateError(
+                f"{self.address} was scored per token by an earlier version: its lists say what of a document's score"
+                " entered at each position, not what predicting each token is worth.",
+                hint="Score with --per-token into a run of its own: curate score … --per-token --out runs/NAME.",
+            )
+
     def located(self, address: str) -> str:
         """Return where an address of the record lies now; see `documents.located`."""
         return located(self, address)

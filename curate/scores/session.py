@@ -138,6 +138,8 @@ class Session:
             raise
         except duckdb.CatalogException as error:
             if "tokens" in tables and self.tokens_query is None:
+                for _, run in self.runs:
+                    run.refuse_positions()
                 raise _not_by_token(self.runs) from error
             if "neighbours" in tables and self.neighbours is None:
                 raise no_neighbours() from error
@@ -253,8 +255,11 @@ class Session:
         return schema
 
     def _make_tokens(self, lists: Sequence[tuple[str, list[str]]]) -> str | None:
-        """Make the view of the runs that have scores per token; return its SQL over TOKEN_LISTS."""
-        if not lists:
+        """Make the view of the runs that have scores per token; return its SQL over TOKEN_LISTS.
+
+        There is none where one of them has positions' instead, which are never mixed with labels'.
+        """
+        if not lists or any(run.record.scores_positions for _, run in self.runs):
             return None
         self.connection.execute(f"CREATE VIEW {TOKEN_LISTS} AS {_UNION.join(sql for sql, _ in lists)}")
         columns = list(dict.fromkeys(c for _, by_token in lists for c in by_token))

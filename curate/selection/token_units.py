@@ -47,14 +47,6 @@ def _stretches(text: str, ends: np.ndarray, smooth: str) -> np.ndarray:
     return np.searchsorted(boundaries, ends - 1, side="right")
 
 
-def scores_of_labels(parts: np.ndarray) -> np.ndarray:
-    """Return each token's score as a label, `[tokens]`, from what of the document's score entered at each token.
-
-    What enters at a token is learnt from predicting the next one, so a label's score is the part of the token before.
-    """
-    return np.concatenate([np.zeros(1, parts.dtype), parts])[: len(parts)]
-
-
 def unit_scores(units: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each unit's mean of tokens' scores, float32 `[units]`, and its number of tokens, int32 `[units]`."""
     tokens = np.flatnonzero(units >= 0)

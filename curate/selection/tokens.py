@@ -23,7 +23,7 @@ from curate.scores.run import Run
 from curate.selection.funnel import NEARLY_ALL, Funnel, Stage, position
 from curate.selection.labels import labelled, labels_of, overlapping, spans_of, stretches_of
 from curate.selection.token_columns import IDS, LABELS, SPANS, TEXT, TokenFigures
-from curate.selection.token_units import best, scores_of_labels, unit_scores, units_of
+from curate.selection.token_units import best, unit_scores, units_of
 
 NAME = "tokens"
 """What the funnel, and the reason of documents without a chosen token, call it."""
@@ -228,7 +228,7 @@ class TokenChoice:
             placed=placed,
             stretches=stretches,
             units=units_of(placed.text, stretches, is_scored, self.request.smooth),
-            scores=parts if self.run.record.is_rescoring else scores_of_labels(parts),  # rescored is every label
+            scores=parts,
         )
 
     def _scored(self, funnel: Funnel, positions: np.ndarray) -> Iterator["_Scored"]:

@@ -5,11 +5,8 @@ gradients: the tangent of the gradient by the parameters is the Hessian times th
 step's, twice.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from importlib import import_module
 from typing import Any
 
 import torch.autograd.forward_ad as forward_ad
@@ -17,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from curate.gradients.labels import dual_level
 from curate.training import dual_layers
 
 
@@ -62,8 +60,7 @@ def dual(
     What linear layers contribute to the Hessian product is added into `totals` during the backward pass; the rest comes
     as the tangents of the leaves' gradients.
     """
-    _registered()
-    with forward_ad.dual_level():
+    with dual_level():
         leaves = {n: forward_ad.make_dual(p.detach().requires_grad_(), directions[n]) for n, p in parameters.items()}
         yield leaves, _Dual({id(leaf): totals[n] for n, leaf in leaves.items() if n in totals})
 
@@ -77,11 +74,3 @@ _COMPOSED: dict[Any, Any] = {
     functional.softmax: dual_layers.softmax,
     functional.scaled_dot_product_attention: dual_layers.attention,
 }
-
-
-@cache
-def _registered() -> None:
-    """Import what torch takes some second derivatives from (layer norm's), without its warning about its own code."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import_module("torch._decomp.decompositions_for_jvp")

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
+from curate.gradients.labels import dual_level
 from curate.proxies.devices import products
 from curate.proxies.experts import expose_experts
 from curate.proxies.proxy import DTYPES
@@ -127,7 +128,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def slopes(self, parameters: Tensors, directions: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens"]:
-        with _exactly(self.device), forward_ad.dual_level():
+        with _exactly(self.device), dual_level():
             batch = batch.to(self.device)
             leaves = {n: forward_ad.make_dual(p.detach(), directions[n]) for n, p in parameters.items()}
             last = self._output.last(leaves, batch.batch.ids).flatten(0, 1)

@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from curate.errors import CurateError
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import MANY, DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
-from curate.proxies.proxy import Proxy
+from curate.proxies.proxy import Proxy, weight_of
 from curate.proxies.tokens import Encoded
 from tests.small_models import (
     ARCHITECTURES,
@@ -100,27 +101,48 @@ def test_windows_without_a_scored_token_have_token_scores_of_zero() -> None:
     torch.testing.assert_close(found.tokens[0].sum(0), found.scores[0])
 
 
-def test_a_tokens_score_is_what_enters_through_the_layers_at_its_position() -> None:
-    proxy = tiny_proxy(tiny_model("LlamaConfig"))
-    (document,), chosen = random_documents([10], seed=3), directions(proxy, 1)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_tokens_score_is_the_score_of_its_own_loss(architecture: str) -> None:
+    proxy = tiny_proxy(tiny_model(architecture))
+    (document,), chosen = random_documents([12, 12], seed=3)[1:], directions(proxy, 2)  # with a prompt
     found = scorer(proxy, chosen, per_token=True)([document], batching())
     assert found.tokens is not None
-    # Nothing that a layer does at the last position can change the loss of an earlier prediction.
-    assert found.tokens[0][-1].item() == 0
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    alone = [replace(document, scored=np.arange(12) == t) for t in np.flatnonzero(document.scored)]
+    expected = torch.zeros(12, 2, dtype=torch.float64)
+    expected[torch.from_numpy(document.scored)] = scorer(proxy, chosen)(alone, batching()).scores
+    torch.testing.assert_close(found.tokens[0], expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "GptOssConfig"])
+def test_a_tokens_score_is_the_slope_of_its_own_loss_along_the_direction(architecture: str) -> None:
+    proxy = tiny_proxy(tiny_model(architecture))
+    (document,), chosen = random_documents([12, 12], seed=3)[1:], directions(proxy, 1)
+    found = scorer(proxy, chosen, per_token=True)([document], batching())
+    assert found.tokens is not None
+    step = 1e-6
+    expected = (label_losses(proxy, document, chosen, step) - label_losses(proxy, document, chosen, -step)) / (2 * step)
+    torch.testing.assert_close(found.tokens[0][:, 0], expected, rtol=1e-5, atol=1e-7)
+
+
+def label_losses(proxy: Proxy, document: Encoded, chosen: Directions, step: float) -> Tensor:
+    """Every token's loss after a step along the first direction; 0 where it carries none."""
+    with moved_weights(proxy, chosen, step):
+        ids = torch.from_numpy(document.ids).long()
+        logits = proxy.model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+    losses = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+    return torch.cat([losses.new_zeros(1), losses]) * torch.from_numpy(document.scored)
+
+
+@contextmanager
+def moved_weights(proxy: Proxy, chosen: Directions, step: float) -> Iterator[None]:
+    state = {n: p.clone() for n, p in proxy.model.state_dict().items()}
     for name in proxy.tracked:
-
-        def keep(_module: object, inputs: tuple[Tensor], output: Tensor, name: str = name) -> None:
-            output.register_hook(lambda grad: seen.__setitem__(name, (inputs[0].detach()[0], grad[0])))
-
-        proxy.linears[name].register_forward_hook(keep)
-    ids = torch.from_numpy(document.ids).long()[None]
-    embedded = proxy.model.get_input_embeddings()(ids).requires_grad_(True)
-    logits = proxy.model(inputs_embeds=embedded, use_cache=False).logits[0, :-1]
-    losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-    losses[torch.from_numpy(document.scored[1:])].sum().backward()
-    expected = sum((g * (a @ chosen[n][0].T)).sum(1) for n, (a, g) in seen.items())
-    torch.testing.assert_close(found.tokens[0][:, 0], expected)
+        layer, (_, d_in, has_bias) = proxy.linears[name], proxy.shape(name)
+        weight_of(layer).data.add_(chosen[name][0, :, :d_in], alpha=step)
+        if has_bias:
+            layer.bias.data.add_(chosen[name][0, :, d_in], alpha=step)  # type: ignore[union-attr, operator]
+    yield
+    proxy.model.load_state_dict(state)
 
 
 @pytest.mark.parametrize("architecture", ["GPTNeoXConfig", "GptOssConfig"])
@@ -168,9 +190,10 @@ def test_checkpoints_add_up_and_columns_mix_directions() -> None:
     torch.testing.assert_close(found.scores, expected, rtol=1e-8, atol=1e-8)
     assert found.tokens is not None
     torch.testing.assert_close(torch.stack([t.sum(0) for t in found.tokens]), expected)
-    assert found.norms is not None
+    norms = DirectionScorer(engines=engines, columns=columns)(documents, batching()).norms
+    assert norms is not None
     torch.testing.assert_close(
-        found.norms, DirectionScorer(engines=engines[1:], columns=columns)(documents, batching()).norms
+        norms, DirectionScorer(engines=engines[1:], columns=columns)(documents, batching()).norms
     )
 
 

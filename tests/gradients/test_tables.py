@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,24 +105,16 @@ def test_scores_depend_on_no_batch_padding_or_order_and_are_the_sums_of_their_to
     assert [len(t) for t in together.tokens] == [len(d.ids) for d in documents[::-1]]
 
 
-def test_a_tokens_part_is_that_of_reading_it_and_of_predicting_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_a_tokens_score_is_the_score_of_its_own_loss(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curate.gradients.head.ROWS_CPU", 16)
-    proxy = proxy_of("untied")
-    embedding, head = proxy.tables
-    assert tables_of(proxy)[embedding].embeds
-    (document,) = random_documents([12, 12], seed=4)[1:]  # with a prompt
-    chosen = {n: torch.zeros_like(u) for n, u in directions(proxy, 1).items()}
-    token = int(document.ids[2])
-    chosen[embedding][0, token] = 1.0
-    places = torch.from_numpy(document.ids == token)
-    parts = scorer(proxy, chosen, per_token=True)([document], batching()).tokens[0][:, 0]  # type: ignore[index]
-    assert parts[places].ne(0).all()
-    assert parts[~places].eq(0).all()
-    chosen = {n: torch.zeros_like(u) for n, u in chosen.items()}
-    chosen[head][:] = 1.0
-    chosen[head][0, :10] = 0.5
-    parts = scorer(proxy, chosen, per_token=True)([document], batching()).tokens[0][:, 0]  # type: ignore[index]
-    assert np.array_equal(parts.ne(0).numpy()[:-1], document.scored[1:])
+    proxy = proxy_of(model)
+    (document,), chosen = random_documents([12, 12], seed=4)[1:], directions(proxy, 2)  # with a prompt
+    alone = [replace(document, scored=np.arange(12) == t) for t in np.flatnonzero(document.scored)]
+    expected = torch.zeros(12, 2, dtype=torch.float64)
+    expected[torch.from_numpy(document.scored)] = scorer(proxy, chosen)(alone, batching()).scores
+    found = scorer(proxy, chosen, per_token=True)([document], batching()).tokens
+    torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6 * float(expected.abs().max()))  # type: ignore[index]
 
 
 def test_adapters_have_no_tables_beside_them() -> None:

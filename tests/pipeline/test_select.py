@@ -93,7 +93,7 @@ def expected(project: Path, run: curate.Run, column: str, share: float) -> dict[
         if (of_document := parts.get((document.shard, document.row))) is not None:
             assert len(of_document) == len(encoded.ids)
             place = (document.shard, document.row)
-            candidates += [(-of_document[t - 1], order, t, place) for t in np.flatnonzero(encoded.scored).tolist()]
+            candidates += [(-of_document[t], order, t, place) for t in np.flatnonzero(encoded.scored).tolist()]
     candidates.sort()
     best: dict[tuple[str, int], set[int]] = {}
     for *_, t, place in candidates[: round(share * len(candidates))]:

@@ -100,3 +100,12 @@ def test_a_process_that_fails_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CurateError, match="does not load as a causal language model") as caught:
         bank.fetch([Job(0), Job(0, (1,))], Silent(), two_processes())
     assert any("Traceback" in note and "load_proxy" in note for note in caught.value.__notes__)
+
+
+def test_a_document_whose_tokens_carry_no_loss_is_left_out() -> None:
+    made = laboratory()
+    labels = [range(made.corpus.starts[i] + 1, made.corpus.starts[i + 1]) for i in range(len(made.documents))]
+    assert made.labels.tolist() == [place for places in labels for place in places]
+    masked, without = Job(0, tuple(labels[3]), by_token=True), Job(0, (3,))
+    np.testing.assert_array_equal(made.losses(masked), made.losses(without))
+    assert len({masked.name, without.name, Job(0, masked.left).name}) == 3

@@ -331,3 +331,45 @@ def test_scores_of_common_documents_alone_are_compared(place: Path, tmp_path: Pa
     documents = validate._validating(asked, Heard()).documents
     assert {d.shard for d in documents} == {first.shard}
     assert len(documents) <= 12
+
+
+@pytest.fixture(scope="module")
+def by_token(place: Path) -> Validation:
+    return curate.validate(settings(place, "ekfac", magic=True, unit="token"), reporter=Heard())
+
+
+def test_tokens_are_left_out_beside_documents(place: Path, found: Validation, by_token: Validation) -> None:
+    assert by_token.bank == found.bank
+    assert by_token.unit == "token"
+    assert by_token.dropped == round(0.1 * by_token.units) > found.dropped
+    of_documents = {j.run: j.qld for j in found.judged}
+    for judged in by_token.judged:
+        assert judged.qld is not None
+        assert judged.qld.mean > judged.best_documents > judged.qld.control  # type: ignore[operator]
+        assert judged.best_documents == pytest.approx(of_documents[judged.run].mean, rel=1e-9)  # type: ignore[union-attr]
+
+
+def test_a_validation_of_tokens_goes_on_with_what_is_there(place: Path, by_token: Validation) -> None:
+    plan = validate.plan(settings(place, "ekfac", magic=True, unit="token"), reporter=Heard())
+    assert plan.there == plan.retrainings == 1 + SMALL["subsets"] + 2 * 2 * SMALL["removals"]
+    for before, after in zip(
+        by_token.judged,
+        curate.validate(settings(place, "ekfac", magic=True, unit="token"), reporter=Heard()).judged,
+        strict=True,
+    ):
+        assert before == after
+
+
+def test_tokens_are_validated_for_methods_that_score_them(place: Path) -> None:
+    with pytest.raises(SettingsError, match="'bm25' scores whole documents, not their tokens"):
+        curate.validate(settings(place, "ekfac", "bm25", unit="token"), reporter=Heard())
+
+
+def test_tokens_are_left_out_as_the_retrained_proxy_reads_them(place: Path, tmp_path: Path) -> None:
+    other = tmp_path / "proxy"
+    shutil.copytree(place / "proxy", other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-50]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(SettingsError, match="scores other tokens than the proxy that is retrained"):
+        curate.validate(settings(place, "ekfac", unit="token", model=str(other)), reporter=Heard())

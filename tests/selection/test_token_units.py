@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from curate.selection.token_units import best, scores_of_labels, unit_scores, units_of
+from curate.selection.token_units import best, unit_scores, units_of
 
 TEXT = 'One. "Two!" Three\nfour. Five'
 
@@ -27,10 +27,8 @@ def test_tokens_without_loss_divide_what_is_chosen_together(smooth: str) -> None
     assert by_character("abc def ghi", smooth, range(4, 7)) == ["abc ", " ghi"]
 
 
-def test_a_tokens_score_is_the_part_of_the_one_that_predicts_it() -> None:
-    parts = np.array([5, 1, 3, 0], np.float32)  # nothing enters at the last token
-    assert scores_of_labels(parts).tolist() == [0, 5, 1, 3]
-    scores, counts = unit_scores(np.array([-1, 0, 1, 1]), scores_of_labels(parts))
+def test_a_units_score_is_the_mean_of_its_tokens() -> None:
+    scores, counts = unit_scores(np.array([-1, 0, 1, 1]), np.array([0, 5, 1, 3], np.float32))
     assert scores.tolist() == [5, 2]
     assert counts.tolist() == [1, 2]
 
