@@ -7,7 +7,6 @@ manifest.json  all that it takes to reproduce the selection
 rejected/      documents that a filter dropped, with the filter's name; no part of the dataset
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from curate.documents import Pool, Shard, columns_metadata, json_lines, raw_tables
 from curate.errors import SettingsError, nearest
 from curate.fields import Fields
-from curate.folders.local import open_folder
+from curate.folders.local import open_folder, parent_of
 from curate.folders.record import canonical
 from curate.folders.whole import is_taken, new_folder
 from curate.progress import Task
@@ -96,7 +95,7 @@ def write_dump(
     `card` makes the dataset card. With `view` its documents are written as tokens; with `embed` rows have places on a
     map; by `choice` only chosen tokens carry loss.
     """
-    place = Path(os.path.abspath(out)).name
+    place = parent_of(out)[1]
     funnel.materialise()
     with new_folder(out, last=MANIFEST, by="Another selection") as folder:
         if view is not None:
