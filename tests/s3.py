@@ -19,6 +19,7 @@ import pytest
 from curate.cli import main
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "not-to-be-seen", "AWS_DEFAULT_REGION": "us-east-1"}
+_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -29,6 +30,7 @@ class S3:
     application: Any
     fails_every: int = 0
     """Every so many requests one is answered by 503; 0: none."""
+    is_read_only: bool = False
     lost_until: float = 0
     """Until then, by the clock `time.monotonic`, every connection is lost before its answer."""
     url: str = ""
@@ -46,11 +48,13 @@ class S3:
         if time.monotonic() < self.lost_until:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
             raise ConnectionResetError
-        if not fails:
+        refuses = self.is_read_only and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE")
+        if not fails and not refuses:
             return self.application(environ, start_response)
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(_SLOW_DOWN)))])
-        return [_SLOW_DOWN]
+        status, answer = ("403 Forbidden", _DENIED) if refuses else ("503 Slow Down", _SLOW_DOWN)
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(answer)))])
+        return [answer]
 
     @property
     def variables(self) -> dict[str, str]:

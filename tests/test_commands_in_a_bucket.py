@@ -197,6 +197,24 @@ def test_an_answer_is_written_as_parquet_and_a_database_into_a_bucket(project: P
     assert "is a bucket; expected a file" in run(project, "sql", BUCKET, query, "--parquet", "s3://bucket", code=2)
 
 
+def test_a_bucket_that_is_read_alone_is_read_and_a_write_is_refused_in_a_sentence(project: Path, s3: S3) -> None:
+    s3.is_read_only = True
+    try:
+        run(project, "status", BUCKET)
+        run(project, "sql", BUCKET, "SELECT count(*) FROM scores")
+        run(project, "why", BUCKET, "--rank", "1")
+        run(project, "select", BUCKET, "--top", "20%", "--out", "of-read-only")
+        run(project, "predict", BUCKET, "--student", "words", "--out", "runs/of-read-only", "--workers", "1")
+        for words in (
+            ("select", BUCKET, "--top", "20%", "--out", "s3://bucket/refused"),
+            ("report", BUCKET, "--out", "s3://bucket/refused.html"),
+            ("rescore", BUCKET, "--shortlist", "8", "--set", "epochs=1", *TRAINING),
+        ):
+            assert "no permission to write" in run(project, *words, code=1)
+    finally:
+        s3.is_read_only = False
+
+
 @pytest.mark.parametrize(
     "words",
     [

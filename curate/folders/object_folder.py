@@ -11,6 +11,7 @@ from pathlib import Path
 import xxhash
 
 from curate.errors import CurateError
+from curate.folders import cache
 from curate.folders.folder import FileFacts
 from curate.folders.lease import NAME, Held, Lease
 from curate.folders.objects import Changed, Object, Store
@@ -33,7 +34,7 @@ class ObjectFolder:
 
     @property
     def root(self) -> Path:
-        return _cache() / "objects" / xxhash.xxh3_64_hexdigest(self.address.encode())
+        return cache.cache() / xxhash.xxh3_64_hexdigest(self.address.encode())
 
     @property
     def is_here(self) -> bool:
@@ -119,7 +120,7 @@ class ObjectFolder:
             return [*threads.map(lambda name: self._copy(objects[name]), names)]
 
     def scratch(self, name: str) -> Path:
-        return self.root / ".scratch" / name
+        return self.root / cache.SCRATCH / name
 
     def child(self, name: str) -> "ObjectFolder":
         return ObjectFolder(f"{self.address.rstrip('/')}/{name}", self.held)
@@ -138,7 +139,8 @@ class ObjectFolder:
         folder, _, name = there.key.rpartition("/")
         version = xxhash.xxh3_64_hexdigest(f"{there.tag} {there.size}".encode())
         path = self.root / folder / version / name
-        if not path.exists():
+        cache.begin()
+        if not cache.use(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
                 self._store.fetch(there.key, Path(scratch) / name)
@@ -146,10 +148,6 @@ class ObjectFolder:
                     raise CurateError(f"{self.address}/{there.key}: it changed while it was read.", hint="Try again.")
                 os.replace(Path(scratch) / name, path)
         return path
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "curate"
 
 
 def _is_lease(key: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import uuid
 from pathlib import Path
 
 import polars as pl
@@ -149,3 +150,11 @@ def test_select_says_how_several_runs_become_one(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["select", "runs/0", "runs/1", "--top", "5%"])
     assert "curate merge runs/0 runs/1 --out runs/all" in capsys.readouterr().err
+
+
+def test_a_merged_run_may_lie_in_an_object_store(place, merged, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    away = curate.merge([place / "runs" / n for n in "012"], f"memory://{uuid.uuid4().hex}/all")
+    assert files_of(away, "scores/", "target/", "finished.json") == files_of(
+        merged, "scores/", "target/", "finished.json"
+    )
