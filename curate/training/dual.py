@@ -12,6 +12,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.nn import functional
@@ -31,6 +32,8 @@ class _Dual(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _COMPOSED:
             return _COMPOSED[func](*args, **kwargs)
+        if func in _PRODUCTS and not kwargs and (product := dual_layers.times(*args)) is not None:
+            return product
         if func is functional.linear:
             inputs, weight, bias = _arguments(*args, **kwargs)
             if (total := self.totals.get(id(weight))) is not None:
@@ -77,6 +80,7 @@ _COMPOSED: dict[Any, Any] = {
     functional.softmax: dual_layers.softmax,
     functional.scaled_dot_product_attention: dual_layers.attention,
 }
+_PRODUCTS: frozenset[Any] = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})
 
 
 @cache

@@ -209,7 +209,7 @@ class Optimiser:
         return State(step=state.step, parameters=parameters, moments=moments), pulled
 
     def _pulled(self, name: str, step: int, ndim: int, pieces: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return φ's derivatives by parameter, gradient and moments, given these and φ's derivatives by what they become.
+        """Return φ's derivatives by parameter, gradient and moments, given these and those by what they become.
 
         AdamW's are a closed form; the others' come by autograd through the rule itself.
         """
