@@ -28,6 +28,8 @@ NEEDS = frozenset({"model", "background", "training"})
 BACKGROUND = 768
 STEPS = 36
 SNAPSHOTS = (0.25, 0.5)
+# Scores along directions from a quarter of each step's documents rank as those along exact ones do (STUDY.md there).
+CURVATURE_SHARE = 4
 REHEARSED_STEPS = 2
 CHECK = 3
 
@@ -58,6 +60,10 @@ class Settings(DirectionSettings):
         help="'one' pass over the pool for all snapshots of a run, with the parameters of the earliest, or one for"
         " 'each', with its own.",
         shown="one; each with adapters",
+    )
+    curvature_share: Annotated[Count, least(1)] = option(
+        default=CURVATURE_SHARE,
+        help="Documents of a step, of which one gives the way back its curvature; 1: every one, which is exact.",
     )
     accept_rough: Flag = option(
         default=False, help="Go on even where the training run is too rough to trust its derivatives."

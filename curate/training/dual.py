@@ -38,6 +38,10 @@ class _Dual(TorchFunctionMode):
             inputs, weight, bias = _arguments(*args, **kwargs)
             if (total := self.totals.get(id(weight))) is not None:
                 return dual_layers.linear(inputs, weight, bias, total)
+        if func is functional.embedding:
+            ids, weight, is_plain = _table_arguments(*args, **kwargs)
+            if is_plain and (total := self.totals.get(id(weight))) is not None:
+                return dual_layers.embedding(ids, weight, total)
         return func(*args, **kwargs)
 
 
@@ -62,8 +66,8 @@ def dual(
 ) -> Iterator[tuple[dict[str, Tensor], TorchFunctionMode]]:
     """Yield leaves whose tangents are `directions`, and the mode to run the model's forward pass in.
 
-    What linear layers contribute to the Hessian product is added into `totals` during the backward pass; the rest comes
-    as the tangents of the leaves' gradients.
+    What linear layers and tables contribute to the Hessian product is added into `totals` during the backward pass; the
+    rest comes as the tangents of the leaves' gradients.
     """
     _registered()
     with forward_ad.dual_level():
@@ -75,6 +79,19 @@ def _arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
     return input, weight, bias
 
 
+def _table_arguments(input: Tensor, weight: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, Tensor, bool]:
+    """Return ids and table, and whether nothing but a look-up is wanted."""
+    options = dict(zip(_TABLE_OPTIONS, rest, strict=False)) | named
+    return input, weight, all(options.get(name, usual) == usual for name, usual in _TABLE_OPTIONS.items())
+
+
+_TABLE_OPTIONS = {
+    "padding_idx": None,
+    "max_norm": None,
+    "norm_type": 2.0,
+    "scale_grad_by_freq": False,
+    "sparse": False,
+}
 _COMPOSED: dict[Any, Any] = {
     functional.silu: dual_layers.silu,
     functional.softmax: dual_layers.softmax,

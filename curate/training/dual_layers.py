@@ -18,6 +18,11 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -
     return _Linear.apply(inputs, weight, bias, total)
 
 
+def embedding(ids: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+    """Look up rows of a table; add its part of the Hessian product to `total` in the backward pass."""
+    return _Embedding.apply(ids, weight, total)
+
+
 def plain_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
     """Apply torch's linear without tangents; add `weight`'s gradient to `total` in the backward pass."""
     return _PlainLinear.apply(inputs, weight, bias, total)  # type: ignore[return-value]
@@ -150,6 +155,32 @@ class _Linear(torch.autograd.Function):
             ctx.total.addmm_(value.T, moved)
         back = _dual_back(gradient, weight) if ctx.needs_input_grad[0] else None
         return back, None, gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+class _Embedding(torch.autograd.Function):
+    """A table whose second derivative goes straight to where it is summed; autograd would form it whole, beside the
+    gradient, for every micro-batch."""
+
+    @staticmethod
+    def forward(ids: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+        return functional.embedding(ids, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.ids, ctx.total = inputs[0], inputs[2]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        assert tangents[1] is not None
+        return functional.embedding(ctx.ids, tangents[1])
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[None, None, None]:
+        slope = forward_ad.unpack_dual(outputs[0]).tangent
+        if slope is not None:
+            ctx.total.index_add_(0, ctx.ids.flatten(), slope.flatten(0, -2))
+        return None, None, None
 
 
 def _dual_back(gradient: Tensor, weight: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(architecture
     steps = {share: whole_adjoint(proxy, tmp_path / str(share), step, hidden) for share, step in ((0.2, 1), (0.5, 3))}
     for shares in ((0.5,), (0.5, 0.2)):
         inputs = make_inputs(proxy, tmp_path / f"run{len(shares)}", TARGET, BACKGROUND)
-        found = scores("magic", inputs, POOL, recipe=RECIPE, snapshots=shares, passes="each")
+        found = scores("magic", inputs, POOL, recipe=RECIPE, snapshots=shares, passes="each", curvature_share=1)
         expected = torch.stack([steps[share] for share in shares]).mean(0)
         torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-8, atol=1e-14)
     assert not torch.allclose(steps[0.5], whole_adjoint(proxy, tmp_path / "whole", 3, set()), rtol=1e-2, atol=0)
@@ -68,7 +68,9 @@ def test_with_all_parameters_only_norms_are_missing_from_the_whole_adjoint(tied:
     expected = whole_adjoint(proxy, tmp_path, 3, {n for n, _ in proxy.model.named_parameters() if "norm" in n})
     told, recorded, inputs = Told(), {}, make_inputs(proxy, tmp_path / "run", TARGET, BACKGROUND)
     inputs = dataclasses.replace(inputs, reporter=told, record=recorded.update)
-    found = scores("magic", inputs, POOL, recipe=RECIPE, snapshots=(0.5,), all_parameters=True, check=0)
+    found = scores(
+        "magic", inputs, POOL, recipe=RECIPE, snapshots=(0.5,), all_parameters=True, check=0, curvature_share=1
+    )
     torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-8, atol=1e-14)
     assert any("by linear layers, input embedding and head" in n for n in told.notes)
     norms = sum(p.numel() for n, p in proxy.model.named_parameters() if "norm" in n)
@@ -233,7 +235,9 @@ def test_a_rough_run_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
         prepare("magic", inputs, recipe=rough, runs=2)
     assert "--accept-rough" in str(error.value)
     assert "learning_rate" in str(error.value)
-    assert prepare("magic", inputs, recipe=rough, runs=2, accept_rough=True)(POOL, inputs.batching).scores.isfinite().all()
+    assert (
+        prepare("magic", inputs, recipe=rough, runs=2, accept_rough=True)(POOL, inputs.batching).scores.isfinite().all()
+    )
 
 
 @pytest.mark.slow

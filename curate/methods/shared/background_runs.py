@@ -26,8 +26,8 @@ from curate.methods.shared.runs_scorer import RunsScorer
 from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
-from curate.training.adjoint import snapshot
-from curate.training.leaving_out import as_tensors, check, reported
+from curate.training.adjoint import Sampling, snapshot
+from curate.training.leaving_out import as_tensors, check, left_out, reported
 from curate.training.microbatches import Corpus
 from curate.training.rates import HELD_OUT, Trial, chosen, held_out, table, trials, tried
 from curate.training.replay import DivergedError, Replay, Training
@@ -164,6 +164,7 @@ class BackgroundRuns:
             "parts": self.parts,
             "part": part,
             "snapshots": self.settings.snapshots,
+            "share": self.settings.curvature_share,
         }
         if self._checks(part):
             keys["check"] = self.settings.check
@@ -204,6 +205,7 @@ class BackgroundRuns:
             self.inputs.reporter,
             snapshots=snapshots,
             until=snapshots[0],
+            sampling=self._sampling(part, training, since=snapshots[0]),
             accept_rough=self.settings.accept_rough or bool(self.settings.rates),
         )
         losses = [walked.adjoints[name].loss for name in targets if name != CONTROL]
@@ -229,6 +231,14 @@ class BackgroundRuns:
             tensors |= {f"{step}.parameters.{n}": p for n, p in parameters.items()}
             tensors |= {f"{step}.directions.{n}": u for n, u in directions.items()}
         return tensors
+
+    def _sampling(self, part: int, training: Training, *, since: int) -> Sampling | None:
+        """Return how a part's ways back sample documents: those that the check leaves out get scores."""
+        if self.settings.curvature_share == 1:
+            return None
+        retrainings = self.settings.check if self._checks(part) else 0
+        checked = left_out(training, retrainings, since=since)
+        return Sampling(share=self.settings.curvature_share, documents=frozenset(i for left in checked for i in left))
 
     def _at(self, replay: Replay, step: int, targets: Sequence[str]) -> tuple[dict[str, Tensor], Directions]:
         """Return the parameters before a step, and the groups' directions there, less the control set's."""
