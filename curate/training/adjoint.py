@@ -10,7 +10,7 @@ A document that was not trained on has such a derivative too: were it given weig
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from curate.training.checkpoints import flat, load, save, unflat
 from curate.training.differentiable import Differentiable
 from curate.training.microbatches import Corpus, MicroBatch
 from curate.training.optimisers import State, Tensors
-from curate.training.replay import DivergedError, Replay
+from curate.training.replay import DivergedError, Replay, added
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,23 @@ class Adjoint:
     """The same by token (`Corpus.split` cuts it); a document's add up to its score."""
     loss: float
     """φ after training: the mean over target documents of their mean token loss, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """A way back by some of every step's documents, for its snapshots rather than for scores of trained documents.
+
+    Exact is what goes through the optimiser; the Hessian's product is that of the sampled documents.
+    """
+
+    share: int
+    """One in so many of a step's documents, which come in a random order anyway."""
+    documents: frozenset[int]
+    """Those that get scores all the same, at a forward pass each; the others' are NaN."""
+
+    def of(self, batch: Sequence[int]) -> Sequence[int]:
+        """Return the sampled documents of a step."""
+        return batch[: -(-len(batch) // self.share)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +83,7 @@ def differentiate(
     *,
     snapshots: Collection[int] = (),
     until: int = 0,
+    sampling: Sampling | None = None,
     task: Task | None = None,
 ) -> Adjoint:
     """Walk back through a finished training run and return every weight's score for one target.
@@ -73,26 +91,30 @@ def differentiate(
     Several targets share the run, one call each with a name of its own. Steps in `snapshots` (counted from 0) are kept
     for `snapshot`. Saves every √T steps: a killed call goes on from there and ends with the same bytes. With `until`
     the walk ends before that step (counted from 0), which suffices for a snapshot there; the scores then lack the
-    steps before it. `task` advances by steps.
+    steps before it. With `sampling` it is cheaper, and its directions are approximate. `task` advances by steps.
     """
     steps = replay.training.steps
     if wrong := [k for k in snapshots if not 0 <= k < steps]:
         raise SettingsError(f"There is no step {wrong[0]} to keep a snapshot of; the run has {steps}, counted from 0.")
     folder = _folder(replay, name)
-    _check(folder, target, snapshots)
+    _check(folder, target, snapshots, sampling)
     way = _resume(replay, folder) or _begin(replay, target)
     if task is not None:
         task.advance(steps - way.cotangent.step)
     if skipped := [k for k in snapshots if k < until]:
         raise SettingsError(f"A walk back that ends at step {until} passes no step {skipped[0]} to keep a snapshot of.")
     while way.cotangent.step > until:
-        _step_back(replay, way, folder, snapshots)
+        _step_back(replay, way, folder, snapshots, sampling)
         if way.cotangent.step % replay.block == 0 or way.cotangent.step == until:
             _save(way, folder)
         if task is not None:
             task.advance(1)
     replay.forget_passing()
     scores = -way.slopes
+    if sampling is not None:
+        scored = torch.zeros(len(replay.training.corpus))
+        scored[sorted(sampling.documents)] = 1
+        scores[replay.training.corpus.spread(scored) == 0] = torch.nan
     return Adjoint(scores=replay.training.corpus.gather(scores), token_scores=scores, loss=way.loss)
 
 
@@ -137,7 +159,7 @@ def target_loss(model: Differentiable, parameters: Tensors, target: Corpus) -> t
     """
     counts = torch.from_numpy(target.scored).double()
     shares = target.spread(1 / (counts.clamp_min(1) * (counts > 0).sum()))
-    total = {n: torch.zeros_like(p) for n, p in parameters.items()}
+    total: Tensors = {}
     dtype = next(iter(parameters.values())).dtype
     loss = 0.0
 
@@ -148,8 +170,7 @@ def target_loss(model: Differentiable, parameters: Tensors, target: Corpus) -> t
 
     for _, (part, gradients) in target.run("gradients", range(len(target)), differentiate):
         loss += part
-        for name, gradient in gradients.items():
-            total[name] += gradient
+        total = added(total, gradients)
     return loss, total
 
 
@@ -163,6 +184,11 @@ class _Way:
     """∂φ/∂w from the steps walked so far."""
     loss: float
 
+    def add(self, batch: MicroBatch, along: Float[Tensor, "sequences tokens"], denominator: int) -> None:
+        """Add the slopes of a micro-batch's tokens."""
+        token_slopes = along.cpu().double()[batch.scored] / denominator
+        self.slopes.index_add_(0, batch.places[batch.scored], token_slopes)
+
 
 def _begin(replay: Replay, target: Corpus) -> _Way:
     training = replay.training
@@ -175,7 +201,7 @@ def _begin(replay: Replay, target: Corpus) -> _Way:
     return _Way(cotangent=cotangent, slopes=torch.zeros(training.corpus.num_tokens, dtype=torch.float64), loss=loss)
 
 
-def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[int]) -> None:
+def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[int], sampling: Sampling | None) -> None:
     training, step = replay.training, way.cotangent.step - 1
     state = replay.state_at(step)
     way.cotangent, pulled = training.optimiser.pull_back(state, replay.gradient(state), way.cotangent)
@@ -183,11 +209,17 @@ def _step_back(replay: Replay, way: _Way, folder: Path, snapshots: Collection[in
     del state  # its moments have done their part
     if step in snapshots:
         _keep(replay, folder, step, parameters, pulled)
-    for batch, (along, products) in training.products(step, parameters, pulled):
+    batch_documents = training.batches[step]
+    sampled = batch_documents if sampling is None else sampling.of(batch_documents)
+    for batch, (along, products) in training.products(step, parameters, pulled, sampled):
         for name, product in products.items():
             way.cotangent.parameters[name].add_(product)
-        token_slopes = along.cpu().double()[batch.scored] / training.denominator(step)
-        way.slopes.index_add_(0, batch.places[batch.scored], token_slopes)
+        if sampling is None:
+            way.add(batch, along, training.denominator(step))
+    if sampling is not None:
+        scored = [i for i in batch_documents if i in sampling.documents]
+        for batch, along in training.slopes(scored, parameters, pulled):
+            way.add(batch, along, training.denominator(step))
     if not bool(torch.isfinite(way.slopes).all()):
         raise DivergedError(
             f"The derivatives overflow at step {step + 1} of {training.steps}: the run is not smooth.",
@@ -220,8 +252,10 @@ def _resume(replay: Replay, folder: Path) -> _Way | None:
     return _Way(cotangent=cotangent, slopes=tensors["slopes"].cpu(), loss=float(tensors["loss"]))
 
 
-def _check(folder: Path, target: Corpus, snapshots: Collection[int]) -> None:
-    record = {"target": target.fingerprint(), "snapshots": sorted(set(snapshots))}
+def _check(folder: Path, target: Corpus, snapshots: Collection[int], sampling: Sampling | None) -> None:
+    record: dict[str, object] = {"target": target.fingerprint(), "snapshots": sorted(set(snapshots))}
+    if sampling is not None:
+        record |= {"share": sampling.share, "documents": sorted(sampling.documents)}
     if Kept(open_folder(folder), JSON).at("target", lambda: record) != record:
         raise CurateError(
             f"{folder} holds the way back for another target, or with other snapshots.",

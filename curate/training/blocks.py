@@ -28,6 +28,11 @@ ROWS = 256
 class Output(Protocol):
     """A model in two halves: up to its last tensor with a graph, and from there to the losses without one."""
 
+    @property
+    def runs(self) -> nn.Module:
+        """What the first half runs."""
+        ...
+
     def last(self, parameters: Tensors, ids: Int[Tensor, "sequences tokens"]) -> Float[Tensor, "sequences tokens d"]:
         """Run the first half."""
         ...
@@ -96,6 +101,10 @@ class WholeLogits:
 
     model: nn.Module
 
+    @property
+    def runs(self) -> nn.Module:
+        return self.model
+
     def last(self, parameters: Tensors, ids: Tensor) -> Tensor:
         return functional_call(self.model, parameters, (), {"input_ids": ids, "use_cache": False}).logits
 
@@ -129,6 +138,10 @@ class BlockedHead:
     weight: str | None
     """The name of the head's weight, if it is trained; a tied embedding's is the decoder's, too."""
     bias: str | None
+
+    @property
+    def runs(self) -> nn.Module:
+        return self.decoder
 
     def last(self, parameters: Tensors, ids: Tensor) -> Tensor:
         inner = {n.removeprefix(self.prefix): p for n, p in parameters.items() if n.startswith(self.prefix)}

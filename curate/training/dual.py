@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.nn import functional
@@ -29,10 +30,16 @@ class _Dual(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _COMPOSED:
             return _COMPOSED[func](*args, **kwargs)
+        if func in _PRODUCTS and not kwargs and (product := dual_layers.times(*args)) is not None:
+            return product
         if func is functional.linear:
             inputs, weight, bias = _arguments(*args, **kwargs)
             if (total := self.totals.get(id(weight))) is not None:
                 return dual_layers.linear(inputs, weight, bias, total)
+        if func is functional.embedding:
+            ids, weight, is_plain = _table_arguments(*args, **kwargs)
+            if is_plain and (total := self.totals.get(id(weight))) is not None:
+                return dual_layers.embedding(ids, weight, total)
         return func(*args, **kwargs)
 
 
@@ -57,8 +64,8 @@ def dual(
 ) -> Iterator[tuple[dict[str, Tensor], TorchFunctionMode]]:
     """Yield leaves whose tangents are `directions`, and the mode to run the model's forward pass in.
 
-    What linear layers contribute to the Hessian product is added into `totals` during the backward pass; the rest comes
-    as the tangents of the leaves' gradients.
+    What linear layers and tables contribute to the Hessian product is added into `totals` during the backward pass; the
+    rest comes as the tangents of the leaves' gradients.
     """
     with dual_level():
         leaves = {n: forward_ad.make_dual(p.detach().requires_grad_(), directions[n]) for n, p in parameters.items()}
@@ -69,8 +76,22 @@ def _arguments(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
     return input, weight, bias
 
 
+def _table_arguments(input: Tensor, weight: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, Tensor, bool]:
+    """Return ids and table, and whether nothing but a look-up is wanted."""
+    options = dict(zip(_TABLE_OPTIONS, rest, strict=False)) | named
+    return input, weight, all(options.get(name, usual) == usual for name, usual in _TABLE_OPTIONS.items())
+
+
+_TABLE_OPTIONS = {
+    "padding_idx": None,
+    "max_norm": None,
+    "norm_type": 2.0,
+    "scale_grad_by_freq": False,
+    "sparse": False,
+}
 _COMPOSED: dict[Any, Any] = {
     functional.silu: dual_layers.silu,
     functional.softmax: dual_layers.softmax,
     functional.scaled_dot_product_attention: dual_layers.attention,
 }
+_PRODUCTS: frozenset[Any] = frozenset({torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__})

@@ -18,6 +18,11 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -
     return _Linear.apply(inputs, weight, bias, total)
 
 
+def embedding(ids: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+    """Look up rows of a table; add its part of the Hessian product to `total` in the backward pass."""
+    return _Embedding.apply(ids, weight, total)
+
+
 def plain_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, total: Tensor) -> Tensor:
     """Apply torch's linear without tangents; add `weight`'s gradient to `total` in the backward pass."""
     return _PlainLinear.apply(inputs, weight, bias, total)  # type: ignore[return-value]
@@ -46,7 +51,8 @@ def attention(
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query = query * scale if (scaled := times(query, scale)) is None else scaled
     mask = attn_mask
     if is_causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
@@ -58,6 +64,54 @@ def attention(
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """Apply torch's SiLU, never in place."""
     return _Silu.apply(input)
+
+
+def times(left: Tensor | float, right: Tensor | float) -> Tensor | None:
+    """Multiply a tensor that has a tangent by one that has none, or by a number; None for any other two factors.
+
+    torch takes the missing tangent for a tensor of zeros, whose sums and products it works out in Python.
+    """
+    for factor, constant in ((left, right), (right, left)):
+        if isinstance(factor, Tensor) and _is_dual(factor) and _is_constant(constant, factor):
+            return _Times.apply(factor, constant)
+    return None
+
+
+def _is_dual(value: Tensor) -> bool:
+    return forward_ad.unpack_dual(value).tangent is not None
+
+
+def _is_constant(value: Tensor | float, factor: Tensor) -> bool:
+    """Return whether a factor has no derivative, and leaves the other one its shape and type."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, float | int)
+    if value.requires_grad or value.dtype != factor.dtype or _is_dual(value):
+        return False
+    shape, whole = value.shape, factor.shape
+    return len(shape) <= len(whole) and all(a in (1, b) for a, b in zip(shape[::-1], whole[::-1], strict=False))
+
+
+class _Times(torch.autograd.Function):
+    """A product with a constant."""
+
+    @staticmethod
+    def forward(factor: Tensor, constant: Tensor | float) -> Tensor:
+        return factor * constant
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.constant = inputs[1]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return tangents[0] * ctx.constant
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None]:
+        gradient, tangent = forward_ad.unpack_dual(outputs[0])
+        back = gradient * ctx.constant
+        return back if tangent is None else forward_ad.make_dual(back, tangent * ctx.constant), None
 
 
 class _Linear(torch.autograd.Function):
@@ -101,6 +155,32 @@ class _Linear(torch.autograd.Function):
             ctx.total.addmm_(value.T, moved)
         back = _dual_back(gradient, weight) if ctx.needs_input_grad[0] else None
         return back, None, gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None, None
+
+
+class _Embedding(torch.autograd.Function):
+    """A table whose second derivative goes straight to where it is summed; autograd would form it whole, beside the
+    gradient, for every micro-batch."""
+
+    @staticmethod
+    def forward(ids: Tensor, weight: Tensor, total: Tensor) -> Tensor:
+        return functional.embedding(ids, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.ids, ctx.total = inputs[0], inputs[2]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        assert tangents[1] is not None
+        return functional.embedding(ctx.ids, tangents[1])
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[None, None, None]:
+        slope = forward_ad.unpack_dual(outputs[0]).tangent
+        if slope is not None:
+            ctx.total.index_add_(0, ctx.ids.flatten(), slope.flatten(0, -2))
+        return None, None, None
 
 
 def _dual_back(gradient: Tensor, weight: Tensor) -> Tensor:

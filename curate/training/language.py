@@ -53,14 +53,15 @@ class LanguageModel:
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         with _exactly(self.device, fused=True):
             self._output = output_of(model, self._names)
-        self._linear = frozenset(self._weights_of_linears())
+        self._linear = frozenset(self._weights_of(nn.Linear)) & set(self._names)
+        self._tables = frozenset(self._weights_of(nn.Embedding)) & set(self._names)
         self.matrices = frozenset(n for n, p in model.named_parameters() if id(p) in linears - embeddings) & set(
             self._names
         )
 
-    def _weights_of_linears(self) -> Iterator[str]:
-        weights = {id(m.weight) for m in self.model.modules() if isinstance(m, nn.Linear)}
-        return (n for n, p in self.model.named_parameters() if p.requires_grad and id(p) in weights)
+    def _weights_of(self, kind: type[nn.Linear | nn.Embedding]) -> Iterator[str]:
+        weights = {id(m.weight) for m in self._output.runs.modules() if isinstance(m, kind)}
+        return (n for n, p in self.model.named_parameters() if id(p) in weights)
 
     @property
     def device(self) -> torch.device:
@@ -85,8 +86,7 @@ class LanguageModel:
             summed = torch.autograd.grad(last, list(leaves.values()), pull.view_as(last), allow_unused=True)
         gradients: Tensors = {}
         for name, gradient in zip(parameters, summed, strict=True):
-            pieces = [g for g in (gradient, totals.get(name), by_head.get(name)) if g is not None]
-            gradients[name] = _added(pieces) if pieces else torch.zeros_like(parameters[name])
+            gradients[name] = _added(totals.get(name), by_head.get(name), gradient, like=parameters[name])
         return losses.view(coefficients.shape), gradients
 
     @torch.no_grad()
@@ -103,9 +103,9 @@ class LanguageModel:
         batch: MicroBatch,
         coefficients: Float[Tensor, "sequences tokens"],
     ) -> tuple[Float[Tensor, "sequences tokens"], Tensors]:
-        totals = {n: torch.zeros_like(p) for n, p in parameters.items()}
-        linear = {n: totals[n] for n in totals if n in self._linear}
-        with _exactly(self.device), torch.enable_grad(), dual(parameters, directions, linear) as (leaves, mode):
+        totals = {n: torch.zeros_like(p) for n, p in parameters.items() if n in self._linear | self._tables}
+        hessian: Tensors = {}
+        with _exactly(self.device), torch.enable_grad(), dual(parameters, directions, totals) as (leaves, mode):
             batch, coefficients = batch.to(self.device), coefficients.to(self.device)
             with mode:
                 last = self._output.last(leaves, batch.batch.ids).flatten(0, 1)
@@ -120,11 +120,9 @@ class LanguageModel:
                     hint="MAGIC needs another proxy; every other method works with this one.",
                 ) from error
             for name, gradient in zip(parameters, dual_gradients, strict=True):
-                if gradient is not None:
-                    totals[name] += parts(gradient)[1]
-            for name, product in by_head.items():
-                totals[name] += product
-        return slopes.view(coefficients.shape), totals
+                tangent = None if gradient is None else parts(gradient)[1]
+                hessian[name] = _added(totals.get(name), by_head.get(name), tangent, like=parameters[name])
+        return slopes.view(coefficients.shape), hessian
 
     @torch.no_grad()
     def slopes(self, parameters: Tensors, directions: Tensors, batch: MicroBatch) -> Float[Tensor, "sequences tokens"]:
@@ -136,11 +134,12 @@ class LanguageModel:
             return self._output.products(parameters, directions, last, labels.flatten(), None)[0].view(labels.shape)
 
 
-def _added(pieces: list[Tensor]) -> Tensor:
-    """Add tensors up, in the memory of the first."""
-    for other in pieces[1:]:
-        pieces[0] += other
-    return pieces[0]
+def _added(*parts: Tensor | None, like: Tensor) -> Tensor:
+    """Add up what is there, in the memory of the first; zeros where nothing is."""
+    first, *others = [part for part in parts if part is not None] or [torch.zeros_like(like)]
+    for other in others:
+        first += other
+    return first
 
 
 @contextmanager

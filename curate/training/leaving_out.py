@@ -38,11 +38,12 @@ def check(
 ) -> Check:
     """Compare the rises of the targets' losses after retrainings with those that their adjoints predict.
 
+    The adjoints need to have scores of the documents of `left_out` alone.
     `since` is the step, counted from 0, at which the walks back ended. Every retraining's losses are kept in the
     replay's folder: a killed check goes on with the next one and ends with the same figures.
     """
     training = replay.training
-    subsets = [_drawn(training, since, i) for i in range(retrainings)]
+    subsets = left_out(training, retrainings, since=since)
     scores = torch.stack([adjoint.scores for adjoint in adjoints.values()], 1).numpy()
     kept = Kept(open_folder(replay.folder / f"retrainings-{since:06d}"), ARRAY)
     rows, steps = sum(map(len, targets.values())), training.steps - since
@@ -62,6 +63,11 @@ def check(
         left_out=len(subsets[0]),
         documents=len(_documents(training, since)),
     )
+
+
+def left_out(training: Training, retrainings: int, *, since: int = 0) -> list[list[int]]:
+    """Return the documents that each retraining leaves out."""
+    return [_drawn(training, since, i) for i in range(retrainings)]
 
 
 def num_documents(retrainings: int, steps: int, batch: int, rows: int) -> int:

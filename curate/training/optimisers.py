@@ -1,7 +1,7 @@
 """One step of an optimiser as a pure function, and its pull-back.
 
 A step maps parameters, gradients and moments to parameters and moments. Everything but clipping acts on each parameter
-by itself, so that its pull-back is taken one parameter at a time, by autograd through the very function that trains.
+by itself, so that its pull-back is taken one parameter at a time.
 """
 
 import math
@@ -50,21 +50,58 @@ def sgd(
 def adamw(
     parameter: Tensor, gradient: Tensor, moments: Moments, *, rate: float, decay: float, step: int, recipe: Recipe
 ) -> tuple[Tensor, Moments]:
-    """Take a step of AdamW with bias correction; `step` counts from 0. Divides by √(v̂ + ε), or by √v̂ + ε.
+    """Take a step of AdamW with bias correction; `step` counts from 0. Divides by √(v̂ + ε), or by √v̂ + ε."""
+    first, second = moments
+    first = (first * recipe.beta1).add_(gradient, alpha=1 - recipe.beta1)
+    second = (second * recipe.beta2).addcmul_(gradient, gradient, value=1 - recipe.beta2)
+    scale, _, reach = _scaling(second, rate=rate, step=step, recipe=recipe)
+    return (parameter * (1 - rate * decay)).addcdiv_(first, scale, value=-reach), (first, second)
+
+
+def adamw_back(
+    gradient: Tensor,
+    moments: Moments,
+    after: tuple[Tensor, Moments],
+    *,
+    rate: float,
+    decay: float,
+    step: int,
+    recipe: Recipe,
+) -> tuple[Tensor, Tensor, Moments]:
+    """Pull φ's derivatives by what `adamw` returns back to those by parameter, gradient and moments.
+
+    With m, v the new moments and s(v) the scale, the step is -ηm/s, so that φ's derivative by m gains r = -ηθ̄/s and
+    the one by v -r·m·s′/s.
+    """
+    moved, (by_first, by_second) = after
+    first = (moments[0] * recipe.beta1).add_(gradient, alpha=1 - recipe.beta1)
+    second = (moments[1] * recipe.beta2).addcmul_(gradient, gradient, value=1 - recipe.beta2)
+    scale, relative, reach = _scaling(second, rate=rate, step=step, recipe=recipe)
+    pulled = moved.div(scale).mul_(-reach)
+    by_second = torch.addcmul(by_second, first.mul_(pulled), relative, value=-1)
+    by_first = pulled.add_(by_first)
+    by_gradient = (gradient * by_second).mul_(2 * (1 - recipe.beta2)).add_(by_first, alpha=1 - recipe.beta1)
+    return (
+        moved * (1 - rate * decay),
+        by_gradient,
+        (by_first.mul_(recipe.beta1), by_second.mul_(recipe.beta2)),
+    )
+
+
+def _scaling(second: Tensor, *, rate: float, step: int, recipe: Recipe) -> tuple[Tensor, Tensor, float]:
+    """Return what AdamW divides by, its derivative by `second` in proportion to it, and what the quotient is times.
 
     √v̂ has no derivative where no gradient has ever been, and the parameter does not move there: it is taken as 0.
     """
-    first, second = moments
-    first = recipe.beta1 * first + (1 - recipe.beta1) * gradient
-    second = recipe.beta2 * second + (1 - recipe.beta2) * gradient.square()
-    mean = first / (1 - recipe.beta1 ** (step + 1))
-    spread = second / (1 - recipe.beta2 ** (step + 1))
+    share = 1 / (1 - recipe.beta2 ** (step + 1))
+    reach = rate / (1 - recipe.beta1 ** (step + 1))
     if recipe.epsilon_inside:
-        scale = (spread + recipe.epsilon).sqrt()
-    else:
-        moved = spread > 0
-        scale = torch.where(moved, torch.where(moved, spread, 1).sqrt(), 0) + recipe.epsilon
-    return parameter * (1 - rate * decay) - rate * mean / scale, (first, second)
+        squares = (second * share).add_(recipe.epsilon)
+        return squares.sqrt(), (0.5 * share) / squares, reach
+    root = (second * share).sqrt_()
+    scale = root + recipe.epsilon
+    slope = torch.where(root > 0, (0.5 * share) / root, 0)
+    return scale, slope.div_(scale), reach
 
 
 def muon(
@@ -142,6 +179,7 @@ class Optimiser:
             moments[name] = tuple(remembered)
         return State(step=state.step + 1, parameters=parameters, moments=moments)
 
+    @torch.no_grad()
     def pull_back(self, state: State, gradients: Tensors, cotangent: State) -> tuple[State, Tensors]:
         """Turn `cotangent`, φ's derivatives by the state after a step, into those by what goes in: (state, gradients).
 
@@ -157,10 +195,7 @@ class Optimiser:
             after = (cotangent.parameters[name], *cotangent.moments[name])
 
             def pull(pieces: Sequence[Tensor], name: str = name, ndim: int = parameter.ndim) -> Sequence[Tensor]:
-                leaves = [t.detach().requires_grad_() for t in pieces[: len(pieces) // 2 + 1]]
-                with torch.enable_grad():
-                    stepped, new_moments = self._rule(name, state.step, ndim, leaves[0], leaves[1], tuple(leaves[2:]))
-                    return torch.autograd.grad((stepped, *new_moments), leaves, pieces[len(leaves) :])
+                return self._pulled(name, state.step, ndim, pieces)
 
             derivatives = self._by_entry(name, (*before, *after), pull)
             parameters[name], pulled[name], moments[name] = derivatives[0], derivatives[1], tuple(derivatives[2:])
@@ -173,6 +208,28 @@ class Optimiser:
             pulled = {n: q * scale + gradients[n] * along for n, q in pulled.items()}
         return State(step=state.step, parameters=parameters, moments=moments), pulled
 
+    def _pulled(self, name: str, step: int, ndim: int, pieces: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return φ's derivatives by parameter, gradient and moments, given these and those by what they become.
+
+        AdamW's are a closed form; the others' come by autograd through the rule itself.
+        """
+        before, after = pieces[: len(pieces) // 2 + 1], pieces[len(pieces) // 2 + 1 :]
+        if self._is_adamw(name):
+            by_parameter, by_gradient, by_moments = adamw_back(
+                before[1],
+                tuple(before[2:]),
+                (after[0], tuple(after[1:])),
+                rate=self.recipe.rate(step, self.steps),
+                decay=self._decay(ndim),
+                step=step,
+                recipe=self.recipe,
+            )
+            return by_parameter, by_gradient, *by_moments
+        leaves = [t.detach().requires_grad_() for t in before]
+        with torch.enable_grad():
+            stepped, new_moments = self._rule(name, step, ndim, leaves[0], leaves[1], tuple(leaves[2:]))
+            return torch.autograd.grad((stepped, *new_moments), leaves, after)
+
     def _by_entry(
         self, name: str, tensors: Sequence[Tensor], step: Callable[[Sequence[Tensor]], Sequence[Tensor]]
     ) -> Sequence[Tensor]:
@@ -180,7 +237,7 @@ class Optimiser:
 
         All that a rule computes with a stretch then stays in a CPU's cache. Muon's matrices are taken whole.
         """
-        whole = self.recipe.optimiser == "muon" and name in self.matrices
+        whole = self.recipe.optimiser == "muon" and not self._is_adamw(name)
         if whole or tensors[0].device.type != "cpu" or tensors[0].numel() <= STRETCH:
             return step(tensors)
         flat = [t.reshape(-1) for t in tensors]
@@ -196,17 +253,20 @@ class Optimiser:
         self, name: str, step: int, ndim: int, parameter: Tensor, gradient: Tensor, moments: Moments
     ) -> tuple[Tensor, Moments]:
         """Take one parameter's step, or that of a stretch of it; `ndim` is the whole parameter's."""
-        recipe, rate = self.recipe, self.recipe.rate(step, self.steps)
-        decay = recipe.weight_decay if ndim >= 2 else 0.0
-        if recipe.optimiser == "sgd":
-            return sgd(parameter, gradient, moments, rate=rate, decay=decay, momentum=recipe.inertia)
-        if recipe.optimiser == "muon" and name in self.matrices:
-            return muon(parameter, gradient, moments, rate=rate, decay=decay, momentum=recipe.inertia)
-        return adamw(parameter, gradient, moments, rate=rate, decay=decay, step=step, recipe=recipe)
+        recipe, rate, decay = self.recipe, self.recipe.rate(step, self.steps), self._decay(ndim)
+        if self._is_adamw(name):
+            return adamw(parameter, gradient, moments, rate=rate, decay=decay, step=step, recipe=recipe)
+        rule = sgd if recipe.optimiser == "sgd" else muon
+        return rule(parameter, gradient, moments, rate=rate, decay=decay, momentum=recipe.inertia)
+
+    def _decay(self, ndim: int) -> float:
+        return self.recipe.weight_decay if ndim >= 2 else 0.0
+
+    def _is_adamw(self, name: str) -> bool:
+        return self.recipe.optimiser == "adamw" or (self.recipe.optimiser == "muon" and name not in self.matrices)
 
     def _count(self, name: str) -> int:
-        single = self.recipe.optimiser == "sgd" or (self.recipe.optimiser == "muon" and name in self.matrices)
-        return 1 if single else 2
+        return 2 if self._is_adamw(name) else 1
 
     def _clipping(self, gradients: Tensors) -> "_Clipping":
         if self.recipe.clip is None:

@@ -75,7 +75,7 @@ class Training:
 
         Raises DivergedError when the loss is not a number.
         """
-        total = {n: torch.zeros_like(p) for n, p in state.parameters.items()}
+        total: Tensors = {}
         loss = 0.0
 
         def differentiate(batch: MicroBatch) -> tuple[float, Tensors]:
@@ -85,14 +85,13 @@ class Training:
 
         for _, (part, gradients) in self.corpus.run("gradients", self.batches[state.step], differentiate):
             loss += part
-            for name, gradient in gradients.items():
-                total[name] += gradient
+            total = added(total, gradients)
         if not math.isfinite(loss):
             raise DivergedError(
                 f"The loss of step {state.step + 1} of {self.steps} is {loss}: the training diverged.",
                 hint="Lower the recipe's learning_rate, or give it a longer warmup.",
             )
-        return loss, total
+        return loss, total or {n: torch.zeros_like(p) for n, p in state.parameters.items()}
 
     def coefficients(self, batch: MicroBatch, step: int) -> Float[Tensor, "sequences tokens"]:
         """Return the coefficient w / D of the loss of every token of one of a step's micro-batches, in float64."""
@@ -100,15 +99,27 @@ class Training:
         return coefficients if self.weights is None else coefficients * self.weights[batch.places]
 
     def products(
-        self, step: int, parameters: Tensors, directions: Tensors
+        self, step: int, parameters: Tensors, directions: Tensors, documents: Sequence[int] | None = None
     ) -> Iterator[tuple[MicroBatch, tuple[Float[Tensor, "sequences tokens"], Tensors]]]:
-        """Yield a step's micro-batches with their tokens' slopes along the directions, and the Hessian's products."""
+        """Yield a step's micro-batches with their tokens' slopes along the directions, and the Hessian's products.
+
+        `documents` are some of the step's, which then stand for all of them.
+        """
         dtype = next(iter(parameters.values())).dtype
+        documents = self.batches[step] if documents is None else documents
+        share = self.denominator(step) / max(1, int(self.corpus.scored[list(documents)].sum()))
 
         def multiply(batch: MicroBatch) -> tuple[Tensor, Tensors]:
-            return self.model.products(parameters, directions, batch, self.coefficients(batch, step).to(dtype))
+            coefficients = self.coefficients(batch, step) * share
+            return self.model.products(parameters, directions, batch, coefficients.to(dtype))
 
-        return self.corpus.run("products", self.batches[step], multiply)
+        return self.corpus.run("products", documents, multiply)
+
+    def slopes(
+        self, documents: Sequence[int], parameters: Tensors, directions: Tensors
+    ) -> Iterator[tuple[MicroBatch, Float[Tensor, "sequences tokens"]]]:
+        """Yield micro-batches of some documents with their tokens' slopes along the directions."""
+        return self.corpus.run("slopes", documents, lambda batch: self.model.slopes(parameters, directions, batch))
 
     def run(self, state: State | None = None, *, until: int | None = None) -> State:
         """Train on from `state` (None: the start) without keeping anything."""
@@ -273,6 +284,11 @@ class Replay:
     @property
     def _device(self) -> torch.device:
         return next(iter(self.training.model.parameters().values())).device
+
+
+def added(total: Tensors, gradients: Tensors) -> Tensors:
+    """Return a total with gradients added; the first ones are the total. Two of these may share their memory."""
+    return {name: total[name] + gradient for name, gradient in gradients.items()} if total else gradients
 
 
 def _dtype(state: State) -> torch.dtype:

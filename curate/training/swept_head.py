@@ -111,7 +111,7 @@ class _Block:
             if self.tangents is not None and self.tangents.weight is not None:
                 by_last[count:] += linear(both[:count], self.tangents.weight[rows].T)
             if totals.weight is not None:
-                totals.weight[rows] += linear(outer.T, both.T).T
+                totals.weight[rows].addmm_(both.T, outer)
             if totals.bias is not None:
                 totals.bias[rows] += both[count if dual else 0 :].sum(0)
         return by_last[:count], by_last[count:] if dual else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from curate.errors import CurateError
 from curate.progress import Reporter
-from curate.training.adjoint import Adjoint, differentiate
+from curate.training.adjoint import Adjoint, Sampling, differentiate
 from curate.training.microbatches import Corpus
 from curate.training.replay import Replay
 from curate.training.smoothness import LEAST_AGREEMENT, Smoothness, short_smoothness, short_steps
@@ -27,12 +27,13 @@ def walk(
     *,
     snapshots: Collection[int],
     until: int = 0,
+    sampling: Sampling | None = None,
     accept_rough: bool = True,
 ) -> Walk:
     """Train, measure the smoothness, and walk back once per target, keeping what the steps in `snapshots` need.
 
     Work from before a kill is not done again. Raises CurateError before walking back where the run is too rough, unless
-    that is accepted; see `differentiate` for `until`.
+    that is accepted; see `differentiate` for `until` and `sampling`.
     """
     steps = replay.training.steps
     with reporter.stage("training", total=steps, unit="steps", grows="training") as task:
@@ -45,7 +46,7 @@ def walk(
     total = len(targets) * (steps - until)
     with reporter.stage("walking back", total=total, unit="steps", grows="walking back") as task:
         adjoints = {
-            name: differentiate(replay, corpus, name, snapshots=snapshots, until=until, task=task)
+            name: differentiate(replay, corpus, name, snapshots=snapshots, until=until, sampling=sampling, task=task)
             for name, corpus in targets.items()
         }
     return Walk(smoothness=smoothness, adjoints=adjoints)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from curate.errors import CurateError, SettingsError
+from curate.gradients.directions import DirectionEngine
 from curate.methods import magic
 from curate.progress import Silent
 from curate.proxies.proxy import Proxy
@@ -33,11 +34,9 @@ BACKGROUND = random_documents([7, 9, 12, 5, 10, 6, 8, 11], seed=3)
 
 def whole_adjoint(proxy: Proxy, folder: Path, step: int, hidden: set[str]) -> torch.Tensor:
     """The adjoint by forward differentiation, over all trained parameters that are not hidden, summed over parts."""
-    scorer = prepare("magic", make_inputs(proxy, folder / "dealt", TARGET, BACKGROUND), recipe=RECIPE)
-    trained = [d for d in BACKGROUND if d.content_hash in scorer.apart[0][0]]  # type: ignore[attr-defined]
     place = batching().tokens
     model = LanguageModel(deepcopy(proxy.model), RECIPE)
-    replay = Replay(Training(model, Corpus(trained, place, room=Room(64)), RECIPE), folder / "replay")
+    replay = Replay(Training(model, Corpus(BACKGROUND, place, room=Room(64)), RECIPE), folder / "replay")
     walk(replay, {"all": Corpus(TARGET, place, room=Room(64))}, Silent(), snapshots=[step], until=step)
     kept = read_snapshot(replay, "all", step)
     directions = {n: torch.zeros_like(u) if n in hidden else u for n, u in kept.directions.items()}
@@ -57,7 +56,7 @@ def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(architecture
     steps = {share: whole_adjoint(proxy, tmp_path / str(share), step, hidden) for share, step in ((0.2, 1), (0.5, 3))}
     for shares in ((0.5,), (0.5, 0.2)):
         inputs = make_inputs(proxy, tmp_path / f"run{len(shares)}", TARGET, BACKGROUND)
-        found = scores("magic", inputs, POOL, recipe=RECIPE, snapshots=shares)
+        found = scores("magic", inputs, POOL, recipe=RECIPE, snapshots=shares, passes="each", curvature_share=1)
         expected = torch.stack([steps[share] for share in shares]).mean(0)
         torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-8, atol=1e-14)
     assert not torch.allclose(steps[0.5], whole_adjoint(proxy, tmp_path / "whole", 3, set()), rtol=1e-2, atol=0)
@@ -69,7 +68,9 @@ def test_with_all_parameters_only_norms_are_missing_from_the_whole_adjoint(tied:
     expected = whole_adjoint(proxy, tmp_path, 3, {n for n, _ in proxy.model.named_parameters() if "norm" in n})
     told, recorded, inputs = Told(), {}, make_inputs(proxy, tmp_path / "run", TARGET, BACKGROUND)
     inputs = dataclasses.replace(inputs, reporter=told, record=recorded.update)
-    found = scores("magic", inputs, POOL, recipe=RECIPE, snapshots=(0.5,), all_parameters=True, check=0)
+    found = scores(
+        "magic", inputs, POOL, recipe=RECIPE, snapshots=(0.5,), all_parameters=True, check=0, curvature_share=1
+    )
     torch.testing.assert_close(found.scores[:, 0], expected, rtol=1e-8, atol=1e-14)
     assert any("by linear layers, input embedding and head" in n for n in told.notes)
     norms = sum(p.numel() for n, p in proxy.model.named_parameters() if "norm" in n)
@@ -81,9 +82,10 @@ def test_snapshots_that_do_not_fit_together_score_one_after_the_other_to_the_sam
 ) -> None:
     told, inputs = Told(), make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
     documents = [*POOL, *BACKGROUND]
-    together = scores("magic", inputs, documents, recipe=RECIPE, check=0)
+    options: Any = {"recipe": RECIPE, "check": 0, "passes": "each"}
+    together = scores("magic", inputs, documents, **options)
     monkeypatch.setattr("curate.methods.shared.background_runs.available_bytes", lambda _: 1000)
-    scorer: Any = prepare("magic", dataclasses.replace(inputs, reporter=told), recipe=RECIPE, check=0)
+    scorer: Any = prepare("magic", dataclasses.replace(inputs, reporter=told), **options)
     assert any("one snapshot after the other" in n for n in told.notes)
     apart = scorer(documents, inputs.batching)
     assert apart.scores.equal(together.scores)
@@ -98,26 +100,35 @@ def test_adapters_and_all_parameters_exclude_each_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("runs", [2, 3])
 def test_a_document_of_the_background_is_scored_by_runs_that_did_not_train_on_it(runs: int, tmp_path: Path) -> None:
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
     scorer: Any = prepare("magic", inputs, recipe=RECIPE, runs=runs)
     hashes = [h for h, _ in scorer.apart]
     assert len(hashes) == runs
-    assert sum(map(len, hashes)) == (len(BACKGROUND) if runs > 1 else len(BACKGROUND) // 2)
+    assert sum(map(len, hashes)) == len(BACKGROUND)
     found = scorer([*BACKGROUND, *POOL], inputs.batching)
     usual = scorer.usual([*BACKGROUND, *POOL], inputs.batching)
     for i, document in enumerate(BACKGROUND):
-        own = [n for n, h in enumerate(hashes) if document.content_hash in h]
-        if own:
-            others = scorer.apart[own[0]][1]
-            assert len(others.engines) == max(1, runs - 1) * len(magic.SNAPSHOTS)
-            expected = others([document], inputs.batching)
-            torch.testing.assert_close(found.scores[i : i + 1], expected.scores, rtol=1e-9, atol=1e-12)
-            assert not torch.allclose(found.scores[i], usual.scores[i], rtol=1e-3, atol=0)
-        else:
-            torch.testing.assert_close(found.scores[i], usual.scores[i], rtol=1e-9, atol=1e-12)
+        (own,) = [n for n, h in enumerate(hashes) if document.content_hash in h]
+        others = scorer.apart[own][1]
+        assert len(others.engines) == runs - 1
+        expected = others([document], inputs.batching)
+        torch.testing.assert_close(found.scores[i : i + 1], expected.scores, rtol=1e-9, atol=1e-12)
+        assert not torch.allclose(found.scores[i], usual.scores[i], rtol=1e-3, atol=0)
     torch.testing.assert_close(found.scores[len(BACKGROUND) :], usual.scores[len(BACKGROUND) :])
+
+
+def test_one_pass_for_all_snapshots_is_the_mean_of_their_directions_at_the_earliest(tmp_path: Path) -> None:
+    inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
+    options: Any = {"recipe": RECIPE, "check": 0, "snapshots": (0.5, 0.2)}
+    each: Any = prepare("magic", inputs, passes="each", **options)
+    (early, late), documents = each.usual.engines, [*POOL, *BACKGROUND]
+    moved = DirectionEngine(early.proxy, {n: layer.matrices for n, layer in late._layers.items()})
+    expected = dataclasses.replace(each.usual, engines=[early, moved])(documents, inputs.batching).scores
+    once: Any = prepare("magic", inputs, **options)
+    assert (len(once.usual.engines), once.apart) == (1, [])  # a single run scores its own documents, too
+    torch.testing.assert_close(once(documents, inputs.batching).scores, expected, rtol=1e-9, atol=1e-14)
 
 
 def test_several_runs_are_averaged(tmp_path: Path) -> None:
@@ -160,14 +171,14 @@ def test_what_was_measured_is_said_and_recorded_and_the_folder_of_the_training_i
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
     prepare("magic", dataclasses.replace(inputs, reporter=told, record=recorded.update), recipe=RECIPE)
     assert recorded["magic"]["snapshots"] == [1, 3]
-    assert recorded["magic"]["documents"] == [4, 4]
+    assert recorded["magic"]["documents"] == [8]
     assert all(0.5 < a <= 1 for a in recorded["magic"]["smoothness"])
     assert 0 < recorded["magic"]["tracked_parameters"] < recorded["magic"]["trained_parameters"]
     assert any("by linear layers alone" in n for n in told.notes)
     checked = recorded["magic"]["check"]
-    assert (np.shape(checked["predicted"]), checked["left_out"], checked["documents"]) == ((3, 1), 1, 4)
+    assert (np.shape(checked["predicted"]), checked["left_out"], checked["documents"]) == ((3, 1), 1, 8)
     assert any(f"changed {checked['slope']:.2f} times as much as the scores predict" in n for n in told.notes)
-    assert any("6 steps on 4 documents" in n and "GB on disk" in n for n in told.notes)
+    assert any("6 steps on 8 documents" in n and "GB on disk" in n for n in told.notes)
     assert not (tmp_path / "training").exists()
     again, inputs = Told(), dataclasses.replace(inputs, background=lambda: pytest.fail("read the background again"))
     prepare("magic", dataclasses.replace(inputs, reporter=again), recipe=RECIPE)
@@ -189,6 +200,9 @@ def test_of_several_learning_rates_none_is_taken_that_is_far_too_high(tmp_path: 
     told_inputs = dataclasses.replace(inputs, reporter=told, record=recorded.update)
     rates = (1, 300, 1e30)
     tuned = scores("magic", told_inputs, POOL, recipe=RECIPE, rates=rates)
+    (kept_run,) = (tmp_path / "target").glob("magic-*.safetensors")
+    trained = {bytes(row.tolist()).hex() for row in load_file(kept_run)["hashes"]}
+    assert len(trained) == len(BACKGROUND) * 3 // 4  # a quarter tells the rates apart
     tried, taken = recorded["magic"]["rates"], recorded["magic"]["learning_rate"]
     assert [t["learning_rate"] for t in tried] == [RECIPE.learning_rate * rate for rate in rates]
     assert taken == RECIPE.learning_rate
@@ -196,10 +210,11 @@ def test_of_several_learning_rates_none_is_taken_that_is_far_too_high(tmp_path: 
     (lines,) = [n for n in told.notes if n.startswith("3 learning rates were tried:")]
     assert lines.count("chosen") == lines.count("diverged") == 1
     alone = dataclasses.replace(RECIPE, learning_rate=taken)
-    plain = scores("magic", make_inputs(tiny_proxy(), tmp_path / "plain", TARGET, BACKGROUND), POOL, recipe=alone)
+    left = [d for d in BACKGROUND if d.content_hash in trained]
+    plain = scores("magic", make_inputs(tiny_proxy(), tmp_path / "plain", TARGET, left), POOL, recipe=alone)
     torch.testing.assert_close(tuned.scores, plain.scores, rtol=0, atol=0)
     kept = sorted(p.name for p in (tmp_path / "target").iterdir())
-    assert [name.split("-")[0] for name in kept] == ["magic", "magic", "rates"]  # of the rate taken: two parts
+    assert [name.split("-")[0] for name in kept] == ["magic", "rates"]  # of the rate taken alone
     again = dataclasses.replace(inputs, background=lambda: pytest.fail("read the background again"))
     torch.testing.assert_close(scores("magic", again, POOL, recipe=RECIPE, rates=rates).scores, tuned.scores)
 
@@ -217,10 +232,12 @@ def test_a_rough_run_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
     rough = dataclasses.replace(RECIPE, learning_rate=1.0, steps=24, warmup=0, schedule="constant", epsilon=1e-17)
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
     with pytest.raises(CurateError, match="The training run is rough") as error:
-        prepare("magic", inputs, recipe=rough)
+        prepare("magic", inputs, recipe=rough, runs=2)
     assert "--accept-rough" in str(error.value)
     assert "learning_rate" in str(error.value)
-    assert prepare("magic", inputs, recipe=rough, accept_rough=True)(POOL, inputs.batching).scores.isfinite().all()
+    assert (
+        prepare("magic", inputs, recipe=rough, runs=2, accept_rough=True)(POOL, inputs.batching).scores.isfinite().all()
+    )
 
 
 @pytest.mark.slow
@@ -242,9 +259,9 @@ def test_a_killed_training_goes_on_to_the_same_scores(
     computed, gradient = [], Training.gradient
     monkeypatch.setattr(Training, "gradient", lambda self, state: computed.append(1) or gradient(self, state))
     assert scores("magic", inputs, POOL, recipe=RECIPE, check=0).scores.equal(whole.scores)
-    # The second run's steps, both runs' two short replays of two steps, and what the way back needs of gradients that
-    # were in the killed process's memory, one of them for a state between checkpoints that was there, too.
-    assert len(computed) == 6 + 2 * 4 + (6 if in_memory else 0)
+    # Two short replays of two steps, and what the way back needs of gradients that were in the killed process's memory,
+    # one of them for a state between checkpoints that was there, too.
+    assert len(computed) == 4 + (6 if in_memory else 0)
 
 
 def test_the_recipe_comes_from_a_file_and_from_single_settings_that_win(tmp_path: Path) -> None:
@@ -280,4 +297,4 @@ def test_wrong_settings_say_what_is_expected(given: dict[str, Any], message: str
 
 def test_a_background_too_small_to_deal_out_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CurateError, match=r"1 usable background document\(s\) for 2 training runs"):
-        prepare("magic", make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND[:1]), recipe=RECIPE)
+        prepare("magic", make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND[:1]), recipe=RECIPE, runs=2)

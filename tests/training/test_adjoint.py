@@ -1,13 +1,14 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from curate.errors import CurateError, SettingsError
-from curate.training.adjoint import differentiate, score_unseen, snapshot, target_loss
+from curate.training.adjoint import Sampling, differentiate, score_unseen, snapshot, target_loss
 from curate.training.optimisers import State
 from curate.training.replay import Replay, Training
 from tests.small_models import model_loss
@@ -275,3 +276,30 @@ def test_ridge_regression_trained_to_convergence_gives_its_exact_influence(tmp_p
     aims = inputs[24:].T @ (inputs[24:] @ best - outputs[24:]) / 6
     influence = (x @ torch.linalg.solve(hessian, aims) * (x @ best - y)).squeeze(1) / 24
     torch.testing.assert_close(found.scores, influence, rtol=1e-6, atol=1e-12)
+
+
+def test_a_sample_of_all_documents_changes_no_score_that_is_wanted(tmp_path: Path) -> None:
+    run = training()
+    replay = Replay(run, tmp_path / "sampled")
+    replay.run()
+    wanted, others = [0, 3, 5], [1, 2, 4, 6]
+    found = differentiate(replay, target(), sampling=Sampling(share=1, documents=frozenset(wanted)))
+    torch.testing.assert_close(found.scores[wanted], adjoint(run, tmp_path / "exact").scores[wanted])
+    assert found.scores[others].isnan().all()
+    with pytest.raises(CurateError, match="another target, or with other"):
+        differentiate(replay, target(), sampling=Sampling(share=2, documents=frozenset(wanted)))
+
+
+def test_the_products_of_some_documents_are_the_mean_that_they_stand_for() -> None:
+    run = training(weights=torch.rand(corpus().num_tokens, dtype=torch.float64))
+    state, documents = run.start(), run.batches[0]
+    directions = {n: torch.randn_like(p) for n, p in state.parameters.items()}
+
+    def product(chosen: Sequence[int]) -> dict[str, torch.Tensor]:
+        parts = [products for _, (_, products) in run.products(0, state.parameters, directions, chosen)]
+        return {n: torch.stack([p[n] for p in parts]).sum(0) for n in directions}
+
+    whole, few, rest = (product(chosen) for chosen in (documents, documents[:1], documents[1:]))
+    share = int(run.corpus.scored[documents[0]]) / run.denominator(0)
+    torch.testing.assert_close(whole, {n: share * few[n] + (1 - share) * rest[n] for n in whole})
+    assert Sampling(share=3, documents=frozenset()).of(documents) == documents[:2]  # of four: rounded up

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -146,3 +147,16 @@ def test_stretches_of_a_parameter_give_the_bytes_of_the_whole(optimiser: str, mo
         results.append([state.parameters["w"], before.parameters["w"], *before.moments["w"], pulled["w"]])
     for whole, stretched in zip(*results, strict=True):
         assert torch.equal(whole, stretched)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_adamws_pull_back_is_autograds(inside: bool) -> None:
+    recipe = Recipe(learning_rate=0.1, epsilon=1e-3, epsilon_inside=inside)
+    parameter, gradient, first, moved, by_first, by_second = torch.randn(6, 50, dtype=torch.float64)
+    leaves = [t.requires_grad_() for t in (parameter, gradient, first, torch.rand(50, dtype=torch.float64))]
+    options: Any = {"rate": 0.1, "decay": 0.3, "step": 2, "recipe": recipe}
+    stepped, moments = optimisers.adamw(leaves[0], leaves[1], (leaves[2], leaves[3]), **options)
+    expected = torch.autograd.grad((stepped, *moments), leaves, (moved, by_first, by_second))
+    before = (leaves[2].detach(), leaves[3].detach())
+    ours = optimisers.adamw_back(gradient.detach(), before, (moved, (by_first, by_second)), **options)
+    torch.testing.assert_close((ours[0], ours[1], *ours[2]), expected)

@@ -26,6 +26,10 @@ class RunSettings(Protocol):
     @property
     def snapshots(self) -> tuple[float, ...]: ...
     @property
+    def passes(self) -> str | None: ...
+    @property
+    def curvature_share(self) -> int: ...
+    @property
     def accept_rough(self) -> bool: ...
     @property
     def checkpoints(self) -> str: ...
@@ -113,14 +117,9 @@ def training_plan(inputs: Inputs, settings: RunSettings, whole: Sizes, seconds: 
     )
 
 
-def num_runs(settings: RunSettings) -> int:
-    """Return how many runs the background is dealt out to: two at least."""
-    return max(2, settings.runs)
-
-
 def _steps(settings: RunSettings, whole: Sizes) -> tuple[int, int, int]:
     """Return how many runs there are, the steps of each, and those of one way back."""
-    runs = num_runs(settings)
+    runs = settings.runs
     documents = whole.background // runs
     batch = min(settings.recipe.batch_size, max(1, documents))
     steps = max(1, replace(settings.recipe, batch_size=batch).num_steps(documents))

@@ -1,6 +1,5 @@
 """Training runs on parts of the background, and scorers along the directions from walking back through them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -13,7 +12,7 @@ import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
-from curate.amounts import size
+from curate.amounts import counted, size
 from curate.errors import CurateError
 from curate.folders.kept import Kept, workplace
 from curate.folders.tensors import TENSORS_ON_DISK, OnDisk
@@ -22,13 +21,13 @@ from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.one_at_a_time import OneAtATime, Shelf
 from curate.memory import available_bytes
 from curate.methods.contract import EncodedTarget, Inputs
-from curate.methods.shared.background_plan import RunSettings, num_runs
+from curate.methods.shared.background_plan import RunSettings
 from curate.methods.shared.runs_scorer import RunsScorer
 from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
-from curate.training.adjoint import snapshot
-from curate.training.leaving_out import as_tensors, check, reported
+from curate.training.adjoint import Sampling, snapshot
+from curate.training.leaving_out import as_tensors, check, left_out, reported
 from curate.training.microbatches import Corpus
 from curate.training.rates import HELD_OUT, Trial, chosen, held_out, table, trials, tried
 from curate.training.replay import DivergedError, Replay, Training
@@ -39,6 +38,8 @@ from curate.training.walk import refuse_rough, step_at, walk
 CONTROL = "control"
 SHARE = 0.5
 """Of the memory that is left, what the snapshots of all runs may take together."""
+_FOR_ONE_HELD_OUT = 4
+"""Documents of the background, of which one is held out to tell learning rates apart."""
 
 
 class BackgroundRuns:
@@ -47,7 +48,7 @@ class BackgroundRuns:
     def __init__(self, inputs: Inputs, settings: RunSettings) -> None:
         self.inputs, self.settings = inputs, settings
         self.recipe = in_proxys_precision(settings.recipe, inputs.proxy)
-        self.parts = num_runs(settings)
+        self.parts = settings.runs
 
     def scorer(self) -> RunsScorer:
         """Return the scorer along all runs' directions, computed now or kept in the run."""
@@ -63,26 +64,41 @@ class BackgroundRuns:
         shelf = self._shelf(kept_runs)
         self._report(kept_runs, (shelf.take(0) if isinstance(shelf, Shelf) else shelf[0]).proxy, tried_rates)
         columns = group_columns(kept_runs[0]["shares"].to(torch.promote_types(self.inputs.proxy.dtype, torch.float32)))
-        snapshots = [len(kept["snapshots"]) for kept in kept_runs]
-        starts = [sum(snapshots[:part]) for part in range(self.parts)]
-        runs = [list(range(start, start + count)) for start, count in zip(starts, snapshots, strict=True)]
-        usual = runs[: self.settings.runs]
+        passes = [len(self._passes(kept)) for kept in kept_runs]
+        starts = [sum(passes[:part]) for part in range(self.parts)]
+        runs = [list(range(start, start + count)) for start, count in zip(starts, passes, strict=True)]
 
         def along(chosen: Sequence[Sequence[int]]) -> DirectionScorer:
             return self._along(shelf, [i for run in chosen for i in run], columns)
 
-        # What only the spare run trained on is scored as usual.
-        other_runs = [[run for run in usual if run is not trained] or runs[len(usual) :] for trained in usual]
-        apart = [(_hashes(kept), along(others)) for kept, others in zip(kept_runs, other_runs, strict=False)]
-        return RunsScorer(usual=along(usual), apart=apart)
+        apart = []
+        if self.parts > 1:
+            apart = [
+                (_hashes(kept), along([run for run in runs if run is not trained]))
+                for kept, trained in zip(kept_runs, runs, strict=True)
+            ]
+        return RunsScorer(usual=along(runs), apart=apart)
+
+    def _passes(self, kept: Mapping[str, Tensor]) -> list[list[int]]:
+        """Return the snapshots of every pass that a run takes over the pool.
+
+        Away from the step of its snapshot a direction ranks documents alike (examples/magic/STUDY.md), but an adapter's
+        gradient is in proportion to its other factor, which grows from 0.
+        """
+        steps = kept["snapshots"].tolist()
+        together = (self.settings.passes or ("each" if self.recipe.lora_rank else "one")) == "one"
+        return [steps] if together else [[step] for step in steps]
 
     def _shelf(self, kept_runs: Sequence[OnDisk]) -> Sequence[DirectionEngine] | Shelf[DirectionEngine]:
-        """Return all runs' engines, one per snapshot; on a shelf where they do not fit into memory together."""
-        loads = [partial(self._engine, kept, step) for kept in kept_runs for step in kept["snapshots"].tolist()]
+        """Return all runs' engines, one per pass; on a shelf where they do not fit into memory together."""
+        passes = [(kept, steps) for kept in kept_runs for steps in self._passes(kept)]
+        loads = [partial(self._engine, kept, steps) for kept, steps in passes]
         device, number = self.inputs.proxy.device, self.inputs.proxy.dtype.itemsize
-        needed = number * sum(entries for kept in kept_runs for n, entries in kept.sizes.items() if n[0].isdigit())
+        needed = number * sum(
+            entries for kept, steps in passes for n, entries in kept.sizes.items() if n.startswith(f"{steps[0]}.")
+        )
         available = available_bytes(device)
-        if available is None or needed <= SHARE * available:
+        if available is None or needed <= SHARE * available or len(loads) == 1:
             return [load() for load in loads]
         self.inputs.reporter.note(
             f"the snapshots' parameters and directions take {size(needed)}, of {size(available)} that are left:"
@@ -90,10 +106,13 @@ class BackgroundRuns:
         )
         return Shelf(loads)
 
-    def _engine(self, kept: Mapping[str, Tensor], step: int) -> DirectionEngine:
-        """Return a snapshot's engine."""
-        proxy = scoring_proxy(self.inputs.proxy, self.recipe, _under(f"{step}.parameters.", kept))
-        return DirectionEngine(proxy, _under(f"{step}.directions.", kept))
+    def _engine(self, kept: Mapping[str, Tensor], steps: Sequence[int]) -> DirectionEngine:
+        """Return the engine along the mean of some snapshots' directions, with the parameters of the earliest."""
+        proxy = scoring_proxy(self.inputs.proxy, self.recipe, _under(f"{steps[0]}.parameters.", kept))
+        directions = _under(f"{steps[0]}.directions.", kept)
+        for step in steps[1:]:
+            directions = {n: u + kept[f"{step}.directions.{n}"] for n, u in directions.items()}
+        return DirectionEngine(proxy, {n: u / len(steps) for n, u in directions.items()})
 
     def _along(
         self,
@@ -101,7 +120,7 @@ class BackgroundRuns:
         indices: Sequence[int],
         columns: Float[Tensor, "columns groups"],
     ) -> DirectionScorer:
-        """Return the scorer by the mean over some of the snapshots."""
+        """Return the scorer by the mean over some of the passes."""
         return DirectionScorer(
             engines=OneAtATime(engines, indices) if isinstance(engines, Shelf) else [engines[i] for i in indices],
             columns=columns / len(indices),
@@ -145,11 +164,12 @@ class BackgroundRuns:
             "parts": self.parts,
             "part": part,
             "snapshots": self.settings.snapshots,
+            "share": self.settings.curvature_share,
         }
         if self._checks(part):
             keys["check"] = self.settings.check
-            if self.settings.rates:
-                keys["held out"] = True
+        if self.settings.rates:
+            keys["held out"] = True
         return keys
 
     def _kept(self, part: int) -> OnDisk:
@@ -185,6 +205,7 @@ class BackgroundRuns:
             self.inputs.reporter,
             snapshots=snapshots,
             until=snapshots[0],
+            sampling=self._sampling(part, training, since=snapshots[0]),
             accept_rough=self.settings.accept_rough or bool(self.settings.rates),
         )
         losses = [walked.adjoints[name].loss for name in targets if name != CONTROL]
@@ -204,13 +225,20 @@ class BackgroundRuns:
             )
             tensors |= as_tensors(checked)
             if self.settings.rates:
-                others = self._dealt[1][:: math.ceil(len(self._dealt[1]) / HELD_OUT)]  # another run trains on them
-                tensors["held_out"] = held_out(replay, self._corpus(others))
+                tensors["held_out"] = held_out(replay, self._corpus(self._dealt[self.parts]))
         for step in snapshots:
             parameters, directions = self._at(replay, step, list(targets))
             tensors |= {f"{step}.parameters.{n}": p for n, p in parameters.items()}
             tensors |= {f"{step}.directions.{n}": u for n, u in directions.items()}
         return tensors
+
+    def _sampling(self, part: int, training: Training, *, since: int) -> Sampling | None:
+        """Return how a part's ways back sample documents: those that the check leaves out get scores."""
+        if self.settings.curvature_share == 1:
+            return None
+        retrainings = self.settings.check if self._checks(part) else 0
+        checked = left_out(training, retrainings, since=since)
+        return Sampling(share=self.settings.curvature_share, documents=frozenset(i for left in checked for i in left))
 
     def _at(self, replay: Replay, step: int, targets: Sequence[str]) -> tuple[dict[str, Tensor], Directions]:
         """Return the parameters before a step, and the groups' directions there, less the control set's."""
@@ -230,7 +258,10 @@ class BackgroundRuns:
 
     @cached_property
     def _dealt(self) -> list[list[Encoded]]:
-        """Deal the background's documents out to the runs, each content to one run only."""
+        """Deal the background's documents out to the runs, each content to one run only.
+
+        Where several learning rates are tried, last come the documents whose loss tells them apart.
+        """
         drawn = list(self.inputs.background())
         with self.inputs.reporter.stage("background", total=len(drawn), grows="background") as stage:
             finite = finite_losses(self.inputs.proxy, drawn, self.inputs.batching)
@@ -239,13 +270,16 @@ class BackgroundRuns:
         if len(usable) < len(drawn):
             self.inputs.reporter.note(f"{len(drawn) - len(usable)} background document(s) left out: loss not finite.")
         distinct = list({d.content_hash or str(i): d for i, d in enumerate(usable)}.values())
-        if len(distinct) < self.parts:
+        held = max(1, min(HELD_OUT, len(distinct) // _FOR_ONE_HELD_OUT)) if self.settings.rates else 0
+        if len(distinct) < self.parts + held:
             raise CurateError(
-                f"{len(distinct)} usable background document(s) for {self.parts} training runs.",
+                f"{len(distinct)} usable background document(s) for {counted(self.parts, 'training run')}"
+                f"{' and one that tells learning rates apart' if held else ''}.",
                 hint="Raise --background, or lower the method's setting `runs`.",
             )
         order = np.random.default_rng([self.recipe.seed, 1]).permutation(len(distinct))
-        return [[distinct[i] for i in sorted(order[part :: self.parts])] for part in range(self.parts)]
+        parts = [order[held + part :: self.parts] for part in range(self.parts)]
+        return [[distinct[i] for i in sorted(part)] for part in (*parts, *([order[:held]] if held else []))]
 
     @cached_property
     def _usable(self) -> tuple[list[int], dict[str, list[Encoded]]]:
