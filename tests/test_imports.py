@@ -20,11 +20,10 @@ OTHERS = {
     "selection/megatron.py": "files of that dataset, in Megatron-LM's layout",
     "selection/spool.py": "what a selection sorts on its way",
     "training/checkpoints.py": "thousands of states of a training run, the passing ones not durable",
-    "training/folder.py": "a proxy's folder, which transformers fills",
     "training/gradient_log.py": "gradients of a training run that memory does not hold, removed when they are used",
-    "training/moments.py": "a file of that folder",
+    "training/moments.py": "a file of a proxy's folder",
     "training/passing.py": "states of a training run that memory does not hold, removed when they are used",
-    "training/warmup.py": "the record in that folder",
+    "training/warmup.py": "the record in a proxy's folder",
 }
 
 

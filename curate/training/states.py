@@ -11,6 +11,7 @@ import xxhash
 from torch import nn
 
 from curate.errors import CurateError
+from curate.folders.local import is_in_store
 from curate.proxies.loading import find
 from curate.proxies.proxy import Proxy, ProxySettings, load_proxy
 from curate.training import trainer_moments
@@ -62,7 +63,7 @@ def checkpoints_of(settings: ProxySettings) -> list[Checkpoint]:
     They are checkpoints/step-N of `curate warmup`, or checkpoint-N of transformers' Trainer; where the proxy is itself
     a checkpoint-N of the Trainer, it and those before it.
     """
-    folder = Path(find(settings.model))
+    folder = _folder_of(settings.model)
     if states := _numbered(folder, "checkpoints/step-*"):
         rates = [_recorded_rate(state) for state in states]
     elif states := _numbered(folder, "checkpoint-*") or _until(folder):
@@ -78,6 +79,14 @@ def checkpoints_of(settings: ProxySettings) -> list[Checkpoint]:
         Checkpoint(folder=state, settings=settings, step=_number(state), mean_learning_rate=rate)
         for state, rate in zip(states, rates, strict=True)
     ]
+
+
+def _folder_of(model: str) -> Path:
+    """Return a model's folder here; of a Trainer's checkpoint in an object store, a copy with those before it."""
+    above, _, name = model.rstrip("/").rpartition("/")
+    if is_in_store(model) and name.startswith("checkpoint-"):
+        return Path(find(above)) / name
+    return Path(find(model))
 
 
 def _numbered(folder: Path, pattern: str) -> list[Path]:

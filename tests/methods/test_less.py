@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import peft
 import pytest
 import torch
@@ -206,6 +207,17 @@ def test_the_published_rds_goes_by_turns(trained: Path, tmp_path: Path) -> None:
     assert (run.record.settings["aggregate"], run.record.settings["aggregate_rows"]) == ("round-robin", "max")
     assert select(run, top=4).stages[-1].name == "round_robin"
     assert select(run, top=4, aggregate="score").stages[-1].name == "top"
+
+
+def test_a_trainers_checkpoint_in_an_object_store_has_the_states_before_it(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = proxy_settings(trained)
+    fsspec.filesystem("memory").put(str(trained / "tuned"), "/less-states/tuned", recursive=True)
+    there = checkpoints_of(replace(settings, model="memory://less-states/tuned/checkpoint-8"))
+    assert [state.step for state in there] == [4, 8]
+    assert [state.fingerprint() for state in there] == [state.fingerprint() for state in checkpoints_of(settings)]
 
 
 def test_a_proxy_without_moments_or_rates_is_refused_with_what_to_do(trained: Path, tmp_path: Path) -> None:
