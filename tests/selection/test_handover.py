@@ -14,7 +14,7 @@ from curate.documents import open_pool
 from curate.fields import Fields
 from curate.scores.run import Run
 from curate.selection.handover import of_rows
-from curate.selection.kinds import Kind, Kinds
+from curate.selection.kinds import Kind, Kinds, sorted_kinds
 from tests.scoring import make_proxy_folder
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
 
@@ -96,13 +96,13 @@ def test_kinds_are_those_of_the_rows_from_lines_and_from_tables(lines, kinds):
     for learn in (lambda k: k.learn(lines), lambda k: k.learn_table(table)):
         found = Kinds(Fields())
         learn(found)
-        assert found.sorted() == kinds
+        assert sorted_kinds(found.kinds) == kinds
 
 
 def test_columns_of_other_names_are_renamed_for_trl_and_named_to_the_others():
     found = Kinds(Fields(prompt="ask", completion="answer"))
     found.learn([{"ask": "add", "answer": "seven"}])
-    lines = blocks(of_rows(found.sorted(), "out"))
+    lines = blocks(of_rows(sorted_kinds(found.kinds), "out"))
     assert 'rename_columns({"ask": "prompt", "answer": "completion"})' in lines["TRL"]
     assert yaml.safe_load(lines["axolotl"])["datasets"][0]["type"]["field_instruction"] == "ask"
     entry = json.loads(lines["LLaMA-Factory"])["out"]
