@@ -55,20 +55,16 @@ def write_row_files(
     workers: Workers | None = None,
 ) -> RowFiles:
     """Write the rows that are left into `folder`/train. With `by_token` this process does it alone."""
-    spools, columns, kinds, pieces = folder / "spools", Columns(), set[Kind](), list[Piece]()
+    spools = folder / "spools"
     spools.mkdir()
     with (workers if workers is not None and by_token is None else in_this_process)(Doing()) as have_done:
         jobs = (
-            Block(rows=rows, fields=left.fields, folder=spools / f"{number:06d}", by_token=by_token)
+            Block(rows=rows, fields=left.fields, folder=spools / f"{number:08d}", by_token=by_token)
             for number, rows in enumerate(blocks(left.rows(places)))
         )
         with reporter.stage("write", total=left.funnel.stages[-1].documents) as task:
             have_done(jobs, task)
-        for place in sorted(spools.iterdir()):
-            facts: Facts = pickle.loads((place / _FACTS).read_bytes())
-            facts.teach(columns)
-            kinds |= facts.kinds
-            pieces += facts.pieces
+        columns, kinds, pieces = _learned(spools)
         (spools / _COLUMNS).write_bytes(pickle.dumps(columns))
         writer = writer_for(columns, format)
         files = _files(pieces, spools, folder / SPLIT, format)
@@ -176,6 +172,17 @@ class RowFile:
         write_file(gathered(map(writer.table, read(self.pieces))), writer.schema, self.path, self.format)
         self.notes.write_bytes(pickle.dumps(columns.notes))
         advance(1)
+
+
+def _learned(spools: Path) -> tuple[Columns, set[Kind], list[Piece]]:
+    """Return what all blocks tell, in the pool's order, and their tables."""
+    columns, kinds, pieces = Columns(), set[Kind](), list[Piece]()
+    for folder in sorted(spools.iterdir()):
+        facts: Facts = pickle.loads((folder / _FACTS).read_bytes())
+        facts.teach(columns)
+        kinds |= facts.kinds
+        pieces += facts.pieces
+    return columns, kinds, pieces
 
 
 def _files(pieces: Sequence[Piece], spools: Path, folder: Path, format: str) -> list[RowFile]:

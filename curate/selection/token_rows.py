@@ -93,7 +93,7 @@ def masked_rows(
         yield from masked(_advancing(left.documents(), task.advance), view, count)
         return
     with workers(Masking(view)) as have_done:
-        have_done((TokenBlock(r, left.fields, spools / f"{n:06d}") for n, r in enumerate(blocks(left.rows()))), task)
+        have_done((TokenBlock(r, left.fields, spools / f"{n:08d}") for n, r in enumerate(blocks(left.rows()))), task)
     for folder in sorted(spools.iterdir()):
         masked_count, pieces = pickle.loads((folder / _FACTS).read_bytes())
         count.add(masked_count)
