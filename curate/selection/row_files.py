@@ -4,8 +4,6 @@ First every block of shards is read into a spool; that tells all columns. Then t
 Blocks and files follow from the selection alone, so that its bytes are the same whoever does the jobs.
 """
 
-import pickle
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +22,7 @@ from curate.selection.formats import FILE_BYTES, SPLIT, describe_arrow, file_nam
 from curate.selection.kinds import Kind, Kinds
 from curate.selection.left import Left, RowsLeft, blocks, refuse_fewer
 from curate.selection.lines import Lines
-from curate.selection.spool import Piece, Spool, gathered, read
+from curate.selection.spool import Piece, Spool, gathered, get_value, put_value, read, remove
 from curate.selection.typed import Typed, loadable
 from curate.selection.workers import Advance, Doing, Workers, in_this_process
 
@@ -65,15 +63,15 @@ def write_row_files(
         with reporter.stage("write", total=left.funnel.stages[-1].documents) as task:
             have_done(jobs, task)
         columns, kinds, pieces = _learned(spools)
-        (spools / _COLUMNS).write_bytes(pickle.dumps(columns))
+        put_value(spools / _COLUMNS, columns)
         writer = writer_for(columns, format)
         files = _files(pieces, spools, folder / SPLIT, format)
         (folder / SPLIT).mkdir()
         with reporter.stage("write files", total=len(files), unit="files") as task:
             have_done(files, task, _Removing(files))
     for file in files:
-        columns.note(*pickle.loads(file.notes.read_bytes()))
-    shutil.rmtree(spools)
+        columns.note(*get_value(file.notes))
+    remove(spools)
     if format == "arrow":
         describe_arrow(folder, writer.schema, [file.path.name for file in files], fingerprint)
     features = writer.front_matter() if isinstance(writer, Lines) else None
@@ -124,7 +122,6 @@ class Block:
         return f"the shards from {self.rows[0][0].name} to {self.rows[-1][0].name}"
 
     def do(self, advance: Advance) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a worker that died
         spool, facts, kinds = Spool(self.folder), Facts(), Kinds(self.fields)
         for shard, kept in self.rows:
             for table in self._tables(shard, kept, facts, kinds):
@@ -132,7 +129,7 @@ class Block:
                 advance(table.num_rows)
         spool.close()
         facts.kinds, facts.pieces = kinds.kinds, spool.pieces
-        (self.folder / _FACTS).write_bytes(pickle.dumps(facts))
+        put_value(self.folder / _FACTS, facts)
 
     def _tables(self, shard: Shard, kept: pa.Table, facts: Facts, kinds: Kinds) -> Iterator[pa.Table]:
         """Yield a shard's rows that are left, with their scores."""
@@ -167,10 +164,10 @@ class RowFile:
         return self.columns.with_name(f"{self.path.name}.notes")
 
     def do(self, advance: Advance) -> None:
-        columns: Columns = pickle.loads(self.columns.read_bytes())
+        columns: Columns = get_value(self.columns)
         writer = writer_for(columns, self.format)
         write_file(gathered(map(writer.table, read(self.pieces))), writer.schema, self.path, self.format)
-        self.notes.write_bytes(pickle.dumps(columns.notes))
+        put_value(self.notes, columns.notes)
         advance(1)
 
 
@@ -178,7 +175,7 @@ def _learned(spools: Path) -> tuple[Columns, set[Kind], list[Piece]]:
     """Return what all blocks tell, in the pool's order, and their tables."""
     columns, kinds, pieces = Columns(), set[Kind](), list[Piece]()
     for folder in sorted(spools.iterdir()):
-        facts: Facts = pickle.loads((folder / _FACTS).read_bytes())
+        facts: Facts = get_value(folder / _FACTS)
         facts.teach(columns)
         kinds |= facts.kinds
         pieces += facts.pieces
@@ -211,7 +208,7 @@ class _Removing:
         for path in {piece.path for piece in file.pieces}:
             self._waiting[path] -= 1
             if not self._waiting[path]:
-                path.unlink()
+                remove(path)
 
 
 def _with_tokens(table: pa.Table, numbers: np.ndarray, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> pa.Table:

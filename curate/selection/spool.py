@@ -1,8 +1,11 @@
-"""Tables of changing columns, kept on disk until all columns are known."""
+"""Tables of changing columns, kept on disk until all columns are known, and what processes tell of them."""
 
+import pickle
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,6 +31,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that died
         folder.mkdir(parents=True)
         self.pieces: list[Piece] = []
         self._folder = folder
@@ -72,6 +76,21 @@ def read(pieces: Iterable[Piece]) -> Iterator[pa.Table]:
         if reader is None or piece.path != path:
             path, reader = piece.path, pa.ipc.open_file(pa.memory_map(str(piece.path)))
         yield pa.Table.from_batches([reader.get_batch(piece.number)])
+
+
+def put_value(path: Path, value: object) -> None:
+    """Write a value for another process of this selection."""
+    path.write_bytes(pickle.dumps(value))
+
+
+def get_value(path: Path) -> Any:
+    """Return a value that was put."""
+    return pickle.loads(path.read_bytes())
+
+
+def remove(path: Path) -> None:
+    """Remove a spool, or one file of it."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

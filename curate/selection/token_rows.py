@@ -1,7 +1,5 @@
 """A selection written as rows of tokens, for trainers that read no text."""
 
-import pickle
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +20,7 @@ from curate.selection.labels import NO_LOSS
 from curate.selection.left import Left, RowsLeft, blocks, documents_of
 from curate.selection.lines import Lines
 from curate.selection.megatron import write_megatron
-from curate.selection.spool import Spool, read
+from curate.selection.spool import Spool, get_value, put_value, read, remove
 from curate.selection.token_columns import IDS, LABELS
 from curate.selection.tokenised import (
     SCHEMA,
@@ -95,14 +93,14 @@ def masked_rows(
     with workers(Masking(view)) as have_done:
         have_done((TokenBlock(r, left.fields, spools / f"{n:08d}") for n, r in enumerate(blocks(left.rows()))), task)
     for folder in sorted(spools.iterdir()):
-        masked_count, pieces = pickle.loads((folder / _FACTS).read_bytes())
+        masked_count, pieces = get_value(folder / _FACTS)
         count.add(masked_count)
         for table in read(pieces):
             ids, labels = (table[name].combine_chunks() for name in (IDS, LABELS))
             ends = ids.offsets.to_numpy()
             columns = [column.flatten().to_numpy() for column in (ids, labels)]
             yield from (tuple(c[i:j] for c in columns) for i, j in pairwise(ends - ends[0]))  # type: ignore[misc]
-        shutil.rmtree(folder)
+        remove(folder)
 
 
 @dataclass(frozen=True)
@@ -128,13 +126,12 @@ class TokenBlock:
         return f"the shards from {self.rows[0][0].name} to {self.rows[-1][0].name}"
 
     def do(self, advance: Advance, *, view: TokenView) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)  # of a worker that died
         spool, count = Spool(self.folder), TokenCount()
         documents = (d for shard, kept in self.rows for d in documents_of(shard, kept, self.fields))
         for table in tables(masked(_advancing(documents, advance), view, count)):
             spool.write(table)
         spool.close()
-        (self.folder / _FACTS).write_bytes(pickle.dumps((count, spool.pieces)))
+        put_value(self.folder / _FACTS, (count, spool.pieces))
 
 
 def chosen_rows(choice: TokenChoice, funnel: Funnel, count: TokenCount, task: Task) -> Iterator[Row]:
