@@ -51,8 +51,8 @@ def attention(
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    query = query * scale if (scaled := times(query, scale)) is None else scaled
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    query = query * factor if (scaled := times(query, factor)) is None else scaled
     mask = attn_mask
     if is_causal:
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
