@@ -119,6 +119,12 @@ def judge(truth: np.ndarray, predicted: np.ndarray, sources: Sequence[str]) -> F
     )
 
 
+def mean_place(truth: np.ndarray, predicted: np.ndarray, share: float) -> float:
+    """Return the mean place of the true best `share` among all in the order of predictions, from 0 to 1."""
+    places = np.argsort(np.argsort(-predicted, kind="stable"))
+    return float(places[_best(truth, share)].mean()) / len(places)
+
+
 def _spearman(truth: np.ndarray, predicted: np.ndarray) -> float:
     return spearman(truth, predicted) or 0.0
 
