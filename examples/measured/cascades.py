@@ -36,7 +36,7 @@ def timed(out: Path, name: str, *arguments: str) -> Costs:
     if not kept.exists():
         command = [sys.executable, "-m", "curate", *arguments, "--workers", "1", "--out", str(out / name)]
         begun = time.time()
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, stdout=sys.stderr)
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")

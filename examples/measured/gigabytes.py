@@ -83,7 +83,7 @@ def predict(args: argparse.Namespace, pool: Path, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "curate", "predict", args.teacher, "--pool", str(pool), "--out", str(out)]
     command += ["--student", args.student, "--workers", str(args.workers)]
     begun, memory = time.time(), dict[int, list[int]]()
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=sys.stderr)
     while True:
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if ended:

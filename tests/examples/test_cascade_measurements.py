@@ -13,7 +13,7 @@ from tests.scoring import lines, make_proxy_folder, make_rows
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "measured"
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,8 @@ def test_a_large_pool_is_made_and_predicted(folder: Path) -> None:
     report = json.loads(printed("gigabytes.py", str(folder / "runs" / "dot"), *made, "--folder", str(folder / "big")))
     assert report["shards"] == 4
     assert report["bytes"] >= 400_000
-    texts = [json.loads(line)["text"] for line in (folder / "big" / "pool" / "00000.jsonl").open(encoding="utf-8")]
+    shard = (folder / "big" / "pool" / "00000.jsonl").read_bytes()
+    texts = [json.loads(line)["text"] for line in shard.splitlines()]
     assert len(set(texts)) > 0.9 * len(texts)
     assert report["documents"] == sum(len(s.read_bytes().splitlines()) for s in (folder / "big" / "pool").iterdir())
     assert os.path.isdir(folder / "big" / "predicted")
