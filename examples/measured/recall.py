@@ -80,8 +80,8 @@ def part(sample: Sample, rows: np.ndarray) -> Sample:
     return Sample(
         features=sample.features[rows],
         sizes=sample.sizes[rows],
-        sources=[sample.sources[i] for i in rows],
-        contents=[sample.contents[i] for i in rows],
+        sources=[sample.sources[i] for i in rows.tolist()],
+        contents=[sample.contents[i] for i in rows.tolist()],
         columns={c: values[rows] for c, values in sample.columns.items()},
     )
 
