@@ -49,10 +49,10 @@ def command(
     curate predict runs/teacher --pool pile/ --part 3/64       # an array job
 
     The teacher is a finished run of a few thousand documents or more. `words` reads text alone, at tens of megabytes
-    a second; `embeddings` and `hidden` need the proxy. What is learned are ranks, and the sign. The table says what
-    cross-validation within the teacher's documents expects: rank correlation, and the share of the true best 5 % among
-    the predicted best 5, 10 and 20 %, over all documents and within sources. `words` estimates n_tokens from each
-    text's length, by what it has learned of tokens per character.
+    a second; `embeddings` and `hidden` need the proxy. What is learned are the ranks of the better half, or all of them
+    with `--learn ranks`, and the sign. The table says what cross-validation within the teacher's documents expects:
+    rank correlation, and the share of the true best 5 % among the predicted best 5, 10 and 20 %, over all documents and
+    within sources. `words` estimates n_tokens from each text's length, by what it has learned of tokens per character.
     """
     from curate.cli._output import RichReporter
     from curate.cli._runs import chosen_run

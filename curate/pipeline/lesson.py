@@ -8,7 +8,9 @@ from curate.errors import CurateError
 from curate.fields import Fields
 from curate.pipeline.predicting import Prediction, Reading, lengths_of
 from curate.progress import Reporter
+from curate.proxies.settings import MAX_DEFAULT_CONTEXT
 from curate.schema import Document
+from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.scores.session import pool_of
 from curate.students.fitting import TOKENS, Sample
@@ -23,6 +25,15 @@ class Lesson:
 
     def __init__(self, frame: pl.DataFrame, documents: list[Document]) -> None:
         self.frame, self.documents = frame, documents
+
+    def lengths(self, scoring: ScoreSettings) -> Lengths:
+        """Return what the documents say about texts that the teacher reads."""
+        return Lengths.of(
+            [d.plain_text for d in self.documents],
+            self.frame["n_tokens"].to_numpy(),
+            self.frame["truncated"].to_numpy(),
+            None if scoring.long == "windows" else scoring.context or MAX_DEFAULT_CONTEXT,
+        )
 
     def sample(self, reading: Reading, lengths: Lengths, prediction: Prediction) -> Sample:
         """Return what a student learns from."""

@@ -37,7 +37,6 @@ from curate.pipeline.predicting import (
     predicting_by,
 )
 from curate.progress import Reporter, Silent
-from curate.proxies.settings import MAX_DEFAULT_CONTEXT
 from curate.schema import group_column
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
@@ -65,8 +64,8 @@ def run(
     """Learn a finished run's scores, the teacher's, and predict those of a pool by reading it, or go on with that.
 
     The result is a run like any other, of the method `predicted`; what cross-validation says of the student is in its
-    record. A predicted score is the normal score of a rank, moved so that 0 stays 0. `workers`, `executor`, `part` and
-    `strict` are as for scoring. Raises CurateError.
+    record. A predicted score has the order, and the sign, that the document's score is expected to have. `workers`,
+    `executor`, `part` and `strict` are as for scoring. Raises CurateError.
     """
     refuse_place(out, "--out")
     reporter, started = reporter or Silent(), time.time()
@@ -149,7 +148,7 @@ def plan(
     drawn = time.perf_counter()
     tried, readings, lengths = _taught(lesson, small, Silent())
     taught = time.perf_counter()
-    best = _best(tried)
+    best = _best(tried, prediction.settings)
     learned_from = min(settings.documents, teacher.scores().select(pl.len()).collect().item())
     rows = round(rows_of_all(prediction.pool.shards))
     predicting = predicting_by(Learned(fitted=best, lengths=lengths), prediction, readings[best.student])
@@ -280,7 +279,7 @@ def _learn(run: Run, teacher: Run, prediction: Prediction, reporter: Reporter) -
     if learned is None:
         lesson = lesson_of(teacher, prediction, reporter)
         tried, readings, lengths = _taught(lesson, prediction, reporter)
-        best = _best(tried)
+        best = _best(tried, prediction.settings)
         learned, reading = Learned(fitted=best, lengths=lengths), readings[best.student]
         learned.keep(run.folder, prediction.kept)
         run.add_details(
@@ -298,8 +297,8 @@ def _learn(run: Run, teacher: Run, prediction: Prediction, reporter: Reporter) -
     return reading
 
 
-def _best(tried: Sequence[Fitted]) -> Fitted:
-    return max(tried, key=lambda fitted: fitted.mean_spearman)
+def _best(tried: Sequence[Fitted], settings: PredictSettings) -> Fitted:
+    return max(tried, key=lambda fitted: fitted.merit(settings.learn))
 
 
 def _taught(
@@ -307,16 +306,12 @@ def _taught(
 ) -> tuple[list[Fitted], dict[str, Reading], Lengths]:
     """Return every student that learned the lesson, how each reads, and what was learned of texts' lengths."""
     settings, readings, tried = prediction.settings, dict[str, Reading](), list[Fitted]()
-    lengths = Lengths.of(
-        [d.plain_text for d in lesson.documents],
-        lesson.frame["n_tokens"].to_numpy(),
-        lesson.frame["truncated"].to_numpy(),
-        None if prediction.scoring.long == "windows" else prediction.scoring.context or MAX_DEFAULT_CONTEXT,
-    )
+    lengths = lesson.lengths(prediction.scoring)
     for name in students.chosen(settings.student):
         with reporter.stage(f"learning {name}", total=len(lesson.documents)) as stage:
             readings[name] = open_reading(name, prediction.scoring, settings.layers)
             sample = lesson.sample(readings[name], lengths, prediction)
-            tried.append(fit(name, sample, folds=settings.folds, seed=settings.seed, by_source=settings.by_source))
+            how = {"folds": settings.folds, "seed": settings.seed, "by_source": settings.by_source}
+            tried.append(fit(name, sample, learn=settings.learn, **how))
             stage.advance(len(lesson.documents))
     return tried, readings, lengths

@@ -39,12 +39,16 @@ class Figures:
 
     @property
     def verdict(self) -> str | None:
-        """A sentence where the student knows little more than the source."""
-        if self.within_spearman is None or self.spearman <= 0 or self.within_spearman >= self.spearman / 2:
+        """A sentence where the student knows little more than the source: less than half as far above chance in it."""
+        if self.within_recall is None:
+            return None
+        share, over_all, within = LOOKED_THROUGH[-1], self.recall[-1], self.within_recall[-1]
+        if over_all <= share or within - share >= (over_all - share) / 2:
             return None
         return (
-            f"Within sources the rank correlation is {self.within_spearman:.2f}, of {self.spearman:.2f} over all: this"
-            " student mostly tells sources apart, and says little about which of one source's documents are best."
+            f"Within sources the predicted best {share:.0%} hold {within:.0%} of the true best {BEST:.0%}, of"
+            f" {over_all:.0%} over all: this student mostly tells sources apart, and says little about which of one"
+            " source's documents are best."
         )
 
 
@@ -117,6 +121,12 @@ def judge(truth: np.ndarray, predicted: np.ndarray, sources: Sequence[str]) -> F
         within_spearman=round(float(np.average(inside, weights=sizes)), 4),
         within_recall=tuple(np.average(recalls, axis=0, weights=sizes).round(4).tolist()),
     )
+
+
+def mean_place(truth: np.ndarray, predicted: np.ndarray, share: float) -> float:
+    """Return the mean place of the true best `share` among all in the order of predictions, from 0 to 1."""
+    places = np.argsort(np.argsort(-predicted, kind="stable"))
+    return float(places[_best(truth, share)].mean()) / len(places)
 
 
 def _spearman(truth: np.ndarray, predicted: np.ndarray) -> float:

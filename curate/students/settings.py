@@ -1,11 +1,13 @@
 """The settings of a prediction. Free of torch."""
 
 from dataclasses import asdict, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from curate import students
 from curate.proxies.settings import DEVICES, Device
 from curate.settings import Count, Flag, Listed, Words, least, option, settings
+
+Learn = Literal["best", "ranks"]
 
 
 @settings
@@ -24,6 +26,10 @@ class PredictSettings:
     )
     documents: Annotated[Count, least(50)] = option(
         default=10_000, help="Documents of the teacher to learn from; of more, a seeded sample."
+    )
+    learn: Learn = option(
+        default="best",
+        help="What is learned: 'best', the upper half of the ranks, to find the best; 'ranks', all, to drop the worst.",
     )
     folds: Annotated[Count, least(2)] = option(default=5, help="Folds of the cross-validation.")
     by_source: Flag = option(

@@ -13,7 +13,7 @@ share of the way from random to the best method, and the worst distance from the
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -64,7 +64,7 @@ def outcome(choice: Choice, heldout: str, args: argparse.Namespace) -> Outcome:
     if not kept.exists():
         selection, out = (Path(args.out) / kind / choice.name for kind in ("selections", "verified"))
         run = curate.Run.open(choice.run)
-        tokens = int(run.scores().select("n_tokens").sum().collect().item() * float(choice.share.rstrip("%")) / 100)
+        tokens = int(pool_tokens(args.runs) * float(choice.share.rstrip("%")) / 100)
         curate.select(run, budget=tokens, group=choice.group, rank_by=choice.rank_by, out=selection, overwrite=True)
         found = curate.verify(
             selection=str(selection),
@@ -86,6 +86,11 @@ def outcome(choice: Choice, heldout: str, args: argparse.Namespace) -> Outcome:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(asdict(result)), encoding="utf-8")
     return Outcome(**json.loads(kept.read_text(encoding="utf-8")))
+
+
+def pool_tokens(runs: Iterable[Path | str]) -> int:
+    """Return the tokens of the pool: of the run that has scored most."""
+    return max(curate.Run.open(r).scores().select("n_tokens").sum().collect().item() for r in runs)
 
 
 def choices(args: argparse.Namespace, heldout: dict[str, str]) -> Iterator[Choice]:

@@ -70,3 +70,23 @@ def test_recall_counts_the_true_best_among_the_predicted_best() -> None:
     predicted = truth.copy()
     predicted[95:98] = -1  # three of the best five are missed
     assert judge(truth, predicted, ["one"] * 100).recall == (0.4, 0.4, 0.4)
+
+
+def test_what_finds_the_best_is_learned_though_what_makes_documents_bad_is_something_else() -> None:
+    rng = np.random.default_rng(0)
+    good, bad = rng.random((2, 600))
+    score = np.where(good > 0.8, good, -bad)  # most are only more or less bad
+    noise = rng.normal(size=(600, 60)).astype(np.float32)
+    sample = Sample(
+        features=np.concatenate([np.stack([good, bad], 1), noise], 1).astype(np.float32),
+        sizes=np.full(600, 50),
+        sources=["web"] * 600,
+        contents=[str(i) for i in range(600)],
+        columns={"score": score},
+    )
+    best, ranks = (fit("x", sample, folds=4, seed=0, by_source=False, learn=learn) for learn in ("best", "ranks"))
+    assert best.figures["score"].recall[2] > ranks.figures["score"].recall[2] + 0.05
+    assert best.figures["score"].spearman < ranks.figures["score"].spearman
+    assert best.merit("best") > ranks.merit("best")
+    predicted = best(sample.features, sample.sizes, sample.sources)[:, 0]
+    assert abs(np.mean(predicted > 0) - np.mean(score > 0)) < 0.03
