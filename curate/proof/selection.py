@@ -91,7 +91,7 @@ class Selected:
     @property
     def filters(self) -> list[tuple[str, dict[str, Any]]]:
         """Its filters except those of size, and decontamination, which every selection has."""
-        return [(s["name"], s["asked"]) for s in self.manifest["filters"] if s["name"] not in _SIZES]
+        return [(s.get("file") or s["name"], s["asked"]) for s in self.manifest["filters"] if s["name"] not in _SIZES]
 
 
 def _run_of(folder: Folder, manifest: dict[str, Any]) -> Path | str:

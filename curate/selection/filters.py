@@ -26,7 +26,7 @@ value a package (or module) in whose folder `<name>.sql` lies.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,8 @@ class Filter:
     """The parameter whose value makes it read neighbours; '' where it always does, None where it never does."""
     sql: str
     path: Path
+    has_name: bool = True
+    """Whether it is found by its name; else by its file alone."""
 
     def needs_neighbours(self, parameters: Mapping[str, Any]) -> bool:
         """Return whether it reads the pairs of near documents with these values."""
@@ -121,7 +123,7 @@ def named_filters() -> dict[str, Filter]:
 def find_filter(name: str | Path) -> Filter:
     """Return a filter by its name, or by the path of its .sql file."""
     if str(name).endswith(".sql"):
-        return read_filter(Path(name))
+        return replace(read_filter(Path(name)), has_name=False)
     source = _REGISTRY.source(str(name))
     return read_filter(source if isinstance(source, Path) else _file_of(source))
 

@@ -45,6 +45,8 @@ class Stage:
     tokens: int
     """Tokens that carry loss in these documents."""
     documents_dropped: int
+    file: str | None = None
+    """Of a filter that has no name of its own."""
 
 
 class Funnel:
@@ -128,6 +130,7 @@ class Funnel:
             unit=self.unit,
             kept=kept,
             dropped=before - kept,
+            file=None if bound.filter.has_name else str(bound.filter.path.resolve()),
         )
 
     def kept_positions(self) -> np.ndarray:

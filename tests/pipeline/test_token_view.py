@@ -211,6 +211,15 @@ def test_documents_as_they_are_need_no_torch_and_rows_of_tokens_are_no_documents
         Selected.read(tmp_path / "tokens")
 
 
+def test_a_selection_by_a_file_of_sql_is_made_again_by_it(project, tmp_path):
+    (tmp_path / "odd.sql").write_text("SELECT * FROM candidates WHERE row % 2 = 1")
+    run = Run.open(project / "run")
+    made = curate.select(run, filters=[tmp_path / "odd.sql"], top=2, out=tmp_path / "first")
+    again = curate.select(run, filters=Selected.read(tmp_path / "first").filters, top=2, out=tmp_path / "again")
+    assert again.documents == made.documents == 2
+    assert again.stages[1].sql == made.stages[1].sql
+
+
 def test_weights_of_filters_are_told_to_be_left_out(project, tmp_path):
     (tmp_path / "twice.sql").write_text("SELECT * REPLACE (2.0 AS weight) FROM candidates")
     selection = selected(project, tmp_path / "out", filters=[tmp_path / "twice.sql"])
