@@ -82,11 +82,10 @@ def test_narrow_types_are_scored_with_routers_in_single_precision(name: str) -> 
     assert functional.cosine_similarity(found, expected).min() > 0.95
 
 
-def test_rows_are_laid_out_by_sequence_and_by_token() -> None:
+def test_rows_are_laid_out_by_sequence() -> None:
     rows, shape = Rows(torch.tensor([1, 5, 6, 7, 11])), torch.Size((3, 4))
     x = torch.arange(1.0, 6.0)[:, None]
     assert rows.by_sequence(x, shape).squeeze(-1).tolist() == [[1, 0, 0], [2, 3, 4], [5, 0, 0]]
-    assert rows.by_token(x, shape).squeeze(-1).tolist() == [[0, 1, 0, 0], [0, 2, 3, 4], [0, 0, 0, 5]]
 
 
 class _Normed(nn.Module):
