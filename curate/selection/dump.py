@@ -51,6 +51,7 @@ def check_form(format: str, view: TokenView | None) -> None:
 
 def refuse_taken(out: Path | str, *, overwrite: bool, option: str = "--out") -> None:
     """Raise SettingsError for a folder with other content than a selection that may be replaced."""
+    parent_of(out)  # a bucket is no folder of it
     folder = open_folder(out)
     is_file = folder.is_here and folder.root.is_file()
     if not is_file and not is_taken(folder):
