@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 _ROWS, _BYTES = 16_384, 64 << 20  # of one table
+_CALLS = 20_000  # within one another, a score of them for each level of a type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,17 @@ def read(pieces: Iterable[Piece]) -> Iterator[pa.Table]:
 
 def put_value(path: Path, value: object) -> None:
     """Write a value for another process of this selection."""
-    path.write_bytes(pickle.dumps(value))
+    path.write_bytes(_pickled(value))
+
+
+def _pickled(value: object) -> bytes:
+    """Pickle a value, the types of lists and objects many levels deep among them: each level takes several calls."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, _CALLS))
+    try:
+        return pickle.dumps(value)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def get_value(path: Path) -> Any:

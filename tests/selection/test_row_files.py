@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from curate.documents import open_pool
@@ -16,6 +17,7 @@ from curate.errors import CurateError
 from curate.scores.run import Run
 from curate.selection import left, row_files
 from curate.selection.select import select
+from curate.selection.spool import get_value, put_value
 from curate.selection.tokenised import TokenView
 from tests.selection.conftest import make_pool, make_run
 
@@ -103,3 +105,12 @@ def test_a_shard_that_lacks_rows_is_named_by_whoever_reads_it(tmp_path) -> None:
     with pytest.raises(CurateError, match=r"c\.jsonl lacks 1 of its 2 selected rows"):
         select(Run.open(run.path), top="100%", out=tmp_path / "out", hire=lambda tokens: backwards)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("levels", [40, 120, 400])
+def test_lists_many_levels_deep_are_told_to_other_processes(tmp_path, levels):
+    kind = pa.int64()
+    for _ in range(levels):
+        kind = pa.list_(kind)
+    put_value(tmp_path / "columns", pa.schema([("deep", kind)]))
+    assert get_value(tmp_path / "columns") == pa.schema([("deep", kind)])
