@@ -61,6 +61,16 @@ class Pool:
         """Return size and digest of every shard by name; shards whose store tells no digest are left out."""
         return {s.name: f"{s.size}-{digest}" for s in self.shards if (digest := self._digests[s.name])}
 
+    def refuse_changed(self, shard: Shard) -> None:
+        """Raise CurateError for a local file that is not what it was when the pool was opened, as far as is cheap."""
+        path = local_path(shard.url)
+        if path is None or (path.stat().st_size == shard.size and _digest(shard) == self._digests[shard.name]):
+            return
+        raise CurateError(
+            f"{shard.url}: the file has changed while the pool was read.",
+            hint="Repeat the command once nothing writes the pool any more.",
+        )
+
     @cached_property
     def _digests(self) -> dict[str, str | None]:
         return {s.name: _digest(s) for s in self.shards}

@@ -31,14 +31,16 @@ class Places:
         return sum(len(rows) for rows in self.rows.values())
 
     def read(self, pool: Pool, fields: Fields) -> Iterator[Document]:
-        """Yield the documents in the pool's order. Raises CurateError where the pool lacks one."""
+        """Yield the documents in the pool's order. Raises CurateError where the pool lacks one, or has changed."""
         for shard in pool.shards:
-            row_numbers = self.rows.get(shard.name, [])
+            if not (row_numbers := self.rows.get(shard.name)):
+                continue
             num_read = 0
-            for document in documents(shard, fields, only=row_numbers) if row_numbers else ():
+            for document in documents(shard, fields, only=row_numbers):
                 if isinstance(document, Document):
                     num_read += 1
                     yield document
+            pool.refuse_changed(shard)
             if num_read < len(row_numbers):
                 raise CurateError(f"{shard.name} has {num_read} of the {len(row_numbers)} scored rows.")
 

@@ -1,7 +1,10 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
+from curate.documents import Fields, open_pool
+from curate.errors import CurateError
 from curate.proof.places import _SLACK, draw
 from curate.scores.run import Run
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, write
@@ -61,3 +64,14 @@ def test_only_the_lowest_keys_are_held_and_nothing_changes_by_it(tmp_path: Path,
     assert _SLACK > 300
     monkeypatch.setattr("curate.proof.places._SLACK", 0)
     assert draw([run], 0, documents=20) == whole
+
+
+def test_a_shard_that_changes_while_it_is_read_gives_no_arm(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "words of row {i}"}}\n' for i in range(9)))
+    found, pool = draw([make_run(tmp_path / "x", {"a.jsonl": list(range(9))})], 0), open_pool(path)
+    assert len(list(found.read(pool, Fields()))) == 9
+    pool.fingerprint()
+    path.write_text(path.read_text().replace("words", "terms"))
+    with pytest.raises(CurateError, match=r"a\.jsonl: the file has changed"):
+        list(found.read(pool, Fields()))
