@@ -4,7 +4,7 @@ from curate.documents.amounts import rows_of_all, rows_of_each
 from curate.documents.check import FirstRows, check_fields, look
 from curate.documents.holdout import HELDOUT, Split, hold_out
 from curate.documents.overlap import Overlap
-from curate.documents.pool import Pool, identity, open_pool
+from curate.documents.pool import Pool, identity, open_pool, refuse_changed
 from curate.documents.records import documents, hash_content
 from curate.documents.rows import columns_metadata, estimated_rows, json_lines, raw_tables, rows
 from curate.documents.sample import draw_sample, estimated_size, sample_rows
@@ -42,6 +42,7 @@ __all__ = [
     "open_pool",
     "raw_tables",
     "read_target",
+    "refuse_changed",
     "rows",
     "rows_of_all",
     "rows_of_each",

@@ -61,19 +61,27 @@ class Pool:
         """Return size and digest of every shard by name; shards whose store tells no digest are left out."""
         return {s.name: f"{s.size}-{digest}" for s in self.shards if (digest := self._digests[s.name])}
 
-    def refuse_changed(self, shard: Shard) -> None:
-        """Raise CurateError for a local file that is not what it was when the pool was opened, as far as is cheap."""
-        path = local_path(shard.url)
-        if path is None or (path.stat().st_size == shard.size and _digest(shard) == self._digests[shard.name]):
-            return
-        raise CurateError(
-            f"{shard.url}: the file has changed while the pool was read.",
-            hint="Repeat the command once nothing writes the pool any more.",
-        )
+    def digested(self, shard: Shard) -> Shard:
+        """Return a shard of it that knows its digest, by which `refuse_changed` tells whether the file is another."""
+        return replace(shard, digest=self._digests[shard.name])
 
     @cached_property
     def _digests(self) -> dict[str, str | None]:
         return {s.name: _digest(s) for s in self.shards}
+
+
+def refuse_changed(shard: Shard) -> None:
+    """Raise CurateError for a local file whose size or digest is another than its shard's, where that knows them."""
+    path = local_path(shard.url)
+    if path is None or not path.exists():
+        return
+    is_sized = shard.size is None or path.stat().st_size == shard.size
+    if is_sized and (shard.digest is None or _digest(shard) == shard.digest):
+        return
+    raise CurateError(
+        f"{shard.url}: the file has changed while the pool was read.",
+        hint="Repeat the command once nothing writes the pool any more.",
+    )
 
 
 def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = False) -> Pool:

@@ -10,8 +10,7 @@ from functools import cached_property
 from itertools import chain
 from typing import TypeVar
 
-from curate.documents import DAMAGED, Course, DamagedShard, Fields, Mark, Marks, Pool, Shard, documents
-from curate.documents.files import local_path
+from curate.documents import DAMAGED, Course, DamagedShard, Fields, Mark, Marks, Pool, Shard, documents, refuse_changed
 from curate.documents.stretches import START, may_have_marks
 from curate.errors import CurateError
 from curate.executors.chunks import SpanRows
@@ -180,8 +179,7 @@ class _OpenShard:
     """A shard that is read up to a row."""
 
     def __init__(self, start: SpanStart) -> None:
-        if start.row:
-            _refuse_changed(start.shard)
+        refuse_changed(start.shard)
         self._shard, self._fields = start.shard, start.fields
         self._course = Course(start.row, start.mark)
         self._row = start.row
@@ -207,6 +205,8 @@ class _OpenShard:
             rows.append(row)
             characters, end = characters + (len(row.plain_text) if isinstance(row, Document) else 0), mark
         self._row = rows[-1].row + 1 if rows else start.row
+        if is_last:
+            refuse_changed(self._shard)
         span = Span(
             shard=self._shard.name,
             shard_index=start.number,
@@ -228,16 +228,6 @@ class _OpenShard:
                 shard=self._shard.name, row=max(error.row, course.start), reason=DAMAGED, detail=error.message
             )
             yield row, course.mark
-
-
-def _refuse_changed(shard: Shard) -> None:
-    """Raise CurateError where a file that is to be read further is not the one that was begun."""
-    path = local_path(shard.url)
-    if path is not None and shard.size is not None and path.exists() and path.stat().st_size != shard.size:
-        raise CurateError(
-            f"{shard.url}: the file has changed while the pool was read: it had {shard.size:,} bytes.",
-            hint="Repeat the command once nothing writes the pool any more.",
-        )
 
 
 def unfinished(
@@ -262,7 +252,7 @@ def unfinished(
         number = place if numbers is None else numbers[shard.name]
         shards.append(
             UnfinishedShard(
-                shard=shard,
+                shard=pool.digested(shard),
                 number=number,
                 of=len(pool.shards),
                 fields=fields,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from curate.documents import Fields, Pool, documents
+from curate.documents import Fields, Pool, documents, refuse_changed
 from curate.errors import CurateError
 from curate.schema import Document
 from curate.scores.run import Run
@@ -40,7 +40,7 @@ class Places:
                 if isinstance(document, Document):
                     num_read += 1
                     yield document
-            pool.refuse_changed(shard)
+            refuse_changed(pool.digested(shard))
             if num_read < len(row_numbers):
                 raise CurateError(f"{shard.name} has {num_read} of the {len(row_numbers)} scored rows.")
 

@@ -102,3 +102,12 @@ def test_a_file_that_has_changed_is_not_read_further(start: Callable[..., Run], 
     assert second is not None
     with pytest.raises(CurateError, match=r"a\.jsonl: the file has changed while the pool was read"):
         Reader().read(second)
+
+
+def test_a_file_that_was_replaced_before_it_is_read_gives_no_rows(start: Callable[..., Run], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"text": "row {i}"}}\n' for i in range(9)))
+    (shard,) = unfinished(start(), open_pool(path), Fields(), 20)
+    path.write_text(path.read_text().replace("row", "odd"))
+    with pytest.raises(CurateError, match=r"a\.jsonl: the file has changed while the pool was read"):
+        next(shard.read())
