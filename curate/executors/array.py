@@ -10,8 +10,8 @@ from curate.errors import SettingsError
 from curate.executors import local, processes
 from curate.executors.contract import Executor, PartWork, Resources, Share, UnfinishedShard, Work
 from curate.executors.helpful import helpful_workers
-from curate.executors.jobs import Foreman, JobWork
 from curate.folders.part_folder import PartFolder
+from curate.jobs import Foreman, JobWork
 from curate.progress import Reporter
 
 _PART = re.compile(r"(?:(\d+)/)?(\d+)")

@@ -20,7 +20,7 @@ from curate.progress import Reporter
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from curate.executors.jobs import Foreman, JobWork
+    from curate.jobs import Foreman, JobWork
 
 __all__ = [
     "Chunk",

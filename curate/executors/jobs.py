@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from curate.errors import CurateError
 from curate.executors.crew import ATTEMPTS, Died, Ready, Starts, Team
 from curate.executors.kinds import kind_here
+from curate.jobs import Doer, JobWork
 from curate.progress import Reporter, Task
 
 W = TypeVar("W", bound=Hashable)
@@ -24,32 +25,6 @@ class Job(Protocol):
     @property
     def name(self) -> str:
         """Tells it from others."""
-        ...
-
-
-Doer = Callable[[Any, Callable[[float], None]], object]
-"""Does a job and keeps its result in a file; tells a function how far it is."""
-
-
-class JobWork(Protocol):
-    """Work on jobs, as a value: it pickles, and loads nothing before it is opened.
-
-    One that needs no torch says so by `computes = False`: its workers start seconds earlier.
-    """
-
-    def open(self) -> Doer:
-        """Load the model and all else that the jobs share; once per process."""
-        ...
-
-
-class Foreman(Protocol):
-    """Has jobs done by workers that are there."""
-
-    def __call__(self, jobs: Iterable[Any], task: Task, on_done: Callable[[Any], object] = ..., /) -> None:
-        """Do every job, and call `on_done` with each that is done, in any order. Raises CurateError for what cannot be.
-
-        A job is taken when a worker is free for it, so that what it needs can be made just before.
-        """
         ...
 
 

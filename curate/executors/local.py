@@ -1,18 +1,17 @@
 """Work on spans one after another in this process, and read and encode the next ones meanwhile."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from curate.executors.ahead import ahead
 from curate.executors.contract import Executor, PartWork, Resources, UnfinishedShard, Unreadable, Work, write_part
-from curate.executors.jobs import Foreman, JobWork
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import read_all
 from curate.folders.part_folder import PartFolder
-from curate.progress import Reporter, Task
+from curate.jobs import Foreman, JobWork, in_order
+from curate.progress import Reporter
 
 
 def make(resources: Resources) -> Executor:
@@ -44,11 +43,4 @@ class Local:
     @contextmanager
     def hired(self, work: JobWork, count: int, reporter: Reporter) -> Iterator[Foreman]:
         """Yield what does jobs in order; see `Executor.hired`."""
-        do = work.open()
-
-        def do_all(jobs: Iterable[Any], task: Task, on_done: Callable[[Any], object] = lambda _: None) -> None:
-            for job in jobs:
-                do(job, task.advance)
-                on_done(job)
-
-        yield do_all
+        yield in_order(work.open())

@@ -26,12 +26,13 @@ from curate.executors.contract import (
 )
 from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Message, Ready, encoded, finished, read
 from curate.executors.helpful import helpful_workers
-from curate.executors.jobs import Foreman, JobCrew, JobWork, work_on_jobs
+from curate.executors.jobs import JobCrew, work_on_jobs
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import Reader
 from curate.folders.folder import Folder
 from curate.folders.part_folder import PartFolder
+from curate.jobs import Foreman, JobWork
 from curate.progress import Reporter
 
 

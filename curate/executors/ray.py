@@ -20,13 +20,14 @@ from curate.executors.children import Failure
 from curate.executors.contract import Executor, PartWork, Resources, SpanRows, UnfinishedShard, Work
 from curate.executors.crew import Crew, Died, Done, Message, Order, Read, Ready, encoded, finished, read
 from curate.executors.helpful import most_worth
-from curate.executors.jobs import Doer, Foreman, Job, JobCrew, JobDone, JobWork, done
+from curate.executors.jobs import Job, JobCrew, JobDone, done
 from curate.executors.kinds import kind_here
 from curate.executors.ledger import keeping
 from curate.executors.reading import Reader, SpanStart
 from curate.folders.folder import Folder
 from curate.folders.local_folder import LocalFolder
 from curate.folders.part_folder import PartFolder
+from curate.jobs import Doer, Foreman, JobWork
 from curate.progress import Reporter
 from curate.threads import of_one_of_several
 

@@ -20,8 +20,9 @@ from curate.errors import CurateError, SettingsError
 from curate.gradients.documents import Batching
 from curate.gradients.frozen import FrozenPass, TableTaps
 from curate.gradients.linear import Tap, by_sequence, tapped
-from curate.gradients.slices import Advance, OpenSlices, SliceRunner, Tensors, Totals, cut, runner_here
+from curate.gradients.slices import OpenSlices, SliceRunner, Tensors, Totals, cut, runner_here
 from curate.gradients.tables import TableGradients
+from curate.jobs import Advance
 from curate.progress import Reporter, Silent
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy

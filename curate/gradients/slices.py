@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from curate.gradients.documents import Batching
+from curate.jobs import Advance
 from curate.memory import free_bytes
 from curate.progress import Task
 from curate.proxies.proxy import Proxy
@@ -25,7 +26,6 @@ LEAST = 8
 SHARE = 0.25
 
 Tensors = Mapping[str, Tensor]
-Advance = Callable[[float], None]
 OpenSlices = Callable[[Any, Advance], Tensors]
 """Does a slice, tells how far it is, and returns tensors that hold until its next call."""
 Take = Callable[[Tensors], object]

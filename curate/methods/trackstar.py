@@ -33,7 +33,8 @@ from curate.gradients.low_rank import Packing
 from curate.gradients.roots import Whitening, moved
 from curate.gradients.scoring import SketchScorer, SketchTerm, prepare_sketches
 from curate.gradients.sketches import Block, SketchEngine
-from curate.gradients.slices import Advance, OpenSlices, Tensors, Totals
+from curate.gradients.slices import OpenSlices, Tensors, Totals
+from curate.jobs import Advance
 from curate.methods.contract import Inputs, Scorer, Sizes, StoreKind
 from curate.methods.shared.sketched import OFFERS as OFFERS
 from curate.methods.shared.sketched import (

@@ -16,10 +16,10 @@ from uuid import uuid4
 from curate import threads
 from curate.errors import CurateError
 from curate.executors.contract import Executor
-from curate.executors.jobs import Foreman
 from curate.folders.folder import Folder
 from curate.folders.tensors import TENSORS
-from curate.gradients.slices import SLICES, Advance, OpenSlices, SliceRunner, SliceWork, Take, Tensors
+from curate.gradients.slices import SLICES, OpenSlices, SliceRunner, SliceWork, Take, Tensors
+from curate.jobs import Advance, Foreman
 from curate.pipeline.workspace import Workspace, load, make_batching
 from curate.progress import Reporter, Task
 from curate.proxies.settings import PassSettings

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from curate.documents import Shard, columns_metadata, json_lines, raw_tables
 from curate.fields import Fields
+from curate.jobs import Advance
 from curate.progress import Reporter
 from curate.selection.columns import LINE, MARK, Columns, Seen
 from curate.selection.formats import FILE_BYTES, SPLIT, describe_arrow, file_name, write_file
@@ -24,7 +25,7 @@ from curate.selection.left import Left, RowsLeft, blocks, refuse_fewer
 from curate.selection.lines import Lines
 from curate.selection.spool import Piece, Spool, gathered, get_value, put_value, read, remove
 from curate.selection.typed import Typed, loadable
-from curate.selection.workers import Advance, Doing, Workers, in_this_process
+from curate.selection.workers import Doing, Workers, in_this_process
 
 ByToken = tuple[pa.Schema, Iterator[dict[str, Any]]]
 """The columns of chosen tokens, and each document's, with its row's number as `row`."""

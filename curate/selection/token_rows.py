@@ -10,6 +10,7 @@ import numpy as np
 
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
+from curate.jobs import Advance
 from curate.progress import Task
 from curate.schema import Document
 from curate.selection.card import Described
@@ -35,7 +36,7 @@ from curate.selection.tokenised import (
     with_loss,
 )
 from curate.selection.tokens import TokenChoice
-from curate.selection.workers import Advance, Workers
+from curate.selection.workers import Workers
 
 _FACTS = "facts"
 

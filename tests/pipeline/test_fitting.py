@@ -13,10 +13,10 @@ import curate
 from curate import executors
 from curate.errors import CurateError
 from curate.executors.contract import PartWork, UnfinishedShard, Work
-from curate.executors.jobs import Foreman, JobWork
 from curate.executors.local import Local
 from curate.folders.local import open_folder
 from curate.folders.part_folder import PartFolder
+from curate.jobs import Foreman, JobWork
 from curate.methods.shared import sketched
 from curate.pipeline import fitting
 from curate.progress import Reporter, Task

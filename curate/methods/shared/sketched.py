@@ -19,7 +19,8 @@ from curate.gradients.scored import Scored, in_order
 from curate.gradients.scoring import SketchScorer
 from curate.gradients.shapes import DIM, RANK
 from curate.gradients.sketches import Block, SketchEngine, layer_blocks
-from curate.gradients.slices import Advance, OpenSlices, Take, Tensors, cut
+from curate.gradients.slices import OpenSlices, Take, Tensors, cut
+from curate.jobs import Advance
 from curate.methods.contract import EncodedTarget, Inputs, Scorer, Sizes, StoredSketches
 from curate.methods.shared.target import usable_rows
 from curate.proxies.proxy import Proxy
