@@ -1,13 +1,25 @@
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from curate.scores.run import Run
 from tests.small_runs import FINGERPRINTS, SETTINGS
+
+if TYPE_CHECKING:
+    from tests.s3 import S3
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator["S3"]:
+    """An S3 server with a bucket of its own for a module of tests."""
+    from tests.s3 import serving  # here, so that tests without a server start without it
+
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from curate.cli import main
+from tests.scoring import make_project
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "not-to-be-seen", "AWS_DEFAULT_REGION": "us-east-1"}
 _DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
@@ -109,6 +110,13 @@ def serving() -> Iterator[S3]:
         _forget_connections()
         os.environ.clear()
         os.environ.update(before)
+
+
+def make_piled(place: Path, s3: S3, rows: int) -> None:
+    """Make a project in a folder, and put its pool into the bucket, too; copies of objects lie in the folder."""
+    make_project(place, rows)
+    s3.upload(place / "pool", "s3://bucket/pile")
+    os.environ["XDG_CACHE_HOME"] = str(place / "cache")  # which `serving` takes back
 
 
 def _forget_connections() -> None:

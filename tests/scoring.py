@@ -8,6 +8,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ import torch
 import zstandard
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from curate.score_settings import ScoreSettings
 from curate.training.tokenizer import train_tokenizer
 
 TOPICS = {
@@ -104,3 +106,16 @@ def _proxy_made_once() -> Path:
     folder = Path(mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return make_proxy_folder(folder / "proxy")
+
+
+def small_settings(place: Path, **changes: Any) -> ScoreSettings:
+    """Settings of a scoring of a project in a folder, in small parts."""
+    given: dict[str, Any] = {
+        "target": (str(place / "val.jsonl"),),
+        "pool": (str(place / "pool"),),
+        "model": str(place / "proxy"),
+        "background": 32,
+        "part_documents": 16,
+        "device": "cpu",
+    }
+    return ScoreSettings(**(given | changes))

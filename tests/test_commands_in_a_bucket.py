@@ -1,15 +1,12 @@
 """Every command on results in an object store, against a real S3 server: what it writes is what it writes here."""
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from curate.folders.whole import UNFINISHED
-from tests.s3 import S3, here, results, run, serving
-from tests.scoring import make_project
+from tests.s3 import S3, here, make_piled, results, run
 
 pytestmark = pytest.mark.slow
 
@@ -21,18 +18,10 @@ BUCKET, HERE = "s3://bucket/runs/x", "runs/x"
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, s3: S3) -> Path:
     """One tiny run, here and in the bucket."""
     place = tmp_path_factory.mktemp("project")
-    make_project(place, 16)
-    s3.upload(place / "pool", "s3://bucket/pile")
-    os.environ["XDG_CACHE_HOME"] = str(place / "cache")  # which `serving` takes back
+    make_piled(place, s3, 16)
     scoring = ("--target", "val.jsonl", "--pool", "s3://bucket/pile", "--model", "proxy", "--holdout", "30%", *SMALL)
     run(place, "score", *scoring, "--out", HERE)
     s3.upload(place / HERE, BUCKET)

@@ -12,7 +12,7 @@ from curate.errors import CurateError, SettingsError
 from curate.progress import Silent
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from tests.scoring import lines, make_proxy_folder, make_rows, make_target
+from tests.scoring import lines, make_proxy_folder, make_rows, make_target, small_settings
 
 
 class Heard(Silent):
@@ -39,16 +39,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def settings(place: Path, **changes) -> ScoreSettings:
-    given = {
-        "target": (str(place / "val.jsonl"),),
-        "pool": (str(place / "pool"),),
-        "model": str(place / "proxy"),
-        "method": "ekfac",
-        "background": 32,
-        "part_documents": 16,
-        "device": "cpu",
-    }
-    return ScoreSettings(**(given | changes))
+    return small_settings(place, **({"method": "ekfac"} | changes))
 
 
 def add_shards(place: Path) -> None:

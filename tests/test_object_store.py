@@ -1,18 +1,15 @@
 """Runs in an object store, against a real S3 server: the same bytes as here, and no fault loses or doubles a row."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.s3 import S3, here, results, run, serving
-from tests.scoring import make_project
+from tests.s3 import S3, here, make_piled, results, run
 
 pytestmark = pytest.mark.slow
 
@@ -21,17 +18,9 @@ _SHORT = "import sys; from curate.folders import lease; lease.SECONDS = 2.0; fro
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, s3: S3) -> Path:
     place = tmp_path_factory.mktemp("project")
-    make_project(place, 40)
-    s3.upload(place / "pool", "s3://bucket/pile")
-    os.environ["XDG_CACHE_HOME"] = str(place / "cache")  # which `serving` takes back
+    make_piled(place, s3, 40)
     run(place, *score("runs/here"))
     return place
 

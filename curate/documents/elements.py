@@ -9,7 +9,8 @@ from curate.documents.lines import BOM, Truncated
 
 HEAD = 1 << 10
 """Bytes of a file that tell how its rows are laid out."""
-_SPANS_LINES = re.compile(rb"(\xef\xbb\xbf)?\s*(\[|\{[ \t\r]*\n)")
+_ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[")
+_OBJECT_OVER_LINES = re.compile(rb"(\xef\xbb\xbf)?\s*\{[ \t\r]*\n")
 # The first group is a string that is not whole yet; the second one that its line's end cuts.
 _TOKEN = re.compile(
     rb'"(?:[^"\\\n]++|\\.)*+"|(")(?:[^"\\\n]++|\\.)*+\\?\Z|("(?:[^"\\\n]++|\\.)*+)|[\[\]{},]', re.DOTALL
@@ -18,9 +19,14 @@ _BETWEEN = b" \t\r\n,"
 _LINE_END = re.compile(rb"\s*\n\s*")
 
 
+def is_array(head: bytes) -> bool:
+    """Return whether a file that begins so holds an array."""
+    return _ARRAY.match(head) is not None
+
+
 def spans_lines(head: bytes) -> bool:
     """Return whether a file that begins so holds an array, or an object over several lines."""
-    return _SPANS_LINES.match(head) is not None
+    return is_array(head) or _OBJECT_OVER_LINES.match(head) is not None
 
 
 def with_head(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:

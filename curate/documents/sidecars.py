@@ -1,20 +1,18 @@
 """Tell files of JSON that lie beside the shards and are no data: statistics, descriptions, indices."""
 
 import codecs
-import re
 from collections.abc import Sequence
 from itertools import islice
 
 import orjson
 
 from curate.documents import formats
-from curate.documents.elements import HEAD
+from curate.documents.elements import HEAD, is_array
 from curate.documents.files import local_path, open_binary, plain_name
 from curate.documents.shards import BadRow, Row, Shard
 from curate.errors import CurateError
 
 _LARGEST = 64 << 20
-_ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[")
 
 
 def without_sidecars(shards: Sequence[Shard]) -> list[Shard]:
@@ -49,7 +47,7 @@ def _beginning(shard: Shard) -> list[Row] | None:
 
 def _is_array(shard: Shard) -> bool:
     with open_binary(shard.url) as stream:
-        return _ARRAY.match(stream.read(HEAD)) is not None
+        return is_array(stream.read(HEAD))
 
 
 def _is_one_value(shard: Shard) -> bool:

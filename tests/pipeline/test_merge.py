@@ -13,20 +13,12 @@ from curate.cli import main
 from curate.errors import SettingsError
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from tests.scoring import lines, make_proxy_folder, make_rows, make_target
+from tests.scoring import lines, make_proxy_folder, make_rows, make_target, small_settings
 
 
 def settings(place: Path, *slices: str, **changes) -> ScoreSettings:
-    given = {
-        "target": (str(place / "val.jsonl"),),
-        "pool": tuple(str(place / "pool" / name) for name in slices),
-        "model": str(place / "proxy"),
-        "method": "bm25",
-        "background": 32,
-        "part_documents": 16,
-        "device": "cpu",
-    }
-    return ScoreSettings(**(given | changes))
+    pool = tuple(str(place / "pool" / name) for name in slices)
+    return small_settings(place, **({"pool": pool, "method": "bm25"} | changes))
 
 
 @pytest.fixture(scope="module")
