@@ -203,12 +203,14 @@ class _LoggedTask:
 
     def _say(self, now: float, *, ended: bool = False) -> None:
         self._said = now
-        whole = f"/{self._total:,.0f}" if self._total else ""
+        left = (self._total or 0) - self._done
+        fits = left >= 0 if not ended else left == 0  # a total may be an estimate, and too low or too high
+        whole = f"/{self._total:,.0f}" if fits and self._total else ""
         line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {duration(now - self._start)}"
         if rate := self._rate(now):
             line += f", {rate:,.0f} {self._unit}/s" if rate >= 10 else f", {rate:.2g} {self._unit}/s"
-            if self._total and not ended and self._total > self._done:
-                line += f", about {duration((self._total - self._done) / rate)} left"
+            if fits and left:
+                line += f", about {duration(left / rate)} left"
         stderr.print(line, soft_wrap=True)
 
     def _rate(self, now: float) -> float:
@@ -228,7 +230,7 @@ class _RichTask:
         task = self._progress.tasks[self._progress.task_ids.index(self._id)]
         rate = f"{task.speed:,.0f}/s" if task.speed else ""
         done = f"{task.completed:,.0f}"
-        whole = f"{done}/{task.total:,.0f}" if task.total else done
+        whole = f"{done}/{task.total:,.0f}" if task.total and task.total >= task.completed else done
         self._progress.update(self._id, state=f"{whole} {self._unit} {rate}")
 
     def set_total(self, total: float | None) -> None:

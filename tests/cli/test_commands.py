@@ -117,6 +117,19 @@ def test_where_stderr_is_no_terminal_progress_is_a_line_per_stage(capsys, monkey
     assert out == ""
 
 
+def test_an_estimated_total_that_turns_out_wrong_is_not_shown_as_one(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(_LoggedTask, "EVERY", 0.0)
+    for total in (900, 1200):
+        with RichReporter() as reporter, reporter.stage("scoring", total=total) as stage:
+            stage.advance(1000)
+    assert [line.split(" documents")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "scoring: 1,000",
+        "scoring: 1,000",
+        "scoring: 1,000/1,200",
+        "scoring: 1,000",
+    ]
+
+
 def test_a_log_has_rate_and_time_left_now_and_then_and_no_thousand_lines(capsys, monkeypatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("curate.cli._output.time.monotonic", lambda: clock[0])
