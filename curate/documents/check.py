@@ -4,12 +4,14 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import PurePosixPath
 
 from curate.documents import formats, shapes
 from curate.documents.pool import Pool
 from curate.documents.records import DocumentMaker, useful_columns
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Row, Shard
+from curate.documents.streamed import Streamed
 from curate.errors import CurateError, nearest
 from curate.fields import COLUMNS, Fields
 from curate.schema import Document, Skipped
@@ -160,15 +162,31 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
 
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -> CurateError:
-    named = f"Leave {prefix}format-as out: each row is then read by its own shape."
-    suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
+    if fields.format_as:
+        hint = f"Leave {prefix}format-as out: each row is then read by its own shape."
+    elif (holder := _holder_of_rows(shard)) is not None:
+        name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
+        rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
+        hint = f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
+    else:
+        suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
+        hint = f"Name the column that holds the text ({prefix}text-column). {suggestion}".strip()
     return CurateError(
         f"{shard.url}: no column to read text from; expected {shapes.expected(fields, prefix)}, "
         f"found: {', '.join(columns)}.",
-        hint=named
-        if fields.format_as
-        else f"Name the column that holds the text ({prefix}text-column). {suggestion}".strip(),
+        hint=hint,
     )
+
+
+def _holder_of_rows(shard: Shard) -> str | None:
+    """Return what in a JSON file's only object holds its rows, in Python; None where the file is none such."""
+    first = [row for _, row in islice(rows(shard), 2)]
+    if not isinstance(formats.get(shard.format), Streamed) or len(first) != 1 or isinstance(first[0], BadRow):
+        return None
+    lists = [c for c, v in first[0].items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
+    if lists:
+        return f"[{max(lists, key=lambda c: len(first[0][c]))!r}]"
+    return ".values()" if all(isinstance(v, dict) for v in first[0].values()) else None
 
 
 def _close(name: str, columns: list[str]) -> str:

@@ -10,6 +10,11 @@ from curate.documents.lines import BOM, Truncated
 HEAD = 1 << 10
 """Bytes of a file that tell how its rows are laid out."""
 _ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[")
+_TURNS = re.compile(
+    rb'(\xef\xbb\xbf)?\s*\[[ \t]*\{[ \t]*("(content|value)"[ \t]*:[ \t]*"(?:[^"\\\n]|\\.)*+"[ \t]*,[ \t]*)?'
+    rb'"(role|from)"[ \t]*:[ \t]*"(system|developer|user|human|assistant|gpt)"'
+)
+"""The beginning of a line that is a list of turns; an array of rows that begins so would hold turns without a text."""
 _OBJECT_OVER_LINES = re.compile(rb"(\xef\xbb\xbf)?\s*\{[ \t\r]*\n")
 # The first group is a string that is not whole yet; the second one that its line's end cuts.
 _TOKEN = re.compile(
@@ -20,8 +25,8 @@ _LINE_END = re.compile(rb"\s*\n\s*")
 
 
 def is_array(head: bytes) -> bool:
-    """Return whether a file that begins so holds an array."""
-    return _ARRAY.match(head) is not None
+    """Return whether a file that begins so holds an array of rows."""
+    return _ARRAY.match(head) is not None and _TURNS.match(head) is None
 
 
 def spans_lines(head: bytes) -> bool:

@@ -79,20 +79,29 @@ def json_lines(
 ) -> Iterator[tuple[np.ndarray, list[bytes], list[Mapping[str, Any]]]] | None:
     """Stream (row numbers, exact lines, their rows) of chosen rows; None for a shard that is no lines of JSON.
 
-    `only` is sorted and distinct. Rows that cannot be decoded are left out. A column that the folders' names give comes
-    last in a line that has none of this name.
+    `only` is sorted and distinct. Rows that cannot be decoded are left out. A line that is a list of turns becomes an
+    object. A column that the folders' names give comes last in a line that has none of this name.
     """
     file_format = formats.get(shard.format)
     if not isinstance(file_format, Streamed) or not file_format.json_lines:
         return None
     lines, partitions = file_format.lines(shard, only), shard.partitions
     decoded = (
-        (number, *_with_partitions(line, row, partitions)) for number, line, row in lines if not isinstance(row, BadRow)
+        (number, *_with_partitions(_as_object(line, row), row, partitions))
+        for number, line, row in lines
+        if not isinstance(row, BadRow)
     )
     return (
         (np.array([n for n, _, _ in batch], np.int64), [line for _, line, _ in batch], [row for _, _, row in batch])
         for batch in iter(lambda: list(islice(decoded, batch_rows)), [])
     )
+
+
+def _as_object(line: bytes, row: Mapping[str, Any]) -> bytes:
+    if not (turns := line.strip()).startswith(b"["):
+        return line
+    (column,) = row
+    return orjson.dumps(column).join((b"{", b": ")) + turns + b"}"
 
 
 def _with_partitions(

@@ -1,3 +1,7 @@
+import json
+import subprocess
+import sys
+
 import pytest
 
 from curate.documents import Fields, check_fields, open_pool
@@ -83,3 +87,19 @@ def test_a_column_that_is_nowhere_near_is_not_listed_twice(tmp_path):
     with pytest.raises(CurateError, match=r"found: text\.\n.*Name one of these, or leave the option out") as caught:
         check_fields(open_pool(tmp_path), Fields(), also=("zebra",))
     assert "Known" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "holder"),
+    [({"version": 2, "data": [{"text": "x"}]}, "['data']"), ({"1": {"text": "x"}, "2": {"text": "y"}}, ".values()")],
+)
+def test_a_file_of_one_object_that_holds_rows_is_refused_with_the_line_that_writes_them_apart(tmp_path, value, holder):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    with pytest.raises(CurateError, match="one object that holds rows") as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    assert f"json.load(open('{path}')){holder}" in str(refused.value.hint)
+    command = str(refused.value.hint).split("in its place: ")[1]
+    subprocess.run(command.replace("python ", f"{sys.executable} ", 1), shell=True, check=True)
+    path.unlink()
+    check_fields(open_pool(tmp_path), Fields())

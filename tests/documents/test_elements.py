@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.documents import BadRow, DamagedShard, Fields, documents, rows
+from curate.documents import BadRow, DamagedShard, Fields, documents, json_lines, open_pool, rows
 from curate.documents.elements import elements
 from curate.documents.lines import Truncated
+from curate.schema import Document
 from tests.documents.writing import shard_at
 
 VALUES = st.recursive(
@@ -64,3 +65,45 @@ def test_an_array_that_is_never_closed_gives_what_can_be_read_and_says_so(tmp_pa
     with pytest.raises(DamagedShard, match="never closed; 2 rows could be read before"):
         read.extend(row for row in documents(shard_at(tmp_path / "a.json"), Fields()))
     assert [d.text for d in read] == ["one", "two"]
+
+
+TURNS = [
+    [{"role": "user", "content": f"What is {n}, [in] words?"}, {"role": "assistant", "content": f"{n} \n"}]
+    for n in range(3)
+]
+SHAREGPT = [[{"from": "human", "value": "Hello"}, {"value": "Hello yourself", "from": "gpt"}] for _ in range(3)]
+
+
+@pytest.mark.parametrize("conversations", [TURNS, SHAREGPT, [[dict(reversed(t.items())) for t in c] for c in TURNS]])
+@pytest.mark.parametrize("layout", ["lines", "array", "array over lines"])
+def test_lists_of_turns_are_conversations_whether_lines_or_elements_of_an_array(tmp_path, conversations, layout):
+    path = tmp_path / "a.json"
+    if layout == "lines":
+        path.write_text("".join(json.dumps(c) + "\n" for c in conversations), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(conversations, indent=2 if layout == "array over lines" else None), encoding="utf-8")
+    read = [row.messages or [] for row in documents(shard_at(path), Fields()) if isinstance(row, Document)]
+    told = [[(t.get("role") or t["from"], t.get("content") or t["value"]) for t in c] for c in conversations]
+    roles = {"human": "user", "gpt": "assistant"}
+    assert [[(t["role"], t["content"]) for t in turns] for turns in read] == [
+        [(roles.get(role, role), content) for role, content in c] for c in told
+    ]
+
+
+def test_a_list_that_is_no_conversation_costs_no_other_line(tmp_path):
+    odd = [[], ["a"], [{"role": "user", "content": "x"}, 3], [{"text": "x"}]]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in [TURNS[0], *odd, {"text": "y"}]), encoding="utf-8")
+    read = list(documents(shard_at(path), Fields()))
+    assert [getattr(row, "reason", None) for row in read] == [None, *["not an object"] * len(odd), None]
+
+
+def test_a_chosen_list_of_turns_is_an_object_with_the_folders_columns(tmp_path):
+    path = tmp_path / "lang=en" / "a.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(c) + "\n" for c in TURNS), encoding="utf-8")
+    chosen = json_lines(open_pool(tmp_path).shards[0], only=[0, 2])
+    assert chosen is not None
+    [(numbers, lines, read)] = chosen
+    assert numbers.tolist() == [0, 2]
+    assert [json.loads(line) for line in lines] == read == [{"messages": TURNS[n], "lang": "en"} for n in (0, 2)]

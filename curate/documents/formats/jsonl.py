@@ -1,4 +1,4 @@
-"""Lines of JSON, one object each; also arrays of objects, and objects over several lines."""
+"""Lines of JSON, one object or list of turns each; also arrays of them, and objects over several lines."""
 
 import json
 from collections.abc import Iterator
@@ -13,6 +13,8 @@ from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed, count_lines
 
 _SHOWN = 80
+_TURNS = {"role": "messages", "from": "conversations"}
+"""The column of a list of turns, by a key of theirs."""
 _SURE = frozenset({str, int, bool, type(None)})
 """Types of values among which no number was too long for orjson, which makes a float of such a one."""
 _LONG = (b"0" * 20, b"-" + b"0" * 19)  # 2**64 has 20 digits, -2**63 has 19
@@ -52,10 +54,18 @@ def decode(line: bytes, number: int) -> Row:
         value = _with_nan(line)
         if value is None:
             return BadRow(reason="undecodable line", detail=f"line {number}: {error}: {_shown(line)}")
+    if isinstance(value, list) and (column := _column_of_turns(value)) is not None:
+        return {column: value}
     if not isinstance(value, dict):
         detail = f"line {number}: expected an object, found {type(value).__name__}: {_shown(line)}"
         return BadRow(reason="not an object", detail=detail)
     return value
+
+
+def _column_of_turns(values: list[Any]) -> str | None:
+    """Return the column that conversations like this list stand in; None where it is none."""
+    fitting = (c for key, c in _TURNS.items() if values and all(isinstance(v, dict) and key in v for v in values))
+    return next(fitting, None)
 
 
 def _exact(line: bytes, value: Any) -> Any:
@@ -88,8 +98,8 @@ FORMAT = Streamed(
     decode=decode,
     count=_count,
     row="an object",
-    hint="Each line must hold one JSON object, or the file an array of them.",
-    note="one object per line, or an array of them",
+    hint="Each line must hold one JSON object or list of turns, or the file an array of them.",
+    note="one object or list of turns per line, or an array of them",
     json_lines=True,
     lines_alone=True,
     spans_lines=spans_lines,
