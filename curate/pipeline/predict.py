@@ -42,7 +42,6 @@ from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.settings import changed, gathered
 from curate.students.fitting import Fitted, fit
-from curate.students.lengths import Lengths
 from curate.students.settings import PredictSettings
 
 METHOD = "predicted"
@@ -146,12 +145,11 @@ def plan(
     begun = time.perf_counter()
     lesson = lesson_of(teacher, small, Silent())
     drawn = time.perf_counter()
-    tried, readings, lengths = _taught(lesson, small, Silent())
+    learned, readings = _taught(lesson, small, Silent())
     taught = time.perf_counter()
-    best = _best(tried, prediction.settings)
     learned_from = min(settings.documents, teacher.scores().select(pl.len()).collect().item())
     rows = round(rows_of_all(prediction.pool.shards))
-    predicting = predicting_by(Learned(fitted=best, lengths=lengths), prediction, readings[best.student])
+    predicting = predicting_by(learned, prediction, readings[learned.fitted.student])
     each = _seconds_each(predicting, prediction, lesson)
     choice = _choice(prediction, workers, executor)
     described = choice.make(rows=_worth(prediction, rows)).described()["workers"]
@@ -278,33 +276,18 @@ def _learn(run: Run, teacher: Run, prediction: Prediction, reporter: Reporter) -
     learned, reading = Learned.find(run.folder, prediction.kept), None
     if learned is None:
         lesson = lesson_of(teacher, prediction, reporter)
-        tried, readings, lengths = _taught(lesson, prediction, reporter)
-        best = _best(tried, prediction.settings)
-        learned, reading = Learned(fitted=best, lengths=lengths), readings[best.student]
+        learned, readings = _taught(lesson, prediction, reporter)
+        reading = readings[learned.fitted.student]
         learned.keep(run.folder, prediction.kept)
-        run.add_details(
-            predicted={
-                "student": best.student,
-                "kept": prediction.kept,
-                "documents": len(lesson.documents),
-                "tried": {fitted.student: fitted.as_dict() for fitted in tried},
-                "lengths": asdict(lengths),
-            }
-        )
+    run.add_details(predicted=learned.told() | {"kept": prediction.kept})
     for column, figures in learned.fitted.figures.items():
         if figures.verdict:
             reporter.warn(f"{column}: {figures.verdict}")
     return reading
 
 
-def _best(tried: Sequence[Fitted], settings: PredictSettings) -> Fitted:
-    return max(tried, key=lambda fitted: fitted.merit(settings.learn))
-
-
-def _taught(
-    lesson: Lesson, prediction: Prediction, reporter: Reporter
-) -> tuple[list[Fitted], dict[str, Reading], Lengths]:
-    """Return every student that learned the lesson, how each reads, and what was learned of texts' lengths."""
+def _taught(lesson: Lesson, prediction: Prediction, reporter: Reporter) -> tuple[Learned, dict[str, Reading]]:
+    """Return the best of the students that learned the lesson, and how each reads."""
     settings, readings, tried = prediction.settings, dict[str, Reading](), list[Fitted]()
     lengths = lesson.lengths(prediction.scoring)
     for name in students.chosen(settings.student):
@@ -314,4 +297,6 @@ def _taught(
             how = {"folds": settings.folds, "seed": settings.seed, "by_source": settings.by_source}
             tried.append(fit(name, sample, learn=settings.learn, **how))
             stage.advance(len(lesson.documents))
-    return tried, readings, lengths
+    best = max(tried, key=lambda fitted: fitted.merit(settings.learn))
+    told = {fitted.student: fitted.as_dict() for fitted in tried}
+    return Learned(fitted=best, lengths=lengths, documents=len(lesson.documents), tried=told), readings

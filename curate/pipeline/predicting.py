@@ -3,7 +3,7 @@
 Free of torch, for students that read text.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,6 +60,15 @@ class Learned:
 
     fitted: Fitted
     lengths: Lengths
+    documents: int
+    """How many it has learned from."""
+    tried: Mapping[str, Any]
+    """What a record tells of every student among which it is the best, by name."""
+
+    def told(self) -> dict[str, Any]:
+        """Return what a run's record tells of it."""
+        figures = {"tried": self.tried, "lengths": asdict(self.lengths)}
+        return {"student": self.fitted.student, "documents": self.documents, **figures}
 
     def keep(self, folder: Folder, name: str) -> None:
         """Keep it in a run's folder: the weights first, so that a record is never there without them."""
@@ -67,8 +76,7 @@ class Learned:
         Kept(folder, ARRAY).keep(f"{name}-weights", self.fitted.weights)
         Kept(folder, ARRAY).keep(f"{name}-left-out", np.stack([left_out.truth, left_out.predicted]))
         of_left_out = {"columns": left_out.columns, "sources": left_out.sources}
-        told = {"fitted": self.fitted.as_dict(), "lengths": asdict(self.lengths), "left_out": of_left_out}
-        Kept(folder, JSON).keep(name, told)
+        Kept(folder, JSON).keep(name, self.told() | {"fitted": self.fitted.as_dict(), "left_out": of_left_out})
 
     @classmethod
     def find(cls, folder: Folder, name: str) -> "Learned | None":
@@ -79,7 +87,12 @@ class Learned:
             return None
         columns, sources = tuple(content["left_out"]["columns"]), content["left_out"]["sources"]
         left_out = LeftOut(columns=columns, truth=values[0], predicted=values[1], sources=sources)
-        return cls(fitted=Fitted.of(content["fitted"], weights, left_out), lengths=Lengths(**content["lengths"]))
+        return cls(
+            fitted=Fitted.of(content["fitted"], weights, left_out),
+            lengths=Lengths(**content["lengths"]),
+            documents=content["documents"],
+            tried=content["tried"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,3 +1,5 @@
+import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -59,6 +61,19 @@ def test_jobs_that_share_a_pool_and_another_start_give_the_same_scores(project: 
     _predict(project, project / "shared", part="2/2")
     assert_frame_equal(curate.Run.open(project / "shared").scores().collect(), predicted.scores().collect())
     assert _predict(project, project / "shared", settings=curate.recorded(project / "shared")).is_finished
+
+
+def test_a_student_that_is_kept_is_told_of_by_a_record_that_lacks_it(project: Path, predicted: curate.Run) -> None:
+    """Of a run that was killed between the two, or begun anew for a pool that has changed."""
+    folder = project / "told"
+    shutil.copytree(predicted.path, folder)
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    told = record["details"].pop("predicted")
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "finished.json").unlink()
+    assert _predict(project, folder).record.of_method == told
+    names = ("run.json", "finished.json")
+    assert [(folder / n).read_bytes() for n in names] == [(predicted.path / n).read_bytes() for n in names]
 
 
 @pytest.mark.slow
