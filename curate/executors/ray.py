@@ -6,6 +6,7 @@ same path. Spans are handed out, and tried again, by `Crew`: Ray restarts nothin
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -273,12 +274,22 @@ _HINT = "Repeat the command: finished parts are kept. Ray's logs say what ended 
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """Connect to the cluster that RAY_ADDRESS or this machine has, or start a local one, which ends with the block."""
+    """Connect to the cluster that RAY_ADDRESS or this machine has, or start a local one, which ends with the block.
+
+    Ray's handler of SIGTERM, which exits with 15 and would stay, holds no longer than that; the exit code is 143.
+    """
     if ray.is_initialized():  # whoever did it ends it
         yield
         return
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         yield
+    except SystemExit as end:
+        if end.code == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise
     finally:
         ray.shutdown()  # leaves a cluster that was there before
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -98,3 +100,17 @@ def test_an_actor_that_is_killed_in_the_middle_costs_nothing(place: Path, tmp_pa
     killer.join()
     assert any("An actor of Ray died" in w for w in seen.warnings)
     assert contents(tmp_path / "x") == alone("trackstar")
+
+
+def test_a_command_that_is_terminated_ends_with_143_and_one_that_has_ended_leaves_no_handler() -> None:
+    script = """
+import os, signal
+from curate.executors.ray import _connected
+with _connected():
+    pass
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+with _connected():
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 128 + signal.SIGTERM

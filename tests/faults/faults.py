@@ -18,7 +18,7 @@ from tests.faults.results import contents, differences, pages, rows_in
 
 _ENDS = {0, 1, 2, 130}
 """Exit codes of a command that was not killed."""
-_KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
+_KILLED = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM}
 _SHOWN = 4
 
 
