@@ -67,6 +67,23 @@ COMMANDS = {
             jobs=[["select", "runs/dot", "--top", "50%", "--overwrite", "--out", f"{OUT}/selected"]],
         ),
         Command(
+            name="select-processes",
+            needs_runs=True,
+            jobs=[["select", "runs/dot", "--top", "50%", "--workers", "2", "--overwrite", "--out", f"{OUT}/selected"]],
+            workers="processes",
+        ),
+        Command(
+            name="merge",
+            needs_runs=True,
+            jobs=[["merge", "runs/first", "runs/second", "--out", f"{OUT}/merged"]],
+        ),
+        Command(
+            name="predict-processes",
+            needs_runs=True,
+            jobs=[["predict", "runs/dot", "--workers", "2", "--out", f"{OUT}/predicted"]],
+            workers="processes",
+        ),
+        Command(
             name="warmup",
             jobs=[
                 [
@@ -109,8 +126,10 @@ PREPARING = (
     ["score", *_INPUTS, "--method", "dot", "--out", "runs/dot"],
     ["score", *_INPUTS, "--method", "bm25", "--out", "runs/bm25"],
     ["select", "runs/dot", "--top", "30%", "--out", "selected"],
+    ["score", "--fit-from", "runs/dot", "--pool", "pool/[ab]*", "--out", "runs/first"],
+    ["score", "--fit-from", "runs/dot", "--pool", "pool/[cd]*", "--out", "runs/second"],
 )
-"""What gives `select`, `verify`, `validate` and `rescore` something to work on."""
+"""What gives the commands of finished runs something to work on."""
 
 
 def make_inputs(folder: Path) -> None:
