@@ -3,8 +3,9 @@
     python examples/measured/targets_of.py --pool 'pool/pool-0000[4-9]*' --more tasks.jsonl --out targets \
         medical=medical,medical_abstract fiction=books,drama dialogue=dialogue
 
-Draws --rows documents of each target's domains to score by, and as many others held out, the domains in turns. Writes
-tasks.jsonl, a line per row with its target as `task` (--more: after another such file's), and NAME_heldout.jsonl.
+Draws --rows documents of each target's domains to score by, and as many others held out, the domains in turns, none
+for two targets. Writes tasks.jsonl, a line per row with its target as `task` (--more: after another such file's), and
+NAME_heldout.jsonl.
 """
 
 import argparse
@@ -53,6 +54,8 @@ def main() -> None:
             in_turns = [t for turn in zip_longest(*(texts[domain] for domain in of)) for t in turn if t is not None]
             if len(in_turns) < 2 * args.rows:
                 raise SystemExit(f"{name}: {len(in_turns)} documents; expected {2 * args.rows}. Give fewer --rows.")
+            taken = set(in_turns[: 2 * args.rows])
+            texts |= {domain: [t for t in texts[domain] if t not in taken] for domain in of}
             tasks.write(lines(in_turns[: args.rows], task=name))
             heldout = lines(in_turns[args.rows : 2 * args.rows])
             (args.out / f"{name}_heldout.jsonl").write_text(heldout, encoding="utf-8")
