@@ -1,3 +1,4 @@
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,40 @@ from tests.small_runs import FINGERPRINTS, SETTINGS
 
 if TYPE_CHECKING:
     from tests.s3 import S3
+
+
+CHECKED = ("curate.gradients", "curate.curvature", "curate.methods", "curate.stores")
+
+
+class Beforehand:
+    """Import torch just before the first package whose shapes are checked.
+
+    Whatever else is imported while jaxtyping loads one of those is looked up under a bytecode name of jaxtyping's, and
+    compiled anew.
+    """
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name.startswith(CHECKED):
+            sys.meta_path.remove(self)
+            import polars  # noqa: F401
+            import torch  # noqa: F401
+            import transformers.modeling_utils  # noqa: F401
+
+
+sys.meta_path.insert(0, Beforehand())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Spare the garbage collector what lives to the end: the libraries, and thousands of tests."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or nanobind calls what is left at exit a leak
 
 
 @pytest.fixture(scope="module")

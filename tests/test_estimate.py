@@ -47,6 +47,7 @@ def test_a_plan_counts_the_pool_and_measures_a_part_of_it(place: Path, method: s
     assert plan.training is None
 
 
+@pytest.mark.slow
 def test_a_larger_background_takes_longer_to_prepare_up_to_the_pools_own_size(tmp_path: Path, place: Path) -> None:
     (tmp_path / "pool.jsonl").write_bytes(lines(make_rows(8_000, 5)))
     little, all_of_it, more = (
@@ -59,7 +60,7 @@ def test_a_larger_background_takes_longer_to_prepare_up_to_the_pools_own_size(tm
 
 OWN = {"magic": {"steps": 8, "batch_size": 8, "accept_rough": True}, "embedding": {"centre": True}}
 RUNS = [(m, OWN.get(m, {})) for m in methods.names()] + [("ekfac", {"refine": "cg", "refine_documents": 40})]
-QUICK = {"bm25", "embedding", "length", "loss", "random", "trackstar"}
+QUICK = {"bm25", "length", "loss"}
 
 
 @pytest.fixture(scope="module")

@@ -55,9 +55,13 @@ SMALL_RECIPE = {"steps": 2, "batch_size": 4, "runs": 1, "accept_rough": True}
     ("method", "own"),
     [
         ("ekfac", {}),
-        ("ekfac", {"refine": "cg", "rounds": 1, "refine_documents": 8, "evaluation_documents": 8}),
+        pytest.param(
+            "ekfac",
+            {"refine": "cg", "rounds": 1, "refine_documents": 8, "evaluation_documents": 8},
+            marks=pytest.mark.slow,
+        ),
         ("trackstar", {"dim": 4}),
-        ("magic", SMALL_RECIPE),
+        pytest.param("magic", SMALL_RECIPE, marks=pytest.mark.slow),
         ("bm25", {}),
     ],
 )

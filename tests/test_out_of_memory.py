@@ -75,7 +75,10 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+SLOW = {"trackstar", "shampoo", "magic"}
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in METHODS])
 def test_batches_are_halved_where_memory_is_out_and_the_scores_stay(
     project: Path, small_device: Callable[[int], None], method: str
 ) -> None:

@@ -55,6 +55,10 @@ def settings(place: Path, **changes) -> ScoreSettings:
     return ScoreSettings(**(given | changes))
 
 
+def of_one_shard(place: Path, **changes) -> ScoreSettings:
+    return settings(place, pool=(str(place / "pool" / "d.parquet"),), **changes)
+
+
 @pytest.fixture(scope="module")
 def run(place: Path):
     return curate.score(settings(place), place / "runs" / "x", reporter=Heard())
@@ -132,7 +136,7 @@ def test_windows_read_all_of_a_long_document(place: Path, tmp_path: Path, run) -
 
 
 def test_groups_get_a_column_each(place: Path, tmp_path: Path) -> None:
-    made = curate.score(settings(place, group_by="task"), tmp_path / "g" / "x", reporter=Heard())
+    made = curate.score(of_one_shard(place, group_by="task"), tmp_path / "g" / "x", reporter=Heard())
     found = made.scores().collect()
     assert made.record.json["details"]["columns"] == ["score", "score_a", "score_b"]
     mean = (8 * found["score_a"] + 4 * found["score_b"]) / 12  # the target has eight rows of a and four of b
@@ -147,8 +151,8 @@ def test_group_columns_keep_every_script_and_are_told_apart_without_case() -> No
 
 def test_a_start_that_fails_does_not_stand_in_the_way_of_the_next(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="context is 9999"):
-        curate.score(settings(place, context=9999), tmp_path / "x", reporter=Heard())
-    assert curate.score(settings(place), tmp_path / "x", reporter=Heard()).is_finished
+        curate.score(of_one_shard(place, context=9999), tmp_path / "x", reporter=Heard())
+    assert curate.score(of_one_shard(place), tmp_path / "x", reporter=Heard()).is_finished
 
 
 def test_other_settings_are_refused_by_name_before_the_model_loads(place: Path, run, monkeypatch) -> None:
@@ -173,8 +177,8 @@ def test_a_finished_run_is_not_computed_again(place: Path, run, monkeypatch) -> 
 
 
 def test_a_second_run_takes_the_target_sketches_from_the_first(place: Path, tmp_path: Path) -> None:
-    first = curate.score(settings(place, method="trackstar"), tmp_path / "trackstar", reporter=Heard())
-    second = curate.score(settings(place, method="cosine"), tmp_path / "cosine", reporter=Heard())
+    first = curate.score(of_one_shard(place, method="trackstar"), tmp_path / "trackstar", reporter=Heard())
+    second = curate.score(of_one_shard(place, method="cosine"), tmp_path / "cosine", reporter=Heard())
     kept = [p.name for p in (first.path / "target").iterdir()]
     assert kept
     assert kept == [p.name for p in (second.path / "target").iterdir()]
@@ -182,10 +186,10 @@ def test_a_second_run_takes_the_target_sketches_from_the_first(place: Path, tmp_
 
 def test_curvature_is_fitted_once_for_every_target(place: Path, tmp_path: Path) -> None:
     asked = {"method": "ekfac", "method_settings": {}}
-    first = curate.score(settings(place, **asked), tmp_path / "one", reporter=Heard())
+    first = curate.score(of_one_shard(place, **asked), tmp_path / "one", reporter=Heard())
     other = make_target(tmp_path / "other.jsonl", count=5)
     heard = Heard()
-    second = curate.score(settings(place, **asked, target=(str(other),)), tmp_path / "two", reporter=heard)
+    second = curate.score(of_one_shard(place, **asked, target=(str(other),)), tmp_path / "two", reporter=heard)
     (one,), (two,) = (list((run.path / "curvature").iterdir()) for run in (first, second))
     assert one.name == two.name
     assert one.stat().st_ino == two.stat().st_ino  # gigabytes for a larger model: one copy serves both
@@ -199,7 +203,12 @@ def test_a_torn_shard_does_not_stop_the_others(place: Path, tmp_path: Path) -> N
     (pool / "b.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     heard = Heard()
     with pytest.raises(CurateError, match=r"1 shard\(s\) could not be read"):
-        curate.score(settings(place, pool=(str(pool),)), tmp_path / "x", strict=True, reporter=heard)
+        curate.score(
+            settings(place, pool=(str(pool),), method="length", method_settings={}),
+            tmp_path / "x",
+            strict=True,
+            reporter=heard,
+        )
     shards = pl.scan_parquet(tmp_path / "x" / "scores" / "*.parquet").select("shard").collect()["shard"].unique()
     assert set(shards) == {"a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.parquet"}
     assert any("b.jsonl.gz" in w for w in heard.warnings)
@@ -235,7 +244,7 @@ def test_target_rows_in_the_pool_are_seen(place: Path, tmp_path: Path) -> None:
 
 def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: Path) -> None:
     target = make_target(tmp_path / "val.jsonl")
-    asked = settings(place, target=(str(target),), group_by="task", holdout=0.3, method="dot", method_settings={})
+    asked = of_one_shard(place, target=(str(target),), group_by="task", holdout=0.3, method="dot", method_settings={})
     made = curate.score(asked, tmp_path / "one" / "x", reporter=Heard())
     (aside,) = made.record.json["details"]["holdout"]["rows"].values()
     assert made.record.json["details"]["holdout"]["rows"].keys() == {"val.jsonl"}
@@ -259,7 +268,7 @@ def test_rows_kept_aside_take_no_part_but_are_looked_for(place: Path, tmp_path: 
         curate.score(asked, made.path, reporter=Heard())
     with pytest.raises(SettingsError, match=r"holdout: the run has 0\.3, you asked for 0\.0"):
         curate.score(
-            settings(place, target=(str(target),), group_by="task", method="dot", method_settings={}), made.path
+            of_one_shard(place, target=(str(target),), group_by="task", method="dot", method_settings={}), made.path
         )
 
 

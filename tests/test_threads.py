@@ -18,7 +18,9 @@ print(*counts, threads.all_threads())
 """
 
 
-@pytest.mark.parametrize(("given", "counts"), [("", "1 3 1 1 1"), ("2", "3 3 3 3 3")])
+@pytest.mark.parametrize(
+    ("given", "counts"), [("", "1 3 1 1 1"), pytest.param("2", "3 3 3 3 3", marks=pytest.mark.slow)]
+)
 def test_threads_suit_the_model_unless_the_user_says_how_many(
     monkeypatch: pytest.MonkeyPatch, given: str, counts: str
 ) -> None:

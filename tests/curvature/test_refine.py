@@ -120,7 +120,7 @@ def test_the_logged_objective_is_that_of_the_iterates_and_falls(kind: str, evalu
         assert all(a <= b for a, b in zip(found.objectives[0], objective(fitted().solve(u)), strict=True))
 
 
-@pytest.mark.parametrize("step", [None, 0.05])
+@pytest.mark.parametrize("step", [None, pytest.param(0.05, marks=pytest.mark.slow)])
 def test_astra_on_the_whole_background_approaches_the_dense_solve_step_by_step(step: float | None) -> None:
     u = targets()
     sizes = [gaps(fitted().solve(u), u, dense())]

@@ -27,7 +27,7 @@ from tests.scoring import lines, make_pool, make_rows
 
 
 @pytest.mark.parametrize(
-    "what", ["trackstar", pytest.param("bm25", marks=pytest.mark.slow), pytest.param("index", marks=pytest.mark.slow)]
+    "what", ["bm25", pytest.param("trackstar", marks=pytest.mark.slow), pytest.param("index", marks=pytest.mark.slow)]
 )
 def test_two_processes_write_the_bytes_of_one(place: Path, tmp_path: Path, alone, what: str) -> None:
     seen = Seen()
@@ -139,9 +139,8 @@ class Failing:
         raise self.error
 
 
-@pytest.mark.parametrize(
-    "error", [CurateError("It is full.", hint="Empty it."), pytest.param(KeyError("x"), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [CurateError("It is full.", hint="Empty it."), KeyError("x")])
 def test_an_error_in_the_middle_of_work_ends_all(place: Path, tmp_path: Path, error: Exception) -> None:
     with Run.start(tmp_path / "x", settings=small_runs.SETTINGS, fingerprints=small_runs.FINGERPRINTS) as run:
         shards = unfinished(run, open_pool(place / "pool"), Fields(), 16)

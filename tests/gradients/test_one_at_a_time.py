@@ -22,7 +22,7 @@ def test_a_shelf_holds_the_value_that_was_taken_last() -> None:
     assert loaded == [1, 0, 1, 2]
 
 
-@pytest.mark.parametrize("normalize", ["none", "length", "unit"])
+@pytest.mark.parametrize("normalize", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("none", "length")), "unit"])
 def test_documents_that_go_through_one_engine_after_the_other_have_the_same_scores(normalize: str) -> None:
     proxies = [tiny_proxy(tiny_model("Qwen2Config", seed=seed)) for seed in range(3)]
     directions = [

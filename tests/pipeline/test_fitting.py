@@ -82,9 +82,10 @@ def score(place: Path, out: Path, what: str, **options: Any) -> Run:
     return curate.score(settings(place, what.split()[-1], method_settings=own), out / "x", **options)
 
 
-@pytest.mark.parametrize(
-    "what", [pytest.param(w, marks=pytest.mark.slow) if w in ("shampoo", "whole trackstar") else w for w in OWN]
-)
+QUICK = {"ekfac", "trackstar", "unkept whole trackstar"}
+
+
+@pytest.mark.parametrize("what", [pytest.param(w, marks=pytest.mark.slow) if w not in QUICK else w for w in OWN])
 def test_slices_that_arrive_in_another_order_give_the_bytes_of_one_process(
     place: Path, tmp_path: Path, backwards: Backwards, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

@@ -281,7 +281,12 @@ def test_killed_retrainings_go_on_and_end_with_the_same_bytes(place: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("method", "own"),
-    [("bm25", {}), ("embedding", {"centre": True}), ("rds", {}), ("trackstar", {"dim": 4})],
+    [
+        ("bm25", {}),
+        pytest.param("embedding", {"centre": True}, marks=pytest.mark.slow),
+        pytest.param("rds", {}, marks=pytest.mark.slow),
+        ("trackstar", {"dim": 4}),
+    ],
 )
 def test_a_run_with_the_fits_of_another_is_judged_by_those_fits(
     place: Path, tmp_path: Path, method: str, own: dict[str, Any]

@@ -52,7 +52,12 @@ def ranks(scores: pl.DataFrame, other: pl.DataFrame) -> float:
 
 @pytest.mark.parametrize(
     ("method", "settings"),
-    [("trackstar", {}), ("cosine", {}), ("trackstar", {"damping": 1.0}), ("trackstar", {"target_share": "paper"})],
+    [
+        ("trackstar", {}),
+        ("cosine", {}),
+        pytest.param("trackstar", {"damping": 1.0}, marks=pytest.mark.slow),
+        pytest.param("trackstar", {"target_share": "paper"}, marks=pytest.mark.slow),
+    ],
 )
 def test_scores_are_those_computed_from_the_pool(
     place: Path, tmp_path: Path, store: Store, method: str, settings: dict
@@ -61,7 +66,14 @@ def test_scores_are_those_computed_from_the_pool(
     check_same(expected, from_store(place, store, tmp_path / "store" / "x", method, method_settings=settings))
 
 
-@pytest.mark.parametrize(("method", "settings"), [("trackstar", {}), ("cosine", {}), ("trackstar", {"damping": 1.0})])
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("trackstar", {}),
+        pytest.param("cosine", {}, marks=pytest.mark.slow),
+        pytest.param("trackstar", {"damping": 1.0}, marks=pytest.mark.slow),
+    ],
+)
 def test_scores_of_factors_are_those_computed_from_the_pool(
     place: Path, tmp_path: Path, low_rank: Store, method: str, settings: dict
 ) -> None:
@@ -71,7 +83,10 @@ def test_scores_of_factors_are_those_computed_from_the_pool(
     assert apart(whole, expected) > 1e-3  # a rank that does nothing would pass all else
 
 
-@pytest.mark.parametrize("dim", [4, 12], ids=["more documents than entries", "fewer"])
+@pytest.mark.parametrize(
+    "dim",
+    [pytest.param(4, id="more documents than entries", marks=pytest.mark.slow), pytest.param(12, id="fewer")],
+)
 def test_a_rank_at_which_no_layer_gains_changes_no_score(place: Path, tmp_path: Path, dim: int) -> None:
     whole = from_pool(place, tmp_path / "whole" / "x", "trackstar", dim=dim)
     same = from_pool(place, tmp_path / "same" / "x", "trackstar", dim=dim, rank=100)

@@ -82,6 +82,7 @@ def test_a_walk_that_ends_on_the_way_is_checked_from_there(tmp_path: Path) -> No
     assert found.overall.slope == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_check_that_was_killed_between_retrainings_goes_on(
     smooth: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,15 @@ def settings(**changes: Any) -> WarmupSettings:
     return WarmupSettings(**values)
 
 
+@pytest.fixture(scope="module")
+def six_steps(tmp_path_factory: pytest.TempPathFactory) -> Warmup:
+    """A proxy of 6 steps with three checkpoints, beside its pool; not to be written to."""
+    folder = tmp_path_factory.mktemp("six")
+    rows = [json.dumps({"id": str(i), "text": sentence(i)}) + "\n" for i in range(60)]
+    (folder / "pool.jsonl").write_text("".join(rows), encoding="utf-8")
+    return warmup(open_pool(folder / "pool.jsonl"), folder / "proxy", settings=settings(checkpoints=3))
+
+
 def test_a_proxy_loads_with_from_pretrained_and_its_tokenizer_gives_text_back(tiny_proxy: Warmup):
     model = AutoModelForCausalLM.from_pretrained(tiny_proxy.out)
     tokenizer = AutoTokenizer.from_pretrained(tiny_proxy.out)
@@ -108,8 +117,8 @@ def test_conversations_that_a_given_models_template_refuses_are_left_out_with_a_
     assert made.documents + made.held_out_documents == 40
 
 
-def test_the_held_out_loss_is_that_of_the_saved_weights(pool: Pool, tmp_path: Path):
-    made = warmup(pool, tmp_path / "p", settings=settings())
+def test_the_held_out_loss_is_that_of_the_saved_weights(six_steps: Warmup):
+    made = six_steps
     model = AutoModelForCausalLM.from_pretrained(made.out)
     tokenizer = AutoTokenizer.from_pretrained(made.out)
     # The same documents, found by hand: the seeded shuffle of the whole pool, its first 3.
@@ -124,8 +133,8 @@ def test_the_held_out_loss_is_that_of_the_saved_weights(pool: Pool, tmp_path: Pa
     assert made.held_out_loss_after == pytest.approx(loss, rel=1e-5)
 
 
-def test_the_record_holds_settings_pool_and_curve(pool: Pool, tmp_path: Path):
-    made = warmup(pool, tmp_path / "p", settings=settings(checkpoints=3))
+def test_the_record_holds_settings_pool_and_curve(six_steps: Warmup):
+    made, pool = six_steps, open_pool(six_steps.out.parent / "pool.jsonl")
     record = json.loads((made.out / "warmup.json").read_text())
     assert record["pool"]["fingerprint"] == pool.fingerprint()
     assert record["settings"]["steps"] == made.steps == 6
@@ -136,11 +145,14 @@ def test_the_record_holds_settings_pool_and_curve(pool: Pool, tmp_path: Path):
     assert made.ended_by == "steps"
 
 
-def test_the_same_settings_give_the_same_bytes_and_another_seed_others(pool: Pool, tmp_path: Path):
-    first = warmup(pool, tmp_path / "a", settings=settings())
+def test_the_same_settings_give_the_same_bytes_and_another_seed_others(
+    six_steps: Warmup, pool: Pool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    first = six_steps
     torch.manual_seed(12345)  # whatever the process drew before must not matter
-    again = warmup(pool, tmp_path / "b", settings=settings())
-    other = warmup(pool, tmp_path / "c", settings=settings(seed=1))
+    again = warmup(pool, tmp_path / "b", settings=settings(checkpoints=3))
+    assert capfd.readouterr().out == ""  # nothing is printed
+    other = warmup(pool, tmp_path / "c", settings=settings(checkpoints=3, seed=1))
     for name in (*DATA_FILES, "checkpoints/step-6/optimizer.safetensors"):
         assert (first.out / name).read_bytes() == (again.out / name).read_bytes(), name
     assert (first.out / DATA_FILES[0]).read_bytes() != (other.out / DATA_FILES[0]).read_bytes()
@@ -239,11 +251,6 @@ def test_a_time_limit_ends_the_training_and_still_leaves_a_whole_proxy(pool: Poo
     assert made.steps >= 1
     assert made.checkpoints[-1] == f"checkpoints/step-{made.steps}"
     AutoModelForCausalLM.from_pretrained(made.out)
-
-
-def test_nothing_is_printed(pool: Pool, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    warmup(pool, tmp_path / "p", settings=settings())
-    assert capfd.readouterr().out == ""
 
 
 def test_a_loss_that_is_not_a_number_is_an_error_and_leaves_nothing(pool: Pool, tmp_path: Path):

@@ -110,7 +110,9 @@ def trained_by_hand(pool: Pool, model: str, scratch: Path) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("tokens_at_once", [4096, 60, 1])
+@pytest.mark.parametrize(
+    "tokens_at_once", [pytest.param(4096, marks=pytest.mark.slow), 60, pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_weights_rates_and_steps_are_those_of_transformers_trainer(
     write_pool: Write, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens_at_once: int
 ):
@@ -209,10 +211,17 @@ CHAT = {"messages": [{"role": "user", "content": "a cat"}, {"role": "assistant",
     ("rows", "changes", "unit"),
     [
         (answers(20), {}, "documents"),
-        ([CHAT] * 12 + [{"text": sentence(i)} for i in range(8)], {}, "documents"),
+        pytest.param([CHAT] * 12 + [{"text": sentence(i)} for i in range(8)], {}, "documents", marks=pytest.mark.slow),
         ([CHAT] * 8 + [{"text": sentence(i)} for i in range(12)], {"batch_documents": None}, "windows"),
-        ([CHAT] * 20, {"unit": "windows", "batch_documents": None, "context": 8}, "windows"),
-        ([{"text": sentence(i)} for i in range(20)], {"unit": "documents"}, "documents"),
+        pytest.param(
+            [CHAT] * 20,
+            {"unit": "windows", "batch_documents": None, "context": 8},
+            "windows",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            [{"text": sentence(i)} for i in range(20)], {"unit": "documents"}, "documents", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_rows_to_be_answered_are_learnt_as_documents_unless_the_unit_is_given(
@@ -255,6 +264,7 @@ def test_documents_without_a_token_to_learn_are_left_out_with_a_word(write_pool:
     assert made.documents + made.held_out_documents == 20
 
 
+@pytest.mark.slow
 def test_conversations_that_a_template_refuses_are_left_out_with_what_else_would_write_them(
     write_pool: Write, tmp_path: Path
 ):
@@ -268,6 +278,7 @@ def test_conversations_that_a_template_refuses_are_left_out_with_what_else_would
     assert made.documents + made.held_out_documents == 20
 
 
+@pytest.mark.slow
 def test_a_single_step_that_has_no_rate_is_said_aloud(write_pool: Write, model: str, tmp_path: Path):
     pool = write_pool(answers(6))
     with pytest.warns(UserWarning, match="learns nothing"):
