@@ -69,7 +69,7 @@ class Child:
 
 def ready(children: Sequence[Child], timeout: float | None = None) -> list[Child]:
     """Wait for messages, or ends, and return the children that have one to receive."""
-    pipes = wait([child.pipe for child in children], timeout)
+    pipes = set(wait([child.pipe for child in children], timeout))
     return [child for child in children if child.pipe in pipes]
 
 

@@ -1,5 +1,7 @@
 """Hand spans out to workers as they get free; what a worker that died had in hand is tried again elsewhere.
 
+Workers merge finished parts, too, so that whoever hands out does nothing else.
+
 Workers read by themselves. Each reads a shard of its own; where there are no more, several read one in turns, each span
 from the place that the reading of the one before has reached. A plain file is opened there. A compressed one, which
 each reads from its beginning once, and a row group are passed over up to there, without decoding lines.
@@ -52,17 +54,29 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Merging:
+    """A task: make one file of several."""
+
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Files have been merged."""
+
+
+@dataclass(frozen=True)
 class Died:
     """A worker is gone, and what it had in hand with it."""
 
     error: CurateError
 
 
-Message = Ready | Read | Done | Died
+Message = Ready | Read | Done | Merged | Died
 
 
 class Team(Protocol[W, T]):
-    """Workers of one kind (processes, actors), and what they are given: starts of spans, jobs."""
+    """Workers of one kind (processes, actors), and what they are given: starts of spans, files to merge, jobs."""
 
     def replace(self, worker: W, /) -> None:
         """Start another worker where this one has died; it says when it is ready."""
@@ -120,13 +134,16 @@ class Crew(Generic[W]):
 
     An error that the work raises ends all: it would be raised again. A worker that dies (killed, out of memory, its
     machine gone) is replaced, and its spans are tried again: each alone on its worker, so that the one to blame is
-    found out. After ATTEMPTS deaths a span's shard is given up and the others go on.
+    found out. After ATTEMPTS deaths a span's shard is given up and the others go on. What it was merging stays as it
+    is until the folder is finished.
     """
 
-    team: Team[W, SpanStart]
+    team: Team[W, SpanStart | Merging]
     ledger: Ledger
     in_hand: dict[W, dict[Order, Task]] = field(default_factory=dict)
     """By worker, once it is ready."""
+    merging: set[W] = field(default_factory=set)
+    """Workers that have files to merge in hand."""
     relays: dict[int, Relay[W]] = field(default_factory=dict)
     """Shards that are not read to their ends yet, by number."""
     attempts: Counter[Order] = field(default_factory=Counter)
@@ -140,26 +157,32 @@ class Crew(Generic[W]):
         while True:
             self._give_all(unopened)
             # Without a worker nothing was opened yet.
-            if self.in_hand and not (self.again or self.relays or any(self.in_hand.values())):
+            if self.in_hand and not (self.again or self.relays or self.merging or any(self.in_hand.values())):
                 return
             self._listen()
 
     def _give_all(self, unopened: Iterator[UnfinishedShard]) -> None:
-        """Give spans to workers, those with the fewest in hand first, until none has room or there is nothing to do."""
-        while True:
-            for worker in sorted(self.in_hand, key=lambda w: len(self.in_hand[w])):
+        """Give files to merge, and spans, to workers, those with the most room first, until there is none of either."""
+        for worker in self._with_room() if self.ledger.to_merge else ():
+            if self.ledger.to_merge and worker not in self.merging:
+                self.merging.add(worker)
+                self.team.send(worker, Merging(self.ledger.to_merge.popleft()))
+        for least in range(IN_FLIGHT, 0, -1):
+            for worker in self._with_room(least):
                 if (start := self._next(worker, unopened)) is not None:
                     self._give(worker, start)
-                    break
-            else:
-                return
+
+    def _with_room(self, least: int = 1) -> list[W]:
+        """Return the workers that may have so much more in hand, those with the most room first."""
+        rooms = {worker: self._room(worker) for worker in self.in_hand}
+        return sorted((w for w, room in rooms.items() if room >= least), key=rooms.__getitem__, reverse=True)
 
     def _next(self, worker: W, unopened: Iterator[UnfinishedShard]) -> SpanStart | None:
         """Return what a worker may read now: what its open shard goes on with, one that nobody reads, or a turn."""
-        tasks = self.in_hand[worker]
+        room = self._room(worker)
         if self.again:
-            return None if tasks else self.again.popleft()
-        if len(tasks) >= IN_FLIGHT or any(self.attempts[order] for order in tasks):
+            return self.again.popleft() if room == IN_FLIGHT else None
+        if not room:
             return None
         relay = next((r for r in self.relays.values() if worker in r.readers), None)
         relay = relay or next((r for r in self.relays.values() if not r.readers), None) or self._opened(unopened)
@@ -168,6 +191,13 @@ class Crew(Generic[W]):
             return None
         relay.is_reading = True
         return relay.next
+
+    def _room(self, worker: W) -> int:
+        """Return how much more a worker may have in hand; a span that is tried again is alone."""
+        tasks = self.in_hand[worker]
+        if any(self.attempts[order] for order in tasks):
+            return 0
+        return IN_FLIGHT - len(tasks) - (worker in self.merging)
 
     def _opened(self, unopened: Iterator[UnfinishedShard]) -> Relay[W] | None:
         for shard in unopened:
@@ -208,6 +238,8 @@ class Crew(Generic[W]):
                         self.ledger.finish(task.span, work)
                     elif error is not None:
                         self._give_up(task.start, error)
+                case Merged():
+                    self.merging.remove(worker)
                 case Died(error=error):
                     self._replace(worker, error)
 
@@ -231,6 +263,7 @@ class Crew(Generic[W]):
         if worker not in self.in_hand:
             self.starts.fail(error)
         tasks = self.in_hand.pop(worker, {})
+        self.merging.discard(worker)
         self._forget_reader(worker)
         self.ledger.reporter.warn(f"{error.message} Another takes its place.")
         for order, task in tasks.items():
@@ -268,6 +301,12 @@ def encoded(opened: OpenWork, span_rows: SpanRows) -> Chunk | Done:
 def finished(folder: PartFolder, opened: OpenWork, chunk: Chunk | Done) -> Done:
     """Work on a chunk, write its part and return the message that says so."""
     return chunk if isinstance(chunk, Done) else Done(chunk.span.order, write_part(folder, opened, chunk))
+
+
+def merged(folder: PartFolder, task: Merging) -> Merged:
+    """Merge files in a worker and return the message that says so."""
+    folder.merge(task.names)
+    return Merged()
 
 
 def _fatal(task: Task, error: CurateError) -> CurateError:

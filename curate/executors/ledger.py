@@ -1,5 +1,6 @@
 """An executor's finished work: reported as it happens, added up, and checked at the end."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,18 +24,25 @@ class Ledger:
     """The error, by the shard's name."""
     folder: PartFolder
     sequel: Sequel | None
-    """What is to be merged; None where another process does that."""
+    """None where another process merges."""
+    to_merge: deque[list[str]] = field(default_factory=deque)
+    """Names of files that are to become one each. What is left at the end is merged as the folder is finished."""
 
     def finish(self, span: Span, work: Work) -> None:
         """Count a part that was written."""
         self.work.add(work)
-        self.merge(span)
+        self.expect(span)
         self.task.advance(span.end - span.start)
 
-    def merge(self, span: Span) -> None:
-        """Merge parts where all that belong together are there."""
-        for together in self.sequel.add(span) if self.sequel is not None else ():
-            self.folder.merge(together)
+    def expect(self, span: Span) -> None:
+        """Put down what is to be merged now that a span has its part."""
+        if self.sequel is not None:
+            self.to_merge.extend(self.sequel.add(span))
+
+    def merge(self) -> None:
+        """Merge here all that is to be merged."""
+        while self.to_merge:
+            self.folder.merge(self.to_merge.popleft())
 
     def give_up(self, shard: Unreadable) -> None:
         """Record a shard that cannot be read to its end, once."""
@@ -62,7 +70,7 @@ def keeping(
         sequel = Sequel() if folder.MERGES and not folder.log.is_shared else None
         ledger = Ledger(task=task, reporter=reporter, folder=folder, sequel=sequel)
         for part in folder.all_parts():
-            ledger.merge(part)
+            ledger.expect(part)
         yield ledger
     if ledger.unreadable:
         error = next(iter(ledger.unreadable.values()))

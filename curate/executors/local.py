@@ -38,6 +38,7 @@ class Local:
                     ledger.give_up(chunk)
                 else:
                     ledger.finish(chunk.span, write_part(folder, opened, chunk))
+                    ledger.merge()
         return ledger.work
 
     @contextmanager

@@ -24,7 +24,7 @@ from curate.executors.contract import (
     UnfinishedShard,
     Work,
 )
-from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Message, Ready, encoded, finished, read
+from curate.executors.crew import IN_FLIGHT, Crew, Died, Done, Merging, Message, Ready, encoded, finished, merged, read
 from curate.executors.helpful import helpful_workers
 from curate.executors.jobs import JobCrew, work_on_jobs
 from curate.executors.kinds import kind_here
@@ -121,7 +121,7 @@ def _give_memory_back() -> None:
 
 
 def _work(order: _Order, pipe: Connection) -> None:
-    """Run in each process: open the work, then write the part of every span whose start arrives."""
+    """Run in each process: open the work, then write the part of every span whose start arrives, and merge files."""
     opened, folder = order.work.open(), order.kind.within(order.folder)
     pipe.send(Ready(kind_here()))
     sending = threading.Lock()
@@ -131,15 +131,21 @@ def _work(order: _Order, pipe: Connection) -> None:
             pipe.send(message)
 
     # Held in a variable, so that an error is sent before closing, which waits for a thread that waits for a start.
-    chunks = ahead(_received(pipe, opened, tell), depth=IN_FLIGHT - 1)
+    chunks = ahead(_received(pipe, folder, opened, tell), depth=IN_FLIGHT - 1)
     for chunk in chunks:
         tell(finished(folder, opened, chunk))
 
 
-def _received(pipe: Connection, opened: OpenWork, tell: Callable[[Message], None]) -> Iterator[Chunk | Done]:
+def _received(
+    pipe: Connection, folder: PartFolder, opened: OpenWork, tell: Callable[[Message], None]
+) -> Iterator[Chunk | Done]:
     reader = Reader()
     while True:
-        span_rows, message = read(reader, pipe.recv())
+        task = pipe.recv()
+        if isinstance(task, Merging):
+            tell(merged(folder, task))
+            continue
+        span_rows, message = read(reader, task)
         tell(message)  # before encoding: another process may read on
         if span_rows is not None:
             yield encoded(opened, span_rows)

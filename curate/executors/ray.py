@@ -19,7 +19,21 @@ import torch
 from curate.errors import CurateError, SettingsError
 from curate.executors.children import Failure
 from curate.executors.contract import Executor, PartWork, Resources, SpanRows, UnfinishedShard, Work
-from curate.executors.crew import Crew, Died, Done, Message, Order, Read, Ready, encoded, finished, read
+from curate.executors.crew import (
+    Crew,
+    Died,
+    Done,
+    Merged,
+    Merging,
+    Message,
+    Order,
+    Read,
+    Ready,
+    encoded,
+    finished,
+    merged,
+    read,
+)
 from curate.executors.helpful import most_worth
 from curate.executors.jobs import Job, JobCrew, JobDone, done
 from curate.executors.kinds import kind_here
@@ -106,7 +120,7 @@ class _Order:
 
 
 class _Actor:
-    """Runs in each actor: opens the work, then reads every span whose start arrives, and writes its part.
+    """Runs in each actor: opens the work, then reads every span whose start arrives, writes its part, and merges files.
 
     Two calls run at a time: one reads or encodes while the other computes.
     """
@@ -143,6 +157,13 @@ class _Actor:
                 chunk = encoded(self._opened, self._read.pop(order))
             with self._computing:
                 return finished(self._folder, self._opened, chunk)
+        except BaseException as error:
+            return Failure.of(error)
+
+    def merge(self, task: Merging) -> Merged | Failure:
+        """Merge files."""
+        try:
+            return merged(self._folder, task)
         except BaseException as error:
             return Failure.of(error)
 
@@ -226,13 +247,17 @@ class _Actors:
         self._drop(worker)
         self._start()
 
-    def send(self, worker: Any, task: SpanStart | Job) -> None:
-        if not isinstance(task, SpanStart):
-            self.pending[worker.do.remote(task)] = worker
-            return
-        if task.is_taken:
-            self.taken.add(task.order)
-        self.pending[worker.read.remote(task)] = worker
+    def send(self, worker: Any, task: SpanStart | Merging | Job) -> None:
+        match task:
+            case SpanStart():
+                call = worker.read
+                if task.is_taken:
+                    self.taken.add(task.order)
+            case Merging():
+                call = worker.merge
+            case _:
+                call = worker.do
+        self.pending[call.remote(task)] = worker
 
     def hear(self) -> list[tuple[Any, Message]]:
         calls, _ = ray.wait([*self.pending], num_returns=1)

@@ -208,12 +208,13 @@ class PartFolder(ABC):
             is_there = place < len(shard_parts) and shard_parts[place].index == part.index
             shard_parts[place : place + is_there] = [part]
 
-    def merge(self, spans: Sequence[Span]) -> None:
-        """Merge what `merging` puts together: parts, and spans that have a file of their own since."""
-        files = (self.folder.local(f"{self.ROWS}/{s.name}.parquet") for s in spans if not isinstance(s, Part))
-        written = {part.order: part for path in files for part in read_parts(path)}
-        for part in merge(self.folder, self.ROWS, [s if isinstance(s, Part) else written[s.order] for s in spans]):
-            self._remember(part)
+    def merge(self, names: Sequence[str]) -> None:
+        """Merge the files that `merging` puts together; several processes may merge some each."""
+        files = self.folder.locals([f"{self.ROWS}/{name}" for name in names])
+        for merged in merge(self.folder, self.ROWS, [part for path in files for part in read_parts(path)]):
+            if self._parts is not None:
+                for part in read_parts(self.folder.local(merged)):
+                    self._remember(part)
 
     def finish(self, totals: Mapping[str, Any]) -> None:
         """Mark that every shard has reached its end, with totals (documents, tokens, skipped by reason).

@@ -75,9 +75,10 @@ class Part(Span):
     def rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read its table, or some columns of it."""
         names = None if columns is None else list(columns)
-        if self.place is None:
-            return pq.read_table(self.path, columns=names)
-        group = pq.ParquetFile(self.path).read_row_group(self.place.group, columns=names, use_threads=False)
+        with pq.ParquetFile(self.path) as file:
+            if self.place is None:
+                return file.read(columns=names, use_threads=False)
+            group = file.read_row_group(self.place.group, columns=names, use_threads=False)
         return group.slice(self.place.offset, self.place.num_rows)
 
     def skipped(self, folder: Folder) -> pa.Table:

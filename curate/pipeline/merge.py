@@ -215,7 +215,7 @@ def _adopt_all(merging: MergePlan, merged: Run, task: Task) -> None:
     """Write every part that a run lacks, in the pool's order; many of them become one file on the way."""
     sequel = Sequel()
     for part in merged.all_parts():
-        for together in sequel.add(part.span):
+        for together in sequel.add(part):
             merged.merge(together)
     for index, shard in enumerate(merging.pool.shards):
         source = merging.sources[shard.name]

@@ -4,6 +4,7 @@ import gzip
 import os
 import random
 import signal
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,9 +14,22 @@ from curate import executors
 from curate.documents import Fields, open_pool
 from curate.errors import CurateError
 from curate.executors.contract import Chunk, PartTables, PartWork, Share, SpanRows, Work
-from curate.executors.crew import ATTEMPTS, Crew, Died, Message, Ready, encoded, finished, read
+from curate.executors.crew import (
+    ATTEMPTS,
+    IN_FLIGHT,
+    Crew,
+    Died,
+    Merging,
+    Message,
+    Ready,
+    encoded,
+    finished,
+    merged,
+    read,
+)
 from curate.executors.ledger import keeping
 from curate.executors.reading import Reader, SpanStart, unfinished
+from curate.folders import merging
 from curate.progress import Silent
 from curate.schema import SKIPPED_SCHEMA, Document
 from curate.scores.run import Run
@@ -76,14 +90,37 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_done_twice(tmp_pa
     assert len(seen.warnings) == ATTEMPTS - 1
 
 
+@dataclass(frozen=True)
+class Spoiling(Deadly):
+    """Work that spoils a finished part just before the last of those that belong in one file with it is written."""
+
+    def __call__(self, chunk: Chunk) -> PartTables:
+        if chunk.span.shard == "a.jsonl" and chunk.span.last:
+            while not self.tally.exists():
+                time.sleep(0.01)
+            self.tally.write_bytes(b"spoiled")
+        return super().__call__(chunk)
+
+
+@pytest.mark.slow
+def test_an_error_while_a_worker_merges_ends_all_and_arrives_with_its_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "PARTS", 4)
+    path = tmp_path / "x" / "scores" / "00000-00000.parquet"
+    with pytest.raises(CurateError, match=r"00000-00000\.parquet: not a readable Parquet file") as caught:
+        work_on(tmp_path, Spoiling(0, 0, path), Seen())
+    assert "start the same run again" in (caught.value.hint or "")
+
+
 @dataclass
 class Here:
-    """Workers of this process that really read and write, in an order drawn by chance, and die as often as is said."""
+    """Workers of this process that really read, write and merge, in an order drawn by chance; some die, as is said."""
 
     run: Run
     deaths: int
     seed: int
-    workers: dict[int, tuple[Reader, list[SpanStart | SpanRows | None]]] = field(default_factory=dict)
+    workers: dict[int, tuple[Reader, list[SpanStart | SpanRows | Merging | None]]] = field(default_factory=dict)
     opened: int = 0
 
     def __post_init__(self) -> None:
@@ -97,8 +134,9 @@ class Here:
         self.opened += 1
         self.workers[self.opened] = Reader(), [None]
 
-    def send(self, worker: int, start: SpanStart) -> None:
-        self.workers[worker][1].append(start)
+    def send(self, worker: int, task: SpanStart | Merging) -> None:
+        self.workers[worker][1].append(task)
+        assert len(self.workers[worker][1]) <= IN_FLIGHT
 
     def hear(self) -> list[tuple[int, Message]]:
         worker = self.rng.choice([w for w, (_, steps) in self.workers.items() if steps])
@@ -107,12 +145,14 @@ class Here:
             return [(worker, Died(CurateError("It died.")))]
         return [(worker, self._step(*self.workers[worker]))]
 
-    def _step(self, reader: Reader, steps: list[SpanStart | SpanRows | None]) -> Message:
+    def _step(self, reader: Reader, steps: list[SpanStart | SpanRows | Merging | None]) -> Message:
         step = steps.pop(0)
         if step is None:
             return Ready("here")
         if isinstance(step, SpanRows):
             return finished(self.run, self.work, encoded(self.work, step))
+        if isinstance(step, Merging):
+            return merged(self.run, step)
         span_rows, message = read(reader, step)
         steps += [] if span_rows is None else [span_rows]
         return message
@@ -120,9 +160,10 @@ class Here:
 
 @pytest.mark.parametrize("share", [None, Share(number=2, count=3)])
 @pytest.mark.parametrize(("seed", "deaths"), [(0, 0), (1, 2), (2, 2)])
-def test_whoever_reads_and_whoever_dies_every_span_is_written_once(
-    tmp_path: Path, deaths: int, share: Share | None, seed: int
+def test_whoever_reads_and_whoever_dies_every_span_is_written_once_and_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, share: Share | None, seed: int
 ) -> None:
+    monkeypatch.setattr(merging, "PARTS", 4)
     (tmp_path / "pool").mkdir()
     for name, count in {"a.jsonl": 95, "b.jsonl.gz": 60, "c.jsonl": 0, "d.jsonl": 3}.items():
         content = lines(make_rows(count, 1))
@@ -138,6 +179,11 @@ def test_whoever_reads_and_whoever_dies_every_span_is_written_once(
         assert sorted(p.span.order for p in run.all_parts()) == [span.order for span in spans]
         assert ledger.work.parts == len(spans) == (18 if share is None else 5)
         assert ledger.work.documents == sum(span.end - span.start for span in spans)
+        if share is None:
+            num_files = len(run.rows_files())
+            run.finish({})
+            assert len(run.rows_files()) == 18 // 4 + 18 % 4
+            assert num_files == len(run.rows_files()) or deaths
     assert len(seen.warnings) == deaths - team.deaths
 
 

@@ -167,6 +167,23 @@ def test_a_torn_file_is_named(start: Callable[..., Run]) -> None:
         Run.open(run.path).all_parts()
 
 
+def test_an_error_while_merging_at_the_end_is_raised_and_costs_no_part(start: Callable[..., Run]) -> None:
+    run, whole = filled(start()), filled(start("whole"))
+    whole.finish({})
+    path = run.path / "scores" / "00002-00001.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(300) + content[304:])  # its footer is whole
+    with pytest.raises(OSError, match="page header"):
+        run.finish({})
+    assert not run.is_finished
+    run.close()
+    path.write_bytes(content)
+    again = start()
+    assert [p.span for p in again.all_parts()] == spans()
+    again.finish({})
+    assert files(again) == files(whole)
+
+
 def test_a_run_that_is_written_part_by_part_stays_in_order(start: Callable[..., Run]) -> None:
     run = start()
     assert run.all_parts() == []

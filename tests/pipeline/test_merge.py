@@ -11,6 +11,7 @@ import pytest
 import curate
 from curate.cli import main
 from curate.errors import SettingsError
+from curate.folders import merging
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target, small_settings
@@ -74,16 +75,16 @@ def test_the_base_need_not_be_first(place, tmp_path) -> None:
     assert merged.located_settings["fit_from"] == str(place / "runs" / "0")
 
 
-def test_a_merge_that_was_stopped_goes_on(place, merged, tmp_path) -> None:
-    torn = tmp_path / "torn"
-    shutil.copytree(merged.path, torn)
+@pytest.mark.parametrize("parts_of_a_file", [256, 2])
+def test_a_merge_that_was_stopped_goes_on(place, tmp_path, monkeypatch, parts_of_a_file: int) -> None:
+    monkeypatch.setattr(merging, "PARTS", parts_of_a_file)
+    torn = curate.merge([place / "runs" / n for n in "012"], tmp_path / "torn").path
+    before = files_of(Run.open(torn), "scores/", "skipped/", "finished.json")
     (torn / "finished.json").unlink()
-    for part in sorted((torn / "scores").iterdir())[3:]:
-        part.unlink()
+    for file in sorted((torn / "scores").iterdir())[1:]:
+        file.unlink()
     again = curate.merge([place / "runs" / n for n in "012"], torn)
-    assert files_of(again, "scores/", "skipped/", "finished.json") == files_of(
-        merged, "scores/", "skipped/", "finished.json"
-    )
+    assert files_of(again, "scores/", "skipped/", "finished.json") == before
 
 
 def test_a_slice_with_fits_of_its_own_is_refused_unless_its_method_has_none(place, tmp_path) -> None:
