@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import transformers.modeling_utils
 from torch import Tensor
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -31,6 +32,7 @@ aten = torch.ops.aten
 WAITING = ("nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select", "equal")
 UNORDERED = ("put_", "histc", "bincount", "kthvalue", "median", "nll_loss_forward", "scatter_reduce")
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
+EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 OPERANDS = {
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "linear"), (0, 1)),
     **dict.fromkeys(("addmm", "addmm_", "baddbmm", "baddbmm_", "addmv"), (1, 2)),
@@ -49,6 +51,8 @@ class Machine:
     peak: int = 0
     pins: int = 0
     """Tensors that were pinned."""
+    pinned: set[int] = field(default_factory=set)
+    """Addresses of live pinned memory."""
     waits: Counter[str] = field(default_factory=Counter)
     owners: Counter[int] = field(default_factory=Counter)
     """Live tensors of every storage, by its address."""
@@ -78,7 +82,15 @@ class Machine:
         if isinstance(tensor, Pretended):
             raise RuntimeError(f"cannot pin a tensor on {self.device}, only dense CPU tensors can be pinned")
         self.pins += 1
-        return tensor
+        pinned = tensor.clone()
+        self.pinned.add(pinned.data_ptr())
+        weakref.finalize(pinned, self.pinned.discard, pinned.data_ptr())
+        return pinned
+
+    def wait_for_copy(self, host: Tensor, what: str, non_blocking: Any) -> None:
+        """Count a copy to or from the host's memory, for which the host waits unless that is pinned and it need not."""
+        if not (non_blocking and host.data_ptr() in self.pinned):
+            self.wait(what)
 
     def wait(self, what: str) -> None:
         """Count a wait of the host, with the place in curate, or else in transformers, that caused it."""
@@ -169,6 +181,8 @@ def start(kind: str, *, capacity: int = 80 << 30) -> Machine:
     _setup_privateuseone_for_python_backend("pretended")
     machine.device, machine.capacity = torch.device(kind, 0), capacity
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # a thread of transformers' would know nothing of the mode below
+    _device_constructors()  # noted by `with torch.device(…)` as they are now
+    torch.tensor = _made_here(torch.tensor)
     free: Callable[..., int] = lambda *_: machine.capacity - machine.live  # noqa: E731
     if kind == "cuda":
         # It takes a block as large as the model from the allocator before loading, and a GB for granted.
@@ -184,6 +198,7 @@ def start(kind: str, *, capacity: int = 80 << 30) -> Machine:
         torch.cuda.empty_cache = lambda: None
         torch.cuda.synchronize = lambda *_: None
         torch.cuda.set_device = lambda *_: None
+        torch._C._cuda_getCurrentRawStream = lambda *_: 0  # type: ignore[attr-defined]  # that bitsandbytes imports
         torch.Tensor.pin_memory = lambda self, *_: machine.pin(self)  # type: ignore[method-assign]
     else:
         torch.backends.mps.is_available = lambda: True
@@ -193,6 +208,16 @@ def start(kind: str, *, capacity: int = 80 << 30) -> Machine:
         torch.mps.synchronize = lambda: None
     _Mode().__enter__()
     return machine
+
+
+def _made_here(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return `torch.tensor` that goes to a device by a road that the mode below sees."""
+
+    def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+        there = device is not None and torch.device(device).type in ACCELERATORS
+        return make(data, **options).to(device) if there else make(data, device=device, **options)
+
+    return tensor
 
 
 class _Mode(TorchDispatchMode):
@@ -219,6 +244,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     ours = [x for x in operands if isinstance(x, Pretended)]
     target = kwargs.get("device")
     there = target is not None and torch.device(target).type in ACCELERATORS
+    if kwargs.get("pin_memory") and not there:
+        return machine.pin(func(*tree_map(_inner, args), **(kwargs | {"pin_memory": False})))
     if not ours and not there:
         return func(*args, **kwargs)
     if func is aten._to_copy.default:
@@ -240,6 +267,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if target is not None:
         options["device"] = torch.device("cpu")
     result = func(*inner, **options)
+    if name in EMPTY and result.is_floating_point():
+        result.fill_(torch.nan)  # as what was there before may be
     owners = {id(x.inner): x for x in ours}
 
     def wrapped(x: Any) -> Any:
@@ -278,6 +307,8 @@ def _copy(tensor: Tensor, kwargs: dict[str, Any]) -> Tensor:
     there = here if target is None else torch.device(target).type in ACCELERATORS
     if here and not there:
         machine.wait("copy to the host")
+    if there and not here:
+        machine.wait_for_copy(tensor, "copy from the host", kwargs.get("non_blocking"))
     options = {k: v for k, v in kwargs.items() if k in ("dtype", "memory_format", "layout")}
     copy = aten._to_copy.default(_inner(tensor), **options)
     return _on_device(copy, aten._to_copy.default) if there else copy
@@ -311,7 +342,13 @@ def _refuse_unordered(name: str, operands: list[Tensor]) -> None:
 def _count_waits(name: str, args: Any, ours: list[Pretended]) -> None:
     if name in WAITING and ours:
         machine.wait(name)
-    if name in INDEXED and any(isinstance(i, Pretended) and i.dtype in (torch.bool, torch.uint8) for i in args[1]):
-        machine.wait("index by truth")
-    if name == "copy_" and isinstance(args[1], Pretended) and not isinstance(args[0], Pretended):
-        machine.wait("copy to the host")
+    if name in INDEXED and isinstance(args[0], Pretended):
+        indices = [i for i in args[1] if isinstance(i, Tensor)]
+        if any(i.dtype in (torch.bool, torch.uint8) for i in indices):
+            machine.wait("index by truth")
+        elif not all(isinstance(i, Pretended) for i in indices):
+            machine.wait("index from the host")
+    if name == "copy_" and isinstance(args[0], Pretended) != isinstance(args[1], Pretended):
+        to, source, non_blocking = args[0], args[1], (*args, False)[2]
+        there = isinstance(to, Pretended)
+        machine.wait_for_copy(source if there else to, f"copy {'from' if there else 'to'} the host", non_blocking)

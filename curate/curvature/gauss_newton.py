@@ -70,7 +70,7 @@ class GaussNewton:
         """Add one batch's Σ_t J_tᵀ H_t J_t v to every layer's products; return how many of its sequences are in it."""
         if not len(batch):
             return 0
-        scored = (batch.labels.flatten() != IGNORED).nonzero().squeeze(-1)
+        scored = batch.scored
         with _differentiable(self.proxy.linears, layers, self.proxy.device) as leaf:
             with sdpa_kernel(SDPBackend.MATH):
                 hidden = self.proxy.decoder(input_ids=batch.ids, use_cache=False).last_hidden_state

@@ -277,7 +277,7 @@ def _difference(u: Directions, v: Directions) -> Directions:
 
 def _dot(a: Directions, b: Directions) -> Float[Tensor, "directions"]:
     """Return ⟨a, b⟩ over all layers, direction by direction, in float64 on the CPU."""
-    return torch.stack([torch.linalg.vecdot(a[n].flatten(1), b[n].flatten(1)).cpu().double() for n in a]).sum(0)
+    return torch.stack([torch.linalg.vecdot(a[n].flatten(1), b[n].flatten(1)) for n in a]).cpu().double().sum(0)
 
 
 def _ratio(a: Float[Tensor, "directions"], b: Float[Tensor, "directions"]) -> Float[Tensor, "directions"]:

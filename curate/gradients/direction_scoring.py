@@ -13,7 +13,7 @@ from curate.gradients.documents import Batching
 from curate.gradients.materialised import weighted_gradients
 from curate.gradients.one_at_a_time import OneAtATime
 from curate.gradients.scored import Scored
-from curate.proxies.devices import widest
+from curate.proxies.devices import fetched, widest
 from curate.proxies.tokens import Encoded, TokenBatch
 
 NORMALIZATIONS = ("none", "length", "unit")
@@ -131,7 +131,7 @@ class _Tally:
 
     def add(self, documents: Sequence[int], derivatives: Derivatives, norm: Tensor) -> None:
         """Add a batch's derivatives; loss and norm are those of the first round."""
-        values, (loss, norm) = _on_cpu(derivatives.values, derivatives.losses, norm)
+        values, (loss, norm) = fetched(derivatives.values, derivatives.losses, norm)
         index, tokens = torch.tensor(documents), derivatives.tokens
         parts = None if tokens is None else tokens.to(self.scores)
         if self.round == 1:
@@ -162,15 +162,6 @@ class _Tally:
         self.scores[~(self.scores if norms is None else norms[:, None]).isfinite().all(1)] = torch.nan
         tokens = self.tokens if self.scorer.per_token else None
         return Scored(scores=self.scores, losses=self.losses, norms=norms, tokens=tokens)
-
-
-def _on_cpu(values: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Copy a matrix and vectors of its height to the CPU at once: a GPU is waited for a single time."""
-    if values.device.type == "cpu":
-        return values, list(vectors)
-    wide = torch.promote_types(values.dtype, torch.float32)
-    block = torch.cat([values.to(wide), *(v.to(wide)[:, None] for v in vectors)], 1).cpu()
-    return block[:, : values.shape[1]], list(block[:, values.shape[1] :].T)
 
 
 def _norms(derivatives: Derivatives) -> Float[Tensor, "sequences"]:

@@ -111,7 +111,9 @@ class DirectionEngine:
         turned = [moved(self.proxy, self._direction(q), batch.ids) for q in range(self.width)]
         hidden = turned[0][0]  # the states are the same for every direction, their derivatives are not
         with products(self.proxy.settings.precision):
-            losses, gradients = self.frozen.head(hidden.flatten(0, 1), batch.labels.flatten(), taps=taps)
+            losses, gradients = self.frozen.head(
+                hidden.flatten(0, 1), batch.labels.flatten(), taps=taps, scored=batch.scored
+            )
         assert gradients is not None
         gradients = gradients.view_as(hidden)[:, :-1].to(tokens)
         for q, (_, states) in enumerate(turned):
@@ -133,11 +135,11 @@ class DirectionEngine:
         """Go through a batch; add what the tables give to the sums, and to the squares where those are wanted."""
         if self._tables is None:
             return self.frozen.backward(batch)
-        batch = batch.to(self.proxy.device)
+        here, batch = batch, batch.to(self.proxy.device)
         parts = sums.new_zeros(*batch.ids.shape, self.width)
         taps = self._tables.taps(batch, parts)
         if squares is not None:
-            taps = TableGradients.of(self.frozen, batch).beside(taps, squares)
+            taps = TableGradients.of(self.frozen, here).beside(taps, squares)
         losses = self.frozen.backward(batch, taps=taps)
         sums += parts.sum(1)
         return losses

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from curate.errors import CurateError
 from curate.gradients.head import Head, HeadTaps
 from curate.gradients.linear import by_sequence
-from curate.proxies.devices import products
+from curate.proxies.devices import products, sent
 from curate.proxies.proxy import Proxy
 from curate.proxies.tables import counted_tables
 from curate.proxies.tokens import TokenBatch
@@ -51,14 +51,18 @@ class FrozenPass:
         Call it inside `tapped`: without a tap there is no graph to go back through.
         """
         batch = batch.to(self.proxy.device)
-        drawn = None if uniforms is None else uniforms.to(self.proxy.device).flatten()
+        drawn = None if uniforms is None else sent(uniforms, self.proxy.device).flatten()
         taps = taps or TableTaps()
         embedding: Any = self.proxy.model.get_input_embeddings()
         with products(self.proxy.settings.precision):
             with _tapped_embedding(embedding, batch.ids.shape, taps.embedding):
                 hidden = self._hidden(batch.ids)
             losses, gradients = self.head(
-                hidden.detach().flatten(0, 1), batch.labels.flatten(), uniforms=drawn, taps=taps.head
+                hidden.detach().flatten(0, 1),
+                batch.labels.flatten(),
+                uniforms=drawn,
+                taps=taps.head,
+                scored=batch.scored,
             )
             assert gradients is not None
             hidden.backward(gradients.view_as(hidden))
@@ -72,7 +76,7 @@ class FrozenPass:
         batch = batch.to(self.proxy.device)
         with products(self.proxy.settings.precision):
             hidden = self._hidden(batch.ids)
-            losses, _ = self.head(hidden.flatten(0, 1), batch.labels.flatten(), gradient=False)
+            losses, _ = self.head(hidden.flatten(0, 1), batch.labels.flatten(), gradient=False, scored=batch.scored)
         return losses.view(batch.ids.shape)
 
     def _hidden(self, ids: Tensor) -> Tensor:

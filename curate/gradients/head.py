@@ -7,6 +7,7 @@ gradient), and forgotten, as attention does with keys. Exact: the result is that
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -82,13 +83,15 @@ class Head:
         gradient: bool = True,
         uniforms: Float[Tensor, "tokens"] | None = None,
         taps: HeadTaps | None = None,
+        scored: Int[Tensor, "scored"] | None = None,
     ) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens d"] | None]:
         """Return each position's cross-entropy (nats, float32 or wider) and its gradient by the hidden state.
 
         Positions labelled IGNORED get loss 0 and gradient 0, and cost nothing: they are left out of the products. With
         `uniforms` in [0, 1) the other labels are replaced by draws from the model's own distribution, by its inverse.
+        `scored` are the positions of the others, where they are known.
         """
-        scored = (labels != IGNORED).nonzero().squeeze(-1)
+        scored = (labels != IGNORED).nonzero().squeeze(-1) if scored is None else scored
         wide = torch.promote_types(hidden.dtype, torch.float32)
         losses = torch.zeros(labels.shape, dtype=wide, device=hidden.device)
         gradients = torch.zeros_like(hidden) if gradient else None
@@ -206,8 +209,7 @@ class Head:
         for rows in blocks:
             logits = self._logits(hidden, rows).to(wide)
             pull = (logits - normaliser[:, None]).exp()
-            inside = ((labels >= rows.start) & (labels < rows.stop)).nonzero().squeeze(-1)
-            pull[inside, labels[inside] - rows.start] -= 1
+            less_labels(pull, labels, rows, torch.ones_like(pull[:, 0]))
             if self.softcap is not None:
                 pull *= 1 - (logits / self.softcap) ** 2
             yield rows, pull * self.scale if self.scale != 1.0 else pull
@@ -224,14 +226,18 @@ class Head:
         within = thresholds.squeeze(-1) - (cumulated - sums).gather(1, chosen.unsqueeze(-1)).squeeze(-1)
         labels = torch.empty_like(chosen)
         blocks = self._blocks(hidden)
-        for i in chosen.unique().tolist():
-            members = (chosen == i).nonzero().squeeze(-1)
+        by_block, order = chosen.sort(stable=True)
+        edges = torch.searchsorted(by_block, torch.arange(len(blocks) + 1, device=chosen.device)).tolist()
+        for block, (start, end) in zip(blocks, pairwise(edges), strict=True):
+            if start == end:
+                continue
+            members = order[start:end]
             rows = padded(members)
-            logits = self._logits(hidden[rows], blocks[i])
+            logits = self._logits(hidden[rows], block)
             exponentials = (logits if reference is None else logits - reference[rows]).exp()
             inside = exponentials[: len(members)].to(fine).cumsum(-1)
             offsets = torch.searchsorted(inside, within[members].unsqueeze(-1), right=True).squeeze(-1)
-            labels[members] = blocks[i].start + offsets.clamp_max(logits.shape[1] - 1)
+            labels[members] = block.start + offsets.clamp_max(logits.shape[1] - 1)
         return labels
 
 
@@ -243,6 +249,15 @@ class _Chunk:
     labels: Int[Tensor, "n"]
     gradients: Float[Tensor, "n d"] | None = None
     along: Float[Tensor, "n directions"] | None = None
+
+
+def less_labels(
+    pull: Float[Tensor, "n rows"], labels: Int[Tensor, "n"], rows: slice, weights: Float[Tensor, "n"]
+) -> None:
+    """Subtract weights, in place, at the labels that are among these rows of the vocabulary."""
+    inside = (labels >= rows.start) & (labels < rows.stop)  # no list of those: a GPU would have to be waited for
+    columns = (labels - rows.start).clamp(0, pull.shape[1] - 1)
+    pull[torch.arange(len(pull), device=pull.device), columns] -= weights.where(inside, 0)
 
 
 def padded(positions: Int[Tensor, "n"]) -> Int[Tensor, "m"]:

@@ -26,7 +26,7 @@ from curate.jobs import Advance
 from curate.progress import Reporter, Silent
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import Proxy
-from curate.proxies.tokens import IGNORED, Encoded, TokenBatch, windows
+from curate.proxies.tokens import Encoded, TokenBatch, windows
 
 FISHERS = ("sampled", "empirical")
 SPOILT = "spoilt"
@@ -148,15 +148,15 @@ class _OpenPass:
     def _add(self, batch: TokenBatch, samples: Sequence[Sample]) -> set[int]:
         """Add a batch up; return its documents that are not finite."""
         proxy, work = self.frozen.proxy, self.work
-        labels = batch.labels.to(proxy.device)
+        moved = batch.to(proxy.device)
         view = BatchView(
             shape=batch.ids.shape,
-            scored=(labels != IGNORED).flatten().nonzero().squeeze(-1),
+            scored=moved.scored,
             finite=torch.ones(len(batch), dtype=torch.bool, device=proxy.device),
         )
         drawn = uniforms(work.seed, work.number, samples, batch.ids.shape[1]) if work.sampled else None
         with tapped(proxy.linears, self.sums.taps(view)):
-            losses = self.frozen.backward(batch, drawn, self._table_taps(batch, view))
+            losses = self.frozen.backward(moved, drawn, self._table_taps(batch, view))
         finite = (view.finite & losses.isfinite()).tolist()
         return {sample.document for sample, ok in zip(samples, finite, strict=True) if not ok}
 

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from curate.gradients.aggregation import Queries
-from curate.gradients.documents import Batching, document_sketches
+from curate.gradients.documents import Batching, DocumentSketches, document_sketches
 from curate.gradients.low_rank import truncated
 from curate.gradients.roots import Whitening, whiten
 from curate.gradients.scored import Scored, StoredQueries
 from curate.gradients.sketches import Block, SketchEngine
+from curate.proxies.devices import fetched
 from curate.proxies.tokens import Encoded
 
 
@@ -46,9 +47,9 @@ class SketchScorer:
         for term in self.terms:
             for sketches in document_sketches(term.engine, encoded, batching):
                 index = torch.tensor(sketches.documents)
-                products, their_norms = self.products(term, sketches.values)
+                products, (of_term, their_norms) = fetched(*self._diagnosed(term, sketches))
                 scores[index] += products.to(scores)
-                losses[index], norms[index] = sketches.losses.to(losses), their_norms.cpu()
+                losses[index], norms[index] = of_term.to(losses), their_norms.to(norms)
         return Scored(scores=queries.columns(scores), losses=losses, norms=norms)
 
     def stored(self) -> StoredQueries:
@@ -61,6 +62,10 @@ class SketchScorer:
             unit=self.unit,
         )
 
+    def _diagnosed(self, term: SketchTerm, sketches: DocumentSketches) -> tuple[Tensor, Tensor, Tensor]:
+        products, norms = self.products(term, sketches.values)
+        return products, sketches.losses, norms
+
     def products(
         self, term: SketchTerm, values: Float[Tensor, "documents sketch"]
     ) -> tuple[Float[Tensor, "documents queries"], Float[Tensor, "documents"]]:
@@ -70,7 +75,7 @@ class SketchScorer:
             truncated(values, term.engine.blocks, self.rank), term.engine.blocks, term.whitening, unit=self.unit
         )
         products = term.weight * (prepared @ term.queries.values.T)
-        products[~norms.isfinite()] = torch.nan  # dividing by the norm would hide an overflow
+        products.masked_fill_(~norms.isfinite()[:, None], torch.nan)  # dividing by the norm would hide an overflow
         return products, norms
 
 

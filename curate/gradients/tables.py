@@ -16,6 +16,7 @@ from torch import Tensor
 from curate.gradients.frozen import FrozenPass, TableTaps
 from curate.gradients.head import Along, HeadTaps
 from curate.gradients.linear import with_ones
+from curate.proxies.devices import sent
 from curate.proxies.proxy import Proxy
 from curate.proxies.tables import Table, counted_tables
 from curate.proxies.tokens import TokenBatch
@@ -62,6 +63,8 @@ class TableGradients:
     """What a pass over a batch leaves of the tables' gradients: both their sides."""
 
     frozen: FrozenPass
+    batch: TokenBatch
+    """As it was handed in: on the host nobody has to be waited for."""
     ids: Int[Tensor, "sequences tokens"]
     seen: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
     """Positions, hidden states and labels at the head, some at a time."""
@@ -70,7 +73,7 @@ class TableGradients:
     @classmethod
     def of(cls, frozen: FrozenPass, batch: TokenBatch) -> "TableGradients":
         """Return an empty one, whose `taps` fill it."""
-        return cls(frozen=frozen, ids=batch.ids.to(frozen.proxy.device))
+        return cls(frozen=frozen, batch=batch, ids=sent(batch.ids, frozen.proxy.device))
 
     def taps(self, done: Callable[["TableGradients"], None]) -> TableTaps:
         """Return taps that note both sides, and call `done` when the pass is over."""
@@ -119,26 +122,27 @@ class TableGradients:
 
         With a `basis` Q, those of D Q.
         """
-        ids, embedded = self.ids[sequence], None
+        ids, device, embedded = self.batch.ids[sequence], self.ids.device, None
         if table.embeds:
             (gradients,) = self.embedded
             embedded = _rotated(_widened(gradients[sequence].to(self._wide) * table.scale, table), basis)
         if not table.heads:
             assert embedded is not None
-            rows, places = ids.unique(return_inverse=True)
+            rows, places = (sent(t, device) for t in ids.unique(return_inverse=True))
             yield rows, add_rows(embedded.new_zeros(len(rows), embedded.shape[1]), places, embedded)
             return
         if not self.seen:
             return
-        positions, hidden, labels = self._scored
-        chosen = (positions // self.ids.shape[1] == sequence).nonzero().squeeze(-1)
+        _, hidden, labels = self._scored
+        chosen = slice(*self._edges[sequence : sequence + 2])
         hidden = hidden[chosen]
         inputs = _rotated(self._inputs(table, hidden), basis)
-        for rows, pull in self.frozen.head.pulls(hidden, labels[chosen]) if len(chosen) else ():
+        for rows, pull in self.frozen.head.pulls(hidden, labels[chosen]) if len(hidden) else ():
             block = pull.T @ inputs
             if embedded is not None:
                 inside = ((ids >= rows.start) & (ids < rows.stop)).nonzero().squeeze(-1)
-                add_rows(block, ids[inside] - rows.start, embedded[inside])
+                places, inside = (sent(t, device) for t in (ids[inside] - rows.start, inside))
+                add_rows(block, places, embedded[inside])
             yield rows, block
 
     def add_sides(self, table: Table, total: "Sides") -> None:
@@ -155,7 +159,7 @@ class TableGradients:
             g = _widened(gradients.flatten(0, 1).to(self._wide) * table.scale, table)
             embedded += g.T @ g
             # Padding has no gradient, nor has a document's last token.
-            counts += self.ids.flatten()[g.any(-1)].bincount(minlength=len(counts))
+            counts.index_add_(0, self.ids.flatten(), g.any(-1).to(counts))
 
     def squares(self, table: Table) -> Float[Tensor, "sequences"]:
         """Return the squared norms of the sequences' gradients by a table."""
@@ -172,6 +176,13 @@ class TableGradients:
     def _scored(self) -> tuple[Tensor, Tensor, Tensor]:
         positions, hidden, labels = zip(*self.seen, strict=True)
         return torch.cat(positions), torch.cat(hidden), torch.cat(labels)
+
+    @cached_property
+    def _edges(self) -> list[int]:
+        """Where each sequence's scored positions begin among them all, and where the last one's end."""
+        sequences, tokens = self.batch.ids.shape
+        starts = torch.arange(sequences + 1, device=self.batch.ids.device) * tokens
+        return torch.searchsorted(self.batch.scored, starts).tolist()
 
     @property
     def _wide(self) -> torch.dtype:

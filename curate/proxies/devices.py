@@ -1,7 +1,7 @@
 """What devices can do: which there are, and how wide and how exactly they compute."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,27 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """Return a copy in the host's memory to read back from: CUDA may still be filling it, so that only it may look."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def fetched(values: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Copy a matrix and vectors of its height to the CPU at once: a GPU is waited for a single time."""
+    if values.device.type == "cpu":
+        return values, list(vectors)
+    wide = torch.promote_types(values.dtype, torch.float32)
+    block = torch.cat([values.to(wide), *(v.to(wide)[:, None] for v in vectors)], 1).cpu()
+    return block[:, : values.shape[1]], list(block[:, values.shape[1] :].T)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Say whether every number of tensors on one device is finite; a GPU is waited for a single time."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ class Encoded:
         return int(self.scored.sum())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenBatch:
     """Right-padded sequences. No attention mask: in a causal model nothing real ever sees the padding on its right."""
 
@@ -77,13 +78,20 @@ class TokenBatch:
             starts=self.starts[sequences],
         )
 
+    @cached_property
+    def scored(self) -> Int[Tensor, "scored"]:
+        """Flat positions that carry loss."""
+        return (self.labels.flatten() != IGNORED).nonzero().squeeze(-1)
+
     def to(self, device: torch.device) -> "TokenBatch":
-        return TokenBatch(
+        moved = TokenBatch(
             ids=sent(self.ids, device),
             labels=sent(self.labels, device),
             documents=self.documents,
             starts=self.starts,
         )
+        moved.__dict__["scored"] = sent(self.scored, device)  # a GPU that looked for them would have to be waited for
+        return moved
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from curate.proxies.devices import on_host
 from curate.training.checkpoints import load, save
 from curate.training.optimisers import Tensors
 
@@ -63,8 +64,3 @@ class GradientLog:
 def bytes_of(tensors: Tensors) -> int:
     """Return what tensors take together."""
     return sum(t.numel() * t.element_size() for t in tensors.values())
-
-
-def on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Copy a device's tensor into memory that it is read back from fast."""
-    return tensor.cpu().pin_memory() if tensor.device.type == "cuda" else tensor.cpu()

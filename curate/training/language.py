@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
 from curate.gradients.labels import dual_level
-from curate.proxies.devices import products
+from curate.proxies.devices import products, sent
 from curate.proxies.experts import expose_experts
 from curate.proxies.proxy import DTYPES
 from curate.proxies.quantisation import unpack_kept
@@ -75,7 +75,7 @@ class LanguageModel:
         self, parameters: Tensors, batch: MicroBatch, coefficients: Float[Tensor, "sequences tokens"]
     ) -> tuple[Float[Tensor, "sequences tokens"], Tensors]:
         with _exactly(self.device, fused=True), torch.enable_grad():
-            batch, coefficients = batch.to(self.device), coefficients.to(self.device)
+            batch, coefficients = batch.to(self.device), sent(coefficients, self.device)
             leaves = {n: p.detach().requires_grad_() for n, p in parameters.items()}
             totals = {n: torch.zeros_like(p) for n, p in parameters.items() if n in self._linear}
             with Plain(leaves, totals):
@@ -106,7 +106,7 @@ class LanguageModel:
         totals = {n: torch.zeros_like(p) for n, p in parameters.items() if n in self._linear | self._tables}
         hessian: Tensors = {}
         with _exactly(self.device), torch.enable_grad(), dual(parameters, directions, totals) as (leaves, mode):
-            batch, coefficients = batch.to(self.device), coefficients.to(self.device)
+            batch, coefficients = batch.to(self.device), sent(coefficients, self.device)
             with mode:
                 last = self._output.last(leaves, batch.batch.ids).flatten(0, 1)
             slopes, pull, by_head = self._output.products(

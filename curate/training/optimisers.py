@@ -188,7 +188,7 @@ class Optimiser:
         clipping = self._clipping(gradients)
         scale, slope = clipping.scale, clipping.slope
         parameters, moments, pulled = {}, {}, {}
-        inner = 0.0
+        products: list[Tensor] = []
         for name, parameter in state.parameters.items():
             gradient = gradients[name] if scale == 1.0 else gradients[name] * scale
             before = (parameter, gradient, *state.moments[name])
@@ -201,9 +201,12 @@ class Optimiser:
             parameters[name], pulled[name], moments[name] = derivatives[0], derivatives[1], tuple(derivatives[2:])
             if slope:
                 wide = widest(parameter.device)
-                inner += float(torch.dot(derivatives[1].flatten().to(wide), gradients[name].flatten().to(wide)))
+                products.append(torch.dot(derivatives[1].flatten().to(wide), gradients[name].flatten().to(wide)))
         if scale != 1.0 or slope:
             # Clipped: s(‖g‖)·g pulls back to s·q + s′·⟨g, q⟩·g/‖g‖, which ties all parameters together.
+            inner = 0.0
+            for product in torch.stack(products).tolist() if products else ():
+                inner += product
             along = slope * inner / clipping.norm if clipping.norm else 0.0
             pulled = {n: q * scale + gradients[n] * along for n, q in pulled.items()}
         return State(step=state.step, parameters=parameters, moments=moments), pulled

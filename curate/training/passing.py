@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from curate.proxies.devices import on_host
 from curate.training.checkpoints import flat, load_state, save_state, unflat
-from curate.training.gradient_log import bytes_of, on_host
+from curate.training.gradient_log import bytes_of
 from curate.training.optimisers import State
 
 MOST_BYTES = 1 << 30

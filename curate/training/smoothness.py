@@ -1,6 +1,7 @@
 """Measure whether a training run is smooth enough in its documents' weights for its derivatives to mean anything."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -88,11 +89,15 @@ def _minus(after: Tensors, before: Tensors, start: Tensors) -> Tensors:
 
 
 def _agreement(first: Tensors, second: Tensors) -> float:
-    total = sum(float(d.abs().sum(dtype=widest(d.device))) for d in first.values())
-    same = sum(float((d * second[n].sign()).sum(dtype=widest(d.device))) for n, d in first.items())
+    total = _sum(d.abs().sum(dtype=widest(d.device)) for d in first.values())
+    same = _sum((d * second[n].sign()).sum(dtype=widest(d.device)) for n, d in first.items())
     return same / total if total else 1.0
 
 
 def _norm(difference: Tensors) -> float:
-    norms = (torch.linalg.vector_norm(d, dtype=widest(d.device)) for d in difference.values())
-    return math.sqrt(sum(float(norm) ** 2 for norm in norms))
+    norms = [torch.linalg.vector_norm(d, dtype=widest(d.device)) for d in difference.values()]
+    return math.sqrt(sum(norm**2 for norm in torch.stack(norms).tolist()))
+
+
+def _sum(numbers: Iterable[torch.Tensor]) -> float:
+    return sum(torch.stack(list(numbers)).tolist())

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from curate.gradients.head import Head, padded
+from curate.gradients.head import Head, less_labels, padded
 from curate.gradients.linear import linear
 
 # Tokens whose logits are held at a time, and rows of the vocabulary that are worked on at a time: in float32 a block of
@@ -177,8 +177,7 @@ class _Block:
             bend = tangent * capped * (-2 / cap) if capped is not None and cap and len(tangent) else None
             if len(tangent):
                 tangent.sub_(self._mean).mul_(pull)
-            inside = ((self.labels >= rows.start) & (self.labels < rows.stop)).nonzero().squeeze(1)
-            pull[inside, self.labels[inside] - rows.start] -= weights[inside, 0]
+            less_labels(pull, self.labels, rows, weights[:, 0])
             if capped is not None:
                 slope = 1 - capped.square()
                 if bend is not None:

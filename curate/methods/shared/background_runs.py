@@ -24,6 +24,7 @@ from curate.methods.contract import EncodedTarget, Inputs
 from curate.methods.shared.background_plan import RunSettings
 from curate.methods.shared.runs_scorer import RunsScorer
 from curate.methods.shared.target import finite_losses, group_columns, group_shares, usable_groups
+from curate.proxies.devices import all_finite
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 from curate.training.adjoint import Sampling, snapshot
@@ -250,7 +251,7 @@ class BackgroundRuns:
         if control is not None:
             control_directions = directions_of(proxy, [control.directions])
             directions = {n: u - control_directions[n] for n, u in directions.items()}
-        if not all(bool(u.isfinite().all()) for u in directions.values()):
+        if not all_finite(directions.values()):
             raise DivergedError(
                 f"The adjoint at step {step} is not finite.", hint="Lower learning_rate, or give later snapshots."
             )

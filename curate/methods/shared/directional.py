@@ -23,6 +23,7 @@ from curate.gradients.materialised import weighted_gradients
 from curate.gradients.passes import Passes
 from curate.methods.contract import EncodedTarget, Inputs
 from curate.methods.shared.target import group_columns, group_shares, usable_rows
+from curate.proxies.devices import all_finite
 from curate.proxies.proxy import Proxy
 from curate.proxies.tables import with_tables
 from curate.settings import Count, Flag, Number, option, settings
@@ -122,7 +123,7 @@ def direction_scorer(
     }
     kept = inputs.kept.get("target/directions", keys, make)
     directions = {n: kept[n] for n in (*inputs.proxy.tracked, *inputs.proxy.tables)}
-    if not all(bool(u.isfinite().all()) for u in directions.values()):
+    if not all_finite(directions.values()):
         raise CurateError(
             "The target's direction is not finite after solving with the curvature.",
             hint="Raise --damping, or use --dtype float32.",
@@ -180,9 +181,9 @@ def _target_gradients(inputs: Inputs) -> tuple[Directions, list[int]]:
 def _mean_gradients(inputs: Inputs, target: EncodedTarget) -> tuple[Directions, list[int]]:
     rows = list(range(len(target.encoded)))
     gradients = _weighted(inputs, target, rows)
-    if all(bool(g.isfinite().all()) for g in gradients.values()):
+    if all_finite(gradients.values()):
         return gradients, rows
-    finite = [all(bool(g.isfinite().all()) for g in _weighted(inputs, target, [i]).values()) for i in rows]
+    finite = [all_finite(_weighted(inputs, target, [i]).values()) for i in rows]
     rows = usable_rows(target, finite, inputs.reporter)
     return _weighted(inputs, target, rows), rows
 
