@@ -12,6 +12,8 @@ from fsspec.registry import known_implementations
 from curate.errors import CurateError
 
 _QUERY = re.compile(r"\?([\w.%-]+=.*|[^./]*)$", re.DOTALL)
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What Git LFS leaves in the place of a file that it has not fetched begins with this."""
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
 
 

@@ -58,8 +58,10 @@ def load_adapters(folder: Path, dtype: torch.dtype, device: torch.device) -> Pre
     _resize(base, folder)
     from peft import PeftModel
 
-    # Without memory for adapters first, peft also takes 8-bit weights away whose norms DoRA begins from.
-    sparing = not getattr(base, "is_quantized", False)
+    # Without memory for adapters first, peft also takes 8-bit weights away whose norms DoRA begins from; and PiSSA and
+    # its like change the base's weights by what they set adapters to.
+    from_base = isinstance(settings.get("init_lora_weights"), str)
+    sparing = not getattr(base, "is_quantized", False) and not from_base
     with explained(str(folder)), warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
         peft = PeftModel.from_pretrained(
@@ -158,6 +160,8 @@ def _rows(key: str, shape: tuple[int, ...]) -> int | None:
     """Return the number of tokens of an embedding's or head's saved tensor; None where it has no such side."""
     if "lora_embedding_A" in key:
         return shape[1]
+    if "trainable_tokens_" in key:  # a row for each of some tokens
+        return None
     return shape[0] if key.endswith("lora_B.weight") or ("lora_" not in key and len(shape) == 2) else None
 
 

@@ -15,9 +15,11 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from curate.documents.files import LFS_POINTER
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Folder
 from curate.folders.local import is_in_store, open_folder
@@ -139,9 +141,9 @@ def explained(source: str, *, alone: bool = False) -> Iterator[None]:
     """Turn what the libraries raise for a model, or for a tokenizer alone, that does not load into a CurateError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (CurateError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # safetensors, pickle and tokenizers raise classes of their own for damaged files
         raise (_no_tokenizer if alone else _not_loaded)(source, error) from error
 
 
@@ -170,6 +172,7 @@ def _not_loaded(source: str, error: Exception) -> CurateError:
         return CurateError(
             f"{source} does not load as a causal language model: {reason}",
             hint=_inner(folder)
+            or _not_fetched(folder, error)
             or "The folder needs config.json, weights and a tokenizer, as `save_pretrained` writes them.",
         )
     return NotHere(
@@ -186,7 +189,8 @@ def _no_tokenizer(source: str, error: Exception) -> CurateError:
         else "is no tokenizer on this machine and could not be fetched"
     )
     return CurateError(
-        f"{source} {problem}: {_reason(error)}", hint="Give the folder that a tokenizer's `save_pretrained` wrote."
+        f"{source} {problem}: {_reason(error)}",
+        hint=_not_fetched(Path(source), error) or "Give the folder that a tokenizer's `save_pretrained` wrote.",
     )
 
 
@@ -205,6 +209,23 @@ def _inner(folder: Path) -> str | None:
         return None
     names = sorted({p.parent.name for n in ("config.json", "adapter_config.json") for p in folder.glob(f"*/{n}")})
     return f"There are models in its folders {', '.join(names[:8])}: give one of them." if names else None
+
+
+def _not_fetched(folder: Path, error: Exception) -> str | None:
+    """Say what to do where a file of the folder is a pointer of Git LFS, or damaged weights."""
+    pointer = next((file.name for file in sorted(folder.glob("*")) if _is_pointer(file)), None)
+    if pointer is not None:
+        return f"{pointer} is a pointer of Git LFS in the place of the file: run `git lfs pull` in that folder."
+    if isinstance(error, SafetensorError | EOFError):
+        return "A file of its weights is damaged or was not fetched whole: fetch or save it again."
+    return None
+
+
+def _is_pointer(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _and_more(names: list[str]) -> str:

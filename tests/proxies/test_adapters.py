@@ -27,13 +27,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def adapted(base: Path, folder: Path, config: Any, rows: int | None = None) -> Any:
+def adapted(base: Path, folder: Path, config: Any, rows: int | None = None, dtype: torch.dtype = torch.float64) -> Any:
     """Put adapters of random weights on a base model and save them; return the model that they make."""
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     if rows is not None:
         model.resize_token_embeddings(rows, mean_resizing=False)
     model = get_peft_model(model, config)
@@ -68,6 +68,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora and the head": {"use_dora": True, "target_modules": ["q_proj", "lm_head"]},
     "a whole layer": {"modules_to_save": ["k_proj"]},
     "the head": {"modules_to_save": ["lm_head"]},
+    "some tokens": {"trainable_token_indices": [3, 4]},
 }
 
 
@@ -82,6 +83,13 @@ def test_every_form_of_lora_is_scored_by_its_own_gradients(base: Path, tmp_path:
         module.__dict__.pop("get_lora_weight", None)  # autograd through peft's own arithmetic
     truth = proxy.model
     assert_autograds_gradients(loaded(tmp_path), truth)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_adapters_that_began_from_the_bases_weights_are_read(base: Path, tmp_path: Path, start: str) -> None:
+    expected = logits(adapted(base, tmp_path, lora(init_lora_weights=start), dtype=torch.float32))
+    proxy = load_proxy(ProxySettings(model=str(tmp_path), dtype="float32", device="cpu"))
+    torch.testing.assert_close(logits(proxy.model), expected)
 
 
 def test_doras_magnitudes_are_named_as_not_covered(base: Path, tmp_path: Path) -> None:

@@ -62,6 +62,24 @@ def test_weights_that_the_model_needs_and_the_file_lacks_are_named(folder: Path)
         load_proxy(settings(folder))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_pointer_in_the_place_of_a_file_is_called_one(folder: Path, name: str) -> None:
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n")
+    with pytest.raises(CurateError) as error:
+        load_proxy(settings(folder))
+    assert f"{name} is a pointer of Git LFS" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_model_that_was_not_fetched_whole_is_refused_as_such(folder: Path, share: float) -> None:
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CurateError, match="does not load as a causal language model") as error:
+        load_proxy(settings(folder))
+    assert "damaged or was not fetched whole" in str(error.value.hint)
+
+
 def test_loading_says_nothing_on_the_terminal(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     load_proxy(settings(folder))
