@@ -59,6 +59,7 @@ class Machine:
 
     def hold(self, tensor: "Pretended") -> None:
         """Count a tensor's storage, once for all views of it; raise torch.OutOfMemoryError where it does not fit."""
+        tensor.release()
         storage = tensor.inner.untyped_storage()
         address, size = storage.data_ptr(), storage.nbytes()
         if not size:
@@ -69,7 +70,7 @@ class Machine:
             self.live += size
             self.peak = max(self.peak, self.live)
         self.owners[address] += 1
-        weakref.finalize(tensor, self._release, address, size)
+        tensor.release = weakref.finalize(tensor, self._release, address, size)
 
     def _release(self, address: int, size: int) -> None:
         self.owners[address] -= 1
@@ -104,6 +105,8 @@ class Pretended(torch.Tensor):
     """A tensor that computes on the CPU and says that it is on the machine's device."""
 
     inner: Tensor
+    release: Callable[[], object] = staticmethod(lambda: None)
+    """Take its storage out of the machine's account, once."""
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
@@ -125,6 +128,12 @@ class Pretended(torch.Tensor):
     def device(self) -> torch.device:
         return machine.device
 
+    def _set_data(self, value: "Pretended") -> None:
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]  # which `Module.to(dtype)` does
+        self.inner = value.inner
+        machine.hold(self)
+
+    data = property(torch.Tensor.data.__get__, _set_data)  # type: ignore[attr-defined, assignment]
     is_cuda = property(lambda self: machine.device.type == "cuda")
     is_mps = property(lambda self: machine.device.type == "mps")
     is_cpu = property(lambda self: False)

@@ -1,18 +1,27 @@
 """Run every method and long command on a pretended device and print a line of JSON for each; see `pretended`.
 
-python -m tests.pretended_commands KIND FOLDER
+python -m tests.pretended_commands KIND FOLDER [NAME …]
+
+Of KIND cpu nothing is pretended. NAMEs: the commands to run, in their order; all where none is given.
 
 But `warmup`: transformers' Trainer moves a model by torch's own means, to a device that this build of torch has not.
 """
 
 import argparse
 import json
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from tests import pretended
+from tests.pretended_options import options
+
+if __name__ == "__mp_main__" and sys.argv[1] != "cpu":  # a process that a command starts
+    pretended.start(sys.argv[1])
 
 FEW = {"magic": {"steps": 2, "batch_size": 4, "runs": 1, "accept_rough": True}}
 RECIPE = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3}
@@ -81,8 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*")
     arguments = parser.parse_args()
-    machine = pretended.start(arguments.kind)
+    machine = pretended.machine if arguments.kind == "cpu" else pretended.start(arguments.kind)
     whole = machine.capacity
     from tests.scoring import leave_checkpoint, make_project, make_proxy_folder
 
@@ -90,20 +100,32 @@ def main() -> None:
     project = make_project(arguments.folder, 8, 4)
     make_proxy_folder(project / "proxy", layers=1)  # every kind of layer once; pretending takes its time by operation
     leave_checkpoint(project / "proxy")
-    for name, work in commands(project).items():
+    for name, work in (commands(project) | options(project)).items():
+        if arguments.names and name not in arguments.names:
+            continue
         machine.capacity = SMALL if name == "small card" else whole
         machine.waits.clear()
         machine.peak, machine.pins = machine.live, 0
-        report = {"name": name, "error": _error(work), "waits": machine.waits.most_common(60)}
+        scores, error = _outcome(work)
+        report = {"name": name, "error": error, "scores": scores, "waits": machine.waits.most_common(60)}
         print(json.dumps(report | {"peak": machine.peak, "pins": machine.pins}), flush=True)
 
 
-def _error(work: Callable[[], object]) -> str:
+def _outcome(work: Callable[[], object]) -> tuple[dict[str, list[float | None]], str]:
+    """Return the scores of the run that something makes, by column, and the error that it ends with."""
+    from curate.scores.run import Run
+
     try:
-        work()
+        run = work()
+        return (_scores(run.path) if isinstance(run, Run) else {}), ""
     except Exception:
-        return traceback.format_exc()
-    return ""
+        return {}, traceback.format_exc()
+
+
+def _scores(run: Path) -> dict[str, list[float | None]]:
+    table = pl.concat([pl.read_parquet(file) for file in sorted((run / "scores").rglob("*.parquet"))]).sort("doc_id")
+    columns = [name for name in table.columns if name.startswith(("score", "token_scores")) or name == "loss"]
+    return {name: table[name].explode().to_list() for name in columns}
 
 
 if __name__ == "__main__":

@@ -274,3 +274,10 @@ def test_a_document_with_a_token_beyond_the_embedding_has_no_tokens_and_says_whi
     assert beyond.beyond == f"token {size} ('<extra>'): the model has embeddings for {size} tokens"
     assert whole.num_scored > 0
     assert not cut.beyond, "what truncation leaves out does not matter"
+
+
+def test_a_batch_keeps_where_its_loss_is_when_it_moves_or_is_halved() -> None:
+    labels = torch.tensor([[3, IGNORED, 5], [IGNORED, IGNORED, 7]])
+    batch = TokenBatch(ids=torch.ones_like(labels), labels=labels, documents=(0, 1))
+    assert batch.scored.tolist() == batch.to(torch.device("cpu")).scored.tolist() == [0, 2, 5]
+    assert [half.scored.tolist() for half in batch.halves()] == [[0, 2], [2]]

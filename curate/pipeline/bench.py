@@ -23,7 +23,7 @@ from curate.memory import peak_resident
 from curate.pipeline.settings import BenchSettings
 from curate.progress import Reporter, Silent
 from curate.proxies.attention import use_block_attention, use_plain_attention
-from curate.proxies.devices import choose_device, products
+from curate.proxies.devices import choose_device, products, refuse_wider
 from curate.proxies.experts import Rows
 from curate.proxies.proxy import DTYPES, Proxy, keep_freed_memory, load_proxy, make_proxy
 from curate.proxies.settings import ProxySettings
@@ -106,6 +106,7 @@ def build_proxy(settings: BenchSettings) -> Proxy:
     if settings.model in SHAPES:
         torch.manual_seed(0)
         device = choose_device(settings.device)
+        refuse_wider(device, dtype=settings.dtype)
         return make_proxy(_random_model(settings).to(device), _no_tokenizer(), proxy_settings)
     if not Path(settings.model).is_dir() and "/" not in settings.model:
         raise SettingsError(f"There is no shape {settings.model!r}.", hint=nearest(settings.model, list(SHAPES)))

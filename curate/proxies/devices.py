@@ -33,6 +33,16 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def refuse_wider(device: torch.device, **types: str) -> None:
+    """Raise SettingsError for a setting that is a type of floats wider than the device's."""
+    for name, value in types.items():
+        if value == "float64" and widest(device) == torch.float32:
+            raise SettingsError(
+                f"{name} is 'float64'; {device.type.upper()} has no floats wider than float32.",
+                hint="Use float32, or --device cpu.",
+            )
+
+
 def in_float64(tensor: Tensor) -> Tensor:
     """Return a tensor in float64, on the CPU where its device has none."""
     return tensor.to("cpu" if widest(tensor.device) == torch.float32 else tensor.device).to(torch.float64)

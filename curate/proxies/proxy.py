@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from curate.errors import SettingsError
 from curate.proxies.adapters import is_adapter, load_adapters, tokenizers_source
 from curate.proxies.attention import use_block_attention
-from curate.proxies.devices import choose_device
+from curate.proxies.devices import choose_device, refuse_wider
 from curate.proxies.experts import ExpertLinear, expose_experts
 from curate.proxies.loading import find, load_tokenizer, load_whole, quietly
 from curate.proxies.probes import decoder_of, linear_layers, observe, refuse_damaged, refuse_short_embedding
@@ -238,6 +238,7 @@ def keep_freed_memory() -> None:
 
 def _load(settings: ProxySettings, weights: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source, device, dtype = find(settings.model), choose_device(settings.device), DTYPES[settings.dtype]
+    refuse_wider(device, dtype=settings.dtype)
     with quietly():
         folder = Path(source)
         if is_adapter(folder):

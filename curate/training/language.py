@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from curate.errors import CurateError, SettingsError
 from curate.gradients.labels import dual_level
-from curate.proxies.devices import products, sent
+from curate.proxies.devices import products, refuse_wider, sent
 from curate.proxies.experts import expose_experts
 from curate.proxies.proxy import DTYPES
 from curate.proxies.quantisation import unpack_kept
@@ -35,6 +35,7 @@ class LanguageModel:
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe) -> None:
         """Take over `model`: convert it to the recipe's precision, and add adapters if the recipe has them."""
+        refuse_wider(model.device, precision=recipe.precision)
         unpack_kept(model, DTYPES[recipe.precision])
         model.to(DTYPES[recipe.precision]).eval().requires_grad_(not recipe.lora_rank)  # type: ignore[arg-type]
         if recipe.lora_rank:

@@ -224,3 +224,13 @@ def test_a_draw_does_not_depend_on_the_other_tokens() -> None:
     together, _ = chosen(hidden, labels, uniforms=uniforms)
     alone = [chosen(hidden[i : i + 1], labels[i : i + 1], uniforms=uniforms[i : i + 1])[0] for i in range(TOKENS)]
     torch.testing.assert_close(torch.cat(alone), together)
+
+
+def test_labels_are_subtracted_in_their_own_block_of_the_vocabulary_alone() -> None:
+    labels, weights = torch.tensor([4, 9, 5, 3, 8]), torch.tensor([2.0, 3.0, 5.0, 7.0, 11.0])
+    pull = torch.ones(5, 4)
+    module.less_labels(pull, labels, slice(4, 8), weights)
+    expected = torch.ones(5, 4)
+    expected[0, 0] -= 2.0
+    expected[2, 1] -= 5.0
+    assert pull.equal(expected)
