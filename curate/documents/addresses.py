@@ -11,6 +11,7 @@ import orjson
 
 from curate.documents.files import filesystem, local_path, open_binary
 from curate.documents.formats import format_of, get, readable
+from curate.documents.results import folders_of_results
 from curate.documents.shards import Shard
 from curate.documents.sidecars import without_sidecars
 from curate.documents.splits import of_split
@@ -65,7 +66,9 @@ def find_shards(address: str) -> Listing:
         raise CurateError(f"{address}: no such file or folder.", hint=_nearest_sibling(path))
     if not files:
         raise CurateError(f"{address}: {_place(address, path)} no files.", hint=f"Readable: {readable()}.")
+    files, results = _without_results(files)
     shards, ignored = _separate(files, format_of(address))
+    ignored += results
     if not shards:
         listed = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         raise CurateError(
@@ -84,6 +87,15 @@ def find_shards(address: str) -> Listing:
         ignored=ignored,
         other_splits=[s.name for s in data if s.name not in names],
     )
+
+
+def _without_results(files: list[ListedFile]) -> tuple[list[ListedFile], list[str]]:
+    """Return the files outside folders of `curate`'s results, and these folders; all where no other is a shard."""
+    results = folders_of_results((f.name, f.url) for f in files)
+    others = [f for f in files if results.isdisjoint(map(str, PurePosixPath(f.name).parents))] if results else files
+    if not any(_lies_anywhere(format_of(f.name)) for f in others):
+        return files, []
+    return others, sorted(f"{folder}/" for folder in results)
 
 
 def lies_here(address: str) -> bool:

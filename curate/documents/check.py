@@ -164,13 +164,18 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
 def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -> CurateError:
     if fields.format_as:
         hint = f"Leave {prefix}format-as out: each row is then read by its own shape."
+    elif (turns := _column_of_turns(shard)) is not None:
+        hint = f"The column {turns!r} holds turns of conversations: give {prefix}messages-column {turns}."
     elif (holder := _holder_of_rows(shard)) is not None:
         name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
         rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
         hint = f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
     else:
         suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
-        hint = f"Name the column that holds the text ({prefix}text-column). {suggestion}".strip()
+        hint = (
+            f"Name the column that holds the text ({prefix}text-column), or those of prompts and their answers"
+            f" ({prefix}prompt-column and {prefix}completion-column). {suggestion}"
+        ).strip()
     return CurateError(
         f"{shard.url}: no column to read text from; expected {shapes.expected(fields, prefix)}, "
         f"found: {', '.join(columns)}.",
@@ -183,10 +188,19 @@ def _holder_of_rows(shard: Shard) -> str | None:
     first = [row for _, row in islice(rows(shard), 2)]
     if not isinstance(formats.get(shard.format), Streamed) or len(first) != 1 or isinstance(first[0], BadRow):
         return None
-    lists = [c for c, v in first[0].items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)]
+    row = first[0]
+    lists = {c: len(v) for c, v in row.items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)}
     if lists:
-        return f"[{max(lists, key=lambda c: len(first[0][c]))!r}]"
-    return ".values()" if all(isinstance(v, dict) for v in first[0].values()) else None
+        return f"[{max(lists, key=lists.__getitem__)!r}]"
+    return ".values()" if all(isinstance(v, dict) for v in row.values()) else None
+
+
+def _column_of_turns(shard: Shard) -> str | None:
+    """Return the column that holds conversations in the first row, if one does."""
+    for _, row in islice(rows(shard), 1):
+        if not isinstance(row, BadRow):
+            return next((column for column, value in row.items() if shapes.are_turns(value)), None)
+    return None
 
 
 def _close(name: str, columns: list[str]) -> str:

@@ -8,11 +8,13 @@ import pytest
 from datasets import Dataset, DatasetDict
 from fsspec.registry import known_implementations
 
+from curate import score, select
 from curate.documents import Fields, check_fields, documents, open_pool, raw_tables, sample_rows
 from curate.documents.addresses import find_shards, hub_url
 from curate.documents.splits import of_split
 from curate.errors import CurateError
 from tests.documents.writing import lines_of, write
+from tests.scoring import make_proxy_folder
 
 ROWS = [{"text": "one"}, {"text": "two"}]
 
@@ -296,3 +298,21 @@ def test_a_selection_is_a_pool_without_what_it_rejected(tmp_path: Path) -> None:
             pq.write_table(pa.table({"text": ["a"]}), tmp_path / "selected" / name)
     pool = open_pool(tmp_path / "selected")
     assert [s.name for s in pool.shards] == ["train/data-00000.parquet"]
+
+
+def test_what_curate_wrote_below_a_pool_is_no_part_of_it(tmp_path: Path) -> None:
+    proxy, data = make_proxy_folder(tmp_path / "proxy"), tmp_path / "data"
+    write(data / "a.jsonl", ROWS)
+    before = open_pool(data).fingerprint()
+    target = write(tmp_path / "target.jsonl", [{"text": "three and four"}])
+    run = score(target=target, pool=data, model=str(proxy), method="length", out=data / "runs" / "one")
+    select(run, top="100%", out=data / "kept", decontaminate=False)
+    select(run, top="50%", out=data / "again", decontaminate=False)
+    assert open_pool(data).fingerprint() == before
+    # Another tool's records may have the names of ours.
+    write(data / "other" / "b.jsonl", ROWS)
+    (data / "other" / "run.json").write_text('{"settings": 1}')
+    pool = open_pool(data)
+    assert [s.name for s in pool.shards] == ["a.jsonl", "other/b.jsonl"]
+    assert {"again/", "kept/", "runs/one/"} <= set(pool.ignored)
+    assert open_pool(data / "kept").shards

@@ -18,6 +18,16 @@ def test_a_shard_without_a_content_column_names_what_it_found_and_the_nearest(tm
 
 
 @pytest.mark.parametrize("ending", TEXT_ENDINGS)
+def test_a_column_of_turns_that_no_shape_has_is_named_with_its_option(tmp_path, ending):
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    write(tmp_path / f"a{ending}", [{"n": "1", "chat": turns}])
+    with pytest.raises(CurateError) as error:
+        check_fields(open_pool(tmp_path), Fields())
+    assert "--messages-column chat" in error.value.hint
+    check_fields(open_pool(tmp_path), Fields(messages="chat"))
+
+
+@pytest.mark.parametrize("ending", TEXT_ENDINGS)
 def test_a_named_column_that_is_nowhere_is_an_error_even_where_others_would_do(tmp_path, ending):
     write(tmp_path / f"a{ending}", [{"messages": [], "content": "x"}])
     with pytest.raises(CurateError, match=r"no column 'contents'(.|\n)*Did you mean 'content'"):

@@ -14,6 +14,7 @@ from tests.documents.writing import ENDINGS, shard_at, write
 ASK, SAY = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}
 CHAT = [ASK, SAY]
 CALL = {"type": "function", "function": {"name": "seek", "arguments": {"what": "key"}}}
+CALLING = {"role": "assistant", "tool_calls": [CALL]}
 TOOLS = [{"type": "function", "function": {"name": "seek"}}]
 
 
@@ -87,6 +88,18 @@ TURNS = [
     ({"prompt": [ASK, SAY, ASK], "completion": [SAY]}, [ASK, SAY | {"train": False}, ASK, SAY]),
     ({"chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "Here."}]}, CHAT),
     ({"prompt": "Where?", "chosen": [SAY], "rejected": [SAY | {"content": "Here."}]}, CHAT),
+    ({"input": [ASK], "output": "There."}, CHAT),
+    (
+        {"system_prompt": "Be brief.", "input": [ASK], "output": "There."},
+        [{"role": "system", "content": "Be brief."}, *CHAT],
+    ),
+    ({"messages": [ASK, {"role": "assistant", "tool_calls": json.dumps([CALL])}]}, [ASK, CALLING]),
+    ({"messages": [ASK, SAY | {"tool_calls": ""}]}, [ASK, SAY | {"tool_calls": []}]),
+    (
+        {"messages": [ASK, {"role": "assistant", "content": [{"type": "output_text", "text": "There."}]}]},
+        None,
+    ),
+    ({"messages": [ASK, {"role": "assistant", "content": [{"text": "There."}]}]}, None),
     ({"dialogue": ["Where?", "There."]}, CHAT),
     ({"turns": [{"speaker": "human", "text": "Where?"}, {"speaker": "bot", "text": "There."}]}, CHAT),
 ]
@@ -120,7 +133,15 @@ TEXTS = [
     ({"context": "We two.", "question": "Who?", "answer": "Me."}, "We two.\n\nWho?\n\n", "Me."),
     ({"query": "Who?", "response": "Me."}, "Who?\n\n", "Me."),
     ({"input": "Who?", "output": "Me."}, "Who?\n\n", "Me."),
+    ({"inputs": "Who?", "targets": "Me."}, "Who?\n\n", "Me."),
+    ({"query": "Who?", "response": "Me.", "history": [["Hi", "Ho"]]}, "Hi\n\nHo\n\nWho?\n\n", "Me."),
     ({"prompt": "Who? ", "chosen": "Me.", "rejected": "You."}, "Who? ", "Me."),
+    ({"system": "", "question": "Who?", "chosen": "Me.", "rejected": "You."}, "Who?\n\n", "Me."),
+    (
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: Who?\n\nAssistant: Me.", "rejected": "x"},
+        "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: Who?\n\nAssistant:",
+        " Me.",
+    ),
 ]
 
 
@@ -153,7 +174,7 @@ def test_text_may_be_bytes_of_utf8(tmp_path: Path) -> None:
     assert (bad.reason, "not UTF-8" in bad.detail) == ("not a string", True)
 
 
-@pytest.mark.parametrize("tools", [TOOLS, '[{"type": "function", "function": {"name": "seek"}}]'])
+@pytest.mark.parametrize("tools", [TOOLS, json.dumps(TOOLS), [json.dumps(tool) for tool in TOOLS]])
 def test_tools_belong_to_a_conversation(tmp_path: Path, tools: Any) -> None:
     plain = only(tmp_path / "a.jsonl", {"messages": CHAT})
     with_tools = only(tmp_path / "a.jsonl", {"messages": CHAT, "tools": tools})
@@ -179,6 +200,7 @@ def nested(depth: int) -> Any:
         ({"messages": [ASK, SAY | {"note": nested(300)}]}, "invalid messages", "more than 128 levels"),
         ({"messages": CHAT, "tools": nested(300)}, "invalid tools", "expected a list of objects"),
         ({"messages": "[" * 300}, "invalid messages", "expected a list of turns"),
+        ({"messages": [ASK, SAY | {"tool_calls": "seek()"}]}, "invalid messages", "'tool_calls' must be a list"),
         ({"prompt": [ASK], "completion": []}, "invalid messages", "column 'completion'"),
         ({"chosen": "a", "rejected": "b"}, "no prompt", "'prompt'"),
         ({"instruction": 3, "output": "x"}, "not a string", "column 'instruction'"),

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from curate.documents.shapes.contract import Columns, Shape
+from curate.documents.shapes._turns import listed_turns
+from curate.documents.shapes.contract import Columns, Refused, Shape
 from curate.fields import Fields
 from curate.registry import Registry
 
@@ -52,6 +54,11 @@ def of_columns(filled: Collection[str], fields: Fields) -> list[Shape]:
 def content_columns(columns: Collection[str], fields: Fields) -> set[str]:
     """Return the columns that some shape would read a row with these columns from."""
     return {c for shape in candidates(fields) for c in shape.columns(columns, fields)}
+
+
+def are_turns(value: Any) -> bool:
+    """Return whether a value is a conversation, as a list of turns or JSON of one."""
+    return isinstance(value, list | dict | str) and not isinstance(listed_turns(value, ""), Refused)
 
 
 def expected(fields: Fields, prefix: str = "--") -> str:

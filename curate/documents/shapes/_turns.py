@@ -30,9 +30,14 @@ def read_turns(value: Any, column: str, *, system: Any = None, tools: Any = None
     turns = listed_turns(value, column)
     if isinstance(turns, Refused):
         return turns
-    if isinstance(system, str) and system.strip() and turns[0]["role"] != "system":
-        turns = [{"role": "system", "content": system}, *turns]
-    return content_of(turns, tools)
+    return content_of(with_system(turns, system), tools)
+
+
+def with_system(turns: list[dict[str, Any]], system: Any) -> list[dict[str, Any]]:
+    """Return turns behind a system prompt of a column of its own, unless they have one."""
+    if not isinstance(system, str) or not system.strip() or turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": system}, *turns]
 
 
 def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[str, Any] | Refused:
@@ -48,6 +53,7 @@ def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[st
     tools = _parsed(tools) if isinstance(tools, str | bytes) and tools.strip() else tools
     if not tools:
         return {"messages": list(turns)}
+    tools = [_parsed(t) if isinstance(t, str) else t for t in tools] if isinstance(tools, list) else tools
     if not isinstance(tools, list) or not all(isinstance(t, Mapping) for t in tools) or _too_deep(tools):
         return Refused("invalid tools", f"expected a list of objects, found {shown(tools)}")
     return {"messages": list(turns), "tools": _without_nulls(tools)}
@@ -98,7 +104,9 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, bytes):
         content = content.decode("utf-8", "replace")
     if isinstance(content, list):
-        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+        content = [_part(part) for part in content]
+    if isinstance(written := rest.get("tool_calls"), str | bytes):
+        rest["tool_calls"] = _parsed(written) if written.strip() else []
     calls: list[Any] = []
     if role == "function_call":
         role, calls = "assistant", list(_calls(content))
@@ -109,6 +117,14 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
         rest["tool_calls"] = [*rest.get("tool_calls", ()), *calls]
     given = {"content": content} if content_key in turn or calls else {}
     return {"role": role, **given, **rest}
+
+
+def _part(part: Any) -> Any:
+    """Return a part of a turn's content; text is of the type `text`, whatever an interface calls it."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    is_text = isinstance(part, Mapping) and isinstance(part.get("text"), str)
+    return {**part, "type": "text"} if is_text and part.get("type") in (None, "input_text", "output_text") else part
 
 
 def _calls(value: Any) -> Iterator[dict[str, Any]]:
@@ -133,8 +149,10 @@ def _without_nulls(value: Any) -> Any:
 def _wrong_turn(turn: Mapping[str, Any]) -> str | None:
     if not isinstance(turn.get("role"), str):
         return f"'role' must be a string, found {type(turn.get('role')).__name__}"
-    content = turn.get("content")
-    if isinstance(content, str) or (content is None and turn.get("tool_calls")):
+    content, calls = turn.get("content"), turn.get("tool_calls")
+    if calls and not (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)):
+        return f"'tool_calls' must be a list of objects, found {shown(calls)}"
+    if isinstance(content, str) or (content is None and calls):
         return None
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
         return None

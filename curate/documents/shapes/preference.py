@@ -3,24 +3,49 @@
 Turns that begin both answers alike are their prompt.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from curate.documents.shapes._turns import content_of, listed_turns
-from curate.documents.shapes.contract import Columns, Refused, Shape, present, string
+from curate.documents.shapes.contract import Columns, Refused, Shape, answered, first_of, present, string
 from curate.documents.shapes.trl import without_loss
 from curate.fields import Fields
+
+_QUESTIONS, _SYSTEM = ("question", "instruction"), ("system", "system_prompt")
+_ANSWER = "\n\nAssistant:"
+"""Begins an answer in transcripts as those of hh-rlhf."""
 
 
 def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
     if isinstance(row["chosen"], list | dict):
         return _turns(row, fields)
     if row.get(fields.prompt) is None:
-        return Refused("no prompt", f"'chosen' and 'rejected' are texts; expected a column {fields.prompt!r}, too")
+        return _without_prompt(row)
     prompt = string(row, fields.prompt, empty=True)
     if isinstance(prompt, Refused):
         return prompt
     chosen = string(row, "chosen")
     return chosen if isinstance(chosen, Refused) else {"prompt": prompt, "completion": chosen}
+
+
+def _without_prompt(row: Columns) -> dict[str, Any] | Refused:
+    """Read texts whose prompt has another name, or stands before the last answer of a transcript."""
+    filled = [name for name, value in row.items() if value is not None]
+    if question := first_of(filled, _QUESTIONS):
+        return answered(row, [*first_of(filled, _SYSTEM), *question], "chosen")
+    chosen = string(row, "chosen")
+    if isinstance(chosen, Refused):
+        return chosen
+    before, mark, answer = chosen.rpartition(_ANSWER)
+    if mark and answer.strip():
+        return {"prompt": before + mark, "completion": answer}
+    return Refused("no prompt", "'chosen' and 'rejected' are texts; expected a column 'prompt' or 'question', too")
+
+
+def _columns(columns: Collection[str], fields: Fields) -> list[str]:
+    prompt = [fields.prompt] if fields.prompt in columns else first_of(columns, _QUESTIONS)
+    system = first_of(columns, _SYSTEM) if prompt != [fields.prompt] else []
+    return present(columns, ["chosen", "rejected"], [*prompt, *system, "tools"])
 
 
 def _turns(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
@@ -41,6 +66,6 @@ def _turns(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
 SHAPE = Shape(
     title="preference pairs, the chosen answer of each",
     order=70,
-    columns=lambda columns, fields: present(columns, ["chosen", "rejected"], [fields.prompt, "tools"]),
+    columns=_columns,
     read=_read,
 )

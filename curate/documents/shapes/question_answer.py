@@ -1,9 +1,13 @@
-"""A question and its answer in two columns, under the names in use; a system prompt and a context come first."""
+"""A question and its answer in two columns, under the names in use; a system prompt and a context come first.
 
-from collections.abc import Collection
+Either may be a list of turns.
+"""
+
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from curate.documents.shapes.contract import Columns, Refused, Shape, answered, first_of, present
+from curate.documents.shapes.contract import Columns, Refused, Shape, answered, first_of, history, present
+from curate.documents.shapes.trl import read_pair
 from curate.fields import Fields
 
 _PAIRS = (
@@ -13,9 +17,13 @@ _PAIRS = (
     ("query", "answer"),
     ("prompt", "response"),
     ("problem", "solution"),
+    ("problem", "generated_solution"),
+    ("prompt", "answer"),
     ("input", "output"),
+    ("inputs", "targets"),
 )
-_BEFORE = ("system", "system_prompt"), ("context",)
+_SYSTEM = ("system", "system_prompt")
+_BEFORE = _SYSTEM, ("context",)
 
 
 def _pair(columns: Collection[str]) -> tuple[str, str] | None:
@@ -24,12 +32,19 @@ def _pair(columns: Collection[str]) -> tuple[str, str] | None:
 
 def _columns(columns: Collection[str], _fields: Fields) -> list[str]:
     pair = _pair(columns)
-    return present(columns, pair, [c for names in _BEFORE for c in first_of(columns, names)]) if pair else []
+    before = [*_BEFORE, ("history",)] if pair and pair[0] == "query" else _BEFORE  # ms-swift's rows
+    return present(columns, pair, [c for names in before for c in first_of(columns, names)]) if pair else []
 
 
 def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
     question, answer, *before = _columns([name for name, value in row.items() if value is not None], fields)
-    return answered(row, [*before, question], answer)
+    if any(map(_are_turns, (row[question], row[answer]))):
+        return read_pair(row, question, answer, next((row[c] for c in _SYSTEM if c in before), None))
+    return answered({**row, "history": history(row.get("history"))}, [*before, question], answer)
+
+
+def _are_turns(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
 
 
 SHAPE = Shape(title="questions and answers", order=80, columns=_columns, read=_read)

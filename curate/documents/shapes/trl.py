@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from curate.documents.shapes._turns import content_of, listed_turns
+from curate.documents.shapes._turns import content_of, listed_turns, with_system
 from curate.documents.shapes.contract import Columns, Refused, Shape, present
 from curate.fields import Fields
 
@@ -12,15 +12,19 @@ def _fits(row: Columns, fields: Fields) -> bool:
 
 
 def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
-    """Read both as turns; a string beside a list is one turn."""
+    return read_pair(row, fields.prompt, fields.completion)
+
+
+def read_pair(row: Columns, prompt: str, completion: str, system: Any = None) -> dict[str, Any] | Refused:
+    """Read two columns as turns; a string beside a list is one turn."""
     parts = []
-    for column, role in ((fields.prompt, "user"), (fields.completion, "assistant")):
+    for column, role in ((prompt, "user"), (completion, "assistant")):
         value = row[column]
         turns = listed_turns([{"role": role, "content": value}] if isinstance(value, str) else value, column)
         if isinstance(turns, Refused):
             return turns
         parts.append(turns)
-    return content_of([*map(without_loss, parts[0]), *parts[1]], row.get("tools"))
+    return content_of([*map(without_loss, with_system(parts[0], system)), *parts[1]], row.get("tools"))
 
 
 def without_loss(turn: dict[str, Any]) -> dict[str, Any]:
