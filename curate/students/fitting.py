@@ -105,7 +105,7 @@ def fit(student: str, sample: Sample, *, folds: int, seed: int, by_source: bool,
     matrix = np.stack([*targets.values()], 1)
     middle = matrix.mean(0)
     ridge = Ridge.of(np.concatenate([scaling(raw), constants - shares], 1), matrix - middle)
-    left_out = _left_out(ridge, folds_of(sample.contents, folds, seed))
+    left_out = ridge.left_out(STRENGTHS, folds_of(sample.contents, folds, seed))
     weights, strengths, figures = np.empty((1 + raw.shape[1] + len(named), len(targets))), {}, {}
     predicted: dict[str, np.ndarray] = {}
     for j, column in enumerate(targets):
@@ -157,10 +157,6 @@ def _unscaled(learned: np.ndarray, constant: float, scaling: Scaling, shares: np
     """Return weights of features as they are, behind the constant, of those of scaled features and moved sources."""
     of_raw, of_sources = learned[: len(scaling.scale)] * scaling.scale, learned[len(scaling.scale) :]
     return np.array([constant - scaling.centre @ of_raw - shares @ of_sources, *of_raw, *of_sources])
-
-
-def _left_out(ridge: Ridge, folds: np.ndarray) -> dict[float, np.ndarray]:
-    return {strength: ridge.left_out(strength, folds) for strength in STRENGTHS}
 
 
 def _best_strength(column: str, truth: np.ndarray, left_out: Mapping[float, np.ndarray], learn: Learn) -> float:

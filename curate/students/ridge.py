@@ -5,6 +5,7 @@ columns of Z are orthogonal with squared norms s², predictions are H Y, H = Z (
 model that never saw it are Y − (I − H_ff)⁻¹ (Y − H Y) on its rows f.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,14 +70,30 @@ class Ridge:
         """Return float64 `[d, columns]`."""
         return self.back @ (self.projected / (self.squares + strength)[:, None])
 
-    def left_out(self, strength: float, folds: np.ndarray) -> np.ndarray:
-        """Return each document's predictions by the model of all folds but its own, `[documents, columns]`."""
-        shrunk = self.coordinates / (self.squares + strength).astype(np.float32)
-        residuals = self.targets - shrunk @ self.projected
-        predictions = np.empty_like(self.targets)
+    def left_out(self, strengths: Sequence[float], folds: np.ndarray) -> dict[float, np.ndarray]:
+        """Return each document's predictions by the model of all folds but its own, `[documents, columns]` by strength.
+
+        Of a fold larger than three quarters of the rank, by the products that are left without it; else by those of its
+        own rows.
+        """
+        predictions = {strength: np.empty_like(self.targets) for strength in strengths}
         for fold in np.unique(folds):
             rows = folds == fold
-            hat = shrunk[rows] @ self.coordinates[rows].T
-            left = np.eye(len(hat)) - hat
-            predictions[rows] = self.targets[rows] - np.linalg.solve(left, residuals[rows])
+            predict = self._without if 4 * rows.sum() > 3 * len(self.squares) else self._corrected
+            for strength, predicted in predict(rows, strengths):
+                predictions[strength][rows] = predicted
         return predictions
+
+    def _without(self, rows: np.ndarray, strengths: Sequence[float]) -> Iterator[tuple[float, np.ndarray]]:
+        inside = self.coordinates[rows]
+        rest = np.diag(self.squares) - inside.T @ inside
+        projected = self.projected - inside.T @ self.targets[rows]
+        for strength in strengths:
+            yield strength, inside @ np.linalg.solve(rest + strength * np.eye(len(rest)), projected)
+
+    def _corrected(self, rows: np.ndarray, strengths: Sequence[float]) -> Iterator[tuple[float, np.ndarray]]:
+        inside, targets = self.coordinates[rows], self.targets[rows]
+        for strength in strengths:
+            shrunk = inside / (self.squares + strength).astype(np.float32)
+            left = np.eye(len(inside)) - shrunk @ inside.T
+            yield strength, targets - np.linalg.solve(left, targets - shrunk @ self.projected)
