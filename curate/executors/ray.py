@@ -260,7 +260,8 @@ class _Actors:
         self.pending[call.remote(task)] = worker
 
     def hear(self) -> list[tuple[Any, Message]]:
-        calls, _ = ray.wait([*self.pending], num_returns=1)
+        ray.wait([*self.pending], num_returns=1)  # and whatever else has come: waiting costs more the more there are
+        calls, _ = ray.wait([*self.pending], num_returns=len(self.pending), timeout=0)
         # An actor that has died fails all of its calls: the first drops the others.
         return [(self.pending[call], self._message(call)) for call in calls if call in self.pending]
 
