@@ -137,7 +137,7 @@ def test_methods_that_compute_nothing_in_that_type_are_not_checked(place, tmp_pa
     assert found["loss"].null_count() == found["grad_norm"].null_count() == found.height > 0
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_methods_that_only_run_the_model_forward_are_checked(place: Path, tmp_path: Path, dtype: str) -> None:
     made = curate.score(settings(place, method="loss", dtype=dtype), tmp_path / "x", reporter=Heard())
     assert made.record.json["details"]["arithmetic"]["spearman"]["score"] > 0.95

@@ -60,7 +60,7 @@ def test_a_larger_background_takes_longer_to_prepare_up_to_the_pools_own_size(tm
 
 OWN = {"magic": {"steps": 8, "batch_size": 8, "accept_rough": True}, "embedding": {"centre": True}}
 RUNS = [(m, OWN.get(m, {})) for m in methods.names()] + [("ekfac", {"refine": "cg", "refine_documents": 40})]
-QUICK = {"bm25", "length", "loss"}
+QUICK = {"bm25", "loss"}
 
 
 @pytest.fixture(scope="module")

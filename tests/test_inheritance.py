@@ -98,6 +98,7 @@ def test_a_shard_that_changed_is_scored_again(place: Path) -> None:
     assert not set(before["doc_id"]) & set(after["doc_id"])
 
 
+@pytest.mark.slow
 def test_fits_pass_on_through_a_chain_of_runs(place: Path) -> None:
     curate.score(settings(place), place / "runs" / "first")
     add_shards(place)

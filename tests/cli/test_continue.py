@@ -91,6 +91,7 @@ def test_the_same_setting_given_again_is_no_conflict(project, elsewhere, capsys)
     assert "documents" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_validations_and_verifications_go_on_by_their_folder(project, monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.chdir(project)
     validation = curate.validate(runs="runs/a b", **PROOF)

@@ -1,5 +1,6 @@
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,13 @@ def test_huge_damping_leaves_the_direction_as_it_is(kind: str) -> None:
 def test_solving_is_linear_symmetric_and_positive(kind: str) -> None:
     fit, of = KINDS[kind]
     proxy, u = tiny_proxy(tiny_model("Qwen2Config")), directions(tiny_proxy(tiny_model("Qwen2Config")))
-    solved = of(fit(Passes(proxy, random_documents(LENGTHS), batching()))).solve(u)
+    found = of(fit(Passes(proxy, random_documents(LENGTHS), batching())))
+    solved = found.solve(u)
     for name, v in solved.items():
         products = u[name].flatten(1) @ v.flatten(1).T
         assert products[0, 1].item() == pytest.approx(products[1, 0].item(), rel=1e-6, abs=1e-9)
         assert (products.diagonal() > 0).all()
-    halved = of(fit(Passes(proxy, random_documents(LENGTHS), batching()))).solve({n: x / 2 for n, x in u.items()})
-    assert_same(halved, {n: x / 2 for n, x in solved.items()})
+    assert_same(found.solve({n: x / 2 for n, x in u.items()}), {n: x / 2 for n, x in solved.items()})
 
 
 @every
@@ -139,27 +140,35 @@ def test_tensors_survive_a_file_and_a_reading_in_any_order(kind: str, tmp_path: 
     assert all(of(kept).solve(u)[name].equal(x) for name, x in of(tensors).solve(u).items())
 
 
+@cache
+def exact_of(kind: str) -> Preconditioner:
+    fit, of = KINDS[kind]
+    return of(fit(Passes(tiny_proxy(), random_documents(LENGTHS), batching(), fisher="empirical")))
+
+
 @every
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_narrow_proxies_give_float32_tensors_near_the_exact_ones(kind: str, dtype: str) -> None:
     fit, of = KINDS[kind]
-    documents: Sequence[Encoded] = random_documents(LENGTHS)
     settings = ProxySettings(model="tiny", dtype=dtype, device="cpu")
     model: Any = tiny_model().to(getattr(torch, dtype))
     narrow = make_proxy(model, tiny_tokenizer(), settings)
-    tensors = fit(Passes(narrow, documents, batching(), fisher="empirical"))
+    tensors = fit(Passes(narrow, random_documents(LENGTHS), batching(), fisher="empirical"))
     assert {t.dtype for t in tensors.values()} - {torch.int64} == {torch.float32}
-    exact = of(fit(Passes(tiny_proxy(), documents, batching(), fisher="empirical"))).solve(directions(narrow))
+    exact = exact_of(kind).solve(directions(narrow))
     u = {name: x.float() for name, x in directions(narrow).items()}
     for name, solved in of(tensors).solve(u).items():
         cosine = torch.cosine_similarity(solved.double().flatten(), exact[name].flatten(), 0)
         assert cosine > (0.9999 if dtype == "float32" else 0.97)
 
 
+@cache
+def fitted_to_one_document(kind: str) -> dict[str, Tensor]:
+    return KINDS[kind][0](Passes(tiny_proxy(), random_documents([5]), batching()))
+
+
 @every
 @pytest.mark.parametrize("damping", [-0.1, math.inf, math.nan])
 def test_a_damping_that_cannot_be_is_named(kind: str, damping: float) -> None:
-    fit, of = KINDS[kind]
-    tensors = fit(Passes(tiny_proxy(), random_documents([5]), batching()))
     with pytest.raises(SettingsError, match="damping is"):
-        of(tensors, damping=damping)
+        KINDS[kind][1](fitted_to_one_document(kind), damping=damping)

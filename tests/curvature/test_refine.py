@@ -148,7 +148,7 @@ def test_a_direction_stops_where_conjugate_gradients_would_only_fit_their_own_do
 
 
 @pytest.mark.filterwarnings("ignore:Refining by")  # few documents: not every direction gains
-@pytest.mark.parametrize("kind", ["cg", "astra"])
+@pytest.mark.parametrize("kind", ["cg", pytest.param("astra", marks=pytest.mark.slow)])
 def test_directions_are_refined_as_if_alone_and_batches_change_nothing(kind: str) -> None:
     u, settings = targets(3), RefineSettings(kind=kind, rounds=3, documents=20, seed=1)
     together = refined(u, settings)

@@ -51,7 +51,12 @@ def parts_of(folder: Path, what: str) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("what", "workers"), [("trackstar", 1), ("index", 1), pytest.param("trackstar", 2, marks=pytest.mark.slow)]
+    ("what", "workers"),
+    [
+        ("trackstar", 1),
+        pytest.param("index", 1, marks=pytest.mark.slow),
+        pytest.param("trackstar", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_holes_are_filled_and_nothing_else_is_done_again(
     place: Path, tmp_path: Path, alone, what: str, workers: int

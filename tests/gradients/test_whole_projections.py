@@ -13,7 +13,7 @@ def matrix(kind: str, entries: int, dim: int, seed: int = 0) -> torch.Tensor:
     return whole_projection(kind, dim, seed)(torch.eye(entries, dtype=torch.float64))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "hadamard" else ()) for k in KINDS])
 def test_products_are_kept_in_the_mean_over_seeds(kind: str) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(2, 200, dtype=torch.float64)

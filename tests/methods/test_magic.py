@@ -194,6 +194,7 @@ def test_without_a_check_nothing_of_it_is_done_said_or_kept(tmp_path: Path) -> N
     assert not any(n.startswith("check") for p in tmp_path.rglob("*.safetensors") for n in load_file(p))
 
 
+@pytest.mark.slow
 def test_of_several_learning_rates_none_is_taken_that_is_far_too_high(tmp_path: Path) -> None:
     told, recorded = Told(), {}
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)

@@ -152,6 +152,7 @@ def test_a_retraining_that_diverges_is_an_error_that_says_so(
         curate.validate(asked, tmp_path / "out", reporter=Heard())
 
 
+@pytest.mark.slow
 def test_repeats_average_the_changes(place: Path, tmp_path: Path) -> None:
     asked = settings(place, "bm25", repeats=2, removals=0, banks=str(tmp_path), subsets=3)
     twice = curate.validate(asked, tmp_path / "out", reporter=Heard())

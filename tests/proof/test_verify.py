@@ -266,6 +266,7 @@ def test_a_selection_by_a_groups_column_is_compared_by_that_column(place: Path, 
     assert found.rows()[0]["epochs"] < 0.5
 
 
+@pytest.mark.slow
 def test_verifications_of_one_run_share_what_does_not_depend_on_the_selection(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_killed_rescoring_goes_on_to_the_same_bytes(
         assert path.read_bytes() == (made.path / "scores" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_of_several_learning_rates_one_that_diverges_is_not_taken(place: Path, tmp_path: Path) -> None:
     heard, several = Heard(), settings(place, rates=(1, 1e30), background=12)
     run = curate.rescore(several, tmp_path / "rates", reporter=heard)
@@ -164,6 +165,7 @@ def test_rates_that_no_document_is_left_to_tell_apart_are_refused(place: Path, t
         curate.rescore(settings(place, rates=(1, 2), background=3), tmp_path / "few", reporter=Heard())
 
 
+@pytest.mark.slow
 def test_several_runs_give_the_union_and_repeats_their_spread(place: Path, tmp_path: Path) -> None:
     asked = settings(place, "dot", "bm25", shortlist=6, background=5, repeats=2, per_token=True)
     made = curate.rescore(asked, tmp_path / "x", reporter=Heard())

@@ -40,13 +40,13 @@ def low_rank(place: Path) -> Store:
     return curate.index(asked(place, dim=12, rank=2), place / "stores" / "low-rank")
 
 
-@pytest.fixture(scope="package", params=["float16", "int8"])
+@pytest.fixture(scope="package", params=[pytest.param("float16", marks=pytest.mark.slow), "int8"])
 def low_rank_compressed(request: pytest.FixtureRequest, place: Path) -> Store:
     return curate.index(
         asked(place, dim=12, rank=2, storage=request.param), place / "stores" / f"low-rank-{request.param}"
     )
 
 
-@pytest.fixture(scope="package", params=["float16", "int8"])
+@pytest.fixture(scope="package", params=[pytest.param("float16", marks=pytest.mark.slow), "int8"])
 def compressed(request: pytest.FixtureRequest, place: Path) -> Store:
     return curate.index(asked(place, storage=request.param), place / "stores" / request.param)

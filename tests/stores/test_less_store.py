@@ -82,9 +82,9 @@ def check_same(expected: Run, found: Run, *, rtol: float) -> None:
     "settings",
     [
         {},
-        {"aggregate": "mean"},
-        {"aggregate_rows": "max"},
-        {"weights": "equal"},
+        pytest.param({"aggregate": "mean"}, marks=pytest.mark.slow),
+        pytest.param({"aggregate_rows": "max"}, marks=pytest.mark.slow),
+        pytest.param({"weights": "equal"}, marks=pytest.mark.slow),
         {"against": "val.jsonl", "aggregate": "round-robin"},
     ],
     ids=["plain", "mean", "best rows", "equal weights", "against"],

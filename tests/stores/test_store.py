@@ -139,6 +139,7 @@ def test_a_torn_file_is_named_with_what_to_do(tmp_path: Path, store: Store) -> N
     assert "rows/" in error.value.hint
 
 
+@pytest.mark.slow
 def test_a_coarser_type_is_checked_against_float32_and_runs_carry_the_figure(place: Path, tmp_path: Path) -> None:
     store = curate.index(asked(place, dtype="bfloat16"), tmp_path / "store")
     found = store.record.json["details"]["arithmetic"]

@@ -38,7 +38,10 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", ["adamw, clipped", "lora"])  # and of every document by all recipes, below
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(n, marks=pytest.mark.slow) for n in ("sgd with momentum", "muon")), "adamw, clipped", "lora"],
+)
 def test_scores_are_the_slopes_of_whole_retrainings(name: str, tmp_path: Path) -> None:
     run = training(**RECIPES[name])
     found = adjoint(run, tmp_path)

@@ -70,6 +70,7 @@ def test_a_retraining_that_diverges_fails_the_check_and_ends_nothing(
         assert "lower learning_rate" in (check.advice or "")
 
 
+@pytest.mark.slow
 def test_a_walk_that_ends_on_the_way_is_checked_from_there(tmp_path: Path) -> None:
     replay = Replay(training(**SMOOTH), tmp_path)
     found = checked(replay, {"a": AIMS["a"]}, since=5, retrainings=1)

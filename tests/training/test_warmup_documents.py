@@ -210,7 +210,7 @@ CHAT = {"messages": [{"role": "user", "content": "a cat"}, {"role": "assistant",
 @pytest.mark.parametrize(
     ("rows", "changes", "unit"),
     [
-        (answers(20), {}, "documents"),
+        pytest.param(answers(20), {}, "documents", marks=pytest.mark.slow),
         pytest.param([CHAT] * 12 + [{"text": sentence(i)} for i in range(8)], {}, "documents", marks=pytest.mark.slow),
         ([CHAT] * 8 + [{"text": sentence(i)} for i in range(12)], {"batch_documents": None}, "windows"),
         pytest.param(
