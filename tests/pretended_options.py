@@ -39,7 +39,8 @@ def options(folder: Path) -> Mapping[str, Callable[[], object]]:
     (folder / "many.jsonl").write_bytes(lines(make_rows(80, 11)))
     model: dict[str, Any] = {"model": str(folder / "proxy"), "background": 16}
     common = model | {"target": str(folder / "val.jsonl"), "pool": str(folder / "pool")}
-    few, many = common | {"pool": str(folder / "pool" / "b.jsonl.gz")}, common | {"pool": str(folder / "many.jsonl")}
+    few: dict[str, Any] = common | {"pool": str(folder / "pool" / "b.jsonl.gz")}
+    many: dict[str, Any] = common | {"pool": str(folder / "many.jsonl")}
     recipe = Recipe(**TRAINING)  # type: ignore[arg-type]
 
     def out(name: str) -> Path:
@@ -66,13 +67,13 @@ def options(folder: Path) -> Mapping[str, Callable[[], object]]:
 
     def rescore(name: str, **values: Any) -> Run:
         chosen = Recipe(**(TRAINING | RECIPES[name]))
-        wanted = {"runs": (str(out("check")),), "shortlist": 4, "recipe": chosen, "accept_rough": True}
+        wanted: dict[str, Any] = {"runs": (str(out("check")),), "shortlist": 4, "recipe": chosen, "accept_rough": True}
         return curate.rescore(out=out(name), **wanted, **values)
 
     def merge() -> Run:
         parts = [out("a part"), out("other part")]
         for part, pool in zip(parts, ("c.jsonl.zst", "d.parquet"), strict=True):
-            settings = common | {"pool": str(folder / "pool" / pool)}
+            settings: dict[str, Any] = common | {"pool": str(folder / "pool" / pool)}
             curate.score(out=part, method="dot", fit_from=str(out("check")), **settings)
         return curate.merge(parts, out("merged"))
 
@@ -80,9 +81,13 @@ def options(folder: Path) -> Mapping[str, Callable[[], object]]:
         run = Run.open(out("tokens of groups"))
         return curate.select(run, top="50%", decontaminate=False, out=out(name), **values)
 
-    judged = {"documents": 6, "queries": 2, "subsets": 3, "drop": 0.25, "recipe": recipe, "magic": True}
-    verified = {"target": str(folder / "held out.jsonl"), "recipe": Recipe(batch_size=4), "other_documents": 4}
-    cascading = {"method": "dot", "sample": 60, "top": 5, "keep": 10, "student": "embeddings"}
+    judged: dict[str, Any] = {"documents": 6, "queries": 2, "subsets": 3, "drop": 0.25, "recipe": recipe, "magic": True}
+    verified: dict[str, Any] = {
+        "target": str(folder / "held out.jsonl"),
+        "recipe": Recipe(batch_size=4),
+        "other_documents": 4,
+    }
+    cascading: dict[str, Any] = {"method": "dot", "sample": 60, "top": 5, "keep": 10, "student": "embeddings"}
     return {name: partial(score, name, values) for name, values in SCORINGS.items()} | {
         "int8": partial(index, "int8", dim=8, storage="int8"),
         "features": partial(index, "features", method="less", dim=64),

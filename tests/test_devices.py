@@ -30,8 +30,9 @@ SCORED = [
 OPTIONS = [*SCORED, "search", "select tokens", "select and map", "validate tokens", "verify tokens"]
 # Batches of the longest: the pool's four shards, the target and the background go through the model in eleven or fewer.
 WAITS_PER_BATCH, BATCHES = 8, 11
-# Trainings of these runs take 40 batches or fewer in all their steps, and train 12 parameters or more.
-BATCHES_OF_TRAININGS = 40
+# By run, how often the host may wait at any one place of its loops: a little more than they have batches or rounds, and
+# less than these times the model's layers.
+MOST_WAITS = {"tables": 12, "astra": 16, "magic of tokens": 50, "magic by snapshots": 50, "magic of adapters": 50}
 # Of the largest score: of sums in another order; of products in TF32; of everything in bfloat16.
 ROUNDING, TF32_ROUNDING, HALF_ROUNDING = 2e-3, 2e-2, 5e-2
 
@@ -70,9 +71,9 @@ def test_options_give_the_scores_of_a_cpu_on_a_device_that_is_not_waited_for_lay
             np.testing.assert_allclose(
                 scores, values, rtol=0, atol=rounding * np.nanmax(np.abs(values)), err_msg=f"{name}: {column}"
             )
-    for name in ("magic of tokens", "magic by snapshots", "magic of adapters", "rescore by sgd", "tables", "astra"):
+    for name, most in MOST_WAITS.items():
         loops = {place: n for place, n in reports[name]["waits"] if _in_a_loop(place)}
-        assert max(loops.values()) <= BATCHES_OF_TRAININGS, (name, loops)
+        assert max(loops.values()) <= most, (name, loops)
 
 
 def _reports(kind: str, project: Path, names: list[str]) -> dict[str, Any]:

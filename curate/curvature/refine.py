@@ -30,6 +30,7 @@ from curate.errors import CurateError, SettingsError, nearest
 from curate.gradients.directions import Directions
 from curate.gradients.documents import Batching
 from curate.progress import Reporter, Silent, Task
+from curate.proxies.devices import sent
 from curate.proxies.proxy import Proxy
 from curate.proxies.tokens import Encoded
 
@@ -287,6 +288,8 @@ def _ratio(a: Float[Tensor, "directions"], b: Float[Tensor, "directions"]) -> Fl
 
 def _add(x: Directions, factors: Float[Tensor, "directions"], y: Directions) -> Directions:
     """Add factor · y to x, in place, direction by direction."""
+    like = next(iter(x.values()))
+    factors = sent(factors.to(like.dtype), like.device).view(-1, 1, 1)
     for name, into in x.items():
-        into.addcmul_(y[name], factors.to(into).view(-1, 1, 1))
+        into.addcmul_(y[name], factors)
     return x

@@ -5,6 +5,7 @@ that has tokens, so that whatever works on linear layers works on every expert. 
 slice of the fused tensor, also after that was moved, converted, copied or replaced.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -29,24 +30,44 @@ class Rows:
 
     tokens: Int[Tensor, "tokens"]
     """Flat positions in the batch, ascending."""
-    _slots: dict[torch.Size, tuple[int, Tensor]] = field(default_factory=dict, repr=False)
+    _number: int
+    _experts: "_Experts"
+
+    @classmethod
+    def of_experts(cls, tokens: Sequence[Tensor]) -> list["Rows"]:
+        """Return the rows of each of the experts that a batch goes through."""
+        experts = _Experts(tokens)
+        return [cls(seen, number, experts) for number, seen in enumerate(tokens)]
 
     def by_sequence(self, x: Float[Tensor, "rows width"], shape: torch.Size) -> Float[Tensor, "sequences slots width"]:
         """Give every sequence as many slots as the fullest needs; slots without a row are zero.
 
         `shape` is the batch's `[sequences, tokens]`.
         """
-        if shape not in self._slots:
-            self._slots[shape] = self._places(*shape)
-        slots, places = self._slots[shape]
+        slots, places = self._experts.places(shape)[self._number]
         return x.new_zeros(shape[0] * slots, x.shape[1]).index_copy_(0, places, x).view(shape[0], slots, -1)
 
-    def _places(self, sequences: int, length: int) -> tuple[int, Int[Tensor, "tokens"]]:
-        edges = torch.arange(sequences + 1, device=self.tokens.device) * length
-        starts = torch.searchsorted(self.tokens, edges)
-        slots = int(starts.diff().max())
-        sequence = self.tokens // length
-        return slots, sequence * slots + torch.arange(len(self.tokens), device=edges.device) - starts[sequence]
+
+@dataclass(frozen=True, eq=False)
+class _Experts:
+    """The tokens of all experts of one pass, whose places in sequences are found at once: a GPU is waited for once."""
+
+    tokens: Sequence[Tensor]
+    _places: dict[torch.Size, list[tuple[int, Tensor]]] = field(default_factory=dict, repr=False)
+
+    def places(self, shape: torch.Size) -> list[tuple[int, Tensor]]:
+        """Return each expert's slots per sequence, and its tokens' places among the slots of all sequences."""
+        if shape not in self._places:
+            self._places[shape] = list(self._found(*shape))
+        return self._places[shape]
+
+    def _found(self, sequences: int, length: int) -> Iterator[tuple[int, Tensor]]:
+        edges = torch.arange(sequences + 1, device=self.tokens[0].device) * length
+        starts = [torch.searchsorted(tokens, edges) for tokens in self.tokens]
+        most = torch.stack([start.diff().max() for start in starts]).tolist()
+        for tokens, start, slots in zip(self.tokens, starts, most, strict=True):
+            sequence = tokens // length
+            yield slots, sequence * slots + torch.arange(len(tokens), device=edges.device) - start[sequence]
 
 
 class ExpertLinear(nn.Module):
@@ -137,9 +158,9 @@ def _compute(
     tokens = order // top_k_index.shape[1]
     sizes = [end - start for start, end in pairwise(edges)]
     outputs = []
-    for (up, down), x, seen in zip(layers, hidden_states[tokens].split(sizes), tokens.split(sizes), strict=True):
+    of_experts = Rows.of_experts(tokens.split(sizes))
+    for (up, down), x, rows in zip(layers, hidden_states[tokens].split(sizes), of_experts, strict=True):
         if len(x):
-            rows = Rows(seen)
             inner = up(x, rows)
             inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
             outputs.append(down(inner, rows))

@@ -83,9 +83,11 @@ def test_narrow_types_are_scored_with_routers_in_single_precision(name: str) -> 
 
 
 def test_rows_are_laid_out_by_sequence() -> None:
-    rows, shape = Rows(torch.tensor([1, 5, 6, 7, 11])), torch.Size((3, 4))
+    tokens, shape = [torch.tensor([1, 5, 6, 7, 11]), torch.tensor([], dtype=torch.int64), torch.tensor([0])], (3, 4)
+    rows, _, one = Rows.of_experts(tokens)
     x = torch.arange(1.0, 6.0)[:, None]
-    assert rows.by_sequence(x, shape).squeeze(-1).tolist() == [[1, 0, 0], [2, 3, 4], [5, 0, 0]]
+    assert rows.by_sequence(x, torch.Size(shape)).squeeze(-1).tolist() == [[1, 0, 0], [2, 3, 4], [5, 0, 0]]
+    assert one.by_sequence(x[:1], torch.Size(shape)).squeeze(-1).tolist() == [[1], [0], [0]]
 
 
 class _Normed(nn.Module):
