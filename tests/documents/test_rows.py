@@ -102,6 +102,12 @@ def test_the_nan_that_python_writes_is_read(tmp_path):
     assert list(rows(shard_at(path))) == [(0, {"text": "NaN", "x": float("inf")})]
 
 
+def test_a_number_beyond_any_double_costs_no_row(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "x": 1e400, "y": -2E999}\n')
+    assert list(rows(shard_at(path))) == [(0, {"text": "a", "x": float("inf"), "y": -float("inf")})]
+
+
 def test_a_very_long_line_is_one_row(tmp_path):
     text = "x" * 5_000_000
     shard = shard_at(write(tmp_path / "a.jsonl.gz", [{"text": text}, {"text": "short"}]))
