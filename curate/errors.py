@@ -58,7 +58,7 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
     """A sentence naming the closest known name, or all of them when none is close."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    close = [k for k in known if k.casefold() == name.casefold()] or get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Known: {', '.join(sorted(known))}." if known else "None is known."

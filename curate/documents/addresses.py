@@ -212,7 +212,9 @@ def _local(path: Path, root: Path) -> ListedFile:
     try:
         size = path.stat().st_size
     except FileNotFoundError as error:
-        raise CurateError(f"{path}: a link to a file that is not there.") from error
+        raise CurateError(
+            f"{path}: a link to a file that is not there.", hint="Fetch the file again, or remove the link."
+        ) from error
     return ListedFile(name=path.relative_to(root).as_posix(), url=str(path), size=size)
 
 

@@ -14,6 +14,7 @@ from curate.errors import CurateError
 _QUERY = re.compile(r"\?([\w.%-]+=.*|[^./]*)$", re.DOTALL)
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """What Git LFS leaves in the place of a file that it has not fetched begins with this."""
+NOT_FETCHED = "a pointer of Git LFS in the place of the file, which `git lfs pull` fetches"
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
 
 

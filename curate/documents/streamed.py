@@ -13,7 +13,7 @@ import pyarrow as pa
 from curate.documents.choices import chosen
 from curate.documents.drawing import draw_from_stream, until_broken, with_damage
 from curate.documents.elements import HEAD
-from curate.documents.files import COMPRESSIONS, compression_of, open_binary
+from curate.documents.files import COMPRESSIONS, LFS_POINTER, NOT_FETCHED, compression_of, open_binary
 from curate.documents.lines import (
     Beginning,
     Rest,
@@ -163,7 +163,7 @@ class Streamed(Generic[R]):
     def _is_read_whole(self, head: bytes) -> bool:
         """Return whether a plain file with these first bytes has no marks."""
         by_head = head_compression(head, None) is not None or encoding_of(head[:4]) is not None
-        return by_head or (self.spans_lines is not None and self.spans_lines(head))
+        return by_head or head.startswith(LFS_POINTER) or (self.spans_lines is not None and self.spans_lines(head))
 
     def _records_along(self, stream: IO[bytes], shard: Shard, course: Course) -> Iterator[tuple[int, int, R]]:
         offset, row, line = course.mark
@@ -301,6 +301,8 @@ def _lines_along(stream: IO[bytes], course: Course) -> Iterator[tuple[int, int, 
 def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:
     """Yield a file's text; what its first bytes say of its compression wins over what its name says."""
     head = stream.read(HEAD)
+    if head.startswith(LFS_POINTER):
+        raise Truncated(NOT_FETCHED)
     return as_utf8(inflated(Rest(head, stream), head_compression(head, compression_of(shard.url))))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from polars.selectors import by_name  # `pl.col` takes `*` and `^…$` for patterns
 
 from curate.folders.unify import File, by_schema, unify
 from curate.folders.values import in_known_zone
@@ -22,7 +23,7 @@ def scan(files: Sequence[File], *, empty: pa.Schema) -> pl.LazyFrame:
     for schema, paths in groups:
         names = set(schema.names)
         columns = [
-            pl.col(name).cast(dtype) if name in names else pl.lit(None, dtype=dtype).alias(name)
+            by_name(name).cast(dtype) if name in names else pl.lit(None, dtype=dtype).alias(name)
             for name, dtype in target.items()
         ]
         frames.append(_scan(schema, paths).select(columns))

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import polars as pl
+from polars.selectors import by_name
 
 from curate.errors import SettingsError, nearest
 from curate.reports.figures import OVERLAP, VARIABLES
@@ -67,7 +68,7 @@ def read_frame(run: Run, documents: int, *, by: str | None = None) -> Frame:
     table = scores.select(
         *columns,
         *VARIABLES,
-        pl.col(by).cast(pl.String).alias("by"),
+        by_name(by).cast(pl.String).alias("by"),
         (pl.col("target_exact") | (pl.col("target_overlap") >= OVERLAP)).alias("hit"),
         pl.col("content_hash").hash(0).alias("content"),
     ).collect(engine="streaming")

@@ -17,6 +17,12 @@ def test_a_shard_without_a_content_column_names_what_it_found_and_the_nearest(tm
         check_fields(open_pool(tmp_path), Fields())
 
 
+def test_a_column_of_another_case_is_the_nearest(tmp_path):
+    write(tmp_path / "a.jsonl", [{"TEXT": "x", "tex": 1}])
+    with pytest.raises(CurateError, match="Did you mean 'TEXT'"):
+        check_fields(open_pool(tmp_path), Fields())
+
+
 @pytest.mark.parametrize("ending", TEXT_ENDINGS)
 def test_a_column_of_turns_that_no_shape_has_is_named_with_its_option(tmp_path, ending):
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]

@@ -11,7 +11,17 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curate.documents import BadRow, DamagedShard, Fields, documents, estimated_rows, raw_tables, rows
+from curate.documents import (
+    BadRow,
+    DamagedShard,
+    Fields,
+    check_fields,
+    documents,
+    estimated_rows,
+    open_pool,
+    raw_tables,
+    rows,
+)
 from curate.documents.lines import split_lines
 from curate.errors import CurateError
 from tests.documents.writing import ENDINGS, TEXT_ENDINGS, lines_of, shard_at, write
@@ -92,6 +102,12 @@ def test_the_nan_that_python_writes_is_read(tmp_path):
     assert list(rows(shard_at(path))) == [(0, {"text": "NaN", "x": float("inf")})]
 
 
+def test_a_number_beyond_any_double_costs_no_row(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "x": 1e400, "y": -2E999}\n')
+    assert list(rows(shard_at(path))) == [(0, {"text": "a", "x": float("inf"), "y": -float("inf")})]
+
+
 def test_a_very_long_line_is_one_row(tmp_path):
     text = "x" * 5_000_000
     shard = shard_at(write(tmp_path / "a.jsonl.gz", [{"text": text}, {"text": "short"}]))
@@ -163,6 +179,18 @@ def test_a_damaged_columnar_file_is_an_error_that_names_it(tmp_path, ending, kee
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     with pytest.raises(CurateError, match=rf"a{ending}: not a whole .* file .*\d+ rows"):
         list(rows(shard_at(path)))
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".jsonl", ".jsonl.zst", ".csv", ".json"])
+def test_a_pointer_of_git_lfs_is_no_row_and_is_called_one(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n")
+    with pytest.raises(DamagedShard, match="pointer of Git LFS"):
+        list(rows(shard_at(path)))
+    write(tmp_path / "b.jsonl", [{"text": "a"}])
+    with pytest.raises(CurateError, match="pointer of Git LFS"):
+        check_fields(open_pool(path), Fields())
+    check_fields(open_pool(tmp_path), Fields())
 
 
 def test_a_string_that_is_not_utf8_sets_aside_its_row_only(tmp_path):

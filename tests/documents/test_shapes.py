@@ -100,6 +100,29 @@ TURNS = [
         None,
     ),
     ({"messages": [ASK, {"role": "assistant", "content": [{"text": "There."}]}]}, None),
+    (
+        {
+            "messages": [
+                ASK,
+                {
+                    "role": "assistant",
+                    "content": [{"type": "tool_use", "id": "c1", "name": "seek", "input": {"what": "key"}}],
+                },
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "drawer"}, "Where?"],
+                },
+                SAY,
+            ]
+        },
+        [
+            ASK,
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"} | CALL]},
+            {"role": "tool", "content": "drawer", "tool_call_id": "c1"},
+            {"role": "user", "content": [{"type": "text", "text": "Where?"}]},
+            SAY,
+        ],
+    ),
     ({"dialogue": ["Where?", "There."]}, CHAT),
     ({"turns": [{"speaker": "human", "text": "Where?"}, {"speaker": "bot", "text": "There."}]}, CHAT),
 ]

@@ -51,7 +51,7 @@ def decode(line: bytes, number: int) -> Row:
         if any(long in digits for long in _LONG):
             value = _exact(line, value)
     except orjson.JSONDecodeError as error:
-        value = _with_nan(line)
+        value = _with_nan(line, str(error))
         if value is None:
             return BadRow(reason="undecodable line", detail=f"line {number}: {error}: {_shown(line)}")
     if isinstance(value, list) and (column := _column_of_turns(value)) is not None:
@@ -76,9 +76,12 @@ def _exact(line: bytes, value: Any) -> Any:
         return value
 
 
-def _with_nan(line: bytes) -> Any:
-    """Decode NaN and Infinity, which Python's json writes and strict JSON refuses; None if that is not it."""
-    if b"NaN" not in line and b"Infinity" not in line:
+def _with_nan(line: bytes, problem: str) -> Any:
+    """Decode NaN and Infinity, which Python's json writes and strict JSON refuses, and numbers beyond any double.
+
+    None if that is not the problem.
+    """
+    if b"NaN" not in line and b"Infinity" not in line and "infinity" not in problem:
         return None
     try:
         value = json.loads(line)

@@ -73,10 +73,10 @@ def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
             return Refused("invalid messages", f"turn {i}: expected an object, found {type(turn).__name__}")
         if _too_deep([v for v in turn.values() if isinstance(v, list | dict)]):
             return Refused("invalid messages", f"turn {i}: a value is nested more than {DEEPEST} levels deep")
-        canonical = _canonical(turn)
-        if problem := _wrong_turn(canonical):
-            return Refused("invalid messages", f"turn {i}: {problem}; keys here: {', '.join(map(str, turn))}")
-        turns.append(canonical)
+        for canonical in _without_tool_parts(_canonical(turn)):
+            if problem := _wrong_turn(canonical):
+                return Refused("invalid messages", f"turn {i}: {problem}; keys here: {', '.join(map(str, turn))}")
+            turns.append(canonical)
     return turns
 
 
@@ -125,6 +125,27 @@ def _part(part: Any) -> Any:
         return {"type": "text", "text": part}
     is_text = isinstance(part, Mapping) and isinstance(part.get("text"), str)
     return {**part, "type": "text"} if is_text and part.get("type") in (None, "input_text", "output_text") else part
+
+
+def _without_tool_parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a turn whose parts of tools, as Anthropic writes them, are calls, and results turns before the rest."""
+    content = turn.get("content")
+    parts = [p for p in content if isinstance(p, Mapping)] if isinstance(content, list) else []
+    uses = [p for p in parts if p.get("type") == "tool_use" and isinstance(p.get("name"), str)]
+    results = [p for p in parts if p.get("type") == "tool_result"]
+    if not uses and not results:
+        return [turn]
+    rest = [p for p in parts if p not in uses and p not in results]
+    calls = [
+        {"id": p.get("id"), "type": "function", "function": {"name": p["name"], "arguments": p.get("input") or {}}}
+        for p in uses
+    ]
+    answers = [
+        _canonical({"role": "tool", "content": p.get("content") or "", "tool_call_id": p.get("tool_use_id")})
+        for p in results
+    ]
+    turn = turn | {"content": rest or None} | ({"tool_calls": [*turn.get("tool_calls", ()), *calls]} if calls else {})
+    return [*answers, *([turn] if rest or calls else [])]
 
 
 def _calls(value: Any) -> Iterator[dict[str, Any]]:
