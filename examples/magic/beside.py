@@ -81,6 +81,7 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--recompute", action="store_true", help="of ours: keep no gradients of the forward run")
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=list(KINDS), help="plain first")
     parser.add_argument("--only", choices=KINDS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
@@ -88,7 +89,7 @@ def main() -> None:
         return
     for _ in range(arguments.repeats):
         base = 0.0
-        for kind in KINDS:
+        for kind in arguments.kinds:
             command = [sys.executable, *sys.argv, "--only", kind]
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             told = json.loads(printed.splitlines()[-1])

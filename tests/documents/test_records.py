@@ -231,7 +231,7 @@ def one_by_one(content: bytes, fields: Fields) -> Iterator[tuple[str, object] | 
             raw = orjson.loads(line)
             raw = json.loads(line) if "0" * 19 in "".join("0" if c.isdecimal() else c for c in line.decode()) else raw
         except (ValueError, RecursionError):
-            raw = json.loads(line) if b"NaN" in line else None
+            raw = json.loads(line) if b"NaN" in line or b"1e999" in line else None
         if not isinstance(raw, dict):
             yield "undecodable line" if raw is None else "not an object", row
             continue

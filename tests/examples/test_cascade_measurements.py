@@ -81,3 +81,19 @@ def test_a_large_pool_is_made_and_predicted(folder: Path) -> None:
     assert len(set(texts)) > 0.9 * len(texts)
     assert report["documents"] == sum(len(s.read_bytes().splitlines()) for s in (folder / "big" / "pool").iterdir())
     assert os.path.isdir(folder / "big" / "predicted")
+
+
+def test_targets_of_a_pools_domains_share_no_document(tmp_path: Path) -> None:
+    rows = [{"text": f"{domain} {n}", "domain": domain} for n in range(9) for domain in ("sea", "law")]
+    (tmp_path / "pool.jsonl").write_bytes(lines(rows))
+    (tmp_path / "more.jsonl").write_bytes(lines([{"text": "x", "task": "more"}]))
+    asked = ["--pool", str(tmp_path / "pool.jsonl"), "--more", str(tmp_path / "more.jsonl"), "--rows", "3"]
+    printed("targets_of.py", "sea=sea", "both=sea,law", *asked, "--out", str(tmp_path / "targets"))
+    tasks = [json.loads(line) for line in (tmp_path / "targets" / "tasks.jsonl").read_text().splitlines()]
+    held = [(tmp_path / "targets" / f"{name}_heldout.jsonl").read_text().splitlines() for name in ("sea", "both")]
+    assert [row["task"] for row in tasks] == ["more", *["sea"] * 3, *["both"] * 3]
+    texts = [row["text"] for row in tasks[1:]] + [json.loads(line)["text"] for of_target in held for line in of_target]
+    assert len(set(texts)) == len(texts) == 12
+    with pytest.raises(subprocess.CalledProcessError) as few:
+        printed("targets_of.py", "law=law", *asked[:2], "--rows", "5", "--out", str(tmp_path / "few"))
+    assert "law: 9 documents; expected 10" in few.value.stderr

@@ -98,6 +98,19 @@ def test_the_cost_is_told_as_a_multiple_of_plain_training(
     assert re.search(r"peak memory \d+\.\d+ x plain", printed)
 
 
+def test_the_cost_is_told_beside_plain_training_where_bergson_is_not_installed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = str(STUDY / "beside.py")
+    small = ["--steps=2", "--documents=4", "--tokens=12", "--micro=64", "--repeats=1", "--kinds=plain,magic"]
+    monkeypatch.syspath_prepend(str(STUDY))
+    monkeypatch.setattr(sys, "argv", [command, str(place / "proxy"), str(place / "pool.jsonl"), *small])
+    runpy.run_path(command, run_name="__main__")
+    plain, magic = capsys.readouterr().out.splitlines()
+    assert plain.endswith("1.00 x plain")
+    assert re.search(r"'forward': \d.* \d+\.\d+ x plain", magic)
+
+
 def test_warmed_up_documents_take_no_part(study: ModuleType, place: Path) -> None:
     drawing = importlib.import_module("drawing")
     tokenizer = importlib.import_module("transformers").AutoTokenizer.from_pretrained(place / "proxy")
