@@ -69,7 +69,11 @@ def test_options_give_the_scores_of_a_cpu_on_a_device_that_is_not_waited_for_lay
         for column, expected in report["scores"].items():
             values, scores = (np.array(v, float) for v in (expected, reports[name]["scores"][column]))
             np.testing.assert_allclose(
-                scores, values, rtol=0, atol=rounding * np.nanmax(np.abs(values)), err_msg=f"{name}: {column}"
+                scores,
+                values,
+                rtol=0,
+                atol=rounding * np.nanmax(np.abs(values), initial=0),
+                err_msg=f"{name}: {column}",
             )
     for name, most in MOST_WAITS.items():
         loops = {place: n for place, n in reports[name]["waits"] if _in_a_loop(place)}
