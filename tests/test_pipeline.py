@@ -15,7 +15,7 @@ from curate.progress import Silent, Task
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.scores.session import open_session
-from tests.scoring import lines, make_pool, make_project, make_rows, make_target
+from tests.scoring import lines, make_pool, make_project, make_rows, make_target, small_settings
 
 
 class Heard(Silent):
@@ -42,17 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(place: Path, **changes) -> ScoreSettings:
-    given = {
-        "target": (str(place / "val.jsonl"),),
-        "pool": (str(place / "pool"),),
-        "model": str(place / "proxy"),
-        "background": 64,
-        "part_documents": 16,
-        "method": "trackstar",
-        "method_settings": {"dim": 4},
-        "device": "cpu",
-    }
-    return ScoreSettings(**(given | changes))
+    return small_settings(place, **({"background": 64, "method": "trackstar", "method_settings": {"dim": 4}} | changes))
 
 
 def of_one_shard(place: Path, **changes) -> ScoreSettings:

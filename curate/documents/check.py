@@ -1,6 +1,6 @@
 """Check column names and tell the shapes of rows before any model loads."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -162,11 +162,12 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
 
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -> CurateError:
+    first = [] if fields.format_as else [row for _, row in islice(rows(shard), 2)]
     if fields.format_as:
         hint = f"Leave {prefix}format-as out: each row is then read by its own shape."
-    elif (turns := _column_of_turns(shard)) is not None:
+    elif (turns := _column_of_turns(first)) is not None:
         hint = f"The column {turns!r} holds turns of conversations: give {prefix}messages-column {turns}."
-    elif (holder := _holder_of_rows(shard)) is not None:
+    elif (holder := _holder_of_rows(shard, first)) is not None:
         name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
         rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
         hint = f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
@@ -183,9 +184,8 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
     )
 
 
-def _holder_of_rows(shard: Shard) -> str | None:
+def _holder_of_rows(shard: Shard, first: Sequence[Row]) -> str | None:
     """Return what in a JSON file's only object holds its rows, in Python; None where the file is none such."""
-    first = [row for _, row in islice(rows(shard), 2)]
     if not isinstance(formats.get(shard.format), Streamed) or len(first) != 1 or isinstance(first[0], BadRow):
         return None
     row = first[0]
@@ -195,12 +195,11 @@ def _holder_of_rows(shard: Shard) -> str | None:
     return ".values()" if all(isinstance(v, dict) for v in row.values()) else None
 
 
-def _column_of_turns(shard: Shard) -> str | None:
+def _column_of_turns(first: Sequence[Row]) -> str | None:
     """Return the column that holds conversations in the first row, if one does."""
-    for _, row in islice(rows(shard), 1):
-        if not isinstance(row, BadRow):
-            return next((column for column, value in row.items() if shapes.are_turns(value)), None)
-    return None
+    if not first or isinstance(first[0], BadRow):
+        return None
+    return next((column for column, value in first[0].items() if shapes.are_turns(value)), None)
 
 
 def _close(name: str, columns: list[str]) -> str:

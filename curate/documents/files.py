@@ -77,3 +77,9 @@ def plain_name(name: str) -> str:
 def file_name(url: str) -> str:
     """Return the last part of an address in lower case, without a query (`?download=true`); a name may hold a `?`."""
     return _QUERY.sub("", url).rsplit("/", 1)[-1].lower()
+
+
+def is_pointer(url: str) -> bool:
+    """Return whether a file is a pointer of Git LFS."""
+    with open_binary(url) as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from curate.documents.files import LFS_POINTER
+from curate.documents.files import is_pointer
 from curate.errors import CurateError, SettingsError
 from curate.folders.folder import Folder
 from curate.folders.local import is_in_store, open_folder
@@ -213,19 +213,12 @@ def _inner(folder: Path) -> str | None:
 
 def _not_fetched(folder: Path, error: Exception) -> str | None:
     """Say what to do where a file of the folder is a pointer of Git LFS, or damaged weights."""
-    pointer = next((file.name for file in sorted(folder.glob("*")) if _is_pointer(file)), None)
+    pointer = next((file.name for file in sorted(folder.glob("*")) if file.is_file() and is_pointer(str(file))), None)
     if pointer is not None:
         return f"{pointer} is a pointer of Git LFS in the place of the file: run `git lfs pull` in that folder."
     if isinstance(error, SafetensorError | EOFError):
         return "A file of its weights is damaged or was not fetched whole: fetch or save it again."
     return None
-
-
-def _is_pointer(file: Path) -> bool:
-    if not file.is_file():
-        return False
-    with file.open("rb") as stream:
-        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _and_more(names: list[str]) -> str:

@@ -94,6 +94,10 @@ def answered(row: Columns, blocks: Sequence[str], answer: str) -> dict[str, Any]
     return {"prompt": "".join(text + BETWEEN for text in texts), "completion": completion}
 
 
+SYSTEM = ("system", "system_prompt")
+"""Names of a column of system prompts."""
+
+
 def history(value: Any) -> Any:
     """Return pairs of earlier instructions and answers as one text; None where there are none."""
     if not isinstance(value, list):

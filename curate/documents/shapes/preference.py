@@ -7,11 +7,11 @@ from collections.abc import Collection
 from typing import Any
 
 from curate.documents.shapes._turns import content_of, listed_turns
-from curate.documents.shapes.contract import Columns, Refused, Shape, answered, first_of, present, string
+from curate.documents.shapes.contract import SYSTEM, Columns, Refused, Shape, answered, first_of, present, string
 from curate.documents.shapes.trl import without_loss
 from curate.fields import Fields
 
-_QUESTIONS, _SYSTEM = ("question", "instruction"), ("system", "system_prompt")
+_QUESTIONS = ("question", "instruction")
 _ANSWER = "\n\nAssistant:"
 """Begins an answer in transcripts as those of hh-rlhf."""
 
@@ -32,7 +32,7 @@ def _without_prompt(row: Columns) -> dict[str, Any] | Refused:
     """Read texts whose prompt has another name, or stands before the last answer of a transcript."""
     filled = [name for name, value in row.items() if value is not None]
     if question := first_of(filled, _QUESTIONS):
-        return answered(row, [*first_of(filled, _SYSTEM), *question], "chosen")
+        return answered(row, [*first_of(filled, SYSTEM), *question], "chosen")
     chosen = string(row, "chosen")
     if isinstance(chosen, Refused):
         return chosen
@@ -44,7 +44,7 @@ def _without_prompt(row: Columns) -> dict[str, Any] | Refused:
 
 def _columns(columns: Collection[str], fields: Fields) -> list[str]:
     prompt = [fields.prompt] if fields.prompt in columns else first_of(columns, _QUESTIONS)
-    system = first_of(columns, _SYSTEM) if prompt != [fields.prompt] else []
+    system = first_of(columns, SYSTEM) if prompt != [fields.prompt] else []
     return present(columns, ["chosen", "rejected"], [*prompt, *system, "tools"])
 
 

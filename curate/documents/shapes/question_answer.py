@@ -6,7 +6,7 @@ Either may be a list of turns.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from curate.documents.shapes.contract import Columns, Refused, Shape, answered, first_of, history, present
+from curate.documents.shapes.contract import SYSTEM, Columns, Refused, Shape, answered, first_of, history, present
 from curate.documents.shapes.trl import read_pair
 from curate.fields import Fields
 
@@ -22,8 +22,7 @@ _PAIRS = (
     ("input", "output"),
     ("inputs", "targets"),
 )
-_SYSTEM = ("system", "system_prompt")
-_BEFORE = _SYSTEM, ("context",)
+_BEFORE = SYSTEM, ("context",)
 
 
 def _pair(columns: Collection[str]) -> tuple[str, str] | None:
@@ -39,7 +38,7 @@ def _columns(columns: Collection[str], _fields: Fields) -> list[str]:
 def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
     question, answer, *before = _columns([name for name, value in row.items() if value is not None], fields)
     if any(map(_are_turns, (row[question], row[answer]))):
-        return read_pair(row, question, answer, next((row[c] for c in _SYSTEM if c in before), None))
+        return read_pair(row, question, answer, next((row[c] for c in SYSTEM if c in before), None))
     return answered({**row, "history": history(row.get("history"))}, [*before, question], answer)
 
 
