@@ -1,7 +1,5 @@
 """Decontamination: does a document hold a target row, or most of one?"""
 
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -9,73 +7,15 @@ from itertools import repeat
 import numpy as np
 import xxhash
 
-from curate.documents.hashed_words import PADDING, blocks, letters_of, words_of
+from curate.documents.folding import folded_block, is_unspaced, words
+from curate.documents.hashed_words import blocks, letters_of, words_of
 
-# Scripts written without spaces: each character counts as a word, so that an n-gram is n characters.
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\U00020000-\U0003134f]+"
-)
-# \w leaves out the vowel signs of Indic scripts and combining marks, which would cut words to pieces.
-_IN_WORDS = "\\w\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0900-\u0dff"
-_WORD = re.compile(f"[{_IN_WORDS}]+")
-_BETWEEN = re.compile(f"[^\\x00-\\x7f{_IN_WORDS}]+")
-"""What is beyond ASCII and in no word."""
-_ASCII_WORD = re.compile(r"\w+", re.ASCII)  # three times as fast, and most text is ASCII
-# Quotes, dashes, dots, the unbreakable space: no part of a word in any form, and often all there is beyond ASCII.
-_PUNCTUATION = re.compile("[\u00a0\u00ab\u00bb\u2010-\u2016\u2018-\u2027\u2030\u2039\u203a]")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
 _INVERSE = pow(_MULTIPLIER, -1, 2**64)
 _HEAD = 5
 """Of runs of so many words or more, the first words tell whether a place in a text is looked at."""
 _MIN_WORDS = 5
 _MIN_CHARS = 20
-
-
-def words(text: str) -> list[str]:
-    """Split into words without case, punctuation and width variants; unspaced scripts into characters."""
-    text = _without_punctuation(text)
-    return _ASCII_WORD.findall(text.lower()) if text.isascii() else _WORD.findall(_folded(text))
-
-
-def _without_punctuation(text: str) -> str:
-    return text if text.isascii() else _PUNCTUATION.sub(" ", text)
-
-
-def _folded(text: str) -> str:
-    """Return a text without case and variants, its unspaced characters apart."""
-    return _UNSPACED.sub(_apart, unicodedata.normalize("NFKC", text).casefold())
-
-
-def _apart(characters: re.Match[str]) -> str:
-    return f" {' '.join(characters[0])} "
-
-
-def _folds_of(byte: int) -> int | None:
-    """Return the character that stands for one of Latin-1 in words, or a blank; None for what becomes another."""
-    folded = unicodedata.normalize("NFKC", chr(byte)).casefold()
-    if len(folded) > 1 or folded > "\xff":
-        return None
-    return ord(folded) if _WORD.match(folded) else ord(" ")
-
-
-_FOLDS = [_folds_of(byte) for byte in range(256)]
-_FOLDED, _VARIANTS = bytes(fold or 0 for fold in _FOLDS), bytes(b for b, fold in enumerate(_FOLDS) if fold is None)
-"""Of Latin-1, which most text is that is nearly ASCII: a table, and what it does not do for."""
-
-
-def _bytes_of_words(text: str) -> bytes:
-    """Return a text, in UTF-8, in which `hashed_words` finds the words of `words`."""
-    text = _without_punctuation(text)
-    if text.isascii():
-        return text.encode()
-    try:
-        narrow = text.encode("latin-1")
-    except UnicodeEncodeError:
-        narrow = _VARIANTS
-    if len(narrow.translate(None, _VARIANTS)) == len(narrow):
-        return narrow.translate(_FOLDED).decode("latin-1").encode()
-    return _BETWEEN.sub(" ", _folded(text)).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +95,7 @@ class Overlap:
         """Measure many texts; those that share no run with the target are told by a look at all of them at once."""
         if not self._rows:
             return [(False, 0.0)] * len(texts)
-        suspects = self._suspects([_bytes_of_words(text) for text in texts])
+        suspects = self._suspects([text.encode("utf-8", "surrogatepass") for text in texts])
         return [self.measure(text) if is_one else (False, 0.0) for text, is_one in zip(texts, suspects, strict=True)]
 
     def _screened(self, rows: Sequence[Sequence[str]]) -> "list[_Screen]":
@@ -183,11 +123,11 @@ class Overlap:
         """Return which texts may share a run with the target; no other does."""
         by_block: list[np.ndarray] = [np.zeros(0, np.bool_)]
         for block in blocks(texts):
-            codes, starts = words_of(letters_of(block))
+            folded, ends = folded_block(block)
+            codes, starts = words_of(letters_of([folded]))
             sums = self._sums(codes)
             hits = [place for screen in self._screens for place in self._hits(screen, sums)]
             suspected = np.zeros(len(block), np.bool_)
-            ends = np.cumsum([len(t) + len(PADDING) for t in block])
             suspected[np.searchsorted(ends, starts[np.concatenate([np.zeros(0, np.int64), *hits])], "right")] = True
             by_block.append(suspected)
         return np.concatenate(by_block)
@@ -246,7 +186,7 @@ def _powers(base: int, count: int) -> np.ndarray:
 
 
 def _is_telling(parts: list[str]) -> bool:
-    unspaced = sum(1 for w in parts if len(w) == 1 and _UNSPACED.match(w))
+    unspaced = sum(1 for w in parts if is_unspaced(w))
     spaced = len(parts) - unspaced
     return spaced + unspaced // 2 >= _MIN_WORDS or len(" ".join(parts)) >= _MIN_CHARS + unspaced
 
