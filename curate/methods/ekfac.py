@@ -15,11 +15,23 @@ from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import Directions
 from curate.methods.contract import Inputs, Sizes
 from curate.methods.shared.directional import BACKGROUND as BACKGROUND
+from curate.methods.shared.directional import (
+    DAMPING,
+    CurvatureSettings,
+    Damping,
+    curvature_keys,
+    curved,
+    direction_scorer,
+    fitted,
+)
 from curate.methods.shared.directional import NEEDS as NEEDS
 from curate.methods.shared.directional import OFFERS as OFFERS
-from curate.methods.shared.directional import CurvatureSettings, curvature_keys, curved, direction_scorer, fitted
 from curate.settings import Count, Number, option, settings
 
+# Refining inverts what the fit leaves out, too: with the fit's own damping it follows the noise of some hundred
+# documents and predicts retraining worse with every round; with a hundred times as much, better
+# (examples/magic/STUDY.md).
+REFINED_DAMPING = 10.0
 REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
 
 
@@ -27,8 +39,13 @@ REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
 class Settings(CurvatureSettings):
     """Damping, labels, and whether and how far the direction is refined."""
 
+    damping: Damping | None = option(
+        default=None,
+        help="Share of a layer's mean eigenvalue that is added to each of its eigenvalues.",
+        shown="0.1; 10 with --refine",
+    )
     refine: Literal["none", "cg", "astra"] = option(default="none", help="Improve the direction against the curvature.")
-    rounds: Count = option(default=6, help="Rounds of refinement.")
+    rounds: Count = option(default=3, help="Rounds of refinement.")
     refine_documents: Count = option(
         default=200, help="Background documents of cg's subset, and of each of astra's batches."
     )
@@ -38,6 +55,7 @@ class Settings(CurvatureSettings):
     step: Number = option(default=0.0, help="astra's step; 0: in each round the best one on the subset.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.refinement()
         if self.all_parameters and self.refine != "none":
             raise SettingsError(
@@ -50,6 +68,9 @@ class Settings(CurvatureSettings):
                 f"{changed[0]} is a setting of refinement, and refine is none.",
                 hint="Add --refine cg or --refine astra.",
             )
+
+    def _default_damping(self) -> float:
+        return DAMPING if self.refine == "none" else REFINED_DAMPING
 
     def refinement(self) -> RefineSettings | None:
         """Return the refinement's own settings, checked."""
@@ -84,7 +105,7 @@ def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
 def _refined(inputs: Inputs, settings: Settings, refinement: RefineSettings, gradients: Directions) -> Directions:
     refined = refine(
         gradients,
-        Ekfac.of(fitted(inputs, "ekfac", settings, fit), damping=settings.damping),
+        Ekfac.of(fitted(inputs, "ekfac", settings, fit), damping=settings.decided_damping),
         inputs.proxy,
         inputs.background(),
         inputs.batching,

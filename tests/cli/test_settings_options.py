@@ -144,6 +144,7 @@ def test_every_option_of_a_method_gives_the_same_record_as_the_keyword(method: s
             text = {
                 "normalize": "unit",
                 "check": "5",
+                "rounds": "5",
                 "fisher": "empirical",
                 "refine": "cg",
                 "prefer": "",

@@ -31,6 +31,7 @@ from curate.settings import Count, Flag, Number, option, settings
 OFFERS = frozenset({"against", "per_token"})
 NEEDS = frozenset({"model", "background"})
 BACKGROUND = 1000
+DAMPING = 0.1
 
 Damping = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
@@ -52,13 +53,28 @@ class DirectionSettings:
 class CurvatureSettings(DirectionSettings):
     """How the curvature is fitted on the background and damped."""
 
-    damping: Damping = option(
-        default=0.1, help="Share of a layer's mean eigenvalue that is added to each of its eigenvalues."
+    damping: Damping | None = option(
+        default=None,
+        help="Share of a layer's mean eigenvalue that is added to each of its eigenvalues.",
+        shown="0.1",
     )
     fisher: Literal["sampled", "empirical"] = option(
         default="sampled", help="Curvature of labels that are drawn from the model, or of the data's own."
     )
     seed: Count = option(default=0, help="Seed of the drawn labels.")
+
+    def __post_init__(self) -> None:
+        if self.damping is None:
+            object.__setattr__(self, "damping", self._default_damping())  # decided here, so that records tell it
+
+    @property
+    def decided_damping(self) -> float:
+        """The damping, given or not."""
+        assert self.damping is not None
+        return self.damping
+
+    def _default_damping(self) -> float:
+        return DAMPING
 
 
 def counting(inputs: Inputs, settings: DirectionSettings) -> Inputs:
@@ -153,7 +169,7 @@ def curved(
     inputs = counting(inputs, settings)
 
     def solve(gradients: Directions) -> Directions:
-        return read(fitted(inputs, name, settings, fit), damping=settings.damping).solve(gradients)
+        return read(fitted(inputs, name, settings, fit), damping=settings.decided_damping).solve(gradients)
 
     return direction_scorer(inputs, settings, depends_on=curvature_keys(inputs, name, settings), solve=solve)
 
