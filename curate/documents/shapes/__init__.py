@@ -57,8 +57,9 @@ def content_columns(columns: Collection[str], fields: Fields) -> set[str]:
 
 
 def are_turns(value: Any) -> bool:
-    """Return whether a value is a conversation, as a list of turns or JSON of one."""
-    return isinstance(value, list | dict | str) and not isinstance(listed_turns(value, ""), Refused)
+    """Return whether a value is a conversation of two or more, as a list of turns or JSON of one."""
+    turns = listed_turns(value, "") if isinstance(value, list | dict | str) else Refused("", "")
+    return not isinstance(turns, Refused) and len({turn["role"] for turn in turns}) > 1
 
 
 def expected(fields: Fields, prefix: str = "--") -> str:

@@ -96,11 +96,3 @@ def answered(row: Columns, blocks: Sequence[str], answer: str) -> dict[str, Any]
 
 SYSTEM = ("system", "system_prompt")
 """Names of a column of system prompts."""
-
-
-def history(value: Any) -> Any:
-    """Return pairs of earlier instructions and answers as one text; None where there are none."""
-    if not isinstance(value, list):
-        return value
-    pairs = [pair for pair in value if isinstance(pair, list)]
-    return BETWEEN.join(text for pair in pairs for text in pair if isinstance(text, str)) or None
