@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -65,6 +66,31 @@ def test_links_in_circles_end_and_a_link_to_nothing_is_an_error(tmp_path):
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
     with pytest.raises(CurateError, match=r"gone.jsonl: a link to a file that is not there"):
         open_pool(tmp_path)
+    (tmp_path / "gone.jsonl").unlink()
+    (tmp_path / "round.jsonl").symlink_to(tmp_path / "round.jsonl")
+    with pytest.raises(CurateError, match=r"round.jsonl: a link to a file that is not there"):
+        open_pool(tmp_path)
+
+
+def test_a_name_that_is_no_text_is_refused_where_it_is_a_shards(tmp_path):
+    write(tmp_path / "a.jsonl", ROWS)
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        Path(os.fsdecode(odd)).touch()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert open_pool(tmp_path).ignored == ("caf\\xe9",)
+    os.rename(odd, odd + b".jsonl")
+    with pytest.raises(CurateError, match=r"caf\\xe9.jsonl: the path is not UTF-8"):
+        open_pool(tmp_path)
+
+
+def test_locks_of_office_programs_are_hidden(tmp_path):
+    write(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "~$a.csv").write_bytes(b"\x05user")
+    pool = open_pool(tmp_path)
+    assert [s.name for s in pool.shards] == ["a.jsonl"]
+    assert pool.ignored == ()
 
 
 def test_a_saved_dataset_gives_only_the_files_its_state_lists(tmp_path):
@@ -135,7 +161,11 @@ def test_a_missing_path_names_its_nearest_neighbour(tmp_path):
 
 @pytest.mark.parametrize(
     ("files", "seen"),
-    [([], "holds no files"), (["notes.txt", "state.json"], "no readable shard among 2 file.* notes.txt")],
+    [
+        ([], "holds no files"),
+        (["notes.txt", "state.json"], r"no readable shard among 2 file.* notes.txt(.|\n)*/\*\*/\*.txt'"),
+        (["notes.md", "0.tar"], r"no readable shard among 2 file(.|\n)*Unpack 0.tar"),
+    ],
 )
 def test_a_folder_without_shards_says_what_was_found_and_what_is_read(tmp_path, files, seen):
     for name in files:
@@ -316,3 +346,10 @@ def test_what_curate_wrote_below_a_pool_is_no_part_of_it(tmp_path: Path) -> None
     assert [s.name for s in pool.shards] == ["a.jsonl", "other/b.jsonl"]
     assert {"again/", "kept/", "runs/one/"} <= set(pool.ignored)
     assert open_pool(data / "kept").shards
+    # Nor do patterns reach it that match its tables, but for those that lead into it.
+    pattern = open_pool(f"{data}/**/*.*")
+    assert [s.name for s in pattern.shards] == ["a.jsonl", "other/b.jsonl"]
+    assert {"again/", "kept/", "runs/one/"} <= set(pattern.ignored)
+    tables = open_pool(f"{data}/runs/one/scores/*.parquet")
+    with pytest.raises(CurateError, match=r"no column to read text from(.|\n)*runs/one holds results of curate"):
+        check_fields(tables, Fields())
