@@ -151,6 +151,8 @@ def _scalar(value: Any) -> Any:
     """Return a value that SQL can group by; _NESTED for lists, objects and bytes."""
     if type(value) in _PLAIN or isinstance(value, str | float | date | time):
         return value
+    if isinstance(value, Decimal) and value.as_tuple().exponent == 0:  # such as databases write for whole numbers
+        value = int(value)
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value) if value.bit_length() <= _MOST_BITS else None
     if isinstance(value, Decimal):
