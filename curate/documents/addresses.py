@@ -25,6 +25,8 @@ _WITH_SPLIT = re.compile(r"(?P<folder>.+):(?P<split>[\w.-]+)")
 _CARD, _CARD_BYTES = "README.md", 1 << 20
 _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
 _WILD = re.compile(r"[*?\[]")
+_CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
+"""What `datasets` keeps of maps and filters beside a dataset that it has made: rows that are in the dataset, too."""
 _PACKED = (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z", *(f".tar{c}" for c in COMPRESSIONS))
 
 
@@ -153,6 +155,7 @@ def _separate(files: list[ListedFile], named: str | None) -> tuple[list[Shard], 
     `named` is the format that the address itself names, by its suffix.
     """
     states = {str(PurePosixPath(f.name).parent): f for f in files if PurePosixPath(f.name).name == "state.json"}
+    described = {str(PurePosixPath(f.name).parent) for f in files if PurePosixPath(f.name).name == "dataset_info.json"}
     saved = {folder: listed for folder, f in states.items() if (listed := _saved_files(f.url)) is not None}
     # A selection is a pool like others, but what it rejected is no part of it.
     manifests = {str(PurePosixPath(f.name).parent) for f in files if PurePosixPath(f.name).name == "manifest.json"}
@@ -166,6 +169,8 @@ def _separate(files: list[ListedFile], named: str | None) -> tuple[list[Shard], 
         listed = saved.get(str(path.parent))
         if listed is not None:
             format_name = "saved" if path.name in listed else None
+        elif str(path.parent) in described and _CACHED.fullmatch(path.name):
+            format_name = None
         if format_name is not None and (format_name == named or _lies_anywhere(format_name)):
             shards.append(Shard(name=f.name, url=f.url, format=format_name, size=f.size, digest=f.digest))
         else:

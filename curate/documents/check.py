@@ -132,7 +132,9 @@ def check_fields(
             first_problem = first_problem or columns
             continue
         num_filled += 1
-        if shapes.content_columns(columns, fields):
+        if (problem := _holds_columns(shard, columns, fields)) is not None:
+            first_problem = first_problem or problem
+        elif shapes.content_columns(columns, fields):
             has_content = True
         else:
             first_problem = first_problem or _no_content(shard, columns, fields, prefix)
@@ -189,10 +191,24 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
             f"Name the column that holds the text ({prefix}text-column), or those of prompts and their answers"
             f" ({prefix}prompt-column and {prefix}completion-column). {suggestion}"
         ).strip()
+        if shard.format == "csv" and not suggestion:
+            hint += " The first line of such a file names its columns; write one that does, where there is none."
     return CurateError(
         f"{shard.url}: no column to read text from; expected {shapes.expected(fields, prefix)}, "
         f"found: {', '.join(columns)}.",
         hint=hint,
+    )
+
+
+def _holds_columns(shard: Shard, columns: list[str], fields: Fields) -> CurateError | None:
+    """Return the error of a file of JSON that is one object of columns, as pandas writes it unless told otherwise."""
+    name = plain_name(shard.url)
+    first = [row for _, row in islice(rows(shard), 2)] if name.endswith(".json") and fields.text in columns else []
+    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0][fields.text], list | dict):
+        return None
+    as_rows = f"pandas.read_json('{shard.url}').to_json('rows.jsonl', orient='records', lines=True)"
+    return CurateError(
+        f"{shard.url}: one object that holds columns; expected rows.", hint=f"Write it again as rows, say by {as_rows}."
     )
 
 

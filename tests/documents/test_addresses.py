@@ -102,6 +102,14 @@ def test_a_saved_dataset_gives_only_the_files_its_state_lists(tmp_path):
     assert "cache-1234.arrow" in pool.ignored
 
 
+def test_what_datasets_keeps_of_maps_beside_a_dataset_in_its_cache_is_left_out(tmp_path):
+    for name in ("json-train.arrow", "cache-0a1b2c3d4e5f6789.arrow", "cache-0a1b2c3d4e5f6789_00001_of_00002.arrow"):
+        write(tmp_path / "cache" / name, ROWS)
+    (tmp_path / "cache/dataset_info.json").write_text("{}")
+    write(tmp_path / "alone/cache-0a1b2c3d4e5f6789.arrow", ROWS)
+    assert names(tmp_path) == ["alone/cache-0a1b2c3d4e5f6789.arrow", "cache/json-train.arrow"]
+
+
 def test_a_saved_dataset_dict_gives_train_and_another_split_where_it_is_named(tmp_path):
     both = {"train": Dataset.from_list(ROWS), "test": Dataset.from_list([{"text": "three"}])}
     DatasetDict(both).save_to_disk(tmp_path / "saved")

@@ -144,3 +144,19 @@ def test_rows_that_hold_rows_are_refused_with_the_line_that_writes_them_apart(tm
     subprocess.run(command.replace("python ", f"{sys.executable} ", 1), shell=True, check=True)
     shard = open_pool("rows.jsonl").shards[0]
     assert [d.completion for d in documents(shard, Fields())] == ["Frog", "y"] * 2
+
+
+@pytest.mark.parametrize("value", [{"text": {"0": "x", "1": "y"}, "n": {"0": 1, "1": 2}}, {"text": ["x", "y"]}])
+def test_a_file_of_columns_is_refused_with_what_writes_rows(tmp_path, value):
+    (tmp_path / "a.json").write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(CurateError, match="one object that holds columns") as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    assert "orient='records'" in str(refused.value.hint)
+    write(tmp_path / "b.jsonl", [{"text": "x"}])
+    check_fields(open_pool(tmp_path), Fields())
+
+
+def test_a_csv_without_a_header_is_told_so(tmp_path):
+    (tmp_path / "a.csv").write_text("1,one two\n2,three\n")
+    with pytest.raises(CurateError, match="first line of such a file names its columns"):
+        check_fields(open_pool(tmp_path), Fields())
