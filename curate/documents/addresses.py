@@ -27,7 +27,7 @@ _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum
 _WILD = re.compile(r"[*?\[]")
 _CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
 """What `datasets` keeps of maps and filters beside a dataset that it has made: rows that are in the dataset, too."""
-_PACKED = (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z", *(f".tar{c}" for c in COMPRESSIONS))
+_PACKED = (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z", *COMPRESSIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ def find_shards(address: str) -> Listing:
 
 def _advice(address: str, names: list[str]) -> str:
     """Return what to do about files that are not read as they are, where there is something."""
-    if packed := next((name for name in names if name.lower().endswith(_PACKED)), None):
+    if packed := next((n for n in names if n.lower().endswith(_PACKED) and format_of(n) is None), None):
         return f"Unpack {packed}, and give the folder of what was in it. "
     if not _WILD.search(address) and any(format_of(name) for name in names):
         return f"Text files are read where a pattern names them: '{address}/**/*.txt'. "

@@ -172,6 +172,7 @@ def test_a_missing_path_names_its_nearest_neighbour(tmp_path):
     [
         ([], "holds no files"),
         (["notes.txt", "state.json"], r"no readable shard among 2 file.* notes.txt(.|\n)*/\*\*/\*.txt'"),
+        (["a.parquet.gz"], r"no readable shard among 1 file(.|\n)*Unpack a.parquet.gz"),
         (["notes.md", "0.tar"], r"no readable shard among 2 file(.|\n)*Unpack 0.tar"),
     ],
 )
@@ -306,6 +307,13 @@ def test_what_is_not_read_is_one_line_by_ending(tmp_path):
     assert open_pool(tmp_path).listing == "2 shards; not read: LICENSE, README.md, x.csv.lz4, 2 .tar.gz"
     (tmp_path / "c.jsonl.gz").write_bytes(b"")
     assert open_pool(tmp_path).listing.startswith("3 shards; without a byte: c.jsonl.gz; not read: LICENSE")
+
+
+def test_a_file_beside_its_compressed_form_is_said(tmp_path):
+    for name in ("a.jsonl", "a.jsonl.gz", "b.jsonl", "c.jsonl.gz", "sub/b.jsonl.zst"):
+        write(tmp_path / name, ROWS)
+    listing = open_pool(tmp_path).listing
+    assert listing == "5 shards; by their names the same, plain and compressed: a.jsonl, a.jsonl.gz"
 
 
 def test_folders_that_name_a_value_give_rows_a_column_unless_the_file_has_it(tmp_path):

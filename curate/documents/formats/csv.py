@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.documents.elements import with_head
+from curate.documents.elements import HEAD
 from curate.documents.files import plain_name
 from curate.documents.lines import BOM, CONVERT, split_lines
 from curate.documents.shards import BadRow, Row, Shard
@@ -103,9 +103,9 @@ def _numbered(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, list
 
 def _texts(blocks: Iterator[bytes]) -> Iterator[str]:
     # What is not UTF-8 becomes lone surrogates, by which `decode` knows its row.
-    head, blocks = with_head(blocks)
-    end = b"\r" if ends_in_returns(head) else b"\n"
-    for number, line in enumerate(split_lines(blocks, end)):
+    first = next(blocks, b"")  # no more is read ahead: reading may go on behind any row
+    end = b"\r" if ends_in_returns(first[:HEAD]) else b"\n"
+    for number, line in enumerate(split_lines(chain((first,), blocks), end)):
         yield ((line.removeprefix(BOM) if number == 0 else line) + end).decode("utf-8", "surrogateescape")
 
 
