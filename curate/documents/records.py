@@ -68,8 +68,11 @@ class DocumentMaker:
     def _document(self, row: int, raw: Mapping[str, Any]) -> Document | Skipped:
         fields = self._fields
         pool_id = _pool_id(raw.get(fields.id))
-        fitting = (pair for pair in self._shapes_of(raw) if pair[0].fits(raw, fields))
-        shape, others = next(fitting, (None, ()))
+        candidates = self._shapes_of(raw)
+        shape, others = candidates[0] if len(candidates) == 1 else (None, ())  # as almost always
+        if shape is None or not shape.fits(raw, fields):
+            shape = shapes.first_fitting(raw, fields, (candidate for candidate, _ in candidates))
+            others = next((columns for candidate, columns in candidates if candidate is shape), ())
         content = _no_text(raw, fields) if shape is None else shape.read(raw, fields)
         if isinstance(content, Refused):
             return Skipped(shard=self._shard, row=row, reason=content.reason, detail=content.detail, doc_id=pool_id)

@@ -64,6 +64,7 @@ TURNS = [
     ({"messages": '[{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]'}, CHAT),
     ({"messages": repr(CHAT)}, CHAT),
     ({"messages": [ASK, {"role": "model", "content": "There."}]}, CHAT),
+    ({"messages": [{"role": "User ", "content": "Where?"}, {"role": " Assistant", "content": "There."}]}, CHAT),
     ({"messages": [ASK, {"role": "Assistant", "content": ["There."]}]}, None),
     (
         {
@@ -259,6 +260,28 @@ def test_rows_that_differ_in_their_input_alone_are_different_documents(tmp_path:
         assert all("input" not in d.metadata for d in found if isinstance(d, Document))
     # Without an input, named columns are put together as they are.
     assert (found[2].prompt, found[2].completion) == ("Name it.", "Yes.")
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_column_of_empty_text_gives_way_to_other_content(tmp_path: Path, blank: str) -> None:
+    rows = [
+        {"text": blank, "messages": CHAT},
+        {"text": blank, "prompt": "a", "completion": "b"},
+        {"prompt": "a", "completion": blank, "conversations": CHAT},
+        {"text": blank, "prompt": "a", "completion": blank},
+        {"text": "a", "messages": CHAT},
+    ]
+    chat, pair, other, nothing, text = read(tmp_path / "a.jsonl", rows)
+    assert [d.messages for d in (chat, other) if isinstance(d, Document)] == [CHAT, CHAT]
+    assert isinstance(pair, Document)
+    assert (pair.prompt, pair.completion) == ("a", "b")
+    assert isinstance(nothing, Skipped)
+    assert (nothing.reason, nothing.detail) == ("empty text", f"column 'text' holds {blank!r}")
+    assert isinstance(text, Document)
+    assert (text.text, text.messages) == ("a", None)
+    first = look(open_pool(tmp_path), Fields())
+    assert first is not None
+    assert {"chat messages", "prompt and completion", "ShareGPT conversations", "plain text"} == set(first.shapes)
 
 
 def test_text_may_be_bytes_of_utf8(tmp_path: Path) -> None:

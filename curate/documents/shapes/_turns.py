@@ -20,6 +20,7 @@ _KEYS = (
     ("speaker", "text"),
     ("role", "parts"),
 )
+_SPEAKERS = tuple(dict.fromkeys(role for role, _ in _KEYS))
 _EXCHANGED = {
     "system": ("system",),
     "user": ("human", "user", "prompter", "instruction", "input", "question", "query", "prompt"),
@@ -117,9 +118,11 @@ def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
 
 def _exchanged(turn: Any) -> list[Any]:
     """Return the turns of an exchange: a question and its answer, as a list or as an object with a key for each."""
+    if isinstance(turn, Mapping) and isinstance(turn.get("role"), str):  # as almost always
+        return [turn]
     if isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn):
         return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turn, strict=True)]
-    if not isinstance(turn, Mapping) or any(isinstance(turn.get(role), str) for role, _ in _KEYS):
+    if not isinstance(turn, Mapping) or any(isinstance(turn.get(role), str) for role in _SPEAKERS):
         return [turn]
     said = {str(key).casefold(): text for key, text in turn.items() if isinstance(text, str) and text.strip()}
     by_role = {role: [said[name] for name in names if name in said] for role, names in _EXCHANGED.items()}
@@ -148,10 +151,9 @@ def _parsed(value: str | bytes) -> Any:
 
 def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
     """Return a turn with `role` and `content` first, without null keys, and calls of functions as `tool_calls`."""
-    pairs = [pair for pair in _KEYS if isinstance(turn.get(pair[0]), str)] or [_KEYS[0]]
-    role_key, content_key = next((pair for pair in pairs if pair[1] in turn), pairs[0])
+    role_key, content_key = _keys(turn)
     role = turn.get(role_key)
-    role = _ROLES.get(role.casefold(), role) if isinstance(role, str) else role
+    role = _ROLES.get(role.strip().casefold(), role) if isinstance(role, str) else role
     rest = {k: _without_nulls(v) for k, v in turn.items() if k not in (role_key, content_key) and v is not None}
     content = _without_nulls(turn.get(content_key))
     if isinstance(content, bytes):
@@ -170,6 +172,14 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
         rest["tool_calls"] = [*rest.get("tool_calls", ()), *calls]
     given = {"content": content} if content_key in turn or calls else {}
     return {"role": role, **given, **rest}
+
+
+def _keys(turn: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a turn calls its role and its content, which it may lack."""
+    for role, content in _KEYS:
+        if content in turn and isinstance(turn.get(role), str):
+            return role, content
+    return next((pair for pair in _KEYS if isinstance(turn.get(pair[0]), str)), _KEYS[0])
 
 
 def _part(part: Any) -> Any:
