@@ -208,8 +208,7 @@ def encode_target(encoder: Encoder, target: Target, reporter: Reporter, what: st
         reporter.warn(f"{len(encoded) - len(kept)} {what} row(s) set aside: no scored token{why}.")
     if cut := sum(encoded[i].truncated for i in kept):
         reporter.note(
-            f"{cut} {what} row(s) are longer than the context: their beginning alone counts, unless --long windows reads"
-            " all of them."
+            f"{cut} {what} row(s) are longer than the context: their beginning alone counts, but for --long windows."
         )
     groups = [target.groups[i] for i in kept]
     if lost := sorted(set(target.groups) - set(groups)):
