@@ -67,12 +67,13 @@ def message_text(message: Mapping[str, Any]) -> str:
     return ""
 
 
-_LOSS_MARKS = ("weight", "train", "train_on_turn", "trainable", "loss")
+LOSS_MARKS = ("weight", "train", "train_on_turn", "trainable", "loss")
+"""Keys by which a turn is marked to carry no loss: 0 or false."""
 
 
 def carries_loss(message: Mapping[str, Any]) -> bool:
     """Whether a turn is learnt: the assistant's, unless it is marked otherwise (`weight: 0`, `train: false` …)."""
-    return message.get("role") == "assistant" and all(message.get(mark, True) != 0 for mark in _LOSS_MARKS)
+    return message.get("role") == "assistant" and all(message.get(mark, True) != 0 for mark in LOSS_MARKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

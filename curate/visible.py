@@ -1,5 +1,6 @@
 """Show other people's text (documents, names, paths) on terminals, cards and pages: the one place that escapes it."""
 
+import os
 import re
 
 # Control characters have no business in text, and overrides of its direction would reorder what stands around it.
@@ -19,3 +20,8 @@ def visible(text: str) -> str:
 def escaped(json_text: str) -> str:
     """Return JSON of the same values in which no such character stands for itself."""
     return _NOT_SHOWN.sub(lambda match: f"\\u{ord(match[0]):04x}", json_text)
+
+
+def visible_path(path: str) -> str:
+    """Return a path as text: bytes of its names that are not UTF-8, which no file of results could hold, as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

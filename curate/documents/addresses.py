@@ -1,5 +1,6 @@
 """Find the files of an address: a folder, glob, file, `save_to_disk` folder, hub id or store; of one split."""
 
+import errno
 import glob
 import os
 import re
@@ -9,20 +10,24 @@ from typing import Any
 
 import orjson
 
-from curate.documents.files import filesystem, local_path, open_binary
+from curate.documents.files import COMPRESSIONS, filesystem, local_path, open_binary
 from curate.documents.formats import format_of, get, readable
-from curate.documents.results import folders_of_results
+from curate.documents.results import folders_of_results, records_above
 from curate.documents.shards import Shard
 from curate.documents.sidecars import without_sidecars
 from curate.documents.splits import of_split
 from curate.errors import CurateError, nearest
 from curate.secrets import name_without_secrets
+from curate.visible import visible_path
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
 _WITH_SPLIT = re.compile(r"(?P<folder>.+):(?P<split>[\w.-]+)")
 _CARD, _CARD_BYTES = "README.md", 1 << 20
 _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
 _WILD = re.compile(r"[*?\[]")
+_CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
+"""What `datasets` keeps of maps and filters beside a dataset that it has made: rows that are in the dataset, too."""
+_PACKED = (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z", *COMPRESSIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,21 +71,22 @@ def find_shards(address: str) -> Listing:
         raise CurateError(f"{address}: no such file or folder.", hint=_nearest_sibling(path))
     if not files:
         raise CurateError(f"{address}: {_place(address, path)} no files.", hint=f"Readable: {readable()}.")
-    files, results = _without_results(files)
+    is_pattern = _WILD.search(address) is not None and not (path and path.exists())
+    files, results = _without_results(files, beyond=is_pattern and path is not None)
     shards, ignored = _separate(files, format_of(address))
     ignored += results
     if not shards:
         listed = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         raise CurateError(
             f"{address}: no readable shard among {len(ignored)} file(s): {listed}.",
-            hint=f"Readable: {readable()}.",
+            hint=f"{_advice(address, ignored)}Readable: {readable()}.",
         )
     if len(files) == 1 and not split:
         return Listing(shards=shards, ignored=ignored, other_splits=[])
     data = without_sidecars(shards)
     names = {s.name for s in data}
     ignored = sorted([*ignored, *(s.name for s in shards if s.name not in names)])
-    if split or not _WILD.search(address) or (path and path.exists()):
+    if split or not is_pattern:
         names = set(of_split(list(names), split, card=_card(files), address=address))
     return Listing(
         shards=[s for s in data if s.name in names],
@@ -89,9 +95,22 @@ def find_shards(address: str) -> Listing:
     )
 
 
-def _without_results(files: list[ListedFile]) -> tuple[list[ListedFile], list[str]]:
-    """Return the files outside folders of `curate`'s results, and these folders; all where no other is a shard."""
-    results = folders_of_results((f.name, f.url) for f in files)
+def _advice(address: str, names: list[str]) -> str:
+    """Return what to do about files that are not read as they are, where there is something."""
+    if packed := next((n for n in names if n.lower().endswith(_PACKED) and format_of(n) is None), None):
+        return f"Unpack {packed}, and give the folder of what was in it. "
+    if not _WILD.search(address) and any(format_of(name) for name in names):
+        return f"Text files are read where a pattern names them: '{address}/**/*.txt'. "
+    return ""
+
+
+def _without_results(files: list[ListedFile], *, beyond: bool) -> tuple[list[ListedFile], list[str]]:
+    """Return the files outside folders of `curate`'s results, and these folders; all where no other is a shard.
+
+    `beyond`: the files' local folders may hold others that tell, too.
+    """
+    listed = [(f.name, f.url) for f in files]
+    results = folders_of_results(records_above(listed) if beyond else listed)
     others = [f for f in files if results.isdisjoint(map(str, PurePosixPath(f.name).parents))] if results else files
     if not any(_lies_anywhere(format_of(f.name)) for f in others):
         return files, []
@@ -136,6 +155,7 @@ def _separate(files: list[ListedFile], named: str | None) -> tuple[list[Shard], 
     `named` is the format that the address itself names, by its suffix.
     """
     states = {str(PurePosixPath(f.name).parent): f for f in files if PurePosixPath(f.name).name == "state.json"}
+    described = {str(PurePosixPath(f.name).parent) for f in files if PurePosixPath(f.name).name == "dataset_info.json"}
     saved = {folder: listed for folder, f in states.items() if (listed := _saved_files(f.url)) is not None}
     # A selection is a pool like others, but what it rejected is no part of it.
     manifests = {str(PurePosixPath(f.name).parent) for f in files if PurePosixPath(f.name).name == "manifest.json"}
@@ -149,6 +169,8 @@ def _separate(files: list[ListedFile], named: str | None) -> tuple[list[Shard], 
         listed = saved.get(str(path.parent))
         if listed is not None:
             format_name = "saved" if path.name in listed else None
+        elif str(path.parent) in described and _CACHED.fullmatch(path.name):
+            format_name = None
         if format_name is not None and (format_name == named or _lies_anywhere(format_name)):
             shards.append(Shard(name=f.name, url=f.url, format=format_name, size=f.size, digest=f.digest))
         else:
@@ -177,9 +199,9 @@ def _saved_files(url: str) -> set[str] | None:
 
 
 def _hidden(name: str) -> bool:
-    """Return whether a file is hidden, or lies in a hidden folder or among a table format's own records."""
+    """Return whether a file is hidden or a lock of an office program, or lies in a hidden folder or a table's log."""
     parts = PurePosixPath(name).parts
-    return any(part.startswith((".", "__")) or part in ("_delta_log", "_temporary") for part in parts)
+    return any(part.startswith((".", "__", "~$")) or part in ("_delta_log", "_temporary") for part in parts)
 
 
 def _local_files(path: Path) -> list[ListedFile]:
@@ -211,11 +233,19 @@ def _literal_root(path: Path) -> Path:
 def _local(path: Path, root: Path) -> ListedFile:
     try:
         size = path.stat().st_size
-    except FileNotFoundError as error:
+    except OSError as error:
+        if not path.is_symlink() or error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         raise CurateError(
             f"{path}: a link to a file that is not there.", hint="Fetch the file again, or remove the link."
         ) from error
-    return ListedFile(name=path.relative_to(root).as_posix(), url=str(path), size=size)
+    name, shown = path.relative_to(root).as_posix(), visible_path(str(path))
+    if shown != str(path) and _lies_anywhere(format_of(name)):
+        raise CurateError(
+            f"{shown}: the path is not UTF-8 (\\x.. stands for bytes that are not), so no result could name it.",
+            hint="Rename the file or folder, for instance with convmv -f windows-1252 -t utf-8 --notest.",
+        )
+    return ListedFile(name=visible_path(name), url=str(path), size=size)
 
 
 def _walk(folder: Path) -> list[Path]:

@@ -1,17 +1,18 @@
 """Check column names and tell the shapes of rows before any model loads."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
 
 from curate.documents import formats, shapes
+from curate.documents.files import file_name, plain_name
 from curate.documents.pool import Pool
 from curate.documents.records import DocumentMaker, useful_columns
+from curate.documents.results import result_of
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Row, Shard
-from curate.documents.streamed import Streamed
 from curate.errors import CurateError, nearest
 from curate.fields import COLUMNS, Fields
 from curate.schema import Document, Skipped
@@ -19,7 +20,9 @@ from curate.schema import Document, Skipped
 _SHARDS = 8
 _LOOKED_INTO, _ROWS = 8, 16
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
-_NOTABLE = frozenset({"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected"})
+_NOTABLE = frozenset(
+    {"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected", "role", "parent_id"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,9 @@ def check_fields(
             first_problem = first_problem or columns
             continue
         num_filled += 1
-        if shapes.content_columns(columns, fields):
+        if (problem := _holds_columns(shard, columns, fields)) is not None:
+            first_problem = first_problem or problem
+        elif shapes.content_columns(columns, fields):
             has_content = True
         else:
             first_problem = first_problem or _no_content(shard, columns, fields, prefix)
@@ -163,10 +168,19 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -> CurateError:
     first = [] if fields.format_as else [row for _, row in islice(rows(shard), 2)]
-    if fields.format_as:
+    if (folder := result_of(shard.url)) is not None:
+        hint = f"{folder} holds results of curate, and no documents. What `curate select` writes is a pool like others."
+    elif fields.format_as:
         hint = f"Leave {prefix}format-as out: each row is then read by its own shape."
+    elif not _is_one_object(shard, first) and (column := _column_of_rows(first, fields)) is not None:
+        hint = f"The column {column!r} of a row holds several rows. Write them a line each{_apart(shard, column)}."
     elif (turns := _column_of_turns(first)) is not None:
         hint = f"The column {turns!r} holds turns of conversations: give {prefix}messages-column {turns}."
+    elif (texts := _column_of_texts(first)) is not None:
+        hint = (
+            f"The column {texts!r} holds lists of texts: where these were said in turn, the first by the user, give"
+            f" {prefix}messages-column {texts}."
+        )
     elif (holder := _holder_of_rows(shard, first)) is not None:
         name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
         rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
@@ -177,6 +191,8 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
             f"Name the column that holds the text ({prefix}text-column), or those of prompts and their answers"
             f" ({prefix}prompt-column and {prefix}completion-column). {suggestion}"
         ).strip()
+        if shard.format == "csv" and not suggestion:
+            hint += " The first line of such a file names its columns; write one that does, where there is none."
     return CurateError(
         f"{shard.url}: no column to read text from; expected {shapes.expected(fields, prefix)}, "
         f"found: {', '.join(columns)}.",
@@ -184,9 +200,35 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
     )
 
 
+def _holds_columns(shard: Shard, columns: list[str], fields: Fields) -> CurateError | None:
+    """Return the error of a file of JSON that is one object of columns, as pandas writes it unless told otherwise."""
+    name = plain_name(shard.url)
+    first = [row for _, row in islice(rows(shard), 2)] if name.endswith(".json") and fields.text in columns else []
+    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0][fields.text], list | dict):
+        return None
+    as_rows = f"pandas.read_json('{shard.url}').to_json('rows.jsonl', orient='records', lines=True)"
+    return CurateError(
+        f"{shard.url}: one object that holds columns; expected rows.", hint=f"Write it again as rows, say by {as_rows}."
+    )
+
+
+def _apart(shard: Shard, column: str) -> str:
+    """Return the command that writes the rows in a column of a plain file of JSON a line each; '' for other files."""
+    name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
+    if shard.format != "jsonl" or plain_name(name) != file_name(name):
+        return ""
+    each = f"json.load(open('{name}'))" if name.lower().endswith(".json") else f"map(json.loads, open('{name}'))"
+    command = f"[print(json.dumps({{**r, **s}})) for r in {each} for s in r.pop('{column}')]"
+    return f': python -c "import json; {command}" > rows.jsonl'
+
+
+def _is_one_object(shard: Shard, first: Sequence[Row]) -> bool:
+    return plain_name(shard.url).endswith(".json") and len(first) == 1
+
+
 def _holder_of_rows(shard: Shard, first: Sequence[Row]) -> str | None:
     """Return what in a JSON file's only object holds its rows, in Python; None where the file is none such."""
-    if not isinstance(formats.get(shard.format), Streamed) or len(first) != 1 or isinstance(first[0], BadRow):
+    if not _is_one_object(shard, first) or isinstance(first[0], BadRow):
         return None
     row = first[0]
     lists = {c: len(v) for c, v in row.items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)}
@@ -200,6 +242,32 @@ def _column_of_turns(first: Sequence[Row]) -> str | None:
     if not first or isinstance(first[0], BadRow):
         return None
     return next((column for column, value in first[0].items() if shapes.are_turns(value)), None)
+
+
+def _column_of_rows(first: Sequence[Row], fields: Fields) -> str | None:
+    """Return the column of the first row whose objects would be documents beside its other columns, if one holds such.
+
+    Objects that are a conversation by themselves are no rows.
+    """
+    if not first or isinstance(first[0], BadRow):
+        return None
+    row = first[0]
+    for column, value in row.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            others = {c: v for c, v in row.items() if c != column}
+            inner = others | dict(value[0])
+            shape = shapes.shape_of(inner, fields)
+            if shape and (not shapes.are_turns(value) or not others.keys().isdisjoint(shape.columns(inner, fields))):
+                return column
+    return None
+
+
+def _column_of_texts(first: Sequence[Row]) -> str | None:
+    """Return the column that holds several texts in the first row, if one does."""
+    if not first or isinstance(first[0], BadRow):
+        return None
+    lists = {c: v for c, v in first[0].items() if isinstance(v, list) and len(v) > 1}
+    return next((c for c, v in lists.items() if all(isinstance(text, str) and " " in text for text in v)), None)
 
 
 def _close(name: str, columns: list[str]) -> str:

@@ -15,6 +15,23 @@ _QUERY = re.compile(r"\?([\w.%-]+=.*|[^./]*)$", re.DOTALL)
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """What Git LFS leaves in the place of a file that it has not fetched begins with this."""
 NOT_FETCHED = "a pointer of Git LFS in the place of the file, which `git lfs pull` fetches"
+_UNPACK = "Unpack it, and give the folder of what was in it."
+_NAME = "Give the file the ending of what it is, {}, by which it is read."
+_FOREIGN = (
+    (LFS_POINTER, NOT_FETCHED, None),
+    (b"PK\3\4", "a zip archive, and no text", f"{_UNPACK} Of a workbook (.xlsx) save the table as csv, in UTF-8."),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive, and no text", _UNPACK),
+    (b"Rar!\x1a\7", "a rar archive, and no text", _UNPACK),
+    (b"\4\x22\x4d\x18", "compressed by lz4, which is not read", "Unpack it: lz4 -d FILE."),
+    (b"\xff\6\0\0sNaPpY", "compressed by snappy, which is not read", "Unpack it, or compress it by gzip or zstd."),
+    (b"PAR1\x15", "a Parquet file, and no text", _NAME.format(".parquet")),
+    (b"ARROW1\0\0", "an Arrow file, and no text", _NAME.format(".arrow")),
+    (b"\xff\xff\xff\xff", "an Arrow stream, and no text", _NAME.format(".arrow")),
+    (b"SQLite format 3\0", "a database, and no text", "Write its table as Parquet, csv or lines of JSON."),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an office document, and no text", "Save its table as csv, in UTF-8."),
+)
+"""First bytes of files that are no text, whatever their names say; what they are, and what to do."""
+_TAR, _TAR_AT = b"ustar", 257
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
 
 
@@ -77,6 +94,13 @@ def plain_name(name: str) -> str:
 def file_name(url: str) -> str:
     """Return the last part of an address in lower case, without a query (`?download=true`); a name may hold a `?`."""
     return _QUERY.sub("", url).rsplit("/", 1)[-1].lower()
+
+
+def foreign(head: bytes) -> tuple[str, str | None] | None:
+    """Return what a file with these first bytes is, and what to do, where it is certainly no text; else None."""
+    if head.startswith(_TAR, _TAR_AT):
+        return "a tar archive, and no text", _UNPACK
+    return next(((problem, hint) for mark, problem, hint in _FOREIGN if head.startswith(mark)), None)
 
 
 def is_pointer(url: str) -> bool:

@@ -40,8 +40,17 @@ _TEXT = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f]+")
 _FILLED = re.compile(rb"[^ \t\r\n]")
 
 
+CONVERT = "Text is read as UTF-8. Convert the file, if it is of Windows: iconv -f windows-1252 -t utf-8 FILE > NEW."
+"""What to do about text in another encoding."""
+
+
 class Truncated(Exception):
-    """A compressed stream ends or breaks too early; the data before that point was given."""
+    """A stream ends or breaks too early, or is none of text; the data before that point was given."""
+
+    def __init__(self, problem: str, hint: str | None = None) -> None:
+        """`hint` says what to do where it is not that the file is damaged."""
+        super().__init__(problem)
+        self.hint = hint
 
 
 def filled_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -58,11 +67,11 @@ def filled_line(line: bytes, number: int) -> bytes | None:
     return line if _FILLED.search(line) is not None else None
 
 
-def split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Split at b"\\n" only: texts hold U+2028, form feeds and \\r, which `splitlines` would cut at."""
+def split_lines(blocks: Iterator[bytes], end: bytes = b"\n") -> Iterator[bytes]:
+    """Split at one byte only: texts hold U+2028, form feeds and \\r, which `splitlines` would cut at."""
     pieces: list[bytes] = []
     for block in blocks:
-        head, *lines = block.split(b"\n")
+        head, *lines = block.split(end)
         pieces.append(head)
         if lines:
             yield b"".join(pieces)

@@ -37,6 +37,11 @@ class Pool:
         line = f"{len(self.shards):,} shard{'s' if len(self.shards) != 1 else ''}"
         if empty := [s.name for s in self.shards if s.size == 0]:
             line += f"; without a byte: {_listed(empty)}"
+        by_name: dict[str, list[str]] = {}
+        for shard in self.shards:
+            by_name.setdefault(_unpacked(shard.name), []).append(shard.name)
+        if twice := [name for names in by_name.values() if len(names) > 1 for name in names]:
+            line += f"; by their names the same, plain and compressed: {', '.join(twice[:_NAMED])}"
         if self.ignored:
             line += f"; not read: {_listed(self.ignored)}"
         if self.other_splits:
@@ -114,6 +119,11 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
         ignored=tuple(sorted(ignored)),
         other_splits=tuple(sorted(other_splits)),
     )
+
+
+def _unpacked(name: str) -> str:
+    """Return a shard's name without the suffix of its compression."""
+    return str(PurePosixPath(name).with_suffix("")) if compression_of(name) else name
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -68,8 +68,11 @@ class DocumentMaker:
     def _document(self, row: int, raw: Mapping[str, Any]) -> Document | Skipped:
         fields = self._fields
         pool_id = _pool_id(raw.get(fields.id))
-        fitting = (pair for pair in self._shapes_of(raw) if pair[0].fits(raw, fields))
-        shape, others = next(fitting, (None, ()))
+        candidates = self._shapes_of(raw)
+        shape, others = candidates[0] if len(candidates) == 1 else (None, ())  # as almost always
+        if shape is None or not shape.fits(raw, fields):
+            shape = shapes.first_fitting(raw, fields, (candidate for candidate, _ in candidates))
+            others = next((columns for candidate, columns in candidates if candidate is shape), ())
         content = _no_text(raw, fields) if shape is None else shape.read(raw, fields)
         if isinstance(content, Refused):
             return Skipped(shard=self._shard, row=row, reason=content.reason, detail=content.detail, doc_id=pool_id)
@@ -151,6 +154,8 @@ def _scalar(value: Any) -> Any:
     """Return a value that SQL can group by; _NESTED for lists, objects and bytes."""
     if type(value) in _PLAIN or isinstance(value, str | float | date | time):
         return value
+    if isinstance(value, Decimal) and value.as_tuple().exponent == 0:  # such as databases write for whole numbers
+        value = int(value)
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**64 else str(value) if value.bit_length() <= _MOST_BITS else None
     if isinstance(value, Decimal):

@@ -59,11 +59,9 @@ class DamagedShard(CurateError):
     """The first that could not be read."""
 
     @classmethod
-    def at(cls, row: int, shard: Shard, problem: str) -> "DamagedShard":
-        error = cls(
-            f"{shard.url}: {problem}; {row} rows could be read before.",
-            hint="The file is damaged or was not written to its end: fetch or write it again, or remove it.",
-        )
+    def at(cls, row: int, shard: Shard, problem: str, hint: str | None = None) -> "DamagedShard":
+        damaged = "The file is damaged or was not written to its end: fetch or write it again, or remove it."
+        error = cls(f"{shard.url}: {problem}; {row} rows could be read before.", hint=hint or damaged)
         error.row = row
         return error
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from curate.documents.choices import chosen
 from curate.documents.drawing import draw_from_stream, until_broken, with_damage
-from curate.documents.elements import HEAD
-from curate.documents.files import COMPRESSIONS, LFS_POINTER, NOT_FETCHED, compression_of, open_binary
+from curate.documents.elements import HEAD, with_head
+from curate.documents.files import COMPRESSIONS, compression_of, foreign, open_binary
 from curate.documents.lines import (
+    CONVERT,
     Beginning,
     Rest,
     Truncated,
@@ -105,7 +106,8 @@ class Streamed(Generic[R]):
                     previous = row, number, record
             except Truncated as broken:
                 if beginning.left:
-                    raise DamagedShard.at(0 if previous is None else previous[0] + 1, shard, str(broken)) from broken
+                    row = 0 if previous is None else previous[0] + 1
+                    raise DamagedShard.at(row, shard, str(broken), broken.hint) from broken
 
     def numbered(self, shard: Shard) -> Iterator[tuple[int, int, R]]:
         """Stream (row from 0, line number from 1, record).
@@ -119,7 +121,7 @@ class Streamed(Generic[R]):
                     yield row, number, record
                     row += 1
         except Truncated as broken:
-            raise DamagedShard.at(row, shard, str(broken)) from broken
+            raise DamagedShard.at(row, shard, str(broken), broken.hint) from broken
         except OSError as error:
             raise CurateError(f"{shard.url}: reading failed after {row} rows: {error}") from error
 
@@ -163,7 +165,8 @@ class Streamed(Generic[R]):
     def _is_read_whole(self, head: bytes) -> bool:
         """Return whether a plain file with these first bytes has no marks."""
         by_head = head_compression(head, None) is not None or encoding_of(head[:4]) is not None
-        return by_head or head.startswith(LFS_POINTER) or (self.spans_lines is not None and self.spans_lines(head))
+        by_head = by_head or foreign(head) is not None
+        return by_head or (self.spans_lines is not None and self.spans_lines(head))
 
     def _records_along(self, stream: IO[bytes], shard: Shard, course: Course) -> Iterator[tuple[int, int, R]]:
         offset, row, line = course.mark
@@ -236,7 +239,7 @@ class Streamed(Generic[R]):
         if first_bad and not columns:
             raise CurateError(
                 f"{shard.url}: none of the first lines is {self.row}; {first_bad.reason}, {first_bad.detail}",
-                hint=self.hint,
+                hint=CONVERT if "UTF-8" in first_bad.detail else self.hint,
             )
         return list(columns)
 
@@ -301,9 +304,11 @@ def _lines_along(stream: IO[bytes], course: Course) -> Iterator[tuple[int, int, 
 def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:
     """Yield a file's text; what its first bytes say of its compression wins over what its name says."""
     head = stream.read(HEAD)
-    if head.startswith(LFS_POINTER):
-        raise Truncated(NOT_FETCHED)
-    return as_utf8(inflated(Rest(head, stream), head_compression(head, compression_of(shard.url))))
+    blocks = inflated(Rest(head, stream), head_compression(head, compression_of(shard.url)))
+    within, blocks = with_head(blocks)
+    if (told := foreign(head) or foreign(within)) is not None:
+        raise Truncated(*told)
+    return as_utf8(blocks)
 
 
 def _readable(head: bytes, shard: Shard) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from curate.folders.local_folder import LocalFolder
 from curate.folders.object_folder import ObjectFolder
 from curate.folders.objects import SCHEMES
 from curate.secrets import without_secrets
+from curate.visible import visible_path
 
 # `Path` makes one slash of two. Of drives (`C:/`) the name is one letter.
 _BEGINNING = 1600  # bytes, in which a page says who wrote it
@@ -116,12 +117,15 @@ def refuse_url(address: Path | str | None, what: str) -> None:
 def refuse_place(address: Path | str | None, what: str) -> None:
     """Raise SettingsError for a place that results cannot be written to; `what` names the setting.
 
-    That is a URL of no object store, a path below a file, one without permission, and a name that is too long.
+    That is a URL of no object store, a path below a file or of names that are no text, one without permission, and a
+    name that is too long.
     """
     if address is None or is_in_store(address):
         return
     refuse_url(address, what)
     path = Path(os.path.abspath(address))
+    if (shown := visible_path(str(path))) != str(path):
+        raise SettingsError(f"{what} is {shown}: the path is not UTF-8.", hint=f"Give another place with {what}.")
     try:
         nearest = next(p for p in (path, *path.parents) if p.exists())
         too_long = len(os.fsencode(path.name)) + _MARK > os.pathconf(nearest, "PC_NAME_MAX")

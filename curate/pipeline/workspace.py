@@ -206,6 +206,10 @@ def encode_target(encoder: Encoder, target: Target, reporter: Reporter, what: st
     if len(kept) < len(encoded):
         why = f" (the chat template: {refused})" if refused else f" ({beyond})" if beyond else ""
         reporter.warn(f"{len(encoded) - len(kept)} {what} row(s) set aside: no scored token{why}.")
+    if cut := sum(encoded[i].truncated for i in kept):
+        reporter.note(
+            f"{cut} {what} row(s) are longer than the context: their beginning alone counts, but for --long windows."
+        )
     groups = [target.groups[i] for i in kept]
     if lost := sorted(set(target.groups) - set(groups)):
         where = f"The {what}'s group {lost[0]!r}" if len(target.group_names) > 1 else f"The {what}"

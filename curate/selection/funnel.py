@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.errors import CurateError
+from curate.folders.values import as_text, python_values
 from curate.schema import SCORE_COLUMNS, is_score
 from curate.scores.guard import check_query, sql_error, without_semicolon
 from curate.scores.narrowing import documents_stood_for
@@ -224,13 +225,16 @@ class Funnel:
 
     def composition(self, by: str, column: str) -> list[tuple[Any, ...]]:
         """Return per value of `by`: documents and tokens of the run, those left, and the mean that ranks of these."""
-        return self._execute(
+        sql = (
             f"SELECT d.{quoted(by)}, count(*), sum(n_tokens)::BIGINT, count(k.pos), "
             "coalesce(sum(k.kept_tokens), 0)::BIGINT, "
             f"avg({self.ranking.of_document(column)}) FILTER (k.pos IS NOT NULL) "
             "FROM _documents d LEFT JOIN (SELECT pos, n_tokens AS kept_tokens FROM _kept) k ON k.pos = d._pos "
             "GROUP BY 1 ORDER BY 4 DESC, 2 DESC, 1"
         )
+        # Through Arrow: of moments with a zone DuckDB makes Python's objects only where pytz is installed.
+        columns = [python_values(column, as_text) for column in self._con.sql(sql).to_arrow_table().columns]
+        return list(zip(*columns, strict=True))
 
     def _collect(self, name: str, sql: str, bound: Bound) -> None:
         """Put the positions that a filter returns into `_result`; check that each is a candidate, once."""

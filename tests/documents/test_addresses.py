@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -65,6 +66,31 @@ def test_links_in_circles_end_and_a_link_to_nothing_is_an_error(tmp_path):
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
     with pytest.raises(CurateError, match=r"gone.jsonl: a link to a file that is not there"):
         open_pool(tmp_path)
+    (tmp_path / "gone.jsonl").unlink()
+    (tmp_path / "round.jsonl").symlink_to(tmp_path / "round.jsonl")
+    with pytest.raises(CurateError, match=r"round.jsonl: a link to a file that is not there"):
+        open_pool(tmp_path)
+
+
+def test_a_name_that_is_no_text_is_refused_where_it_is_a_shards(tmp_path):
+    write(tmp_path / "a.jsonl", ROWS)
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        Path(os.fsdecode(odd)).touch()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert open_pool(tmp_path).ignored == ("caf\\xe9",)
+    os.rename(odd, odd + b".jsonl")
+    with pytest.raises(CurateError, match=r"caf\\xe9.jsonl: the path is not UTF-8"):
+        open_pool(tmp_path)
+
+
+def test_locks_of_office_programs_are_hidden(tmp_path):
+    write(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "~$a.csv").write_bytes(b"\x05user")
+    pool = open_pool(tmp_path)
+    assert [s.name for s in pool.shards] == ["a.jsonl"]
+    assert pool.ignored == ()
 
 
 def test_a_saved_dataset_gives_only_the_files_its_state_lists(tmp_path):
@@ -74,6 +100,14 @@ def test_a_saved_dataset_gives_only_the_files_its_state_lists(tmp_path):
     assert [s.format for s in pool.shards] == ["saved"]
     assert [d.text for d in documents(pool.shards[0], Fields())] == ["one", "two"]
     assert "cache-1234.arrow" in pool.ignored
+
+
+def test_what_datasets_keeps_of_maps_beside_a_dataset_in_its_cache_is_left_out(tmp_path):
+    for name in ("json-train.arrow", "cache-0a1b2c3d4e5f6789.arrow", "cache-0a1b2c3d4e5f6789_00001_of_00002.arrow"):
+        write(tmp_path / "cache" / name, ROWS)
+    (tmp_path / "cache/dataset_info.json").write_text("{}")
+    write(tmp_path / "alone/cache-0a1b2c3d4e5f6789.arrow", ROWS)
+    assert names(tmp_path) == ["alone/cache-0a1b2c3d4e5f6789.arrow", "cache/json-train.arrow"]
 
 
 def test_a_saved_dataset_dict_gives_train_and_another_split_where_it_is_named(tmp_path):
@@ -135,7 +169,12 @@ def test_a_missing_path_names_its_nearest_neighbour(tmp_path):
 
 @pytest.mark.parametrize(
     ("files", "seen"),
-    [([], "holds no files"), (["notes.txt", "state.json"], "no readable shard among 2 file.* notes.txt")],
+    [
+        ([], "holds no files"),
+        (["notes.txt", "state.json"], r"no readable shard among 2 file.* notes.txt(.|\n)*/\*\*/\*.txt'"),
+        (["a.parquet.gz"], r"no readable shard among 1 file(.|\n)*Unpack a.parquet.gz"),
+        (["notes.md", "0.tar"], r"no readable shard among 2 file(.|\n)*Unpack 0.tar"),
+    ],
 )
 def test_a_folder_without_shards_says_what_was_found_and_what_is_read(tmp_path, files, seen):
     for name in files:
@@ -270,6 +309,13 @@ def test_what_is_not_read_is_one_line_by_ending(tmp_path):
     assert open_pool(tmp_path).listing.startswith("3 shards; without a byte: c.jsonl.gz; not read: LICENSE")
 
 
+def test_a_file_beside_its_compressed_form_is_said(tmp_path):
+    for name in ("a.jsonl", "a.jsonl.gz", "b.jsonl", "c.jsonl.gz", "sub/b.jsonl.zst"):
+        write(tmp_path / name, ROWS)
+    listing = open_pool(tmp_path).listing
+    assert listing == "5 shards; by their names the same, plain and compressed: a.jsonl, a.jsonl.gz"
+
+
 def test_folders_that_name_a_value_give_rows_a_column_unless_the_file_has_it(tmp_path):
     write(tmp_path / "lang=en/year=2024/a.parquet", [{"text": "one", "year": 1}])
     write(tmp_path / "lang=d%20e/year=__HIVE_DEFAULT_PARTITION__/a.jsonl", [{"text": "two"}])
@@ -316,3 +362,10 @@ def test_what_curate_wrote_below_a_pool_is_no_part_of_it(tmp_path: Path) -> None
     assert [s.name for s in pool.shards] == ["a.jsonl", "other/b.jsonl"]
     assert {"again/", "kept/", "runs/one/"} <= set(pool.ignored)
     assert open_pool(data / "kept").shards
+    # Nor do patterns reach it that match its tables, but for those that lead into it.
+    pattern = open_pool(f"{data}/**/*.*")
+    assert [s.name for s in pattern.shards] == ["a.jsonl", "other/b.jsonl"]
+    assert {"again/", "kept/", "runs/one/"} <= set(pattern.ignored)
+    tables = open_pool(f"{data}/runs/one/scores/*.parquet")
+    with pytest.raises(CurateError, match=r"no column to read text from(.|\n)*runs/one holds results of curate"):
+        check_fields(tables, Fields())

@@ -1,10 +1,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from curate.documents import Fields, check_fields, open_pool
+from curate.documents import Fields, check_fields, documents, open_pool
 from curate.documents.check import refusal
 from curate.errors import CurateError
 from tests.documents.writing import TEXT_ENDINGS, write
@@ -119,3 +120,43 @@ def test_a_file_of_one_object_that_holds_rows_is_refused_with_the_line_that_writ
     subprocess.run(command.replace("python ", f"{sys.executable} ", 1), shell=True, check=True)
     path.unlink()
     check_fields(open_pool(tmp_path), Fields())
+
+
+def test_a_column_of_texts_is_named_as_one_that_may_be_a_conversation(tmp_path):
+    write(tmp_path / "a.jsonl", [{"id": "1", "tags": ["x", "y"], "data": ["Where is it?", "It is there."]}])
+    with pytest.raises(CurateError) as error:
+        check_fields(open_pool(tmp_path), Fields())
+    assert "--messages-column data" in str(error.value.hint)
+    check_fields(open_pool(tmp_path), Fields(messages="data"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_rows_that_hold_rows_are_refused_with_the_line_that_writes_them_apart(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    some = [{"instruction": "Name it.", "instances": [{"input": "", "output": "Frog"}, {"input": "x", "output": "y"}]}]
+    if name == "a.json":
+        Path(name).write_text(json.dumps(some * 2, indent=1), encoding="utf-8")
+    else:
+        write(Path(name), some * 2)
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(name), Fields())
+    command = str(refused.value.hint).split("a line each: ")[1].removesuffix(".")
+    subprocess.run(command.replace("python ", f"{sys.executable} ", 1), shell=True, check=True)
+    shard = open_pool("rows.jsonl").shards[0]
+    assert [d.completion for d in documents(shard, Fields())] == ["Frog", "y"] * 2
+
+
+@pytest.mark.parametrize("value", [{"text": {"0": "x", "1": "y"}, "n": {"0": 1, "1": 2}}, {"text": ["x", "y"]}])
+def test_a_file_of_columns_is_refused_with_what_writes_rows(tmp_path, value):
+    (tmp_path / "a.json").write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(CurateError, match="one object that holds columns") as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    assert "orient='records'" in str(refused.value.hint)
+    write(tmp_path / "b.jsonl", [{"text": "x"}])
+    check_fields(open_pool(tmp_path), Fields())
+
+
+def test_a_csv_without_a_header_is_told_so(tmp_path):
+    (tmp_path / "a.csv").write_text("1,one two\n2,three\n")
+    with pytest.raises(CurateError, match="first line of such a file names its columns"):
+        check_fields(open_pool(tmp_path), Fields())

@@ -1,10 +1,16 @@
 import gzip
+import io
+import tarfile
+import zipfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from curate.documents import Fields, documents, estimated_rows
+from curate.documents import Course, Fields, documents, estimated_rows
 from curate.documents.lines import head_compression
+from curate.documents.shards import DamagedShard
 from tests.documents.writing import lines_of, shard_at
 
 LINES = lines_of([{"text": "one"}, {"text": "two"}])
@@ -31,3 +37,35 @@ def test_the_first_bytes_of_a_file_tell_its_compression_whatever_its_name_says(t
 def test_what_is_neither_text_nor_compressed_is_what_its_name_says(head):
     assert head_compression(head, "gz") == "gz"
     assert head_compression(head, None) is None
+
+
+def packed(kind: str) -> bytes:
+    stream = io.BytesIO()
+    if kind == "tar":
+        with tarfile.open(fileobj=stream, mode="w") as archive:
+            member = tarfile.TarInfo("a.jsonl")
+            member.size = len(LINES)
+            archive.addfile(member, io.BytesIO(LINES))
+    elif kind == "zip":
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("a.jsonl", LINES)
+    elif kind == "Parquet":
+        pq.write_table(pa.table({"text": ["one"]}), stream)
+    else:
+        with pa.ipc.new_stream(stream, pa.schema([("text", pa.string())])):
+            pass
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.csv"])
+@pytest.mark.parametrize(
+    ("kind", "hint"), [("tar", "Unpack"), ("zip", "Unpack"), ("Parquet", r"\.parquet"), ("Arrow", r"\.arrow")]
+)
+def test_what_is_no_text_under_the_name_of_text_is_refused_by_what_it_is(tmp_path, name, kind, hint):
+    data = packed(kind)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    shard = shard_at(tmp_path / name)
+    for course in (None, Course()):
+        with pytest.raises(DamagedShard, match=rf"{name}: an? {kind} (archive|file|stream), and no text(.|\n)*{hint}"):
+            list(documents(shard, Fields(), course=course))
+    assert estimated_rows(shard) <= 1

@@ -64,6 +64,7 @@ TURNS = [
     ({"messages": '[{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]'}, CHAT),
     ({"messages": repr(CHAT)}, CHAT),
     ({"messages": [ASK, {"role": "model", "content": "There."}]}, CHAT),
+    ({"messages": [{"role": "User ", "content": "Where?"}, {"role": " Assistant", "content": "There."}]}, CHAT),
     ({"messages": [ASK, {"role": "Assistant", "content": ["There."]}]}, None),
     (
         {
@@ -125,7 +126,62 @@ TURNS = [
     ),
     ({"dialogue": ["Where?", "There."]}, CHAT),
     ({"turns": [{"speaker": "human", "text": "Where?"}, {"speaker": "bot", "text": "There."}]}, CHAT),
+    ({"conversations": ["Where?", "There."]}, CHAT),
+    ({"messages": '["Where?", "There."]'}, CHAT),
+    ({"conversation": [["Where?", "There."]]}, CHAT),
+    ({"conversation": [{"human": "Where?", "assistant": "There."}]}, CHAT),
+    ({"conversations": [{"Human": "Where?"}, {"gpt": "There."}]}, CHAT),
+    ({"dialog": [{"input": "Where?", "output": "There."}]}, CHAT),
+    ({"rounds": [{"question": "Where?", "answer": "There.", "id": 3}]}, CHAT),
+    (
+        {
+            "conversation": [
+                {"system": "Be brief.", "input": "Where?", "output": "Here.", "output_with_loss": False},
+                {"system": "", "instruction": "Look", "input": "again.", "output": "There.", "weight": 1},
+            ]
+        },
+        [
+            {"role": "system", "content": "Be brief."},
+            ASK,
+            {"role": "assistant", "content": "Here.", "train": False},
+            {"role": "user", "content": "Look\nagain."},
+            SAY | {"weight": 1},
+        ],
+    ),
+    ({"messages": "[" + "\n ".join(map(repr, CHAT)) + "]"}, CHAT),  # an array of NumPy's
+    (
+        {"messages": [{"role": "user", "parts": [{"text": "Where?"}]}, {"role": "model", "parts": [{"text": "No."}]}]},
+        [{"role": r, "content": [{"type": "text", "text": t}]} for r, t in (("user", "Where?"), ("assistant", "No."))],
+    ),
 ]
+TREE = {
+    "message_tree_id": "t",
+    "prompt": {
+        "text": "Where?",
+        "role": "prompter",
+        "replies": [
+            {"text": "Here.", "role": "assistant", "rank": 1, "replies": []},
+            {
+                "text": "There.",
+                "role": "assistant",
+                "rank": 0,
+                "replies": [{"text": "Thanks.", "role": "prompter", "replies": []}],
+            },
+            {"text": "Nowhere.", "role": "assistant", "rank": None, "replies": []},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_of_a_tree_the_best_path_that_ends_with_an_answer_is_read(tmp_path: Path, ending: str) -> None:
+    document = only(tmp_path / f"a{ending}", TREE | {"lang": "en"})
+    assert document.messages == CHAT
+    assert document.metadata == {"lang": "en"}
+    bare = TREE | {"prompt": TREE["prompt"] | {"replies": []}}
+    skipped, _ = read(tmp_path / f"b{ending}", [bare, TREE])
+    assert isinstance(skipped, Skipped)
+    assert (skipped.reason, skipped.detail) == ("no assistant turn", "no turn of the assistant; roles here: user")
 
 
 @pytest.mark.parametrize(("row", "turns"), TURNS)
@@ -158,6 +214,24 @@ TEXTS = [
     ({"input": "Who?", "output": "Me."}, "Who?\n\n", "Me."),
     ({"inputs": "Who?", "targets": "Me."}, "Who?\n\n", "Me."),
     ({"query": "Who?", "response": "Me.", "history": [["Hi", "Ho"]]}, "Hi\n\nHo\n\nWho?\n\n", "Me."),
+    ({"query": "Who?", "response": "Me.", "history": []}, "Who?\n\n", "Me."),
+    ({"prompt": "Who?", "response": "Me.", "history": [["Hi", "Ho"], []]}, "Hi\n\nHo\n\nWho?\n\n", "Me."),
+    ({"query": "Who?", "response": "Me.", "history": '[["Hi", "Ho"]]'}, "Hi\n\nHo\n\nWho?\n\n", "Me."),
+    (
+        {
+            "instruction": "Who?",
+            "output": "Me.",
+            "history": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
+        },
+        "Hi\n\nHo\n\nWho?\n\n",
+        "Me.",
+    ),
+    (
+        {"instruction": "Who?", "output": "Me.", "history": [{"human": "Hi", "assistant": "Ho"}]},
+        "Hi\n\nHo\n\nWho?\n\n",
+        "Me.",
+    ),
+    ({"input": "Who?", "target": "Me."}, "Who?\n\n", "Me."),
     ({"prompt": "Who? ", "chosen": "Me.", "rejected": "You."}, "Who? ", "Me."),
     ({"system": "", "question": "Who?", "chosen": "Me.", "rejected": "You."}, "Who?\n\n", "Me."),
     (
@@ -186,6 +260,28 @@ def test_rows_that_differ_in_their_input_alone_are_different_documents(tmp_path:
         assert all("input" not in d.metadata for d in found if isinstance(d, Document))
     # Without an input, named columns are put together as they are.
     assert (found[2].prompt, found[2].completion) == ("Name it.", "Yes.")
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_column_of_empty_text_gives_way_to_other_content(tmp_path: Path, blank: str) -> None:
+    rows = [
+        {"text": blank, "messages": CHAT},
+        {"text": blank, "prompt": "a", "completion": "b"},
+        {"prompt": "a", "completion": blank, "conversations": CHAT},
+        {"text": blank, "prompt": "a", "completion": blank},
+        {"text": "a", "messages": CHAT},
+    ]
+    chat, pair, other, nothing, text = read(tmp_path / "a.jsonl", rows)
+    assert [d.messages for d in (chat, other) if isinstance(d, Document)] == [CHAT, CHAT]
+    assert isinstance(pair, Document)
+    assert (pair.prompt, pair.completion) == ("a", "b")
+    assert isinstance(nothing, Skipped)
+    assert (nothing.reason, nothing.detail) == ("empty text", f"column 'text' holds {blank!r}")
+    assert isinstance(text, Document)
+    assert (text.text, text.messages) == ("a", None)
+    first = look(open_pool(tmp_path), Fields())
+    assert first is not None
+    assert {"chat messages", "prompt and completion", "ShareGPT conversations", "plain text"} == set(first.shapes)
 
 
 def test_text_may_be_bytes_of_utf8(tmp_path: Path) -> None:
@@ -228,6 +324,8 @@ def nested(depth: int) -> Any:
         ({"chosen": "a", "rejected": "b"}, "no prompt", "'prompt'"),
         ({"instruction": 3, "output": "x"}, "not a string", "column 'instruction'"),
         ({"question": "Who?", "answer": " "}, "empty text", "column 'answer'"),
+        ({"query": "Who?", "response": "Me.", "history": [["Hi"]]}, "invalid history", "turn 0: expected an object"),
+        ({"dialog": [{"tool": "x", "result": "y"}]}, "invalid messages", "keys here: tool, result"),
     ],
 )
 def test_a_row_of_a_shape_that_is_no_document_says_why(
@@ -246,7 +344,7 @@ def test_values_nested_as_deep_as_json_may_be_end_no_shard(tmp_path: Path, colum
     line = json.dumps({**row, "output": "b", column: "HERE"}).replace('"HERE"', "[" * 1000 + "]" * 1000)
     (tmp_path / "a.jsonl").write_text(f'{line}\n{{"text": "goes on"}}\n')
     skipped, after = documents(shard_at(tmp_path / "a.jsonl"), Fields())
-    assert isinstance(skipped, Skipped) or column == "history"
+    assert isinstance(skipped, Skipped)
     assert isinstance(after, Document)
 
 

@@ -56,6 +56,16 @@ def read_on(shard: Shard, folder: Path, start: int = 0) -> Iterator[tuple[int, R
         yield numbered_row
 
 
+@pytest.mark.parametrize("header", [b"text,n\n", b"\nsep=;\n\ntext;n\n", b",n\n"])
+def test_a_csv_goes_on_below_whatever_its_header_is(tmp_path: Path, header: bytes) -> None:
+    content = header + b'"a\nb";1\nc;2\n'.replace(b";", b";" if b";" in header else b",") * 200
+    shard = shard_of(tmp_path / "a.csv", content)
+    whole = list(rows(shard))
+    assert len(whole) == 400
+    assert list(read_on(shard, tmp_path)) == whole
+    assert list(read_on(shard, tmp_path, 300)) == whole[300:]
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".txt", ".jsonl.gz", ".csv"])
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_and_what_is_said_of_them_are_those_of_the_whole_file(tmp_path: Path, ending: str, seed: int) -> None:

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -123,6 +124,16 @@ def test_dry_run_writes_nothing_and_shows_the_funnel(run, tmp_path):
     web, code, wiki = (next(c for c in selection.composition if c.value == v) for v in ("web", "code", "wiki"))
     assert (web.documents, web.pool_documents, code.documents, wiki.documents) == (0, 5, 1, 1)
     assert wiki.enrichment == pytest.approx((1 / 2) / (2 / 10))
+
+
+def test_a_selection_is_counted_by_moments_with_a_zone(tmp_path):
+    run = Run.start(tmp_path / "r", settings=SETTINGS, fingerprints=FINGERPRINTS)
+    when = pa.array([0, 0, None], pa.timestamp("us", "Asia/Tokyo"))
+    write(run, "s", 0, rows("s", 0, [1.0, 2.0, 3.0], when=when))
+    run.finish({"documents": 3})
+    selection = select(run, top="100%", by="when", decontaminate=False)
+    counts = {c.value: c.documents for c in selection.composition}
+    assert counts == {datetime(1970, 1, 1, tzinfo=UTC): 2, None: 1}
 
 
 def test_decontamination_comes_first_and_can_be_switched_off(tmp_path):

@@ -1,27 +1,40 @@
 """Values between commas (.csv) or tabs (.tsv) below a header, as RFC 4180 and Python's `csv` write them.
 
-Where the header has none of these, its names may stand between semicolons or bars, as spreadsheets write them.
+Where the header has more of others between its names (semicolons, bars), those separate, and so does what a first line
+`sep=;` says, which Excel writes. Lines end as in Unix and Windows, or with \\r alone as of old in the Mac's files.
 Every column is text: 007 and 1.50 stay what they are, whatever other rows hold, and SQL casts where it needs numbers
 (`year::INT`). An empty field is null. A quoted field may hold separators, line ends and doubled quotes. The header must
-name every column, each once. A row that is not whole (a stray quote, more or fewer fields than the header) is set aside
-with the line that it begins on; of one with text that is not UTF-8 the other columns are read.
+name every column, each once, but for the first, which pandas leaves out for its index: it is `Unnamed: 0`. A row that
+is not whole (a stray quote, more or fewer fields than the header) is set aside with the line that it begins on; of one
+with text that is not UTF-8 the other columns are read.
 """
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
+from curate.documents.elements import HEAD
 from curate.documents.files import plain_name
-from curate.documents.lines import BOM, split_lines
+from curate.documents.lines import BOM, CONVERT, split_lines
 from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
 from curate.errors import CurateError
 
 _LARGEST = 64 << 20
 """Characters of a field; a quote that is never closed takes in what follows up to here."""
+
+_STATED = re.compile(r'"?sep=([^"\r\n])"?\r?[\r\n]', re.IGNORECASE)
+"""The line by which a file states what separates its fields."""
+_SAID = {
+    "unexpected end of data": "a quoted field is never closed",
+    "',' expected after '\"'": "',' expected after '\"'; quotes within a quoted field are doubled",
+}
+"""What is wrong with a row, by Python's words for it."""
+_INDEX = "Unnamed: 0"
 
 Record = tuple[Sequence[str], list[str] | str]
 """The header, and a row's fields or why it has none."""
@@ -50,28 +63,37 @@ def preamble(lines: Iterator[bytes], shard: Shard) -> list[bytes]:
     return read
 
 
+def ends_in_returns(head: bytes) -> bool:
+    """Return whether the lines of a file that begins so end with \\r alone."""
+    return b"\n" not in head and b"\r" in head[:-1]
+
+
 def _separator(header: str, shard: Shard) -> str:
-    """Return what stands between a header's names: commas or tabs by the file's name, or else what there is."""
+    """Return what stands between a header's names: tabs by the file's name, or else what there is most of."""
     by_name = "\t" if plain_name(shard.url).endswith(".tsv") else ","
-    return next((s for s in (by_name, ",", "\t", ";", "|") if s in header), by_name)
+    header = re.sub(r'"[^"]*"', "", header)
+    if by_name == "\t" and "\t" in header:
+        return "\t"
+    return max((by_name, ",", "\t", ";", "|"), key=header.count)
 
 
 def _numbered(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, list[str] | str]]:
     """Yield (line that it begins on, fields or what is wrong) of every row that is not blank."""
     csv.field_size_limit(max(csv.field_size_limit(), _LARGEST))  # one for the process, 128 KiB unless raised
-    texts, beginning = _texts(blocks), []
+    texts, beginning, stated = _texts(blocks), [], None
     for text in texts:
-        beginning.append(text)
-        if not text.isspace():
+        is_statement = stated is None and (stated := _STATED.fullmatch(text)) is not None
+        beginning.append("\n" if is_statement else text)  # a blank line has a number, too
+        if not beginning[-1].isspace():
             break
-    separator = _separator("".join(beginning), shard)
+    separator = stated[1] if stated else _separator("".join(beginning), shard)
     reader = csv.reader(chain(beginning, texts), delimiter=separator, strict=True)
     while True:
         number = reader.line_num + 1
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield number, str(error).replace("unexpected end of data", "a quoted field is never closed")
+            yield number, _SAID.get(str(error), str(error))
             continue
         if fields is None:
             return
@@ -81,8 +103,10 @@ def _numbered(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, list
 
 def _texts(blocks: Iterator[bytes]) -> Iterator[str]:
     # What is not UTF-8 becomes lone surrogates, by which `decode` knows its row.
-    for number, line in enumerate(split_lines(blocks)):
-        yield (line.removeprefix(BOM) if number == 0 else line).decode("utf-8", "surrogateescape") + "\n"
+    first = next(blocks, b"")  # no more is read ahead: reading may go on behind any row
+    end = b"\r" if ends_in_returns(first[:HEAD]) else b"\n"
+    for number, line in enumerate(split_lines(chain((first,), blocks), end)):
+        yield ((line.removeprefix(BOM) if number == 0 else line) + end).decode("utf-8", "surrogateescape")
 
 
 def _checked(header: list[str] | str, number: int, shard: Shard) -> list[str]:
@@ -90,7 +114,9 @@ def _checked(header: list[str] | str, number: int, shard: Shard) -> list[str]:
     if isinstance(header, str):
         raise CurateError(f"{where}: the header cannot be read: {header}.", hint="Give the file a header of its own.")
     if not _is_text(header):
-        raise CurateError(f"{where}: the header is not UTF-8.", hint="Convert the file (iconv -f latin1 -t utf-8).")
+        raise CurateError(f"{where}: the header is not UTF-8.", hint=CONVERT)
+    if len(header) > 1 and not header[0].strip() and _INDEX not in header:
+        header = [_INDEX, *header[1:]]
     if nameless := next((i for i, name in enumerate(header, 1) if not name.strip()), None):
         raise CurateError(
             f"{where}: column {nameless} of the header has no name: {header}.",
@@ -156,6 +182,7 @@ FORMAT = Streamed(
     table=_table,
     count=_count,
     preamble=preamble,
+    spans_lines=ends_in_returns,
     row="a whole row",
     hint="Rows need as many fields as the header has, between the same separators.",
     note="below a header",

@@ -101,7 +101,8 @@ FORMAT = Streamed(
     decode=decode,
     count=_count,
     row="an object",
-    hint="Each line must hold one JSON object or list of turns, or the file an array of them.",
+    hint="Each line must hold one JSON object or list of turns, or the file an array of them. "
+    "`jq -c . FILE > NEW` writes objects a line each, however they follow one another.",
     note="one object or list of turns per line, or an array of them",
     json_lines=True,
     lines_alone=True,

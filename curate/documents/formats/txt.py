@@ -7,12 +7,11 @@ those that hold a document per line.
 
 from collections.abc import Iterator
 
-from curate.documents.lines import BOM
+from curate.documents.lines import BOM, CONVERT
 from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
 
 _LARGEST = 64 << 20
-HINT = "Text is read as UTF-8: convert the file, for instance with iconv -f latin1 -t utf-8."
 
 
 def records(blocks: Iterator[bytes], _shard: Shard) -> Iterator[tuple[int, bytes]]:
@@ -49,6 +48,6 @@ FORMAT = Streamed(
     rows_per_shard=1,
     named_only=True,
     row="text",
-    hint=HINT,
+    hint=CONVERT,
     note="where the address names them, as x.txt or *.txt",
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from curate.documents.formats import txt
-from curate.documents.lines import filled_lines
+from curate.documents.lines import CONVERT, filled_lines
 from curate.documents.shards import Row, Shard
 from curate.documents.streamed import Streamed
 
@@ -18,4 +18,4 @@ def decode(line: bytes, number: int) -> Row:
     return txt.text_row(line.removesuffix(b"\r"), number)
 
 
-FORMAT = Streamed(endings=(), records=records, decode=decode, row="text", hint=txt.HINT, lines_alone=True)
+FORMAT = Streamed(endings=(), records=records, decode=decode, row="text", hint=CONVERT, lines_alone=True)

@@ -4,13 +4,13 @@
 """
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from curate.documents.shapes._turns import listed_turns
-from curate.documents.shapes.contract import Columns, Refused, Shape
+from curate.documents.shapes.contract import EMPTY, Columns, Refused, Shape
 from curate.fields import Fields
 from curate.registry import Registry
 
@@ -43,7 +43,22 @@ def candidates(fields: Fields) -> tuple[Shape, ...]:
 def shape_of(row: Columns, fields: Fields) -> Shape | None:
     """Return the shape that a row is read as; None where it has none."""
     filled = {name for name, value in row.items() if value is not None}
-    return next((shape for shape in of_columns(filled, fields) if shape.fits(row, fields)), None)
+    return first_fitting(row, fields, of_columns(filled, fields))
+
+
+def first_fitting(row: Columns, fields: Fields, shapes: Iterable[Shape]) -> Shape | None:
+    """Return the first of some shapes that a row has; one whose text is empty gives way to one that has content."""
+    fitting = [shape for shape in shapes if shape.fits(row, fields)]
+    others = (s for s in fitting if not _is_empty(s, row, fields))
+    return next(others, fitting[0]) if len(fitting) > 1 else next(iter(fitting), None)
+
+
+def _is_empty(shape: Shape, row: Columns, fields: Fields) -> bool:
+    values = (row[column] for column in shape.columns([n for n, v in row.items() if v is not None], fields))
+    if not any(isinstance(value, str) and not value.strip() for value in values):
+        return False
+    content = shape.read(row, fields)
+    return isinstance(content, Refused) and content.reason == EMPTY
 
 
 def of_columns(filled: Collection[str], fields: Fields) -> list[Shape]:
@@ -57,8 +72,9 @@ def content_columns(columns: Collection[str], fields: Fields) -> set[str]:
 
 
 def are_turns(value: Any) -> bool:
-    """Return whether a value is a conversation, as a list of turns or JSON of one."""
-    return isinstance(value, list | dict | str) and not isinstance(listed_turns(value, ""), Refused)
+    """Return whether a value is a conversation of two or more, as a list of turns or JSON of one."""
+    turns = listed_turns(value, "") if isinstance(value, list | dict | str) else Refused("", "")
+    return not isinstance(turns, Refused) and len({turn["role"] for turn in turns}) > 1
 
 
 def expected(fields: Fields, prefix: str = "--") -> str:

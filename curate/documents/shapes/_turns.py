@@ -6,13 +6,27 @@ from typing import Any
 
 import orjson
 
-from curate.documents.shapes.contract import Refused, shown
-from curate.schema import carries_loss, message_text
+from curate.documents.shapes.contract import BETWEEN, Columns, Refused, answered, shown
+from curate.schema import LOSS_MARKS, carries_loss, message_text
 
 DEEPEST = 128
 """Levels of nesting: what is deeper overflows the stack of templates and of encoders of JSON."""
 # Role and content of a turn, as it names them.
-_KEYS = (("role", "content"), ("from", "value"), ("role", "value"), ("from", "content"), ("speaker", "text"))
+_KEYS = (
+    ("role", "content"),
+    ("from", "value"),
+    ("role", "value"),
+    ("from", "content"),
+    ("speaker", "text"),
+    ("role", "parts"),
+)
+_SPEAKERS = tuple(dict.fromkeys(role for role, _ in _KEYS))
+_EXCHANGED = {
+    "system": ("system",),
+    "user": ("human", "user", "prompter", "instruction", "input", "question", "query", "prompt"),
+    "assistant": ("assistant", "gpt", "bot", "chatgpt", "output", "answer", "response", "completion"),
+}
+"""What objects call what was said in an exchange, by its speaker."""
 _ROLES = {
     **dict.fromkeys(("human", "user", "prompter"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai"), "assistant"),
@@ -25,12 +39,34 @@ _ROLES = {
 def read_turns(value: Any, column: str, *, system: Any = None, tools: Any = None) -> dict[str, Any] | Refused:
     """Return the content of a chat row: its turns, and the tools that it offers; or why it has none.
 
-    Turns may be a list, a list per key (as `datasets` writes a sequence of objects), or JSON of either.
+    Turns may be a list, a list per key (as `datasets` writes a sequence of objects), JSON of either, or texts that are
+    the user's and the assistant's in turn.
     """
-    turns = listed_turns(value, column)
+    turns = listed_turns(in_turn(value), column)
     if isinstance(turns, Refused):
         return turns
     return content_of(with_system(turns, system), tools)
+
+
+def in_turn(value: Any) -> Any:
+    """Return texts that were said in turn, the first by the user, as turns; anything else as it is."""
+    value = _parsed(value) if isinstance(value, str | bytes) else value
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        return value
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
+
+
+def answered_after(row: Columns, blocks: Sequence[str], answer: str) -> dict[str, Any] | Refused:
+    """Return what `answered` does; a block `history` holds exchanges or turns that came before."""
+    history = row.get("history") if "history" in blocks else None
+    value = _parsed(history) if isinstance(history, str | bytes) else history
+    if isinstance(value, list | dict):
+        before = [exchange for exchange in in_turn(value) if exchange] if isinstance(value, list) else value
+        turns = listed_turns(before, "history") if before else []
+        if isinstance(turns, Refused):
+            return Refused("invalid history", turns.detail)
+        history = BETWEEN.join(text for turn in turns if (text := message_text(turn)).strip()) or None
+    return answered({**row, "history": history}, blocks, answer)
 
 
 def with_system(turns: list[dict[str, Any]], system: Any) -> list[dict[str, Any]]:
@@ -68,7 +104,7 @@ def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
     if not isinstance(value, list) or not value:
         return Refused("invalid messages", f"column {column!r}: expected a list of turns, found {shown(value)}")
     turns = []
-    for i, turn in enumerate(value):
+    for i, turn in ((i, turn) for i, exchange in enumerate(value) for turn in _exchanged(exchange)):
         if not isinstance(turn, Mapping):
             return Refused("invalid messages", f"turn {i}: expected an object, found {type(turn).__name__}")
         if _too_deep([v for v in turn.values() if isinstance(v, list | dict)]):
@@ -80,6 +116,24 @@ def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
     return turns
 
 
+def _exchanged(turn: Any) -> list[Any]:
+    """Return the turns of an exchange: a question and its answer, as a list or as an object with a key for each."""
+    if isinstance(turn, Mapping) and isinstance(turn.get("role"), str):  # as almost always
+        return [turn]
+    if isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn):
+        return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turn, strict=True)]
+    if not isinstance(turn, Mapping) or any(isinstance(turn.get(role), str) for role in _SPEAKERS):
+        return [turn]
+    said = {str(key).casefold(): text for key, text in turn.items() if isinstance(text, str) and text.strip()}
+    by_role = {role: [said[name] for name in names if name in said] for role, names in _EXCHANGED.items()}
+    marks = {mark: turn[mark] for mark in LOSS_MARKS if turn.get(mark) is not None}
+    if turn.get("output_with_loss") is False:  # XTuner's mark
+        marks["train"] = False
+    turns = [{"role": role, "content": "\n".join(texts)} for role, texts in by_role.items() if texts]
+    turns = [said | marks if said["role"] == "assistant" else said for said in turns]
+    return turns or [turn]
+
+
 def _parsed(value: str | bytes) -> Any:
     """Return what JSON holds, or a literal of Python, which pandas writes into csv; anything else as it is."""
     try:
@@ -88,17 +142,18 @@ def _parsed(value: str | bytes) -> Any:
         pass
     try:
         # Through JSON, so that tuples become lists and what no tokenizer takes is refused.
-        return orjson.loads(orjson.dumps(ast.literal_eval(value.strip()))) if isinstance(value, str) else value
+        # An array of NumPy's has line ends where a list has commas; within texts they are written as \\n.
+        literal = value.strip().replace("}\n {", "}, {") if isinstance(value, str) else ""
+        return orjson.loads(orjson.dumps(ast.literal_eval(literal)))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return value
 
 
 def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
     """Return a turn with `role` and `content` first, without null keys, and calls of functions as `tool_calls`."""
-    pairs = ((r, c) for r, c in _KEYS if isinstance(turn.get(r), str) and (c in turn or c == "content"))
-    role_key, content_key = next(pairs, ("role", "content"))
+    role_key, content_key = _keys(turn)
     role = turn.get(role_key)
-    role = _ROLES.get(role.casefold(), role) if isinstance(role, str) else role
+    role = _ROLES.get(role.strip().casefold(), role) if isinstance(role, str) else role
     rest = {k: _without_nulls(v) for k, v in turn.items() if k not in (role_key, content_key) and v is not None}
     content = _without_nulls(turn.get(content_key))
     if isinstance(content, bytes):
@@ -117,6 +172,14 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
         rest["tool_calls"] = [*rest.get("tool_calls", ()), *calls]
     given = {"content": content} if content_key in turn or calls else {}
     return {"role": role, **given, **rest}
+
+
+def _keys(turn: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a turn calls its role and its content, which it may lack."""
+    for role, content in _KEYS:
+        if content in turn and isinstance(turn.get(role), str):
+            return role, content
+    return next((pair for pair in _KEYS if isinstance(turn.get(pair[0]), str)), _KEYS[0])
 
 
 def _part(part: Any) -> Any:

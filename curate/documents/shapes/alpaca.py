@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from curate.documents.shapes.contract import Columns, Refused, Shape, answered, first_of, history, present
+from curate.documents.shapes._turns import answered_after
+from curate.documents.shapes.contract import Columns, Refused, Shape, first_of, present
 from curate.fields import Fields
 
 _INPUTS, _OUTPUTS = ("input", "context"), ("output", "response")
@@ -17,7 +18,7 @@ def _columns(columns: Collection[str], _fields: Fields) -> list[str]:
 def _read(row: Columns, _fields: Fields) -> dict[str, Any] | Refused:
     filled = [name for name, value in row.items() if value is not None]
     blocks = ["system", "history", "instruction", *first_of(filled, _INPUTS)]
-    return answered({**row, "history": history(row.get("history"))}, blocks, *first_of(filled, _OUTPUTS))
+    return answered_after(row, blocks, *first_of(filled, _OUTPUTS))
 
 
 SHAPE = Shape(title="Alpaca instructions", order=60, columns=_columns, read=_read)

@@ -12,6 +12,8 @@ from curate.fields import Fields
 
 Columns = Mapping[str, Any]
 SHOWN = 60
+EMPTY = "empty text"
+"""The reason of a row whose text, or answer, is blank."""
 BETWEEN = "\n\n"
 """Stands between the blocks of a prompt, and before what answers it."""
 
@@ -76,7 +78,7 @@ def string(row: Columns, column: str, *, empty: bool = False) -> str | Refused:
     if not isinstance(value, str):
         return Refused("not a string", f"column {column!r} holds {type(value).__name__}: {shown(value)}")
     if not empty and (not value or value.isspace()):
-        return Refused("empty text", f"column {column!r} holds {value[:SHOWN]!r}")
+        return Refused(EMPTY, f"column {column!r} holds {value[:SHOWN]!r}")
     return value
 
 
@@ -96,11 +98,3 @@ def answered(row: Columns, blocks: Sequence[str], answer: str) -> dict[str, Any]
 
 SYSTEM = ("system", "system_prompt")
 """Names of a column of system prompts."""
-
-
-def history(value: Any) -> Any:
-    """Return pairs of earlier instructions and answers as one text; None where there are none."""
-    if not isinstance(value, list):
-        return value
-    pairs = [pair for pair in value if isinstance(pair, list)]
-    return BETWEEN.join(text for pair in pairs for text in pair if isinstance(text, str)) or None

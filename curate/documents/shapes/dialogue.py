@@ -1,4 +1,4 @@
-"""Dialogues: what was said in turn, as a list of texts that begins with the user's, or as turns of any form."""
+"""Dialogues under further names: turns of any form, or what was said in turn, the first by the user."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from curate.documents.shapes._turns import read_turns
 from curate.documents.shapes.contract import Columns, Refused, Shape, first_of, present
 from curate.fields import Fields
 
-_NAMES = ("dialogue", "dialog", "turns")
+_NAMES = ("dialogue", "dialog", "turns", "rounds", "utterances")
 
 
 def _fits(row: Columns, _fields: Fields) -> bool:
@@ -16,10 +16,7 @@ def _fits(row: Columns, _fields: Fields) -> bool:
 
 def _read(row: Columns, _fields: Fields) -> dict[str, Any] | Refused:
     (column,) = first_of([n for n, v in row.items() if v is not None], _NAMES)
-    value = row[column]
-    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
-        value = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
-    return read_turns(value, column)
+    return read_turns(row[column], column)
 
 
 SHAPE = Shape(

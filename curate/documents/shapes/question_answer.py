@@ -6,7 +6,8 @@ Either may be a list of turns.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from curate.documents.shapes.contract import SYSTEM, Columns, Refused, Shape, answered, first_of, history, present
+from curate.documents.shapes._turns import answered_after
+from curate.documents.shapes.contract import SYSTEM, Columns, Refused, Shape, first_of, present
 from curate.documents.shapes.trl import read_pair
 from curate.fields import Fields
 
@@ -20,9 +21,10 @@ _PAIRS = (
     ("problem", "generated_solution"),
     ("prompt", "answer"),
     ("input", "output"),
+    ("input", "target"),
     ("inputs", "targets"),
 )
-_BEFORE = SYSTEM, ("context",)
+_BEFORE = SYSTEM, ("context",), ("history",)
 
 
 def _pair(columns: Collection[str]) -> tuple[str, str] | None:
@@ -31,15 +33,14 @@ def _pair(columns: Collection[str]) -> tuple[str, str] | None:
 
 def _columns(columns: Collection[str], _fields: Fields) -> list[str]:
     pair = _pair(columns)
-    before = [*_BEFORE, ("history",)] if pair and pair[0] == "query" else _BEFORE  # ms-swift's rows
-    return present(columns, pair, [c for names in before for c in first_of(columns, names)]) if pair else []
+    return present(columns, pair, [c for names in _BEFORE for c in first_of(columns, names)]) if pair else []
 
 
 def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
     question, answer, *before = _columns([name for name, value in row.items() if value is not None], fields)
     if any(map(_are_turns, (row[question], row[answer]))):
         return read_pair(row, question, answer, next((row[c] for c in SYSTEM if c in before), None))
-    return answered({**row, "history": history(row.get("history"))}, [*before, question], answer)
+    return answered_after(row, [*before, question], answer)
 
 
 def _are_turns(value: Any) -> bool:

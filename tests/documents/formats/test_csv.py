@@ -5,8 +5,9 @@ import tracemalloc
 import pyarrow as pa
 import pytest
 
-from curate.documents import BadRow, Fields, documents, estimated_rows, open_pool, raw_tables, rows, sample_rows
+from curate.documents import BadRow, Course, Fields, documents, estimated_rows, open_pool, raw_tables, rows, sample_rows
 from curate.documents.check import check_fields
+from curate.documents.formats.csv import FORMAT
 from curate.errors import CurateError
 from curate.schema import Skipped
 from tests.documents.writing import shard_at, write
@@ -37,6 +38,47 @@ def test_every_column_is_text_and_an_empty_field_is_null(tmp_path):
 def test_names_that_stand_between_other_separators_are_told_from_the_header(tmp_path, name, separator):
     shard = shard_of(tmp_path, f"\nid{separator}text\n1{separator}one two\n".encode(), name)
     assert values(shard) == [{"id": "1", "text": "one two"}]
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        (b'id;text;"a, b and c"', ["id", "text", "a, b and c"]),
+        (b"id,text,a|b", ["id", "text", "a|b"]),
+        (b"text,a;b;c", ["text,a", "b", "c"]),
+    ],
+)
+def test_what_a_header_has_most_of_outside_of_quotes_separates(tmp_path, header, names):
+    assert FORMAT.columns(shard_of(tmp_path, header + b"\n" + header + b"\n")) == names
+
+
+@pytest.mark.parametrize("line", [b"sep=;\r\n", b'\xef\xbb\xbf"sep=;"\n', b"\nSEP=;\n", b"sep=;\r"])
+def test_a_line_that_states_the_separator_holds_and_is_no_row(tmp_path, line):
+    end = b"\n" if b"\n" in line else b"\r"
+    shard = shard_of(tmp_path, line + end.join([b"text;a,b,c", b"one, two;1", b"short", b""]))
+    first, aside = values(shard)
+    assert first == {"text": "one, two", "a,b,c": "1"}
+    assert aside.detail.startswith("line 5: " if line.startswith(b"\n") else "line 4: ")
+
+
+def test_lines_may_end_with_returns_alone(tmp_path):
+    lines = [b"id,text", b'1,"one\rtwo"', b"", b"2,three", b"short", b"3," + b"x" * 2000]
+    shard = shard_of(tmp_path, b"\r".join(lines) + b"\r")
+    first, second, aside, last = values(shard)
+    assert (first["text"], second["text"], len(last["text"])) == ("one\rtwo", "three", 2000)
+    assert aside.detail.startswith("line 6: ")
+    assert [n for n, _ in rows(shard, course=Course(start=2))] == [2, 3]
+
+
+def test_the_index_that_pandas_leaves_without_a_name_has_its_name(tmp_path):
+    assert values(shard_of(tmp_path, b",text\n0,one\n")) == [{"Unnamed: 0": "0", "text": "one"}]
+
+
+def test_an_encoding_that_is_not_utf8_is_named_with_what_to_do(tmp_path):
+    shard_of(tmp_path, "text\ncaf\u00e9\n".encode("cp1252"))
+    with pytest.raises(CurateError, match="not UTF-8 in 'text'") as error:
+        check_fields(open_pool(tmp_path), Fields())
+    assert "iconv" in (error.value.hint or "")
 
 
 def test_a_single_column_may_hold_what_separates_others(tmp_path):
@@ -92,7 +134,8 @@ def test_a_quote_that_is_never_closed_sets_aside_what_it_takes_in(tmp_path):
     ("header", "seen"),
     [
         (b"text,id,text", "line 1: the header names 'text' twice"),
-        (b",text,id", "line 1: column 1 of the header has no name"),
+        (b",,text", "line 1: column 2 of the header has no name"),
+        (b",text,Unnamed: 0", "line 1: column 1 of the header has no name"),
         (b"text,id, ", "line 1: column 3 of the header has no name"),
         (b"\n\ntext,\xff", "line 3: the header is not UTF-8"),
         (b'text,"id"x', "line 1: the header cannot be read"),
