@@ -51,14 +51,23 @@ def folded_block(block: Sequence[bytes]) -> tuple[bytes, np.ndarray]:
     edges = np.flatnonzero(beyond[1:] != beyond[:-1]) + 1
     edges = np.concatenate([np.zeros(1 + beyond[0], np.int64), edges, [len(joined)]])
     pieces = [joined[begin:end] for begin, end in pairwise(edges.tolist())]
-    stretches = list(map(_stretch, pieces[1::2]))
-    if None in stretches:
-        _join_marks(pieces, stretches)
-    pieces[1::2] = stretches
+    pieces[1::2] = _folded_stretches(pieces)
     sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
     changes = np.cumsum(sizes - np.diff(edges))
     folded = b"".join(pieces)
     return folded, ends + np.concatenate([[0], changes])[np.searchsorted(edges[:-1], ends)]
+
+
+def _folded_stretches(pieces: list[bytes]) -> list[bytes]:
+    """Return every second piece folded; where one begins with a mark, the character before leaves its own piece."""
+    stretches = []
+    for i, folded in enumerate(map(_stretch, pieces[1::2])):
+        if folded is None:
+            before = pieces[2 * i]
+            pieces[2 * i] = before[:-1]
+            folded = _fold((before[-1:] + pieces[2 * i + 1]).decode("utf-8", "surrogatepass"))
+        stretches.append(folded)
+    return stretches
 
 
 def _stretch(stretch: bytes) -> bytes | None:
@@ -74,15 +83,6 @@ def _fold_stretch(stretch: bytes) -> bytes | None:
 
 
 _kept_stretch = lru_cache(maxsize=1 << 16)(_fold_stretch)
-
-
-def _join_marks(pieces: list[bytes], stretches: list[bytes | None]) -> None:
-    """Fold the stretches that begin with a mark together with the character before, which leaves its own piece."""
-    for i, stretch in enumerate(stretches):
-        if stretch is None:
-            before = pieces[2 * i]
-            pieces[2 * i] = before[:-1]
-            stretches[i] = _fold((before[-1:] + pieces[2 * i + 1]).decode("utf-8", "surrogatepass"))
 
 
 def _fold(text: str) -> bytes:
