@@ -47,7 +47,7 @@ class RefineSettings:
 
     kind: str = "cg"
     """'cg' or 'astra'."""
-    rounds: int = 3
+    rounds: int = 2
     """Largest number of rounds."""
     documents: int = 200
     """Background documents that a round works on: cg's subset, the same in every round, or one of astra's batches."""

@@ -33,6 +33,8 @@ class DirectionScorer:
     per_token: bool = False
     solve: Callable[[Directions], Directions] | None = None
     """What took the target's gradients to the directions, linear and symmetric; None where nothing of the kind did."""
+    row_norms: Callable[[Sequence[Encoded]], Float[Tensor, "targets"]] | None = None
+    """Norms that target rows were divided by before their mean; None where they were not."""
 
     def __call__(self, encoded: Sequence[Encoded], batching: Batching) -> Scored:
         """Return every document's scores; no document's result depends on the others."""
@@ -75,7 +77,8 @@ class DirectionScorer:
         divisor = self.divisor(torch.tensor([document.num_scored], dtype=wide), norm[None])
         along = DirectionEngine(engine.proxy, self.solve(gradients))
         scorer = DirectionScorer(engines=[along], columns=1 / divisor[:, None], normalize="length")
-        return scorer(rows, batching).scores[:, 0]
+        scores = scorer(rows, batching).scores[:, 0]
+        return scores if self.row_norms is None else scores / self.row_norms(rows).to(scores)
 
     def divisor(self, counts: Tensor, norms: Tensor) -> Tensor:
         """Return what scores are divided by, from the documents' scored tokens and their norms."""

@@ -13,7 +13,7 @@ from curate.registry import Registry
 if TYPE_CHECKING:
     from curate.methods.contract import Method, StoreKind
 
-DEFAULT = "ekfac"
+DEFAULT = "relatif"
 """Of scoring; examples/measured/less.md has the figures."""
 DEFAULT_OF_STORES = "trackstar"
 

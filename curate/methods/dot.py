@@ -7,12 +7,12 @@ either sign unless `normalize` says otherwise.
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.methods.contract import Inputs
 from curate.methods.shared.directional import OFFERS as OFFERS
-from curate.methods.shared.directional import DirectionSettings, counting, direction_scorer
+from curate.methods.shared.directional import LinearSettings, counting, direction_scorer
 from curate.settings import settings
 
 
 @settings
-class Settings(DirectionSettings):
+class Settings(LinearSettings):
     """There is no curvature to set."""
 
 

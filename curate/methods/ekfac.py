@@ -45,7 +45,7 @@ class Settings(CurvatureSettings):
         shown="0.1; 10 with --refine",
     )
     refine: Literal["none", "cg", "astra"] = option(default="none", help="Improve the direction against the curvature.")
-    rounds: Count = option(default=3, help="Rounds of refinement.")
+    rounds: Count = option(default=2, help="Rounds of refinement.")
     refine_documents: Count = option(
         default=200, help="Background documents of cg's subset, and of each of astra's batches."
     )
@@ -99,13 +99,21 @@ def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
         return curved(inputs, "ekfac", settings, fit, Ekfac.of)
     keys = curvature_keys(inputs, "ekfac", settings) | {"refinement": refinement}
     solve = partial(_refined, inputs, settings, refinement)
-    return direction_scorer(inputs, settings, depends_on=keys, solve=solve, symmetric=False)
+
+    def metric(gradients: Directions) -> Directions:
+        return _fitted(inputs, settings).solve(gradients)
+
+    return direction_scorer(inputs, settings, depends_on=keys, solve=solve, metric=metric, symmetric=False)
+
+
+def _fitted(inputs: Inputs, settings: Settings) -> Ekfac:
+    return Ekfac.of(fitted(inputs, "ekfac", settings, fit), damping=settings.decided_damping)
 
 
 def _refined(inputs: Inputs, settings: Settings, refinement: RefineSettings, gradients: Directions) -> Directions:
     refined = refine(
         gradients,
-        Ekfac.of(fitted(inputs, "ekfac", settings, fit), damping=settings.decided_damping),
+        _fitted(inputs, settings),
         inputs.proxy,
         inputs.background(),
         inputs.batching,

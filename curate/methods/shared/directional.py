@@ -5,8 +5,9 @@ target's column is a mixture of its groups' (methods of influence on a mean loss
 is not linear: there the mixture is of directions refined group by group.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -26,12 +27,14 @@ from curate.methods.shared.target import group_columns, group_shares, usable_row
 from curate.proxies.devices import all_finite
 from curate.proxies.proxy import Proxy
 from curate.proxies.tables import with_tables
+from curate.proxies.tokens import Encoded
 from curate.settings import Count, Flag, Number, option, settings
 
 OFFERS = frozenset({"against", "per_token"})
 NEEDS = frozenset({"model", "background"})
 BACKGROUND = 1000
 DAMPING = 0.1
+_ROWS_AT_ONCE = 8  # whole gradients of target rows that are held together
 
 Damping = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
@@ -50,7 +53,18 @@ class DirectionSettings:
 
 
 @settings
-class CurvatureSettings(DirectionSettings):
+class LinearSettings(DirectionSettings):
+    """How the target's rows make a direction."""
+
+    normalize_rows: Literal["none", "unit"] = option(
+        default="none",
+        help="Mean of the target rows' gradients as they are (influence on the mean loss), or of each brought to norm 1"
+        " first, so that no row outweighs others.",
+    )
+
+
+@settings
+class CurvatureSettings(LinearSettings):
     """How the curvature is fitted on the background and damped."""
 
     damping: Damping | None = option(
@@ -115,20 +129,23 @@ def fitted(
 
 def direction_scorer(
     inputs: Inputs,
-    settings: DirectionSettings,
+    settings: LinearSettings,
     *,
     depends_on: Mapping[str, object],
     solve: Callable[[Directions], Directions] | None = None,
+    metric: Callable[[Directions], Directions] | None = None,
     symmetric: bool = True,
 ) -> DirectionScorer:
     """Return a scorer along the solved mean gradients of the target's groups, which are kept in the run.
 
-    `depends_on` names all that `solve` depends on beside model, target and control set. `symmetric`: whether it is a
-    product with one symmetric matrix, so that a document may stand in the target's place.
+    `depends_on` names all that `solve` depends on beside model, target and control set. `metric`, `solve` unless given,
+    is what rows have their norms by, √⟨g, metric(g)⟩, as TrackStar's have (arXiv 2410.17413, §3). `symmetric`: whether
+    `solve` is a product with one symmetric matrix, so that a document may stand in the target's place.
     """
+    unit_rows = settings.normalize_rows == "unit"
 
     def make() -> dict[str, Tensor]:
-        gradients, rows = _target_gradients(inputs)
+        gradients, rows = _target_gradients(inputs, (metric or solve or _unsolved) if unit_rows else None)
         shares = group_shares(inputs.target, rows)
         return (gradients if solve is None else solve(gradients)) | {"shares": shares}
 
@@ -137,6 +154,8 @@ def direction_scorer(
         "against": None if inputs.against is None else inputs.against.fingerprint,
         **depends_on,
     }
+    if unit_rows:
+        keys["rows"] = "unit"
     kept = inputs.kept.get("target/directions", keys, make)
     directions = {n: kept[n] for n in (*inputs.proxy.tracked, *inputs.proxy.tables)}
     if not all_finite(directions.values()):
@@ -151,6 +170,7 @@ def direction_scorer(
         normalize=settings.normalize,
         per_token=inputs.per_token,
         solve=(solve or _unsolved) if symmetric else None,
+        row_norms=partial(_row_norms, inputs, metric or solve or _unsolved) if unit_rows else None,
     )
 
 
@@ -185,28 +205,57 @@ def curvature_keys(inputs: Inputs, name: str, settings: CurvatureSettings) -> di
     }
 
 
-def _target_gradients(inputs: Inputs) -> tuple[Directions, list[int]]:
-    """Return each group's mean gradient of the mean loss per token, less the control set's, and the rows used."""
-    gradients, rows = _mean_gradients(inputs, inputs.target)
+def _target_gradients(
+    inputs: Inputs, metric: Callable[[Directions], Directions] | None
+) -> tuple[Directions, list[int]]:
+    """Return each group's mean gradient of the mean loss per token, less the control set's, and the rows used.
+
+    With a metric every row counts by its gradient of norm 1 there.
+    """
+    gradients, rows = _mean_gradients(inputs, inputs.target, metric)
     if inputs.against is not None:
-        control, _ = _mean_gradients(inputs, inputs.against.ungrouped())
+        control, _ = _mean_gradients(inputs, inputs.against.ungrouped(), metric)
         gradients = {n: g - control[n] for n, g in gradients.items()}
     return gradients, rows
 
 
-def _mean_gradients(inputs: Inputs, target: EncodedTarget) -> tuple[Directions, list[int]]:
+def _mean_gradients(
+    inputs: Inputs, target: EncodedTarget, metric: Callable[[Directions], Directions] | None
+) -> tuple[Directions, list[int]]:
     rows = list(range(len(target.encoded)))
-    gradients = _weighted(inputs, target, rows)
+    norms = None if metric is None else _row_norms(inputs, metric, target.encoded)
+    gradients = _weighted(inputs, target, rows, norms)
     if all_finite(gradients.values()):
         return gradients, rows
-    finite = [all_finite(_weighted(inputs, target, [i]).values()) for i in rows]
+    finite = [all_finite(_weighted(inputs, target, [i], norms).values()) for i in rows]
     rows = usable_rows(target, finite, inputs.reporter)
-    return _weighted(inputs, target, rows), rows
+    return _weighted(inputs, target, rows, norms), rows
 
 
-def _weighted(inputs: Inputs, target: EncodedTarget, rows: list[int]) -> Directions:
+def _weighted(
+    inputs: Inputs, target: EncodedTarget, rows: list[int], norms: Float[Tensor, "documents"] | None
+) -> Directions:
     weights = mean_weights(target, rows)
+    if norms is not None:
+        weights /= norms[:, None]
     return weighted_gradients(inputs.proxy, target.encoded, weights, inputs.batching, reporter=inputs.reporter)
+
+
+def _row_norms(
+    inputs: Inputs, metric: Callable[[Directions], Directions], rows: Sequence[Encoded]
+) -> Float[Tensor, "targets"]:
+    """Return √⟨g, metric(g)⟩ of every row's gradient of its mean loss per token, float64; 1 where the gradient is 0."""
+    squares = torch.ones(len(rows), dtype=torch.float64)
+    with inputs.reporter.stage("norms of rows", total=len(rows)) as stage:
+        for begin in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[begin : begin + _ROWS_AT_ONCE]
+            weights = torch.diag(torch.tensor([1 / row.num_scored for row in part], dtype=torch.float64))
+            gradients = weighted_gradients(inputs.proxy, part, weights, inputs.batching)
+            solved = metric(gradients)
+            products = [torch.linalg.vecdot(g.flatten(1), solved[n].flatten(1)) for n, g in gradients.items()]
+            squares[begin : begin + len(part)] = torch.stack(products).cpu().double().sum(0)
+            stage.advance(len(part))
+    return squares.clamp_min(0).sqrt().where(squares != 0, 1.0)
 
 
 def mean_weights(target: EncodedTarget, rows: list[int]) -> Float[Tensor, "documents groups"]:
