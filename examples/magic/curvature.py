@@ -10,6 +10,7 @@ from peers import Told, inputs_of
 
 from curate.curvature.ekfac import Ekfac, fit
 from curate.curvature.refine import RefineSettings, refine
+from curate.errors import SettingsError
 from curate.gradients.direction_scoring import DirectionScorer
 from curate.gradients.directions import DirectionEngine, Directions
 from curate.gradients.materialised import weighted_gradients
@@ -33,7 +34,9 @@ class Inverse:
 
     def __post_init__(self) -> None:
         if self.rounds and self.power != 1:
-            raise ValueError(f"power is {self.power} with {self.rounds} rounds; conjugate gradients have none but 1")
+            raise SettingsError(
+                f"power is {self.power} with {self.rounds} rounds; conjugate gradients have none but 1."
+            )
 
     @property
     def name(self) -> str:
