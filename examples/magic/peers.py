@@ -52,13 +52,13 @@ def peer_scores(lab: Laboratory) -> Arrays:
 def _scores(lab: Laboratory, name: str, *, trained: bool) -> np.ndarray:
     method, settings = PEERS[name]
     module = methods.get(method)
-    inputs = _inputs(lab, trained=trained)
+    inputs = inputs_of(lab, trained=trained)
     scorer = module.prepare(inputs, module.Settings(**settings))
     scores = scorer(list(lab.own.documents), inputs.batching).scores.double().cpu().numpy().T
     return scores[1:] if len(scores) > 1 else scores  # the first column is of all queries together
 
 
-def _inputs(lab: Laboratory, *, trained: bool) -> Inputs:
+def inputs_of(lab: Laboratory, *, trained: bool) -> Inputs:
     """Return what a method prepares on: each query a group of its own, the first background run's documents."""
     queries, background = lab.query_documents, lab.background(0)
     groups = [f"query {i:04d}" for i in range(len(queries))]

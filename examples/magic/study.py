@@ -21,6 +21,7 @@ from typing import Any
 
 import adjoints
 import bank
+import curvature
 import numpy as np
 import peers
 from laboratory import Laboratory, Setup
@@ -32,7 +33,7 @@ from curate.folders.folder import put_text
 from curate.folders.local import open_folder
 from curate.proxies.proxy import keep_freed_memory
 
-PARTS = ("own", "runs", "peers", "recipes", "sizes", "more-runs", "orders")
+PARTS = ("own", "runs", "peers", "curvature", "recipes", "sizes", "more-runs", "orders")
 LESS = "less the base"
 Scores = dict[str, np.ndarray]
 
@@ -44,6 +45,8 @@ def measure(lab: Laboratory, part: str) -> Iterator[Scores]:
         yield {"MAGIC, its own run": found["scores"]} | _named("own run", found)
     elif part == "peers":
         yield peers.peer_scores(lab)
+    elif part == "curvature":
+        yield from curvature.inverse_scores(lab)
     for background in SETS.get(part, []):
         if background.part + background.share <= lab.setup.background_runs:
             yield _named(background.name, adjoints.elsewhere(lab, background))
@@ -126,7 +129,7 @@ def run(lab: Laboratory, arguments: argparse.Namespace) -> None:
     """Make the parts that were asked for, in order, and show the table after each."""
     banks = {"same order": bank.same_order(lab, arguments.retrainings)}
     scores: Scores = {}
-    base = base_of(lab.setup.steps)
+    base = arguments.base or base_of(lab.setup.steps)
     for part in (p for p in PARTS if p in arguments.parts):
         if part == "orders":
             banks["orders of their own"] = bank.own_orders(lab, arguments.retrainings, arguments.whole_runs)
@@ -134,6 +137,8 @@ def run(lab: Laboratory, arguments: argparse.Namespace) -> None:
             scores |= made
         averaged = averages(scores, lab.setup.steps)
         show(lab, report(scores | averaged, banks, base), banks, base)
+    if arguments.base and arguments.base not in scores | averages(scores, lab.setup.steps):
+        raise CurateError(f"There are no scores {base!r} to compare with.", hint="Take a name from the table above.")
 
 
 def main() -> None:
@@ -149,6 +154,7 @@ def main() -> None:
     parser.add_argument(
         "--parts", type=lambda text: text.split(","), default=list(PARTS), help="some of " + ",".join(PARTS)
     )
+    parser.add_argument("--base", help="name of the scores that others are compared with; the default's of magic")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {unknown.pop()!r}; expected some of {', '.join(PARTS)}")

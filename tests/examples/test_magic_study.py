@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 import curate.cli
 
@@ -23,6 +24,7 @@ FILES = (
     "lds.py",
     "adjoints.py",
     "peers.py",
+    "curvature.py",
     "variants.py",
 )
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "old", "dogs", "run", "home", "over", "green", "hills"]
@@ -83,6 +85,43 @@ def test_the_study_measures_every_part_and_goes_on_where_it_was(
     repeated = {row["scores"]: row["same order"] for row in again["rows"]}
     assert repeated["MAGIC, its own run"]["mean"] == rows["MAGIC, its own run"]["same order"]["mean"]
     assert {"BM25", "EK-FAC, after the run", "cosine, before the run"} <= repeated.keys()
+
+
+@pytest.mark.slow
+def test_inverse_curvatures_are_compared_with_the_methods_own(
+    study: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curvature = importlib.import_module("curvature")
+    ways = [{}, {"damping": 100.0, "power": 0.25}, {"damping": 100.0, "one": True}, {"rounds": 1}, {"rounds": 6}]
+    monkeypatch.setattr(curvature, "INVERSES", [curvature.Inverse(**way) for way in ways])
+    few = ["--retrainings=12", "--learning-rate=3e-4", "--drop=0.1", "--parts=peers,curvature"]
+    found = run(study, place, monkeypatch, *few, "--base=EK-FAC, before the run")
+    rows = {row["scores"]: row["same order"] for row in found["rows"]}
+    assert rows["EK-FAC, damping 0.1, power 1"][study.LESS] == [0, 0]  # it is that method, by another road
+    assert len({rows[i.name]["mean"] for i in curvature.INVERSES}) > 2
+    assert rows["EK-FAC + CG, damping 0.1, rounds 6, documents 200"] == rows["EK-FAC + CG, before the run"]
+
+
+def test_an_inverse_of_one_layer_is_the_dense_power_of_its_damped_matrix(study: ModuleType) -> None:
+    curvature = importlib.import_module("curvature")
+    torch.manual_seed(0)
+    q_s, q_a = (torch.linalg.qr(torch.randn(n, n, dtype=torch.float64)).Q for n in (3, 4))
+    values, u = torch.rand(3, 4, dtype=torch.float64), torch.randn(2, 3, 4, dtype=torch.float64)
+    tensors = {"outputs/a": q_s, "inputs/a": q_a, "eigenvalues/a": values, "inputs_of/a": torch.tensor(0)}
+    fit = curvature.Ekfac.of(tensors, damping=0.3)
+    solved = curvature.Inverse(damping=0.3, power=0.5).solve(fit, {"a": u}, None)["a"]
+    basis = torch.kron(q_s, q_a)
+    dense = basis @ torch.diag((values.flatten() + 0.3 * values.mean()) ** -0.5) @ basis.T
+    torch.testing.assert_close(solved.flatten(1), u.flatten(1) @ dense)
+
+
+def test_a_name_that_no_scores_have_is_no_base(
+    study: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--retrainings=2", "--learning-rate=3e-4", "--drop=0.1", "--parts=runs", "--base=EK"]
+    with pytest.raises(SystemExit):
+        run(study, place, monkeypatch, *few)
+    assert "no scores 'EK'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
