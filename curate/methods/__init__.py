@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from curate.methods.contract import Method, StoreKind
 
 DEFAULT = "relatif"
-"""Of scoring; examples/measured/less.md has the figures."""
+"""Of scoring; examples/measured/quality.md has the figures."""
 DEFAULT_OF_STORES = "trackstar"
 
 

@@ -244,7 +244,7 @@ def _weighted(
 def _row_norms(
     inputs: Inputs, metric: Callable[[Directions], Directions], rows: Sequence[Encoded]
 ) -> Float[Tensor, "targets"]:
-    """Return √⟨g, metric(g)⟩ of every row's gradient of its mean loss per token, float64; 1 where the gradient is 0."""
+    """Return √⟨g, metric(g)⟩ of every row's gradient of its mean loss, float64; 1 where it is 0 or not finite."""
     squares = torch.ones(len(rows), dtype=torch.float64)
     with inputs.reporter.stage("norms of rows", total=len(rows)) as stage:
         for begin in range(0, len(rows), _ROWS_AT_ONCE):
@@ -255,7 +255,7 @@ def _row_norms(
             products = [torch.linalg.vecdot(g.flatten(1), solved[n].flatten(1)) for n, g in gradients.items()]
             squares[begin : begin + len(part)] = torch.stack(products).cpu().double().sum(0)
             stage.advance(len(part))
-    return squares.clamp_min(0).sqrt().where(squares != 0, 1.0)
+    return squares.clamp_min(0).sqrt().where(squares.isfinite() & (squares != 0), 1.0)
 
 
 def mean_weights(target: EncodedTarget, rows: list[int]) -> Float[Tensor, "documents groups"]:
