@@ -142,7 +142,8 @@ def test_every_option_of_a_method_gives_the_same_record_as_the_keyword(method: s
             typed, value = [flag.flags[0]], not flag.default
         else:
             text = {
-                "normalize": "unit",
+                "normalize": "length",
+                "normalize_rows": "none" if flag.default == "unit" else "unit",
                 "check": "5",
                 "rounds": "5",
                 "fisher": "empirical",
