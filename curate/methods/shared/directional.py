@@ -246,7 +246,7 @@ def _row_norms(
 ) -> Float[Tensor, "targets"]:
     """Return √⟨g, metric(g)⟩ of every row's gradient of its mean loss, float64; 1 where it is 0 or not finite."""
     squares = torch.ones(len(rows), dtype=torch.float64)
-    with inputs.reporter.stage("norms of rows", total=len(rows)) as stage:
+    with inputs.reporter.stage("norms of rows", total=len(rows), grows="target") as stage:
         for begin in range(0, len(rows), _ROWS_AT_ONCE):
             part = rows[begin : begin + _ROWS_AT_ONCE]
             weights = torch.diag(torch.tensor([1 / row.num_scored for row in part], dtype=torch.float64))
