@@ -1,10 +1,11 @@
 """Check column names and tell the shapes of rows before any model loads."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
+from typing import Any
 
 from curate.documents import formats, shapes
 from curate.documents.files import file_name, plain_name
@@ -168,20 +169,22 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -> CurateError:
     first = [] if fields.format_as else [row for _, row in islice(rows(shard), 2)]
+    row = first[0] if first and not isinstance(first[0], BadRow) else {}
+    is_one_object = plain_name(shard.url).endswith(".json") and len(first) == 1
     if (folder := result_of(shard.url)) is not None:
         hint = f"{folder} holds results of curate, and no documents. What `curate select` writes is a pool like others."
     elif fields.format_as:
         hint = f"Leave {prefix}format-as out: each row is then read by its own shape."
-    elif not _is_one_object(shard, first) and (column := _column_of_rows(first, fields)) is not None:
+    elif not is_one_object and (column := _column_of_rows(row, fields)) is not None:
         hint = f"The column {column!r} of a row holds several rows. Write them a line each{_apart(shard, column)}."
-    elif (turns := _column_of_turns(first)) is not None:
+    elif (turns := _column_of_turns(row)) is not None:
         hint = f"The column {turns!r} holds turns of conversations: give {prefix}messages-column {turns}."
-    elif (texts := _column_of_texts(first)) is not None:
+    elif (texts := _column_of_texts(row)) is not None:
         hint = (
             f"The column {texts!r} holds lists of texts: where these were said in turn, the first by the user, give"
             f" {prefix}messages-column {texts}."
         )
-    elif (holder := _holder_of_rows(shard, first)) is not None:
+    elif is_one_object and (holder := _holder_of_rows(row)) is not None:
         name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
         rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
         hint = f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
@@ -222,36 +225,24 @@ def _apart(shard: Shard, column: str) -> str:
     return f': python -c "import json; {command}" > rows.jsonl'
 
 
-def _is_one_object(shard: Shard, first: Sequence[Row]) -> bool:
-    return plain_name(shard.url).endswith(".json") and len(first) == 1
-
-
-def _holder_of_rows(shard: Shard, first: Sequence[Row]) -> str | None:
-    """Return what in a JSON file's only object holds its rows, in Python; None where the file is none such."""
-    if not _is_one_object(shard, first) or isinstance(first[0], BadRow):
-        return None
-    row = first[0]
+def _holder_of_rows(row: Mapping[str, Any]) -> str | None:
+    """Return what in a JSON file's only object holds its rows, in Python; None where nothing does."""
     lists = {c: len(v) for c, v in row.items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)}
     if lists:
         return f"[{max(lists, key=lists.__getitem__)!r}]"
-    return ".values()" if all(isinstance(v, dict) for v in row.values()) else None
+    return ".values()" if row and all(isinstance(v, dict) for v in row.values()) else None
 
 
-def _column_of_turns(first: Sequence[Row]) -> str | None:
-    """Return the column that holds conversations in the first row, if one does."""
-    if not first or isinstance(first[0], BadRow):
-        return None
-    return next((column for column, value in first[0].items() if shapes.are_turns(value)), None)
+def _column_of_turns(row: Mapping[str, Any]) -> str | None:
+    """Return the column of a row that holds a conversation, if one does."""
+    return next((column for column, value in row.items() if shapes.are_turns(value)), None)
 
 
-def _column_of_rows(first: Sequence[Row], fields: Fields) -> str | None:
-    """Return the column of the first row whose objects would be documents beside its other columns, if one holds such.
+def _column_of_rows(row: Mapping[str, Any], fields: Fields) -> str | None:
+    """Return the column of a row whose objects would be documents beside its other columns, if one holds such.
 
     Objects that are a conversation by themselves are no rows.
     """
-    if not first or isinstance(first[0], BadRow):
-        return None
-    row = first[0]
     for column, value in row.items():
         if isinstance(value, list) and value and isinstance(value[0], Mapping):
             others = {c: v for c, v in row.items() if c != column}
@@ -262,11 +253,9 @@ def _column_of_rows(first: Sequence[Row], fields: Fields) -> str | None:
     return None
 
 
-def _column_of_texts(first: Sequence[Row]) -> str | None:
-    """Return the column that holds several texts in the first row, if one does."""
-    if not first or isinstance(first[0], BadRow):
-        return None
-    lists = {c: v for c, v in first[0].items() if isinstance(v, list) and len(v) > 1}
+def _column_of_texts(row: Mapping[str, Any]) -> str | None:
+    """Return the column of a row that holds several texts, if one does."""
+    lists = {c: v for c, v in row.items() if isinstance(v, list) and len(v) > 1}
     return next((c for c, v in lists.items() if all(isinstance(text, str) and " " in text for text in v)), None)
 
 

@@ -19,8 +19,10 @@ from curate.methods.shared.directional import (
     DAMPING,
     CurvatureSettings,
     Damping,
+    Solve,
     curvature_keys,
     curved,
+    damping_option,
     direction_scorer,
     fitted,
 )
@@ -39,11 +41,7 @@ REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
 class Settings(CurvatureSettings):
     """Damping, labels, and whether and how far the direction is refined."""
 
-    damping: Damping | None = option(
-        default=None,
-        help="Share of a layer's mean eigenvalue that is added to each of its eigenvalues.",
-        shown="0.1; 10 with --refine",
-    )
+    damping: Damping | None = damping_option("0.1; 10 with --refine")
     refine: Literal["none", "cg", "astra"] = option(default="none", help="Improve the direction against the curvature.")
     rounds: Count = option(default=2, help="Rounds of refinement.")
     refine_documents: Count = option(
@@ -100,10 +98,10 @@ def prepare(inputs: Inputs, settings: Settings) -> DirectionScorer:
     keys = curvature_keys(inputs, "ekfac", settings) | {"refinement": refinement}
     solve = partial(_refined, inputs, settings, refinement)
 
-    def metric(gradients: Directions) -> Directions:
-        return _fitted(inputs, settings).solve(gradients)
+    def open_fit() -> Solve:
+        return _fitted(inputs, settings).solve
 
-    return direction_scorer(inputs, settings, depends_on=keys, solve=solve, metric=metric, symmetric=False)
+    return direction_scorer(inputs, settings, depends_on=keys, solve=solve, open_metric=open_fit, symmetric=False)
 
 
 def _fitted(inputs: Inputs, settings: Settings) -> Ekfac:

@@ -10,7 +10,8 @@ from typing import Literal
 
 from curate.methods import ekfac
 from curate.methods.ekfac import BACKGROUND, NEEDS, OFFERS, prepare, units
-from curate.settings import option, settings
+from curate.methods.shared.directional import normalize_option, normalize_rows_option
+from curate.settings import settings
 
 __all__ = ["BACKGROUND", "NEEDS", "OFFERS", "Settings", "prepare", "units"]
 
@@ -19,12 +20,5 @@ __all__ = ["BACKGROUND", "NEEDS", "OFFERS", "Settings", "prepare", "units"]
 class Settings(ekfac.Settings):
     """As for `ekfac`, with norms of 1 unless told otherwise."""
 
-    normalize: Literal["none", "length", "unit"] = option(
-        default="unit",
-        help="Divide scores by nothing (influence of the whole document), its tokens, or its gradient's norm.",
-    )
-    normalize_rows: Literal["none", "unit"] = option(
-        default="unit",
-        help="Mean of the target rows' gradients as they are (influence on the mean loss), or of each brought to norm 1"
-        " first, so that no row outweighs others.",
-    )
+    normalize: Literal["none", "length", "unit"] = normalize_option("unit")
+    normalize_rows: Literal["none", "unit"] = normalize_rows_option("unit")

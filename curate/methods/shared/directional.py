@@ -8,7 +8,7 @@ is not linear: there the mixture is of directions refined group by group.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,35 @@ _ROWS_AT_ONCE = 8  # whole gradients of target rows that are held together
 Damping = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 
+Solve = Callable[[Directions], Directions]
+
+
+def normalize_option(default: str) -> Any:
+    """Return the option of what scores are divided by."""
+    return option(
+        default=default,
+        help="Divide scores by nothing (influence of the whole document), its tokens, or its gradient's norm.",
+    )
+
+
+def normalize_rows_option(default: str) -> Any:
+    """Return the option of how target rows count."""
+    return option(
+        default=default,
+        help="Mean of the target rows' gradients as they are (influence on the mean loss), or of each brought to norm 1"
+        " first, so that no row outweighs others.",
+    )
+
+
+def damping_option(shown: str) -> Any:
+    """Return the option of a damping whose default, shown so, other settings decide."""
+    return option(
+        default=None,
+        help="Share of a layer's mean eigenvalue that is added to each of its eigenvalues.",
+        shown=shown,
+    )
+
+
 @settings
 class DirectionSettings:
     """The parameters whose gradients count, and the divisor of scores along a direction."""
@@ -46,32 +75,21 @@ class DirectionSettings:
     all_parameters: Flag = option(
         default=False, help="Count the gradients of the input embedding and the head, too, beside linear layers'."
     )
-    normalize: Literal["none", "length", "unit"] = option(
-        default="none",
-        help="Divide scores by nothing (influence of the whole document), its tokens, or its gradient's norm.",
-    )
+    normalize: Literal["none", "length", "unit"] = normalize_option("none")
 
 
 @settings
 class LinearSettings(DirectionSettings):
     """How the target's rows make a direction."""
 
-    normalize_rows: Literal["none", "unit"] = option(
-        default="none",
-        help="Mean of the target rows' gradients as they are (influence on the mean loss), or of each brought to norm 1"
-        " first, so that no row outweighs others.",
-    )
+    normalize_rows: Literal["none", "unit"] = normalize_rows_option("none")
 
 
 @settings
 class CurvatureSettings(LinearSettings):
     """How the curvature is fitted on the background and damped."""
 
-    damping: Damping | None = option(
-        default=None,
-        help="Share of a layer's mean eigenvalue that is added to each of its eigenvalues.",
-        shown="0.1",
-    )
+    damping: Damping | None = damping_option("0.1")
     fisher: Literal["sampled", "empirical"] = option(
         default="sampled", help="Curvature of labels that are drawn from the model, or of the data's own."
     )
@@ -132,20 +150,20 @@ def direction_scorer(
     settings: LinearSettings,
     *,
     depends_on: Mapping[str, object],
-    solve: Callable[[Directions], Directions] | None = None,
-    metric: Callable[[Directions], Directions] | None = None,
+    solve: Solve | None = None,
+    open_metric: Callable[[], Solve] = lambda: _unsolved,
     symmetric: bool = True,
 ) -> DirectionScorer:
     """Return a scorer along the solved mean gradients of the target's groups, which are kept in the run.
 
-    `depends_on` names all that `solve` depends on beside model, target and control set. `metric`, `solve` unless given,
-    is what rows have their norms by, √⟨g, metric(g)⟩, as TrackStar's have (arXiv 2410.17413, §3). `symmetric`: whether
+    `depends_on` names all that `solve` depends on beside model, target and control set. `open_metric` loads
+    what rows have their norms by, √⟨g, metric(g)⟩, as TrackStar's have (arXiv 2410.17413, §3). `symmetric`: whether
     `solve` is a product with one symmetric matrix, so that a document may stand in the target's place.
     """
     unit_rows = settings.normalize_rows == "unit"
 
     def make() -> dict[str, Tensor]:
-        gradients, rows = _target_gradients(inputs, (metric or solve or _unsolved) if unit_rows else None)
+        gradients, rows = _target_gradients(inputs, open_metric if unit_rows else None)
         shares = group_shares(inputs.target, rows)
         return (gradients if solve is None else solve(gradients)) | {"shares": shares}
 
@@ -170,7 +188,7 @@ def direction_scorer(
         normalize=settings.normalize,
         per_token=inputs.per_token,
         solve=(solve or _unsolved) if symmetric else None,
-        row_norms=partial(_row_norms, inputs, metric or solve or _unsolved) if unit_rows else None,
+        row_norms=partial(_row_norms, inputs, open_metric) if unit_rows else None,
     )
 
 
@@ -188,10 +206,16 @@ def curved(
     """Return the scorer along a curvature's solutions, fitting the curvature only where the run keeps no directions."""
     inputs = counting(inputs, settings)
 
-    def solve(gradients: Directions) -> Directions:
-        return read(fitted(inputs, name, settings, fit), damping=settings.decided_damping).solve(gradients)
+    def open_fit() -> Solve:
+        return read(fitted(inputs, name, settings, fit), damping=settings.decided_damping).solve
 
-    return direction_scorer(inputs, settings, depends_on=curvature_keys(inputs, name, settings), solve=solve)
+    return direction_scorer(
+        inputs,
+        settings,
+        depends_on=curvature_keys(inputs, name, settings),
+        solve=lambda gradients: open_fit()(gradients),  # the fit is in memory no longer than it takes
+        open_metric=open_fit,
+    )
 
 
 def curvature_keys(inputs: Inputs, name: str, settings: CurvatureSettings) -> dict[str, object]:
@@ -205,25 +229,23 @@ def curvature_keys(inputs: Inputs, name: str, settings: CurvatureSettings) -> di
     }
 
 
-def _target_gradients(
-    inputs: Inputs, metric: Callable[[Directions], Directions] | None
-) -> tuple[Directions, list[int]]:
+def _target_gradients(inputs: Inputs, open_metric: Callable[[], Solve] | None) -> tuple[Directions, list[int]]:
     """Return each group's mean gradient of the mean loss per token, less the control set's, and the rows used.
 
     With a metric every row counts by its gradient of norm 1 there.
     """
-    gradients, rows = _mean_gradients(inputs, inputs.target, metric)
+    gradients, rows = _mean_gradients(inputs, inputs.target, open_metric)
     if inputs.against is not None:
-        control, _ = _mean_gradients(inputs, inputs.against.ungrouped(), metric)
+        control, _ = _mean_gradients(inputs, inputs.against.ungrouped(), open_metric)
         gradients = {n: g - control[n] for n, g in gradients.items()}
     return gradients, rows
 
 
 def _mean_gradients(
-    inputs: Inputs, target: EncodedTarget, metric: Callable[[Directions], Directions] | None
+    inputs: Inputs, target: EncodedTarget, open_metric: Callable[[], Solve] | None
 ) -> tuple[Directions, list[int]]:
     rows = list(range(len(target.encoded)))
-    norms = None if metric is None else _row_norms(inputs, metric, target.encoded)
+    norms = None if open_metric is None else _row_norms(inputs, open_metric, target.encoded)
     gradients = _weighted(inputs, target, rows, norms)
     if all_finite(gradients.values()):
         return gradients, rows
@@ -241,10 +263,9 @@ def _weighted(
     return weighted_gradients(inputs.proxy, target.encoded, weights, inputs.batching, reporter=inputs.reporter)
 
 
-def _row_norms(
-    inputs: Inputs, metric: Callable[[Directions], Directions], rows: Sequence[Encoded]
-) -> Float[Tensor, "targets"]:
+def _row_norms(inputs: Inputs, open_metric: Callable[[], Solve], rows: Sequence[Encoded]) -> Float[Tensor, "targets"]:
     """Return √⟨g, metric(g)⟩ of every row's gradient of its mean loss, float64; 1 where it is 0 or not finite."""
+    metric = open_metric()
     squares = torch.ones(len(rows), dtype=torch.float64)
     with inputs.reporter.stage("norms of rows", total=len(rows), grows="target") as stage:
         for begin in range(0, len(rows), _ROWS_AT_ONCE):
