@@ -149,12 +149,12 @@ def test_a_coarser_type_is_checked_against_float32_and_runs_carry_the_figure(pla
     assert curate.score(settings, tmp_path / "x").record.json["details"]["arithmetic"] == found
 
 
-def test_a_folder_that_is_no_store_says_so(place: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_store_says_so(tmp_path: Path, store: Store) -> None:
     with pytest.raises(CurateError, match=r"not a store \(it holds no store.json\)") as error:
         Store.open(tmp_path)
     assert "curate index" in error.value.hint
     with pytest.raises(CurateError, match="It holds stores"):
-        Store.open(place / "stores")
+        Store.open(store.path.parent)
 
 
 def test_the_plan_tells_the_size_that_the_store_has(place: Path, tmp_path: Path, store: Store, low_rank: Store) -> None:
