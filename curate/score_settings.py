@@ -78,7 +78,8 @@ class ScoreSettings(PassSettings, NarrowingSettings):
     )
     fit_from: str | None = option(
         default=None,
-        help="Fit nothing: take a run's settings, curvature, directions, and its scores of unchanged shards.",
+        help="Fit nothing: take a run's settings, curvature, directions, and its scores of unchanged shards."
+        " Another --target is grouped by its own --group-by.",
         metavar="RUN",
     )
     method: Annotated[str, BeforeValidator(methods.spelled)] = option(
@@ -155,7 +156,15 @@ class ScoreSettings(PassSettings, NarrowingSettings):
     def from_record(cls, record: Mapping[str, Any]) -> "ScoreSettings":
         """Return the settings that a run.json holds under `settings`."""
         names = {f.name for f in fields(cls)}
-        return build(cls, {n: v for n, v in record.items() if n in names}, owner="The record of a run")
+        own = dict(record.get("method_settings", {}))
+        if own.get("refine") == "none":  # an older version's defaults of what was not done ask for nothing
+            own = {n: v for n, v in own.items() if n not in REFINEMENT}
+        known = {n: v for n, v in record.items() if n in names}
+        return build(cls, known | {"method_settings": own}, owner="The record of a run")
+
+
+REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
+"""The settings of a method that count only where its direction is refined."""
 
 
 def background_fingerprint(pool: str, settings: PassSettings) -> str:

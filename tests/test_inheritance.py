@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,35 @@ def test_another_target_uses_the_kept_curvature_and_takes_no_scores(place: Path)
     assert not {"factors", "eigenvalues"} & set(heard.stages)
     assert any("every shard is scored" in n for n in heard.notes)
     assert not other.scores().select("score").collect().equals(old.scores().select("score").collect())
+
+
+def test_another_target_has_groups_of_its_own(place: Path) -> None:
+    old = curate.score(settings(place, group_by="task"), place / "runs" / "old")
+    (place / "other.jsonl").write_bytes(lines([{"text": r["text"], "kind": "xy"[i % 2]} for i, r in enumerate(make_rows(8, 7))]))
+
+    def groups(*more: str) -> list[str]:
+        out = place / "runs" / f"{len(more)}{more[-1:]}"
+        command = ["score", "--fit-from", str(old.path), "--out", str(out), *more]
+        made = CliRunner().invoke(group, command, catch_exceptions=False)
+        assert made.exit_code == 0, made.output
+        return [c for c in Run.open(out).scores().collect_schema().names() if c.startswith("score_")]
+
+    same = groups("--target", str(place / "val.jsonl"))
+    assert same == groups()
+    assert len(same) == 2
+    assert not groups("--target", str(place / "other.jsonl"))
+    assert groups("--target", str(place / "other.jsonl"), "--group-by", "kind") == ["score_x", "score_y"]
+
+
+def test_settings_of_refinement_of_an_older_version_do_not_matter_where_nothing_was_refined(place: Path) -> None:
+    old = curate.score(settings(place), place / "runs" / "old")
+    record = json.loads((old.path / "run.json").read_bytes())
+    record["settings"]["method_settings"]["rounds"] = 6
+    (old.path / "run.json").write_text(json.dumps(record))
+    add_shards(place)
+    assert len(curate.score(settings(place, fit_from=str(old.path)), place / "runs" / "new").scores().collect()) == 120
+    with pytest.raises(SettingsError, match="rounds is a setting of refinement"):
+        curate.score(settings(place, method_settings={"rounds": 6}), place / "runs" / "asked")
 
 
 def test_settings_that_decide_the_fit_must_be_the_same(place: Path) -> None:

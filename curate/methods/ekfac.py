@@ -28,13 +28,13 @@ from curate.methods.shared.directional import (
 )
 from curate.methods.shared.directional import NEEDS as NEEDS
 from curate.methods.shared.directional import OFFERS as OFFERS
+from curate.score_settings import REFINEMENT
 from curate.settings import Count, Number, option, settings
 
 # Refining inverts what the fit leaves out, too: with the fit's own damping it follows the noise of some hundred
 # documents and predicts retraining worse with every round; with a hundred times as much, better
 # (examples/magic/STUDY.md).
 REFINED_DAMPING = 10.0
-REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
 
 
 @settings

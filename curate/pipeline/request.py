@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from curate import methods
@@ -177,6 +178,8 @@ def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     own = here.pop("method_settings", {})
     if "fields" in here:
         here.setdefault("target_fields", theirs.target_fields or theirs.fields)
+    if "target" in here and [Path(t).resolve() for t in here["target"]] != [Path(t).resolve() for t in theirs.target]:
+        here.setdefault("group_by", None)  # another target may have other columns
     return changed(
         theirs,
         **({"store": None, "check": None} | NARROWING | here | {"method_settings": {**theirs.method_settings, **own}}),
