@@ -5,7 +5,7 @@ target's column is a mixture of its groups' (methods of influence on a mean loss
 is not linear: there the mixture is of directions refined group by group.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -244,39 +244,70 @@ def _target_gradients(inputs: Inputs, open_metric: Callable[[], Solve] | None) -
 def _mean_gradients(
     inputs: Inputs, target: EncodedTarget, open_metric: Callable[[], Solve] | None
 ) -> tuple[Directions, list[int]]:
+    if open_metric is not None:
+        return _mean_of_unit_rows(inputs, target, open_metric())
     rows = list(range(len(target.encoded)))
-    norms = None if open_metric is None else _row_norms(inputs, open_metric, target.encoded)
-    gradients = _weighted(inputs, target, rows, norms)
+    gradients = _weighted(inputs, target, rows)
     if all_finite(gradients.values()):
         return gradients, rows
-    finite = [all_finite(_weighted(inputs, target, [i], norms).values()) for i in rows]
+    finite = [all_finite(_weighted(inputs, target, [i]).values()) for i in rows]
     rows = usable_rows(target, finite, inputs.reporter)
-    return _weighted(inputs, target, rows, norms), rows
+    return _weighted(inputs, target, rows), rows
 
 
-def _weighted(
-    inputs: Inputs, target: EncodedTarget, rows: list[int], norms: Float[Tensor, "documents"] | None
-) -> Directions:
+def _weighted(inputs: Inputs, target: EncodedTarget, rows: list[int]) -> Directions:
     weights = mean_weights(target, rows)
-    if norms is not None:
-        weights /= norms[:, None]
     return weighted_gradients(inputs.proxy, target.encoded, weights, inputs.batching, reporter=inputs.reporter)
 
 
+def _mean_of_unit_rows(inputs: Inputs, target: EncodedTarget, metric: Solve) -> tuple[Directions, list[int]]:
+    """Return each group's mean of its rows' gradients, each divided by its norm by the metric, and the rows used."""
+    members = target.by_group(list(range(len(target.encoded))))
+    column = {i: q for q, rows in enumerate(members.values()) for i in rows}
+    finite = [False] * len(column)
+    sums: Directions = {}
+    for positions, gradients, norms in _row_gradients(inputs, metric, target.encoded):
+        shares = torch.zeros(len(positions), len(members), dtype=torch.float64)
+        shares[range(len(positions)), [column[i] for i in positions]] = 1 / norms
+        usable = norms.isfinite()
+        for i, is_usable in zip(positions, usable.tolist(), strict=True):
+            finite[i] = is_usable
+        for name, of_rows in gradients.items():
+            of_usable, weights = (x[usable.to(x.device)] for x in (of_rows, shares.to(of_rows)))
+            of_groups = torch.einsum("rq,roi->qoi", weights, of_usable)
+            sums[name] = sums[name].add_(of_groups) if name in sums else of_groups
+    rows = usable_rows(target, finite, inputs.reporter)
+    counts = torch.tensor([len(of_group) for of_group in target.by_group(rows).values()])
+    return {name: total / counts.to(total)[:, None, None] for name, total in sums.items()}, rows
+
+
 def _row_norms(inputs: Inputs, open_metric: Callable[[], Solve], rows: Sequence[Encoded]) -> Float[Tensor, "targets"]:
-    """Return √⟨g, metric(g)⟩ of every row's gradient of its mean loss, float64; 1 where it is 0 or not finite."""
-    metric = open_metric()
-    squares = torch.ones(len(rows), dtype=torch.float64)
-    with inputs.reporter.stage("norms of rows", total=len(rows), grows="target") as stage:
-        for begin in range(0, len(rows), _ROWS_AT_ONCE):
-            part = rows[begin : begin + _ROWS_AT_ONCE]
+    """Return every row's norm by the metric, float64; 1 where it is not finite."""
+    norms = torch.ones(len(rows), dtype=torch.float64)
+    for positions, _, of_rows in _row_gradients(inputs, open_metric(), rows):
+        norms[positions] = of_rows
+    return norms.where(norms.isfinite(), 1.0)
+
+
+def _row_gradients(
+    inputs: Inputs, metric: Solve, rows: Sequence[Encoded]
+) -> Iterator[tuple[list[int], Directions, Float[Tensor, "targets"]]]:
+    """Yield a few rows at a time: their positions, the gradients of their mean losses, and √⟨g, metric(g)⟩, float64.
+
+    The norm of a gradient of 0 counts as 1, so that it stays 0. Rows of like length go together: less is padded.
+    """
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+    with inputs.reporter.stage("target", total=len(rows), grows="target") as stage:
+        for begin in range(0, len(order), _ROWS_AT_ONCE):
+            positions = order[begin : begin + _ROWS_AT_ONCE]
+            part = [rows[i] for i in positions]
             weights = torch.diag(torch.tensor([1 / row.num_scored for row in part], dtype=torch.float64))
             gradients = weighted_gradients(inputs.proxy, part, weights, inputs.batching)
             solved = metric(gradients)
             products = [torch.linalg.vecdot(g.flatten(1), solved[n].flatten(1)) for n, g in gradients.items()]
-            squares[begin : begin + len(part)] = torch.stack(products).cpu().double().sum(0)
+            norms = torch.stack(products).cpu().double().sum(0).clamp_min(0).sqrt()
+            yield positions, gradients, norms.where(norms != 0, 1.0)
             stage.advance(len(part))
-    return squares.clamp_min(0).sqrt().where(squares.isfinite() & (squares != 0), 1.0)
 
 
 def mean_weights(target: EncodedTarget, rows: list[int]) -> Float[Tensor, "documents groups"]:
