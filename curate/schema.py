@@ -129,8 +129,8 @@ def group_column(group: str) -> str:
 
 
 def slug(group: str) -> str:
-    """Return a group's name as columns have it."""
-    return re.sub(r"\W+", "_", group)
+    """Return a group's name as columns have it; C, C++ and C# stay apart."""
+    return re.sub(r"\W+", "_", group.replace("+", "plus").replace("#", "sharp"))
 
 
 TOKEN_TEXTS = "token_texts"

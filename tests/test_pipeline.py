@@ -135,6 +135,7 @@ def test_groups_get_a_column_each(place: Path, tmp_path: Path) -> None:
 
 def test_group_columns_keep_every_script_and_are_told_apart_without_case() -> None:
     assert request.score_columns(["日本語", "über uns"]) == ["score", "score_日本語", "score_über_uns"]
+    assert request.score_columns(["C", "C#", "C++"]) == ["score", "score_C", "score_Csharp", "score_Cplusplus"]
     with pytest.raises(SettingsError, match=r"'A b' and 'a_b'"):
         request.score_columns(["A b", "a_b"])
 
