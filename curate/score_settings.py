@@ -158,13 +158,9 @@ class ScoreSettings(PassSettings, NarrowingSettings):
         names = {f.name for f in fields(cls)}
         own = dict(record.get("method_settings", {}))
         if own.get("refine") == "none":  # an older version's defaults of what was not done ask for nothing
-            own = {n: v for n, v in own.items() if n not in REFINEMENT}
+            own = {n: v for n, v in own.items() if n not in methods.REFINEMENT}
         known = {n: v for n, v in record.items() if n in names}
         return build(cls, known | {"method_settings": own}, owner="The record of a run")
-
-
-REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
-"""The settings of a method that count only where its direction is refined."""
 
 
 def background_fingerprint(pool: str, settings: PassSettings) -> str:

@@ -123,7 +123,9 @@ def test_another_target_uses_the_kept_curvature_and_takes_no_scores(place: Path)
 
 def test_another_target_has_groups_of_its_own(place: Path) -> None:
     old = curate.score(settings(place, group_by="task"), place / "runs" / "old")
-    (place / "other.jsonl").write_bytes(lines([{"text": r["text"], "kind": "xy"[i % 2]} for i, r in enumerate(make_rows(8, 7))]))
+    (place / "other.jsonl").write_bytes(
+        lines([{"text": r["text"], "kind": "xy"[i % 2]} for i, r in enumerate(make_rows(8, 7))])
+    )
 
     def groups(*more: str) -> list[str]:
         out = place / "runs" / f"{len(more)}{more[-1:]}"

@@ -70,6 +70,10 @@ _STAY = ("score", "doc_id")
 """Columns that are left out last."""
 
 
+SHOWN = ("score", "n_tokens", "shard", "row", "preview")
+"""What commands show of a run's best rows."""
+
+
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print the rows of a query, a line each, in the terminal's width: long text is cut, and inner columns left out.
 

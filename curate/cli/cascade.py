@@ -85,7 +85,8 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
     from dataclasses import asdict
 
     from curate.amounts import counted, portion_text
-    from curate.cli._output import print_json, print_rows, print_table, stderr, stdout
+    from curate.cli._output import SHOWN, print_json, print_rows, print_table, stderr, stdout
+    from curate.scores.best import best_rows
 
     exact, expected, selection = cascade.exact, cascade.expected, cascade.selection
     if as_json:
@@ -93,8 +94,7 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
         chosen = None if selection is None else selection.record() | {"out": str(selection.out)}
         print_json({**runs, **(exact.totals or {}), "expected": asdict(expected), "selection": chosen})
         return
-    shown = exact.scores().select("score", "n_tokens", "shard", "row", "preview").top_k(5, by="score").collect()
-    print_rows(["score", "tokens", "shard", "row", "text"], shown.sort("score", descending=True).rows())
+    print_rows(["score", "tokens", "shard", "row", "text"], best_rows(exact, SHOWN, 5))
     print_table(
         ("column", f"of its best {portion_text(settings.top)} kept", "at least", "within sources"),
         [(column, k.recall, k.at_least, k.within) for column, k in expected.kept.items()],

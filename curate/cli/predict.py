@@ -92,7 +92,8 @@ def _print_plan(plan: "PredictPlan", as_json: bool) -> None:
 
 def _print(run: "Run", as_json: bool) -> None:
     from curate.amounts import counted
-    from curate.cli._output import print_json, print_rows, print_table, stderr, stdout
+    from curate.cli._output import SHOWN, print_json, print_rows, print_table, stderr, stdout
+    from curate.scores.best import best_rows
 
     told, totals = run.record.of_method, run.totals or {}
     if as_json:
@@ -109,8 +110,7 @@ def _print(run: "Run", as_json: bool) -> None:
     print_table(names, lines, title=f"cross-validated on {told['documents']:,} documents")
     if not totals:  # one of several jobs, of which another is the last
         return
-    shown = run.scores().select("score", "n_tokens", "shard", "row", "preview").top_k(5, by="score").collect()
-    print_rows(["score", "tokens", "shard", "row", "text"], shown.sort("score", descending=True).rows())
+    print_rows(["score", "tokens", "shard", "row", "text"], best_rows(run, SHOWN, 5))
     stdout.print(
         f"{counted(totals['documents'], 'document')} predicted by {told['student']!r} in {run.address}", soft_wrap=True
     )

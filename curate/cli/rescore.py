@@ -86,10 +86,10 @@ def _print_plan(plan: "RescorePlan", as_json: bool) -> None:
 
 def _print(run: "Run") -> None:
     from curate.amounts import counted
-    from curate.cli._output import print_alarm, print_rows, stderr, stdout
+    from curate.cli._output import SHOWN, print_alarm, print_rows, stderr, stdout
+    from curate.scores.best import best_rows
 
-    shown = run.scores().select("score", "score_adjoint", "n_tokens", "shard", "row", "preview").top_k(5, by="score")
-    rows = shown.collect().sort("score", descending=True).rows()
+    rows = best_rows(run, ("score", "score_adjoint", *SHOWN[1:]), 5)
     print_rows(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
     smooth = ", ".join(f"{a:.2f}" for a in run.record.smoothness) or "not measured"
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)

@@ -118,18 +118,16 @@ def _print_plan(plan: "ScorePlan", as_json: bool) -> None:
 
 
 def _print(run: "Run", trust: "Judged | None") -> None:
-    import polars as pl
-
     from curate.amounts import counted
-    from curate.cli._output import print_rows, stderr, stdout
+    from curate.cli._output import SHOWN, print_rows, stderr, stdout
     from curate.cli._trust import print_trust
+    from curate.scores.best import best_rows
     from curate.scores.narrowing import narrowed_note
 
     totals = run.totals or {}
-    shown = run.scores().select("score", "n_tokens", "shard", "row", "preview")
-    ends = [shown.top_k(5, by="score").collect(), shown.bottom_k(2, by="score").collect()]
-    rows = pl.concat(ends).unique(["shard", "row"]).sort("score", descending=True)  # a small pool's ends overlap
-    print_rows(["score", "tokens", "shard", "row", "text"], rows.rows())
+    best, worst = best_rows(run, SHOWN, 5), best_rows(run, SHOWN, 2, order="worst")[::-1]
+    rows = [*best, *(row for row in worst if row not in best)]  # a small pool's ends overlap
+    print_rows(["score", "tokens", "shard", "row", "text"], rows)
     stdout.print(
         f"{counted(totals['documents'], 'document')}, {counted(totals['tokens'], 'token')} scored in {run.address}",
         soft_wrap=True,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 DEFAULT = "relatif"
 """Of scoring; examples/measured/quality.md has the figures."""
 DEFAULT_OF_STORES = "trackstar"
+REFINEMENT = ("rounds", "refine_documents", "evaluation_documents", "step")
+"""Settings of methods that count only where a direction is refined."""
 
 
 _REGISTRY = Registry(

@@ -8,6 +8,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Literal
 
+from curate import methods
 from curate.curvature.ekfac import Ekfac, fit
 from curate.curvature.refine import RefineSettings, passed_through, refine
 from curate.errors import SettingsError
@@ -28,7 +29,6 @@ from curate.methods.shared.directional import (
 )
 from curate.methods.shared.directional import NEEDS as NEEDS
 from curate.methods.shared.directional import OFFERS as OFFERS
-from curate.score_settings import REFINEMENT
 from curate.settings import Count, Number, option, settings
 
 # Refining inverts what the fit leaves out, too: with the fit's own damping it follows the noise of some hundred
@@ -60,7 +60,7 @@ class Settings(CurvatureSettings):
                 f"refine is {self.refine!r} with all_parameters; the exact curvature is that of linear layers alone.",
                 hint="Leave out --refine or --all-parameters.",
             )
-        defaults = {f.name: f.default for f in fields(self) if f.name in REFINEMENT}
+        defaults = {f.name: f.default for f in fields(self) if f.name in methods.REFINEMENT}
         if self.refine == "none" and (changed := [n for n, default in defaults.items() if getattr(self, n) != default]):
             raise SettingsError(
                 f"{changed[0]} is a setting of refinement, and refine is none.",

@@ -34,7 +34,13 @@ def totals_of(folder: PartFolder, pool: Pool, *, strict: bool, reporter: Reporte
     _refuse_lost(folder, pool, totals)
     if any(shard.choice is not None for shard in pool.shards):
         totals["passed_over"] = sum(p.end - p.start for p in folder.all_parts()) - _counted(totals)
-    damaged = folder.skipped().filter(pl.col("reason") == DAMAGED).select("shard", "detail").collect().rows()
+    damaged = (
+        folder.skipped()
+        .filter(pl.col("reason") == DAMAGED)
+        .select("shard", "detail")
+        .collect(engine="streaming")
+        .rows()
+    )
     for shard, detail in damaged[:_NAMED]:
         reporter.warn(f"{shard}: damaged, what could be read of it is kept: {detail}")
     if (more := len(damaged) - _NAMED) > 0:

@@ -57,7 +57,8 @@ class Lesson:
 def lesson_of(teacher: Run, prediction: Prediction, reporter: Reporter) -> Lesson:
     """Draw documents of the teacher and read them again from its pool. Raises CurateError where they are gone."""
     settings, columns = prediction.settings, prediction.columns
-    frame = teacher.scores().select("shard", "row", "content_hash", "n_tokens", "truncated", *columns).collect()
+    frame = teacher.scores().select("shard", "row", "content_hash", "n_tokens", "truncated", *columns)
+    frame = frame.collect(engine="streaming")
     frame = frame.filter(pl.all_horizontal(pl.col(c).is_finite() for c in columns)).sort("shard", "row")
     if len(frame) < LEAST:
         raise CurateError(

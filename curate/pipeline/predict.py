@@ -216,7 +216,8 @@ def make_prediction(settings: PredictSettings, teacher: Run, reporter: Reporter)
     schema = frame.collect_schema()
     if lacking := [c for c in columns if c not in schema]:
         raise CurateError(f"{teacher.address} has no column {lacking[0]}.", hint="Is it the run of that target?")
-    sums = frame.select(pl.len(), *(pl.col(c).hash().sum() for c in ("content_hash", *columns))).collect().row(0)
+    sums = frame.select(pl.len(), *(pl.col(c).hash().sum() for c in ("content_hash", *columns)))
+    sums = sums.collect(engine="streaming").row(0)
     fingerprints = {
         "pool": pool.fingerprint(),
         **split.fingerprints(),

@@ -114,7 +114,7 @@ def _counted(session: Session) -> dict[str, Any]:
 def _skipped(run: Run) -> dict[str, int]:
     """Return the number of skipped rows by reason, the commonest first."""
     grouped = run.skipped().group_by("reason").len().sort("len", "reason", descending=[True, False])
-    return dict(grouped.collect().iter_rows())
+    return dict(grouped.collect(engine="streaming").iter_rows())
 
 
 def _duplicates(session: Session, frame: Frame) -> Duplicates:

@@ -11,6 +11,7 @@ from curate.errors import CurateError
 from curate.executors.chunks import ChunkEncoder
 from curate.executors.contract import Chunk, Span, SpanRows
 from curate.schema import Document
+from curate.scores.best import best_rows
 from curate.scores.correlation import spearman
 from curate.scores.run import Run
 
@@ -20,13 +21,7 @@ Place = tuple[str, int]
 
 def best_places(runs: Sequence[Run], count: int) -> set[Place]:
     """Return the places of the best documents of each run; equal scores go by place."""
-    places: set[Place] = set()
-    for run in runs:
-        ranked = (
-            run.scores().select("shard", "row", "score").sort("score", "shard", "row", descending=[True, False, False])
-        )
-        places |= set(ranked.head(count).select("shard", "row").collect().iter_rows())
-    return places
+    return {place for run in runs for place in best_rows(run, ("shard", "row"), count)}
 
 
 def fingerprint(places: set[Place]) -> str:
@@ -66,8 +61,9 @@ def background(pool: Pool, fields: Fields, shortlist: Sequence[Document], count:
 
 def movement(parent: Run, rescored: pl.DataFrame) -> dict[str, float | int | None]:
     """Return how a run's ranking of the rescored documents moved: rank correlation, and overlap of the top tenth."""
-    before = parent.scores().select("shard", "row", pl.col("score").alias("before")).collect()
-    joined = rescored.select("shard", "row", "score").join(before, on=["shard", "row"]).sort("shard", "row")
+    before = parent.scores().select("shard", "row", pl.col("score").alias("before"))
+    after = rescored.lazy().select("shard", "row", "score")
+    joined = after.join(before, on=["shard", "row"]).sort("shard", "row").collect(engine="streaming")
     tenth = max(1, len(joined) // 10)
     top = [set(joined.with_row_index().top_k(tenth, by=column)["index"]) for column in ("before", "score")]
     return {

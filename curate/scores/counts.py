@@ -23,8 +23,9 @@ def lost_rows(totals: Mapping[str, Any]) -> str | None:
 def count(folder: PartFolder) -> dict[str, Any]:
     """Return documents, their scored tokens, and the rows set aside by reason (in the reasons' order)."""
     scored = folder.table(pa.schema(ROW_FIELDS))
-    counted = scored.select(pl.len().alias("documents"), pl.col("n_tokens").cast(pl.Int64).sum()).collect()
-    reasons = folder.skipped().group_by("reason").len().sort("reason").collect()
+    sums = scored.select(pl.len().alias("documents"), pl.col("n_tokens").cast(pl.Int64).sum())
+    counted = sums.collect(engine="streaming")
+    reasons = folder.skipped().group_by("reason").len().sort("reason").collect(engine="streaming")
     return {
         "documents": counted.item(0, "documents"),
         "tokens": counted.item(0, "n_tokens"),
