@@ -192,14 +192,12 @@ class _DirectionTap:
             raise AssertionError("the model writes over a layer's inputs")
         wide = self.sums.dtype
         a, g = by_sequence(inputs, self.shape, rows), by_sequence(output_gradients, self.shape, rows)
-        if len(self.layer.matrices) >= MANY:
+        if len(self.layer.matrices) >= MANY or (self.squares is not None and not _is_less_by_tokens(a, g)):
             self._through_gradients(a, g)
         else:
             self._one_by_one(a, g)
         if self.layer.bias is not None:
             self.sums += (g.to(wide) @ self.layer.bias.to(wide).T).sum(1)
-        if self.squares is not None:
-            self.squares += _squared_norms(a.to(wide), g.to(wide), bias=self.layer.bias is not None)
 
     def _one_by_one(self, a: Tensor, g: Tensor) -> None:
         wide = self.sums.dtype
@@ -207,23 +205,32 @@ class _DirectionTap:
         for q, weight in enumerate(self.layer.weights):
             product = linear(source, weight).to(wide)
             self.sums[:, q] += (product.flatten(1).unsqueeze(1) @ opposite.flatten(1).unsqueeze(2)).flatten()
+        if self.squares is not None:
+            self.squares += _squares_by_tokens(a.to(wide), g.to(wide), bias=self.layer.bias is not None)
 
     def _through_gradients(self, a: Tensor, g: Tensor) -> None:
-        """Form GᵀA of a few sequences at a time and multiply it by all directions at once."""
+        """Form GᵀA of a few sequences at a time and multiply it by all directions at once; norms are its own."""
         wide, directions = self.sums.dtype, self.layer.matrices.flatten(1)
         step = max(1, FORMED // directions.shape[1])
         for i in range(0, len(a), step):
             gradients = g[i : i + step].to(wide).transpose(1, 2) @ a[i : i + step].to(wide)
-            self.sums[i : i + step] += linear(gradients.flatten(1), directions.to(wide))
+            flat = gradients.flatten(1)
+            self.sums[i : i + step] += linear(flat, directions.to(wide))
+            if self.squares is not None:
+                self.squares[i : i + step] += torch.linalg.vecdot(flat, flat)
+        if self.squares is not None and self.layer.bias is not None:
+            self.squares += g.to(wide).sum(1).square().sum(1)
 
 
-def _squared_norms(
+def _is_less_by_tokens(a: Float[Tensor, "sequences tokens d_in"], g: Float[Tensor, "sequences tokens d_out"]) -> bool:
+    """Return whether ‖GᵀA‖² is cheaper as ⟨AAᵀ, GGᵀ⟩ than from the gradient itself."""
+    tokens, d_in, d_out = a.shape[1], a.shape[2], g.shape[2]
+    return tokens * (d_in + d_out) < d_in * d_out
+
+
+def _squares_by_tokens(
     a: Float[Tensor, "sequences tokens d_in"], g: Float[Tensor, "sequences tokens d_out"], *, bias: bool
 ) -> Float[Tensor, "sequences"]:
-    """Return ‖GᵀA‖² of each sequence, by whichever is cheaper: the gradient itself, or ⟨AAᵀ, GGᵀ⟩."""
-    tokens, d_in, d_out = a.shape[1], a.shape[2], g.shape[2]
-    if tokens * (d_in + d_out) < d_in * d_out:
-        inner = a @ a.transpose(1, 2)
-        return ((inner + 1 if bias else inner) * (g @ g.transpose(1, 2))).sum((1, 2))
-    squares = (g.transpose(1, 2) @ a).square().sum((1, 2))
-    return squares + g.sum(1).square().sum(1) if bias else squares
+    """Return ‖GᵀA‖² of each sequence as ⟨AAᵀ, GGᵀ⟩."""
+    inner = a @ a.transpose(1, 2)
+    return ((inner + 1 if bias else inner) * (g @ g.transpose(1, 2))).sum((1, 2))
