@@ -89,6 +89,48 @@ TURNS = [
     ({"prompt": [ASK, SAY, ASK], "completion": [SAY]}, [ASK, SAY | {"train": False}, ASK, SAY]),
     ({"chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "Here."}]}, CHAT),
     ({"prompt": "Where?", "chosen": [SAY], "rejected": [SAY | {"content": "Here."}]}, CHAT),
+    ({"prompt": [ASK], "chosen": "There.", "rejected": "Here."}, CHAT),
+    ({"prompt": "Where?", "chosen": SAY, "rejected": SAY | {"content": "Here."}}, CHAT),
+    ({"question": "Where?", "chosen": [SAY], "rejected": [SAY | {"content": "Here."}]}, CHAT),
+    (
+        {
+            "conversations": [ASK],
+            "chosen": {"from": "gpt", "value": "There."},
+            "rejected": {"from": "gpt", "value": "No."},
+        },
+        CHAT,
+    ),
+    (
+        {"messages": [ASK, SAY | {"content": "Here."}, ASK], "system": "Be brief.", "chosen": SAY, "rejected": "No."},
+        [
+            {"role": "system", "content": "Be brief."},
+            ASK,
+            {"role": "assistant", "content": "Here.", "train": False},
+            *CHAT,
+        ],
+    ),
+    ({"conversations": '[{"role": "user", "content": "Where?"}]', "chosen": "There.", "rejected": "No."}, CHAT),
+    ({"messages": CHAT, "chosen": [ASK, SAY | {"content": "No."}], "rejected": CHAT}, CHAT),
+    ({"chosen": json.dumps(CHAT), "rejected": json.dumps([ASK, SAY | {"content": "No."}])}, CHAT),
+    ({"prompt": repr([ASK]), "completion": json.dumps([SAY])}, CHAT),
+    ({"system": "Be brief.", "messages": CHAT}, [{"role": "system", "content": "Be brief."}, *CHAT]),
+    (
+        {"system": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}], "messages": CHAT},
+        [{"role": "system", "content": "Be\nbrief."}, *CHAT],
+    ),
+    (
+        {"system": "x", "messages": [{"role": "system", "content": "y"}, *CHAT]},
+        [{"role": "system", "content": "y"}, *CHAT],
+    ),
+    (
+        {"system": "", "system_prompt": "Be brief.", "conversations": CHAT},
+        [{"role": "system", "content": "Be brief."}, *CHAT],
+    ),
+    (
+        {"systemInstruction": {"role": "user", "parts": [{"text": "Be brief."}]}, "messages": CHAT},
+        [{"role": "system", "content": "Be brief."}, *CHAT],
+    ),
+    ({"turns": [{"sender": "human", "text": "Where?"}, {"sender": "assistant", "text": "There."}]}, CHAT),
     ({"input": [ASK], "output": "There."}, CHAT),
     (
         {"system_prompt": "Be brief.", "input": [ASK], "output": "There."},
@@ -235,6 +277,13 @@ TEXTS = [
     ({"prompt": "Who? ", "chosen": "Me.", "rejected": "You."}, "Who? ", "Me."),
     ({"system": "", "question": "Who?", "chosen": "Me.", "rejected": "You."}, "Who?\n\n", "Me."),
     (
+        {"instruction": "Name it.", "input": "a frog", "history": [["Hi", "Ho"]], "chosen": "Frog", "rejected": "Toad"},
+        "Hi\n\nHo\n\nName it.\n\na frog\n\n",
+        "Frog",
+    ),
+    ({"system": "Be brief.", "input": "Who?", "chosen": "Me.", "rejected": "You."}, "Be brief.\n\nWho?\n\n", "Me."),
+    ({"prompt": "Write turns.", "completion": json.dumps(CHAT)}, "Write turns.", json.dumps(CHAT)),
+    (
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: Who?\n\nAssistant: Me.", "rejected": "x"},
         "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: Who?\n\nAssistant:",
         " Me.",
@@ -298,6 +347,8 @@ def test_tools_belong_to_a_conversation(tmp_path: Path, tools: Any) -> None:
     plain = only(tmp_path / "a.jsonl", {"messages": CHAT})
     with_tools = only(tmp_path / "a.jsonl", {"messages": CHAT, "tools": tools})
     assert (plain.tools, with_tools.tools) == (None, TOOLS)
+    functions = only(tmp_path / "a.jsonl", {"messages": CHAT, "functions": [tool["function"] for tool in TOOLS]})
+    assert functions.tools == TOOLS
     assert plain.content_hash != with_tools.content_hash
     assert only(tmp_path / "a.jsonl", {"messages": CHAT, "tools": []}).content_hash == plain.content_hash
 

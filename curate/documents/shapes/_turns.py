@@ -1,12 +1,13 @@
 """Turns of a conversation as people write them, in the one form that chat templates take."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from curate.documents.shapes.contract import BETWEEN, Columns, Refused, answered, shown
+from curate.documents.shapes.contract import BETWEEN, SYSTEM, Columns, Refused, answered, shown
 from curate.schema import LOSS_MARKS, carries_loss, message_text
 
 DEEPEST = 128
@@ -18,8 +19,14 @@ _KEYS = (
     ("role", "value"),
     ("from", "content"),
     ("speaker", "text"),
+    ("sender", "text"),
     ("role", "parts"),
 )
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
+"""The beginning of turns as a table of texts has them."""
+SYSTEM_OF_TURNS = (*SYSTEM, "systemInstruction")
+"""Names of a column of the system prompt beside turns."""
+CONVERSATIONS = ("conversations", "conversation")
 _SPEAKERS = tuple(dict.fromkeys(role for role, _ in _KEYS))
 _EXCHANGED = {
     "system": ("system",),
@@ -56,6 +63,25 @@ def in_turn(value: Any) -> Any:
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
 
 
+def turns_in(value: Any) -> Any:
+    """Return the turns that JSON, or Python's writing of it, holds as a text; anything else as it is."""
+    if not isinstance(value, str) or not _WRITTEN.match(value):
+        return value
+    parsed = _parsed(value)
+    return value if isinstance(listed_turns(parsed, ""), Refused) else parsed
+
+
+def waiting(value: Any) -> list[dict[str, Any]] | None:
+    """Return the turns of a conversation that waits for an answer; None where it has one, or is none."""
+    turns = listed_turns(in_turn(value), "") if isinstance(value, list | dict | str) else Refused("", "")
+    return None if isinstance(turns, Refused) or turns[-1]["role"] == "assistant" else turns
+
+
+def asks_for_a_choice(row: Columns, column: str) -> bool:
+    """Return whether a row's conversation is but the prompt of an answer that was chosen, as LLaMA-Factory has it."""
+    return row.get("chosen") is not None and row.get("rejected") is not None and waiting(row[column]) is not None
+
+
 def answered_after(row: Columns, blocks: Sequence[str], answer: str) -> dict[str, Any] | Refused:
     """Return what `answered` does; a block `history` holds exchanges or turns that came before."""
     history = row.get("history") if "history" in blocks else None
@@ -69,8 +95,16 @@ def answered_after(row: Columns, blocks: Sequence[str], answer: str) -> dict[str
     return answered({**row, "history": history}, blocks, answer)
 
 
+def system_of(row: Columns) -> Any:
+    """Return the system prompt that a row has in a column of its own: a text, or its parts, as Anthropic's may be."""
+    return next((row[column] for column in SYSTEM_OF_TURNS if row.get(column)), None)
+
+
 def with_system(turns: list[dict[str, Any]], system: Any) -> list[dict[str, Any]]:
     """Return turns behind a system prompt of a column of its own, unless they have one."""
+    if isinstance(system, list | Mapping):
+        parts = system if isinstance(system, Mapping) else {"content": system}
+        system = message_text(_canonical({**parts, "role": "system"}))
     if not isinstance(system, str) or not system.strip() or turns[0]["role"] == "system":
         return turns
     return [{"role": "system", "content": system}, *turns]
@@ -99,6 +133,8 @@ def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
     """Return the turns that a column holds, each with a role and content."""
     if isinstance(value, str | bytes):
         value = _parsed(value)
+    if isinstance(value, Mapping) and any(isinstance(value.get(role), str) for role in _SPEAKERS):
+        value = [value]  # one turn, as LLaMA-Factory's answers are
     if isinstance(value, Mapping) and value and all(isinstance(v, list) for v in value.values()):
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
     if not isinstance(value, list) or not value:
