@@ -44,7 +44,7 @@ class Document:
         if self.text is not None:
             return self.text
         if self.messages is not None:
-            return "\n".join(message_text(m) for m in self.messages)
+            return "\n".join(map(_said, self.messages))
         return f"{self.prompt or ''}{self.completion or ''}"
 
     @property
@@ -65,6 +65,20 @@ def message_text(message: Mapping[str, Any]) -> str:
     if isinstance(content, Sequence):
         return "\n".join(p["text"] for p in content if isinstance(p, Mapping) and isinstance(p.get("text"), str))
     return ""
+
+
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys by which a turn of a model that reasons holds what it thought before its answer."""
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    thoughts, text = thoughts_of(message), message_text(message)
+    return f"{thoughts}\n{text}" if thoughts else text
+
+
+def thoughts_of(message: Mapping[str, Any]) -> str | None:
+    """The thoughts of one chat message, which stand before its content; None where it has none."""
+    return next((thoughts for key in THOUGHTS if (thoughts := message.get(key)) and isinstance(thoughts, str)), None)
 
 
 LOSS_MARKS = ("weight", "train", "train_on_turn", "trainable", "loss")

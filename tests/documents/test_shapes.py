@@ -131,6 +131,18 @@ TURNS = [
         [{"role": "system", "content": "Be brief."}, *CHAT],
     ),
     ({"turns": [{"sender": "human", "text": "Where?"}, {"sender": "assistant", "text": "There."}]}, CHAT),
+    (
+        {
+            "messages": [
+                ASK,
+                {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "x"}, "There."]},
+            ]
+        },
+        [
+            ASK,
+            {"role": "assistant", "content": [{"type": "text", "text": "There."}], "reasoning_content": "Hm."},
+        ],
+    ),
     ({"input": [ASK], "output": "There."}, CHAT),
     (
         {"system_prompt": "Be brief.", "input": [ASK], "output": "There."},
@@ -299,6 +311,12 @@ def test_prompts_and_answers_in_columns_of_any_name(
     document = only(tmp_path / f"a{ending}", row | {"source": "web"})
     assert (document.prompt, document.completion) == (prompt, completion)
     assert document.metadata == {"source": "web"}
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_are_words_of_a_document(tmp_path: Path, key: str) -> None:
+    document = only(tmp_path / "a.jsonl", {"messages": [ASK, SAY | {key: "Hm."}, ASK | {key: ""}, SAY | {key: None}]})
+    assert document.plain_text == "Where?\nHm.\nThere.\nWhere?\nThere."
 
 
 def test_rows_that_differ_in_their_input_alone_are_different_documents(tmp_path: Path) -> None:

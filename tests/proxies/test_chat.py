@@ -199,6 +199,16 @@ def test_a_model_with_a_template_for_tools_writes_them_by_it() -> None:
     assert encode(named, CHAT)[1:] == encode(MARKS, CHAT)[1:]
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_the_shipped_template_writes_thoughts_and_they_carry_loss(key: str) -> None:
+    messages = [{"role": "user", "content": "the"}, {"role": "assistant", key: "lazy", "content": "dog"}]
+    _, whole, scored = encode(shipped_template(), [*messages, {"role": "user", "content": "fox", key: None}])
+    answer = "<think>\nlazy\n</think>\n\ndog<|im_end|>"
+    assert scored == answer
+    start = "<|im_start|>"
+    assert whole == f"{start}user\nthe<|im_end|>\n{start}assistant\n{answer}\n{start}user\nfox<|im_end|>\n"
+
+
 def test_the_shipped_template_writes_tools_calls_and_parts_as_warm_up_reads_them() -> None:
     parts = [{"type": "text", "text": "see"}, {"type": "image", "url": "x"}, {"type": "text", "text": "this"}]
     messages = [{"role": "user", "content": parts}, *TOOL_CHAT[1:]]

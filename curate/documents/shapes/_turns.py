@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from curate.documents.shapes.contract import BETWEEN, SYSTEM, Columns, Refused, answered, shown
-from curate.schema import LOSS_MARKS, carries_loss, message_text
+from curate.schema import LOSS_MARKS, THOUGHTS, carries_loss, message_text
 
 DEEPEST = 128
 """Levels of nesting: what is deeper overflows the stack of templates and of encoders of JSON."""
@@ -195,7 +195,8 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, bytes):
         content = content.decode("utf-8", "replace")
     if isinstance(content, list):
-        content = [_part(part) for part in content]
+        thoughts, content = _without_thoughts([_part(part) for part in content])
+        rest |= {THOUGHTS[0]: thoughts} if thoughts else {}
     if isinstance(written := rest.get("tool_calls"), str | bytes):
         rest["tool_calls"] = _parsed(written) if written.strip() else []
     calls: list[Any] = []
@@ -224,6 +225,16 @@ def _part(part: Any) -> Any:
         return {"type": "text", "text": part}
     is_text = isinstance(part, Mapping) and isinstance(part.get("text"), str)
     return {**part, "type": "text"} if is_text and part.get("type") in (None, "input_text", "output_text") else part
+
+
+def _without_thoughts(parts: list[Any]) -> tuple[str, list[Any]]:
+    """Return what parts of thinking hold, as Anthropic writes them, and the other parts."""
+    thoughts = [
+        p
+        for p in parts
+        if isinstance(p, Mapping) and p.get("type") == "thinking" and isinstance(p.get("thinking"), str)
+    ]
+    return "\n".join(p["thinking"] for p in thoughts), [p for p in parts if p not in thoughts] if thoughts else parts
 
 
 def _without_tool_parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
