@@ -16,6 +16,7 @@ from curate.documents.results import folders_of_results, records_above
 from curate.documents.shards import Shard
 from curate.documents.sidecars import without_sidecars
 from curate.documents.splits import of_split
+from curate.documents.versions import DELTA_LOG, delta_logs, place_of, present_files, refuse_replaced
 from curate.errors import CurateError, nearest
 from curate.secrets import name_without_secrets
 from curate.visible import visible_path
@@ -73,6 +74,9 @@ def find_shards(address: str) -> Listing:
         raise CurateError(f"{address}: {_place(address, path)} no files.", hint=f"Readable: {readable()}.")
     is_pattern = _WILD.search(address) is not None and not (path and path.exists())
     files, results = _without_results(files, beyond=is_pattern and path is not None)
+    if path is None or not path.is_file():  # a file that is named is read, whatever a table's log says of it
+        files, earlier = _without_earlier_versions(files, address)
+        results += earlier
     shards, ignored = _separate(files, format_of(address))
     ignored += results
     if not shards:
@@ -115,6 +119,25 @@ def _without_results(files: list[ListedFile], *, beyond: bool) -> tuple[list[Lis
     if not any(_lies_anywhere(format_of(f.name)) for f in others):
         return files, []
     return others, sorted(f"{folder}/" for folder in results)
+
+
+def _without_earlier_versions(files: list[ListedFile], address: str) -> tuple[list[ListedFile], list[str]]:
+    """Return the files but those of tables' logs and of their earlier versions, and what these are, for people."""
+    refuse_replaced(((f.name, f.url) for f in files), address)
+    places, said = [place_of(f.url) for f in files], []
+    outdated = {place for place in places if place.rpartition("/")[0].endswith(f"/{DELTA_LOG}")}
+    for table, log in delta_logs(places).items():
+        if (present := present_files(log, table)) is None:
+            continue
+        inside = {p for p in places if p.startswith(f"{table}/") and p.endswith(".parquet")} - outdated
+        old = inside - {f"{table}/{name}" for name in present}
+        outdated |= old
+        if old:
+            said.append(f"{len(old)} of earlier versions of the Delta table {table}")
+        lacking = sorted(present - {place.removeprefix(f"{table}/") for place in inside})
+        if lacking and f"{table}/".startswith(f"{place_of(address).rstrip('/')}/"):
+            raise CurateError(f"{table}/{lacking[0]}: listed in the log of a Delta table, but not there.")
+    return [f for f, place in zip(files, places, strict=True) if place not in outdated], said
 
 
 def lies_here(address: str) -> bool:
@@ -297,7 +320,8 @@ def _remote_files(url: str) -> list[ListedFile]:
     files = []
     for inner, info in sorted(infos.items()):
         name = inner.removeprefix(root).lstrip("/")
-        if info.get("type") == "file" and not _hidden(name):
+        is_log = PurePosixPath(name).parent.name == DELTA_LOG  # which tells which of a table's files count
+        if info.get("type") == "file" and (is_log or not _hidden(name)):
             digest = next((str(info[k]) for k in _STORE_DIGESTS if info.get(k)), None)
             url_of_file = fs.unstrip_protocol(inner)
             shown = name_without_secrets(name)  # it becomes the shard's name, which every row has
