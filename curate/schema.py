@@ -81,13 +81,16 @@ def thoughts_of(message: Mapping[str, Any]) -> str | None:
     return next((thoughts for key in THOUGHTS if (thoughts := message.get(key)) and isinstance(thoughts, str)), None)
 
 
-LOSS_MARKS = ("weight", "train", "train_on_turn", "trainable", "loss")
+LOSS_MARKS = ("weight", "train", "training", "train_on_turn", "trainable", "loss", "loss_mask")
 """Keys by which a turn is marked to carry no loss: 0 or false."""
+MASKED = "masked"
+"""The key by which torchtune marks one: true."""
 
 
 def carries_loss(message: Mapping[str, Any]) -> bool:
     """Whether a turn is learnt: the assistant's, unless it is marked otherwise (`weight: 0`, `train: false` …)."""
-    return message.get("role") == "assistant" and all(message.get(mark, True) != 0 for mark in LOSS_MARKS)
+    is_marked = message.get(MASKED) is True or any(message.get(mark, True) == 0 for mark in LOSS_MARKS)
+    return message.get("role") == "assistant" and not is_marked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

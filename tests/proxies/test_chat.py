@@ -129,7 +129,18 @@ def test_exactly_the_assistants_turns_are_scored(template: Any, messages: list[d
     assert (found, tokens.refused) == (scored, "")
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"weight": 0.0}, {"train_on_turn": False}])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"weight": 0},
+        {"train": False},
+        {"weight": 0.0},
+        {"train_on_turn": False},
+        {"training": False},
+        {"loss_mask": 0},
+        {"masked": True},
+    ],
+)
 @pytest.mark.parametrize("template", [STRINGS_ALONE, MARKS, MARKS_ALL, OPENS_THOUGHT, shipped_template()])
 def test_a_turn_that_is_marked_to_carry_no_loss_is_not_scored(template: str, mark: dict[str, Any]) -> None:
     marked = [CHAT[0], CHAT[1] | mark, *CHAT[2:]]

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from curate.documents.shapes.contract import BETWEEN, SYSTEM, Columns, Refused, answered, shown
-from curate.schema import LOSS_MARKS, THOUGHTS, carries_loss, message_text
+from curate.schema import LOSS_MARKS, MASKED, THOUGHTS, carries_loss, message_text
 
 DEEPEST = 128
 """Levels of nesting: what is deeper overflows the stack of templates and of encoders of JSON."""
@@ -162,7 +162,7 @@ def _exchanged(turn: Any) -> list[Any]:
         return [turn]
     said = {str(key).casefold(): text for key, text in turn.items() if isinstance(text, str) and text.strip()}
     by_role = {role: [said[name] for name in names if name in said] for role, names in _EXCHANGED.items()}
-    marks = {mark: turn[mark] for mark in LOSS_MARKS if turn.get(mark) is not None}
+    marks = {mark: turn[mark] for mark in (*LOSS_MARKS, MASKED) if turn.get(mark) is not None}
     if turn.get("output_with_loss") is False:  # XTuner's mark
         marks["train"] = False
     turns = [{"role": role, "content": "\n".join(texts)} for role, texts in by_role.items() if texts]
