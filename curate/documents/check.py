@@ -9,6 +9,7 @@ from typing import Any
 
 from curate.documents import formats, shapes
 from curate.documents.files import file_name, plain_name
+from curate.documents.nested import column_of_a_row, lifted, taken_out
 from curate.documents.pool import Pool
 from curate.documents.records import DocumentMaker, useful_columns
 from curate.documents.results import result_of
@@ -133,7 +134,7 @@ def check_fields(
             first_problem = first_problem or columns
             continue
         num_filled += 1
-        if (problem := _holds_columns(shard, columns, fields)) is not None:
+        if (problem := _holds_columns(shard, columns, fields) or _holds_rows(shard, fields)) is not None:
             first_problem = first_problem or problem
         elif shapes.content_columns(columns, fields):
             has_content = True
@@ -152,8 +153,19 @@ def check_fields(
     column = min(missing)
     raise CurateError(
         f"{', '.join(pool.address)}: no column {column!r} in the first rows; found: {', '.join(columns_seen)}.",
-        hint=_close(column, list(columns_seen)) or "Name one of these, or leave the option out.",
+        hint=_within(pool, column)
+        or _close(column, list(columns_seen))
+        or "Name one of these, or leave the option out.",
     )
+
+
+def _within(pool: Pool, name: str) -> str | None:
+    """Say how a name that leads into a column's objects becomes a column, where some first row has it."""
+    for shard, columns in islice(_filled_shards(pool), _SHARDS):
+        row = {} if isinstance(columns, CurateError) else next((row for _, row in rows(shard)), {})
+        if not isinstance(row, BadRow) and (said := lifted(shard, row, name)) is not None:
+            return said
+    return None
 
 
 def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]]:
@@ -184,10 +196,12 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
             f"The column {texts!r} holds lists of texts: where these were said in turn, the first by the user, give"
             f" {prefix}messages-column {texts}."
         )
+    elif (inner := next((said for name in fields.columns if (said := lifted(shard, row, name))), None)) is not None:
+        hint = inner
+    elif not is_one_object and (column := column_of_a_row(row, fields)) is not None:
+        hint = taken_out(shard, column)
     elif is_one_object and (holder := _holder_of_rows(row)) is not None:
-        name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
-        rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
-        hint = f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
+        hint = _rows_apart(shard, holder)
     else:
         suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
         hint = (
@@ -201,6 +215,23 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
         f"found: {', '.join(columns)}.",
         hint=hint,
     )
+
+
+def _holds_rows(shard: Shard, fields: Fields) -> CurateError | None:
+    """Return the error of a file of JSON that is one object and no document, but holds rows, as exports of chats do."""
+    first = [row for _, row in islice(rows(shard), 2)] if plain_name(shard.url).endswith(".json") else []
+    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0].get(fields.messages), list):
+        return None
+    document, holder = DocumentMaker(shard.name, fields)(0, first[0]), _holder_of_rows(first[0])
+    if isinstance(document, Document) or document.reason != "invalid messages" or holder is None:
+        return None
+    return CurateError(f"{shard.url}: no conversation: {document.detail}.", hint=_rows_apart(shard, holder))
+
+
+def _rows_apart(shard: Shard, holder: str) -> str:
+    name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
+    rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
+    return f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
 
 
 def _holds_columns(shard: Shard, columns: list[str], fields: Fields) -> CurateError | None:

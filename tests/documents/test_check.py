@@ -160,3 +160,59 @@ def test_a_csv_without_a_header_is_told_so(tmp_path):
     (tmp_path / "a.csv").write_text("1,one two\n2,three\n")
     with pytest.raises(CurateError, match="first line of such a file names its columns"):
         check_fields(open_pool(tmp_path), Fields())
+
+
+NESTED = {
+    "custom_id": "1",
+    "body": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_rows_within_a_columns_objects_are_refused_with_the_line_that_makes_their_keys_columns(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    if name == "a.json":
+        Path(name).write_text(json.dumps([NESTED, NESTED], indent=1), encoding="utf-8")
+    else:
+        write(Path(name), [NESTED, NESTED])
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(name), Fields())
+    said, command = str(refused.value.hint).split("columns: ")
+    assert said == "The column 'body' holds objects that rows could be read from. Write their keys as "
+    run(command)
+    (path,) = tmp_path.glob("rows.*")
+    assert [len(d.messages) for d in documents(open_pool(path).shards[0], Fields())] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_name_that_leads_into_a_columns_objects_is_told_how_to_become_a_column(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write(Path(name), [{"doc": {"text": "x"}, "n": "1"}])
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(name), Fields(text="doc.text"))
+    assert "'text' lies within the column 'doc'" in str(refused.value.hint)
+    run(str(refused.value.hint).split("of this name: ")[1])
+    (path,) = tmp_path.glob("rows.*")
+    assert [d.text for d in documents(open_pool(path).shards[0], Fields(text="doc.text"))] == ["x"]
+    # Where another column is missing, such as that of groups, too.
+    write(Path(name), [{"text": "x", "doc": {"group": "g"}}])
+    with pytest.raises(CurateError, match=r"no column 'doc\.group'") as refused:
+        check_fields(open_pool(name), Fields(), also=("doc.group",))
+    assert "'group' lies within the column 'doc'" in str(refused.value.hint)
+
+
+def test_an_export_of_a_chat_is_no_conversation_and_its_rows_are_written_apart(tmp_path):
+    path = tmp_path / "a.json"
+    export = {"guild": {"id": "1"}, "messages": [{"id": "1", "content": "x", "author": {"name": "n"}}]}
+    path.write_text(json.dumps(export, indent=1), encoding="utf-8")
+    with pytest.raises(CurateError, match=r"no conversation: turn 0: 'role' must be a string") as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    run(str(refused.value.hint).split("in its place: ")[1])
+    path.unlink()
+    check_fields(open_pool(tmp_path), Fields(text="content"))
+
+
+def run(command: str) -> None:
+    subprocess.run(command.replace("python ", f"{sys.executable} ", 1), shell=True, check=True)
