@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from curate.documents.files import COMPRESSIONS, filesystem, local_path, open_binary
+from curate.documents.files import COMPRESSIONS, file_name, filesystem, local_path, open_binary, plain_name
 from curate.documents.formats import format_of, get, readable
 from curate.documents.results import folders_of_results, records_above
 from curate.documents.shards import Shard
@@ -22,13 +22,18 @@ from curate.secrets import name_without_secrets
 from curate.visible import visible_path
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
+_HUB_PAGE = re.compile(
+    r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/datasets/(?P<repo>[\w.-]+/[\w.-]+?)/?"
+    r"(/(?P<kind>viewer|tree|blob|discussions)(/(?P<revision>[^/?#]+)(/(?P<path>[^?#]+))?)?.*)?([?#].*)?"
+)
+"""Addresses of the hub's pages, which hold no data; those of files have `resolve`."""
 _WITH_SPLIT = re.compile(r"(?P<folder>.+):(?P<split>[\w.-]+)")
 _CARD, _CARD_BYTES = "README.md", 1 << 20
 _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
 _WILD = re.compile(r"[*?\[]")
 _CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
 """What `datasets` keeps of maps and filters beside a dataset that it has made: rows that are in the dataset, too."""
-_PACKED = (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z", *COMPRESSIONS)
+_PACKED = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,8 @@ def find_shards(address: str) -> Listing:
     (`folder:test`). Raises CurateError where no file is readable, naming the files and the readable formats.
     """
     path, split = local_path(address), None
+    if (page := _HUB_PAGE.fullmatch(address)) and not (path and path.exists()):
+        raise CurateError(f"{address}: a page of the hub, and no data.", hint=f"Give {_data_of(page)}.")
     if path is None:
         files = _remote_files(address)
     elif path.exists() or _WILD.search(address):
@@ -101,11 +108,27 @@ def find_shards(address: str) -> Listing:
 
 def _advice(address: str, names: list[str]) -> str:
     """Return what to do about files that are not read as they are, where there is something."""
-    if packed := next((n for n in names if n.lower().endswith(_PACKED) and format_of(n) is None), None):
+    if packed := next(filter(_is_packed, names), None):
         return f"Unpack {packed}, and give the folder of what was in it. "
     if not _WILD.search(address) and any(format_of(name) for name in names):
         return f"Text files are read where a pattern names them: '{address}/**/*.txt'. "
+    if bare := next((n for n in names if "." not in plain_name(n).lstrip(".")), None):
+        return f"Files are known by their endings: if {bare} holds lines of JSON, say, name it {_named_so(bare)}. "
     return ""
+
+
+def _is_packed(name: str) -> bool:
+    """Return whether a file is an archive, or in a compression in which its kind is not read."""
+    plain = plain_name(name)
+    return plain.endswith(_PACKED) or (
+        plain != file_name(name) and format_of(name) is None and format_of(plain) is not None
+    )
+
+
+def _named_so(name: str) -> str:
+    """Return a name with the ending of lines of JSON before that of its compression."""
+    compression = next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), "")
+    return f"{name[: len(name) - len(compression)]}.jsonl{compression}"
 
 
 def _without_results(files: list[ListedFile], *, beyond: bool) -> tuple[list[ListedFile], list[str]]:
@@ -273,7 +296,7 @@ def _local(path: Path, root: Path) -> ListedFile:
 
 def _walk(folder: Path) -> list[Path]:
     files, visited = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_unlisted, followlinks=True):
         real = os.path.realpath(parent)
         if real in visited:  # links may lead in circles
             folders.clear()
@@ -283,6 +306,15 @@ def _walk(folder: Path) -> list[Path]:
         paths = (Path(parent) / n for n in sorted(names))
         files.extend(p for p in paths if p.is_file() or (p.is_symlink() and _lies_anywhere(format_of(p.name))))
     return files
+
+
+def _unlisted(error: OSError) -> None:
+    """Raise for a folder that cannot be listed; `os.walk` would pass over what lies in it."""
+    if not _hidden(PurePosixPath(error.filename).name):
+        problem = f"the folder cannot be listed ({error.strerror}), so what lies in it would be left out"
+        raise CurateError(
+            f"{error.filename}: {problem}.", hint="Allow reading it, or move it out of the pool."
+        ) from error
 
 
 def _lies_anywhere(format_name: str | None) -> bool:
@@ -332,6 +364,13 @@ def _remote_files(url: str) -> list[ListedFile]:
 def hub_url(repo: str, revision: str | None) -> str:
     """Return the hf:// address of a dataset repository; a revision with slashes (refs/…) is quoted."""
     return f"hf://datasets/{repo}" + (f"@{revision.replace('/', '%2F')}" if revision else "")
+
+
+def _data_of(page: re.Match[str]) -> str:
+    """Return the address of what a page of the hub shows."""
+    if page["kind"] not in ("tree", "blob") or not page["path"]:
+        return page["repo"] + (f"@{page['revision']}" if page["kind"] == "tree" and page["revision"] != "main" else "")
+    return f"{hub_url(page['repo'], page['revision'])}/{page['path']}"
 
 
 def _hub_files(address: str, match: re.Match[str], path: Path) -> list[ListedFile]:
