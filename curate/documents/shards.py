@@ -80,6 +80,8 @@ class BadRow:
     """The values of the other columns, where they could be decoded."""
     whole: Mapping[str, Any] | None = None
     """The row as a table keeps it, where it can: bytes stand for text that is not UTF-8."""
+    hint: str | None = None
+    """What to do where all rows of a file are like this one, and it is known."""
 
 
 Row = Mapping[str, Any] | BadRow

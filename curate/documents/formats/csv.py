@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from curate.documents.elements import HEAD
-from curate.documents.files import plain_name
-from curate.documents.lines import BOM, CONVERT, split_lines
+from curate.documents.files import A_PAGE, FETCH, is_page, plain_name
+from curate.documents.lines import BOM, CONVERT, Truncated, split_lines
 from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
 from curate.errors import CurateError
@@ -104,6 +104,8 @@ def _numbered(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, list
 def _texts(blocks: Iterator[bytes]) -> Iterator[str]:
     # What is not UTF-8 becomes lone surrogates, by which `decode` knows its row.
     first = next(blocks, b"")  # no more is read ahead: reading may go on behind any row
+    if is_page(first):
+        raise Truncated(A_PAGE, FETCH)
     end = b"\r" if ends_in_returns(first[:HEAD]) else b"\n"
     for number, line in enumerate(split_lines(chain((first,), blocks), end)):
         yield ((line.removeprefix(BOM) if number == 0 else line) + end).decode("utf-8", "surrogateescape")
@@ -172,7 +174,10 @@ def _strings(values: Sequence[str | bytes | None]) -> pa.Array:
 
 
 def _count(blocks: Iterator[bytes], shard: Shard) -> int:
-    return sum(1 for _ in records(blocks, shard))
+    try:
+        return sum(1 for _ in records(blocks, shard))
+    except Truncated:  # a page in the place of the file
+        return 0
 
 
 FORMAT = Streamed(
@@ -182,7 +187,7 @@ FORMAT = Streamed(
     table=_table,
     count=_count,
     preamble=preamble,
-    spans_lines=ends_in_returns,
+    spans_lines=lambda head: ends_in_returns(head) or is_page(head),
     row="a whole row",
     hint="Rows need as many fields as the header has, between the same separators.",
     note="below a header",
