@@ -4,7 +4,7 @@ import errno
 import glob
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from curate.documents.formats import format_of, get, readable
 from curate.documents.results import folders_of_results, records_above
 from curate.documents.shards import Shard
 from curate.documents.sidecars import without_sidecars
-from curate.documents.splits import of_split
+from curate.documents.splits import of_split, several_configurations
 from curate.documents.versions import DELTA_LOG, delta_logs, place_of, present_files, refuse_replaced
 from curate.errors import CurateError, nearest
 from curate.secrets import name_without_secrets
@@ -33,6 +33,8 @@ _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum
 _WILD = re.compile(r"[*?\[]")
 _CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
 """What `datasets` keeps of maps and filters beside a dataset that it has made: rows that are in the dataset, too."""
+_INDICES = ("_indices_data_files", "_indices_files")
+"""Keys by which `datasets` before version 2 saved a choice of rows beside all of them."""
 _PACKED = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z")
 
 
@@ -56,6 +58,8 @@ class Listing:
     """Names of files that are no shards."""
     other_splits: list[str]
     """Names of shards of other splits than the one that is read."""
+    configurations: list[str] = field(default_factory=list)
+    """Of the dataset's card, where files of several are read."""
 
 
 def find_shards(address: str) -> Listing:
@@ -97,12 +101,16 @@ def find_shards(address: str) -> Listing:
     data = without_sidecars(shards)
     names = {s.name for s in data}
     ignored = sorted([*ignored, *(s.name for s in shards if s.name not in names)])
+    configurations: list[str] = []
     if split or not is_pattern:
-        names = set(of_split(list(names), split, card=_card(files), address=address))
+        card = _card(files)
+        configurations = [] if split else several_configurations(card, list(names))
+        names = set(of_split(sorted(names), split, card=card, address=address))
     return Listing(
         shards=[s for s in data if s.name in names],
         ignored=ignored,
         other_splits=[s.name for s in data if s.name not in names],
+        configurations=configurations,
     )
 
 
@@ -241,6 +249,11 @@ def _saved_files(url: str) -> set[str] | None:
     files = state.get("_data_files") if isinstance(state, dict) else None
     if not isinstance(files, list):
         return None
+    if any(state.get(key) for key in _INDICES):  # which of the rows there are, and in what order
+        raise CurateError(
+            f"{url}: a saved dataset with a list of the rows that it has, which is not read.",
+            hint="Write it with these rows alone: datasets.load_from_disk(FOLDER).flatten_indices().save_to_disk(NEW).",
+        )
     return {f["filename"] for f in files if isinstance(f, dict) and isinstance(f.get("filename"), str)}
 
 

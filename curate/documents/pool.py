@@ -30,6 +30,8 @@ class Pool:
     """Other files at the address, such as a dataset card."""
     other_splits: tuple[str, ...] = ()
     """Shards of splits that were not asked for."""
+    configurations: tuple[str, ...] = ()
+    """What a dataset's card names as parts of it, where all are read."""
 
     @property
     def listing(self) -> str:
@@ -46,6 +48,9 @@ class Pool:
             line += f"; not read: {_listed(self.ignored)}"
         if self.other_splits:
             line += f"; of other splits, which FOLDER:SPLIT reads: {_listed(self.other_splits)}"
+        if self.configurations:
+            some = ", ".join(self.configurations[:_NAMED]) + (" …" if len(self.configurations) > _NAMED else "")
+            line += f"; all of the card's configurations, each of which FOLDER:NAME reads: {some}"
         return line
 
     @property
@@ -104,12 +109,14 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
     shards: dict[str, Shard] = {}
     ignored: set[str] = set()
     other_splits: set[str] = set()
+    configurations: dict[str, None] = {}
     for item in addresses:
         if not str(item):
             raise SettingsError("An address is empty.", hint="Name a folder, a glob, a file, a hub id or a url.")
         listing = find_shards(str(item))
         ignored.update(listing.ignored)
         other_splits.update(listing.other_splits)
+        configurations.update(dict.fromkeys(listing.configurations))
         for shard in listing.shards:
             by_line = txt_lines and shard.format == "txt"
             shards.setdefault(identity(shard), replace(shard, format="txt_lines") if by_line else shard)
@@ -118,6 +125,7 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
         shards=tuple(sorted(_with_unique_names(list(shards.values())), key=lambda s: s.name)),
         ignored=tuple(sorted(ignored)),
         other_splits=tuple(sorted(other_splits)),
+        configurations=tuple(configurations),
     )
 
 

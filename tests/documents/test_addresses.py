@@ -1,3 +1,4 @@
+import json
 import os
 import re
 from pathlib import Path
@@ -431,3 +432,15 @@ def test_a_link_to_a_file_of_the_hub_is_no_page(monkeypatch):
     monkeypatch.setattr("curate.documents.addresses._remote_files", lambda url: [])
     with pytest.raises(CurateError, match="holds no files"):
         open_pool("https://huggingface.co/datasets/org/name/resolve/main/a.jsonl")
+
+
+@pytest.mark.parametrize("key", ["_indices_data_files", "_indices_files"])
+def test_a_saved_dataset_with_a_list_of_its_rows_is_refused(tmp_path, key):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "d")
+    state = json.loads((tmp_path / "d/state.json").read_text())
+    (tmp_path / "d/state.json").write_text(json.dumps(state | {key: []}))
+    assert len(names(tmp_path / "d")) == 1
+    (tmp_path / "d/state.json").write_text(json.dumps(state | {key: [{"filename": "indices.arrow"}]}))
+    with pytest.raises(CurateError, match="a list of the rows") as refused:
+        open_pool(tmp_path / "d")
+    assert "flatten_indices" in str(refused.value.hint)
