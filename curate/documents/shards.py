@@ -71,7 +71,7 @@ class BadRow:
     """A row that could not be decoded; it keeps its row number so that later rows keep theirs."""
 
     reason: str
-    """'undecodable line', 'not an object', 'undecodable row', 'wrong number of fields' or 'too large'."""
+    """'undecodable line', 'not an object', 'undecodable row', 'wrong number of fields', 'a second header' …"""
     detail: str
     """The line number (from 1) and what the line holds."""
     columns: tuple[str, ...] = ()
