@@ -165,9 +165,28 @@ def test_a_mark_that_ends_in_what_the_tokenizer_drops_does_not_reach_further() -
     assert tokenizer.decode(tokens.ids[tokens.scored]) == "two four"
 
 
+KNOWN_ROLES = (  # as Qwen's
+    "{% for m in messages %}{% if m.role in ('system', 'user', 'assistant') %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+)
+
+
+def test_what_the_developer_says_is_the_systems_where_a_template_does_not_know_the_role() -> None:
+    said = {"role": "developer", "content": "over the"}
+    _, whole, _ = encode(KNOWN_ROLES, [said, *CHAT])
+    assert whole == encode(KNOWN_ROLES, [said | {"role": "system"}, *CHAT])[1]
+    assert whole.startswith("<|im_start|>system\nover the")
+    assert encode(shipped_template(), [said, *CHAT])[1].startswith("<|im_start|>developer\nover the")
+
+
 @pytest.mark.parametrize(
     ("template", "messages", "reason"),
     [
+        (
+            KNOWN_ROLES,
+            [{"role": "critic", "content": "x"}, *CHAT],
+            "the template leaves out turns of the role 'critic'",
+        ),
         (ALTERNATES, [{"role": "system", "content": "x"}, *CHAT], "System role not supported"),
         (ALTERNATES, CHAT[1:], "roles must alternate"),
         (STRINGS_ALONE, TOOL_CHAT, "the template does not write tool calls"),
