@@ -21,6 +21,8 @@ from curate.schema import Document, Skipped
 
 _SHARDS = 8
 _LOOKED_INTO, _ROWS = 8, 16
+_LIKED = ("label", "kto_tag")
+"""Columns by which TRL and LLaMA-Factory tell answers that were liked from others, for KTO."""
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
 _NOTABLE = frozenset(
     {"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected", "role", "parent_id"}
@@ -39,10 +41,14 @@ class FirstRows:
     """Whether all of them are conversations, which need a chat template."""
     some_chat: bool = False
     """Whether some of them are."""
+    disliked: str | None = None
+    """The column that says of some answers that they were disliked, as KTO's rows do; they are read like others."""
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{title} ({', '.join(columns)})" for title, columns in self.shapes.items())
-        return f"{shapes}; not read: {', '.join(self.not_read)}" if self.not_read else shapes
+        unread = f"; not read: {', '.join(self.not_read)}" if self.not_read else ""
+        disliked = f"; answers of which {self.disliked} is false are read like others" if self.disliked else ""
+        return f"{shapes}{unread}{disliked}"
 
 
 def look(pool: Pool, fields: Fields) -> FirstRows | None:
@@ -50,8 +56,11 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     titles: dict[str, list[str]] = {}
     seen: dict[str, None] = {}
     chats: set[bool] = set()
+    disliked: str | None = None
     for raw, document in _first_rows(pool, fields):
         if isinstance(document, Document) and not isinstance(raw, BadRow):
+            if document.text is None:
+                disliked = disliked or next((column for column in _LIKED if raw.get(column) is False), None)
             chats.add(document.messages is not None)
             seen.update(dict.fromkeys(raw))
             if (shape := shapes.shape_of(raw, fields)) is not None:
@@ -60,9 +69,10 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     content = _NOTABLE | shapes.content_columns(seen, replace(fields, format_as=None)) if seen else _NOTABLE
     used = {fields.id, *(c for columns in titles.values() for c in columns)}
     not_read = [c for c in seen if c in content and c not in used]
-    return (
-        FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats) if titles else None
-    )
+    if not titles:
+        return None
+    chat = {"chat": chats == {True}, "some_chat": True in chats}
+    return FirstRows(shapes=titles, not_read=not_read, disliked=disliked, **chat)
 
 
 def refusal(pool: Pool, fields: Fields) -> str | None:

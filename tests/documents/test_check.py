@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.documents import Fields, check_fields, documents, open_pool
+from curate.documents import Fields, check_fields, documents, look, open_pool
 from curate.documents.check import refusal
 from curate.errors import CurateError
 from tests.documents.writing import TEXT_ENDINGS, write
@@ -216,3 +216,15 @@ def test_an_export_of_a_chat_is_no_conversation_and_its_rows_are_written_apart(t
 
 def run(command: str) -> None:
     subprocess.run(command.replace("python ", f"{sys.executable} ", 1), shell=True, check=True)
+
+
+def test_answers_that_were_disliked_are_said(tmp_path):
+    rows = [{"prompt": "a", "completion": "b", "label": liked} for liked in (True, False)]
+    first = look(open_pool(write(tmp_path / "a.jsonl", rows)), Fields())
+    assert (
+        str(first) == "prompt and completion (prompt, completion); answers of which label is false are read like others"
+    )
+    tagged = [{"messages": NESTED["body"]["messages"], "kto_tag": False}]
+    assert "kto_tag is false" in str(look(open_pool(write(tmp_path / "b.jsonl", tagged)), Fields()))
+    for others in ([rows[0]], [rows[0] | {"label": 0}], [{"text": "a", "label": False}]):
+        assert "false" not in str(look(open_pool(write(tmp_path / "c.jsonl", others)), Fields()))

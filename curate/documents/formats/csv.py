@@ -131,7 +131,7 @@ def _checked(header: list[str] | str, number: int, shard: Shard) -> list[str]:
 
 
 def _named(header: list[str]) -> list[str]:
-    """Return a header's names, with that of pandas' index, and without the byte order mark of a file that was joined."""
+    """Return a header's names, with that of pandas' index, and without the byte order mark of a joined file."""
     first = header[0].removeprefix("\ufeff")
     is_index = len(header) > 1 and not first.strip() and _INDEX not in header
     return [_INDEX if is_index else first, *header[1:]]
