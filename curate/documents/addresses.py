@@ -164,7 +164,7 @@ def _without_earlier_versions(files: list[ListedFile], address: str) -> tuple[li
         old = inside - {f"{table}/{name}" for name in present}
         outdated |= old
         if old:
-            said.append(f"{len(old)} of earlier versions of the Delta table {table}")
+            said.append(f"{len(old)} file{'s' * (len(old) > 1)} of earlier versions of the Delta table {table}")
         lacking = sorted(present - {place.removeprefix(f"{table}/") for place in inside})
         if lacking and f"{table}/".startswith(f"{place_of(address).rstrip('/')}/"):
             raise CurateError(f"{table}/{lacking[0]}: listed in the log of a Delta table, but not there.")

@@ -21,6 +21,8 @@ from curate.schema import Document, Skipped
 
 _SHARDS = 8
 _LOOKED_INTO, _ROWS = 8, 16
+_SPLIT = frozenset({"columns", "data"})
+"""Keys of an object of columns as pandas writes it with orient='split'."""
 _LIKED = ("label", "kto_tag")
 """Columns by which TRL and LLaMA-Factory tell answers that were liked from others, for KTO."""
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
@@ -246,11 +248,15 @@ def _rows_apart(shard: Shard, holder: str) -> str:
 
 def _holds_columns(shard: Shard, columns: list[str], fields: Fields) -> CurateError | None:
     """Return the error of a file of JSON that is one object of columns, as pandas writes it unless told otherwise."""
-    name = plain_name(shard.url)
-    first = [row for _, row in islice(rows(shard), 2)] if name.endswith(".json") and fields.text in columns else []
-    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0][fields.text], list | dict):
+    is_split = set(columns) >= _SPLIT
+    if not plain_name(shard.url).endswith(".json") or not (is_split or fields.text in columns):
         return None
-    as_rows = f"pandas.read_json('{shard.url}').to_json('rows.jsonl', orient='records', lines=True)"
+    first = [row for _, row in islice(rows(shard), 2)]
+    column = "data" if is_split else fields.text
+    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0].get(column), list | dict):
+        return None
+    orient = ", orient='split'" if is_split else ""
+    as_rows = f"pandas.read_json('{shard.url}'{orient}).to_json('rows.jsonl', orient='records', lines=True)"
     return CurateError(
         f"{shard.url}: one object that holds columns; expected rows.", hint=f"Write it again as rows, say by {as_rows}."
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from curate.documents import shapes
 from curate.documents.files import compression_of
+from curate.documents.shapes.contract import Refused
 from curate.documents.shards import Shard
 from curate.fields import Fields
 
@@ -14,7 +15,12 @@ from curate.fields import Fields
 def column_of_a_row(row: Mapping[str, Any], fields: Fields) -> str | None:
     """Return the column of a row whose object would be a document by itself, if one holds such."""
     objects = ((c, dict(v)) for c, v in row.items() if isinstance(v, Mapping))
-    return next((column for column, inner in objects if shapes.shape_of(inner, fields)), None)
+    return next((column for column, inner in objects if _is_document(inner, fields)), None)
+
+
+def _is_document(row: Mapping[str, Any], fields: Fields) -> bool:
+    shape = shapes.shape_of(row, fields)
+    return shape is not None and not isinstance(shape.read(row, fields), Refused)
 
 
 def taken_out(shard: Shard, column: str) -> str:

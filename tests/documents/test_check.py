@@ -146,7 +146,14 @@ def test_rows_that_hold_rows_are_refused_with_the_line_that_writes_them_apart(tm
     assert [d.completion for d in documents(shard, Fields())] == ["Frog", "y"] * 2
 
 
-@pytest.mark.parametrize("value", [{"text": {"0": "x", "1": "y"}, "n": {"0": 1, "1": 2}}, {"text": ["x", "y"]}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": {"0": "x", "1": "y"}, "n": {"0": 1, "1": 2}},
+        {"text": ["x", "y"]},
+        {"columns": ["text"], "index": [0, 1], "data": [["x"], ["y"]]},
+    ],
+)
 def test_a_file_of_columns_is_refused_with_what_writes_rows(tmp_path, value):
     (tmp_path / "a.json").write_text(json.dumps(value), encoding="utf-8")
     with pytest.raises(CurateError, match="one object that holds columns") as refused:
@@ -228,3 +235,11 @@ def test_answers_that_were_disliked_are_said(tmp_path):
     assert "kto_tag is false" in str(look(open_pool(write(tmp_path / "b.jsonl", tagged)), Fields()))
     for others in ([rows[0]], [rows[0] | {"label": 0}], [{"text": "a", "label": False}]):
         assert "false" not in str(look(open_pool(write(tmp_path / "c.jsonl", others)), Fields()))
+
+
+@pytest.mark.parametrize("inner", [{"text": ["x"], "label": ["A"]}, {"messages": [{"role": "user", "content": "x"}]}])
+def test_objects_that_would_be_no_rows_are_not_named_as_such(tmp_path, inner):
+    write(tmp_path / "a.jsonl", [{"question": "Which?", "choices": inner}])
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    assert "choices" not in str(refused.value.hint)

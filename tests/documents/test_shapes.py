@@ -143,6 +143,14 @@ TURNS = [
             {"role": "assistant", "content": [{"type": "text", "text": "There."}], "reasoning_content": "Hm."},
         ],
     ),
+    (
+        {
+            "input": {"messages": [ASK, SAY, ASK], "parallel_tool_calls": True},
+            "preferred_output": [SAY],
+            "non_preferred_output": [SAY | {"content": "Here."}],
+        },
+        [ASK, SAY | {"train": False}, *CHAT],
+    ),
     ({"input": [ASK], "output": "There."}, CHAT),
     (
         {"system_prompt": "Be brief.", "input": [ASK], "output": "There."},

@@ -45,7 +45,7 @@ def table(tmp_path: Path) -> Path:
 def test_of_a_delta_table_its_present_files_are_read_and_the_others_said(table: Path) -> None:
     pool = open_pool(table)
     assert [s.name for s in pool.shards] == ["b.parquet", "lang=e n/c.parquet"]
-    assert f"1 of earlier versions of the Delta table {table}" in pool.listing
+    assert f"1 file of earlier versions of the Delta table {table}" in pool.listing
     assert names(f"{table}/*.parquet") == ["b.parquet"]
     assert names(table.parent) == ["t/b.parquet", "t/lang=e n/c.parquet"]
     assert names(table / "lang=e n") == ["c.parquet"]
