@@ -67,12 +67,14 @@ def message_text(message: Mapping[str, Any]) -> str:
     return ""
 
 
+_FEWEST_KEYS = 2  # role and content: nearly all turns have no others
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """Keys by which a turn of a model that reasons holds what it thought before its answer."""
 
 
 def _said(message: Mapping[str, Any]) -> str:
-    thoughts, text = thoughts_of(message), message_text(message)
+    text = message_text(message)
+    thoughts = thoughts_of(message) if len(message) > _FEWEST_KEYS else None
     return f"{thoughts}\n{text}" if thoughts else text
 
 
