@@ -1,7 +1,7 @@
 """A pool: its shards in order, and a fingerprint that a moved copy keeps."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -39,11 +39,12 @@ class Pool:
         line = f"{len(self.shards):,} shard{'s' if len(self.shards) != 1 else ''}"
         if empty := [s.name for s in self.shards if s.size == 0]:
             line += f"; without a byte: {_listed(empty)}"
-        by_name: dict[str, list[str]] = {}
-        for shard in self.shards:
-            by_name.setdefault(_unpacked(shard.name), []).append(shard.name)
-        if twice := [name for names in by_name.values() if len(names) > 1 for name in names]:
+        plain = {s.name: _unpacked(s.name) for s in self.shards}
+        if twice := _sharing(plain):
             line += f"; by their names the same, plain and compressed: {', '.join(twice[:_NAMED])}"
+        stems = {name: str(PurePosixPath(name).with_suffix("")) for name in plain.values()}
+        if twice := _sharing(stems):
+            line += f"; by their names the same, in several formats: {', '.join(twice[:_NAMED])}"
         if self.ignored:
             line += f"; not read: {_listed(self.ignored)}"
         if self.other_splits:
@@ -127,6 +128,12 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
         other_splits=tuple(sorted(other_splits)),
         configurations=tuple(configurations),
     )
+
+
+def _sharing(keys: Mapping[str, str]) -> list[str]:
+    """Return the names whose key is that of another, too."""
+    counts = Counter(keys.values())
+    return [name for name, key in keys.items() if counts[key] > 1]
 
 
 def _unpacked(name: str) -> str:
