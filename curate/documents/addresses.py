@@ -10,23 +10,20 @@ from typing import Any
 
 import orjson
 
-from curate.documents.files import COMPRESSIONS, file_name, filesystem, local_path, open_binary, plain_name
+from curate.documents.files import filesystem, local_path, open_binary
 from curate.documents.formats import format_of, get, readable
+from curate.documents.hub import hub_url, shown_on
 from curate.documents.results import folders_of_results, records_above
 from curate.documents.shards import Shard
 from curate.documents.sidecars import without_sidecars
 from curate.documents.splits import of_split, several_configurations
+from curate.documents.unread import advice
 from curate.documents.versions import DELTA_LOG, delta_logs, place_of, present_files, refuse_replaced
 from curate.errors import CurateError, nearest
 from curate.secrets import name_without_secrets
 from curate.visible import visible_path
 
 _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w./-]+?))?(:(?P<split>[\w.-]+))?")
-_HUB_PAGE = re.compile(
-    r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/datasets/(?P<repo>[\w.-]+/[\w.-]+?)/?"
-    r"(/(?P<kind>viewer|tree|blob|discussions)(/(?P<revision>[^/?#]+)(/(?P<path>[^?#]+))?)?.*)?([?#].*)?"
-)
-"""Addresses of the hub's pages, which hold no data; those of files have `resolve`."""
 _WITH_SPLIT = re.compile(r"(?P<folder>.+):(?P<split>[\w.-]+)")
 _CARD, _CARD_BYTES = "README.md", 1 << 20
 _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
@@ -35,7 +32,6 @@ _CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
 """What `datasets` keeps of maps and filters beside a dataset that it has made: rows that are in the dataset, too."""
 _INDICES = ("_indices_data_files", "_indices_files")
 """Keys by which `datasets` before version 2 saved a choice of rows beside all of them."""
-_PACKED = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +65,8 @@ def find_shards(address: str) -> Listing:
     (`folder:test`). Raises CurateError where no file is readable, naming the files and the readable formats.
     """
     path, split = local_path(address), None
-    if (page := _HUB_PAGE.fullmatch(address)) and not (path and path.exists()):
-        raise CurateError(f"{address}: a page of the hub, and no data.", hint=f"Give {_data_of(page)}.")
+    if (data := shown_on(address)) and not (path and path.exists()):
+        raise CurateError(f"{address}: a page of the hub, and no data.", hint=f"Give {data}.")
     if path is None:
         files = _remote_files(address)
     elif path.exists() or _WILD.search(address):
@@ -94,7 +90,7 @@ def find_shards(address: str) -> Listing:
         listed = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         raise CurateError(
             f"{address}: no readable shard among {len(ignored)} file(s): {listed}.",
-            hint=f"{_advice(address, ignored)}Readable: {readable()}.",
+            hint=f"{advice(address, ignored)}Readable: {readable()}.",
         )
     if len(files) == 1 and not split:
         return Listing(shards=shards, ignored=ignored, other_splits=[])
@@ -112,31 +108,6 @@ def find_shards(address: str) -> Listing:
         other_splits=[s.name for s in data if s.name not in names],
         configurations=configurations,
     )
-
-
-def _advice(address: str, names: list[str]) -> str:
-    """Return what to do about files that are not read as they are, where there is something."""
-    if packed := next(filter(_is_packed, names), None):
-        return f"Unpack {packed}, and give the folder of what was in it. "
-    if not _WILD.search(address) and any(format_of(name) for name in names):
-        return f"Text files are read where a pattern names them: '{address}/**/*.txt'. "
-    if bare := next((n for n in names if "." not in plain_name(n).lstrip(".")), None):
-        return f"Files are known by their endings: if {bare} holds lines of JSON, say, name it {_named_so(bare)}. "
-    return ""
-
-
-def _is_packed(name: str) -> bool:
-    """Return whether a file is an archive, or in a compression in which its kind is not read."""
-    plain = plain_name(name)
-    return plain.endswith(_PACKED) or (
-        plain != file_name(name) and format_of(name) is None and format_of(plain) is not None
-    )
-
-
-def _named_so(name: str) -> str:
-    """Return a name with the ending of lines of JSON before that of its compression."""
-    compression = next((suffix for suffix in COMPRESSIONS if name.lower().endswith(suffix)), "")
-    return f"{name[: len(name) - len(compression)]}.jsonl{compression}"
 
 
 def _without_results(files: list[ListedFile], *, beyond: bool) -> tuple[list[ListedFile], list[str]]:
@@ -372,18 +343,6 @@ def _remote_files(url: str) -> list[ListedFile]:
             shown = name_without_secrets(name)  # it becomes the shard's name, which every row has
             files.append(ListedFile(name=shown, url=url_of_file, size=info.get("size"), digest=digest))
     return files
-
-
-def hub_url(repo: str, revision: str | None) -> str:
-    """Return the hf:// address of a dataset repository; a revision with slashes (refs/…) is quoted."""
-    return f"hf://datasets/{repo}" + (f"@{revision.replace('/', '%2F')}" if revision else "")
-
-
-def _data_of(page: re.Match[str]) -> str:
-    """Return the address of what a page of the hub shows."""
-    if page["kind"] not in ("tree", "blob") or not page["path"]:
-        return page["repo"] + (f"@{page['revision']}" if page["kind"] == "tree" and page["revision"] != "main" else "")
-    return f"{hub_url(page['repo'], page['revision'])}/{page['path']}"
 
 
 def _hub_files(address: str, match: re.Match[str], path: Path) -> list[ListedFile]:
