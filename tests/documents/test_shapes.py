@@ -111,6 +111,10 @@ TURNS = [
     ),
     ({"conversations": '[{"role": "user", "content": "Where?"}]', "chosen": "There.", "rejected": "No."}, CHAT),
     ({"messages": CHAT, "chosen": [ASK, SAY | {"content": "No."}], "rejected": CHAT}, CHAT),
+    (
+        {"messages": [*CHAT, ASK], "chosen": 1, "rejected": 0},
+        [*CHAT, ASK],
+    ),
     ({"chosen": json.dumps(CHAT), "rejected": json.dumps([ASK, SAY | {"content": "No."}])}, CHAT),
     ({"prompt": repr([ASK]), "completion": json.dumps([SAY])}, CHAT),
     ({"system": "Be brief.", "messages": CHAT}, [{"role": "system", "content": "Be brief."}, *CHAT]),
@@ -375,6 +379,10 @@ def test_tools_belong_to_a_conversation(tmp_path: Path, tools: Any) -> None:
     assert (plain.tools, with_tools.tools) == (None, TOOLS)
     functions = only(tmp_path / "a.jsonl", {"messages": CHAT, "functions": [tool["function"] for tool in TOOLS]})
     assert functions.tools == TOOLS
+    written = only(tmp_path / "a.jsonl", {"messages": CHAT, "functions": json.dumps([TOOLS[0]["function"]])})
+    assert written.tools == TOOLS
+    for others in (["seek"], "seek", [TOOLS], {}):
+        assert only(tmp_path / "a.jsonl", {"messages": CHAT, "functions": others}).tools is None
     assert plain.content_hash != with_tools.content_hash
     assert only(tmp_path / "a.jsonl", {"messages": CHAT, "tools": []}).content_hash == plain.content_hash
 

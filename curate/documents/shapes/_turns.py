@@ -57,7 +57,7 @@ def read_turns(value: Any, column: str, *, system: Any = None, tools: Any = None
 
 def in_turn(value: Any) -> Any:
     """Return texts that were said in turn, the first by the user, as turns; anything else as it is."""
-    value = _parsed(value) if isinstance(value, str | bytes) else value
+    value = parsed(value) if isinstance(value, str | bytes) else value
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         return value
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
@@ -67,8 +67,8 @@ def turns_in(value: Any) -> Any:
     """Return the turns that JSON, or Python's writing of it, holds as a text; anything else as it is."""
     if not isinstance(value, str) or not _WRITTEN.match(value):
         return value
-    parsed = _parsed(value)
-    return value if isinstance(listed_turns(parsed, ""), Refused) else parsed
+    turns = parsed(value)
+    return value if isinstance(listed_turns(turns, ""), Refused) else turns
 
 
 def waiting(value: Any) -> list[dict[str, Any]] | None:
@@ -79,13 +79,14 @@ def waiting(value: Any) -> list[dict[str, Any]] | None:
 
 def asks_for_a_choice(row: Columns, column: str) -> bool:
     """Return whether a row's conversation is but the prompt of an answer that was chosen, as LLaMA-Factory has it."""
-    return row.get("chosen") is not None and row.get("rejected") is not None and waiting(row[column]) is not None
+    is_pair = all(isinstance(row.get(answer), str | list | dict) for answer in ("chosen", "rejected"))
+    return is_pair and waiting(row[column]) is not None
 
 
 def answered_after(row: Columns, blocks: Sequence[str], answer: str) -> dict[str, Any] | Refused:
     """Return what `answered` does; a block `history` holds exchanges or turns that came before."""
     history = row.get("history") if "history" in blocks else None
-    value = _parsed(history) if isinstance(history, str | bytes) else history
+    value = parsed(history) if isinstance(history, str | bytes) else history
     if isinstance(value, list | dict):
         before = [exchange for exchange in in_turn(value) if exchange] if isinstance(value, list) else value
         turns = listed_turns(before, "history") if before else []
@@ -120,10 +121,10 @@ def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[st
         return Refused("no assistant turn", f"no turn of the assistant; roles here: {', '.join(roles)}")
     if not any(map(carries_loss, answers)):
         return Refused("no assistant turn", "every turn of the assistant is marked to carry no loss")
-    tools = _parsed(tools) if isinstance(tools, str | bytes) and tools.strip() else tools
+    tools = parsed(tools) if isinstance(tools, str | bytes) and tools.strip() else tools
     if not tools:
         return {"messages": list(turns)}
-    tools = [_parsed(t) if isinstance(t, str) else t for t in tools] if isinstance(tools, list) else tools
+    tools = [parsed(t) if isinstance(t, str) else t for t in tools] if isinstance(tools, list) else tools
     if not isinstance(tools, list) or not all(isinstance(t, Mapping) for t in tools) or _too_deep(tools):
         return Refused("invalid tools", f"expected a list of objects, found {shown(tools)}")
     return {"messages": list(turns), "tools": _without_nulls(tools)}
@@ -132,7 +133,7 @@ def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[st
 def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
     """Return the turns that a column holds, each with a role and content."""
     if isinstance(value, str | bytes):
-        value = _parsed(value)
+        value = parsed(value)
     if isinstance(value, Mapping) and any(isinstance(value.get(role), str) for role in _SPEAKERS):
         value = [value]  # one turn, as LLaMA-Factory's answers are
     if isinstance(value, Mapping) and value and all(isinstance(v, list) for v in value.values()):
@@ -170,7 +171,7 @@ def _exchanged(turn: Any) -> list[Any]:
     return turns or [turn]
 
 
-def _parsed(value: str | bytes) -> Any:
+def parsed(value: str | bytes) -> Any:
     """Return what JSON holds, or a literal of Python, which pandas writes into csv; anything else as it is."""
     try:
         return orjson.loads(value)
@@ -198,7 +199,7 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
         thoughts, content = _without_thoughts([_part(part) for part in content])
         rest |= {THOUGHTS[0]: thoughts} if thoughts else {}
     if isinstance(written := rest.get("tool_calls"), str | bytes):
-        rest["tool_calls"] = _parsed(written) if written.strip() else []
+        rest["tool_calls"] = parsed(written) if written.strip() else []
     calls: list[Any] = []
     if role == "function_call":
         role, calls = "assistant", list(_calls(content))
@@ -260,11 +261,11 @@ def _without_tool_parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _calls(value: Any) -> Iterator[dict[str, Any]]:
     """Yield calls of functions in OpenAI's form, arguments as an object where they are JSON."""
-    value = _parsed(value) if isinstance(value, str) else value
+    value = parsed(value) if isinstance(value, str) else value
     for call in value if isinstance(value, list) else [value]:
         if isinstance(call, Mapping) and isinstance(call.get("name"), str):
             arguments = call.get("arguments", {})
-            arguments = _parsed(arguments) if isinstance(arguments, str) else arguments
+            arguments = parsed(arguments) if isinstance(arguments, str) else arguments
             yield {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
 

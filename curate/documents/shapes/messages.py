@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from curate.documents.shapes._turns import SYSTEM_OF_TURNS, asks_for_a_choice, read_turns, system_of
+from curate.documents.shapes._turns import SYSTEM_OF_TURNS, asks_for_a_choice, parsed, read_turns, system_of
 from curate.documents.shapes.contract import Columns, Refused, Shape, present
 from curate.fields import Fields
 
@@ -21,13 +21,14 @@ def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
     return read_turns(row[fields.messages], fields.messages, system=system_of(row), tools=tools)
 
 
-def _as_tools(functions: Any) -> Any:
-    """Return functions, as OpenAI's older rows have them, as tools."""
-    if not isinstance(functions, list):
-        return functions
-    return [
-        {"type": "function", "function": f} if isinstance(f, dict) and "function" not in f else f for f in functions
-    ]
+def _as_tools(functions: Any) -> list[dict[str, Any]] | None:
+    """Return functions, as OpenAI's older rows have them, as tools; None for anything else of this name."""
+    functions = parsed(functions) if isinstance(functions, str) else functions
+    if not isinstance(functions, list) or not all(
+        isinstance(f, dict) and isinstance(f.get("name"), str) for f in functions
+    ):
+        return None
+    return [{"type": "function", "function": f} for f in functions]
 
 
 SHAPE = Shape(title="chat messages", order=20, columns=_columns, fits=_fits, read=_read)
