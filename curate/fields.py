@@ -23,8 +23,8 @@ class Fields:
     id: str = option(default="id", help="Column of the id.")
     format_as: str | None = option(
         default=None,
-        help="Read every row as this shape: alpaca, dialogue, messages, oasst, preference, prompt_completion,"
-        " question_answer, sharegpt, text or trl.",
+        help="Read every row as this shape: alpaca, dialogue, messages, oasst, openai_preference, preference,"
+        " prompt_completion, question_answer, sharegpt, text or trl.",
         flags=("--format-as",),
         metavar="SHAPE",
         shown="each row's own",

@@ -44,7 +44,7 @@ class Document:
         if self.text is not None:
             return self.text
         if self.messages is not None:
-            return "\n".join(message_text(m) for m in self.messages)
+            return "\n".join(map(_said, self.messages))
         return f"{self.prompt or ''}{self.completion or ''}"
 
     @property
@@ -67,13 +67,32 @@ def message_text(message: Mapping[str, Any]) -> str:
     return ""
 
 
-LOSS_MARKS = ("weight", "train", "train_on_turn", "trainable", "loss")
+_FEWEST_KEYS = 2  # role and content: nearly all turns have no others
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Keys by which a turn of a model that reasons holds what it thought before its answer."""
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    text = message_text(message)
+    thoughts = thoughts_of(message) if len(message) > _FEWEST_KEYS else None
+    return f"{thoughts}\n{text}" if thoughts else text
+
+
+def thoughts_of(message: Mapping[str, Any]) -> str | None:
+    """The thoughts of one chat message, which stand before its content; None where it has none."""
+    return next((thoughts for key in THOUGHTS if (thoughts := message.get(key)) and isinstance(thoughts, str)), None)
+
+
+LOSS_MARKS = ("weight", "train", "training", "train_on_turn", "trainable", "loss", "loss_mask")
 """Keys by which a turn is marked to carry no loss: 0 or false."""
+MASKED = "masked"
+"""The key by which torchtune marks one: true."""
 
 
 def carries_loss(message: Mapping[str, Any]) -> bool:
     """Whether a turn is learnt: the assistant's, unless it is marked otherwise (`weight: 0`, `train: false` …)."""
-    return message.get("role") == "assistant" and all(message.get(mark, True) != 0 for mark in LOSS_MARKS)
+    is_marked = message.get(MASKED) is True or any(message.get(mark, True) == 0 for mark in LOSS_MARKS)
+    return message.get("role") == "assistant" and not is_marked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

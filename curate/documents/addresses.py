@@ -4,18 +4,21 @@ import errno
 import glob
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
 
-from curate.documents.files import COMPRESSIONS, filesystem, local_path, open_binary
+from curate.documents.files import filesystem, local_path, open_binary
 from curate.documents.formats import format_of, get, readable
+from curate.documents.hub import hub_url, shown_on
 from curate.documents.results import folders_of_results, records_above
 from curate.documents.shards import Shard
 from curate.documents.sidecars import without_sidecars
-from curate.documents.splits import of_split
+from curate.documents.splits import of_split, several_configurations
+from curate.documents.unread import advice
+from curate.documents.versions import DELTA_LOG, delta_logs, place_of, present_files, refuse_replaced
 from curate.errors import CurateError, nearest
 from curate.secrets import name_without_secrets
 from curate.visible import visible_path
@@ -27,7 +30,8 @@ _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum
 _WILD = re.compile(r"[*?\[]")
 _CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
 """What `datasets` keeps of maps and filters beside a dataset that it has made: rows that are in the dataset, too."""
-_PACKED = (".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z", *COMPRESSIONS)
+_INDICES = ("_indices_data_files", "_indices_files")
+"""Keys by which `datasets` before version 2 saved a choice of rows beside all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,8 @@ class Listing:
     """Names of files that are no shards."""
     other_splits: list[str]
     """Names of shards of other splits than the one that is read."""
+    configurations: list[str] = field(default_factory=list)
+    """Of the dataset's card, where files of several are read."""
 
 
 def find_shards(address: str) -> Listing:
@@ -59,6 +65,8 @@ def find_shards(address: str) -> Listing:
     (`folder:test`). Raises CurateError where no file is readable, naming the files and the readable formats.
     """
     path, split = local_path(address), None
+    if (data := shown_on(address)) and not (path and path.exists()):
+        raise CurateError(f"{address}: a page of the hub, and no data.", hint=f"Give {data}.")
     if path is None:
         files = _remote_files(address)
     elif path.exists() or _WILD.search(address):
@@ -73,35 +81,33 @@ def find_shards(address: str) -> Listing:
         raise CurateError(f"{address}: {_place(address, path)} no files.", hint=f"Readable: {readable()}.")
     is_pattern = _WILD.search(address) is not None and not (path and path.exists())
     files, results = _without_results(files, beyond=is_pattern and path is not None)
+    if path is None or not path.is_file():  # a file that is named is read, whatever a table's log says of it
+        files, earlier = _without_earlier_versions(files, address)
+        results += earlier
     shards, ignored = _separate(files, format_of(address))
     ignored += results
     if not shards:
         listed = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         raise CurateError(
             f"{address}: no readable shard among {len(ignored)} file(s): {listed}.",
-            hint=f"{_advice(address, ignored)}Readable: {readable()}.",
+            hint=f"{advice(address, ignored)}Readable: {readable()}.",
         )
     if len(files) == 1 and not split:
         return Listing(shards=shards, ignored=ignored, other_splits=[])
     data = without_sidecars(shards)
     names = {s.name for s in data}
     ignored = sorted([*ignored, *(s.name for s in shards if s.name not in names)])
+    configurations: list[str] = []
     if split or not is_pattern:
-        names = set(of_split(list(names), split, card=_card(files), address=address))
+        card = _card(files)
+        configurations = [] if split else several_configurations(card, list(names))
+        names = set(of_split(sorted(names), split, card=card, address=address))
     return Listing(
         shards=[s for s in data if s.name in names],
         ignored=ignored,
         other_splits=[s.name for s in data if s.name not in names],
+        configurations=configurations,
     )
-
-
-def _advice(address: str, names: list[str]) -> str:
-    """Return what to do about files that are not read as they are, where there is something."""
-    if packed := next((n for n in names if n.lower().endswith(_PACKED) and format_of(n) is None), None):
-        return f"Unpack {packed}, and give the folder of what was in it. "
-    if not _WILD.search(address) and any(format_of(name) for name in names):
-        return f"Text files are read where a pattern names them: '{address}/**/*.txt'. "
-    return ""
 
 
 def _without_results(files: list[ListedFile], *, beyond: bool) -> tuple[list[ListedFile], list[str]]:
@@ -115,6 +121,25 @@ def _without_results(files: list[ListedFile], *, beyond: bool) -> tuple[list[Lis
     if not any(_lies_anywhere(format_of(f.name)) for f in others):
         return files, []
     return others, sorted(f"{folder}/" for folder in results)
+
+
+def _without_earlier_versions(files: list[ListedFile], address: str) -> tuple[list[ListedFile], list[str]]:
+    """Return the files but those of tables' logs and of their earlier versions, and what these are, for people."""
+    refuse_replaced(((f.name, f.url) for f in files), address)
+    places, said = [place_of(f.url) for f in files], []
+    outdated = {place for place in places if place.rpartition("/")[0].endswith(f"/{DELTA_LOG}")}
+    for table, log in delta_logs(places).items():
+        if (present := present_files(log, table)) is None:
+            continue
+        inside = {p for p in places if p.startswith(f"{table}/") and p.endswith(".parquet")} - outdated
+        old = inside - {f"{table}/{name}" for name in present}
+        outdated |= old
+        if old:
+            said.append(f"{len(old)} file{'s' * (len(old) > 1)} of earlier versions of the Delta table {table}")
+        lacking = sorted(present - {place.removeprefix(f"{table}/") for place in inside})
+        if lacking and f"{table}/".startswith(f"{place_of(address).rstrip('/')}/"):
+            raise CurateError(f"{table}/{lacking[0]}: listed in the log of a Delta table, but not there.")
+    return [f for f, place in zip(files, places, strict=True) if place not in outdated], said
 
 
 def lies_here(address: str) -> bool:
@@ -195,6 +220,11 @@ def _saved_files(url: str) -> set[str] | None:
     files = state.get("_data_files") if isinstance(state, dict) else None
     if not isinstance(files, list):
         return None
+    if any(state.get(key) for key in _INDICES):  # which of the rows there are, and in what order
+        raise CurateError(
+            f"{url}: a saved dataset with a list of the rows that it has, which is not read.",
+            hint="Write it with these rows alone: datasets.load_from_disk(FOLDER).flatten_indices().save_to_disk(NEW).",
+        )
     return {f["filename"] for f in files if isinstance(f, dict) and isinstance(f.get("filename"), str)}
 
 
@@ -250,7 +280,7 @@ def _local(path: Path, root: Path) -> ListedFile:
 
 def _walk(folder: Path) -> list[Path]:
     files, visited = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_unlisted, followlinks=True):
         real = os.path.realpath(parent)
         if real in visited:  # links may lead in circles
             folders.clear()
@@ -260,6 +290,15 @@ def _walk(folder: Path) -> list[Path]:
         paths = (Path(parent) / n for n in sorted(names))
         files.extend(p for p in paths if p.is_file() or (p.is_symlink() and _lies_anywhere(format_of(p.name))))
     return files
+
+
+def _unlisted(error: OSError) -> None:
+    """Raise for a folder that cannot be listed; `os.walk` would pass over what lies in it."""
+    if not _hidden(PurePosixPath(error.filename).name):
+        problem = f"the folder cannot be listed ({error.strerror}), so what lies in it would be left out"
+        raise CurateError(
+            f"{error.filename}: {problem}.", hint="Allow reading it, or move it out of the pool."
+        ) from error
 
 
 def _lies_anywhere(format_name: str | None) -> bool:
@@ -297,17 +336,13 @@ def _remote_files(url: str) -> list[ListedFile]:
     files = []
     for inner, info in sorted(infos.items()):
         name = inner.removeprefix(root).lstrip("/")
-        if info.get("type") == "file" and not _hidden(name):
+        is_log = PurePosixPath(name).parent.name == DELTA_LOG  # which tells which of a table's files count
+        if info.get("type") == "file" and (is_log or not _hidden(name)):
             digest = next((str(info[k]) for k in _STORE_DIGESTS if info.get(k)), None)
             url_of_file = fs.unstrip_protocol(inner)
             shown = name_without_secrets(name)  # it becomes the shard's name, which every row has
             files.append(ListedFile(name=shown, url=url_of_file, size=info.get("size"), digest=digest))
     return files
-
-
-def hub_url(repo: str, revision: str | None) -> str:
-    """Return the hf:// address of a dataset repository; a revision with slashes (refs/…) is quoted."""
-    return f"hf://datasets/{repo}" + (f"@{revision.replace('/', '%2F')}" if revision else "")
 
 
 def _hub_files(address: str, match: re.Match[str], path: Path) -> list[ListedFile]:

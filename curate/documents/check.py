@@ -9,6 +9,7 @@ from typing import Any
 
 from curate.documents import formats, shapes
 from curate.documents.files import file_name, plain_name
+from curate.documents.nested import column_of_a_row, lifted, taken_out
 from curate.documents.pool import Pool
 from curate.documents.records import DocumentMaker, useful_columns
 from curate.documents.results import result_of
@@ -20,6 +21,10 @@ from curate.schema import Document, Skipped
 
 _SHARDS = 8
 _LOOKED_INTO, _ROWS = 8, 16
+_SPLIT = frozenset({"columns", "data"})
+"""Keys of an object of columns as pandas writes it with orient='split'."""
+_LIKED = ("label", "kto_tag")
+"""Columns by which TRL and LLaMA-Factory tell answers that were liked from others, for KTO."""
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
 _NOTABLE = frozenset(
     {"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected", "role", "parent_id"}
@@ -38,10 +43,14 @@ class FirstRows:
     """Whether all of them are conversations, which need a chat template."""
     some_chat: bool = False
     """Whether some of them are."""
+    disliked: str | None = None
+    """The column that says of some answers that they were disliked, as KTO's rows do; they are read like others."""
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{title} ({', '.join(columns)})" for title, columns in self.shapes.items())
-        return f"{shapes}; not read: {', '.join(self.not_read)}" if self.not_read else shapes
+        unread = f"; not read: {', '.join(self.not_read)}" if self.not_read else ""
+        disliked = f"; answers of which {self.disliked} is false are read like others" if self.disliked else ""
+        return f"{shapes}{unread}{disliked}"
 
 
 def look(pool: Pool, fields: Fields) -> FirstRows | None:
@@ -49,8 +58,11 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     titles: dict[str, list[str]] = {}
     seen: dict[str, None] = {}
     chats: set[bool] = set()
+    disliked: str | None = None
     for raw, document in _first_rows(pool, fields):
         if isinstance(document, Document) and not isinstance(raw, BadRow):
+            if document.text is None:
+                disliked = disliked or next((column for column in _LIKED if raw.get(column) is False), None)
             chats.add(document.messages is not None)
             seen.update(dict.fromkeys(raw))
             if (shape := shapes.shape_of(raw, fields)) is not None:
@@ -59,9 +71,10 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     content = _NOTABLE | shapes.content_columns(seen, replace(fields, format_as=None)) if seen else _NOTABLE
     used = {fields.id, *(c for columns in titles.values() for c in columns)}
     not_read = [c for c in seen if c in content and c not in used]
-    return (
-        FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats) if titles else None
-    )
+    if not titles:
+        return None
+    chat = {"chat": chats == {True}, "some_chat": True in chats}
+    return FirstRows(shapes=titles, not_read=not_read, disliked=disliked, **chat)
 
 
 def refusal(pool: Pool, fields: Fields) -> str | None:
@@ -133,7 +146,7 @@ def check_fields(
             first_problem = first_problem or columns
             continue
         num_filled += 1
-        if (problem := _holds_columns(shard, columns, fields)) is not None:
+        if (problem := _holds_columns(shard, columns, fields) or _holds_rows(shard, fields)) is not None:
             first_problem = first_problem or problem
         elif shapes.content_columns(columns, fields):
             has_content = True
@@ -152,8 +165,19 @@ def check_fields(
     column = min(missing)
     raise CurateError(
         f"{', '.join(pool.address)}: no column {column!r} in the first rows; found: {', '.join(columns_seen)}.",
-        hint=_close(column, list(columns_seen)) or "Name one of these, or leave the option out.",
+        hint=_within(pool, column)
+        or _close(column, list(columns_seen))
+        or "Name one of these, or leave the option out.",
     )
+
+
+def _within(pool: Pool, name: str) -> str | None:
+    """Say how a name that leads into a column's objects becomes a column, where some first row has it."""
+    for shard, columns in islice(_filled_shards(pool), _SHARDS):
+        row = {} if isinstance(columns, CurateError) else next((row for _, row in rows(shard)), {})
+        if not isinstance(row, BadRow) and (said := lifted(shard, row, name)) is not None:
+            return said
+    return None
 
 
 def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]]:
@@ -184,10 +208,12 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
             f"The column {texts!r} holds lists of texts: where these were said in turn, the first by the user, give"
             f" {prefix}messages-column {texts}."
         )
+    elif (inner := next((said for name in fields.columns if (said := lifted(shard, row, name))), None)) is not None:
+        hint = inner
+    elif not is_one_object and (column := column_of_a_row(row, fields)) is not None:
+        hint = taken_out(shard, column)
     elif is_one_object and (holder := _holder_of_rows(row)) is not None:
-        name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
-        rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
-        hint = f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
+        hint = _rows_apart(shard, holder)
     else:
         suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
         hint = (
@@ -203,13 +229,34 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
     )
 
 
+def _holds_rows(shard: Shard, fields: Fields) -> CurateError | None:
+    """Return the error of a file of JSON that is one object and no document, but holds rows, as exports of chats do."""
+    first = [row for _, row in islice(rows(shard), 2)] if plain_name(shard.url).endswith(".json") else []
+    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0].get(fields.messages), list):
+        return None
+    document, holder = DocumentMaker(shard.name, fields)(0, first[0]), _holder_of_rows(first[0])
+    if isinstance(document, Document) or document.reason != "invalid messages" or holder is None:
+        return None
+    return CurateError(f"{shard.url}: no conversation: {document.detail}.", hint=_rows_apart(shard, holder))
+
+
+def _rows_apart(shard: Shard, holder: str) -> str:
+    name = PurePosixPath(shard.url).name if "://" in shard.url else shard.url
+    rows_of = f"python -c \"import json; [print(json.dumps(r)) for r in json.load(open('{name}')){holder}]\""
+    return f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
+
+
 def _holds_columns(shard: Shard, columns: list[str], fields: Fields) -> CurateError | None:
     """Return the error of a file of JSON that is one object of columns, as pandas writes it unless told otherwise."""
-    name = plain_name(shard.url)
-    first = [row for _, row in islice(rows(shard), 2)] if name.endswith(".json") and fields.text in columns else []
-    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0][fields.text], list | dict):
+    is_split = set(columns) >= _SPLIT
+    if not plain_name(shard.url).endswith(".json") or not (is_split or fields.text in columns):
         return None
-    as_rows = f"pandas.read_json('{shard.url}').to_json('rows.jsonl', orient='records', lines=True)"
+    first = [row for _, row in islice(rows(shard), 2)]
+    column = "data" if is_split else fields.text
+    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0].get(column), list | dict):
+        return None
+    orient = ", orient='split'" if is_split else ""
+    as_rows = f"pandas.read_json('{shard.url}'{orient}).to_json('rows.jsonl', orient='records', lines=True)"
     return CurateError(
         f"{shard.url}: one object that holds columns; expected rows.", hint=f"Write it again as rows, say by {as_rows}."
     )

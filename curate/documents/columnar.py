@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.documents.drawing import draw_from_blocks, until_broken, with_damage
-from curate.documents.files import NOT_FETCHED, is_pointer
+from curate.documents.files import A_PAGE, FETCH, LFS_POINTER, NOT_FETCHED, first_bytes, is_page
 from curate.documents.shards import BadRow, Choice, DamagedShard, Row, Shard
 from curate.documents.stretches import Course
 from curate.errors import CurateError
@@ -159,8 +159,13 @@ class Columnar:
         except (pa.ArrowException, OSError, EOFError) as error:
             if getattr(error, "errno", None) is not None:  # of the device or the network, not of the content
                 raise CurateError(f"{shard.url}: reading failed after {reached[0]} rows: {error}") from error
-            problem = NOT_FETCHED if is_pointer(shard.url) else f"not a whole {self.kind} file ({error})"
-            raise DamagedShard.at(reached[0], shard, problem) from error
+            problem, hint = f"not a whole {self.kind} file ({error})", None
+            head = first_bytes(shard.url)
+            if head.startswith(LFS_POINTER):
+                problem = NOT_FETCHED
+            elif is_page(head):
+                problem, hint = A_PAGE, FETCH
+            raise DamagedShard.at(reached[0], shard, problem, hint) from error
 
 
 class _NoBytes:

@@ -31,6 +31,9 @@ _FOREIGN = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an office document, and no text", "Save its table as csv, in UTF-8."),
 )
 """First bytes of files that are no text, whatever their names say; what they are, and what to do."""
+_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html|head|\?xml)[\s>]", re.IGNORECASE)
+A_PAGE = "a web page, or a server's message, in the place of the file"
+FETCH = "Fetch the file itself: of a hub by its command (hf download), by a link to the raw file, or with your login."
 _TAR, _TAR_AT = b"ustar", 257
 COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".zstd": "zst", ".bz2": "bz2", ".xz": "xz"}
 
@@ -103,7 +106,17 @@ def foreign(head: bytes) -> tuple[str, str | None] | None:
     return next(((problem, hint) for mark, problem, hint in _FOREIGN if head.startswith(mark)), None)
 
 
+def is_page(head: bytes) -> bool:
+    """Return whether a file with these first bytes is a page of HTML or a message in XML."""
+    return _PAGE.match(head) is not None
+
+
 def is_pointer(url: str) -> bool:
     """Return whether a file is a pointer of Git LFS."""
+    return first_bytes(url).startswith(LFS_POINTER)
+
+
+def first_bytes(url: str) -> bytes:
+    """Return the first bytes of a file, by which its kind is told."""
     with open_binary(url) as stream:
-        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+        return stream.read(1 << 10)

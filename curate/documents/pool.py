@@ -1,7 +1,7 @@
 """A pool: its shards in order, and a fingerprint that a moved copy keeps."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -30,6 +30,8 @@ class Pool:
     """Other files at the address, such as a dataset card."""
     other_splits: tuple[str, ...] = ()
     """Shards of splits that were not asked for."""
+    configurations: tuple[str, ...] = ()
+    """What a dataset's card names as parts of it, where all are read."""
 
     @property
     def listing(self) -> str:
@@ -37,15 +39,19 @@ class Pool:
         line = f"{len(self.shards):,} shard{'s' if len(self.shards) != 1 else ''}"
         if empty := [s.name for s in self.shards if s.size == 0]:
             line += f"; without a byte: {_listed(empty)}"
-        by_name: dict[str, list[str]] = {}
-        for shard in self.shards:
-            by_name.setdefault(_unpacked(shard.name), []).append(shard.name)
-        if twice := [name for names in by_name.values() if len(names) > 1 for name in names]:
+        plain = {s.name: _unpacked(s.name) for s in self.shards}
+        if twice := _sharing(plain):
             line += f"; by their names the same, plain and compressed: {', '.join(twice[:_NAMED])}"
+        stems = {name: str(PurePosixPath(name).with_suffix("")) for name in plain.values()}
+        if twice := _sharing(stems):
+            line += f"; by their names the same, in several formats: {', '.join(twice[:_NAMED])}"
         if self.ignored:
             line += f"; not read: {_listed(self.ignored)}"
         if self.other_splits:
             line += f"; of other splits, which FOLDER:SPLIT reads: {_listed(self.other_splits)}"
+        if self.configurations:
+            some = ", ".join(self.configurations[:_NAMED]) + (" …" if len(self.configurations) > _NAMED else "")
+            line += f"; all of the card's configurations, each of which FOLDER:NAME reads: {some}"
         return line
 
     @property
@@ -104,12 +110,14 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
     shards: dict[str, Shard] = {}
     ignored: set[str] = set()
     other_splits: set[str] = set()
+    configurations: dict[str, None] = {}
     for item in addresses:
         if not str(item):
             raise SettingsError("An address is empty.", hint="Name a folder, a glob, a file, a hub id or a url.")
         listing = find_shards(str(item))
         ignored.update(listing.ignored)
         other_splits.update(listing.other_splits)
+        configurations.update(dict.fromkeys(listing.configurations))
         for shard in listing.shards:
             by_line = txt_lines and shard.format == "txt"
             shards.setdefault(identity(shard), replace(shard, format="txt_lines") if by_line else shard)
@@ -118,7 +126,14 @@ def open_pool(address: str | Path | Sequence[str | Path], *, txt_lines: bool = F
         shards=tuple(sorted(_with_unique_names(list(shards.values())), key=lambda s: s.name)),
         ignored=tuple(sorted(ignored)),
         other_splits=tuple(sorted(other_splits)),
+        configurations=tuple(configurations),
     )
+
+
+def _sharing(keys: Mapping[str, str]) -> list[str]:
+    """Return the names whose key is that of another, too."""
+    counts = Counter(keys.values())
+    return [name for name, key in keys.items() if counts[key] > 1]
 
 
 def _unpacked(name: str) -> str:

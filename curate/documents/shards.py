@@ -71,7 +71,7 @@ class BadRow:
     """A row that could not be decoded; it keeps its row number so that later rows keep theirs."""
 
     reason: str
-    """'undecodable line', 'not an object', 'undecodable row', 'wrong number of fields' or 'too large'."""
+    """'undecodable line', 'not an object', 'undecodable row', 'wrong number of fields', 'a second header' …"""
     detail: str
     """The line number (from 1) and what the line holds."""
     columns: tuple[str, ...] = ()
@@ -80,6 +80,8 @@ class BadRow:
     """The values of the other columns, where they could be decoded."""
     whole: Mapping[str, Any] | None = None
     """The row as a table keeps it, where it can: bytes stand for text that is not UTF-8."""
+    hint: str | None = None
+    """What to do where all rows of a file are like this one, and it is known."""
 
 
 Row = Mapping[str, Any] | BadRow

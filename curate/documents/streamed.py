@@ -239,7 +239,7 @@ class Streamed(Generic[R]):
         if first_bad and not columns:
             raise CurateError(
                 f"{shard.url}: none of the first lines is {self.row}; {first_bad.reason}, {first_bad.detail}",
-                hint=CONVERT if "UTF-8" in first_bad.detail else self.hint,
+                hint=first_bad.hint or (CONVERT if "UTF-8" in first_bad.detail else self.hint),
             )
         return list(columns)
 

@@ -16,12 +16,10 @@ from curate.folders.folder import put_json, read_json
 from curate.folders.record import decisive, differences
 from curate.progress import Reporter
 from curate.score_settings import ScoreSettings, background_fingerprint
-from curate.scores.run import Run
+from curate.scores.run import SHARDS, Run
 
 if TYPE_CHECKING:
     from curate.proxies.tokens import Encoded, Encoder
-
-SHARDS = "shards.json"
 
 # What fits depend on beside the contents of model, target and background.
 DECISIVE = ("method", "modules", "dtype", "device", "context", "long", "background", "seed")

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from curate.proxies.templates import Traits, template_of, traits_of
+from curate.proxies.templates import Traits, leaves_out, template_of, traits_of
 from curate.schema import carries_loss, message_text
 
 Messages = list[dict[str, Any]]
@@ -18,6 +18,7 @@ Range = tuple[int, int]
 # Stands for a turn's content: private characters, which no content begins or ends with.
 _STAND_IN = "\ue0c0turn\ue0c1"
 _THOUGHT_END = "</think>"
+_KNOWN = frozenset({"system", "user", "assistant", "tool"})
 _NO_CALLS = "the template does not write tool calls"
 
 
@@ -63,6 +64,7 @@ class Chat:
         raise problem or TemplateError(_NO_CALLS)
 
     def _form(self, turn: dict[str, Any]) -> dict[str, Any]:
+        turn = turn if turn["role"] in _KNOWN else self._of_known_role(turn)
         traits, content = self.traits, turn.get("content")
         calls = turn.get("tool_calls")
         if calls and not traits.calls and not message_text(turn).strip():
@@ -76,6 +78,15 @@ class Chat:
                 raise TemplateError(f"a part of type {others[0]!r} is no text")
             return turn | {"content": message_text(turn)}
         return turn
+
+    def _of_known_role(self, turn: dict[str, Any]) -> dict[str, Any]:
+        """Return a turn that the template writes: what it does not know as the developer's is the system's."""
+        role = turn["role"]
+        if not leaves_out(role, self.template, self.tokenizer):
+            return turn
+        if role == "developer" and not leaves_out("system", self.template, self.tokenizer):
+            return turn | {"role": "system"}
+        raise TemplateError(f"the template leaves out turns of the role {role!r}")
 
     def _takes_parts(self, role: str) -> bool:
         return ("assistant" if role == "assistant" else "user") in self.traits.parts_of

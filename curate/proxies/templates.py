@@ -68,8 +68,23 @@ class Traits:
 
 def traits_of(template: str, tokenizer: PreTrainedTokenizerBase) -> Traits:
     """Try a template on small conversations."""
-    specials = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
-    return _traits(template, tuple(sorted(specials.items())))
+    return _traits(template, _specials(tokenizer))
+
+
+def leaves_out(role: str, template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a template passes over turns of a role in silence, as many do with all that they don't know."""
+    return _leaves_out(role, template, _specials(tokenizer))
+
+
+@lru_cache
+def _leaves_out(role: str, template: str, specials: tuple[tuple[str, str], ...]) -> bool:
+    others = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = _rendered(template, [{"role": role, "content": _WORD}, *others], specials)
+    return text is not None and _WORD not in text
+
+
+def _specials(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((k, v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)))
 
 
 @lru_cache

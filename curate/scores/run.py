@@ -27,7 +27,10 @@ from curate.settings import build
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Part", "Run", "latest_run", "list_runs"]
+__all__ = ["SHARDS", "Part", "Run", "latest_run", "list_runs"]
+
+SHARDS = "shards.json"
+"""In a run's folder: size and digest of the pool's shards, by name."""
 
 
 @final

@@ -19,12 +19,13 @@ import duckdb
 import pyarrow as pa
 
 from curate.errors import CurateError
+from curate.folders.folder import read_json
 from curate.folders.unify import unify
 from curate.folders.values import as_text, python_values
 from curate.schema import MANY_COLUMNS, SCORE_FIELDS, SKIPPED_SCHEMA
 from curate.scores.guard import check_query, sql_error, was_interrupted, without_semicolon
 from curate.scores.neighbours import pairs_of
-from curate.scores.run import Run
+from curate.scores.run import SHARDS, Run
 from curate.scores.views import (
     RUN_COLUMNS,
     as_pattern,
@@ -37,12 +38,14 @@ from curate.scores.views import (
     token_columns,
     tokens_sql,
 )
+from curate.visible import visible
 
 if TYPE_CHECKING:
     from curate.documents import Pool
     from curate.scores.pool_rows import PoolRows
 
 VIEWS = ("scores", "candidates", "shards", "tokens", "skipped", "runs", "documents", "neighbours")
+_NAMED_SHARDS = 5
 _ON_TYPES = (
     duckdb.BinderException, duckdb.ConversionException, duckdb.InvalidInputException, pa.ArrowException, CurateError,
     OSError,  # what arrives of DuckDB's errors through Arrow's stream
@@ -327,10 +330,25 @@ def pool_of(run: Run, address: Sequence[str] | None = None) -> "Pool":
     if fingerprint != expected:
         where = ", ".join(pool.address)
         raise CurateError(
-            f"{where}: not the pool that {run.address} scored (the fingerprint is {fingerprint}; expected {expected}).",
+            f"{where}: not the pool that {run.address} scored: "
+            f"{_changes(run, pool) or f'the fingerprint is {fingerprint}; expected {expected}'}.",
             hint="Give the same shards with --pool, or score the changed pool into another run.",
         )
     return pool
+
+
+def _changes(run: Run, pool: "Pool") -> str:
+    """Say which shards of a pool are others than those that a run scored; '' where it does not tell."""
+    scored = read_json(run.folder, SHARDS) if run.folder.exists(SHARDS) else {}
+    now = pool.shard_fingerprints()
+    kinds = {
+        "changed": [name for name in now if name in scored and scored[name] != now[name]],
+        "gone": [name for name in scored if name not in now],
+        "new": [name for name in now if name not in scored],
+    }
+    lists = ((kind, names[:_NAMED_SHARDS], len(names) > _NAMED_SHARDS) for kind, names in kinds.items() if names)
+    clauses = (f"{kind}: {', '.join(names)}{' …' if is_cut else ''}" for kind, names, is_cut in lists)
+    return visible("; ".join(clauses)) if scored else ""
 
 
 def _named(runs: Sequence[Run]) -> list[tuple[str, Run]]:

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 from pathlib import Path
@@ -369,3 +370,77 @@ def test_what_curate_wrote_below_a_pool_is_no_part_of_it(tmp_path: Path) -> None
     tables = open_pool(f"{data}/runs/one/scores/*.parquet")
     with pytest.raises(CurateError, match=r"no column to read text from(.|\n)*runs/one holds results of curate"):
         check_fields(tables, Fields())
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    for name in ("a.jsonl", "closed/b.jsonl", ".hidden/c.jsonl"):
+        write(tmp_path / name, ROWS)
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) in ("closed", ".hidden"):  # the superuser of tests may list any folder
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(CurateError, match=r"closed: the folder cannot be listed \(Permission denied\)") as refused:
+        open_pool(tmp_path)
+    assert "Allow reading it" in str(refused.value.hint)
+    (tmp_path / "closed/b.jsonl").unlink()
+    (tmp_path / "closed").rmdir()
+    assert names(tmp_path) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("part-00000", "name it part-00000.jsonl. "),
+        ("part-00000.gz", "name it part-00000.jsonl.gz. "),
+        ("a.tar.gz", "Unpack a.tar.gz"),
+        ("a.jsonl.lz4", "Unpack a.jsonl.lz4"),
+        ("a.warc.wet.gz", "Readable: "),
+    ],
+)
+def test_what_to_do_about_files_that_are_not_read_depends_on_their_endings(tmp_path, name, advice):
+    write(tmp_path / "a.jsonl", ROWS).rename(tmp_path / name)
+    with pytest.raises(CurateError, match="no readable shard") as refused:
+        open_pool(tmp_path)
+    assert advice in str(refused.value.hint)
+    assert str(refused.value.hint).startswith("Readable: ") == (advice == "Readable: ")
+
+
+@pytest.mark.parametrize(
+    ("page", "data"),
+    [
+        ("https://huggingface.co/datasets/org/name", "org/name"),
+        ("huggingface.co/datasets/org/na.me/", "org/na.me"),
+        ("https://hf.co/datasets/org/name/viewer/default/train?p=1", "org/name"),
+        ("https://huggingface.co/datasets/org/name?row=3", "org/name"),
+        ("https://huggingface.co/datasets/org/name/tree/main", "org/name"),
+        ("https://huggingface.co/datasets/org/name/tree/v2", "org/name@v2"),
+        ("https://huggingface.co/datasets/org/name/tree/main/data", "hf://datasets/org/name@main/data"),
+        ("https://huggingface.co/datasets/org/name/blob/main/a/b.jsonl", "hf://datasets/org/name@main/a/b.jsonl"),
+    ],
+)
+def test_a_page_of_the_hub_is_refused_with_the_address_of_its_data(page, data):
+    with pytest.raises(CurateError, match="a page of the hub, and no data") as refused:
+        open_pool(page)
+    assert refused.value.hint == f"Give {data}."
+
+
+def test_a_link_to_a_file_of_the_hub_is_no_page(monkeypatch):
+    monkeypatch.setattr("curate.documents.addresses._remote_files", lambda url: [])
+    with pytest.raises(CurateError, match="holds no files"):
+        open_pool("https://huggingface.co/datasets/org/name/resolve/main/a.jsonl")
+
+
+@pytest.mark.parametrize("key", ["_indices_data_files", "_indices_files"])
+def test_a_saved_dataset_with_a_list_of_its_rows_is_refused(tmp_path, key):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "d")
+    state = json.loads((tmp_path / "d/state.json").read_text())
+    (tmp_path / "d/state.json").write_text(json.dumps(state | {key: []}))
+    assert len(names(tmp_path / "d")) == 1
+    (tmp_path / "d/state.json").write_text(json.dumps(state | {key: [{"filename": "indices.arrow"}]}))
+    with pytest.raises(CurateError, match="a list of the rows") as refused:
+        open_pool(tmp_path / "d")
+    assert "flatten_indices" in str(refused.value.hint)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.documents import Fields, check_fields, documents, open_pool
+from curate.documents import Fields, check_fields, documents, look, open_pool
 from curate.documents.check import refusal
 from curate.errors import CurateError
 from tests.documents.writing import TEXT_ENDINGS, write
@@ -146,7 +146,14 @@ def test_rows_that_hold_rows_are_refused_with_the_line_that_writes_them_apart(tm
     assert [d.completion for d in documents(shard, Fields())] == ["Frog", "y"] * 2
 
 
-@pytest.mark.parametrize("value", [{"text": {"0": "x", "1": "y"}, "n": {"0": 1, "1": 2}}, {"text": ["x", "y"]}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": {"0": "x", "1": "y"}, "n": {"0": 1, "1": 2}},
+        {"text": ["x", "y"]},
+        {"columns": ["text"], "index": [0, 1], "data": [["x"], ["y"]]},
+    ],
+)
 def test_a_file_of_columns_is_refused_with_what_writes_rows(tmp_path, value):
     (tmp_path / "a.json").write_text(json.dumps(value), encoding="utf-8")
     with pytest.raises(CurateError, match="one object that holds columns") as refused:
@@ -160,3 +167,79 @@ def test_a_csv_without_a_header_is_told_so(tmp_path):
     (tmp_path / "a.csv").write_text("1,one two\n2,three\n")
     with pytest.raises(CurateError, match="first line of such a file names its columns"):
         check_fields(open_pool(tmp_path), Fields())
+
+
+NESTED = {
+    "custom_id": "1",
+    "body": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_rows_within_a_columns_objects_are_refused_with_the_line_that_makes_their_keys_columns(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    if name == "a.json":
+        Path(name).write_text(json.dumps([NESTED, NESTED], indent=1), encoding="utf-8")
+    else:
+        write(Path(name), [NESTED, NESTED])
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(name), Fields())
+    said, command = str(refused.value.hint).split("columns: ")
+    assert said == "The column 'body' holds objects that rows could be read from. Write their keys as "
+    run(command)
+    (path,) = tmp_path.glob("rows.*")
+    assert [len(d.messages) for d in documents(open_pool(path).shards[0], Fields())] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_name_that_leads_into_a_columns_objects_is_told_how_to_become_a_column(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write(Path(name), [{"doc": {"text": "x"}, "n": "1"}])
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(name), Fields(text="doc.text"))
+    assert "'text' lies within the column 'doc'" in str(refused.value.hint)
+    run(str(refused.value.hint).split("of this name: ")[1])
+    (path,) = tmp_path.glob("rows.*")
+    assert [d.text for d in documents(open_pool(path).shards[0], Fields(text="doc.text"))] == ["x"]
+    # Where another column is missing, such as that of groups, too.
+    write(Path(name), [{"text": "x", "doc": {"group": "g"}}])
+    with pytest.raises(CurateError, match=r"no column 'doc\.group'") as refused:
+        check_fields(open_pool(name), Fields(), also=("doc.group",))
+    assert "'group' lies within the column 'doc'" in str(refused.value.hint)
+
+
+def test_an_export_of_a_chat_is_no_conversation_and_its_rows_are_written_apart(tmp_path):
+    path = tmp_path / "a.json"
+    export = {"guild": {"id": "1"}, "messages": [{"id": "1", "content": "x", "author": {"name": "n"}}]}
+    path.write_text(json.dumps(export, indent=1), encoding="utf-8")
+    with pytest.raises(CurateError, match=r"no conversation: turn 0: 'role' must be a string") as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    run(str(refused.value.hint).split("in its place: ")[1])
+    path.unlink()
+    check_fields(open_pool(tmp_path), Fields(text="content"))
+
+
+def run(command: str) -> None:
+    subprocess.run(command.replace("python ", f"{sys.executable} ", 1), shell=True, check=True)
+
+
+def test_answers_that_were_disliked_are_said(tmp_path):
+    rows = [{"prompt": "a", "completion": "b", "label": liked} for liked in (True, False)]
+    first = look(open_pool(write(tmp_path / "a.jsonl", rows)), Fields())
+    assert (
+        str(first) == "prompt and completion (prompt, completion); answers of which label is false are read like others"
+    )
+    tagged = [{"messages": NESTED["body"]["messages"], "kto_tag": False}]
+    assert "kto_tag is false" in str(look(open_pool(write(tmp_path / "b.jsonl", tagged)), Fields()))
+    for others in ([rows[0]], [rows[0] | {"label": 0}], [{"text": "a", "label": False}]):
+        assert "false" not in str(look(open_pool(write(tmp_path / "c.jsonl", others)), Fields()))
+
+
+@pytest.mark.parametrize("inner", [{"text": ["x"], "label": ["A"]}, {"messages": [{"role": "user", "content": "x"}]}])
+def test_objects_that_would_be_no_rows_are_not_named_as_such(tmp_path, inner):
+    write(tmp_path / "a.jsonl", [{"question": "Which?", "choices": inner}])
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    assert "choices" not in str(refused.value.hint)

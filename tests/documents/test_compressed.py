@@ -69,3 +69,25 @@ def test_what_is_no_text_under_the_name_of_text_is_refused_by_what_it_is(tmp_pat
         with pytest.raises(DamagedShard, match=rf"{name}: an? {kind} (archive|file|stream), and no text(.|\n)*{hint}"):
             list(documents(shard, Fields(), course=course))
     assert estimated_rows(shard) <= 1
+
+
+PAGES = [b"<!DOCTYPE html>\n<html></html>", b'\n<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>']
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.csv", "a.tsv.gz", "a.parquet", "a.arrow"])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_in_the_place_of_a_file_is_called_one(tmp_path, name, page):
+    (tmp_path / name).write_bytes(page)
+    shard = shard_at(tmp_path / name)
+    for course in (None, Course()):
+        with pytest.raises(
+            DamagedShard, match=rf"{name}: a web page, or a server's message(.|\n)*Fetch the file itself"
+        ):
+            list(documents(shard, Fields(), course=course))
+    assert estimated_rows(shard) <= 3
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_a_document_where_text_files_are(tmp_path, page):
+    (tmp_path / "a.txt").write_bytes(page)
+    assert [d.text for d in documents(shard_at(tmp_path / "a.txt"), Fields())] == [page.decode()]

@@ -77,3 +77,11 @@ def test_a_stored_pool_is_known_by_the_digests_of_its_store(monkeypatch):
     store.rm(list(files))
     assert first == moved
     assert first != changed
+
+
+def test_files_of_one_name_in_several_formats_are_said(tmp_path):
+    for name in ("a.jsonl", "b/a.parquet", "c.d.jsonl", "c.e.jsonl"):
+        write(tmp_path / name, [{"text": "one"}])
+    assert "several formats" not in open_pool(tmp_path).listing
+    write(tmp_path / "a.csv.gz", [{"text": "one"}])
+    assert "by their names the same, in several formats: a.csv, a.jsonl" in open_pool(tmp_path).listing

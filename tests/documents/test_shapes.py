@@ -89,6 +89,72 @@ TURNS = [
     ({"prompt": [ASK, SAY, ASK], "completion": [SAY]}, [ASK, SAY | {"train": False}, ASK, SAY]),
     ({"chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "Here."}]}, CHAT),
     ({"prompt": "Where?", "chosen": [SAY], "rejected": [SAY | {"content": "Here."}]}, CHAT),
+    ({"prompt": [ASK], "chosen": "There.", "rejected": "Here."}, CHAT),
+    ({"prompt": "Where?", "chosen": SAY, "rejected": SAY | {"content": "Here."}}, CHAT),
+    ({"question": "Where?", "chosen": [SAY], "rejected": [SAY | {"content": "Here."}]}, CHAT),
+    (
+        {
+            "conversations": [ASK],
+            "chosen": {"from": "gpt", "value": "There."},
+            "rejected": {"from": "gpt", "value": "No."},
+        },
+        CHAT,
+    ),
+    (
+        {"messages": [ASK, SAY | {"content": "Here."}, ASK], "system": "Be brief.", "chosen": SAY, "rejected": "No."},
+        [
+            {"role": "system", "content": "Be brief."},
+            ASK,
+            {"role": "assistant", "content": "Here.", "train": False},
+            *CHAT,
+        ],
+    ),
+    ({"conversations": '[{"role": "user", "content": "Where?"}]', "chosen": "There.", "rejected": "No."}, CHAT),
+    ({"messages": CHAT, "chosen": [ASK, SAY | {"content": "No."}], "rejected": CHAT}, CHAT),
+    (
+        {"messages": [*CHAT, ASK], "chosen": 1, "rejected": 0},
+        [*CHAT, ASK],
+    ),
+    ({"chosen": json.dumps(CHAT), "rejected": json.dumps([ASK, SAY | {"content": "No."}])}, CHAT),
+    ({"prompt": repr([ASK]), "completion": json.dumps([SAY])}, CHAT),
+    ({"system": "Be brief.", "messages": CHAT}, [{"role": "system", "content": "Be brief."}, *CHAT]),
+    (
+        {"system": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}], "messages": CHAT},
+        [{"role": "system", "content": "Be\nbrief."}, *CHAT],
+    ),
+    (
+        {"system": "x", "messages": [{"role": "system", "content": "y"}, *CHAT]},
+        [{"role": "system", "content": "y"}, *CHAT],
+    ),
+    (
+        {"system": "", "system_prompt": "Be brief.", "conversations": CHAT},
+        [{"role": "system", "content": "Be brief."}, *CHAT],
+    ),
+    (
+        {"systemInstruction": {"role": "user", "parts": [{"text": "Be brief."}]}, "messages": CHAT},
+        [{"role": "system", "content": "Be brief."}, *CHAT],
+    ),
+    ({"turns": [{"sender": "human", "text": "Where?"}, {"sender": "assistant", "text": "There."}]}, CHAT),
+    (
+        {
+            "messages": [
+                ASK,
+                {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "x"}, "There."]},
+            ]
+        },
+        [
+            ASK,
+            {"role": "assistant", "content": [{"type": "text", "text": "There."}], "reasoning_content": "Hm."},
+        ],
+    ),
+    (
+        {
+            "input": {"messages": [ASK, SAY, ASK], "parallel_tool_calls": True},
+            "preferred_output": [SAY],
+            "non_preferred_output": [SAY | {"content": "Here."}],
+        },
+        [ASK, SAY | {"train": False}, *CHAT],
+    ),
     ({"input": [ASK], "output": "There."}, CHAT),
     (
         {"system_prompt": "Be brief.", "input": [ASK], "output": "There."},
@@ -235,6 +301,13 @@ TEXTS = [
     ({"prompt": "Who? ", "chosen": "Me.", "rejected": "You."}, "Who? ", "Me."),
     ({"system": "", "question": "Who?", "chosen": "Me.", "rejected": "You."}, "Who?\n\n", "Me."),
     (
+        {"instruction": "Name it.", "input": "a frog", "history": [["Hi", "Ho"]], "chosen": "Frog", "rejected": "Toad"},
+        "Hi\n\nHo\n\nName it.\n\na frog\n\n",
+        "Frog",
+    ),
+    ({"system": "Be brief.", "input": "Who?", "chosen": "Me.", "rejected": "You."}, "Be brief.\n\nWho?\n\n", "Me."),
+    ({"prompt": "Write turns.", "completion": json.dumps(CHAT)}, "Write turns.", json.dumps(CHAT)),
+    (
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: Who?\n\nAssistant: Me.", "rejected": "x"},
         "\n\nHuman: Hi\n\nAssistant: Ho\n\nHuman: Who?\n\nAssistant:",
         " Me.",
@@ -250,6 +323,12 @@ def test_prompts_and_answers_in_columns_of_any_name(
     document = only(tmp_path / f"a{ending}", row | {"source": "web"})
     assert (document.prompt, document.completion) == (prompt, completion)
     assert document.metadata == {"source": "web"}
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_are_words_of_a_document(tmp_path: Path, key: str) -> None:
+    document = only(tmp_path / "a.jsonl", {"messages": [ASK, SAY | {key: "Hm."}, ASK | {key: ""}, SAY | {key: None}]})
+    assert document.plain_text == "Where?\nHm.\nThere.\nWhere?\nThere."
 
 
 def test_rows_that_differ_in_their_input_alone_are_different_documents(tmp_path: Path) -> None:
@@ -298,6 +377,12 @@ def test_tools_belong_to_a_conversation(tmp_path: Path, tools: Any) -> None:
     plain = only(tmp_path / "a.jsonl", {"messages": CHAT})
     with_tools = only(tmp_path / "a.jsonl", {"messages": CHAT, "tools": tools})
     assert (plain.tools, with_tools.tools) == (None, TOOLS)
+    functions = only(tmp_path / "a.jsonl", {"messages": CHAT, "functions": [tool["function"] for tool in TOOLS]})
+    assert functions.tools == TOOLS
+    written = only(tmp_path / "a.jsonl", {"messages": CHAT, "functions": json.dumps([TOOLS[0]["function"]])})
+    assert written.tools == TOOLS
+    for others in (["seek"], "seek", [TOOLS], {}):
+        assert only(tmp_path / "a.jsonl", {"messages": CHAT, "functions": others}).tools is None
     assert plain.content_hash != with_tools.content_hash
     assert only(tmp_path / "a.jsonl", {"messages": CHAT, "tools": []}).content_hash == plain.content_hash
 

@@ -129,7 +129,18 @@ def test_exactly_the_assistants_turns_are_scored(template: Any, messages: list[d
     assert (found, tokens.refused) == (scored, "")
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"weight": 0.0}, {"train_on_turn": False}])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"weight": 0},
+        {"train": False},
+        {"weight": 0.0},
+        {"train_on_turn": False},
+        {"training": False},
+        {"loss_mask": 0},
+        {"masked": True},
+    ],
+)
 @pytest.mark.parametrize("template", [STRINGS_ALONE, MARKS, MARKS_ALL, OPENS_THOUGHT, shipped_template()])
 def test_a_turn_that_is_marked_to_carry_no_loss_is_not_scored(template: str, mark: dict[str, Any]) -> None:
     marked = [CHAT[0], CHAT[1] | mark, *CHAT[2:]]
@@ -154,9 +165,28 @@ def test_a_mark_that_ends_in_what_the_tokenizer_drops_does_not_reach_further() -
     assert tokenizer.decode(tokens.ids[tokens.scored]) == "two four"
 
 
+KNOWN_ROLES = (  # as Qwen's
+    "{% for m in messages %}{% if m.role in ('system', 'user', 'assistant') %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+)
+
+
+def test_what_the_developer_says_is_the_systems_where_a_template_does_not_know_the_role() -> None:
+    said = {"role": "developer", "content": "over the"}
+    _, whole, _ = encode(KNOWN_ROLES, [said, *CHAT])
+    assert whole == encode(KNOWN_ROLES, [said | {"role": "system"}, *CHAT])[1]
+    assert whole.startswith("<|im_start|>system\nover the")
+    assert encode(shipped_template(), [said, *CHAT])[1].startswith("<|im_start|>developer\nover the")
+
+
 @pytest.mark.parametrize(
     ("template", "messages", "reason"),
     [
+        (
+            KNOWN_ROLES,
+            [{"role": "critic", "content": "x"}, *CHAT],
+            "the template leaves out turns of the role 'critic'",
+        ),
         (ALTERNATES, [{"role": "system", "content": "x"}, *CHAT], "System role not supported"),
         (ALTERNATES, CHAT[1:], "roles must alternate"),
         (STRINGS_ALONE, TOOL_CHAT, "the template does not write tool calls"),
@@ -197,6 +227,16 @@ def test_a_model_with_a_template_for_tools_writes_them_by_it() -> None:
     named = {"default": MARKS, "tool_use": with_tools}
     assert encode(named, CHAT, tools=[{"name": "seek"}])[1:] == encode(with_tools, CHAT, tools=[{"name": "seek"}])[1:]
     assert encode(named, CHAT)[1:] == encode(MARKS, CHAT)[1:]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_the_shipped_template_writes_thoughts_and_they_carry_loss(key: str) -> None:
+    messages = [{"role": "user", "content": "the"}, {"role": "assistant", key: "lazy", "content": "dog"}]
+    _, whole, scored = encode(shipped_template(), [*messages, {"role": "user", "content": "fox", key: None}])
+    answer = "<think>\nlazy\n</think>\n\ndog<|im_end|>"
+    assert scored == answer
+    start = "<|im_start|>"
+    assert whole == f"{start}user\nthe<|im_end|>\n{start}assistant\n{answer}\n{start}user\nfox<|im_end|>\n"
 
 
 def test_the_shipped_template_writes_tools_calls_and_parts_as_warm_up_reads_them() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from curate.documents import open_pool
 from curate.errors import CurateError
-from curate.scores.run import Run
+from curate.folders.folder import put_json
+from curate.scores.run import SHARDS, Run
 from curate.scores.session import open_session
 from tests.small_runs import FINGERPRINTS, SETTINGS, rows, skipped, write
 
@@ -330,3 +331,23 @@ def test_maps_that_have_a_key_twice_and_names_with_null_characters_can_be_asked_
     with open_session(run) as session:
         query = 'SELECT m, "n\u2400", n FROM documents'
         assert session.query(query).rows() == [([{"key": k, "value": v} for k, v in pairs], 5, 6)]
+
+
+def test_of_a_pool_that_has_changed_the_shards_are_named(tmp_path):
+    pool = tmp_path / "changing"
+    pool.mkdir()
+    for name in ("a", "b", "c"):
+        (pool / f"{name}.jsonl").write_text('{"text": "one"}\n')
+    opened = open_pool(pool)
+    prints = {**FINGERPRINTS, "pool": opened.fingerprint()}
+    run = Run.start(tmp_path / "r", settings={**SETTINGS, "pool": [str(pool)]}, fingerprints=prints)
+    put_json(run.folder, SHARDS, opened.shard_fingerprints())
+    write(run, "a.jsonl", 0, rows("a.jsonl", 0, [1.0]))
+    (pool / "a.jsonl").write_text('{"text": "two"}\n')
+    (pool / "b.jsonl").unlink()
+    for i in range(7):
+        (pool / f"new-{i}.jsonl").write_text('{"text": "one"}\n')
+    with open_session(run) as session, pytest.raises(CurateError) as refused:
+        session.query("SELECT count(*) FROM documents")
+    assert "scored: changed: a.jsonl; gone: b.jsonl; new: new-0.jsonl, new-1.jsonl" in refused.value.message
+    assert refused.value.message.endswith("new-4.jsonl ….")

@@ -5,8 +5,8 @@ Where the header has more of others between its names (semicolons, bars), those 
 Every column is text: 007 and 1.50 stay what they are, whatever other rows hold, and SQL casts where it needs numbers
 (`year::INT`). An empty field is null. A quoted field may hold separators, line ends and doubled quotes. The header must
 name every column, each once, but for the first, which pandas leaves out for its index: it is `Unnamed: 0`. A row that
-is not whole (a stray quote, more or fewer fields than the header) is set aside with the line that it begins on; of one
-with text that is not UTF-8 the other columns are read.
+is not whole (a stray quote, more or fewer fields than the header), or the header again, is set aside with the line that
+it begins on; of one with text that is not UTF-8 the other columns are read.
 """
 
 import csv
@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from curate.documents.elements import HEAD
-from curate.documents.files import plain_name
-from curate.documents.lines import BOM, CONVERT, split_lines
+from curate.documents.files import A_PAGE, FETCH, is_page, plain_name
+from curate.documents.lines import BOM, CONVERT, Truncated, split_lines
 from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed
 from curate.errors import CurateError
@@ -104,6 +104,8 @@ def _numbered(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, list
 def _texts(blocks: Iterator[bytes]) -> Iterator[str]:
     # What is not UTF-8 becomes lone surrogates, by which `decode` knows its row.
     first = next(blocks, b"")  # no more is read ahead: reading may go on behind any row
+    if is_page(first):
+        raise Truncated(A_PAGE, FETCH)
     end = b"\r" if ends_in_returns(first[:HEAD]) else b"\n"
     for number, line in enumerate(split_lines(chain((first,), blocks), end)):
         yield ((line.removeprefix(BOM) if number == 0 else line) + end).decode("utf-8", "surrogateescape")
@@ -115,8 +117,7 @@ def _checked(header: list[str] | str, number: int, shard: Shard) -> list[str]:
         raise CurateError(f"{where}: the header cannot be read: {header}.", hint="Give the file a header of its own.")
     if not _is_text(header):
         raise CurateError(f"{where}: the header is not UTF-8.", hint=CONVERT)
-    if len(header) > 1 and not header[0].strip() and _INDEX not in header:
-        header = [_INDEX, *header[1:]]
+    header = _named(header)
     if nameless := next((i for i, name in enumerate(header, 1) if not name.strip()), None):
         raise CurateError(
             f"{where}: column {nameless} of the header has no name: {header}.",
@@ -129,11 +130,21 @@ def _checked(header: list[str] | str, number: int, shard: Shard) -> list[str]:
     return header
 
 
+def _named(header: list[str]) -> list[str]:
+    """Return a header's names, with that of pandas' index, and without the byte order mark of a joined file."""
+    first = header[0].removeprefix("\ufeff")
+    is_index = len(header) > 1 and not first.strip() and _INDEX not in header
+    return [_INDEX if is_index else first, *header[1:]]
+
+
 def decode(record: Record, number: int) -> Row:
     """Make a row of strings and nulls."""
     header, fields = record
     if isinstance(fields, str):
         return BadRow(reason="undecodable line", detail=f"line {number}: {fields}")
+    if fields[-1] == header[-1] and _named(fields) == header:
+        detail = f"line {number}: the header again, as where files were joined"
+        return BadRow(reason="a second header", detail=detail)
     if len(fields) != len(header):
         detail = f"line {number}: {len(fields)} fields; expected {len(header)}: {', '.join(header)}"
         return BadRow(reason="wrong number of fields", detail=detail)
@@ -172,7 +183,10 @@ def _strings(values: Sequence[str | bytes | None]) -> pa.Array:
 
 
 def _count(blocks: Iterator[bytes], shard: Shard) -> int:
-    return sum(1 for _ in records(blocks, shard))
+    try:
+        return sum(1 for _ in records(blocks, shard))
+    except Truncated:  # a page in the place of the file
+        return 0
 
 
 FORMAT = Streamed(
@@ -182,7 +196,7 @@ FORMAT = Streamed(
     table=_table,
     count=_count,
     preamble=preamble,
-    spans_lines=ends_in_returns,
+    spans_lines=lambda head: ends_in_returns(head) or is_page(head),
     row="a whole row",
     hint="Rows need as many fields as the header has, between the same separators.",
     note="below a header",

@@ -1,5 +1,6 @@
 """Lines of JSON, one object or list of turns each; also arrays of them, and objects over several lines."""
 
+import ast
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,11 +9,15 @@ from typing import Any
 import orjson
 
 from curate.documents.elements import elements, spans_lines, with_head
+from curate.documents.files import A_PAGE, FETCH, is_page
 from curate.documents.lines import Truncated, filled_lines
 from curate.documents.shards import BadRow, Row, Shard
 from curate.documents.streamed import Streamed, count_lines
 
 _SHOWN = 80
+_NEW = "FILE > NEW"
+_MOST_PYTHON = 1 << 16  # bytes: Python's parser takes a hundred times as much memory
+_SEPARATOR = b"\x1e"  # of RFC 7464
 _TURNS = {"role": "messages", "from": "conversations"}
 """The column of a list of turns, by a key of theirs."""
 _SURE = frozenset({str, int, bool, type(None)})
@@ -24,6 +29,8 @@ _DIGITS = bytes(ord("0") if chr(i).isdecimal() and i < 128 else i for i in range
 def records(blocks: Iterator[bytes], _shard: Shard) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not blank, or the elements of an array."""
     head, blocks = with_head(blocks)
+    if is_page(head):
+        raise Truncated(A_PAGE, FETCH)
     if spans_lines(head):
         return elements(blocks, lambda text: not isinstance(decode(text, 0), BadRow))
     return filled_lines(blocks)
@@ -53,12 +60,13 @@ def decode(line: bytes, number: int) -> Row:
     except orjson.JSONDecodeError as error:
         value = _with_nan(line, str(error))
         if value is None:
-            return BadRow(reason="undecodable line", detail=f"line {number}: {error}: {_shown(line)}")
+            detail = f"line {number}: {error}: {_shown(line)}"
+            return BadRow(reason="undecodable line", detail=detail, hint=_mended(line))
     if isinstance(value, list) and (column := _column_of_turns(value)) is not None:
         return {column: value}
     if not isinstance(value, dict):
         detail = f"line {number}: expected an object, found {type(value).__name__}: {_shown(line)}"
-        return BadRow(reason="not an object", detail=detail)
+        return BadRow(reason="not an object", detail=detail, hint=_named(value))
     return value
 
 
@@ -91,6 +99,32 @@ def _with_nan(line: bytes, problem: str) -> Any:
     return value
 
 
+def _mended(line: bytes) -> str | None:
+    """Return what makes a line JSON that is JSON but for how others write it; None for any other."""
+    if line.startswith(_SEPARATOR):
+        return f"Each line begins with a separator of records. Take it out: tr -d '\\036' < {_NEW}"
+    if line.startswith(b"{") and line.rstrip().endswith(b"},"):
+        return f"Lines end in commas. Take them out: sed 's/,[[:space:]]*$//' {_NEW}"
+    if not line.startswith(b"{'") or len(line) > _MOST_PYTHON:
+        return None
+    try:
+        ast.literal_eval(line.decode().strip())
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
+    command = "import ast, json, sys; [print(json.dumps(ast.literal_eval(line))) for line in sys.stdin]"
+    return f'The lines are written as Python has dicts. Write them as JSON: python -c "{command}" < {_NEW}'
+
+
+def _named(value: Any) -> str | None:
+    """Return what makes an object of a value that is none; None where nothing is known."""
+    if not isinstance(value, str):
+        return None
+    with suppress(ValueError):
+        if isinstance(orjson.loads(value), dict):
+            return f"The lines hold JSON in strings. Write what they hold: jq -r . {_NEW}"
+    return f"The values are texts without a name. Name them: jq -c '{{text: (.[]? // .)}}' {_NEW}"
+
+
 def _shown(line: bytes) -> str:
     return line[:_SHOWN].decode("utf-8", "replace").strip()
 
@@ -106,5 +140,5 @@ FORMAT = Streamed(
     note="one object or list of turns per line, or an array of them",
     json_lines=True,
     lines_alone=True,
-    spans_lines=spans_lines,
+    spans_lines=lambda head: spans_lines(head) or is_page(head),
 )

@@ -1,13 +1,14 @@
 """Turns of a conversation as people write them, in the one form that chat templates take."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from curate.documents.shapes.contract import BETWEEN, Columns, Refused, answered, shown
-from curate.schema import LOSS_MARKS, carries_loss, message_text
+from curate.documents.shapes.contract import BETWEEN, SYSTEM, Columns, Refused, answered, shown
+from curate.schema import LOSS_MARKS, MASKED, THOUGHTS, carries_loss, message_text
 
 DEEPEST = 128
 """Levels of nesting: what is deeper overflows the stack of templates and of encoders of JSON."""
@@ -18,8 +19,14 @@ _KEYS = (
     ("role", "value"),
     ("from", "content"),
     ("speaker", "text"),
+    ("sender", "text"),
     ("role", "parts"),
 )
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
+"""The beginning of turns as a table of texts has them."""
+SYSTEM_OF_TURNS = (*SYSTEM, "systemInstruction")
+"""Names of a column of the system prompt beside turns."""
+CONVERSATIONS = ("conversations", "conversation")
 _SPEAKERS = tuple(dict.fromkeys(role for role, _ in _KEYS))
 _EXCHANGED = {
     "system": ("system",),
@@ -50,16 +57,36 @@ def read_turns(value: Any, column: str, *, system: Any = None, tools: Any = None
 
 def in_turn(value: Any) -> Any:
     """Return texts that were said in turn, the first by the user, as turns; anything else as it is."""
-    value = _parsed(value) if isinstance(value, str | bytes) else value
+    value = parsed(value) if isinstance(value, str | bytes) else value
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         return value
     return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
 
 
+def turns_in(value: Any) -> Any:
+    """Return the turns that JSON, or Python's writing of it, holds as a text; anything else as it is."""
+    if not isinstance(value, str) or not _WRITTEN.match(value):
+        return value
+    turns = parsed(value)
+    return value if isinstance(listed_turns(turns, ""), Refused) else turns
+
+
+def waiting(value: Any) -> list[dict[str, Any]] | None:
+    """Return the turns of a conversation that waits for an answer; None where it has one, or is none."""
+    turns = listed_turns(in_turn(value), "") if isinstance(value, list | dict | str) else Refused("", "")
+    return None if isinstance(turns, Refused) or turns[-1]["role"] == "assistant" else turns
+
+
+def asks_for_a_choice(row: Columns, column: str) -> bool:
+    """Return whether a row's conversation is but the prompt of an answer that was chosen, as LLaMA-Factory has it."""
+    is_pair = all(isinstance(row.get(answer), str | list | dict) for answer in ("chosen", "rejected"))
+    return is_pair and waiting(row[column]) is not None
+
+
 def answered_after(row: Columns, blocks: Sequence[str], answer: str) -> dict[str, Any] | Refused:
     """Return what `answered` does; a block `history` holds exchanges or turns that came before."""
     history = row.get("history") if "history" in blocks else None
-    value = _parsed(history) if isinstance(history, str | bytes) else history
+    value = parsed(history) if isinstance(history, str | bytes) else history
     if isinstance(value, list | dict):
         before = [exchange for exchange in in_turn(value) if exchange] if isinstance(value, list) else value
         turns = listed_turns(before, "history") if before else []
@@ -69,8 +96,16 @@ def answered_after(row: Columns, blocks: Sequence[str], answer: str) -> dict[str
     return answered({**row, "history": history}, blocks, answer)
 
 
+def system_of(row: Columns) -> Any:
+    """Return the system prompt that a row has in a column of its own: a text, or its parts, as Anthropic's may be."""
+    return next((row[column] for column in SYSTEM_OF_TURNS if row.get(column)), None)
+
+
 def with_system(turns: list[dict[str, Any]], system: Any) -> list[dict[str, Any]]:
     """Return turns behind a system prompt of a column of its own, unless they have one."""
+    if isinstance(system, list | Mapping):
+        parts = system if isinstance(system, Mapping) else {"content": system}
+        system = message_text(_canonical({**parts, "role": "system"}))
     if not isinstance(system, str) or not system.strip() or turns[0]["role"] == "system":
         return turns
     return [{"role": "system", "content": system}, *turns]
@@ -86,10 +121,10 @@ def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[st
         return Refused("no assistant turn", f"no turn of the assistant; roles here: {', '.join(roles)}")
     if not any(map(carries_loss, answers)):
         return Refused("no assistant turn", "every turn of the assistant is marked to carry no loss")
-    tools = _parsed(tools) if isinstance(tools, str | bytes) and tools.strip() else tools
+    tools = parsed(tools) if isinstance(tools, str | bytes) and tools.strip() else tools
     if not tools:
         return {"messages": list(turns)}
-    tools = [_parsed(t) if isinstance(t, str) else t for t in tools] if isinstance(tools, list) else tools
+    tools = [parsed(t) if isinstance(t, str) else t for t in tools] if isinstance(tools, list) else tools
     if not isinstance(tools, list) or not all(isinstance(t, Mapping) for t in tools) or _too_deep(tools):
         return Refused("invalid tools", f"expected a list of objects, found {shown(tools)}")
     return {"messages": list(turns), "tools": _without_nulls(tools)}
@@ -98,7 +133,9 @@ def content_of(turns: Sequence[Mapping[str, Any]], tools: Any = None) -> dict[st
 def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
     """Return the turns that a column holds, each with a role and content."""
     if isinstance(value, str | bytes):
-        value = _parsed(value)
+        value = parsed(value)
+    if isinstance(value, Mapping) and any(isinstance(value.get(role), str) for role in _SPEAKERS):
+        value = [value]  # one turn, as LLaMA-Factory's answers are
     if isinstance(value, Mapping) and value and all(isinstance(v, list) for v in value.values()):
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
     if not isinstance(value, list) or not value:
@@ -126,7 +163,7 @@ def _exchanged(turn: Any) -> list[Any]:
         return [turn]
     said = {str(key).casefold(): text for key, text in turn.items() if isinstance(text, str) and text.strip()}
     by_role = {role: [said[name] for name in names if name in said] for role, names in _EXCHANGED.items()}
-    marks = {mark: turn[mark] for mark in LOSS_MARKS if turn.get(mark) is not None}
+    marks = {mark: turn[mark] for mark in (*LOSS_MARKS, MASKED) if turn.get(mark) is not None}
     if turn.get("output_with_loss") is False:  # XTuner's mark
         marks["train"] = False
     turns = [{"role": role, "content": "\n".join(texts)} for role, texts in by_role.items() if texts]
@@ -134,7 +171,7 @@ def _exchanged(turn: Any) -> list[Any]:
     return turns or [turn]
 
 
-def _parsed(value: str | bytes) -> Any:
+def parsed(value: str | bytes) -> Any:
     """Return what JSON holds, or a literal of Python, which pandas writes into csv; anything else as it is."""
     try:
         return orjson.loads(value)
@@ -159,9 +196,10 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, bytes):
         content = content.decode("utf-8", "replace")
     if isinstance(content, list):
-        content = [_part(part) for part in content]
+        thoughts, content = _without_thoughts([_part(part) for part in content])
+        rest |= {THOUGHTS[0]: thoughts} if thoughts else {}
     if isinstance(written := rest.get("tool_calls"), str | bytes):
-        rest["tool_calls"] = _parsed(written) if written.strip() else []
+        rest["tool_calls"] = parsed(written) if written.strip() else []
     calls: list[Any] = []
     if role == "function_call":
         role, calls = "assistant", list(_calls(content))
@@ -190,6 +228,16 @@ def _part(part: Any) -> Any:
     return {**part, "type": "text"} if is_text and part.get("type") in (None, "input_text", "output_text") else part
 
 
+def _without_thoughts(parts: list[Any]) -> tuple[str, list[Any]]:
+    """Return what parts of thinking hold, as Anthropic writes them, and the other parts."""
+    thoughts = [
+        p
+        for p in parts
+        if isinstance(p, Mapping) and p.get("type") == "thinking" and isinstance(p.get("thinking"), str)
+    ]
+    return "\n".join(p["thinking"] for p in thoughts), [p for p in parts if p not in thoughts] if thoughts else parts
+
+
 def _without_tool_parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a turn whose parts of tools, as Anthropic writes them, are calls, and results turns before the rest."""
     content = turn.get("content")
@@ -213,11 +261,11 @@ def _without_tool_parts(turn: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _calls(value: Any) -> Iterator[dict[str, Any]]:
     """Yield calls of functions in OpenAI's form, arguments as an object where they are JSON."""
-    value = _parsed(value) if isinstance(value, str) else value
+    value = parsed(value) if isinstance(value, str) else value
     for call in value if isinstance(value, list) else [value]:
         if isinstance(call, Mapping) and isinstance(call.get("name"), str):
             arguments = call.get("arguments", {})
-            arguments = _parsed(arguments) if isinstance(arguments, str) else arguments
+            arguments = parsed(arguments) if isinstance(arguments, str) else arguments
             yield {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
 

@@ -2,16 +2,24 @@
 
 from typing import Any
 
-from curate.documents.shapes._turns import content_of, listed_turns, with_system
+from curate.documents.shapes._turns import content_of, listed_turns, turns_in, with_system
 from curate.documents.shapes.contract import Columns, Refused, Shape, present
 from curate.fields import Fields
 
 
 def _fits(row: Columns, fields: Fields) -> bool:
-    return any(isinstance(row[c], list | dict) for c in (fields.prompt, fields.completion))
+    prompt, completion = row[fields.prompt], row[fields.completion]
+    # A text may be of turns as JSON where both are: an answer alone may be asked for in that form.
+    return isinstance(prompt, list | dict) or isinstance(completion, list | dict) or _are_written(prompt, completion)
+
+
+def _are_written(prompt: Any, completion: Any) -> bool:
+    return turns_in(prompt) is not prompt and turns_in(completion) is not completion
 
 
 def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
+    if _are_written(row[fields.prompt], row[fields.completion]):
+        row = {**row, **{c: turns_in(row[c]) for c in (fields.prompt, fields.completion)}}
     return read_pair(row, fields.prompt, fields.completion)
 
 

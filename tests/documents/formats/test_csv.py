@@ -49,7 +49,8 @@ def test_names_that_stand_between_other_separators_are_told_from_the_header(tmp_
     ],
 )
 def test_what_a_header_has_most_of_outside_of_quotes_separates(tmp_path, header, names):
-    assert FORMAT.columns(shard_of(tmp_path, header + b"\n" + header + b"\n")) == names
+    row = header.replace(b"text", b"one")
+    assert FORMAT.columns(shard_of(tmp_path, header + b"\n" + row + b"\n")) == names
 
 
 @pytest.mark.parametrize("line", [b"sep=;\r\n", b'\xef\xbb\xbf"sep=;"\n', b"\nSEP=;\n", b"sep=;\r"])
@@ -121,6 +122,16 @@ def test_a_bad_row_is_set_aside_with_its_line_and_keeps_its_number(tmp_path, bad
     assert (numbers.tolist(), table.column("n").to_pylist()) == ([0, 2], ["1", "2"])
     skipped = [d for d in documents(shard, Fields()) if isinstance(d, Skipped)]
     assert [(s.row, s.reason) for s in skipped] == [(1, reason)]
+
+
+@pytest.mark.parametrize("index", ["", "n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_header_within_a_file_that_was_joined_is_set_aside(tmp_path, index, mark):
+    part = f"{index},text\n0,one\n1,text\n"
+    first, own, aside, *_ = values(shard_of(tmp_path, (part + mark + part).encode()))
+    assert (first["text"], own["text"]) == ("one", "text")
+    assert isinstance(aside, BadRow)
+    assert (aside.reason, aside.detail[:7]) == ("a second header", "line 4:")
 
 
 def test_a_quote_that_is_never_closed_sets_aside_what_it_takes_in(tmp_path):
