@@ -1,5 +1,4 @@
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,6 @@ def test_an_unknown_package_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.slow
 def test_the_main_job_finds_the_rest_of_the_target_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The whole of `make quickstart`: every command as a user types it, on the real library of this Python."""
-    started = time.monotonic()
     curate.cli.main(["quickstart", "--out", str(tmp_path / "q")])
     shown = capsys.readouterr().out
     commands = re.findall(r"^\$ curate (\w+)", shown, flags=re.MULTILINE)
@@ -41,4 +39,3 @@ def test_the_main_job_finds_the_rest_of_the_target_package(tmp_path: Path, capsy
     assert enrichment is not None
     assert float(enrichment[1]) > 2.5
     assert (tmp_path / "q" / "runs" / "trackstar" / "run.json").is_file()
-    assert time.monotonic() - started < 400  # 180 s where two cores are free
