@@ -70,8 +70,8 @@ _STAY = ("score", "doc_id")
 """Columns that are left out last."""
 
 
-SHOWN = ("score", "n_tokens", "shard", "row", "preview")
-"""What commands show of a run's best rows."""
+SHOWN = {"score": "score", "n_tokens": "tokens", "shard": "shard", "row": "row", "preview": "text"}
+"""What commands show of a run's best rows: columns, each with its heading."""
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -94,7 +94,7 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
         chosen = None if selection is None else selection.record() | {"out": str(selection.out)}
         print_json({**runs, **(exact.totals or {}), "expected": asdict(expected), "selection": chosen})
         return
-    print_rows(["score", "tokens", "shard", "row", "text"], best_rows(exact, SHOWN, 5))
+    print_rows([*SHOWN.values()], best_rows(exact, [*SHOWN], 5))
     print_table(
         ("column", f"of its best {portion_text(settings.top)} kept", "at least", "within sources"),
         [(column, k.recall, k.at_least, k.within) for column, k in expected.kept.items()],

@@ -110,7 +110,7 @@ def _print(run: "Run", as_json: bool) -> None:
     print_table(names, lines, title=f"cross-validated on {told['documents']:,} documents")
     if not totals:  # one of several jobs, of which another is the last
         return
-    print_rows(["score", "tokens", "shard", "row", "text"], best_rows(run, SHOWN, 5))
+    print_rows([*SHOWN.values()], best_rows(run, [*SHOWN], 5))
     stdout.print(
         f"{counted(totals['documents'], 'document')} predicted by {told['student']!r} in {run.address}", soft_wrap=True
     )

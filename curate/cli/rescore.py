@@ -89,8 +89,8 @@ def _print(run: "Run") -> None:
     from curate.cli._output import SHOWN, print_alarm, print_rows, stderr, stdout
     from curate.scores.best import best_rows
 
-    rows = best_rows(run, ("score", "score_adjoint", *SHOWN[1:]), 5)
-    print_rows(["score", "adjoint", "tokens", "shard", "row", "text"], rows)
+    shown = {"score": "score", "score_adjoint": "adjoint"} | SHOWN
+    print_rows([*shown.values()], best_rows(run, [*shown], 5))
     smooth = ", ".join(f"{a:.2f}" for a in run.record.smoothness) or "not measured"
     stdout.print(f"smoothness of the training: {smooth} (1 is smooth)", soft_wrap=True)
     if check := run.record.check:

@@ -125,9 +125,9 @@ def _print(run: "Run", trust: "Judged | None") -> None:
     from curate.scores.narrowing import narrowed_note
 
     totals = run.totals or {}
-    best, worst = best_rows(run, SHOWN, 5), best_rows(run, SHOWN, 2, order="worst")[::-1]
+    best, worst = best_rows(run, [*SHOWN], 5), best_rows(run, [*SHOWN], 2, order="worst")[::-1]
     rows = [*best, *(row for row in worst if row not in best)]  # a small pool's ends overlap
-    print_rows(["score", "tokens", "shard", "row", "text"], rows)
+    print_rows([*SHOWN.values()], rows)
     stdout.print(
         f"{counted(totals['documents'], 'document')}, {counted(totals['tokens'], 'token')} scored in {run.address}",
         soft_wrap=True,

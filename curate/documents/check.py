@@ -73,8 +73,7 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     not_read = [c for c in seen if c in content and c not in used]
     if not titles:
         return None
-    chat = {"chat": chats == {True}, "some_chat": True in chats}
-    return FirstRows(shapes=titles, not_read=not_read, disliked=disliked, **chat)
+    return FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats, disliked=disliked)
 
 
 def refusal(pool: Pool, fields: Fields) -> str | None:
@@ -146,7 +145,7 @@ def check_fields(
             first_problem = first_problem or columns
             continue
         num_filled += 1
-        if (problem := _holds_columns(shard, columns, fields) or _holds_rows(shard, fields)) is not None:
+        if (problem := _no_rows(shard, columns, fields)) is not None:
             first_problem = first_problem or problem
         elif shapes.content_columns(columns, fields):
             has_content = True
@@ -174,10 +173,15 @@ def check_fields(
 def _within(pool: Pool, name: str) -> str | None:
     """Say how a name that leads into a column's objects becomes a column, where some first row has it."""
     for shard, columns in islice(_filled_shards(pool), _SHARDS):
-        row = {} if isinstance(columns, CurateError) else next((row for _, row in rows(shard)), {})
-        if not isinstance(row, BadRow) and (said := lifted(shard, row, name)) is not None:
+        if not isinstance(columns, CurateError) and (said := lifted(shard, _first_row(shard), name)) is not None:
             return said
     return None
+
+
+def _first_row(shard: Shard) -> Mapping[str, Any]:
+    """Return a shard's first row, as one without columns where it has none that can be decoded."""
+    row = next((row for _, row in rows(shard)), {})
+    return {} if isinstance(row, BadRow) else row
 
 
 def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]]:
@@ -192,9 +196,8 @@ def _filled_shards(pool: Pool) -> Iterator[tuple[Shard, list[str] | CurateError]
 
 
 def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -> CurateError:
-    first = [] if fields.format_as else [row for _, row in islice(rows(shard), 2)]
-    row = first[0] if first and not isinstance(first[0], BadRow) else {}
-    is_one_object = plain_name(shard.url).endswith(".json") and len(first) == 1
+    is_one_object = _only_object(shard) is not None
+    row = {} if fields.format_as else _first_row(shard)
     if (folder := result_of(shard.url)) is not None:
         hint = f"{folder} holds results of curate, and no documents. What `curate select` writes is a pool like others."
     elif fields.format_as:
@@ -229,12 +232,23 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
     )
 
 
-def _holds_rows(shard: Shard, fields: Fields) -> CurateError | None:
-    """Return the error of a file of JSON that is one object and no document, but holds rows, as exports of chats do."""
+def _only_object(shard: Shard) -> Mapping[str, Any] | None:
+    """Return the row of a file of JSON that is one object; None for all other files."""
     first = [row for _, row in islice(rows(shard), 2)] if plain_name(shard.url).endswith(".json") else []
-    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0].get(fields.messages), list):
+    return first[0] if len(first) == 1 and not isinstance(first[0], BadRow) else None
+
+
+def _no_rows(shard: Shard, columns: list[str], fields: Fields) -> CurateError | None:
+    """Return the error of a file of JSON that is one object, of columns or of rows, where rows are expected."""
+    only = _only_object(shard)
+    return None if only is None else _holds_columns(shard, only, columns, fields) or _holds_rows(shard, only, fields)
+
+
+def _holds_rows(shard: Shard, only: Mapping[str, Any], fields: Fields) -> CurateError | None:
+    """Return the error of a file's only object that is no document, but holds rows, as exports of chats do."""
+    if not isinstance(only.get(fields.messages), list):
         return None
-    document, holder = DocumentMaker(shard.name, fields)(0, first[0]), _holder_of_rows(first[0])
+    document, holder = DocumentMaker(shard.name, fields)(0, only), _holder_of_rows(only)
     if isinstance(document, Document) or document.reason != "invalid messages" or holder is None:
         return None
     return CurateError(f"{shard.url}: no conversation: {document.detail}.", hint=_rows_apart(shard, holder))
@@ -246,14 +260,10 @@ def _rows_apart(shard: Shard, holder: str) -> str:
     return f"The file is one object that holds rows. Write them a line each, in its place: {rows_of} > {name}l"
 
 
-def _holds_columns(shard: Shard, columns: list[str], fields: Fields) -> CurateError | None:
-    """Return the error of a file of JSON that is one object of columns, as pandas writes it unless told otherwise."""
+def _holds_columns(shard: Shard, only: Mapping[str, Any], columns: list[str], fields: Fields) -> CurateError | None:
+    """Return the error of a file's only object that holds columns, as pandas writes it unless told otherwise."""
     is_split = set(columns) >= _SPLIT
-    if not plain_name(shard.url).endswith(".json") or not (is_split or fields.text in columns):
-        return None
-    first = [row for _, row in islice(rows(shard), 2)]
-    column = "data" if is_split else fields.text
-    if len(first) != 1 or isinstance(first[0], BadRow) or not isinstance(first[0].get(column), list | dict):
+    if not isinstance(only.get("data" if is_split else fields.text), list | dict):
         return None
     orient = ", orient='split'" if is_split else ""
     as_rows = f"pandas.read_json('{shard.url}'{orient}).to_json('rows.jsonl', orient='records', lines=True)"

@@ -23,11 +23,6 @@ _HUDI = re.compile(r"(?P<file>.*[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-\d+)_[
 _EXPORT = "Write its rows as Parquet, and give that: duckdb -c \"COPY (FROM {}('{}')) TO 'rows.parquet'\"."
 
 
-def places(urls: Iterable[str]) -> list[str]:
-    """Return where files lie: absolute paths of local ones, urls of others."""
-    return [os.path.abspath(path) if (path := local_path(url)) is not None else url for url in urls]
-
-
 def place_of(url: str) -> str:
     """Return where a file lies: the absolute path of a local one, another's url."""
     path = local_path(url)

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from curate import methods
@@ -23,6 +22,7 @@ from curate.documents import (
     read_target,
 )
 from curate.documents.check import refusal
+from curate.documents.located import same_places
 from curate.documents.set_aside import sentences
 from curate.errors import CurateError, SettingsError
 from curate.fields import Fields
@@ -178,7 +178,7 @@ def _like_run(settings: ScoreSettings, path: str) -> ScoreSettings:
     own = here.pop("method_settings", {})
     if "fields" in here:
         here.setdefault("target_fields", theirs.target_fields or theirs.fields)
-    if "target" in here and [Path(t).resolve() for t in here["target"]] != [Path(t).resolve() for t in theirs.target]:
+    if "target" in here and not same_places(here["target"], theirs.target):
         here.setdefault("group_by", None)  # another target may have other columns
     return changed(
         theirs,

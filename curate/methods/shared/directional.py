@@ -264,19 +264,17 @@ def _mean_of_unit_rows(inputs: Inputs, target: EncodedTarget, metric: Solve) -> 
     """Return each group's mean of its rows' gradients, each divided by its norm by the metric, and the rows used."""
     members = target.by_group(list(range(len(target.encoded))))
     column = {i: q for q, rows in enumerate(members.values()) for i in rows}
-    finite = [False] * len(column)
+    finite = torch.zeros(len(column), dtype=torch.bool)
     sums: Directions = {}
     for positions, gradients, norms in _row_gradients(inputs, metric, target.encoded):
         shares = torch.zeros(len(positions), len(members), dtype=torch.float64)
         shares[range(len(positions)), [column[i] for i in positions]] = 1 / norms
-        usable = norms.isfinite()
-        for i, is_usable in zip(positions, usable.tolist(), strict=True):
-            finite[i] = is_usable
+        finite[positions] = usable = norms.isfinite()
         for name, of_rows in gradients.items():
             of_usable, weights = (x[usable.to(x.device)] for x in (of_rows, shares.to(of_rows)))
             of_groups = torch.einsum("rq,roi->qoi", weights, of_usable)
             sums[name] = sums[name].add_(of_groups) if name in sums else of_groups
-    rows = usable_rows(target, finite, inputs.reporter)
+    rows = usable_rows(target, finite.tolist(), inputs.reporter)
     counts = torch.tensor([len(of_group) for of_group in target.by_group(rows).values()])
     return {name: total / counts.to(total)[:, None, None] for name, total in sums.items()}, rows
 
