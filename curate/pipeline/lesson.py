@@ -12,7 +12,8 @@ from curate.proxies.settings import MAX_DEFAULT_CONTEXT
 from curate.schema import Document
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
-from curate.scores.session import pool_of
+from curate.scores.session import open_session, pool_of
+from curate.scores.views import quoted
 from curate.students.fitting import TOKENS, Sample
 from curate.students.lengths import Lengths
 
@@ -56,19 +57,7 @@ class Lesson:
 
 def lesson_of(teacher: Run, prediction: Prediction, reporter: Reporter) -> Lesson:
     """Draw documents of the teacher and read them again from its pool. Raises CurateError where they are gone."""
-    settings, columns = prediction.settings, prediction.columns
-    frame = teacher.scores().select("shard", "row", "content_hash", "n_tokens", "truncated", *columns)
-    frame = frame.collect(engine="streaming")
-    frame = frame.filter(pl.all_horizontal(pl.col(c).is_finite() for c in columns)).sort("shard", "row")
-    if len(frame) < LEAST:
-        raise CurateError(
-            f"{teacher.address} has {len(frame)} documents; expected at least {LEAST} to learn from.",
-            hint="Score a larger sample.",
-        )
-    if len(frame) > settings.documents:
-        drawn = np.random.default_rng([settings.seed, 4]).permutation(len(frame))[: settings.documents]
-        frame = frame[np.sort(drawn)]
-        reporter.note(f"{len(frame):,} documents of {teacher.address} are learned from, drawn by the seed.")
+    frame = _drawn(teacher, prediction, reporter)
     is_same = prediction.fingerprints["pool"] == teacher.record.fingerprints.pool
     read = _read_again(prediction.pool if is_same else pool_of(teacher), prediction.scoring.fields, frame)
     if [d.content_hash for d in read] != frame["content_hash"].to_list():
@@ -77,6 +66,31 @@ def lesson_of(teacher: Run, prediction: Prediction, reporter: Reporter) -> Lesso
             hint="Their contents have changed: score a sample of the pool as it is now.",
         )
     return Lesson(frame, read)
+
+
+def _drawn(teacher: Run, prediction: Prediction, reporter: Reporter) -> pl.DataFrame:
+    """Draw rows of a run's scores, in the order of shards and rows; SQL holds no others but their places."""
+    settings, columns = prediction.settings, prediction.columns
+    finite = " AND ".join(f"isfinite({quoted(c)})" for c in columns)
+    fields = ", ".join(map(quoted, ("shard", "row", "content_hash", "n_tokens", "truncated", *columns)))
+    with open_session(teacher) as session:
+        ((count,),) = session.query(f"SELECT count(*) FROM scores WHERE {finite}").rows()
+        if count < LEAST:
+            raise CurateError(
+                f"{teacher.address} has {count} documents; expected at least {LEAST} to learn from.",
+                hint="Score a larger sample.",
+            )
+        if count <= settings.documents:
+            chosen, places = f"SELECT {fields} FROM scores WHERE {finite}", None
+        else:
+            numbered = 'SELECT shard, "row", row_number() OVER (ORDER BY shard, "row") - 1 AS place FROM scores'
+            drawn = f'SELECT shard, "row" FROM ({numbered} WHERE {finite}) WHERE place IN (SELECT unnest($places))'
+            chosen = f'SELECT {fields} FROM scores JOIN ({drawn}) USING (shard, "row")'
+            order = np.random.default_rng([settings.seed, 4]).permutation(count)
+            places = {"places": order[: settings.documents].tolist()}
+            reporter.note(f"{settings.documents:,} documents of {teacher.address} are learned from, drawn by the seed.")
+        table = session.query(f'{chosen} ORDER BY shard, "row"', places).arrow()
+    return pl.DataFrame(table)
 
 
 def _read_again(pool: Pool, fields: Fields, frame: pl.DataFrame) -> list[Document]:

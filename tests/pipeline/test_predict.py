@@ -3,6 +3,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -10,6 +11,10 @@ from polars.testing import assert_frame_equal
 import curate
 from curate.cli import main
 from curate.errors import CurateError, SettingsError
+from curate.pipeline.lesson import lesson_of
+from curate.pipeline.predict import make_prediction
+from curate.progress import Silent
+from curate.students.settings import PredictSettings
 from tests.scoring import lines, make_project, make_rows
 
 
@@ -53,6 +58,16 @@ def test_a_prediction_is_a_run_of_the_same_columns_and_rows(project: Path, predi
     ratio = scores["n_tokens"].sum() / exact["n_tokens"].sum()
     assert 0.9 < ratio < 1.1
     assert scores["loss"].is_null().all()
+
+
+def test_documents_are_drawn_by_the_seed_from_the_scored_ones_in_order_of_shards_and_rows(project: Path) -> None:
+    teacher = curate.Run.open(project / "teacher")
+    settings = PredictSettings(teacher=str(project / "teacher"), documents=80, seed=3)
+    lesson = lesson_of(teacher, make_prediction(settings, teacher, Silent()), Silent())
+    scored = teacher.scores().collect().sort("shard", "row")
+    drawn = sorted(np.random.default_rng([3, 4]).permutation(len(scored))[:80].tolist())
+    assert_frame_equal(lesson.frame, scored[drawn].select(lesson.frame.columns))
+    assert [(d.shard, d.row) for d in lesson.documents] == lesson.frame.select("shard", "row").rows()
 
 
 def test_jobs_that_share_a_pool_and_another_start_give_the_same_scores(project: Path, predicted: curate.Run) -> None:
