@@ -60,6 +60,24 @@ TURNS = [
     ),
     ({"conversations": CHAT}, CHAT),
     ({"conversation": CHAT}, CHAT),
+    (
+        {
+            "conversations": [
+                {"from": "human", "value": "Where?", "role": None, "content": ""},
+                {"from": "gpt", "value": "There.", "content": "Elsewhere.", "role": "assistant"},
+            ]
+        },
+        [ASK, {"role": "assistant", "content": "Elsewhere.", "from": "gpt", "value": "There."}],
+    ),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": None, "value": "Where?"},
+                {"role": "assistant", "value": None, "content": "There."},
+            ]
+        },
+        CHAT,
+    ),
     ({"messages": {"role": ["user", "assistant"], "content": ["Where?", "There."]}}, CHAT),
     ({"messages": '[{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]'}, CHAT),
     ({"messages": repr(CHAT)}, CHAT),

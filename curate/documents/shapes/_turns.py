@@ -191,7 +191,8 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
     role_key, content_key = _keys(turn)
     role = turn.get(role_key)
     role = _ROLES.get(role.strip().casefold(), role) if isinstance(role, str) else role
-    rest = {k: _without_nulls(v) for k, v in turn.items() if k not in (role_key, content_key) and v is not None}
+    said = (role_key, content_key, "role", "content")  # these may stand beside a pair of other names
+    rest = {k: _without_nulls(v) for k, v in turn.items() if k not in said and v is not None}
     content = _without_nulls(turn.get(content_key))
     if isinstance(content, bytes):
         content = content.decode("utf-8", "replace")
@@ -213,11 +214,11 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keys(turn: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a turn calls its role and its content, which it may lack."""
-    for role, content in _KEYS:
-        if content in turn and isinstance(turn.get(role), str):
-            return role, content
-    return next((pair for pair in _KEYS if isinstance(turn.get(pair[0]), str)), _KEYS[0])
+    """Return what a turn calls its role and its content, which it may lack; one that is null gives way to another."""
+    pairs = [(role, content) for role, content in _KEYS if isinstance(turn.get(role), str)]
+    filled = (pair for pair in pairs if turn.get(pair[1]) is not None)
+    present = (pair for pair in pairs if pair[1] in turn)
+    return next(filled, None) or next(present, None) or next(iter(pairs), _KEYS[0])
 
 
 def _part(part: Any) -> Any:
