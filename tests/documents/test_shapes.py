@@ -8,7 +8,7 @@ import pytest
 
 from curate.documents import Fields, check_fields, documents, look, open_pool, read_target, shapes
 from curate.errors import CurateError, SettingsError
-from curate.schema import Document, Skipped
+from curate.schema import Document, Skipped, carries_loss
 from tests.documents.writing import ENDINGS, shard_at, write
 
 ASK, SAY = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}
@@ -275,6 +275,25 @@ def test_conversations_of_every_form_are_read_as_turns(tmp_path: Path, row: dict
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_a_list_of_marks_beside_turns_says_which_carry_loss(tmp_path: Path, ending: str, column: str) -> None:
+    again = [*CHAT, ASK, {"role": "assistant", "content": "Here."}]
+    row = {column: again, "loss_mask": [0, 0, 0, 1]}
+    assert list(map(carries_loss, only(tmp_path / f"a{ending}", row).messages or ())) == [False, False, False, True]
+    behind_system = row | {"system": "Be brief.", "loss_mask": [1, "true", "0", False]}
+    marked = only(tmp_path / "b.jsonl", behind_system).messages or ()
+    assert [(turn["role"], carries_loss(turn)) for turn in marked if turn["role"] != "user"] == [
+        ("system", False),
+        ("assistant", True),
+        ("assistant", False),
+    ]
+    assert only(tmp_path / "b.jsonl", row | {"loss_mask": 1}).messages == again
+    within = [{"role": "system", "content": "Be brief."}, *CHAT]
+    marked = only(tmp_path / "b.jsonl", {column: within, "loss_mask": [0, 1]}).messages or ()
+    assert list(map(carries_loss, marked)) == [False, False, True]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_conversations_are_the_same_in_every_format(tmp_path: Path, ending: str) -> None:
     rows = [{"system": None} | row for row, _ in TURNS[:2]]
     found = read(tmp_path / f"a{ending}", rows)
@@ -419,6 +438,19 @@ def nested(depth: int) -> Any:
         ({"conversations": [{"from": "gpt", "value": 3}]}, "invalid messages", "keys here: from, value"),
         ({"messages": [ASK, SAY | {"weight": 0}]}, "no assistant turn", "marked to carry no loss"),
         ({"messages": [ASK, SAY | {"train": False}]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": [ASK, SAY | {"weight": "0"}]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": [ASK, SAY | {"masked": 1}]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": [ASK, SAY | {"train": "some"}]}, "invalid messages", "turn 1: 'train' is 'some'"),
+        ({"messages": [ASK, SAY | {"loss_mask": [0, 1]}]}, "invalid messages", "'loss_mask' is [0, 1]"),
+        (
+            {"messages": [ASK, SAY | {"train_detail": [{"begin_offset": 0, "end_offset": 3, "train": False}]}]},
+            "invalid messages",
+            "turn 1: 'train_detail' marks parts",
+        ),
+        ({"messages": CHAT, "loss_mask": [0, 0]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": CHAT, "loss_mask": [0, 0, 1]}, "invalid messages", "'loss_mask': 3 marks for 2 turns"),
+        ({"conversations": CHAT, "loss_mask": [1]}, "invalid messages", "'loss_mask': 1 marks for 2 turns"),
+        ({"messages": CHAT, "loss_mask": [0, [1]]}, "invalid messages", "column 'loss_mask': 'loss_mask' is [1]"),
         ({"messages": [ASK, SAY | {"note": nested(300)}]}, "invalid messages", "more than 128 levels"),
         ({"messages": CHAT, "tools": nested(300)}, "invalid tools", "expected a list of objects"),
         ({"messages": "[" * 300}, "invalid messages", "expected a list of turns"),

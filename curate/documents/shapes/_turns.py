@@ -10,6 +10,8 @@ import orjson
 from curate.documents.shapes.contract import BETWEEN, SYSTEM, Columns, Refused, answered, shown
 from curate.schema import LOSS_MARKS, MASKED, THOUGHTS, carries_loss, message_text
 
+_PARTIAL_MARKS = ("train_detail", "training_detail")
+"""Keys by which axolotl's rows mark stretches of a turn."""
 DEEPEST = 128
 """Levels of nesting: what is deeper overflows the stack of templates and of encoders of JSON."""
 # Role and content of a turn, as it names them.
@@ -26,6 +28,8 @@ _WRITTEN = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 """The beginning of turns as a table of texts has them."""
 SYSTEM_OF_TURNS = (*SYSTEM, "systemInstruction")
 """Names of a column of the system prompt beside turns."""
+MARKS = "loss_mask"
+"""A column beside turns that holds a list of what LOSS_MARKS say, one for each, as LLaMA-Factory's rows have it."""
 CONVERSATIONS = ("conversations", "conversation")
 _SPEAKERS = tuple(dict.fromkeys(role for role, _ in _KEYS))
 _EXCHANGED = {
@@ -43,16 +47,32 @@ _ROLES = {
 }
 
 
-def read_turns(value: Any, column: str, *, system: Any = None, tools: Any = None) -> dict[str, Any] | Refused:
+def read_turns(
+    value: Any, column: str, *, system: Any = None, tools: Any = None, marks: Any = None
+) -> dict[str, Any] | Refused:
     """Return the content of a chat row: its turns, and the tools that it offers; or why it has none.
 
     Turns may be a list, a list per key (as `datasets` writes a sequence of objects), JSON of either, or texts that are
-    the user's and the assistant's in turn.
+    the user's and the assistant's in turn. `marks` is what the row's column MARKS holds: of a list one for each turn.
     """
     turns = listed_turns(in_turn(value), column)
+    marks = parsed(marks) if isinstance(marks, str) else marks
+    if not isinstance(turns, Refused) and isinstance(marks, list):
+        turns = _marked(turns, marks)
     if isinstance(turns, Refused):
         return turns
     return content_of(with_system(turns, system), tools)
+
+
+def _marked(turns: list[dict[str, Any]], marks: list[Any]) -> list[dict[str, Any]] | Refused:
+    """Return turns with the marks of a list beside them, which may leave out the system's turn."""
+    unmarked = turns[: len(turns) - len(marks)]
+    if [turn["role"] for turn in unmarked] not in ([], ["system"]) or len(marks) > len(turns):
+        return Refused("invalid messages", f"column {MARKS!r}: {len(marks)} marks for {len(turns)} turns")
+    marked = [turn | {MARKS: mark} for turn, mark in zip(turns[len(unmarked) :], map(_mark, marks), strict=True)]
+    if problem := next(filter(None, map(_wrong_mark, marked)), None):
+        return Refused("invalid messages", f"column {MARKS!r}: {problem}")
+    return [*unmarked, *marked]
 
 
 def in_turn(value: Any) -> Any:
@@ -209,8 +229,23 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
         calls = list(_calls(rest.pop("function_call")))
     if calls:
         rest["tool_calls"] = [*rest.get("tool_calls", ()), *calls]
+    rest |= {mark: _mark(rest[mark]) for mark in (*LOSS_MARKS, MASKED) if isinstance(rest.get(mark), str)}
     given = {"content": content} if content_key in turn or calls else {}
     return {"role": role, **given, **rest}
+
+
+def _mark(value: Any) -> Any:
+    """Return a mark that a table of texts holds (`"0"`, `"False"`) as what it stands for; anything else as it is."""
+    return parsed(value.strip().casefold()) if isinstance(value, str) else value
+
+
+def _wrong_mark(turn: Mapping[str, Any]) -> str | None:
+    for mark in (*LOSS_MARKS, MASKED):
+        if not isinstance(value := turn.get(mark, True), bool | int | float):
+            return f"{mark!r} is {shown(value)}; expected true or false, for the turn as a whole"
+    if partial := next((mark for mark in _PARTIAL_MARKS if turn.get(mark)), None):
+        return f"{partial!r} marks parts of the turn, which is not read; write a turn for each part, with 'train'"
+    return None
 
 
 def _keys(turn: Mapping[str, Any]) -> tuple[str, str]:
@@ -282,6 +317,8 @@ def _without_nulls(value: Any) -> Any:
 def _wrong_turn(turn: Mapping[str, Any]) -> str | None:
     if not isinstance(turn.get("role"), str):
         return f"'role' must be a string, found {type(turn.get('role')).__name__}"
+    if turn["role"] == "assistant" and (problem := _wrong_mark(turn)):
+        return problem
     content, calls = turn.get("content"), turn.get("tool_calls")
     if calls and not (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)):
         return f"'tool_calls' must be a list of objects, found {shown(calls)}"
