@@ -1,5 +1,6 @@
 """Check column names and tell the shapes of rows before any model loads."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from curate.documents import formats, shapes
 from curate.documents.files import file_name, plain_name
 from curate.documents.nested import column_of_a_row, lifted, taken_out
 from curate.documents.pool import Pool
-from curate.documents.records import DocumentMaker, useful_columns
+from curate.documents.records import DocumentMaker, useful_of
 from curate.documents.results import result_of
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Row, Shard
@@ -28,6 +29,7 @@ _LIKED = ("label", "kto_tag")
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
 _NOTABLE = frozenset(
     {"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected", "role", "parent_id"}
+    | {"image", "images", "video", "videos", "audio", "audios"}
 )
 
 
@@ -43,14 +45,13 @@ class FirstRows:
     """Whether all of them are conversations, which need a chat template."""
     some_chat: bool = False
     """Whether some of them are."""
-    disliked: str | None = None
-    """The column that says of some answers that they were disliked, as KTO's rows do; they are read like others."""
+    notes: tuple[str, ...] = ()
+    """What else there is to know of how they are read."""
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{title} ({', '.join(columns)})" for title, columns in self.shapes.items())
         unread = f"; not read: {', '.join(self.not_read)}" if self.not_read else ""
-        disliked = f"; answers of which {self.disliked} is false are read like others" if self.disliked else ""
-        return f"{shapes}{unread}{disliked}"
+        return "; ".join([f"{shapes}{unread}", *self.notes])
 
 
 def look(pool: Pool, fields: Fields) -> FirstRows | None:
@@ -58,11 +59,14 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     titles: dict[str, list[str]] = {}
     seen: dict[str, None] = {}
     chats: set[bool] = set()
-    disliked: str | None = None
+    disliked: dict[str, None] = {}
+    others: Counter[str] = Counter()
+    """Rows with a part of a type that is no text, by the type."""
     for raw, document in _first_rows(pool, fields):
         if isinstance(document, Document) and not isinstance(raw, BadRow):
             if document.text is None:
-                disliked = disliked or next((column for column in _LIKED if raw.get(column) is False), None)
+                disliked.update({column: None for column in _LIKED if raw.get(column) is False})
+            others.update(_other_parts(document))
             chats.add(document.messages is not None)
             seen.update(dict.fromkeys(raw))
             if (shape := shapes.shape_of(raw, fields)) is not None:
@@ -73,7 +77,20 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     not_read = [c for c in seen if c in content and c not in used]
     if not titles:
         return None
-    return FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats, disliked=disliked)
+    notes = [f"answers of which {column} is false are read like others" for column in [*disliked][:1]]
+    notes += [
+        f"parts of the type {kind!r} are no text and left out (in {n} of these rows)" for kind, n in others.items()
+    ]
+    return FirstRows(
+        shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats, notes=tuple(notes)
+    )
+
+
+def _other_parts(document: Document) -> set[str]:
+    """Return the types of the parts of a document's turns that are no text."""
+    contents = [turn["content"] for turn in document.messages or () if isinstance(turn.get("content"), list)]
+    parts = [part for content in contents for part in content if not isinstance(part.get("text"), str)]
+    return {str(part.get("type", "unknown")) for part in parts}
 
 
 def refusal(pool: Pool, fields: Fields) -> str | None:
@@ -92,13 +109,16 @@ def refusal(pool: Pool, fields: Fields) -> str | None:
 
 
 def _first_rows(pool: Pool, fields: Fields) -> Iterator[tuple[Row, Document | Skipped]]:
+    """Yield the first rows of a few shards, columns that are not read as null, and what they are as documents."""
     count = min(_LOOKED_INTO, len(pool.shards))
     # Files of one shape have names beside each other.
     for shard in (pool.shards[i * len(pool.shards) // count] for i in range(count)):
         with suppress(CurateError):  # a damaged shard is reported where it is read
-            make = DocumentMaker(shard.name, fields)
-            for number, raw in islice(rows(shard, columns=useful_columns(shard, fields)), _ROWS):
-                yield raw, make(number, raw)
+            make, schema = DocumentMaker(shard.name, fields), formats.get(shard.format).schema(shard)
+            columns = None if schema is None else useful_of(schema, fields)
+            unread = dict.fromkeys(name for name in schema.names if name not in columns) if schema and columns else {}
+            for number, raw in islice(rows(shard, columns=columns), _ROWS):
+                yield raw if isinstance(raw, BadRow) else {**raw, **unread}, make(number, raw)
 
 
 def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:

@@ -8,7 +8,7 @@ import pytest
 from curate.documents import Fields, check_fields, documents, look, open_pool
 from curate.documents.check import refusal
 from curate.errors import CurateError
-from tests.documents.writing import TEXT_ENDINGS, write
+from tests.documents.writing import ENDINGS, TEXT_ENDINGS, write
 
 
 @pytest.mark.parametrize("ending", TEXT_ENDINGS)
@@ -235,6 +235,22 @@ def test_answers_that_were_disliked_are_said(tmp_path):
     assert "kto_tag is false" in str(look(open_pool(write(tmp_path / "b.jsonl", tagged)), Fields()))
     for others in ([rows[0]], [rows[0] | {"label": 0}], [{"text": "a", "label": False}]):
         assert "false" not in str(look(open_pool(write(tmp_path / "c.jsonl", others)), Fields()))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_parts_and_columns_that_are_no_text_are_said(tmp_path, ending):
+    asked = [{"type": "image_url", "image_url": "x"}, {"type": "text", "text": "What is it?"}]
+    said = {"role": "assistant", "content": [{"type": "text", "text": "A hut."}]}
+    rows = [
+        {"messages": [{"role": "user", "content": parts}, said], "images": ["x"]} for parts in (asked, asked, asked[1:])
+    ]
+    first = look(open_pool(write(tmp_path / f"a{ending}", rows)), Fields())
+    assert str(first) == (
+        "chat messages (messages); not read: images; parts of the type 'image_url' are no text and left out (in 2 of"
+        " these rows)"
+    )
+    plain = look(open_pool(write(tmp_path / f"b{ending}", [{"messages": rows[2]["messages"]}])), Fields())
+    assert str(plain) == "chat messages (messages)"
 
 
 @pytest.mark.parametrize("inner", [{"text": ["x"], "label": ["A"]}, {"messages": [{"role": "user", "content": "x"}]}])

@@ -84,6 +84,13 @@ TURNS = [
     ({"messages": [ASK, {"role": "model", "content": "There."}]}, CHAT),
     ({"messages": [{"role": "User ", "content": "Where?"}, {"role": " Assistant", "content": "There."}]}, CHAT),
     ({"messages": [ASK, {"role": "Assistant", "content": ["There."]}]}, None),
+    *[
+        (
+            {"messages": [ASK | {"content": [{"type": "text", name: "Where?"}]}, SAY]},
+            [ASK | {"content": [{"type": "text", "text": "Where?"}]}, SAY],
+        )
+        for name in ("content", "value")
+    ],
     (
         {
             "messages": [
@@ -438,6 +445,11 @@ def nested(depth: int) -> Any:
         ({"conversations": [{"from": "gpt", "value": 3}]}, "invalid messages", "keys here: from, value"),
         ({"messages": [ASK, SAY | {"weight": 0}]}, "no assistant turn", "marked to carry no loss"),
         ({"messages": [ASK, SAY | {"train": False}]}, "no assistant turn", "marked to carry no loss"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "body": "Where?"}]}, SAY]},
+            "invalid messages",
+            "turn 0: a part of the type 'text' has no text: {'type': 'text', 'body': 'Where?'}",
+        ),
         ({"messages": [ASK, SAY | {"weight": "0"}]}, "no assistant turn", "marked to carry no loss"),
         ({"messages": [ASK, SAY | {"masked": 1}]}, "no assistant turn", "marked to carry no loss"),
         ({"messages": [ASK, SAY | {"train": "some"}]}, "invalid messages", "turn 1: 'train' is 'some'"),

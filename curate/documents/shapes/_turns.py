@@ -260,6 +260,9 @@ def _part(part: Any) -> Any:
     """Return a part of a turn's content; text is of the type `text`, whatever an interface calls it."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
+    if isinstance(part, Mapping) and part.get("type") == "text" and not isinstance(part.get("text"), str):
+        name = next((name for name in ("content", "value") if isinstance(part.get(name), str)), None)
+        part = {**{k: v for k, v in part.items() if k != name}, "text": part[name]} if name else part
     is_text = isinstance(part, Mapping) and isinstance(part.get("text"), str)
     return {**part, "type": "text"} if is_text and part.get("type") in (None, "input_text", "output_text") else part
 
@@ -325,7 +328,8 @@ def _wrong_turn(turn: Mapping[str, Any]) -> str | None:
     if isinstance(content, str) or (content is None and calls):
         return None
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
-        return None
+        wrong = next((p for p in content if p.get("type") == "text" and not isinstance(p.get("text"), str)), None)
+        return f"a part of the type 'text' has no text: {shown(wrong)}" if wrong is not None else None
     return f"'content' must be a string or a list of parts, found {type(content).__name__}"
 
 
