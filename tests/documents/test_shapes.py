@@ -282,6 +282,25 @@ def test_conversations_of_every_form_are_read_as_turns(tmp_path: Path, row: dict
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
+def test_of_ranked_completions_the_best_is_read_with_what_it_answers(tmp_path: Path, ending: str) -> None:
+    worse = {"role": "assistant", "content": "Elsewhere."}
+    ranked = [{"rank": 2, "completion": [worse]}, {"rank": 1, "completion": [SAY]}]
+    assert only(tmp_path / f"a{ending}", {"context": [ASK], "completions": ranked}).messages == CHAT
+    earlier = [ASK, worse, ASK]
+    learnt = only(tmp_path / "b.jsonl", {"context": earlier, "completions": ranked[1:]}).messages or ()
+    assert list(map(carries_loss, learnt)) == [False, False, False, True]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_segments_with_loss_are_the_answer_to_those_without(tmp_path: Path, ending: str) -> None:
+    segments = [
+        {"label": label, "text": text} for label, text in [(False, "a"), (False, "b "), (True, "c"), (True, "d")]
+    ]
+    document = only(tmp_path / f"a{ending}", {"segments": segments})
+    assert (document.prompt, document.completion) == ("ab ", "cd")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("column", ["messages", "conversations"])
 def test_a_list_of_marks_beside_turns_says_which_carry_loss(tmp_path: Path, ending: str, column: str) -> None:
     again = [*CHAT, ASK, {"role": "assistant", "content": "Here."}]
@@ -450,6 +469,13 @@ def nested(depth: int) -> Any:
             "invalid messages",
             "turn 0: a part of the type 'text' has no text: {'type': 'text', 'body': 'Where?'}",
         ),
+        (
+            {"context": [ASK], "completions": [{"completion": [SAY], "rank": 0}, {"completion": [SAY], "rank": None}]},
+            "invalid ranks",
+            "the rank of each, found [0, None]",
+        ),
+        ({"segments": [{"label": True, "text": "a"}, {"label": False, "text": "b"}]}, "invalid segments", "follows"),
+        ({"segments": [{"label": False, "text": "a"}, {"label": True, "text": " "}]}, "empty text", "no text carries"),
         ({"messages": [ASK, SAY | {"weight": "0"}]}, "no assistant turn", "marked to carry no loss"),
         ({"messages": [ASK, SAY | {"masked": 1}]}, "no assistant turn", "marked to carry no loss"),
         ({"messages": [ASK, SAY | {"train": "some"}]}, "invalid messages", "turn 1: 'train' is 'some'"),

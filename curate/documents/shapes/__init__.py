@@ -6,33 +6,22 @@
 import sys
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from curate.documents.shapes._turns import listed_turns
 from curate.documents.shapes.contract import EMPTY, Columns, Refused, Shape
-from curate.fields import Fields
-from curate.registry import Registry
-
-_REGISTRY = Registry(
-    kind="shape of rows",
-    group="curate.shapes",
-    folder=Path(__file__).parent,
-    package=__name__,
-    leave_out=frozenset({"contract"}),
-    needs=("SHAPE",),
-)
+from curate.fields import SHAPES, Fields
 
 
 def names() -> tuple[str, ...]:
     """Return the shapes that there are. Imports none of them."""
-    return _REGISTRY.names()
+    return SHAPES.names()
 
 
 @lru_cache
 def get(name: str) -> Shape:
     """Return a shape by name. Raises SettingsError with the nearest name that there is."""
-    return _REGISTRY.get(name).SHAPE
+    return SHAPES.get(name).SHAPE
 
 
 def candidates(fields: Fields) -> tuple[Shape, ...]:
