@@ -24,6 +24,8 @@ _SHARDS = 8
 _LOOKED_INTO, _ROWS = 8, 16
 _SPLIT = frozenset({"columns", "data"})
 """Keys of an object of columns as pandas writes it with orient='split'."""
+_QUESTIONS = ("prompt", "question", "query", "problem", "instruction", "inputs", "input")
+_NAMED = 8
 _LIKED = ("label", "kto_tag")
 """Columns by which TRL and LLaMA-Factory tell answers that were liked from others, for KTO."""
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
@@ -226,15 +228,17 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
         hint = f"The column {column!r} of a row holds several rows. Write them a line each{_apart(shard, column)}."
     elif (turns := _column_of_turns(row)) is not None:
         hint = f"The column {turns!r} holds turns of conversations: give {prefix}messages-column {turns}."
+    elif (inner := next((said for name in fields.columns if (said := lifted(shard, row, name))), None)) is not None:
+        hint = inner
+    elif not is_one_object and (column := column_of_a_row(row, fields)) is not None:
+        hint = taken_out(shard, column)
+    elif (question := _question(row, fields)) is not None:
+        hint = _unanswered(row, question, fields, prefix)
     elif (texts := _column_of_texts(row)) is not None:
         hint = (
             f"The column {texts!r} holds lists of texts: where these were said in turn, the first by the user, give"
             f" {prefix}messages-column {texts}."
         )
-    elif (inner := next((said for name in fields.columns if (said := lifted(shard, row, name))), None)) is not None:
-        hint = inner
-    elif not is_one_object and (column := column_of_a_row(row, fields)) is not None:
-        hint = taken_out(shard, column)
     elif is_one_object and (holder := _holder_of_rows(row)) is not None:
         hint = _rows_apart(shard, holder)
     else:
@@ -249,6 +253,23 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
         f"{shard.url}: no column to read text from; expected {shapes.expected(fields, prefix)}, "
         f"found: {', '.join(columns)}.",
         hint=hint,
+    )
+
+
+def _question(row: Mapping[str, Any], fields: Fields) -> str | None:
+    """Return the column of a row that holds a question or a prompt, if one does."""
+    names = (fields.prompt, *_QUESTIONS)
+    return next((name for name in names if isinstance(row.get(name), str | list)), None)
+
+
+def _unanswered(row: Mapping[str, Any], question: str, fields: Fields, prefix: str) -> str:
+    """Say how rows with a question get an answer: from another column, or from one that is to be written."""
+    named = "" if question == fields.prompt else f"{prefix}prompt-column {question} "
+    others = [c for c, v in row.items() if isinstance(v, str) and c not in (question, fields.id)]
+    of_text = f", one of {', '.join(others[:_NAMED])}" if others else ""
+    return (
+        f"The column {question!r} holds prompts. Name that of their answers{of_text}: {named}{prefix}completion-column"
+        f" NAME. Where the answer is no text, but a number or a list, write it as text into a column of its own."
     )
 
 
@@ -311,8 +332,12 @@ def _holder_of_rows(row: Mapping[str, Any]) -> str | None:
 
 
 def _column_of_turns(row: Mapping[str, Any]) -> str | None:
-    """Return the column of a row that holds a conversation, if one does."""
-    return next((column for column, value in row.items() if shapes.are_turns(value)), None)
+    """Return the column of a row that holds a conversation, if one does; lists of texts may be anything else."""
+    return next((c for c, v in row.items() if not _are_lists(v) and shapes.are_turns(v)), None)
+
+
+def _are_lists(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(inner, list) for inner in value)
 
 
 def _column_of_rows(row: Mapping[str, Any], fields: Fields) -> str | None:
@@ -331,7 +356,9 @@ def _column_of_rows(row: Mapping[str, Any], fields: Fields) -> str | None:
 
 
 def _column_of_texts(row: Mapping[str, Any]) -> str | None:
-    """Return the column of a row that holds several texts, if one does."""
+    """Return the column of a row that holds several texts, or pairs of them, if one does."""
+    if pairs := next((c for c, v in row.items() if _are_lists(v) and shapes.are_turns(v)), None):
+        return pairs
     lists = {c: v for c, v in row.items() if isinstance(v, list) and len(v) > 1}
     return next((c for c, v in lists.items() if all(isinstance(text, str) and " " in text for text in v)), None)
 

@@ -130,6 +130,32 @@ def test_a_column_of_texts_is_named_as_one_that_may_be_a_conversation(tmp_path):
     check_fields(open_pool(tmp_path), Fields(messages="data"))
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"prompt": "def f():", "tests": "assert f()", "canonical": "    return 1"},
+            "'prompt' holds prompts. Name that of their answers, one of tests, canonical: --completion-column NAME.",
+        ),
+        (
+            {"question": "Who?", "context": "I am.", "answers": {"text": ["I"]}},
+            "one of context: --prompt-column question",
+        ),
+        ({"question": "Who?", "choices": ["I am", "You are"]}, "holds prompts. Name that of their answers: --prompt"),
+        ({"prompt": "Who?", "responses": ["It is I.", "It is you."], "scores": [0.1, 0.9]}, "--completion-column NAME"),
+        ({"pairs": [["Who is it?", "It is I."]]}, "The column 'pairs' holds lists of texts"),
+        ({"doc": {"question": "Who?", "answer": "I"}, "arguments": [["Who?", "I"]]}, "Write their keys as columns"),
+    ],
+)
+def test_a_question_without_an_answer_as_text_is_told_how_to_get_one(tmp_path, ending, row, said):
+    write(tmp_path / f"a{ending}", [row, row])
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    assert said in str(refused.value.hint)
+    assert "Did you mean" not in str(refused.value.hint)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_rows_that_hold_rows_are_refused_with_the_line_that_writes_them_apart(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
