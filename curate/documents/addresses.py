@@ -87,10 +87,11 @@ def find_shards(address: str) -> Listing:
     shards, ignored = _separate(files, format_of(address))
     ignored += results
     if not shards:
+        urls = {f.name: f.url for f in files}
         listed = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         raise CurateError(
             f"{address}: no readable shard among {len(ignored)} file(s): {listed}.",
-            hint=f"{advice(address, ignored)}Readable: {readable()}.",
+            hint=f"{advice(address, {name: urls.get(name, name) for name in ignored})}Readable: {readable()}.",
         )
     if len(files) == 1 and not split:
         return Listing(shards=shards, ignored=ignored, other_splits=[])

@@ -44,6 +44,9 @@ CONVERT = "Text is read as UTF-8. Convert the file, if it is of Windows: iconv -
 """What to do about text in another encoding."""
 
 
+_DICTIONARY = "It was compressed with a dictionary. Unpack it with that: zstd -d -D DICTIONARY FILE."
+
+
 class Truncated(Exception):
     """A stream ends or breaks too early, or is none of text; the data before that point was given."""
 
@@ -138,7 +141,8 @@ def inflated(stream: IO[bytes] | Beginning | Rest, compression: str | None) -> I
             try:
                 data = decoder.decompress(block)
             except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, ValueError) as error:
-                raise Truncated(f"the {compression} stream is damaged ({error})") from error
+                hint = _DICTIONARY if "ictionary" in str(error) else None
+                raise Truncated(f"the {compression} stream is damaged ({error})", hint) from error
             if data:
                 yield data
             block = b""

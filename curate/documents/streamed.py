@@ -308,6 +308,8 @@ def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:
     within, blocks = with_head(blocks)
     if (told := foreign(head) or foreign(within)) is not None:
         raise Truncated(*told)
+    if within != head[: len(within)] and head_compression(within, None) is not None:
+        raise Truncated("compressed twice", "Unpack it once.")
     return as_utf8(blocks)
 
 

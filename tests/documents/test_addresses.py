@@ -398,11 +398,31 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
         ("part-00000.gz", "name it part-00000.jsonl.gz. "),
         ("a.tar.gz", "Unpack a.tar.gz"),
         ("a.jsonl.lz4", "Unpack a.jsonl.lz4"),
-        ("a.warc.wet.gz", "Readable: "),
+        ("a.warc.wet.gz", "name it a.warc.wet.jsonl.gz. "),
     ],
 )
 def test_what_to_do_about_files_that_are_not_read_depends_on_their_endings(tmp_path, name, advice):
     write(tmp_path / "a.jsonl", ROWS).rename(tmp_path / name)
+    with pytest.raises(CurateError, match="no readable shard") as refused:
+        open_pool(tmp_path)
+    assert advice in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("a.jsonl-00000-of-00002", b'{"text": "x"}\n', "begins as JSON does; name it a.jsonl-00000-of-00002.jsonl. "),
+        ("a.jl", b'{"text": "x"}\n', "a.jl begins as JSON does; name it a.jl.jsonl. "),
+        ("a.psv", b"text|n\nx|1\n", "name a.psv so. "),
+        ("a.tfrecord-00000-of-00002", b"\x10\0\0\0", "Of a.tfrecord-00000-of-00002, write the rows as Parquet"),
+        ("a.db", b"SQLite format 3\0", "a.db is a database, and no text. Write its table"),
+        ("a.wet", b"WARC/1.0\r\n", "Readable: "),
+        ("rows", b"Obj\1\4\x14avro.codec", "rows is an Avro file, and no text. Write its rows"),
+    ],
+)
+def test_what_to_do_about_files_that_are_not_read_depends_on_their_first_bytes(tmp_path, name, content, advice):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "_SUCCESS").write_bytes(b"")
     with pytest.raises(CurateError, match="no readable shard") as refused:
         open_pool(tmp_path)
     assert advice in str(refused.value.hint)
