@@ -15,7 +15,7 @@ from curate.documents.formats import format_of, get, readable
 from curate.documents.hub import hub_url, shown_on
 from curate.documents.results import folders_of_results, records_above
 from curate.documents.shards import Shard
-from curate.documents.sidecars import without_sidecars
+from curate.documents.sidecars import indices_of_others, without_sidecars
 from curate.documents.splits import of_split, several_configurations
 from curate.documents.unread import advice
 from curate.documents.versions import DELTA_LOG, delta_logs, place_of, present_files, refuse_replaced
@@ -85,6 +85,8 @@ def find_shards(address: str) -> Listing:
         files, earlier = _without_earlier_versions(files, address)
         results += earlier
     shards, ignored = _separate(files, format_of(address))
+    indices = indices_of_others(shards, ignored)
+    shards, ignored = [s for s in shards if s.name not in indices], sorted([*ignored, *indices])
     ignored += results
     if not shards:
         urls = {f.name: f.url for f in files}

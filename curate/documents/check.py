@@ -239,7 +239,7 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
             f"The column {texts!r} holds lists of texts: where these were said in turn, the first by the user, give"
             f" {prefix}messages-column {texts}."
         )
-    elif is_one_object and (holder := _holder_of_rows(row)) is not None:
+    elif is_one_object and (holder := _holder_of_rows(row, fields)) is not None:
         hint = _rows_apart(shard, holder)
     else:
         suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
@@ -289,7 +289,7 @@ def _holds_rows(shard: Shard, only: Mapping[str, Any], fields: Fields) -> Curate
     """Return the error of a file's only object that is no document, but holds rows, as exports of chats do."""
     if not isinstance(only.get(fields.messages), list):
         return None
-    document, holder = DocumentMaker(shard.name, fields)(0, only), _holder_of_rows(only)
+    document, holder = DocumentMaker(shard.name, fields)(0, only), _holder_of_rows(only, fields)
     if isinstance(document, Document) or document.reason != "invalid messages" or holder is None:
         return None
     return CurateError(f"{shard.url}: no conversation: {document.detail}.", hint=_rows_apart(shard, holder))
@@ -304,13 +304,29 @@ def _rows_apart(shard: Shard, holder: str) -> str:
 def _holds_columns(shard: Shard, only: Mapping[str, Any], columns: list[str], fields: Fields) -> CurateError | None:
     """Return the error of a file's only object that holds columns, as pandas writes it unless told otherwise."""
     is_split = set(columns) >= _SPLIT
-    if not isinstance(only.get("data" if is_split else fields.text), list | dict):
+    if not (isinstance(only.get("data"), list) if is_split else _are_columns(only, fields)):
+        return None
+    if isinstance(DocumentMaker(shard.name, fields)(0, only), Document):  # texts that were said in turn
         return None
     orient = ", orient='split'" if is_split else ""
     as_rows = f"pandas.read_json('{shard.url}'{orient}).to_json('rows.jsonl', orient='records', lines=True)"
     return CurateError(
         f"{shard.url}: one object that holds columns; expected rows.", hint=f"Write it again as rows, say by {as_rows}."
     )
+
+
+def _are_columns(only: Mapping[str, Any], fields: Fields) -> bool:
+    """Return whether a file's only object has a list or an object of texts for each column that rows are read from."""
+    read_from = {c: only[c] for c in (fields.text, *_first_columns(only, fields)) if only.get(c) is not None}
+    values = [list(v.values()) if isinstance(v, dict) else v for v in read_from.values()]
+    lists = [v for v in values if isinstance(v, list) and v and all(isinstance(text, str | None) for text in v)]
+    return len(lists) == len(values) > 0 and len(set(map(len, lists))) == 1
+
+
+def _first_columns(row: Mapping[str, Any], fields: Fields) -> list[str]:
+    """Return the columns of the first shape that a row's columns may have."""
+    filled = [c for c, v in row.items() if v is not None]
+    return [c for shape in shapes.of_columns(filled, fields)[:1] for c in shape.columns(filled, fields)]
 
 
 def _apart(shard: Shard, column: str) -> str:
@@ -323,11 +339,14 @@ def _apart(shard: Shard, column: str) -> str:
     return f': python -c "import json; {command}" > rows.jsonl'
 
 
-def _holder_of_rows(row: Mapping[str, Any]) -> str | None:
-    """Return what in a JSON file's only object holds its rows, in Python; None where nothing does."""
-    lists = {c: len(v) for c, v in row.items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)}
+def _holder_of_rows(row: Mapping[str, Any], fields: Fields) -> str | None:
+    """Return what in a JSON file's only object holds its rows, in Python; None where nothing does.
+
+    Of several lists it is one whose rows have a shape, or the longest.
+    """
+    lists = {c: v for c, v in row.items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)}
     if lists:
-        return f"[{max(lists, key=lists.__getitem__)!r}]"
+        return f"[{max(lists, key=lambda c: (shapes.shape_of(lists[c][0], fields) is not None, len(lists[c])))!r}]"
     return ".values()" if row and all(isinstance(v, dict) for v in row.values()) else None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from curate.documents.files import COMPRESSIONS, file_name, first_bytes, foreign, local_path, plain_name
-from curate.documents.formats import format_of
+from curate.documents.formats import format_of, get
 from curate.errors import CurateError
 
 _PACKED = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".7z", ".rar", ".lz4", ".snappy", ".br", ".z")
@@ -27,7 +27,7 @@ def advice(address: str, files: Mapping[str, str]) -> str:
     names = list(files)
     if packed := next(filter(_is_packed, names), None):
         return f"Unpack {packed}, and give the folder of what was in it. "
-    if not any(c in address for c in "*?[") and any(format_of(name) for name in names):
+    if not any(c in address for c in "*?[") and any(map(_is_read_by_name, names)):
         return f"Text files are read where a pattern names them: '{address}/**/*.txt'. "
     for name in names:
         if file_name(name).endswith(_TABLES):
@@ -50,6 +50,10 @@ def _head(url: str) -> bytes:
     with suppress(CurateError, OSError):
         return first_bytes(url) if path is not None and path.is_file() else b""
     return b""
+
+
+def _is_read_by_name(name: str) -> bool:
+    return (format_name := format_of(name)) is not None and get(format_name).named_only
 
 
 def _is_packed(name: str) -> bool:

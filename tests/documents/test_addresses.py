@@ -277,6 +277,18 @@ def test_json_that_is_no_data_is_left_out_beside_shards_and_said(tmp_path):
     assert pool.listing == "2 shards; not read: 3 .json"
 
 
+def test_an_index_of_files_that_are_not_read_is_no_data(tmp_path):
+    index = {"shards": [{"column_names": ["text"], "raw_data": {"basename": "shard.0.mds"}}], "version": 2}
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/index.json").write_text(json.dumps(index))
+    (tmp_path / "train/shard.0.mds").write_bytes(b"\1")
+    with pytest.raises(CurateError, match=r"no readable shard among 2 file.*: train/index\.json, train/shard") as no:
+        open_pool(tmp_path)
+    assert "Of train/shard.0.mds, write the rows as Parquet" in str(no.value.hint)
+    (tmp_path / "train/shard.0.mds").rename(tmp_path / "notes.md")
+    assert names(tmp_path) == ["train/index.json"]
+
+
 def test_rows_in_a_json_array_are_data_where_they_have_a_column_of_the_others(tmp_path):
     write(tmp_path / "a.jsonl", ROWS)
     (tmp_path / "rows.json").write_text('\ufeff [\n {"text": "three"},\n {"text": "four"}\n]', encoding="utf-8")

@@ -108,7 +108,11 @@ def test_a_column_that_is_nowhere_near_is_not_listed_twice(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "holder"),
-    [({"version": 2, "data": [{"text": "x"}]}, "['data']"), ({"1": {"text": "x"}, "2": {"text": "y"}}, ".values()")],
+    [
+        ({"version": 2, "data": [{"text": "x"}]}, "['data']"),
+        ({"features": [{"name": "text"}, {"name": "n"}], "rows": [{"text": "x"}]}, "['rows']"),
+        ({"1": {"text": "x"}, "2": {"text": "y"}}, ".values()"),
+    ],
 )
 def test_a_file_of_one_object_that_holds_rows_is_refused_with_the_line_that_writes_them_apart(tmp_path, value, holder):
     path = tmp_path / "a.json"
@@ -177,6 +181,8 @@ def test_rows_that_hold_rows_are_refused_with_the_line_that_writes_them_apart(tm
     [
         {"text": {"0": "x", "1": "y"}, "n": {"0": 1, "1": 2}},
         {"text": ["x", "y"]},
+        {"prompt": ["x", "y"], "completion": ["z", "w"], "n": [1, 2]},
+        {"instruction": {"0": "x", "1": "y"}, "output": {"0": "z", "1": "w"}},
         {"columns": ["text"], "index": [0, 1], "data": [["x"], ["y"]]},
     ],
 )
@@ -186,6 +192,11 @@ def test_a_file_of_columns_is_refused_with_what_writes_rows(tmp_path, value):
         check_fields(open_pool(tmp_path), Fields())
     assert "orient='records'" in str(refused.value.hint)
     write(tmp_path / "b.jsonl", [{"text": "x"}])
+    check_fields(open_pool(tmp_path), Fields())
+
+
+def test_a_file_of_one_conversation_of_texts_holds_no_columns(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"messages": ["Where is it?", "Here."]}), encoding="utf-8")
     check_fields(open_pool(tmp_path), Fields())
 
 
