@@ -59,14 +59,14 @@ class Truncated(Exception):
 def filled_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, line) of every line that is not blank, without a byte order mark."""
     for number, line in enumerate(split_lines(blocks), start=1):
-        filled = filled_line(line, number)
+        filled = filled_line(line)
         if filled is not None:
             yield number, filled
 
 
-def filled_line(line: bytes, number: int) -> bytes | None:
-    """Return a line without a byte order mark, which belongs to a file's first line alone; None for a blank one."""
-    line = line.removeprefix(BOM) if number == 1 else line
+def filled_line(line: bytes) -> bytes | None:
+    """Return a line without a byte order mark, of which joined files have several; None for a blank one."""
+    line = line.removeprefix(BOM)
     return line if _FILLED.search(line) is not None else None
 
 

@@ -294,7 +294,7 @@ def _lines_along(stream: IO[bytes], course: Course) -> Iterator[tuple[int, int, 
     stream.seek(offset)
     for text in split_lines(inflated(stream, None)):
         offset, line = offset + len(text) + 1, line + 1
-        filled = filled_line(text, line)
+        filled = filled_line(text)
         if filled is not None:
             row += 1
             course.mark = Mark(offset, row, line)
