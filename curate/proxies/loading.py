@@ -26,6 +26,7 @@ from curate.folders.local import is_in_store, open_folder
 from curate.folders.whole import UNFINISHED, local_copy
 from curate.proxies.quantisation import refuse_quantised, unpack, unpack_head
 from curate.proxies.suggestions import near_model
+from curate.proxies.templates import add_template
 
 # Seconds for the hub's first answer. Its own client tries for a minute.
 PATIENCE = 5
@@ -115,7 +116,9 @@ def load_whole(
 def load_tokenizer(source: str, revision: str | None = None, *, alone: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer; `alone`: no model is wanted beside it. Raises CurateError."""
     with explained(source, alone=alone):
-        return AutoTokenizer.from_pretrained(source, **_options(source, revision))
+        tokenizer = AutoTokenizer.from_pretrained(source, **_options(source, revision))
+    add_template(tokenizer, Path(source))
+    return tokenizer
 
 
 @contextmanager
