@@ -144,6 +144,34 @@ def test_an_object_store_is_read_by_folder_glob_and_file(store):
     assert [d.text for d in documents(shard, Fields())] == ["one", "two"]
 
 
+def test_a_pattern_in_an_object_store_takes_what_lies_in_folders_too(store):
+    store.pipe({name: lines_of(ROWS) for name in ("/pile/a.jsonl", "/pile/sub/b.jsonl", "/pile/.git/c.jsonl")})
+    assert names("memory://pile/*") == ["a.jsonl", "sub/b.jsonl"]
+    assert names("memory://pile/s*") == ["sub/b.jsonl"]
+
+
+def test_a_split_in_an_object_store_is_read_where_it_is_named(store):
+    store.pipe({f"/pile/{name}.jsonl": lines_of(ROWS) for name in ("train", "test")})
+    assert names("memory://pile") == ["train.jsonl"]
+    assert names("memory://pile:test") == ["test.jsonl"]
+    with pytest.raises(CurateError, match="no file of the split 'dev'"):
+        open_pool("memory://pile:dev")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("{a,b}/*.jsonl", "Braces"), ("a-{00..01}.jsonl", "Braces"), ("a.jsonl,b.jsonl", "Commas separate no addresses")],
+)
+def test_braces_and_commas_for_several_addresses_are_told_so(tmp_path, address, said):
+    write(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(CurateError) as refused:
+        open_pool(f"{tmp_path}/{address}")
+    assert str(refused.value.hint).startswith(said)
+    (tmp_path / address.partition("/")[0]).mkdir()
+    write(tmp_path / address.partition("/")[0] / "c.jsonl", ROWS)
+    assert names(f"{tmp_path}/{address.partition('/')[0]}") == ["c.jsonl"]
+
+
 @pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow", ".file.arrow"])
 def test_every_format_reads_from_an_object_store(store, tmp_path, ending):
     store.pipe(f"/p/a{ending}", write(tmp_path / f"a{ending}", ROWS).read_bytes())
