@@ -42,7 +42,7 @@ _FORMS = {
     "consolidated*": "{} is in the form of its makers; transformers has scripts that convert such weights.",
     "zero_to_fp32.py": "The weights are DeepSpeed's, in parts: python {} FOLDER NEW joins them.",
     "pytorch_model_fsdp*": "{} holds weights in parts of FSDP: accelerate merge-weights joins them.",
-    "model-*-of-*.safetensors": "{} is a part of the weights; model.safetensors.index.json, a list of them, is missing.",
+    "model-*-of-*.safetensors": "{} is a part of the weights; model.safetensors.index.json, their list, is missing.",
 }
 """Weights that lie in a folder in forms that are not read, by patterns of their names, and what to do."""
 

@@ -69,7 +69,7 @@ def test_weights_that_the_model_needs_and_the_file_lacks_are_named(folder: Path)
         ("consolidated.safetensors", "consolidated.safetensors is in the form of its makers"),
         ("zero_to_fp32.py", "python zero_to_fp32.py FOLDER NEW"),
         ("pytorch_model_fsdp.bin", "accelerate merge-weights"),
-        ("model-00001-of-00002.safetensors", "model.safetensors.index.json, a list of them, is missing"),
+        ("model-00001-of-00002.safetensors", "model.safetensors.index.json, their list, is missing"),
     ],
 )
 def test_weights_in_another_form_are_told_with_what_converts_them(folder: Path, name: str, said: str) -> None:
