@@ -1,5 +1,6 @@
 """Check column names and tell the shapes of rows before any model loads."""
 
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -224,6 +225,11 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
         hint = f"{folder} holds results of curate, and no documents. What `curate select` writes is a pool like others."
     elif fields.format_as:
         hint = f"Leave {prefix}format-as out: each row is then read by its own shape."
+    elif shapes.is_turn(row):
+        hint = (
+            'A row is one turn; expected whole conversations, {"messages": [...]}: write the turns of each into one row;'
+            f" of a file that holds one conversation: jq -cs '{{messages: flatten}}' {_plain(shard)} > rows.jsonl"
+        )
     elif not is_one_object and (column := _column_of_rows(row, fields)) is not None:
         hint = f"The column {column!r} of a row holds several rows. Write them a line each{_apart(shard, column)}."
     elif (turns := _column_of_turns(row)) is not None:
@@ -254,6 +260,11 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
         f"found: {', '.join(columns)}.",
         hint=hint,
     )
+
+
+def _plain(shard: Shard) -> str:
+    """Return what a command calls a shard."""
+    return shlex.quote(PurePosixPath(shard.url).name if "://" in shard.url else shard.url)
 
 
 def _question(row: Mapping[str, Any], fields: Fields) -> str | None:

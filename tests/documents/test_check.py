@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,22 @@ def test_a_file_of_columns_is_refused_with_what_writes_rows(tmp_path, value):
 def test_a_file_of_one_conversation_of_texts_holds_no_columns(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"messages": ["Where is it?", "Here."]}), encoding="utf-8")
     check_fields(open_pool(tmp_path), Fields())
+
+
+@pytest.mark.parametrize("name", ["a file.json", "a file.jsonl"])
+@pytest.mark.parametrize(("role", "content"), [("role", "content"), ("from", "value")])
+def test_rows_that_are_turns_are_refused_with_the_line_that_makes_them_a_conversation(tmp_path, name, role, content):
+    turns = [{role: "user", content: "Where is it?"}, {role: "assistant", content: "Here."}]
+    lines = "\n".join(map(json.dumps, turns))
+    (tmp_path / name).write_text(lines if name.endswith("l") else json.dumps(turns, indent=1), encoding="utf-8")
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    command = str(refused.value.hint).split("one conversation: ")[1]
+    assert command.startswith("jq -cs '{messages: flatten}' ")
+    if shutil.which("jq"):
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+        (document,) = documents(open_pool(tmp_path / "rows.jsonl").shards[0], Fields())
+        assert document.plain_text == "Where is it?\nHere."
 
 
 def test_a_csv_without_a_header_is_told_so(tmp_path):

@@ -66,6 +66,12 @@ def are_turns(value: Any) -> bool:
     return not isinstance(turns, Refused) and len({turn["role"] for turn in turns}) > 1
 
 
+def is_turn(row: Columns) -> bool:
+    """Return whether a row is one turn of a conversation."""
+    turns = listed_turns(row, "")
+    return not isinstance(turns, Refused) and len(turns) == 1 and turns[0]["role"] in ("system", "user", "assistant")
+
+
 def expected(fields: Fields, prefix: str = "--") -> str:
     """Return the columns that rows are read from, for people; `prefix` begins the option that names a shape."""
     if fields.format_as:
