@@ -227,7 +227,7 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
         hint = f"Leave {prefix}format-as out: each row is then read by its own shape."
     elif shapes.is_turn(row):
         hint = (
-            'A row is one turn; expected whole conversations, {"messages": [...]}: write the turns of each into one row;'
+            'A row is one turn; expected conversations, {"messages": [...]}: write the turns of each into one row;'
             f" of a file that holds one conversation: jq -cs '{{messages: flatten}}' {_plain(shard)} > rows.jsonl"
         )
     elif not is_one_object and (column := _column_of_rows(row, fields)) is not None:
