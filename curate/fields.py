@@ -1,10 +1,23 @@
 """How documents are read: which columns hold what, and what a document of plain text is."""
 
+from pathlib import Path
+
 from curate.errors import SettingsError
+from curate.registry import Registry
 from curate.settings import Flag, option, settings
 
 COLUMNS = ("text", "messages", "prompt", "completion", "id")
 """The settings that name a column; each is called as its column is by default."""
+
+SHAPES = Registry(
+    kind="shape of rows",
+    group="curate.shapes",
+    folder=Path(__file__).parent / "documents" / "shapes",
+    package="curate.documents.shapes",
+    leave_out=frozenset({"contract"}),
+    needs=("SHAPE",),
+)
+"""The shapes of rows that there are, by name."""
 
 
 @settings
@@ -23,8 +36,7 @@ class Fields:
     id: str = option(default="id", help="Column of the id.")
     format_as: str | None = option(
         default=None,
-        help="Read every row as this shape: alpaca, dialogue, messages, oasst, openai_preference, preference,"
-        " prompt_completion, question_answer, sharegpt, text or trl.",
+        help=f"Read every row as this shape: {', '.join(SHAPES.names())}.",
         flags=("--format-as",),
         metavar="SHAPE",
         shown="each row's own",

@@ -86,12 +86,12 @@ def thoughts_of(message: Mapping[str, Any]) -> str | None:
 LOSS_MARKS = ("weight", "train", "training", "train_on_turn", "trainable", "loss", "loss_mask")
 """Keys by which a turn is marked to carry no loss: 0 or false."""
 MASKED = "masked"
-"""The key by which torchtune marks one: true."""
+"""The key by which torchtune marks one: 1 or true."""
 
 
 def carries_loss(message: Mapping[str, Any]) -> bool:
     """Whether a turn is learnt: the assistant's, unless it is marked otherwise (`weight: 0`, `train: false` …)."""
-    is_marked = message.get(MASKED) is True or any(message.get(mark, True) == 0 for mark in LOSS_MARKS)
+    is_marked = message.get(MASKED, False) != 0 or any(message.get(mark, True) == 0 for mark in LOSS_MARKS)
     return message.get("role") == "assistant" and not is_marked
 
 

@@ -4,7 +4,9 @@ import errno
 import glob
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +17,7 @@ from curate.documents.formats import format_of, get, readable
 from curate.documents.hub import hub_url, shown_on
 from curate.documents.results import folders_of_results, records_above
 from curate.documents.shards import Shard
-from curate.documents.sidecars import without_sidecars
+from curate.documents.sidecars import indices_of_others, without_sidecars
 from curate.documents.splits import of_split, several_configurations
 from curate.documents.unread import advice
 from curate.documents.versions import DELTA_LOG, delta_logs, place_of, present_files, refuse_replaced
@@ -27,6 +29,9 @@ _HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/\w[\w.-]*?)(@(?P<revision>[\w
 _WITH_SPLIT = re.compile(r"(?P<folder>.+):(?P<split>[\w.-]+)")
 _CARD, _CARD_BYTES = "README.md", 1 << 20
 _STORE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "checksum")
+_BRACES = re.compile(r"\{[^{}/]*(,|\.\.)[^{}]*\}")
+_MOST_TABLES = 64
+"""Folders of a store in which a pattern's files may lie that are asked for the log of a table."""
 _WILD = re.compile(r"[*?\[]")
 _CACHED = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
 """What `datasets` keeps of maps and filters beside a dataset that it has made: rows that are in the dataset, too."""
@@ -68,7 +73,7 @@ def find_shards(address: str) -> Listing:
     if (data := shown_on(address)) and not (path and path.exists()):
         raise CurateError(f"{address}: a page of the hub, and no data.", hint=f"Give {data}.")
     if path is None:
-        files = _remote_files(address)
+        files, split = _stored_files(address)
     elif path.exists() or _WILD.search(address):
         files = _local_files(path)
     elif (named := _WITH_SPLIT.fullmatch(address)) and (folder := local_path(named["folder"])) and folder.is_dir():
@@ -76,21 +81,25 @@ def find_shards(address: str) -> Listing:
     elif not format_of(address) and (hub := _HUB_ID.fullmatch(address)):
         files, split = _hub_files(address, hub, path), hub["split"]
     else:
-        raise CurateError(f"{address}: no such file or folder.", hint=_nearest_sibling(path))
+        raise CurateError(f"{address}: no such file or folder.", hint=_several(address) or _nearest_sibling(path))
     if not files:
-        raise CurateError(f"{address}: {_place(address, path)} no files.", hint=f"Readable: {readable()}.")
+        hint = _several(address) or f"Readable: {readable()}."
+        raise CurateError(f"{address}: {_place(address, path)} no files.", hint=hint)
     is_pattern = _WILD.search(address) is not None and not (path and path.exists())
     files, results = _without_results(files, beyond=is_pattern and path is not None)
     if path is None or not path.is_file():  # a file that is named is read, whatever a table's log says of it
         files, earlier = _without_earlier_versions(files, address)
         results += earlier
     shards, ignored = _separate(files, format_of(address))
+    indices = indices_of_others(shards, ignored)
+    shards, ignored = [s for s in shards if s.name not in indices], sorted([*ignored, *indices])
     ignored += results
     if not shards:
+        urls = {f.name: f.url for f in files}
         listed = ", ".join(ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
         raise CurateError(
             f"{address}: no readable shard among {len(ignored)} file(s): {listed}.",
-            hint=f"{advice(address, ignored)}Readable: {readable()}.",
+            hint=f"{advice(address, {name: urls[name] for name in ignored if name in urls})}Readable: {readable()}.",
         )
     if len(files) == 1 and not split:
         return Listing(shards=shards, ignored=ignored, other_splits=[])
@@ -163,6 +172,17 @@ def _card(files: list[ListedFile]) -> str | None:
 
 def _place(address: str, path: Path | None) -> str:
     return "the pattern matches" if _WILD.search(address) and not (path and path.exists()) else "the folder holds"
+
+
+def _several(address: str) -> str | None:
+    """Say how several addresses are given, where one has braces or commas for them."""
+    if _BRACES.search(address):
+        return "Braces are opened by a shell alone: leave out the quotes around them, or give an address for each."
+    first, comma, _ = address.partition(",")
+    path = local_path(first)
+    if comma and (path is None or path.exists()):
+        return "Commas separate no addresses. Give them one after the other, each behind its option."
+    return None
 
 
 def _nearest_sibling(path: Path) -> str:
@@ -313,6 +333,18 @@ def _before_wild(parts: tuple[str, ...]) -> tuple[str, ...]:
     return parts
 
 
+def _stored_files(address: str) -> tuple[list[ListedFile], str | None]:
+    """Return the files of an object store's address, and the split that it names where it is no folder by itself."""
+    named = _WITH_SPLIT.fullmatch(address)
+    if named is None or "://" not in named["folder"]:
+        return _remote_files(address), None
+    try:
+        files = _remote_files(address)
+    except CurateError:  # stores differ in what they say of a folder that is not there
+        files = []
+    return (files, None) if files else (_remote_files(named["folder"]), named["split"])
+
+
 def _remote_files(url: str) -> list[ListedFile]:
     if "::" in url:
         raise CurateError(f"{url}: chained addresses are not read.", hint="Give the inner address by itself.")
@@ -321,7 +353,11 @@ def _remote_files(url: str) -> list[ListedFile]:
     try:
         if _WILD.search(path) and not fs.exists(path):
             root = "/".join(_before_wild(tuple(path.split("/"))))
-            infos = fs.glob(path, detail=True)
+            matches: Any = fs.glob(path, detail=True)
+            infos = {inner: info for inner, info in matches.items() if info.get("type") == "file"}
+            for folder in (inner for inner, info in matches.items() if info.get("type") == "directory"):
+                infos |= fs.find(folder, detail=True)
+            infos |= _logs_above(fs, infos)
         elif fs.isfile(path):
             root, infos = path.rsplit("/", 1)[0] if "/" in path else "", {path: fs.info(path)}
         else:
@@ -343,6 +379,18 @@ def _remote_files(url: str) -> list[ListedFile]:
             shown = name_without_secrets(name)  # it becomes the shard's name, which every row has
             files.append(ListedFile(name=shown, url=url_of_file, size=info.get("size"), digest=digest))
     return files
+
+
+def _logs_above(fs: Any, files: Iterable[str]) -> dict[str, Any]:
+    """Return the files of the logs of the tables that a store's Parquet files may lie in, which no pattern matches."""
+    folders = {
+        str(folder): None
+        for file in files
+        if file.endswith(".parquet")
+        for folder in [*PurePosixPath(file).parents][-2::-1]
+    }
+    logs = (f"{folder}/{DELTA_LOG}" for folder in islice(folders, _MOST_TABLES))
+    return {inner: info for log in logs if fs.isdir(log) for inner, info in fs.find(log, detail=True).items()}
 
 
 def _hub_files(address: str, match: re.Match[str], path: Path) -> list[ListedFile]:

@@ -1,5 +1,7 @@
 """Check column names and tell the shapes of rows before any model loads."""
 
+import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,7 +13,7 @@ from curate.documents import formats, shapes
 from curate.documents.files import file_name, plain_name
 from curate.documents.nested import column_of_a_row, lifted, taken_out
 from curate.documents.pool import Pool
-from curate.documents.records import DocumentMaker, useful_columns
+from curate.documents.records import DocumentMaker, useful_of
 from curate.documents.results import result_of
 from curate.documents.rows import rows
 from curate.documents.shards import BadRow, Row, Shard
@@ -23,11 +25,14 @@ _SHARDS = 8
 _LOOKED_INTO, _ROWS = 8, 16
 _SPLIT = frozenset({"columns", "data"})
 """Keys of an object of columns as pandas writes it with orient='split'."""
+_QUESTIONS = ("prompt", "question", "query", "problem", "instruction", "inputs", "input")
+_NAMED = 8
 _LIKED = ("label", "kto_tag")
 """Columns by which TRL and LLaMA-Factory tell answers that were liked from others, for KTO."""
 # What trainers read in rows of some shape: worth a word where it lies beside another shape's columns.
 _NOTABLE = frozenset(
     {"instruction", "input", "context", "system", "history", "tools", "chosen", "rejected", "role", "parent_id"}
+    | {"image", "images", "video", "videos", "audio", "audios"}
 )
 
 
@@ -43,14 +48,13 @@ class FirstRows:
     """Whether all of them are conversations, which need a chat template."""
     some_chat: bool = False
     """Whether some of them are."""
-    disliked: str | None = None
-    """The column that says of some answers that they were disliked, as KTO's rows do; they are read like others."""
+    notes: tuple[str, ...] = ()
+    """What else there is to know of how they are read."""
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{title} ({', '.join(columns)})" for title, columns in self.shapes.items())
         unread = f"; not read: {', '.join(self.not_read)}" if self.not_read else ""
-        disliked = f"; answers of which {self.disliked} is false are read like others" if self.disliked else ""
-        return f"{shapes}{unread}{disliked}"
+        return "; ".join([f"{shapes}{unread}", *self.notes])
 
 
 def look(pool: Pool, fields: Fields) -> FirstRows | None:
@@ -58,11 +62,14 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     titles: dict[str, list[str]] = {}
     seen: dict[str, None] = {}
     chats: set[bool] = set()
-    disliked: str | None = None
+    disliked: dict[str, None] = {}
+    others: Counter[str] = Counter()
+    """Rows with a part of a type that is no text, by the type."""
     for raw, document in _first_rows(pool, fields):
         if isinstance(document, Document) and not isinstance(raw, BadRow):
             if document.text is None:
-                disliked = disliked or next((column for column in _LIKED if raw.get(column) is False), None)
+                disliked.update({column: None for column in _LIKED if raw.get(column) is False})
+            others.update(_other_parts(document))
             chats.add(document.messages is not None)
             seen.update(dict.fromkeys(raw))
             if (shape := shapes.shape_of(raw, fields)) is not None:
@@ -73,7 +80,20 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     not_read = [c for c in seen if c in content and c not in used]
     if not titles:
         return None
-    return FirstRows(shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats, disliked=disliked)
+    notes = [f"answers of which {column} is false are read like others" for column in [*disliked][:1]]
+    notes += [
+        f"parts of the type {kind!r} are no text and left out (in {n} of these rows)" for kind, n in others.items()
+    ]
+    return FirstRows(
+        shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats, notes=tuple(notes)
+    )
+
+
+def _other_parts(document: Document) -> set[str]:
+    """Return the types of the parts of a document's turns that are no text."""
+    contents = [turn["content"] for turn in document.messages or () if isinstance(turn.get("content"), list)]
+    parts = [part for content in contents for part in content if not isinstance(part.get("text"), str)]
+    return {str(part.get("type", "unknown")) for part in parts}
 
 
 def refusal(pool: Pool, fields: Fields) -> str | None:
@@ -92,13 +112,16 @@ def refusal(pool: Pool, fields: Fields) -> str | None:
 
 
 def _first_rows(pool: Pool, fields: Fields) -> Iterator[tuple[Row, Document | Skipped]]:
+    """Yield the first rows of a few shards, columns that are not read as null, and what they are as documents."""
     count = min(_LOOKED_INTO, len(pool.shards))
     # Files of one shape have names beside each other.
     for shard in (pool.shards[i * len(pool.shards) // count] for i in range(count)):
         with suppress(CurateError):  # a damaged shard is reported where it is read
-            make = DocumentMaker(shard.name, fields)
-            for number, raw in islice(rows(shard, columns=useful_columns(shard, fields)), _ROWS):
-                yield raw, make(number, raw)
+            make, schema = DocumentMaker(shard.name, fields), formats.get(shard.format).schema(shard)
+            columns = None if schema is None else useful_of(schema, fields)
+            unread = dict.fromkeys(name for name in schema.names if name not in columns) if schema and columns else {}
+            for number, raw in islice(rows(shard, columns=columns), _ROWS):
+                yield raw if isinstance(raw, BadRow) else {**raw, **unread}, make(number, raw)
 
 
 def fallen_back(pool: Pool, fields: Fields, others: Fields) -> Fields:
@@ -202,20 +225,27 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
         hint = f"{folder} holds results of curate, and no documents. What `curate select` writes is a pool like others."
     elif fields.format_as:
         hint = f"Leave {prefix}format-as out: each row is then read by its own shape."
+    elif shapes.is_turn(row):
+        hint = (
+            'A row is one turn; expected conversations, {"messages": [...]}: write the turns of each into one row;'
+            f" of a file that holds one conversation: jq -cs '{{messages: flatten}}' {_plain(shard)} > rows.jsonl"
+        )
     elif not is_one_object and (column := _column_of_rows(row, fields)) is not None:
         hint = f"The column {column!r} of a row holds several rows. Write them a line each{_apart(shard, column)}."
     elif (turns := _column_of_turns(row)) is not None:
         hint = f"The column {turns!r} holds turns of conversations: give {prefix}messages-column {turns}."
+    elif (inner := next((said for name in fields.columns if (said := lifted(shard, row, name))), None)) is not None:
+        hint = inner
+    elif not is_one_object and (column := column_of_a_row(row, fields)) is not None:
+        hint = taken_out(shard, column)
+    elif (question := _question(row, fields)) is not None:
+        hint = _unanswered(row, question, fields, prefix)
     elif (texts := _column_of_texts(row)) is not None:
         hint = (
             f"The column {texts!r} holds lists of texts: where these were said in turn, the first by the user, give"
             f" {prefix}messages-column {texts}."
         )
-    elif (inner := next((said for name in fields.columns if (said := lifted(shard, row, name))), None)) is not None:
-        hint = inner
-    elif not is_one_object and (column := column_of_a_row(row, fields)) is not None:
-        hint = taken_out(shard, column)
-    elif is_one_object and (holder := _holder_of_rows(row)) is not None:
+    elif is_one_object and (holder := _holder_of_rows(row, fields)) is not None:
         hint = _rows_apart(shard, holder)
     else:
         suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
@@ -229,6 +259,28 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
         f"{shard.url}: no column to read text from; expected {shapes.expected(fields, prefix)}, "
         f"found: {', '.join(columns)}.",
         hint=hint,
+    )
+
+
+def _plain(shard: Shard) -> str:
+    """Return what a command calls a shard."""
+    return shlex.quote(PurePosixPath(shard.url).name if "://" in shard.url else shard.url)
+
+
+def _question(row: Mapping[str, Any], fields: Fields) -> str | None:
+    """Return the column of a row that holds a question or a prompt, if one does."""
+    names = (fields.prompt, *_QUESTIONS)
+    return next((name for name in names if isinstance(row.get(name), str | list)), None)
+
+
+def _unanswered(row: Mapping[str, Any], question: str, fields: Fields, prefix: str) -> str:
+    """Say how rows with a question get an answer: from another column, or from one that is to be written."""
+    named = "" if question == fields.prompt else f"{prefix}prompt-column {question} "
+    others = [c for c, v in row.items() if isinstance(v, str) and c not in (question, fields.id)]
+    of_text = f", one of {', '.join(others[:_NAMED])}" if others else ""
+    return (
+        f"The column {question!r} holds prompts. Name that of their answers{of_text}: {named}{prefix}completion-column"
+        f" NAME. Where the answer is no text, but a number or a list, write it as text into a column of its own."
     )
 
 
@@ -248,7 +300,7 @@ def _holds_rows(shard: Shard, only: Mapping[str, Any], fields: Fields) -> Curate
     """Return the error of a file's only object that is no document, but holds rows, as exports of chats do."""
     if not isinstance(only.get(fields.messages), list):
         return None
-    document, holder = DocumentMaker(shard.name, fields)(0, only), _holder_of_rows(only)
+    document, holder = DocumentMaker(shard.name, fields)(0, only), _holder_of_rows(only, fields)
     if isinstance(document, Document) or document.reason != "invalid messages" or holder is None:
         return None
     return CurateError(f"{shard.url}: no conversation: {document.detail}.", hint=_rows_apart(shard, holder))
@@ -263,13 +315,29 @@ def _rows_apart(shard: Shard, holder: str) -> str:
 def _holds_columns(shard: Shard, only: Mapping[str, Any], columns: list[str], fields: Fields) -> CurateError | None:
     """Return the error of a file's only object that holds columns, as pandas writes it unless told otherwise."""
     is_split = set(columns) >= _SPLIT
-    if not isinstance(only.get("data" if is_split else fields.text), list | dict):
+    if not (isinstance(only.get("data"), list) if is_split else _are_columns(only, fields)):
+        return None
+    if isinstance(DocumentMaker(shard.name, fields)(0, only), Document):  # texts that were said in turn
         return None
     orient = ", orient='split'" if is_split else ""
     as_rows = f"pandas.read_json('{shard.url}'{orient}).to_json('rows.jsonl', orient='records', lines=True)"
     return CurateError(
         f"{shard.url}: one object that holds columns; expected rows.", hint=f"Write it again as rows, say by {as_rows}."
     )
+
+
+def _are_columns(only: Mapping[str, Any], fields: Fields) -> bool:
+    """Return whether a file's only object has a list or an object of texts for each column that rows are read from."""
+    read_from = {c: only[c] for c in (fields.text, *_first_columns(only, fields)) if only.get(c) is not None}
+    values = [list(v.values()) if isinstance(v, dict) else v for v in read_from.values()]
+    lists = [v for v in values if isinstance(v, list) and v and all(isinstance(text, str | None) for text in v)]
+    return len(lists) == len(values) > 0 and len(set(map(len, lists))) == 1
+
+
+def _first_columns(row: Mapping[str, Any], fields: Fields) -> list[str]:
+    """Return the columns of the first shape that a row's columns may have."""
+    filled = [c for c, v in row.items() if v is not None]
+    return [c for shape in shapes.of_columns(filled, fields)[:1] for c in shape.columns(filled, fields)]
 
 
 def _apart(shard: Shard, column: str) -> str:
@@ -282,17 +350,24 @@ def _apart(shard: Shard, column: str) -> str:
     return f': python -c "import json; {command}" > rows.jsonl'
 
 
-def _holder_of_rows(row: Mapping[str, Any]) -> str | None:
-    """Return what in a JSON file's only object holds its rows, in Python; None where nothing does."""
-    lists = {c: len(v) for c, v in row.items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)}
+def _holder_of_rows(row: Mapping[str, Any], fields: Fields) -> str | None:
+    """Return what in a JSON file's only object holds its rows, in Python; None where nothing does.
+
+    Of several lists it is one whose rows have a shape, or the longest.
+    """
+    lists = {c: v for c, v in row.items() if isinstance(v, list) and v and all(isinstance(r, dict) for r in v)}
     if lists:
-        return f"[{max(lists, key=lists.__getitem__)!r}]"
+        return f"[{max(lists, key=lambda c: (shapes.shape_of(lists[c][0], fields) is not None, len(lists[c])))!r}]"
     return ".values()" if row and all(isinstance(v, dict) for v in row.values()) else None
 
 
 def _column_of_turns(row: Mapping[str, Any]) -> str | None:
-    """Return the column of a row that holds a conversation, if one does."""
-    return next((column for column, value in row.items() if shapes.are_turns(value)), None)
+    """Return the column of a row that holds a conversation, if one does; lists of texts may be anything else."""
+    return next((c for c, v in row.items() if not _are_lists(v) and shapes.are_turns(v)), None)
+
+
+def _are_lists(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(inner, list) for inner in value)
 
 
 def _column_of_rows(row: Mapping[str, Any], fields: Fields) -> str | None:
@@ -311,7 +386,9 @@ def _column_of_rows(row: Mapping[str, Any], fields: Fields) -> str | None:
 
 
 def _column_of_texts(row: Mapping[str, Any]) -> str | None:
-    """Return the column of a row that holds several texts, if one does."""
+    """Return the column of a row that holds several texts, or pairs of them, if one does."""
+    if pairs := next((c for c, v in row.items() if _are_lists(v) and shapes.are_turns(v)), None):
+        return pairs
     lists = {c: v for c, v in row.items() if isinstance(v, list) and len(v) > 1}
     return next((c for c, v in lists.items() if all(isinstance(text, str) and " " in text for text in v)), None)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from curate.documents.drawing import draw_from_blocks, until_broken, with_damage
-from curate.documents.files import A_PAGE, FETCH, LFS_POINTER, NOT_FETCHED, first_bytes, is_page
+from curate.documents.files import A_PAGE, FETCH, first_bytes, foreign, is_page
 from curate.documents.shards import BadRow, Choice, DamagedShard, Row, Shard
 from curate.documents.stretches import Course
 from curate.errors import CurateError
@@ -161,10 +161,12 @@ class Columnar:
                 raise CurateError(f"{shard.url}: reading failed after {reached[0]} rows: {error}") from error
             problem, hint = f"not a whole {self.kind} file ({error})", None
             head = first_bytes(shard.url)
-            if head.startswith(LFS_POINTER):
-                problem = NOT_FETCHED
-            elif is_page(head):
+            if is_page(head):
                 problem, hint = A_PAGE, FETCH
+            elif head.lstrip().startswith((b"{", b"[")):
+                problem, hint = f"text, and no {self.kind} file", "If it holds JSON, give it the ending .jsonl."
+            elif (told := foreign(head)) is not None and not told[0].startswith((f"a {self.kind}", f"an {self.kind}")):
+                problem, hint = told[0].replace("and no text", f"and no {self.kind} file"), told[1]
             raise DamagedShard.at(reached[0], shard, problem, hint) from error
 
 

@@ -17,6 +17,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 NOT_FETCHED = "a pointer of Git LFS in the place of the file, which `git lfs pull` fetches"
 _UNPACK = "Unpack it, and give the folder of what was in it."
 _NAME = "Give the file the ending of what it is, {}, by which it is read."
+_AGAIN = "Write its rows as Parquet or lines of JSON, by what reads it."
 _FOREIGN = (
     (LFS_POINTER, NOT_FETCHED, None),
     (b"PK\3\4", "a zip archive, and no text", f"{_UNPACK} Of a workbook (.xlsx) save the table as csv, in UTF-8."),
@@ -27,6 +28,13 @@ _FOREIGN = (
     (b"PAR1\x15", "a Parquet file, and no text", _NAME.format(".parquet")),
     (b"ARROW1\0\0", "an Arrow file, and no text", _NAME.format(".arrow")),
     (b"\xff\xff\xff\xff", "an Arrow stream, and no text", _NAME.format(".arrow")),
+    (b"PARE", "an encrypted Parquet file, and no text", "Write its rows without encryption, by what has the key."),
+    (b"ORC", "an ORC file, and no text", _AGAIN),
+    (b"Obj\1", "an Avro file, and no text", _AGAIN),
+    (b"\x89HDF\r\n", "an HDF5 file, and no text", _AGAIN),
+    (b"\x93NUMPY", "an array of NumPy's, and no text", _AGAIN),
+    (b"MMIDIDX\0", "an index of Megatron-LM's, and no text", _AGAIN),
+    (b"%PDF-", "a PDF document, and no text", _AGAIN),
     (b"SQLite format 3\0", "a database, and no text", "Write its table as Parquet, csv or lines of JSON."),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an office document, and no text", "Save its table as csv, in UTF-8."),
 )

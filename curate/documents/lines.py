@@ -44,6 +44,9 @@ CONVERT = "Text is read as UTF-8. Convert the file, if it is of Windows: iconv -
 """What to do about text in another encoding."""
 
 
+_DICTIONARY = "It was compressed with a dictionary. Unpack it with that: zstd -d -D DICTIONARY FILE."
+
+
 class Truncated(Exception):
     """A stream ends or breaks too early, or is none of text; the data before that point was given."""
 
@@ -56,14 +59,14 @@ class Truncated(Exception):
 def filled_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, line) of every line that is not blank, without a byte order mark."""
     for number, line in enumerate(split_lines(blocks), start=1):
-        filled = filled_line(line, number)
+        filled = filled_line(line)
         if filled is not None:
             yield number, filled
 
 
-def filled_line(line: bytes, number: int) -> bytes | None:
-    """Return a line without a byte order mark, which belongs to a file's first line alone; None for a blank one."""
-    line = line.removeprefix(BOM) if number == 1 else line
+def filled_line(line: bytes) -> bytes | None:
+    """Return a line without a byte order mark, of which joined files have several; None for a blank one."""
+    line = line.removeprefix(BOM)
     return line if _FILLED.search(line) is not None else None
 
 
@@ -138,7 +141,8 @@ def inflated(stream: IO[bytes] | Beginning | Rest, compression: str | None) -> I
             try:
                 data = decoder.decompress(block)
             except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, ValueError) as error:
-                raise Truncated(f"the {compression} stream is damaged ({error})") from error
+                hint = _DICTIONARY if "ictionary" in str(error) else None
+                raise Truncated(f"the {compression} stream is damaged ({error})", hint) from error
             if data:
                 yield data
             block = b""

@@ -120,8 +120,11 @@ def _utf8(text: str) -> bytes:
 def useful_columns(shard: Shard, fields: Fields) -> list[str] | None:
     """List the columns that are content or may be metadata; None where the file does not state its columns."""
     schema = formats.get(shard.format).schema(shard)
-    if schema is None:
-        return None
+    return None if schema is None else useful_of(schema, fields)
+
+
+def useful_of(schema: pa.Schema, fields: Fields) -> list[str]:
+    """List the columns of a schema that are content or may be metadata."""
     content = {*fields.columns, *shapes.content_columns(schema.names, fields)}
     return [f.name for f in schema if f.name in content or not pa.types.is_nested(f.type)]
 

@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import PurePosixPath
 
 import orjson
 
@@ -13,6 +14,7 @@ from curate.documents.shards import BadRow, Row, Shard
 from curate.errors import CurateError
 
 _LARGEST = 64 << 20
+_INDEX = "index.json"
 
 
 def without_sidecars(shards: Sequence[Shard]) -> list[Shard]:
@@ -34,6 +36,25 @@ def without_sidecars(shards: Sequence[Shard]) -> list[Shard]:
             foreign = {n for n in doubtful if columns.isdisjoint(_keys(beginnings[n]))}
             break
     return [s for s in shards if s.name not in unfit | foreign] or list(shards)
+
+
+def indices_of_others(shards: Sequence[Shard], others: Sequence[str]) -> list[str]:
+    """Return the names of the shards called index.json that name files beside them which are no shards.
+
+    So do datasets of MosaicML's streaming and of LitData, whose rows those files hold.
+    """
+    indices = [s for s in shards if PurePosixPath(s.name).name == _INDEX and (s.size or 0) <= _LARGEST]
+    return [s.name for s in indices if _names_one(s, others)]
+
+
+def _names_one(index: Shard, others: Sequence[str]) -> bool:
+    folder = PurePosixPath(index.name).parent
+    beside = [PurePosixPath(name).name for name in others if PurePosixPath(name).is_relative_to(folder)]
+    if not beside:
+        return False
+    with open_binary(index.url) as stream:
+        text = stream.read()
+    return any(name.encode("utf-8", "surrogatepass") in text for name in beside)
 
 
 def _beginning(shard: Shard) -> list[Row] | None:

@@ -294,7 +294,7 @@ def _lines_along(stream: IO[bytes], course: Course) -> Iterator[tuple[int, int, 
     stream.seek(offset)
     for text in split_lines(inflated(stream, None)):
         offset, line = offset + len(text) + 1, line + 1
-        filled = filled_line(text, line)
+        filled = filled_line(text)
         if filled is not None:
             row += 1
             course.mark = Mark(offset, row, line)
@@ -308,6 +308,8 @@ def _texts(stream: IO[bytes] | Beginning, shard: Shard) -> Iterator[bytes]:
     within, blocks = with_head(blocks)
     if (told := foreign(head) or foreign(within)) is not None:
         raise Truncated(*told)
+    if within != head[: len(within)] and head_compression(within, None) is not None:
+        raise Truncated("compressed twice", "Unpack it once.")
     return as_utf8(blocks)
 
 

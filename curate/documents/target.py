@@ -63,7 +63,7 @@ def read_target(
     """
     pools = pool_fields or Fields()
     fields = fields or pools
-    pool = open_pool(address, txt_lines=fields.txt_lines)
+    pool, prefix = open_pool(address, txt_lines=fields.txt_lines), "--target-" if pool_fields else "--"
     shared = [column for column in fields.renamed if column in pools.renamed]
     if shared or fields.format_as:
         fields = fallen_back(pool, fields, pools)
@@ -72,7 +72,7 @@ def read_target(
         fields,
         also=(group_by,) if group_by else (),
         may_lack=shared,
-        prefix="--target-" if pool_fields else "--",
+        prefix=prefix,
     )
     documents: list[Document] = []
     groups: list[str] = []
@@ -96,7 +96,11 @@ def read_target(
         reason = (
             f"; the first of {len(skipped)} rows set aside: {skipped[0].reason}, {skipped[0].detail}" if skipped else ""
         )
-        raise CurateError(f"{', '.join(pool.address)}: the target holds no document{reason}.")
+        columns = f"{prefix}text-column, or {prefix}prompt-column and {prefix}completion-column"
+        raise CurateError(
+            f"{', '.join(pool.address)}: the target holds no document{reason}.",
+            hint=f"Name the columns that hold the content ({columns}), or write it as text into columns of its own.",
+        )
     return Target(
         documents=documents,
         groups=groups,

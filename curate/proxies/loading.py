@@ -5,6 +5,7 @@ import ssl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,24 @@ from curate.folders.local import is_in_store, open_folder
 from curate.folders.whole import UNFINISHED, local_copy
 from curate.proxies.quantisation import refuse_quantised, unpack, unpack_head
 from curate.proxies.suggestions import near_model
+from curate.proxies.templates import add_template
 
 # Seconds for the hub's first answer. Its own client tries for a minute.
 PATIENCE = 5
 _NO_CAUSAL = "transformers has no causal form of"
 _TEXT_ALONE = "Use a causal language model; of a model for images or sound, its text model alone, saved by itself."
+
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_FORMS = {
+    "*.gguf": "{0} is for llama.cpp. AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file='{0}').save_pretrained(NEW)"
+    " writes what is read; so does the tokenizer.",
+    "consolidated*": "{} is in the form of its makers; transformers has scripts that convert such weights.",
+    "zero_to_fp32.py": "The weights are DeepSpeed's, in parts: python {} FOLDER NEW joins them.",
+    "pytorch_model_fsdp*": "{} holds weights in parts of FSDP: accelerate merge-weights joins them.",
+    "model-*-of-*.safetensors": "{} is a part of the weights; model.safetensors.index.json, their list, is missing.",
+}
+"""Weights that lie in a folder in forms that are not read, by patterns of their names, and what to do."""
 
 
 class NotHere(CurateError):
@@ -98,12 +112,27 @@ def load_whole(
     straight = {"device_map": {"": device}} if device.type == "cuda" or quantised else {}
     with explained(source):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(weights or source), config=config, dtype=dtype, output_loading_info=True, **straight, **options
+            str(weights or source),
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **straight,
+            **options,
         )
     model, report = loaded
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        others = _and_more([key for key, _, _ in mismatched])
+        sizes = f"{name} is {_shape(found)}, expected {_shape(expected)}{others}"
+        raise CurateError(
+            f"The weights of {source} do not fit its config.json: {sizes}.",
+            hint="Give weights and a config.json that were saved together; a vocabulary may have been enlarged in one.",
+        )
     if missing := sorted(report["missing_keys"]):
         raise CurateError(
-            f"The weights of {source} lack {missing[0]}{_and_more(missing)}, which {type(model).__name__} has.",
+            f"The weights of {source} lack {missing[0]}{_and_more(missing)}, which {type(model).__name__} has"
+            f"{_instead(sorted(report['unexpected_keys']))}.",
             hint="Give a whole causal language model, its head included, as `save_pretrained` writes it.",
         )
     if not quantised:
@@ -115,7 +144,9 @@ def load_whole(
 def load_tokenizer(source: str, revision: str | None = None, *, alone: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer; `alone`: no model is wanted beside it. Raises CurateError."""
     with explained(source, alone=alone):
-        return AutoTokenizer.from_pretrained(source, **_options(source, revision))
+        tokenizer = AutoTokenizer.from_pretrained(source, **_options(source, revision))
+    add_template(tokenizer, Path(source))
+    return tokenizer
 
 
 @contextmanager
@@ -173,6 +204,7 @@ def _not_loaded(source: str, error: Exception) -> CurateError:
             f"{source} does not load as a causal language model: {reason}",
             hint=_inner(folder)
             or _not_fetched(folder, error)
+            or _in_another_form(folder, error)
             or "The folder needs config.json, weights and a tokenizer, as `save_pretrained` writes them.",
         )
     return NotHere(
@@ -197,6 +229,8 @@ def _no_tokenizer(source: str, error: Exception) -> CurateError:
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     sizes = [line for line in lines if line.startswith("size mismatch")]
+    if lines and lines[0].startswith("Couldn't instantiate the backend tokenizer"):
+        return "there is no tokenizer.json, or file of sentencepiece or tiktoken that one could be made from."
     if lines and lines[0].startswith("Unrecognized configuration class"):
         kind = lines[0].partition("class '")[2].partition("'")[0].rpartition(".")[2].removesuffix("Config")
         return f"{_NO_CAUSAL} {kind or 'this kind of model'}."
@@ -219,6 +253,24 @@ def _not_fetched(folder: Path, error: Exception) -> str | None:
     if isinstance(error, SafetensorError | EOFError):
         return "A file of its weights is damaged or was not fetched whole: fetch or save it again."
     return None
+
+
+def _instead(names: list[str]) -> str:
+    return f"; they have {names[0]}{_and_more(names)}, which it has not" if names else ""
+
+
+def _shape(shape: Any) -> str:
+    return "×".join(map(str, shape))
+
+
+def _in_another_form(folder: Path, error: Exception) -> str | None:
+    """Say what to do about a model that is there, in a form that transformers does not load."""
+    if "custom code" in str(error):
+        return "The model's own code would have to be run, which is not done: give one that transformers has itself."
+    if any((folder / name).exists() for name in _WEIGHTS):
+        return None
+    names = (path.name for path in sorted(folder.iterdir()))
+    return next((do.format(name) for name in names for form, do in _FORMS.items() if fnmatch(name, form)), None)
 
 
 def _and_more(names: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Chat templates: the one that is chosen, the shipped one, and what a template can take."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from curate.errors import SettingsError, nearest
 
 SHIPPED = "shipped"
+_OF_PROCESSOR = "chat_template.json"
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\b")
 _WORD = "zyxword"  # of no template's own text
 
@@ -31,13 +33,38 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     elif name == SHIPPED:
         template = shipped_template()
     elif path.is_file():
-        template = path.read_text(encoding="utf-8")
+        template = _of_file(path)
     else:
         of_model = f", a file or one of the model's ({', '.join(sorted(own))})" if own else " or a file"
         raise SettingsError(
             f"chat_template is {name!r}; expected {SHIPPED!r}{of_model}.", hint=nearest(name, [SHIPPED, *own])
         )
     tokenizer.chat_template = template
+
+
+def _of_file(path: Path) -> str:
+    """Return the template that a file is, or holds, as chat_template.json of a processor. Raises SettingsError."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".json":
+        return text
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    template = content.get("chat_template") if isinstance(content, dict) else None
+    if not isinstance(template, str):
+        raise SettingsError(
+            f"{path}: expected a chat template, or an object of JSON with one as 'chat_template'.",
+            hint="A template is written in Jinja, in a file with the ending .jinja.",
+        )
+    return template
+
+
+def add_template(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Give a tokenizer without a template the one that a model's processor keeps beside it, where there is one."""
+    path = folder / _OF_PROCESSOR
+    if not tokenizer.chat_template and path.is_file():
+        tokenizer.chat_template = _of_file(path)
 
 
 def template_of(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:

@@ -141,14 +141,14 @@ def _conformed(table: pa.Table, schema: pa.Schema, shard: Shard, row: int) -> pa
 def _shown(names: Sequence[str]) -> list[str]:
     """Name the pool's columns: those that are called as one of the scores as the scores name them."""
     taken = {n.casefold() for n in names if not is_reserved(n)}
-    shown = []
-    for name in names:
-        column = f"pool_{name}" if is_reserved(name) else column_name(name)
-        while is_reserved(name) and column.casefold() in taken:
+    renamed: dict[str, str] = {}
+    for name in sorted(filter(is_reserved, names)):  # the order in which scores name them
+        column = f"pool_{name}"
+        while column.casefold() in taken:
             column = f"pool_{column}"
         taken.add(column.casefold())
-        shown.append(column)
-    return shown
+        renamed[name] = column
+    return [renamed.get(name) or column_name(name) for name in names]
 
 
 def _original(name: str, names: Mapping[str, str]) -> str:
@@ -157,5 +157,9 @@ def _original(name: str, names: Mapping[str, str]) -> str:
         return names[name]
     if name == UNNAMED:
         return ""
-    bare = name.removeprefix("pool_")
-    return names.get(bare, bare) if bare in names or is_reserved(bare) else name
+    bare = name
+    while bare.startswith("pool_"):  # of two columns that differ by case alone one has the prefix twice
+        bare = bare.removeprefix("pool_")
+        if bare in names or is_reserved(bare):
+            return names.get(bare, bare)
+    return name

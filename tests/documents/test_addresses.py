@@ -144,6 +144,34 @@ def test_an_object_store_is_read_by_folder_glob_and_file(store):
     assert [d.text for d in documents(shard, Fields())] == ["one", "two"]
 
 
+def test_a_pattern_in_an_object_store_takes_what_lies_in_folders_too(store):
+    store.pipe({name: lines_of(ROWS) for name in ("/pile/a.jsonl", "/pile/sub/b.jsonl", "/pile/.git/c.jsonl")})
+    assert names("memory://pile/*") == ["a.jsonl", "sub/b.jsonl"]
+    assert names("memory://pile/s*") == ["sub/b.jsonl"]
+
+
+def test_a_split_in_an_object_store_is_read_where_it_is_named(store):
+    store.pipe({f"/pile/{name}.jsonl": lines_of(ROWS) for name in ("train", "test")})
+    assert names("memory://pile") == ["train.jsonl"]
+    assert names("memory://pile:test") == ["test.jsonl"]
+    with pytest.raises(CurateError, match="no file of the split 'dev'"):
+        open_pool("memory://pile:dev")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("{a,b}/*.jsonl", "Braces"), ("a-{00..01}.jsonl", "Braces"), ("a.jsonl,b.jsonl", "Commas separate no addresses")],
+)
+def test_braces_and_commas_for_several_addresses_are_told_so(tmp_path, address, said):
+    write(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(CurateError) as refused:
+        open_pool(f"{tmp_path}/{address}")
+    assert str(refused.value.hint).startswith(said)
+    (tmp_path / address.partition("/")[0]).mkdir()
+    write(tmp_path / address.partition("/")[0] / "c.jsonl", ROWS)
+    assert names(f"{tmp_path}/{address.partition('/')[0]}") == ["c.jsonl"]
+
+
 @pytest.mark.parametrize("ending", [".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow", ".file.arrow"])
 def test_every_format_reads_from_an_object_store(store, tmp_path, ending):
     store.pipe(f"/p/a{ending}", write(tmp_path / f"a{ending}", ROWS).read_bytes())
@@ -277,6 +305,18 @@ def test_json_that_is_no_data_is_left_out_beside_shards_and_said(tmp_path):
     assert pool.listing == "2 shards; not read: 3 .json"
 
 
+def test_an_index_of_files_that_are_not_read_is_no_data(tmp_path):
+    index = {"shards": [{"column_names": ["text"], "raw_data": {"basename": "shard.0.mds"}}], "version": 2}
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/index.json").write_text(json.dumps(index))
+    (tmp_path / "train/shard.0.mds").write_bytes(b"\1")
+    with pytest.raises(CurateError, match=r"no readable shard among 2 file.*: train/index\.json, train/shard") as no:
+        open_pool(tmp_path)
+    assert "Of train/shard.0.mds, write the rows as Parquet" in str(no.value.hint)
+    (tmp_path / "train/shard.0.mds").rename(tmp_path / "notes.md")
+    assert names(tmp_path) == ["train/index.json"]
+
+
 def test_rows_in_a_json_array_are_data_where_they_have_a_column_of_the_others(tmp_path):
     write(tmp_path / "a.jsonl", ROWS)
     (tmp_path / "rows.json").write_text('\ufeff [\n {"text": "three"},\n {"text": "four"}\n]', encoding="utf-8")
@@ -398,11 +438,31 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
         ("part-00000.gz", "name it part-00000.jsonl.gz. "),
         ("a.tar.gz", "Unpack a.tar.gz"),
         ("a.jsonl.lz4", "Unpack a.jsonl.lz4"),
-        ("a.warc.wet.gz", "Readable: "),
+        ("a.warc.wet.gz", "name it a.warc.wet.jsonl.gz. "),
     ],
 )
 def test_what_to_do_about_files_that_are_not_read_depends_on_their_endings(tmp_path, name, advice):
     write(tmp_path / "a.jsonl", ROWS).rename(tmp_path / name)
+    with pytest.raises(CurateError, match="no readable shard") as refused:
+        open_pool(tmp_path)
+    assert advice in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("a.jsonl-00000-of-00002", b'{"text": "x"}\n', "begins as JSON does; name it a.jsonl-00000-of-00002.jsonl. "),
+        ("a.jl", b'{"text": "x"}\n', "a.jl begins as JSON does; name it a.jl.jsonl. "),
+        ("a.psv", b"text|n\nx|1\n", "name a.psv so. "),
+        ("a.tfrecord-00000-of-00002", b"\x10\0\0\0", "Of a.tfrecord-00000-of-00002, write the rows as Parquet"),
+        ("a.db", b"SQLite format 3\0", "a.db is a database, and no text. Write its table"),
+        ("a.wet", b"WARC/1.0\r\n", "Readable: "),
+        ("rows", b"Obj\1\4\x14avro.codec", "rows is an Avro file, and no text. Write its rows"),
+    ],
+)
+def test_what_to_do_about_files_that_are_not_read_depends_on_their_first_bytes(tmp_path, name, content, advice):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "_SUCCESS").write_bytes(b"")
     with pytest.raises(CurateError, match="no readable shard") as refused:
         open_pool(tmp_path)
     assert advice in str(refused.value.hint)

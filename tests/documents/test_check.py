@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from curate.documents import Fields, check_fields, documents, look, open_pool
 from curate.documents.check import refusal
 from curate.errors import CurateError
-from tests.documents.writing import TEXT_ENDINGS, write
+from tests.documents.writing import ENDINGS, TEXT_ENDINGS, write
 
 
 @pytest.mark.parametrize("ending", TEXT_ENDINGS)
@@ -108,7 +109,11 @@ def test_a_column_that_is_nowhere_near_is_not_listed_twice(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "holder"),
-    [({"version": 2, "data": [{"text": "x"}]}, "['data']"), ({"1": {"text": "x"}, "2": {"text": "y"}}, ".values()")],
+    [
+        ({"version": 2, "data": [{"text": "x"}]}, "['data']"),
+        ({"features": [{"name": "text"}, {"name": "n"}], "rows": [{"text": "x"}]}, "['rows']"),
+        ({"1": {"text": "x"}, "2": {"text": "y"}}, ".values()"),
+    ],
 )
 def test_a_file_of_one_object_that_holds_rows_is_refused_with_the_line_that_writes_them_apart(tmp_path, value, holder):
     path = tmp_path / "a.json"
@@ -128,6 +133,32 @@ def test_a_column_of_texts_is_named_as_one_that_may_be_a_conversation(tmp_path):
         check_fields(open_pool(tmp_path), Fields())
     assert "--messages-column data" in str(error.value.hint)
     check_fields(open_pool(tmp_path), Fields(messages="data"))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"prompt": "def f():", "tests": "assert f()", "canonical": "    return 1"},
+            "'prompt' holds prompts. Name that of their answers, one of tests, canonical: --completion-column NAME.",
+        ),
+        (
+            {"question": "Who?", "context": "I am.", "answers": {"text": ["I"]}},
+            "one of context: --prompt-column question",
+        ),
+        ({"question": "Who?", "choices": ["I am", "You are"]}, "holds prompts. Name that of their answers: --prompt"),
+        ({"prompt": "Who?", "responses": ["It is I.", "It is you."], "scores": [0.1, 0.9]}, "--completion-column NAME"),
+        ({"pairs": [["Who is it?", "It is I."]]}, "The column 'pairs' holds lists of texts"),
+        ({"doc": {"question": "Who?", "answer": "I"}, "arguments": [["Who?", "I"]]}, "Write their keys as columns"),
+    ],
+)
+def test_a_question_without_an_answer_as_text_is_told_how_to_get_one(tmp_path, ending, row, said):
+    write(tmp_path / f"a{ending}", [row, row])
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    assert said in str(refused.value.hint)
+    assert "Did you mean" not in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -151,6 +182,8 @@ def test_rows_that_hold_rows_are_refused_with_the_line_that_writes_them_apart(tm
     [
         {"text": {"0": "x", "1": "y"}, "n": {"0": 1, "1": 2}},
         {"text": ["x", "y"]},
+        {"prompt": ["x", "y"], "completion": ["z", "w"], "n": [1, 2]},
+        {"instruction": {"0": "x", "1": "y"}, "output": {"0": "z", "1": "w"}},
         {"columns": ["text"], "index": [0, 1], "data": [["x"], ["y"]]},
     ],
 )
@@ -161,6 +194,27 @@ def test_a_file_of_columns_is_refused_with_what_writes_rows(tmp_path, value):
     assert "orient='records'" in str(refused.value.hint)
     write(tmp_path / "b.jsonl", [{"text": "x"}])
     check_fields(open_pool(tmp_path), Fields())
+
+
+def test_a_file_of_one_conversation_of_texts_holds_no_columns(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"messages": ["Where is it?", "Here."]}), encoding="utf-8")
+    check_fields(open_pool(tmp_path), Fields())
+
+
+@pytest.mark.parametrize("name", ["a file.json", "a file.jsonl"])
+@pytest.mark.parametrize(("role", "content"), [("role", "content"), ("from", "value")])
+def test_rows_that_are_turns_are_refused_with_the_line_that_makes_them_a_conversation(tmp_path, name, role, content):
+    turns = [{role: "user", content: "Where is it?"}, {role: "assistant", content: "Here."}]
+    lines = "\n".join(map(json.dumps, turns))
+    (tmp_path / name).write_text(lines if name.endswith("l") else json.dumps(turns, indent=1), encoding="utf-8")
+    with pytest.raises(CurateError) as refused:
+        check_fields(open_pool(tmp_path), Fields())
+    command = str(refused.value.hint).split("one conversation: ")[1]
+    assert command.startswith("jq -cs '{messages: flatten}' ")
+    if shutil.which("jq"):
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+        (document,) = documents(open_pool(tmp_path / "rows.jsonl").shards[0], Fields())
+        assert document.plain_text == "Where is it?\nHere."
 
 
 def test_a_csv_without_a_header_is_told_so(tmp_path):
@@ -235,6 +289,22 @@ def test_answers_that_were_disliked_are_said(tmp_path):
     assert "kto_tag is false" in str(look(open_pool(write(tmp_path / "b.jsonl", tagged)), Fields()))
     for others in ([rows[0]], [rows[0] | {"label": 0}], [{"text": "a", "label": False}]):
         assert "false" not in str(look(open_pool(write(tmp_path / "c.jsonl", others)), Fields()))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_parts_and_columns_that_are_no_text_are_said(tmp_path, ending):
+    asked = [{"type": "image_url", "image_url": "x"}, {"type": "text", "text": "What is it?"}]
+    said = {"role": "assistant", "content": [{"type": "text", "text": "A hut."}]}
+    rows = [
+        {"messages": [{"role": "user", "content": parts}, said], "images": ["x"]} for parts in (asked, asked, asked[1:])
+    ]
+    first = look(open_pool(write(tmp_path / f"a{ending}", rows)), Fields())
+    assert str(first) == (
+        "chat messages (messages); not read: images; parts of the type 'image_url' are no text and left out (in 2 of"
+        " these rows)"
+    )
+    plain = look(open_pool(write(tmp_path / f"b{ending}", [{"messages": rows[2]["messages"]}])), Fields())
+    assert str(plain) == "chat messages (messages)"
 
 
 @pytest.mark.parametrize("inner", [{"text": ["x"], "label": ["A"]}, {"messages": [{"role": "user", "content": "x"}]}])

@@ -11,6 +11,7 @@ import zstandard
 from curate.documents import Course, Fields, documents, estimated_rows
 from curate.documents.lines import head_compression
 from curate.documents.shards import DamagedShard
+from curate.errors import CurateError
 from tests.documents.writing import lines_of, shard_at
 
 LINES = lines_of([{"text": "one"}, {"text": "two"}])
@@ -69,6 +70,42 @@ def test_what_is_no_text_under_the_name_of_text_is_refused_by_what_it_is(tmp_pat
         with pytest.raises(DamagedShard, match=rf"{name}: an? {kind} (archive|file|stream), and no text(.|\n)*{hint}"):
             list(documents(shard, Fields(), course=course))
     assert estimated_rows(shard) <= 1
+
+
+FOREIGN = {
+    "database": b"SQLite format 3\0" + bytes(84),
+    "ORC file": b"ORC" + bytes(60),
+    "Avro file": b"Obj\1\4\x14avro.codec" + bytes(60),
+    "encrypted Parquet file": b"PARE" + bytes(60) + b"PARE",
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz", "a.parquet", "a.arrow"])
+def test_a_file_of_another_kind_is_refused_by_what_it_is_whatever_its_name(tmp_path, name, kind):
+    data = FOREIGN[kind]
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(CurateError, match=rf"{name}: an? {kind}, and no ") as refused:
+        list(documents(shard_at(tmp_path / name), Fields()))
+    assert str(refused.value.hint).startswith("Write its ")
+
+
+def test_lines_under_the_name_of_a_table_are_told_so(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(LINES)
+    with pytest.raises(DamagedShard, match="text, and no Parquet file"):
+        list(documents(shard_at(tmp_path / "a.parquet"), Fields()))
+
+
+def test_what_was_compressed_twice_or_with_a_dictionary_says_so(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(gzip.compress(LINES)))
+    with pytest.raises(DamagedShard, match="compressed twice"):
+        list(documents(shard_at(tmp_path / "a.jsonl.gz"), Fields()))
+    samples = [f'{{"text": "alpha beta {i} gamma {7 * i}"}}'.encode() for i in range(2000)]
+    dictionary = zstandard.train_dictionary(2000, samples)
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.ZstdCompressor(dict_data=dictionary).compress(LINES))
+    with pytest.raises(DamagedShard) as refused:
+        list(documents(shard_at(tmp_path / "a.jsonl.zst"), Fields()))
+    assert "zstd -d -D DICTIONARY FILE" in str(refused.value.hint)
 
 
 PAGES = [b"<!DOCTYPE html>\n<html></html>", b'\n<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>']

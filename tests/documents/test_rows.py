@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from curate.documents import (
     BadRow,
+    Course,
     DamagedShard,
     Fields,
     check_fields,
@@ -352,3 +353,13 @@ def test_numbers_of_any_length_keep_their_digits(tmp_path):
     (document,) = documents(shard_at(path), Fields())
     assert document.metadata["u64"] == 2**64 - 1
     assert document.metadata["n20"] == str(2**64)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_files_with_byte_order_marks_that_were_joined_are_read_without_them(tmp_path, name):
+    lines = ['{"text": "one"}', "\ufeff", '\ufeff{"text": "two"}']
+    (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    shard = open_pool(tmp_path / name, txt_lines=True).shards[0]
+    expected = ["one", "two"] if name == "a.jsonl" else [lines[0], lines[2][1:]]
+    for course in (None, Course()):
+        assert [row["text"] for _, row in rows(shard, course=course)] == expected

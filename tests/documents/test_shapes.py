@@ -8,7 +8,7 @@ import pytest
 
 from curate.documents import Fields, check_fields, documents, look, open_pool, read_target, shapes
 from curate.errors import CurateError, SettingsError
-from curate.schema import Document, Skipped
+from curate.schema import Document, Skipped, carries_loss
 from tests.documents.writing import ENDINGS, shard_at, write
 
 ASK, SAY = {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}
@@ -60,12 +60,37 @@ TURNS = [
     ),
     ({"conversations": CHAT}, CHAT),
     ({"conversation": CHAT}, CHAT),
+    (
+        {
+            "conversations": [
+                {"from": "human", "value": "Where?", "role": None, "content": ""},
+                {"from": "gpt", "value": "There.", "content": "Elsewhere.", "role": "assistant"},
+            ]
+        },
+        [ASK, {"role": "assistant", "content": "Elsewhere.", "from": "gpt", "value": "There."}],
+    ),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": None, "value": "Where?"},
+                {"role": "assistant", "value": None, "content": "There."},
+            ]
+        },
+        CHAT,
+    ),
     ({"messages": {"role": ["user", "assistant"], "content": ["Where?", "There."]}}, CHAT),
     ({"messages": '[{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]'}, CHAT),
     ({"messages": repr(CHAT)}, CHAT),
     ({"messages": [ASK, {"role": "model", "content": "There."}]}, CHAT),
     ({"messages": [{"role": "User ", "content": "Where?"}, {"role": " Assistant", "content": "There."}]}, CHAT),
     ({"messages": [ASK, {"role": "Assistant", "content": ["There."]}]}, None),
+    *[
+        (
+            {"messages": [ASK | {"content": [{"type": "text", name: "Where?"}]}, SAY]},
+            [ASK | {"content": [{"type": "text", "text": "Where?"}]}, SAY],
+        )
+        for name in ("content", "value")
+    ],
     (
         {
             "messages": [
@@ -257,6 +282,44 @@ def test_conversations_of_every_form_are_read_as_turns(tmp_path: Path, row: dict
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
+def test_of_ranked_completions_the_best_is_read_with_what_it_answers(tmp_path: Path, ending: str) -> None:
+    worse = {"role": "assistant", "content": "Elsewhere."}
+    ranked = [{"rank": 2, "completion": [worse]}, {"rank": 1, "completion": [SAY]}]
+    assert only(tmp_path / f"a{ending}", {"context": [ASK], "completions": ranked}).messages == CHAT
+    earlier = [ASK, worse, ASK]
+    learnt = only(tmp_path / "b.jsonl", {"context": earlier, "completions": ranked[1:]}).messages or ()
+    assert list(map(carries_loss, learnt)) == [False, False, False, True]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_segments_with_loss_are_the_answer_to_those_without(tmp_path: Path, ending: str) -> None:
+    segments = [
+        {"label": label, "text": text} for label, text in [(False, "a"), (False, "b "), (True, "c"), (True, "d")]
+    ]
+    document = only(tmp_path / f"a{ending}", {"segments": segments})
+    assert (document.prompt, document.completion) == ("ab ", "cd")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_a_list_of_marks_beside_turns_says_which_carry_loss(tmp_path: Path, ending: str, column: str) -> None:
+    again = [*CHAT, ASK, {"role": "assistant", "content": "Here."}]
+    row = {column: again, "loss_mask": [0, 0, 0, 1]}
+    assert list(map(carries_loss, only(tmp_path / f"a{ending}", row).messages or ())) == [False, False, False, True]
+    behind_system = row | {"system": "Be brief.", "loss_mask": [1, "true", "0", False]}
+    marked = only(tmp_path / "b.jsonl", behind_system).messages or ()
+    assert [(turn["role"], carries_loss(turn)) for turn in marked if turn["role"] != "user"] == [
+        ("system", False),
+        ("assistant", True),
+        ("assistant", False),
+    ]
+    assert only(tmp_path / "b.jsonl", row | {"loss_mask": 1}).messages == again
+    within = [{"role": "system", "content": "Be brief."}, *CHAT]
+    marked = only(tmp_path / "b.jsonl", {column: within, "loss_mask": [0, 1]}).messages or ()
+    assert list(map(carries_loss, marked)) == [False, False, True]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_conversations_are_the_same_in_every_format(tmp_path: Path, ending: str) -> None:
     rows = [{"system": None} | row for row, _ in TURNS[:2]]
     found = read(tmp_path / f"a{ending}", rows)
@@ -401,6 +464,31 @@ def nested(depth: int) -> Any:
         ({"conversations": [{"from": "gpt", "value": 3}]}, "invalid messages", "keys here: from, value"),
         ({"messages": [ASK, SAY | {"weight": 0}]}, "no assistant turn", "marked to carry no loss"),
         ({"messages": [ASK, SAY | {"train": False}]}, "no assistant turn", "marked to carry no loss"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "body": "Where?"}]}, SAY]},
+            "invalid messages",
+            "turn 0: a part of the type 'text' has no text: {'type': 'text', 'body': 'Where?'}",
+        ),
+        (
+            {"context": [ASK], "completions": [{"completion": [SAY], "rank": 0}, {"completion": [SAY], "rank": None}]},
+            "invalid ranks",
+            "the rank of each, found [0, None]",
+        ),
+        ({"segments": [{"label": True, "text": "a"}, {"label": False, "text": "b"}]}, "invalid segments", "follows"),
+        ({"segments": [{"label": False, "text": "a"}, {"label": True, "text": " "}]}, "empty text", "no text carries"),
+        ({"messages": [ASK, SAY | {"weight": "0"}]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": [ASK, SAY | {"masked": 1}]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": [ASK, SAY | {"train": "some"}]}, "invalid messages", "turn 1: 'train' is 'some'"),
+        ({"messages": [ASK, SAY | {"loss_mask": [0, 1]}]}, "invalid messages", "'loss_mask' is [0, 1]"),
+        (
+            {"messages": [ASK, SAY | {"train_detail": [{"begin_offset": 0, "end_offset": 3, "train": False}]}]},
+            "invalid messages",
+            "turn 1: 'train_detail' marks parts",
+        ),
+        ({"messages": CHAT, "loss_mask": [0, 0]}, "no assistant turn", "marked to carry no loss"),
+        ({"messages": CHAT, "loss_mask": [0, 0, 1]}, "invalid messages", "'loss_mask': 3 marks for 2 turns"),
+        ({"conversations": CHAT, "loss_mask": [1]}, "invalid messages", "'loss_mask': 1 marks for 2 turns"),
+        ({"messages": CHAT, "loss_mask": [0, [1]]}, "invalid messages", "column 'loss_mask': 'loss_mask' is [1]"),
         ({"messages": [ASK, SAY | {"note": nested(300)}]}, "invalid messages", "more than 128 levels"),
         ({"messages": CHAT, "tools": nested(300)}, "invalid tools", "expected a list of objects"),
         ({"messages": "[" * 300}, "invalid messages", "expected a list of turns"),

@@ -24,7 +24,7 @@ def small_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(seed: int) -> bytes:
-    """Lines of all lengths, blank ones, lines without sense and marks of byte order where none belongs."""
+    """Lines of all lengths, blank ones, lines without sense and marks of byte order."""
     rng = random.Random(seed)
     kinds = [
         lambda: json.dumps({"text": "x" * rng.randrange(1, 200)}).encode(),

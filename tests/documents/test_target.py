@@ -93,3 +93,12 @@ def test_a_target_beside_a_pool_names_its_own_options(tmp_path):
         read_target(file, Fields(format_as="messages"), pool_fields=Fields())
     with pytest.raises(CurateError, match=r"\(--format-as messages(.|\n)*Leave --format-as out"):
         read_target(file, Fields(format_as="messages"))
+
+
+def test_a_target_whose_answers_are_no_text_says_what_to_do(tmp_path):
+    write(tmp_path / "a.jsonl", [{"question": "Two and two?", "choices": ["3", "4"], "answer": 1}] * 2)
+    with pytest.raises(
+        CurateError, match="first of 2 rows set aside: not a string, column 'answer' holds int: 1"
+    ) as no:
+        read_target(tmp_path / "a.jsonl", None, pool_fields=Fields())
+    assert "--target-completion-column" in str(no.value.hint)

@@ -88,7 +88,7 @@ def test_a_delta_table_in_an_object_store_is_read_by_its_log(table: Path) -> Non
     store = fsspec.filesystem("memory")
     for path in table.rglob("*.*"):
         store.pipe(f"/lake/t/{path.relative_to(table).as_posix()}", path.read_bytes())
-    for address in ("memory://lake", "memory://lake/t"):
+    for address in ("memory://lake", "memory://lake/t", "memory://lake/t/**/*.parquet", "memory://lake/**/*.parquet"):
         pool = open_pool(address)
         assert [s.name.removeprefix("t/") for s in pool.shards] == ["b.parquet", "lang=e n/c.parquet"]
         assert "earlier versions of the Delta table" in pool.listing

@@ -1,3 +1,4 @@
+import json
 import socket
 import time
 from logging import getLogger
@@ -6,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from curate.errors import CurateError, SettingsError
 from curate.proxies.proxy import load_proxy
@@ -54,11 +56,48 @@ def test_a_file_is_no_model(folder: Path) -> None:
 
 
 def test_weights_that_the_model_needs_and_the_file_lacks_are_named(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     file = folder / "model.safetensors"
     save_file({n: t for n, t in load_file(file).items() if n != "lm_head.weight"}, file, metadata={"format": "pt"})
     with pytest.raises(CurateError, match=r"lack lm_head\.weight, which LlamaForCausalLM has"):
+        load_proxy(settings(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tiny.Q4_K_M.gguf", "from_pretrained(FOLDER, gguf_file='tiny.Q4_K_M.gguf').save_pretrained(NEW)"),
+        ("consolidated.safetensors", "consolidated.safetensors is in the form of its makers"),
+        ("zero_to_fp32.py", "python zero_to_fp32.py FOLDER NEW"),
+        ("pytorch_model_fsdp.bin", "accelerate merge-weights"),
+        ("model-00001-of-00002.safetensors", "model.safetensors.index.json, their list, is missing"),
+    ],
+)
+def test_weights_in_another_form_are_told_with_what_converts_them(folder: Path, name: str, said: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(CurateError, match="does not load as a causal language model") as error:
+        load_proxy(settings(folder))
+    assert said in str(error.value.hint)
+
+
+def test_weights_that_do_not_fit_the_config_are_named_with_both_sizes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 308}))
+    width = config["hidden_size"]
+    with pytest.raises(CurateError, match=rf"lm_head\.weight is 300×{width}, expected 308×{width} and 1 more"):
+        load_proxy(settings(folder))
+
+
+def test_weights_under_other_names_are_told(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    save_file({f"_orig_mod.{n}": t for n, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    with pytest.raises(CurateError, match=r"lack lm_head\.weight and .*; they have _orig_mod\.lm_head\.weight and"):
+        load_proxy(settings(folder))
+
+
+def test_a_folder_without_a_tokenizer_is_told_so(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(CurateError, match=r"there is no tokenizer\.json"):
         load_proxy(settings(folder))
 
 
@@ -88,8 +127,6 @@ def test_loading_says_nothing_on_the_terminal(folder: Path, capfd: pytest.Captur
 
 
 def test_a_model_in_its_own_code_is_refused_without_a_question(folder: Path) -> None:
-    import json
-
     config = json.loads((folder / "config.json").read_text())
     remote = config | {
         "model_type": "homemade",
@@ -97,9 +134,10 @@ def test_a_model_in_its_own_code_is_refused_without_a_question(folder: Path) -> 
     }
     (folder / "config.json").write_text(json.dumps(remote))
     start = time.monotonic()
-    with pytest.raises(CurateError, match="does not load as a causal language model"):
+    with pytest.raises(CurateError, match="does not load as a causal language model") as error:
         load_proxy(settings(folder))
     assert time.monotonic() - start < 5
+    assert "own code would have to be run" in str(error.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from curate.errors import SettingsError
+from curate.proxies.loading import load_tokenizer
 from curate.proxies.templates import choose_template, shipped_template, template_of
 from tests.small_models import tiny_tokenizer
 
@@ -25,3 +26,21 @@ def test_an_unknown_template_names_what_there_is() -> None:
     ) as e:
         choose_template(tokenizer, "tool_uze")
     assert "'tool_use'" in str(e.value.hint)
+
+
+def test_the_template_of_a_processors_file_is_read_from_its_json(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "chat_template.json"
+    file.write_text('{"chat_template": "of the processor"}')
+    assert template_of(load_tokenizer(str(tmp_path))) == ("of the processor", "")
+    choose_template(tokenizer, str(file))
+    assert tokenizer.chat_template == "of the processor"
+    for wrong in ('{"template": "x"}', "{% for"):
+        file.write_text(wrong)
+        with pytest.raises(SettingsError, match=r"chat_template\.json: expected a chat template, or"):
+            choose_template(tokenizer, str(file))
+    tokenizer.chat_template = "its own"
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path)).chat_template == "its own"

@@ -222,6 +222,19 @@ def test_nested_keys_and_types_that_come_late_can_be_asked_for(tmp_path, sql, ex
         assert "pool_name" not in session.query("FROM documents").columns
 
 
+def test_columns_that_differ_by_case_from_each_other_and_are_named_like_a_score_keep_apart(tmp_path):
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jsonl").write_text('{"text": "t", "score": 1, "SCORE": 2, "Score": 3}\n')
+    address = [str(tmp_path / "pool")]
+    prints = {**FINGERPRINTS, "pool": open_pool(address).fingerprint()}
+    run = Run.start(tmp_path / "r", settings={**SETTINGS, "pool": address}, fingerprints=prints)
+    own = {"pool_SCORE": [2], "pool_pool_Score": [3], "pool_pool_pool_score": [1]}
+    write(run, "a.jsonl", 0, rows("a.jsonl", 0, [1.0], **own))
+    with open_session(run) as session:
+        found = session.query("SELECT * EXCLUDE (shard, row, text) FROM documents")
+        assert dict(zip(found.columns, found.rows()[0], strict=True)) == {name: value for name, (value,) in own.items()}
+
+
 def test_a_pool_too_large_to_look_at_whole_says_what_is_not_seen(tmp_path, monkeypatch):
     monkeypatch.setattr("curate.scores.pool_rows._WHOLE_BYTES", 1000)
     with open_session(late_run(tmp_path)) as session, pytest.raises(CurateError, match="lang") as error:

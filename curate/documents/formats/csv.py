@@ -31,9 +31,13 @@ _STATED = re.compile(r'"?sep=([^"\r\n])"?\r?[\r\n]', re.IGNORECASE)
 """The line by which a file states what separates its fields."""
 _SAID = {
     "unexpected end of data": "a quoted field is never closed",
-    "',' expected after '\"'": "',' expected after '\"'; quotes within a quoted field are doubled",
 }
 """What is wrong with a row, by Python's words for it."""
+_AFTER = "expected after '\"'"
+_DOUBLED = (
+    "quotes within a quoted field are doubled; of a file with backslashes before them (Spark's, MySQL's) write"
+    " pandas.read_csv(FILE, escapechar='\\\\', dtype=str, keep_default_na=False).to_csv(NEW, index=False)"
+)
 _INDEX = "Unnamed: 0"
 
 Record = tuple[Sequence[str], list[str] | str]
@@ -93,7 +97,8 @@ def _numbered(blocks: Iterator[bytes], shard: Shard) -> Iterator[tuple[int, list
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield number, _SAID.get(str(error), str(error))
+            said = _SAID.get(str(error), str(error))
+            yield number, f"{said}; {_DOUBLED}" if said.endswith(_AFTER) else said
             continue
         if fields is None:
             return

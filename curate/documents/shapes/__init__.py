@@ -6,33 +6,22 @@
 import sys
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from curate.documents.shapes._turns import listed_turns
 from curate.documents.shapes.contract import EMPTY, Columns, Refused, Shape
-from curate.fields import Fields
-from curate.registry import Registry
-
-_REGISTRY = Registry(
-    kind="shape of rows",
-    group="curate.shapes",
-    folder=Path(__file__).parent,
-    package=__name__,
-    leave_out=frozenset({"contract"}),
-    needs=("SHAPE",),
-)
+from curate.fields import SHAPES, Fields
 
 
 def names() -> tuple[str, ...]:
     """Return the shapes that there are. Imports none of them."""
-    return _REGISTRY.names()
+    return SHAPES.names()
 
 
 @lru_cache
 def get(name: str) -> Shape:
     """Return a shape by name. Raises SettingsError with the nearest name that there is."""
-    return _REGISTRY.get(name).SHAPE
+    return SHAPES.get(name).SHAPE
 
 
 def candidates(fields: Fields) -> tuple[Shape, ...]:
@@ -75,6 +64,12 @@ def are_turns(value: Any) -> bool:
     """Return whether a value is a conversation of two or more, as a list of turns or JSON of one."""
     turns = listed_turns(value, "") if isinstance(value, list | dict | str) else Refused("", "")
     return not isinstance(turns, Refused) and len({turn["role"] for turn in turns}) > 1
+
+
+def is_turn(row: Columns) -> bool:
+    """Return whether a row is one turn of a conversation."""
+    turns = listed_turns(row, "")
+    return not isinstance(turns, Refused) and len(turns) == 1 and turns[0]["role"] in ("system", "user", "assistant")
 
 
 def expected(fields: Fields, prefix: str = "--") -> str:

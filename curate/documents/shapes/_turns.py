@@ -10,6 +10,8 @@ import orjson
 from curate.documents.shapes.contract import BETWEEN, SYSTEM, Columns, Refused, answered, shown
 from curate.schema import LOSS_MARKS, MASKED, THOUGHTS, carries_loss, message_text
 
+_PARTIAL_MARKS = ("train_detail", "training_detail")
+"""Keys by which axolotl's rows mark stretches of a turn."""
 DEEPEST = 128
 """Levels of nesting: what is deeper overflows the stack of templates and of encoders of JSON."""
 # Role and content of a turn, as it names them.
@@ -26,6 +28,8 @@ _WRITTEN = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 """The beginning of turns as a table of texts has them."""
 SYSTEM_OF_TURNS = (*SYSTEM, "systemInstruction")
 """Names of a column of the system prompt beside turns."""
+MARKS = "loss_mask"
+"""A column beside turns that holds a list of what LOSS_MARKS say, one for each, as LLaMA-Factory's rows have it."""
 CONVERSATIONS = ("conversations", "conversation")
 _SPEAKERS = tuple(dict.fromkeys(role for role, _ in _KEYS))
 _EXCHANGED = {
@@ -43,16 +47,32 @@ _ROLES = {
 }
 
 
-def read_turns(value: Any, column: str, *, system: Any = None, tools: Any = None) -> dict[str, Any] | Refused:
+def read_turns(
+    value: Any, column: str, *, system: Any = None, tools: Any = None, marks: Any = None
+) -> dict[str, Any] | Refused:
     """Return the content of a chat row: its turns, and the tools that it offers; or why it has none.
 
     Turns may be a list, a list per key (as `datasets` writes a sequence of objects), JSON of either, or texts that are
-    the user's and the assistant's in turn.
+    the user's and the assistant's in turn. `marks` is what the row's column MARKS holds: of a list one for each turn.
     """
     turns = listed_turns(in_turn(value), column)
+    marks = parsed(marks) if isinstance(marks, str) else marks
+    if not isinstance(turns, Refused) and isinstance(marks, list):
+        turns = _marked(turns, marks)
     if isinstance(turns, Refused):
         return turns
     return content_of(with_system(turns, system), tools)
+
+
+def _marked(turns: list[dict[str, Any]], marks: list[Any]) -> list[dict[str, Any]] | Refused:
+    """Return turns with the marks of a list beside them, which may leave out the system's turn."""
+    unmarked = turns[: len(turns) - len(marks)]
+    if [turn["role"] for turn in unmarked] not in ([], ["system"]) or len(marks) > len(turns):
+        return Refused("invalid messages", f"column {MARKS!r}: {len(marks)} marks for {len(turns)} turns")
+    marked = [turn | {MARKS: mark} for turn, mark in zip(turns[len(unmarked) :], map(_mark, marks), strict=True)]
+    if problem := next(filter(None, map(_wrong_mark, marked)), None):
+        return Refused("invalid messages", f"column {MARKS!r}: {problem}")
+    return [*unmarked, *marked]
 
 
 def in_turn(value: Any) -> Any:
@@ -191,7 +211,8 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
     role_key, content_key = _keys(turn)
     role = turn.get(role_key)
     role = _ROLES.get(role.strip().casefold(), role) if isinstance(role, str) else role
-    rest = {k: _without_nulls(v) for k, v in turn.items() if k not in (role_key, content_key) and v is not None}
+    said = (role_key, content_key, "role", "content")  # these may stand beside a pair of other names
+    rest = {k: _without_nulls(v) for k, v in turn.items() if k not in said and v is not None}
     content = _without_nulls(turn.get(content_key))
     if isinstance(content, bytes):
         content = content.decode("utf-8", "replace")
@@ -208,22 +229,40 @@ def _canonical(turn: Mapping[str, Any]) -> dict[str, Any]:
         calls = list(_calls(rest.pop("function_call")))
     if calls:
         rest["tool_calls"] = [*rest.get("tool_calls", ()), *calls]
+    rest |= {mark: _mark(rest[mark]) for mark in (*LOSS_MARKS, MASKED) if isinstance(rest.get(mark), str)}
     given = {"content": content} if content_key in turn or calls else {}
     return {"role": role, **given, **rest}
 
 
+def _mark(value: Any) -> Any:
+    """Return a mark that a table of texts holds (`"0"`, `"False"`) as what it stands for; anything else as it is."""
+    return parsed(value.strip().casefold()) if isinstance(value, str) else value
+
+
+def _wrong_mark(turn: Mapping[str, Any]) -> str | None:
+    for mark in (*LOSS_MARKS, MASKED):
+        if not isinstance(value := turn.get(mark, True), bool | int | float):
+            return f"{mark!r} is {shown(value)}; expected true or false, for the turn as a whole"
+    if partial := next((mark for mark in _PARTIAL_MARKS if turn.get(mark)), None):
+        return f"{partial!r} marks parts of the turn, which is not read; write a turn for each part, with 'train'"
+    return None
+
+
 def _keys(turn: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a turn calls its role and its content, which it may lack."""
-    for role, content in _KEYS:
-        if content in turn and isinstance(turn.get(role), str):
-            return role, content
-    return next((pair for pair in _KEYS if isinstance(turn.get(pair[0]), str)), _KEYS[0])
+    """Return what a turn calls its role and its content, which it may lack; one that is null gives way to another."""
+    pairs = [(role, content) for role, content in _KEYS if isinstance(turn.get(role), str)]
+    filled = (pair for pair in pairs if turn.get(pair[1]) is not None)
+    present = (pair for pair in pairs if pair[1] in turn)
+    return next(filled, None) or next(present, None) or next(iter(pairs), _KEYS[0])
 
 
 def _part(part: Any) -> Any:
     """Return a part of a turn's content; text is of the type `text`, whatever an interface calls it."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
+    if isinstance(part, Mapping) and part.get("type") == "text" and not isinstance(part.get("text"), str):
+        name = next((name for name in ("content", "value") if isinstance(part.get(name), str)), None)
+        part = {**{k: v for k, v in part.items() if k != name}, "text": part[name]} if name else part
     is_text = isinstance(part, Mapping) and isinstance(part.get("text"), str)
     return {**part, "type": "text"} if is_text and part.get("type") in (None, "input_text", "output_text") else part
 
@@ -281,13 +320,16 @@ def _without_nulls(value: Any) -> Any:
 def _wrong_turn(turn: Mapping[str, Any]) -> str | None:
     if not isinstance(turn.get("role"), str):
         return f"'role' must be a string, found {type(turn.get('role')).__name__}"
+    if turn["role"] == "assistant" and (problem := _wrong_mark(turn)):
+        return problem
     content, calls = turn.get("content"), turn.get("tool_calls")
     if calls and not (isinstance(calls, list) and all(isinstance(call, Mapping) for call in calls)):
         return f"'tool_calls' must be a list of objects, found {shown(calls)}"
     if isinstance(content, str) or (content is None and calls):
         return None
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
-        return None
+        wrong = next((p for p in content if p.get("type") == "text" and not isinstance(p.get("text"), str)), None)
+        return f"a part of the type 'text' has no text: {shown(wrong)}" if wrong is not None else None
     return f"'content' must be a string or a list of parts, found {type(content).__name__}"
 
 

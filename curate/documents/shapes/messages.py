@@ -3,13 +3,13 @@
 from collections.abc import Collection
 from typing import Any
 
-from curate.documents.shapes._turns import SYSTEM_OF_TURNS, asks_for_a_choice, parsed, read_turns, system_of
+from curate.documents.shapes._turns import MARKS, SYSTEM_OF_TURNS, asks_for_a_choice, parsed, read_turns, system_of
 from curate.documents.shapes.contract import Columns, Refused, Shape, present
 from curate.fields import Fields
 
 
 def _columns(columns: Collection[str], fields: Fields) -> list[str]:
-    return present(columns, [fields.messages], [*SYSTEM_OF_TURNS, "tools", "functions"])
+    return present(columns, [fields.messages], [*SYSTEM_OF_TURNS, "tools", "functions", MARKS])
 
 
 def _fits(row: Columns, fields: Fields) -> bool:
@@ -18,7 +18,7 @@ def _fits(row: Columns, fields: Fields) -> bool:
 
 def _read(row: Columns, fields: Fields) -> dict[str, Any] | Refused:
     tools = row.get("tools") or _as_tools(row.get("functions"))
-    return read_turns(row[fields.messages], fields.messages, system=system_of(row), tools=tools)
+    return read_turns(row[fields.messages], fields.messages, system=system_of(row), tools=tools, marks=row.get(MARKS))
 
 
 def _as_tools(functions: Any) -> list[dict[str, Any]] | None:

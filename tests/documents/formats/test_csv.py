@@ -2,6 +2,7 @@ import gzip
 import random
 import tracemalloc
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -225,3 +226,15 @@ def test_text_that_is_not_utf8_costs_a_row_only_where_its_column_is_read(tmp_pat
     assert numbers.tolist() == [0, 1, 2]
     assert table.schema.types == [pa.string()] * 2
     assert table["note"].cast(pa.binary()).to_pylist() == [b"fine", b"caf\xe9", b"fine"]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_quotes_behind_backslashes_are_refused_with_the_line_that_doubles_them(tmp_path, separator):
+    path = tmp_path / "a.csv"
+    path.write_text(f'text{separator}n\n"he said \\"hi\\" there"{separator}007\n')
+    ((_, refused),) = rows(shard_at(path))
+    assert isinstance(refused, BadRow)
+    assert refused.detail.startswith(f"line 2: '{separator}' expected after")
+    command = refused.detail.partition("write ")[2].replace("FILE,", f"FILE, sep={separator!r},")
+    exec(command, {"pandas": pd, "FILE": path, "NEW": tmp_path / "b.csv"})
+    assert list(rows(shard_at(tmp_path / "b.csv"))) == [(0, {"text": 'he said "hi" there', "n": "007"})]
