@@ -390,7 +390,14 @@ def _logs_above(fs: Any, files: Iterable[str]) -> dict[str, Any]:
         for folder in [*PurePosixPath(file).parents][-2::-1]
     }
     logs = (f"{folder}/{DELTA_LOG}" for folder in islice(folders, _MOST_TABLES))
-    return {inner: info for log in logs if fs.isdir(log) for inner, info in fs.find(log, detail=True).items()}
+    return {inner: info for log in logs if _is_folder(fs, log) for inner, info in fs.find(log, detail=True).items()}
+
+
+def _is_folder(fs: Any, path: str) -> bool:
+    try:
+        return fs.isdir(path)
+    except Exception:  # above a bucket or a repository a backend may refuse even to look, each in its own way
+        return False
 
 
 def _hub_files(address: str, match: re.Match[str], path: Path) -> list[ListedFile]:

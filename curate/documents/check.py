@@ -63,6 +63,7 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     seen: dict[str, None] = {}
     chats: set[bool] = set()
     disliked: dict[str, None] = {}
+    weighed = False
     others: Counter[str] = Counter()
     """Rows with a part of a type that is no text, by the type."""
     for raw, document in _first_rows(pool, fields):
@@ -70,6 +71,7 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
             if document.text is None:
                 disliked.update({column: None for column in _LIKED if raw.get(column) is False})
             others.update(_other_parts(document))
+            weighed = weighed or any(turn.get("weight", 1) not in (0, 1) for turn in document.messages or ())
             chats.add(document.messages is not None)
             seen.update(dict.fromkeys(raw))
             if (shape := shapes.shape_of(raw, fields)) is not None:
@@ -84,6 +86,7 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     notes += [
         f"parts of the type {kind!r} are no text and left out (in {n} of these rows)" for kind, n in others.items()
     ]
+    notes += ["weights of turns other than 0 are read as 1"] * weighed
     return FirstRows(
         shapes=titles, not_read=not_read, chat=chats == {True}, some_chat=True in chats, notes=tuple(notes)
     )

@@ -150,6 +150,19 @@ def test_a_pattern_in_an_object_store_takes_what_lies_in_folders_too(store):
     assert names("memory://pile/s*") == ["sub/b.jsonl"]
 
 
+def test_a_pattern_is_read_where_a_store_refuses_to_look_above_its_buckets(store, monkeypatch):
+    isdir = type(store).isdir
+
+    def refusing(self, path):
+        if path == "/pile/_delta_log":
+            raise NotImplementedError("lists of repositories")
+        return isdir(self, path)
+
+    monkeypatch.setattr(type(store), "isdir", refusing)
+    store.pipe({"/pile/sub/a.parquet": b"PAR1"})
+    assert names("memory://pile/*/*.parquet") == ["sub/a.parquet"]
+
+
 def test_a_split_in_an_object_store_is_read_where_it_is_named(store):
     store.pipe({f"/pile/{name}.jsonl": lines_of(ROWS) for name in ("train", "test")})
     assert names("memory://pile") == ["train.jsonl"]

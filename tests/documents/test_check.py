@@ -268,7 +268,9 @@ def test_an_export_of_a_chat_is_no_conversation_and_its_rows_are_written_apart(t
     path = tmp_path / "a.json"
     export = {"guild": {"id": "1"}, "messages": [{"id": "1", "content": "x", "author": {"name": "n"}}]}
     path.write_text(json.dumps(export, indent=1), encoding="utf-8")
-    with pytest.raises(CurateError, match=r"no conversation: turn 0: 'role' must be a string") as refused:
+    with pytest.raises(
+        CurateError, match=r"no conversation: column 'messages', turn 0: 'role' must be a string"
+    ) as refused:
         check_fields(open_pool(tmp_path), Fields())
     run(str(refused.value.hint).split("in its place: ")[1])
     path.unlink()
@@ -305,6 +307,14 @@ def test_parts_and_columns_that_are_no_text_are_said(tmp_path, ending):
     )
     plain = look(open_pool(write(tmp_path / f"b{ending}", [{"messages": rows[2]["messages"]}])), Fields())
     assert str(plain) == "chat messages (messages)"
+
+
+def test_weights_of_turns_between_none_and_one_are_said(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]
+    for weight, said in ((1, False), (0.5, True), (2, True)):
+        rows = [{"messages": [*turns, turns[1] | {"weight": weight}]}]
+        first = str(look(open_pool(write(tmp_path / "a.jsonl", rows)), Fields()))
+        assert ("weights of turns other than 0 are read as 1" in first) == said
 
 
 @pytest.mark.parametrize("inner", [{"text": ["x"], "label": ["A"]}, {"messages": [{"role": "user", "content": "x"}]}])

@@ -228,7 +228,8 @@ ODD = [
 
 def one_by_one(content: bytes, fields: Fields) -> Iterator[tuple[str, object] | Document]:
     """Read lines as plainly as can be: each by itself, with nothing remembered from one to the next."""
-    filled = [line for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip(b" \t\r")]
+    unmarked = [line.removeprefix(b"\xef\xbb\xbf") for line in content.split(b"\n")]
+    filled = [line for line in unmarked if line.strip(b" \t\r")]
     for row, line in enumerate(filled):
         try:
             raw = orjson.loads(line)

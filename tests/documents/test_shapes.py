@@ -478,7 +478,11 @@ def nested(depth: int) -> Any:
         ({"segments": [{"label": False, "text": "a"}, {"label": True, "text": " "}]}, "empty text", "no text carries"),
         ({"messages": [ASK, SAY | {"weight": "0"}]}, "no assistant turn", "marked to carry no loss"),
         ({"messages": [ASK, SAY | {"masked": 1}]}, "no assistant turn", "marked to carry no loss"),
-        ({"messages": [ASK, SAY | {"train": "some"}]}, "invalid messages", "turn 1: 'train' is 'some'"),
+        (
+            {"messages": [ASK, SAY | {"train": "some"}]},
+            "invalid messages",
+            "column 'messages', turn 1: 'train' is 'some'",
+        ),
         ({"messages": [ASK, SAY | {"loss_mask": [0, 1]}]}, "invalid messages", "'loss_mask' is [0, 1]"),
         (
             {"messages": [ASK, SAY | {"train_detail": [{"begin_offset": 0, "end_offset": 3, "train": False}]}]},

@@ -160,15 +160,17 @@ def listed_turns(value: Any, column: str) -> list[dict[str, Any]] | Refused:
         value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
     if not isinstance(value, list) or not value:
         return Refused("invalid messages", f"column {column!r}: expected a list of turns, found {shown(value)}")
-    turns = []
+    turns, where = [], f"column {column!r}, " if column else ""
     for i, turn in ((i, turn) for i, exchange in enumerate(value) for turn in _exchanged(exchange)):
         if not isinstance(turn, Mapping):
-            return Refused("invalid messages", f"turn {i}: expected an object, found {type(turn).__name__}")
+            return Refused("invalid messages", f"{where}turn {i}: expected an object, found {type(turn).__name__}")
         if _too_deep([v for v in turn.values() if isinstance(v, list | dict)]):
-            return Refused("invalid messages", f"turn {i}: a value is nested more than {DEEPEST} levels deep")
+            return Refused("invalid messages", f"{where}turn {i}: a value is nested more than {DEEPEST} levels deep")
         for canonical in _without_tool_parts(_canonical(turn)):
             if problem := _wrong_turn(canonical):
-                return Refused("invalid messages", f"turn {i}: {problem}; keys here: {', '.join(map(str, turn))}")
+                return Refused(
+                    "invalid messages", f"{where}turn {i}: {problem}; keys here: {', '.join(map(str, turn))}"
+                )
             turns.append(canonical)
     return turns
 
