@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @settings_options(CascadeSettings)
 @continue_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD-cascade", help="The last run's folder."
+    "--out", type=click.Path(path_type=Path), help="The last run's folder.  [default: runs/TARGET-METHOD-cascade]"
 )
 @click.option("--select", "select_into", type=click.Path(), metavar="FOLDER", help="Write the best --top as a dataset.")
 @format_option

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: BHNSW32, IVF1024,PQ64 …",
 )
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The store's folder.  [default: stores/POOL]")
 @executor_options
 @part_option
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("teacher", required=False, type=click.Path())
 @settings_options(PredictSettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="TEACHER-predicted", help="The run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: TEACHER-predicted]")
 @executor_options
 @part_option
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")

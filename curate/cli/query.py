@@ -30,7 +30,9 @@ class QuerySettings:
 @click.option(
     "--file", "files", multiple=True, help="File of rows to search by: text, or prompt and completion; repeatable."
 )
-@click.option("-k", "--nearest", type=click.IntRange(min=1), default=10, help="Documents to return for each.")
+@click.option(
+    "-k", "--nearest", type=click.IntRange(min=1), default=10, show_default=True, help="Documents to return for each."
+)
 @click.option("--exact", is_flag=True, help="Search every document, even where the store has an approximate index.")
 @settings_options(QuerySettings)
 @click.option("--json", "as_json", is_flag=True, help="Print the documents as JSON, with whole texts.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("run", required=False, type=click.Path())
 @settings_options(RescoreSettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="RUN-magic", help="The rescored run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The rescored run's folder.  [default: RUN-magic]")
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
 @click.pass_context

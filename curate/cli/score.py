@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(cls=MethodCommand)
 @settings_options(ScoreSettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/TARGET-METHOD]")
 @executor_options
 @part_option
 @click.option(
@@ -48,9 +48,9 @@ def command(
     per document, for `curate sql`, `curate report` and `curate select`.
 
     \b
-    curate score --target val.jsonl --pool pile/                          # into runs/val-trackstar
+    curate score --target val.jsonl --pool pile/                          # into runs/val-relatif
     curate score --target val.jsonl --pool pile/ --dry-run                # what will it take?
-    curate score --continue runs/val-trackstar                            # go on after a stop
+    curate score --continue runs/val-relatif                              # go on after a stop
     curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
     curate score --target val.jsonl --pool pile/ --holdout 30%            # keep rows for `curate verify`
     curate score --target tasks.jsonl --group-by task --pool pile/        # a score per task

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, type=click.Path())
 @settings_options(ValidateSettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="RUN-validation", help="Folder of the figures.")
-@click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/predicted.png", help="File of the plot.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the figures.  [default: RUN-validation]")
+@click.option("--plot", type=click.Path(path_type=Path), help="File of the plot.  [default: OUT/predicted.png]")
 @executor_options
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from measured steps, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

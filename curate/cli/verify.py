@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.argument("selection", required=False, type=click.Path())
 @settings_options(VerifySettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="SELECTION-verified", help="Folder of figures.")
-@click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/curves.png", help="File of the curves.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of figures.  [default: SELECTION-verified]")
+@click.option("--plot", type=click.Path(path_type=Path), help="File of the curves.  [default: OUT/curves.png]")
 @executor_options
 @click.option("--dry-run", is_flag=True, help="Estimate time, disk and memory from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
