@@ -131,6 +131,16 @@ def format_cell(value: Any) -> str:
     return str(value)
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Turn a spinner where libraries load, which takes seconds before a command has anything to tell."""
+    if stderr.is_terminal and not stderr.is_dumb_terminal and "torch" not in sys.modules:
+        with stderr.status("loading"):
+            yield
+    else:
+        yield
+
+
 class RichReporter:
     """Draws stages as progress bars with rate and time left on stderr; notes and warnings above them.
 

@@ -86,6 +86,7 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
 
     from curate.amounts import counted, portion_text
     from curate.cli._output import SHOWN, print_json, print_rows, print_table, stderr, stdout
+    from curate.reports.writing import percent
     from curate.scores.best import best_rows
 
     exact, expected, selection = cascade.exact, cascade.expected, cascade.selection
@@ -97,7 +98,7 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
     print_rows([*SHOWN.values()], best_rows(exact, [*SHOWN], 5))
     print_table(
         ("column", f"of its best {portion_text(settings.top)} kept", "at least", "within sources"),
-        [(column, k.recall, k.at_least, k.within) for column, k in expected.kept.items()],
+        [(column, *map(percent, (k.recall, k.at_least, k.within))) for column, k in expected.kept.items()],
         title="expected by cross-validation",
     )
     documents = (exact.totals or {})["documents"]

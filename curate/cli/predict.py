@@ -54,16 +54,17 @@ def command(
     rank correlation, and the share of the true best 5 % among the predicted best 5, 10 and 20 %, over all documents and
     within sources. `words` estimates n_tokens from each text's length, by what it has learned of tokens per character.
     """
-    from curate.cli._output import RichReporter
+    from curate.cli._output import RichReporter, loading
     from curate.cli._runs import chosen_run
     from curate.cli._settings import RECORD
-    from curate.pipeline import predict
 
     out = place_of(ctx, out, teacher)
     values = given(ctx, PredictSettings, options)
     if RECORD not in ctx.meta or teacher:
         values["teacher"] = chosen_run(teacher).address
     settings = build(PredictSettings, values, owner="A prediction")
+    with loading():
+        from curate.pipeline import predict
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(predict.plan(settings, workers=workers, executor=executor, reporter=reporter), as_json)
@@ -93,19 +94,23 @@ def _print_plan(plan: "PredictPlan", as_json: bool) -> None:
 def _print(run: "Run", as_json: bool) -> None:
     from curate.amounts import counted
     from curate.cli._output import SHOWN, print_json, print_rows, print_table, stderr, stdout
+    from curate.reports.writing import percent
     from curate.scores.best import best_rows
 
     told, totals = run.record.of_method, run.totals or {}
     if as_json:
         print_json({"run": run.address, "columns": run.record.details.columns, **totals, "predicted": told})
         return
-    shares = ("best 5 % in 5 %", "in 10 %", "in 20 %")
-    names = ("student", "column", "strength", "spearman", *shares, "within sources", *shares)
+    names = ("student", "column", "documents", "spearman", "best 5 % in 5 %", "in 10 %", "in 20 %")
     lines = [
-        (name, column, fitted["strengths"][column], f["spearman"], *f["recall"], f["within_spearman"], *within)
+        (name, column, documents, f[spearman], *map(percent, f[recall]))
         for name, fitted in told["tried"].items()
         for column, f in fitted["figures"].items()
-        for within in [f["within_recall"] or (None,) * len(shares)]
+        for documents, spearman, recall in (
+            ("all", "spearman", "recall"),
+            ("within sources", "within_spearman", "within_recall"),
+        )
+        if f[recall]
     ]
     print_table(names, lines, title=f"cross-validated on {told['documents']:,} documents")
     if not totals:  # one of several jobs, of which another is the last

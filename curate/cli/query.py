@@ -59,11 +59,12 @@ def command(
     gradients: above 0, training on the document lowers the text's loss. Of a prompt with its completion, the completion
     alone carries loss.
     """
-    from curate.cli._output import RichReporter
-    from curate.stores.query import Searcher
+    from curate.cli._output import RichReporter, loading
 
-    chosen_store = _chosen(store)
-    queries = _queries(texts, files, build(QuerySettings, given(ctx, QuerySettings, options), owner="A query").fields)
+    fields = build(QuerySettings, given(ctx, QuerySettings, options), owner="A query").fields
+    with loading():
+        from curate.stores.query import Searcher
+    chosen_store, queries = _chosen(store), _queries(texts, files, fields)
     with RichReporter() as reporter:
         searcher = Searcher.open(chosen_store, exact=exact, reporter=reporter)
         hits_by_query = searcher.query(queries, nearest)

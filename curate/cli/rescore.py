@@ -40,9 +40,8 @@ def command(
     the shortlist alone: `score` from its own training, `score_adjoint` from a step in its middle, `score_spread`
     over the repeats. --config takes options and the recipe's settings side by side.
     """
-    from curate.cli._output import RichReporter, print_json
+    from curate.cli._output import RichReporter, loading, print_json
     from curate.cli._runs import chosen_run
-    from curate.pipeline import rescore
 
     out = place_of(ctx, out, run)
     values = given(ctx, RescoreSettings, options)
@@ -50,6 +49,8 @@ def command(
     first = () if run is None and RECORD in ctx.meta else (chosen_run(run).address,)  # a record names all runs
     values["runs"] = (*first, *([more] if isinstance(more, str) else more))
     settings = build(RescoreSettings, values, owner="A rescoring")
+    with loading():
+        from curate.pipeline import rescore
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(rescore.plan(settings, reporter=reporter), as_json)

@@ -56,15 +56,16 @@ def command(
     once more, by its own settings, with every query as a target of its own. Retrainings are kept in a bank by all that
     decides them: a killed command goes on, and further runs are judged by the same bank.
     """
-    from curate.cli._output import RichReporter, print_json
+    from curate.cli._output import RichReporter, loading, print_json
     from curate.cli._runs import chosen_run
-    from curate.pipeline import validate
 
     out = place_of(ctx, out, *runs)
     values = given(ctx, ValidateSettings, options) | ({"runs": runs} if runs else {})
     if not values.get("runs"):
         values["runs"] = chosen_run(None).address
     settings = build(ValidateSettings, values, owner="A validation")
+    with loading():
+        from curate.pipeline import validate
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(validate.plan(settings, workers=workers, executor=executor, reporter=reporter), as_json)

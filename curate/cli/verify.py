@@ -58,8 +58,7 @@ def command(
     Beside a selection of tokens (`curate select --unit token`) there are two arms more: as many random tokens of each
     of its documents, and the best documents; equal are the tokens that carry loss, and all that are read stand beside.
     """
-    from curate.cli._output import RichReporter, print_json
-    from curate.pipeline import verify
+    from curate.cli._output import RichReporter, loading, print_json
 
     out = place_of(ctx, out, selection)
     values = given(ctx, VerifySettings, options)
@@ -68,6 +67,8 @@ def command(
     if "selection" not in values:
         raise click.UsageError("SELECTION is missing: the folder that `curate select` wrote, or --continue FOLDER.")
     settings = build(VerifySettings, values, owner="A verification")
+    with loading():
+        from curate.pipeline import verify
     with RichReporter() as reporter:
         if dry_run:
             _print_plan(verify.plan(settings, out, reporter=reporter), as_json)

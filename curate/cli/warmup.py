@@ -35,10 +35,11 @@ def command(ctx: click.Context, /, out: Path, as_json: bool, **options: Any) -> 
     was made, and checkpoints/step-N/ hold weights and optimiser state by parameter name. A proxy made here
     before is replaced, any other folder refused. A warm-up that was killed leaves nothing and starts anew.
     """
-    from curate.cli._output import RichReporter, print_json
-    from curate.pipeline import warmup
+    from curate.cli._output import RichReporter, loading, print_json
 
     settings = build(WarmupSettings, given(ctx, WarmupSettings, options), owner="A warm-up")
+    with loading():
+        from curate.pipeline import warmup
     with RichReporter() as reporter:
         record = warmup.run(settings, out, reporter=reporter)
     if as_json:
