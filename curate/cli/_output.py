@@ -181,6 +181,13 @@ class RichReporter:
         finally:
             task.close()
 
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Show that a small part is measured for a plan, which has nothing to tell until all of it is."""
+        with self.stage("measuring", total=1, unit="samples") as task:
+            yield
+            task.advance(1)
+
     def note(self, message: str) -> None:
         self._progress.console.print(without_secrets(message), soft_wrap=True)
 
@@ -221,7 +228,7 @@ class _LoggedTask:
         fits = left >= 0 if not ended else left == 0  # a total may be an estimate, and too low or too high
         whole = f"/{self._total:,.0f}" if fits and self._total else ""
         line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {duration(now - self._start)}"
-        if rate := self._rate(now):
+        if (rate := self._rate(now)) and self._total != 1:  # of one thing there is no pace
             line += f", {rate:,.0f} {self._unit}/s" if rate >= 10 else f", {rate:.2g} {self._unit}/s"
             if fits and left:
                 line += f", about {duration(left / rate)} left"
@@ -242,7 +249,7 @@ class _RichTask:
     def advance(self, amount: float) -> None:
         self._progress.advance(self._id, amount)
         task = self._progress.tasks[self._progress.task_ids.index(self._id)]
-        rate = f"{task.speed:,.0f}/s" if task.speed else ""
+        rate = f"{task.speed:,.0f}/s" if task.speed and task.total != 1 else ""
         done = f"{task.completed:,.0f}"
         whole = f"{done}/{task.total:,.0f}" if task.total and task.total >= task.completed else done
         self._progress.update(self._id, state=f"{whole} {self._unit} {rate}")

@@ -52,10 +52,12 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     names = ("workers", "executor", "strict", "select_into", "format", "overwrite")
     how = {name: options.pop(name) for name in names}
     settings = CascadeSettings.of(given(ctx, CascadeSettings, options))
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = cascade.plan(settings, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(cascade.plan(settings, reporter=reporter), as_json)
-            return
         _print(cascade.run(settings, out, **how, reporter=reporter), settings, as_json)
 
 

@@ -65,10 +65,12 @@ def command(
     settings = build(PredictSettings, values, owner="A prediction")
     with loading():
         from curate.pipeline import predict
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = predict.plan(settings, workers=workers, executor=executor, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(predict.plan(settings, workers=workers, executor=executor, reporter=reporter), as_json)
-            return
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}
         run = predict.run(settings, out, **how, reporter=reporter)
     _print(run, as_json)
@@ -99,7 +101,8 @@ def _print(run: "Run", as_json: bool) -> None:
 
     told, totals = run.record.of_method, run.totals or {}
     if as_json:
-        print_json({"run": run.address, "columns": run.record.details.columns, **totals, "predicted": told})
+        summary = {"run": run.address, "finished": run.is_finished, "columns": run.record.details.columns}
+        print_json({**summary, **totals, "predicted": told})
         return
     names = ("student", "column", "documents", "spearman", "best 5 % in 5 %", "in 10 %", "in 20 %")
     lines = [

@@ -51,10 +51,12 @@ def command(
     settings = build(RescoreSettings, values, owner="A rescoring")
     with loading():
         from curate.pipeline import rescore
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = rescore.plan(settings, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(rescore.plan(settings, reporter=reporter), as_json)
-            return
         rescored = rescore.run(settings, out, reporter=reporter)
     if as_json:
         details = rescored.record.json["details"]

@@ -76,10 +76,12 @@ def command(
 
     out = place_of(ctx, out)
     settings = ScoreSettings.of(given(ctx, ScoreSettings, options))
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = score.plan(settings, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(score.plan(settings, reporter=reporter), as_json)
-            return
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}
         run = score.run(settings, out, **how, reporter=reporter)
         trust = judged(run, reporter)
@@ -87,8 +89,8 @@ def command(
         from curate.cli._output import print_json
 
         arithmetic = run.record.json["details"].get("arithmetic")
-        summary = {"run": run.address, "columns": run.record.details.columns, "arithmetic": arithmetic}
-        print_json({**summary, **(run.totals or {}), "trust": short(trust)})
+        summary = {"run": run.address, "finished": run.is_finished, "columns": run.record.details.columns}
+        print_json({**summary, "arithmetic": arithmetic, **(run.totals or {}), "trust": short(trust)})
     elif run.is_finished:
         _print(run, trust)
     lost = lost_rows(run.totals) if run.totals else None  # one of several jobs may leave the end to others

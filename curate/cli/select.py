@@ -187,6 +187,16 @@ def command(
         print_json({**selection.record(), "out": str(selection.out) if selection.out else None})
     else:
         _print_selection(selection, options["format"])
+        if selection.out:
+            _print_next(selection.out, opened_run)
+
+
+def _print_next(out: "Path | str", run: "Run") -> None:
+    from curate.cli._output import stderr
+    from curate.documents.holdout import HELDOUT
+
+    verify = f"   or   {shlex.join(['curate', 'verify', str(out)])}" if run.folder.exists(HELDOUT) else ""
+    stderr.print(f"next: {out}/HANDOVER.md loads it into a trainer{verify}", soft_wrap=True, style="dim")
 
 
 def _filters(names: Sequence[str], params: Iterable[str]) -> list["FilterChoice"]:

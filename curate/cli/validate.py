@@ -66,10 +66,12 @@ def command(
     settings = build(ValidateSettings, values, owner="A validation")
     with loading():
         from curate.pipeline import validate
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = validate.plan(settings, workers=workers, executor=executor, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(validate.plan(settings, workers=workers, executor=executor, reporter=reporter), as_json)
-            return
         validation = validate.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)
     print_json(validation.record()) if as_json else _print(validation)
 

@@ -69,10 +69,12 @@ def command(
     settings = build(VerifySettings, values, owner="A verification")
     with loading():
         from curate.pipeline import verify
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = verify.plan(settings, out, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(verify.plan(settings, out, reporter=reporter), as_json)
-            return
         verification = verify.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)
     print_json(verification.record()) if as_json else _print(verification, plot)
 

@@ -132,6 +132,13 @@ def test_an_estimated_total_that_turns_out_wrong_is_not_shown_as_one(capsys, mon
     ]
 
 
+def test_a_dry_run_shows_that_it_measures(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(_LoggedTask, "EVERY", 0.0)
+    with RichReporter() as reporter, reporter.measuring():
+        pass
+    assert capsys.readouterr().err.splitlines()[-1].startswith("measuring: 1/1 samples in ")
+
+
 def test_a_log_has_rate_and_time_left_now_and_then_and_no_thousand_lines(capsys, monkeypatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("curate.cli._output.time.monotonic", lambda: clock[0])

@@ -23,6 +23,11 @@ def test_latest_run_is_taken_and_named(work, capsys):
     assert "run: runs/x" in err
     assert "5 documents" in out
     assert "written to selected" in out
+    assert err.splitlines()[-1] == "next: selected/HANDOVER.md loads it into a trainer"  # no rows were kept aside
+    (work / "runs" / "x" / "target").mkdir()
+    (work / "runs" / "x" / "target" / "heldout.jsonl").write_text("{}")
+    main(["select", "--top", "5", "--out", "the others"])
+    assert capsys.readouterr().err.splitlines()[-1].endswith("or   curate verify 'the others'")
     assert (work / "selected" / "manifest.json").is_file()
 
 

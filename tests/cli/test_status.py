@@ -56,7 +56,15 @@ def test_one_run_tells_settings_share_time_left_and_how_to_go_on(tmp_path, monke
     (tmp_path / "pool").mkdir()
     for name in "abcde":
         (tmp_path / "pool" / f"{name}.jsonl").write_text('{"text": "some words to score"}\n' * 10)
-    given = {**SETTINGS, "pool": ["pool"], "method": "loss", "method_settings": {}, "seed": 7, "background": 2048}
+    given = {
+        **SETTINGS,
+        "pool": ["pool"],
+        "method": "loss",
+        "method_settings": {},
+        "seed": 7,
+        "background": 2048,
+        "check": 0,
+    }
     run = Run.start("runs/it's 5 %", settings=given, fingerprints=FINGERPRINTS)
     for i, name in enumerate("abcd"):
         part = write(run, f"{name}.jsonl", i, rows(f"{name}.jsonl", 0, [1.0] * 10))
@@ -65,7 +73,7 @@ def test_one_run_tells_settings_share_time_left_and_how_to_go_on(tmp_path, monke
     main(["status", "runs/it's 5 %"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "80% done (40 of about 50 rows, 4 of 5 shards); about 20 s left at 0.5 rows a second" in shown
-    assert shown.index("seed 7 0") < shown.index("As by default")
+    assert shown.index("seed 7 0") < shown.index("As by default") < shown.index("check 0")
     assert """go on by: curate score --continue 'runs/it'"'"'s 5 %'""" in shown
     main(["status", "runs/it's 5 %", "--json"])
     (state,) = json.loads(capsys.readouterr().out)

@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 
 import curate
 from curate.cli import main
-from curate.cli._output import stdout
+from curate.cli._output import _LoggedTask, stdout
 from curate.errors import CurateError, SettingsError
 from curate.reports.writing import percent
 from tests.scoring import lines, make_project, make_rows
@@ -136,7 +136,10 @@ def test_the_command_prints_the_figures_and_goes_on(
     assert "finished, 164 rows of 4 shards" in capsys.readouterr().out
 
 
-def test_a_plan_counts_the_pool_and_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_counts_the_pool_and_writes_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_LoggedTask, "EVERY", 0.0)
     before = sorted(project.rglob("*"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Within sources")
@@ -145,5 +148,7 @@ def test_a_plan_counts_the_pool_and_writes_nothing(project: Path, capsys: pytest
     assert plan.documents == pytest.approx(164, rel=0.1)
     assert (plan.learned_from, plan.student, plan.workers) == (80, "words", 1)
     assert plan.seconds == pytest.approx(plan.learn_seconds + plan.documents / plan.documents_per_second)
-    assert "Learning from 161 documents and predicting about" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "Learning from 161 documents and predicting about" in shown.out
+    assert "measuring: 1/1 samples in" in shown.err
     assert sorted(project.rglob("*")) == before
