@@ -42,7 +42,9 @@ def command(run: str | None, as_json: bool) -> None:
         return
     if not states:
         stderr.print(
-            f"There is no run under {ROOT}/; `curate score --target FILE --pool FOLDER` makes one.", markup=False
+            f"There is no run under {ROOT}/; `curate score --target FILE --pool FOLDER` makes one.",
+            markup=False,
+            soft_wrap=True,
         )
         return
     if run:

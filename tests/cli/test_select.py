@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+import curate
 from curate.cli import main
+from curate.errors import CurateError
 from tests.selection.conftest import make_pool, make_run
 from tests.small_runs import rows, write
 
@@ -29,6 +31,13 @@ def test_latest_run_is_taken_and_named(work, capsys):
     main(["select", "--top", "5", "--out", "the others"])
     assert capsys.readouterr().err.splitlines()[-1].endswith("or   curate verify 'the others'")
     assert (work / "selected" / "manifest.json").is_file()
+
+
+def test_the_library_takes_a_run_by_its_folder_as_the_command_does(work):
+    by_folder, by_run = (curate.select(run, top=5).record() for run in ("runs/x", curate.Run.open("runs/x")))
+    assert by_folder["after"] == by_run["after"]
+    with pytest.raises(CurateError, match="no such folder"):
+        curate.select("runs/nowhere", top=5)
 
 
 def test_filters_keep_their_order_and_parameters(work, capsys):

@@ -11,7 +11,9 @@ from tests.small_runs import FINGERPRINTS, SETTINGS, rows, skipped, write
 def test_status_shows_progress_of_every_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["status"])
-    assert "no run under runs/" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no run under runs/" in told
+    assert told.count("\n") == 1  # whole, however narrow the terminal
     run = Run.start("runs/x", settings=SETTINGS, fingerprints=FINGERPRINTS)
     write(run, "a", 0, rows("a", 0, [1.0, 2.0]), skipped(("a", 2, "empty text"), ("a", 3, "empty text")), end=4)
     write(run, "b", 1, rows("b", 0, [1.0]), last=False)
