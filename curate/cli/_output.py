@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any, Protocol
 
 from rich.cells import cell_len
@@ -59,13 +60,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     table = Table(title=title, title_justify="left", header_style="bold")
     rows = [list(r) for r in rows]
     for i, column in enumerate(columns):
-        numeric = any(isinstance(r[i], int | float) for r in rows)
+        numeric = any(isinstance(r[i], _NUMBER) for r in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for r in rows:
         table.add_row(*(format_cell(v) for v in r))
     stdout.print(table)
 
 
+_NUMBER = int | float | Decimal
+"""Sums of integers are decimals in SQL."""
 _STAY = ("score", "doc_id")
 """Columns that are left out last."""
 
@@ -93,7 +96,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(header_style="bold")
     columns_and_gaps = with_gaps(shown, len(names))
     for i in columns_and_gaps:
-        numeric = i is not None and any(isinstance(r[i], int | float) for r in rows)
+        numeric = i is not None and any(isinstance(r[i], _NUMBER) for r in rows)
         name = "…" if i is None else cut(names[i], most)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for line in cells:
@@ -126,7 +129,7 @@ def format_cell(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, int):
+    if isinstance(value, _NUMBER):
         return f"{value:,}"
     return str(value)
 
