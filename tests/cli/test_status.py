@@ -109,3 +109,13 @@ def test_validations_and_verifications_tell_how_far_they_are_and_how_to_go_on(tm
     (state,) = json.loads(capsys.readouterr().out)
     assert (state["command"], state["finished"]) == ("validate", False)
     assert state["continue"] == "curate validate --continue x-validation"
+
+
+def test_one_row_of_one_shard_is_told_as_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = Run.start("runs/x", settings=SETTINGS, fingerprints=FINGERPRINTS)
+    write(run, "a", 0, rows("a", 0, [1.0]))
+    run.finish({"documents": 1, "tokens": 1, "skipped": {}})
+    run.close()
+    main(["status", "runs/x"])
+    assert "runs/x: finished, 1 row of 1 shard." in capsys.readouterr().out
