@@ -100,7 +100,9 @@ class ScoreSettings(PassSettings, NarrowingSettings):
     aggregate_rows: Literal["mean", "max"] | None = option(
         default=None, help="How the target's rows make a group's score: their mean, or the best.", shown="the method's"
     )
-    holdout: Share = option(default=0.0, help="Share of every group's rows that scoring never sees: 30%, 0.3.")
+    holdout: Share = option(
+        default=0.0, help="Share of every group's rows that scoring never sees: 30%, 0.3.", shown="none"
+    )
     against: Words = option(default=(), help="Control set, whose mean gradient is subtracted; repeatable.")
     check: Annotated[Count, least(0)] | None = option(
         default=None,

@@ -3,14 +3,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from curate import methods
+from curate import executors, methods, students
 from curate.cli import group
-from curate.documents import open_pool, rows
+from curate.documents import formats, open_pool, rows, shapes
 from curate.documents.formats import format_of, readable
 from curate.errors import CurateError, SettingsError
 from curate.registry import Registry
@@ -211,3 +212,16 @@ def test_an_unknown_name_comes_with_the_nearest(tmp_path: Path) -> None:
     assert (error.value.message, error.value.hint) == ("There is no dish 'hem'.", "Did you mean 'ham'? Or.")
     with pytest.raises(SettingsError):
         registry.source("_spam")
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [methods, students, executors, formats, shapes],
+    ids=["methods", "students", "executors", "formats", "shapes"],
+)
+def test_what_is_offered_by_name_is_one_and_no_helper_beside_it(registry: ModuleType) -> None:
+    """A file that several of a folder share is not named in help, nor in an error's list of what is known."""
+    offered: Registry = registry._REGISTRY
+    for name in offered.names():
+        module = offered.get(name)
+        assert all(hasattr(module, member) for member in offered.needs), f"{registry.__name__}.{name}"

@@ -90,7 +90,7 @@ def main(args: list[str] | None = None) -> None:
         if args is None:  # all is done: while libraries end, an interrupt has nothing to stop, and would be a traceback
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except click.exceptions.Abort:
-        click.echo("Interrupted. The same command, given again, goes on where it stopped.", err=True)
+        click.echo(f"Interrupted.{_after_interrupt(sys.argv[1:] if args is None else args)}", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
@@ -103,6 +103,11 @@ def main(args: list[str] | None = None) -> None:
                 f"Memory ran out: {str(error).strip().splitlines()[0] if str(error).strip() else 'nothing was left'}",
                 hint="What was finished is kept, and the same command goes on. Take a smaller --dim, --dtype bfloat16"
                 " or a smaller proxy, or end what else is in the device's memory.",
+            )
+        elif isinstance(error, UnicodeEncodeError):
+            error = CurateError(
+                f"The encoding of the output, {error.encoding}, has no {error.object[error.start]!a}.",
+                hint="Give the command another: PYTHONIOENCODING=utf-8 curate …",
             )
         elif not isinstance(error, CurateError):
             if (refusal := forbidden(error)) is None:
@@ -129,6 +134,16 @@ def _quiet_libraries() -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def _after_interrupt(args: list[str]) -> str:
+    """Say what the same command does when it is given again after Ctrl-C; '' where there is nothing to go on with."""
+    command = group.get_command(click.Context(group), args[0]) if args and not args[0].startswith("-") else None
+    if command is None or "--dry-run" in args:
+        return ""
+    if any("--continue" in parameter.opts for parameter in command.params) or args[0] == "merge":
+        return " What was finished is kept: the same command, given again, goes on from there."
+    return " The same command, given again, begins anew." if args[0] == "warmup" else ""
 
 
 def _full(args: list[str]) -> CurateError:

@@ -38,9 +38,12 @@ class MethodCommand(click.Command):
         self.settings_of, self.default = settings_of, default
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from curate.cli._output import loading
+
         name = _named(args)
         if name is not None or not {"--help", "-h"} & set(args):
-            kind = self.settings_of(methods.spelled(name or self.default))
+            with loading():
+                kind = self.settings_of(methods.spelled(name or self.default))
             taken_flags = {flag for p in self.params for flag in p.opts}
             all_flags = flags_of(kind, undocumented=True) if kind else ()
             method_flags = [flag for flag in all_flags if not taken_flags & set(flag.flags)]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any, Protocol
 
 from rich.cells import cell_len
@@ -59,13 +60,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     table = Table(title=title, title_justify="left", header_style="bold")
     rows = [list(r) for r in rows]
     for i, column in enumerate(columns):
-        numeric = any(isinstance(r[i], int | float) for r in rows)
+        numeric = any(isinstance(r[i], _NUMBER) for r in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for r in rows:
         table.add_row(*(format_cell(v) for v in r))
     stdout.print(table)
 
 
+_NUMBER = int | float | Decimal
+"""Sums of integers are decimals in SQL."""
 _STAY = ("score", "doc_id")
 """Columns that are left out last."""
 
@@ -93,7 +96,7 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     table = Table(header_style="bold")
     columns_and_gaps = with_gaps(shown, len(names))
     for i in columns_and_gaps:
-        numeric = i is not None and any(isinstance(r[i], int | float) for r in rows)
+        numeric = i is not None and any(isinstance(r[i], _NUMBER) for r in rows)
         name = "…" if i is None else cut(names[i], most)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for line in cells:
@@ -126,9 +129,19 @@ def format_cell(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, int):
+    if isinstance(value, _NUMBER):
         return f"{value:,}"
     return str(value)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Turn a spinner where libraries load, which takes seconds before a command has anything to tell."""
+    if stderr.is_terminal and not stderr.is_dumb_terminal and "torch" not in sys.modules:
+        with stderr.status("loading"):
+            yield
+    else:
+        yield
 
 
 class RichReporter:
@@ -171,6 +184,13 @@ class RichReporter:
         finally:
             task.close()
 
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Show that a small part is measured for a plan, which has nothing to tell until all of it is."""
+        with self.stage("measuring", total=1, unit="samples") as task:
+            yield
+            task.advance(1)
+
     def note(self, message: str) -> None:
         self._progress.console.print(without_secrets(message), soft_wrap=True)
 
@@ -211,7 +231,7 @@ class _LoggedTask:
         fits = left >= 0 if not ended else left == 0  # a total may be an estimate, and too low or too high
         whole = f"/{self._total:,.0f}" if fits and self._total else ""
         line = f"{self._name}: {self._done:,.0f}{whole} {self._unit} in {duration(now - self._start)}"
-        if rate := self._rate(now):
+        if (rate := self._rate(now)) and self._total != 1:  # of one thing there is no pace
             line += f", {rate:,.0f} {self._unit}/s" if rate >= 10 else f", {rate:.2g} {self._unit}/s"
             if fits and left:
                 line += f", about {duration(left / rate)} left"
@@ -232,7 +252,7 @@ class _RichTask:
     def advance(self, amount: float) -> None:
         self._progress.advance(self._id, amount)
         task = self._progress.tasks[self._progress.task_ids.index(self._id)]
-        rate = f"{task.speed:,.0f}/s" if task.speed else ""
+        rate = f"{task.speed:,.0f}/s" if task.speed and task.total != 1 else ""
         done = f"{task.completed:,.0f}"
         whole = f"{done}/{task.total:,.0f}" if task.total and task.total >= task.completed else done
         self._progress.update(self._id, state=f"{whole} {self._unit} {rate}")

@@ -311,8 +311,10 @@ def place_of(ctx: click.Context, out: Path | None, *arguments: str | None) -> Pa
 def _continue(ctx: click.Context, _param: click.Parameter, folder: Path | None) -> None:
     if folder is None:
         return
-    from curate.pipeline.continuing import recorded_values
+    from curate.cli._output import loading
 
+    with loading():
+        from curate.pipeline.continuing import recorded_values
     command, values = recorded_values(folder)
     if command != ctx.info_name:
         again = shlex.join(["curate", command, "--continue", str(folder)])

@@ -26,11 +26,12 @@ def command(ctx: click.Context, /, pool_tokens: float | None, as_json: bool, **o
     """
     from dataclasses import asdict
 
-    from curate.cli._output import RichReporter, print_json, print_table, stdout
-    from curate.pipeline import bench
-    from curate.pipeline.bench import DIRECTION, SKETCH
+    from curate.cli._output import RichReporter, loading, print_json, print_table, stdout
 
     settings = build(BenchSettings, given(ctx, BenchSettings, options), owner="A measurement")
+    with loading():
+        from curate.pipeline import bench
+        from curate.pipeline.bench import DIRECTION, SKETCH
     with RichReporter() as reporter:
         result = bench.run(settings, reporter=reporter)
     eta = {w: bench.seconds_for(pool_tokens, result.rows, w) for w in (SKETCH, DIRECTION)} if pool_tokens else None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @settings_options(CascadeSettings)
 @continue_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD-cascade", help="The last run's folder."
+    "--out", type=click.Path(path_type=Path), help="The last run's folder.  [default: runs/TARGET-METHOD-cascade]"
 )
 @click.option("--select", "select_into", type=click.Path(), metavar="FOLDER", help="Write the best --top as a dataset.")
 @format_option
@@ -52,10 +52,12 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     names = ("workers", "executor", "strict", "select_into", "format", "overwrite")
     how = {name: options.pop(name) for name in names}
     settings = CascadeSettings.of(given(ctx, CascadeSettings, options))
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = cascade.plan(settings, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(cascade.plan(settings, reporter=reporter), as_json)
-            return
         _print(cascade.run(settings, out, **how, reporter=reporter), settings, as_json)
 
 
@@ -86,6 +88,7 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
 
     from curate.amounts import counted, portion_text
     from curate.cli._output import SHOWN, print_json, print_rows, print_table, stderr, stdout
+    from curate.reports.writing import percent
     from curate.scores.best import best_rows
 
     exact, expected, selection = cascade.exact, cascade.expected, cascade.selection
@@ -97,7 +100,7 @@ def _print(cascade: "Cascade", settings: CascadeSettings, as_json: bool) -> None
     print_rows([*SHOWN.values()], best_rows(exact, [*SHOWN], 5))
     print_table(
         ("column", f"of its best {portion_text(settings.top)} kept", "at least", "within sources"),
-        [(column, k.recall, k.at_least, k.within) for column, k in expected.kept.items()],
+        [(column, *map(percent, (k.recall, k.at_least, k.within))) for column, k in expected.kept.items()],
         title="expected by cross-validation",
     )
     documents = (exact.totals or {})["documents"]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     help="Approximate index: auto (from 50 000 documents on), none, or a FAISS factory: BHNSW32, IVF1024,PQ64 …",
 )
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="stores/POOL", help="The store's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The store's folder.  [default: stores/POOL]")
 @executor_options
 @part_option
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
@@ -74,10 +74,12 @@ def command(
 
     settings = IndexSettings.of(given(ctx, IndexSettings, options))
     out = place_of(ctx, out)
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = index.plan(settings, out, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(index.plan(settings, out, reporter=reporter), as_json)
-            return
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}
         store = index.run(settings, out, search=search, **how, reporter=reporter)
         search_index = index.make_search(store, search) if store.is_finished else None
@@ -118,7 +120,8 @@ def _print(store: "Store", search_index: "IndexRecord | None", as_json: bool) ->
     totals = store.totals or {}
     if as_json:
         search_record = None if search_index is None else asdict(search_index)
-        print_json({"store": store.address, "sketch_bytes": store.sketch_bytes, **totals, "search": search_record})
+        summary = {"store": store.address, "finished": store.is_finished, "sketch_bytes": store.sketch_bytes}
+        print_json({**summary, **totals, "search": search_record})
         return
     stdout.print(
         f"{counted(totals['documents'], 'document')}, {counted(totals['tokens'], 'token')} indexed in {store.address}: "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("teacher", required=False, type=click.Path())
 @settings_options(PredictSettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="TEACHER-predicted", help="The run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: TEACHER-predicted]")
 @executor_options
 @part_option
 @click.option("--strict", is_flag=True, help="A damaged shard is an error, once all others are done.")
@@ -54,20 +54,23 @@ def command(
     rank correlation, and the share of the true best 5 % among the predicted best 5, 10 and 20 %, over all documents and
     within sources. `words` estimates n_tokens from each text's length, by what it has learned of tokens per character.
     """
-    from curate.cli._output import RichReporter
+    from curate.cli._output import RichReporter, loading
     from curate.cli._runs import chosen_run
     from curate.cli._settings import RECORD
-    from curate.pipeline import predict
 
     out = place_of(ctx, out, teacher)
     values = given(ctx, PredictSettings, options)
     if RECORD not in ctx.meta or teacher:
         values["teacher"] = chosen_run(teacher).address
     settings = build(PredictSettings, values, owner="A prediction")
+    with loading():
+        from curate.pipeline import predict
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = predict.plan(settings, workers=workers, executor=executor, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(predict.plan(settings, workers=workers, executor=executor, reporter=reporter), as_json)
-            return
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}
         run = predict.run(settings, out, **how, reporter=reporter)
     _print(run, as_json)
@@ -93,19 +96,24 @@ def _print_plan(plan: "PredictPlan", as_json: bool) -> None:
 def _print(run: "Run", as_json: bool) -> None:
     from curate.amounts import counted
     from curate.cli._output import SHOWN, print_json, print_rows, print_table, stderr, stdout
+    from curate.reports.writing import percent
     from curate.scores.best import best_rows
 
     told, totals = run.record.of_method, run.totals or {}
     if as_json:
-        print_json({"run": run.address, "columns": run.record.details.columns, **totals, "predicted": told})
+        summary = {"run": run.address, "finished": run.is_finished, "columns": run.record.details.columns}
+        print_json({**summary, **totals, "predicted": told})
         return
-    shares = ("best 5 % in 5 %", "in 10 %", "in 20 %")
-    names = ("student", "column", "strength", "spearman", *shares, "within sources", *shares)
+    names = ("student", "column", "documents", "spearman", "best 5 % in 5 %", "in 10 %", "in 20 %")
     lines = [
-        (name, column, fitted["strengths"][column], f["spearman"], *f["recall"], f["within_spearman"], *within)
+        (name, column, documents, f[spearman], *map(percent, f[recall]))
         for name, fitted in told["tried"].items()
         for column, f in fitted["figures"].items()
-        for within in [f["within_recall"] or (None,) * len(shares)]
+        for documents, spearman, recall in (
+            ("all", "spearman", "recall"),
+            ("within sources", "within_spearman", "within_recall"),
+        )
+        if f[recall]
     ]
     print_table(names, lines, title=f"cross-validated on {told['documents']:,} documents")
     if not totals:  # one of several jobs, of which another is the last

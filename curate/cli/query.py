@@ -30,7 +30,9 @@ class QuerySettings:
 @click.option(
     "--file", "files", multiple=True, help="File of rows to search by: text, or prompt and completion; repeatable."
 )
-@click.option("-k", "--nearest", type=click.IntRange(min=1), default=10, help="Documents to return for each.")
+@click.option(
+    "-k", "--nearest", type=click.IntRange(min=1), default=10, show_default=True, help="Documents to return for each."
+)
 @click.option("--exact", is_flag=True, help="Search every document, even where the store has an approximate index.")
 @settings_options(QuerySettings)
 @click.option("--json", "as_json", is_flag=True, help="Print the documents as JSON, with whole texts.")
@@ -57,11 +59,12 @@ def command(
     gradients: above 0, training on the document lowers the text's loss. Of a prompt with its completion, the completion
     alone carries loss.
     """
-    from curate.cli._output import RichReporter
-    from curate.stores.query import Searcher
+    from curate.cli._output import RichReporter, loading
 
-    chosen_store = _chosen(store)
-    queries = _queries(texts, files, build(QuerySettings, given(ctx, QuerySettings, options), owner="A query").fields)
+    fields = build(QuerySettings, given(ctx, QuerySettings, options), owner="A query").fields
+    with loading():
+        from curate.stores.query import Searcher
+    chosen_store, queries = _chosen(store), _queries(texts, files, fields)
     with RichReporter() as reporter:
         searcher = Searcher.open(chosen_store, exact=exact, reporter=reporter)
         hits_by_query = searcher.query(queries, nearest)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Judge a run before its scores are trusted: one HTML page.")
 @click.argument("runs", nargs=-1, type=click.Path(), metavar="[RUN]...")
-@click.option("--out", type=click.Path(), show_default="report.html", help="The page; with --json only where given.")
+@click.option("--out", type=click.Path(), help="The page; with --json only where given.  [default: report.html]")
 @click.option("--by", metavar="COLUMN", help="Column of the pool to compare by.  [default: source, else shard]")
 @click.option("--pool", multiple=True, metavar="ADDRESS", help="Where the pool is now, if it has moved; repeatable.")
 @click.option("--no-texts", is_flag=True, help="Show previews of documents; the pool is not read.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("run", required=False, type=click.Path())
 @settings_options(RescoreSettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="RUN-magic", help="The rescored run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The rescored run's folder.  [default: RUN-magic]")
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as JSON.")
 @click.pass_context
@@ -40,9 +40,8 @@ def command(
     the shortlist alone: `score` from its own training, `score_adjoint` from a step in its middle, `score_spread`
     over the repeats. --config takes options and the recipe's settings side by side.
     """
-    from curate.cli._output import RichReporter, print_json
+    from curate.cli._output import RichReporter, loading, print_json
     from curate.cli._runs import chosen_run
-    from curate.pipeline import rescore
 
     out = place_of(ctx, out, run)
     values = given(ctx, RescoreSettings, options)
@@ -50,10 +49,14 @@ def command(
     first = () if run is None and RECORD in ctx.meta else (chosen_run(run).address,)  # a record names all runs
     values["runs"] = (*first, *([more] if isinstance(more, str) else more))
     settings = build(RescoreSettings, values, owner="A rescoring")
+    with loading():
+        from curate.pipeline import rescore
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = rescore.plan(settings, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(rescore.plan(settings, reporter=reporter), as_json)
-            return
         rescored = rescore.run(settings, out, reporter=reporter)
     if as_json:
         details = rescored.record.json["details"]

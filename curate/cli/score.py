@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(cls=MethodCommand)
 @settings_options(ScoreSettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="runs/TARGET-METHOD", help="The run's folder.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/TARGET-METHOD]")
 @executor_options
 @part_option
 @click.option(
@@ -48,9 +48,9 @@ def command(
     per document, for `curate sql`, `curate report` and `curate select`.
 
     \b
-    curate score --target val.jsonl --pool pile/                          # into runs/val-trackstar
+    curate score --target val.jsonl --pool pile/                          # into runs/val-relatif
     curate score --target val.jsonl --pool pile/ --dry-run                # what will it take?
-    curate score --continue runs/val-trackstar                            # go on after a stop
+    curate score --continue runs/val-relatif                              # go on after a stop
     curate score --target val.jsonl --pool 'shards/*.jsonl.zst' --model proxy/ --out runs/x
     curate score --target val.jsonl --pool pile/ --holdout 30%            # keep rows for `curate verify`
     curate score --target tasks.jsonl --group-by task --pool pile/        # a score per task
@@ -76,10 +76,12 @@ def command(
 
     out = place_of(ctx, out)
     settings = ScoreSettings.of(given(ctx, ScoreSettings, options))
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = score.plan(settings, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(score.plan(settings, reporter=reporter), as_json)
-            return
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}
         run = score.run(settings, out, **how, reporter=reporter)
         trust = judged(run, reporter)
@@ -87,8 +89,8 @@ def command(
         from curate.cli._output import print_json
 
         arithmetic = run.record.json["details"].get("arithmetic")
-        summary = {"run": run.address, "columns": run.record.details.columns, "arithmetic": arithmetic}
-        print_json({**summary, **(run.totals or {}), "trust": short(trust)})
+        summary = {"run": run.address, "finished": run.is_finished, "columns": run.record.details.columns}
+        print_json({**summary, "arithmetic": arithmetic, **(run.totals or {}), "trust": short(trust)})
     elif run.is_finished:
         _print(run, trust)
     lost = lost_rows(run.totals) if run.totals else None  # one of several jobs may leave the end to others

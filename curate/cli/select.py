@@ -43,7 +43,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
     return numbered
 
 
-@click.command(cls=_InOrder)
+@click.command(cls=_InOrder, short_help="Choose documents, or their tokens, by their scores: a dataset.")
 @click.argument("runs", nargs=-1, type=click.Path(), metavar="[RUN]")
 @click.option(
     "--top",
@@ -71,9 +71,9 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
     type=click.Choice(["score", "density"]),
     help="Rank by the score or by the score per token.  [default: score]",
 )
-@click.option("--group", metavar="NAME", help="Rank by this target group's scores.")
+@click.option("--group", metavar="NAME", help="Rank by this target group's scores.  [default: all]")
 @click.option("--list-filters", is_flag=True, help="Show the filters and their parameters, and stop.")
-@click.option("--store", metavar="STORE", show_default="the run's", help="Gradient store for filters on likeness.")
+@click.option("--store", metavar="STORE", help="Gradient store for filters on likeness.  [default: the run's]")
 @click.option("--no-decontaminate", is_flag=True, help="Keep documents that hold rows of the target.")
 @click.option(
     "--aggregate",
@@ -96,7 +96,7 @@ def _numbered(ctx: click.Context, args: Sequence[str]) -> list[str]:
 @click.option("--out", default="selected", show_default=True, type=click.Path(), help="Folder of the dataset.")
 @format_option
 @click.option("--tokenised", is_flag=True, help="Write input_ids and labels; -100 where a token carries no loss.")
-@click.option("--tokenizer", metavar="DIR", show_default="the proxy's", help="Tokenizer of input_ids and labels.")
+@click.option("--tokenizer", metavar="DIR", help="Tokenizer of input_ids and labels.  [default: the proxy's]")
 @click.option("--pack", type=int, metavar="TOKENS", help="Join tokenised documents to rows of this length.")
 @click.option("--map", is_flag=True, help="Add columns x and y, places on a map by the proxy's embeddings.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier selection in --out.")
@@ -187,6 +187,16 @@ def command(
         print_json({**selection.record(), "out": str(selection.out) if selection.out else None})
     else:
         _print_selection(selection, options["format"])
+        if selection.out:
+            _print_next(selection.out, opened_run)
+
+
+def _print_next(out: "Path | str", run: "Run") -> None:
+    from curate.cli._output import stderr
+    from curate.documents.holdout import HELDOUT
+
+    verify = f"   or   {shlex.join(['curate', 'verify', str(out)])}" if run.folder.exists(HELDOUT) else ""
+    stderr.print(f"next: {out}/HANDOVER.md loads it into a trainer{verify}", soft_wrap=True, style="dim")
 
 
 def _filters(names: Sequence[str], params: Iterable[str]) -> list["FilterChoice"]:

@@ -42,7 +42,9 @@ def command(run: str | None, as_json: bool) -> None:
         return
     if not states:
         stderr.print(
-            f"There is no run under {ROOT}/; `curate score --target FILE --pool FOLDER` makes one.", markup=False
+            f"There is no run under {ROOT}/; `curate score --target FILE --pool FOLDER` makes one.",
+            markup=False,
+            soft_wrap=True,
         )
         return
     if run:
@@ -196,10 +198,11 @@ def _print_shards(progress: "Progress") -> None:
 
 
 def _headline(folder: "PartFolder", progress: "Progress") -> str:
-    from curate.amounts import duration, rounded
+    from curate.amounts import counted, duration, rounded
 
     if progress.finished:
-        return f"{folder.address}: finished, {progress.rows:,} rows of {progress.shards:,} shards."
+        shards = counted(progress.shards, "shard")
+        return f"{folder.address}: finished, {counted(progress.rows, 'row')} of {shards}."
     if progress.share is None:
         return f"{folder.address}: not finished, {progress.rows:,} rows so far; its pool cannot be read from here."
     done = f"{progress.share:.0%} done ({progress.rows:,} of about {rounded(progress.of_rows or 0)} rows,"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, type=click.Path())
 @settings_options(ValidateSettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="RUN-validation", help="Folder of the figures.")
-@click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/predicted.png", help="File of the plot.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the figures.  [default: RUN-validation]")
+@click.option("--plot", type=click.Path(path_type=Path), help="File of the plot.  [default: OUT/predicted.png]")
 @executor_options
 @click.option("--dry-run", is_flag=True, help="Estimate the cost from measured steps, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
@@ -56,19 +56,22 @@ def command(
     once more, by its own settings, with every query as a target of its own. Retrainings are kept in a bank by all that
     decides them: a killed command goes on, and further runs are judged by the same bank.
     """
-    from curate.cli._output import RichReporter, print_json
+    from curate.cli._output import RichReporter, loading, print_json
     from curate.cli._runs import chosen_run
-    from curate.pipeline import validate
 
     out = place_of(ctx, out, *runs)
     values = given(ctx, ValidateSettings, options) | ({"runs": runs} if runs else {})
     if not values.get("runs"):
         values["runs"] = chosen_run(None).address
     settings = build(ValidateSettings, values, owner="A validation")
+    with loading():
+        from curate.pipeline import validate
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = validate.plan(settings, workers=workers, executor=executor, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(validate.plan(settings, workers=workers, executor=executor, reporter=reporter), as_json)
-            return
         validation = validate.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)
     print_json(validation.record()) if as_json else _print(validation)
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.argument("selection", required=False, type=click.Path())
 @settings_options(VerifySettings)
 @continue_option
-@click.option("--out", type=click.Path(path_type=Path), show_default="SELECTION-verified", help="Folder of figures.")
-@click.option("--plot", type=click.Path(path_type=Path), show_default="OUT/curves.png", help="File of the curves.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of figures.  [default: SELECTION-verified]")
+@click.option("--plot", type=click.Path(path_type=Path), help="File of the curves.  [default: OUT/curves.png]")
 @executor_options
 @click.option("--dry-run", is_flag=True, help="Estimate time, disk and memory from one measured step, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
@@ -58,8 +58,7 @@ def command(
     Beside a selection of tokens (`curate select --unit token`) there are two arms more: as many random tokens of each
     of its documents, and the best documents; equal are the tokens that carry loss, and all that are read stand beside.
     """
-    from curate.cli._output import RichReporter, print_json
-    from curate.pipeline import verify
+    from curate.cli._output import RichReporter, loading, print_json
 
     out = place_of(ctx, out, selection)
     values = given(ctx, VerifySettings, options)
@@ -68,10 +67,14 @@ def command(
     if "selection" not in values:
         raise click.UsageError("SELECTION is missing: the folder that `curate select` wrote, or --continue FOLDER.")
     settings = build(VerifySettings, values, owner="A verification")
+    with loading():
+        from curate.pipeline import verify
+    if dry_run:
+        with RichReporter() as reporter, reporter.measuring():
+            plan = verify.plan(settings, out, reporter=reporter)
+        _print_plan(plan, as_json)
+        return
     with RichReporter() as reporter:
-        if dry_run:
-            _print_plan(verify.plan(settings, out, reporter=reporter), as_json)
-            return
         verification = verify.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)
     print_json(verification.record()) if as_json else _print(verification, plot)
 

@@ -1,11 +1,13 @@
 """`curate warmup`: make a proxy from a sample of the pool."""
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli._settings import given, settings_options
+from curate.cli._settings import flags_of, given, settings_options
 from curate.settings import build
 from curate.training.settings import WarmupSettings
 
@@ -33,10 +35,11 @@ def command(ctx: click.Context, /, out: Path, as_json: bool, **options: Any) -> 
     was made, and checkpoints/step-N/ hold weights and optimiser state by parameter name. A proxy made here
     before is replaced, any other folder refused. A warm-up that was killed leaves nothing and starts anew.
     """
-    from curate.cli._output import RichReporter, print_json
-    from curate.pipeline import warmup
+    from curate.cli._output import RichReporter, loading, print_json
 
     settings = build(WarmupSettings, given(ctx, WarmupSettings, options), owner="A warm-up")
+    with loading():
+        from curate.pipeline import warmup
     with RichReporter() as reporter:
         record = warmup.run(settings, out, reporter=reporter)
     if as_json:
@@ -44,10 +47,10 @@ def command(ctx: click.Context, /, out: Path, as_json: bool, **options: Any) -> 
 
         print_json(asdict(record))
     else:
-        _print(record)
+        _print(record, settings)
 
 
-def _print(record: "Warmup") -> None:
+def _print(record: "Warmup", settings: WarmupSettings) -> None:
     from curate.cli._output import print_table, stderr
 
     rows: list[tuple[str, Any]] = [
@@ -70,5 +73,17 @@ def _print(record: "Warmup") -> None:
         ("checkpoints", ", ".join(record.checkpoints) or "none"),
     ]
     print_table(["proxy", str(record.out)], rows)
-    following = f"next: curate score --model {record.out} --target val.jsonl --pool …"
-    stderr.print(following, markup=False, soft_wrap=True, style="dim")
+    pool = [word for address in settings.pool for word in ("--pool", address)]
+    following = shlex.join(
+        ["curate", "score", "--target", "FILE", *pool, *_reading(settings), "--model", str(record.out)]
+    )
+    stderr.print(f"next: {following}", markup=False, soft_wrap=True, style="dim")
+
+
+def _reading(settings: WarmupSettings) -> Iterator[str]:
+    """Yield the flags that say how the pool's rows are read, where they are not as by default."""
+    for flag in flags_of(WarmupSettings):
+        if flag.path[0] == "fields":
+            value = getattr(settings.fields, flag.path[1])
+            if value != flag.default:
+                yield flag.flags[0] if flag.switch else f"{flag.flags[0]}={value}"

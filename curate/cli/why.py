@@ -50,9 +50,10 @@ def command(
     documents, where there is a gradient store. Nothing is fitted: the run keeps what it was scored along. Methods
     without scores of tokens (bm25, less, trackstar ...) tell score, rank and neighbours.
     """
-    from curate.cli._output import RichReporter, print_json, stdout
-    from curate.pipeline import why
+    from curate.cli._output import RichReporter, loading, print_json, stdout
 
+    with loading():
+        from curate.pipeline import why
     number = int(target_rows) if target_rows is not None and target_rows.isdecimal() else target_rows
     with RichReporter() as reporter:
         explanation = why.run(

@@ -251,7 +251,10 @@ def _no_content(shard: Shard, columns: list[str], fields: Fields, prefix: str) -
     elif is_one_object and (holder := _holder_of_rows(row, fields)) is not None:
         hint = _rows_apart(shard, holder)
     else:
-        suggestion = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
+        names = zip(fields.columns[:-1], COLUMNS[:-1], strict=True)
+        usual = next((usual for name, usual in names if name != usual and usual in columns), None)
+        near = next((s for w in fields.columns[:-1] if (s := _close(w, columns))), "")
+        suggestion = near if usual is None else f"Did you mean {usual!r}?"
         hint = (
             f"Name the column that holds the text ({prefix}text-column), or those of prompts and their answers"
             f" ({prefix}prompt-column and {prefix}completion-column). {suggestion}"

@@ -23,7 +23,12 @@ _REGISTRY = Registry(
     group="curate.executors",
     folder=Path(__file__).parent,
     package=__name__,
-    leave_out=frozenset({"children", "contract", "crew", "helpful", "jobs", "kinds", "ledger", "reading", "tables"}),
+    leave_out=frozenset(
+        {
+            *("ahead", "children", "chunks", "contract", "crew", "helpful", "jobs", "kinds", "ledger", "reading"),
+            "tables",
+        }
+    ),
     needs=("make",),
 )
 

@@ -129,6 +129,8 @@ def defaults(record: RunRecord) -> dict[str, Any]:
         method = methods.get(record.method)
         own = RescoreSettings().method_settings() if command == "rescore" else asdict(method.Settings())
         usual |= {"method_settings": own, "background": method.BACKGROUND}
+        if command == "score" and "check" not in own:
+            usual["check"] = 0  # the method makes none of its own
     return as_json(usual | {"fields": asdict(Fields()), "device": choose_device("auto").type})
 
 

@@ -248,6 +248,12 @@ def _teacher(settings: PredictSettings) -> Run:
     teacher = Run.open(settings.teacher)
     if not teacher.is_finished:
         raise CurateError(f"{teacher.address} is not finished.", hint=f"curate score --continue {teacher.address}")
+    if teacher.record.method == METHOD:
+        first = teacher.located_settings["teacher"]
+        raise SettingsError(
+            f"{teacher.address} is itself predicted, from {first}: it would teach a student another's errors.",
+            hint=f"Name the run that was scored: curate predict {first}",
+        )
     return teacher
 
 

@@ -29,7 +29,7 @@ _WRITTEN_A_SECOND, _TOKENISED_A_SECOND = 5_000_000, 300_000  # tokens, by one wo
 
 
 def run(
-    run: Run,
+    run: Run | Path | str,
     *,
     unit: str = "document",
     top: str | float | int | None = None,
@@ -61,26 +61,26 @@ def run(
     that `curate.selection.select.select` takes. Raises CurateError, for a run without scores per token among
     others.
     """
-    reporter = reporter or Silent()
+    opened, reporter = run if isinstance(run, Run) else Run.open(run), reporter or Silent()
     choice = executors.choose(workers=workers, device="cpu")
     as_tokens = tokenised or format == MEGATRON
     refuse_conflicts(as_tokens, pack=pack, tokenizer=None if unit == "token" else tokenizer, map=map)
     options |= {"unit": unit, "group": group, "aggregate": aggregate, "format": format, "out": out}
     if unit == "token":
-        _refuse_of_tokens(run, smooth=smooth, format=format, group=group, aggregate=aggregate)
+        _refuse_of_tokens(opened, smooth=smooth, format=format, group=group, aggregate=aggregate)
         portion = _portion(top, budget)
         if documents is not None:
             parse_top(documents, "--documents")
-        options |= {"top": documents, "tokens": _request(run, portion, smooth or "none", tokenizer, reporter)}
+        options |= {"top": documents, "tokens": _request(opened, portion, smooth or "none", tokenizer, reporter)}
     else:
         _refuse_alone(documents=documents, smooth=smooth)
         options |= {"top": top, "budget": budget}
     if as_tokens:
-        options["view"] = token_view(run, tokenizer, pack)
+        options["view"] = token_view(opened, tokenizer, pack)
     if map and out is not None:
-        options["embed"] = mean_embedding(run)
+        options["embed"] = mean_embedding(opened)
     options["hire"] = partial(_hired, choice, _TOKENISED_A_SECOND if as_tokens else _WRITTEN_A_SECOND, reporter)
-    return select(run, reporter=reporter, **options)
+    return select(opened, reporter=reporter, **options)
 
 
 def _hired(choice: executors.Choice, tokens_per_second: float, reporter: Reporter, tokens: int) -> Workers | None:

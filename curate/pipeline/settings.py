@@ -41,7 +41,10 @@ class CascadeSettings(ScoreSettings):
         metavar="N|SHARE",
     )
     top: Portion = option(
-        default=0.05, help="The best that are wanted in the end: a share of the pool, or a number.", metavar="SHARE|N"
+        default=0.05,
+        help="The best that are wanted in the end: a share of the pool, or a number.",
+        metavar="SHARE|N",
+        shown="5%",
     )
     keep: Portion | None = option(
         default=None,

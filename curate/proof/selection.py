@@ -34,7 +34,9 @@ class Selected:
             manifest = read_json(folder, MANIFEST)
         except (OSError, ValueError) as error:
             raise CurateError(
-                f"{folder.address} holds no selection ({MANIFEST}: {error}).",
+                f"{folder.address} holds no selection ({MANIFEST}: {error})."
+                if folder.exists(MANIFEST)
+                else f"{folder.address} holds no selection: there is no {MANIFEST}.",
                 hint="Give the folder that `curate select` wrote.",
             ) from error
         if not isinstance(manifest, dict) or manifest.get("kind") != KIND:

@@ -46,6 +46,7 @@ class ValidateSettings:
         default=0.01,
         help="Share of the documents, or tokens, to leave out: 1% or 0.01. For claims about algorithms: 50%, several"
         " repeats.",
+        shown="1%",
     )
     unit: Literal["document", "token"] = option(
         default="document",

@@ -140,7 +140,10 @@ def _kept_aside(run: Run) -> str:
 
 
 def _refuse_seen(held_out: Sequence[Document], run: Run) -> None:
-    hint = "Give other rows (`score --holdout 30%` keeps some aside), or accept it with --allow-seen-target."
+    others = "Give other rows (`score --holdout 30%` keeps some aside)"
+    if run.folder.exists(HELDOUT):
+        others = f"Leave --target out, for the rows that {run.address} kept aside, or give others"
+    hint = f"{others}, or accept it with --allow-seen-target."
     try:
         hashes = scored_hashes(run)
     except CurateError as error:

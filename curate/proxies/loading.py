@@ -210,7 +210,8 @@ def _not_loaded(source: str, error: Exception) -> CurateError:
     return NotHere(
         f"The model {source} is not on this machine and could not be fetched: {reason}",
         hint=near_model(source)
-        or "Give the folder of a model with --model DIR, or make a small one from the pool with `curate warmup`.",
+        or "Give the folder of a model with --model DIR, or make a small one: curate warmup --pool POOL --out proxy,"
+        " then --model proxy.",
     )
 
 

@@ -22,8 +22,12 @@ _CONFIGURATIONS = ("config.json", "adapter_config.json")
 
 
 def near_model(address: str) -> str | None:
-    """Return a question that names the nearest model of a folder or of the hub; None where none is near."""
-    addresses = [a for a in dict.fromkeys([*_folders(address), *_cached(), *KNOWN]) if a != address]
+    """Return a question that names the nearest model of a folder or of the hub; None where none is near.
+
+    The name of a known model is no slip: of the hub's models no other is named then.
+    """
+    known = () if address in KNOWN else KNOWN
+    addresses = [a for a in dict.fromkeys([*_folders(address), *_cached(), *known]) if a != address]
     by_name: dict[str, str] = {}
     for candidate in reversed(addresses):  # of equal names the folder wins
         by_name |= {candidate.casefold(): candidate, candidate.rsplit("/", 1)[-1].casefold(): candidate}

@@ -42,7 +42,7 @@ def training(f: Figures) -> Iterator[Finding]:
         level=WARNING if little else FINE,
         figure=f"loss {f.loss:.2f}; frequencies alone {f.frequency_loss:.2f}",
         says=f"The proxy {verb} this text: {losses}.",
-        do="Warm it up longer (`curate warmup --minutes 30`), or take a proxy that was trained on such text."
+        do="Warm it up longer (`curate warmup --pool POOL --minutes 30`), or take a proxy trained on such text."
         if little
         else None,
         threshold=f"a warning from {percent(HARDLY_LEARNED)} of the loss of frequencies alone on",

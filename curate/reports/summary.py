@@ -13,6 +13,8 @@ from curate.scores.run import Run
 
 _ENDS = 3
 _ENOUGH = 20
+"""Documents of a source, below which its share of the best is chance, unless that share is large."""
+_LARGE = 0.1
 """Documents from which a source is judged."""
 
 
@@ -30,7 +32,7 @@ class Summary:
 def summary(figures: Figures, findings: Sequence[Finding], verified: Sequence[str]) -> Summary:
     """Sum a run up; `verified` are the sentences of verifications of its selections."""
     ranked = sorted(
-        (s for s in figures.sources if s.documents >= _ENOUGH and s.enrichment is not None),
+        (s for s in figures.sources if _counts(s, figures.scores[0].column) and s.enrichment is not None),
         key=lambda s: -(s.enrichment or 0),
     )
     winners = tuple(s for s in ranked if (s.enrichment or 0) > 1)[:_ENDS]
@@ -49,6 +51,10 @@ def summary(figures: Figures, findings: Sequence[Finding], verified: Sequence[st
             "Not measured yet: whether training on a selection beats random documents (`curate verify SELECTION`)."
         )
     return Summary(sentences=tuple(sentences), winners=winners, losers=losers)
+
+
+def _counts(source: Source, column: str) -> bool:
+    return source.documents >= _ENOUGH or source.share_of_best.get(column, 0.0) >= _LARGE
 
 
 def _judgement(findings: Sequence[Finding]) -> str:

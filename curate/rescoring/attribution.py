@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from curate.amounts import size
 from curate.errors import SettingsError
 from curate.executors.contract import Chunk
 from curate.executors.tables import part_tables
@@ -188,8 +189,8 @@ class Rescoring:
         needs = replay.plan()
         self.reporter.note(
             f"Training {repeat + 1} of {settings.repeats}: {steps} steps on {len(self.trained):,} documents,"
-            f" {needs.tokens:,} tokens; up to {needs.disk_bytes / 1e9:.2g} GB on disk until it is done,"
-            f" {needs.state_bytes / 1e9:.2g} GB of memory for parameters and moments."
+            f" {needs.tokens:,} tokens; up to {size(needs.disk_bytes)} on disk until it is done,"
+            f" {size(needs.state_bytes)} of memory for parameters and moments."
         )
         step = step_at(settings.snapshot, steps)
         targets = {name: self.corpus(rows) for name, rows in self.groups.items()}

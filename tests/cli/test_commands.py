@@ -4,7 +4,9 @@ import errno
 import json
 import subprocess
 import sys
+import time
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import click
@@ -12,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 import curate.cli
-from curate.cli import group
-from curate.cli._output import RichReporter, _LoggedTask
+from curate.cli import _output, group
+from curate.cli._output import RichReporter, Terminal, _LoggedTask
 from curate.errors import CurateError
 
 FOLDER = Path(curate.cli.__file__).parent
@@ -130,6 +132,13 @@ def test_an_estimated_total_that_turns_out_wrong_is_not_shown_as_one(capsys, mon
     ]
 
 
+def test_a_dry_run_shows_that_it_measures(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(_LoggedTask, "EVERY", 0.0)
+    with RichReporter() as reporter, reporter.measuring():
+        pass
+    assert capsys.readouterr().err.splitlines()[-1].startswith("measuring: 1/1 samples in ")
+
+
 def test_a_log_has_rate_and_time_left_now_and_then_and_no_thousand_lines(capsys, monkeypatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("curate.cli._output.time.monotonic", lambda: clock[0])
@@ -197,3 +206,71 @@ def test_a_result_that_a_full_disk_cannot_take_is_an_error() -> None:
     assert ended.returncode == 1
     assert "The disk is full" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("score", "--pool", "pool"), "goes on from there"),
+        (("index", "--pool", "pool"), "goes on from there"),
+        (("merge", "a", "b"), "goes on from there"),
+        (("score", "--dry-run"), None),
+        (("warmup", "--pool", "pool"), "begins anew"),  # it leaves nothing
+        (("report",), None),
+    ],
+)
+def test_an_interrupt_promises_what_the_command_keeps(
+    args: tuple[str, ...], said: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: object, **__: object) -> None:
+        raise click.exceptions.Abort
+
+    monkeypatch.setattr(group, "main", interrupted)
+    assert main_exit_code(*args) == 130
+    shown = capsys.readouterr().err.strip()
+    assert said in shown if said else shown == "Interrupted."
+
+
+def test_a_spinner_turns_on_a_terminal_while_libraries_load(monkeypatch: pytest.MonkeyPatch):
+    screen = Terminal(stderr=True)
+    screen.file, screen._force_terminal, screen.is_interactive = StringIO(), True, True
+    monkeypatch.setattr(_output, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with _output.loading():
+        deadline = time.monotonic() + 30  # drawn by a thread
+        while "loading" not in screen.file.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "loading" in screen.file.getvalue()
+    screen.file = StringIO()
+    screen._force_terminal = False  # a log
+    with _output.loading():
+        assert screen.file.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("verify", "selected", "--seeds", "0"),
+        ("verify",),
+        ("warmup", "--pool", "pool", "--layers", "0"),
+        ("bench", "--rounds", "0"),
+        ("validate", "runs/x", "--subsets", "1"),
+    ],
+)
+def test_a_wrong_setting_is_told_before_torch_is_loaded(args: tuple[str, ...], tmp_path: Path):
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    code = "import sys; from curate.cli import main\ntry: main(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (2, "False"), done.stderr
+
+
+def test_an_encoding_that_lacks_a_letter_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def printed(*_: object, **__: object) -> None:
+        "a 木".encode("ascii")
+
+    monkeypatch.setattr(group, "main", printed)
+    assert main_exit_code("sql", "SELECT 1") == 1
+    told = capsys.readouterr().err
+    assert "ascii, has no '\\u6728'" in told
+    assert "PYTHONIOENCODING=utf-8" in told

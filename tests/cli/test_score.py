@@ -35,6 +35,9 @@ def test_a_trust_report_ends_a_run_and_stands_inside_its_json(tmp_path: Path) ->
     assert "mass of the top 1 %" in shown
     found = json.loads(CliRunner().invoke(group, [*asked, "--json"], catch_exceptions=False).stdout)
     assert found["trust"]["contamination"]["level"] == "fine"
+    assert found["finished"] is True
+    one_of_two = [*asked[:-1], str(tmp_path / "y"), "--part", "1/2", "--json"]
+    assert json.loads(CliRunner().invoke(group, one_of_two, catch_exceptions=False).stdout)["finished"] is False
     assert {"duplicates", "source", "length"} <= found["trust"].keys()
     assert len((tmp_path / "x" / "target" / "heldout.jsonl").read_text().splitlines()) == 3
 

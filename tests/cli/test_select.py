@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+import curate
 from curate.cli import main
+from curate.errors import CurateError
 from tests.selection.conftest import make_pool, make_run
 from tests.small_runs import rows, write
 
@@ -23,7 +25,19 @@ def test_latest_run_is_taken_and_named(work, capsys):
     assert "run: runs/x" in err
     assert "5 documents" in out
     assert "written to selected" in out
+    assert err.splitlines()[-1] == "next: selected/HANDOVER.md loads it into a trainer"  # no rows were kept aside
+    (work / "runs" / "x" / "target").mkdir()
+    (work / "runs" / "x" / "target" / "heldout.jsonl").write_text("{}")
+    main(["select", "--top", "5", "--out", "the others"])
+    assert capsys.readouterr().err.splitlines()[-1].endswith("or   curate verify 'the others'")
     assert (work / "selected" / "manifest.json").is_file()
+
+
+def test_the_library_takes_a_run_by_its_folder_as_the_command_does(work):
+    by_folder, by_run = (curate.select(run, top=5).record() for run in ("runs/x", curate.Run.open("runs/x")))
+    assert by_folder["after"] == by_run["after"]
+    with pytest.raises(CurateError, match="no such folder"):
+        curate.select("runs/nowhere", top=5)
 
 
 def test_filters_keep_their_order_and_parameters(work, capsys):

@@ -241,3 +241,10 @@ def test_a_join_with_documents_may_say_score_where_the_pool_has_a_score_of_its_o
     main(["sql", "runs/x", "SELECT text, score, pool_score FROM documents JOIN scores USING (shard, row)"])
     out, err = capsys.readouterr()
     assert "error" not in out + err
+
+
+def test_a_sum_is_a_number_like_others(work, capsys):
+    main(["sql", "SELECT sum(1000::BIGINT) AS total, 1.5::DECIMAL(4, 2) AS price FROM range(3)"])
+    heading, row = (line for line in capsys.readouterr().out.splitlines() if line[0] in "┃│")
+    assert row.replace("│", " ").split() == ["3,000", "1.50"]
+    assert heading.index("total") + len("total") == row.index("3,000") + len("3,000")  # to the right

@@ -11,7 +11,9 @@ from tests.small_runs import FINGERPRINTS, SETTINGS, rows, skipped, write
 def test_status_shows_progress_of_every_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["status"])
-    assert "no run under runs/" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no run under runs/" in told
+    assert told.count("\n") == 1  # whole, however narrow the terminal
     run = Run.start("runs/x", settings=SETTINGS, fingerprints=FINGERPRINTS)
     write(run, "a", 0, rows("a", 0, [1.0, 2.0]), skipped(("a", 2, "empty text"), ("a", 3, "empty text")), end=4)
     write(run, "b", 1, rows("b", 0, [1.0]), last=False)
@@ -56,7 +58,15 @@ def test_one_run_tells_settings_share_time_left_and_how_to_go_on(tmp_path, monke
     (tmp_path / "pool").mkdir()
     for name in "abcde":
         (tmp_path / "pool" / f"{name}.jsonl").write_text('{"text": "some words to score"}\n' * 10)
-    given = {**SETTINGS, "pool": ["pool"], "method": "loss", "method_settings": {}, "seed": 7, "background": 2048}
+    given = {
+        **SETTINGS,
+        "pool": ["pool"],
+        "method": "loss",
+        "method_settings": {},
+        "seed": 7,
+        "background": 2048,
+        "check": 0,
+    }
     run = Run.start("runs/it's 5 %", settings=given, fingerprints=FINGERPRINTS)
     for i, name in enumerate("abcd"):
         part = write(run, f"{name}.jsonl", i, rows(f"{name}.jsonl", 0, [1.0] * 10))
@@ -65,7 +75,7 @@ def test_one_run_tells_settings_share_time_left_and_how_to_go_on(tmp_path, monke
     main(["status", "runs/it's 5 %"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "80% done (40 of about 50 rows, 4 of 5 shards); about 20 s left at 0.5 rows a second" in shown
-    assert shown.index("seed 7 0") < shown.index("As by default")
+    assert shown.index("seed 7 0") < shown.index("As by default") < shown.index("check 0")
     assert """go on by: curate score --continue 'runs/it'"'"'s 5 %'""" in shown
     main(["status", "runs/it's 5 %", "--json"])
     (state,) = json.loads(capsys.readouterr().out)
@@ -99,3 +109,13 @@ def test_validations_and_verifications_tell_how_far_they_are_and_how_to_go_on(tm
     (state,) = json.loads(capsys.readouterr().out)
     assert (state["command"], state["finished"]) == ("validate", False)
     assert state["continue"] == "curate validate --continue x-validation"
+
+
+def test_one_row_of_one_shard_is_told_as_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = Run.start("runs/x", settings=SETTINGS, fingerprints=FINGERPRINTS)
+    write(run, "a", 0, rows("a", 0, [1.0]))
+    run.finish({"documents": 1, "tokens": 1, "skipped": {}})
+    run.close()
+    main(["status", "runs/x"])
+    assert "runs/x: finished, 1 row of 1 shard." in capsys.readouterr().out

@@ -1,6 +1,7 @@
 import gzip
 import json
 import random
+import shlex
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,17 @@ def test_the_table_says_what_was_made(pool: Path, tmp_path: Path, capsys: pytest
     assert "held-out loss after" in shown.out
     assert "1,024" in shown.out  # 4 steps of 256 tokens
     assert "training" not in shown.out.splitlines()[0]
+
+
+def test_the_next_command_scores_the_same_pool_read_alike(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    curate.cli.main(["warmup", "--pool", "pool.jsonl", "--text-column", "body", "--out", "my proxy", *TINY])
+    following = capsys.readouterr().err.splitlines()[-1].removeprefix("next: curate ")
+    (tmp_path / "target.jsonl").write_text(pool.read_text())
+    curate.cli.main(shlex.split(following.replace("FILE", "target.jsonl") + " --method length --out runs/x --json"))
+    assert json.loads(capsys.readouterr().out)["documents"] == 40
 
 
 def test_json_is_one_document_on_stdout(pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -25,6 +25,12 @@ def test_a_column_of_another_case_is_the_nearest(tmp_path):
         check_fields(open_pool(tmp_path), Fields())
 
 
+def test_where_another_column_is_named_than_the_usual_one_that_is_there_the_usual_is_meant(tmp_path):
+    write(tmp_path / "a.jsonl", [{"id": "1", "text": "x", "domain": "y"}])
+    with pytest.raises(CurateError, match="Did you mean 'text'"):  # not the one that is spelt a little like it
+        check_fields(open_pool(tmp_path), Fields(text="body"))
+
+
 @pytest.mark.parametrize("ending", TEXT_ENDINGS)
 def test_a_column_of_turns_that_no_shape_has_is_named_with_its_option(tmp_path, ending):
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]

@@ -24,9 +24,10 @@ from tests.small_models import (
     tiny_proxy,
 )
 
-# What a baseline cannot do by its nature. A new method is in none of these, and goes through every test.
+# What a baseline cannot do by its nature: without the model's weights, as its NEEDS say, or without the target. A new
+# method that is no baseline is in none of these, and goes through every test.
 WITHOUT_TARGET = {"length", "loss", "random"}
-WITHOUT_MODEL = {"bm25", "length", "random"}
+WITHOUT_MODEL = {name for name in methods.names() if "model" not in methods.get(name).NEEDS}
 OF_A_TRAINED_PROXY = {"magic"}  # losses and gradients are those of the proxy after some training
 TRAINS = {"magic"}  # for half a minute in all
 PRECONDITIONED = {"kfac", "shampoo"}  # as ekfac is, but for the fit, which tests/curvature has

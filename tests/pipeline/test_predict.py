@@ -10,10 +10,12 @@ from polars.testing import assert_frame_equal
 
 import curate
 from curate.cli import main
+from curate.cli._output import _LoggedTask, stdout
 from curate.errors import CurateError, SettingsError
 from curate.pipeline.lesson import lesson_of
 from curate.pipeline.predict import make_prediction
 from curate.progress import Silent
+from curate.reports.writing import percent
 from curate.students.settings import PredictSettings
 from tests.scoring import lines, make_project, make_rows
 
@@ -113,7 +115,7 @@ def test_the_best_of_all_students_predicts_another_pool(project: Path) -> None:
     assert topics["sums"] > topics["law"]  # the target is of sums
 
 
-def test_a_teacher_that_cannot_teach_is_refused(project: Path, tmp_path: Path) -> None:
+def test_a_teacher_that_cannot_teach_is_refused(project: Path, predicted: curate.Run, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="columns names 'score_c'; the teacher has score, score_a, score_b"):
         _predict(project, tmp_path / "x", columns="score_c")
     with pytest.raises(SettingsError, match="layers is 9; the proxy has 2"):
@@ -126,20 +128,33 @@ def test_a_teacher_that_cannot_teach_is_refused(project: Path, tmp_path: Path) -
         _predict(project, tmp_path / "x", teacher=project / "predicted-half")
 
 
+def test_a_prediction_is_no_teacher(project: Path, predicted: curate.Run, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="is itself predicted") as refused:
+        _predict(project, tmp_path / "x", teacher=predicted.path)
+    assert str(refused.value).endswith(f"curate predict {project / 'teacher'}")
+
+
 def test_the_command_prints_the_figures_and_goes_on(
-    project: Path, predicted: curate.Run, capsys: pytest.CaptureFixture[str]
+    project: Path, predicted: curate.Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stdout, "width", 80)
     main(["predict", str(project / "teacher"), "--out", str(predicted.path)])
     main(["predict", "--continue", str(predicted.path)])
     out = capsys.readouterr().out
     assert out.count("cross-validated on 161 documents") == 2
+    assert {"student", "column", "documents", "spearman"} <= set(out.split())  # no heading is broken within a word
+    share = predicted.record.of_method["tried"]["words"]["figures"]["score"]["recall"][-1]
+    assert f" {percent(share)} " in out
     assert "161 documents predicted by 'words'" in out
     main(["select", str(predicted.path), "--budget", "500", "--out", str(project / "selected")])
     main(["status", str(predicted.path)])
     assert "finished, 164 rows of 4 shards" in capsys.readouterr().out
 
 
-def test_a_plan_counts_the_pool_and_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_counts_the_pool_and_writes_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_LoggedTask, "EVERY", 0.0)
     before = sorted(project.rglob("*"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Within sources")
@@ -148,5 +163,7 @@ def test_a_plan_counts_the_pool_and_writes_nothing(project: Path, capsys: pytest
     assert plan.documents == pytest.approx(164, rel=0.1)
     assert (plan.learned_from, plan.student, plan.workers) == (80, "words", 1)
     assert plan.seconds == pytest.approx(plan.learn_seconds + plan.documents / plan.documents_per_second)
-    assert "Learning from 161 documents and predicting about" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "Learning from 161 documents and predicting about" in shown.out
+    assert "measuring: 1/1 samples in" in shown.err
     assert sorted(project.rglob("*")) == before

@@ -226,12 +226,16 @@ def test_without_a_target_the_rows_that_the_run_kept_aside_are_taken(place: Path
         select(Run.open(place / "runs" / "dot"), filters=by_group, out=tmp_path / "b")
         asked = settings(place, selection=str(tmp_path / "b"), target=())
         assert len(Verifying.open(asked, tmp_path / "out").held_out) == 2
+        seen = tmp_path / "seen.jsonl"
+        seen.write_text((place / "val.jsonl").read_text().splitlines()[2] + "\n")
+        with pytest.raises(CurateError, match=r"Leave --target out, for the rows that .* kept aside"):
+            Verifying.open(settings(place, selection=str(tmp_path / "b"), target=(str(seen),)), tmp_path / "out")
     finally:
         kept.unlink()
 
 
 def test_what_is_no_selection_or_no_verification_is_refused(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(CurateError, match="holds no selection"):
+    with pytest.raises(CurateError, match=r"holds no selection: there is no manifest\.json\."):
         curate.verify(settings(place, selection=str(place / "pool")), tmp_path / "out")
     (tmp_path / "thesis").write_text("years of work")
     with pytest.raises(SettingsError, match="is no verification"):

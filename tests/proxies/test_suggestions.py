@@ -14,6 +14,7 @@ from curate.proxies.suggestions import near_model
         ("EleutherAI/pythia_160m", "EleutherAI/pythia-160m"),
         ("org/fine-tnued", "org/fine-tuned"),
         ("/nowhere/xyzzy", None),
+        ("HuggingFaceTB/SmolLM2-135M", None),  # the default, where the hub is out of reach
     ],
 )
 def test_a_folder_nearby_or_a_model_of_the_hub_is_named(tmp_path, monkeypatch, given, meant) -> None:

@@ -37,9 +37,12 @@ def test_sources_that_win_and_lose_are_named_and_tiny_ones_are_not(large: Run) -
     assert judged.summary.winners[0].value == "code"
     assert {s.value for s in judged.summary.losers} <= {"web", "books", None}
     assert "more than the pool does of code (" in " ".join(judged.summary.sentences)
-    tiny = replace(judged.figures.sources[0], value="tiny", documents=3, enrichment=20.0)
+    tiny = replace(judged.figures.sources[0], value="tiny", documents=3, enrichment=20.0, share_of_best={"score": 0.03})
     figures = replace(judged.figures, sources=(tiny, *judged.figures.sources))
     assert summary(figures, [], []).winners == judged.summary.winners
+    small_but_most_of_the_best = replace(tiny, documents=19, share_of_best={"score": 0.72})
+    figures = replace(judged.figures, sources=(small_but_most_of_the_best, *judged.figures.sources))
+    assert summary(figures, [], []).winners[0].value == "tiny"
 
 
 def test_a_verification_of_the_runs_own_selection_is_told_and_no_others(large: Run, tmp_path, monkeypatch) -> None:

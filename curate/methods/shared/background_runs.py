@@ -195,7 +195,7 @@ class BackgroundRuns:
         plan, steps = replay.plan(), training.steps
         self.inputs.reporter.note(
             f"run {part + 1} of {self.parts}: {steps} steps on {len(documents):,} documents, {plan.tokens:,} tokens;"
-            f" up to {plan.disk_bytes / 1e9:.2g} GB on disk until it is done, {plan.state_bytes / 1e9:.2g} GB of memory"
+            f" up to {size(plan.disk_bytes)} on disk until it is done, {size(plan.state_bytes)} of memory"
             " for parameters and moments."
         )
         snapshots = sorted({step_at(share, steps) for share in self.settings.snapshots})
