@@ -15,6 +15,9 @@ from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from tests.scoring import lines, make_proxy_folder, make_rows, make_target, small_settings
 
+ROWS = 20
+"""Of each of the first shards; those that are added have half as many."""
+
 
 class Heard(Silent):
     def __init__(self) -> None:
@@ -34,7 +37,7 @@ def place(tmp_path: Path) -> Path:
     make_proxy_folder(tmp_path / "proxy")
     (tmp_path / "pool").mkdir()
     for name, seed in (("b", 1), ("d", 2)):
-        (tmp_path / "pool" / f"{name}.jsonl").write_bytes(lines(make_rows(40, seed)))
+        (tmp_path / "pool" / f"{name}.jsonl").write_bytes(lines(make_rows(ROWS, seed)))
     make_target(tmp_path / "val.jsonl")
     return tmp_path
 
@@ -46,7 +49,7 @@ def settings(place: Path, **changes) -> ScoreSettings:
 def add_shards(place: Path) -> None:
     """One shard that sorts before the others, one between them."""
     for name, seed in (("a", 3), ("c", 4)):
-        (place / "pool" / f"{name}.jsonl").write_bytes(lines(make_rows(20, seed)))
+        (place / "pool" / f"{name}.jsonl").write_bytes(lines(make_rows(ROWS // 2, seed)))
 
 
 SMALL_RECIPE = {"steps": 2, "batch_size": 4, "runs": 1, "accept_rough": True}
@@ -78,7 +81,7 @@ def test_new_shards_are_scored_by_the_fits_of_the_old(place: Path, method: str, 
     assert after["shard"].unique(maintain_order=True).to_list() == ["a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl"]
     assert after.filter(pl.col("shard").is_in(["b.jsonl", "d.jsonl"])).equals(before)
     assert grown.totals is not None
-    assert grown.totals["documents"] == 120
+    assert grown.totals["documents"] == 3 * ROWS
 
 
 def test_scores_that_are_taken_over_are_those_that_would_be_computed(place: Path) -> None:
@@ -93,7 +96,7 @@ def test_scores_that_are_taken_over_are_those_that_would_be_computed(place: Path
 
 def test_a_shard_that_changed_is_scored_again(place: Path) -> None:
     old = curate.score(settings(place), place / "runs" / "old")
-    (place / "pool" / "b.jsonl").write_bytes(lines(make_rows(40, 9)))
+    (place / "pool" / "b.jsonl").write_bytes(lines(make_rows(ROWS, 9)))
     grown = curate.score(settings(place, fit_from=str(old.path)), place / "runs" / "new")
     before, after = (r.scores().filter(pl.col("shard") == "b.jsonl").collect() for r in (old, grown))
     assert not set(before["doc_id"]) & set(after["doc_id"])
@@ -147,7 +150,10 @@ def test_settings_of_refinement_of_an_older_version_do_not_matter_where_nothing_
     record["settings"]["method_settings"]["rounds"] = 6
     (old.path / "run.json").write_text(json.dumps(record))
     add_shards(place)
-    assert len(curate.score(settings(place, fit_from=str(old.path)), place / "runs" / "new").scores().collect()) == 120
+    assert (
+        len(curate.score(settings(place, fit_from=str(old.path)), place / "runs" / "new").scores().collect())
+        == 3 * ROWS
+    )
     with pytest.raises(SettingsError, match="rounds is a setting of refinement"):
         curate.score(settings(place, method_settings={"rounds": 6}), place / "runs" / "asked")
 
@@ -186,4 +192,4 @@ def test_the_command_takes_every_setting_from_the_run(place: Path) -> None:
     grown = Run.open(out)
     assert grown.record.settings["method_settings"] == old.record.settings["method_settings"]
     assert grown.record.settings["background"] == 32
-    assert grown.scores().filter(pl.col("shard") == "d.jsonl").collect().height == 40
+    assert grown.scores().filter(pl.col("shard") == "d.jsonl").collect().height == ROWS

@@ -153,13 +153,13 @@ def _gather(stream, found: list) -> None:
 
 @pytest.mark.parametrize("ending", ["gz", "zst", "bz2", "xz"])
 def test_a_truncated_stream_gives_what_was_readable_then_an_error(tmp_path, ending):
-    many = [{"text": f"{i} " + str(i * i) * 40} for i in range(20_000)]
+    many = [{"text": f"{i} " + str(i * i) * 40} for i in range(8_000)]
     path = write(tmp_path / f"a.jsonl.{ending}", many)
     path.write_bytes(path.read_bytes()[:-2000])
     found: list = []
     with pytest.raises(CurateError, match=rf"a.jsonl.{ending}.*ends before its end; \d+ rows") as error:
         _gather(rows(shard_at(path)), found)
-    assert 5_000 < len(found) < 20_000
+    assert 2_000 < len(found) < 8_000
     assert [r for _, r in found] == many[: len(found)]
     assert f"{len(found)} rows could be read" in str(error.value)
 

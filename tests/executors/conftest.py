@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.executors.making import make
+from tests.executors.making import ROWS, make
 from tests.faults.results import contents
 from tests.scoring import make_project
 
@@ -11,7 +11,7 @@ from tests.scoring import make_project
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("workers")
-    return make_project(folder, 60)
+    return make_project(folder, ROWS)
 
 
 @pytest.fixture(scope="module")

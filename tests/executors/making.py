@@ -9,6 +9,9 @@ from curate.progress import Silent, Task
 from curate.score_settings import ScoreSettings
 from curate.stores.settings import IndexSettings
 
+ROWS = 30
+"""Of every shard; the first has four more, which are set aside."""
+
 SETTINGS = {
     "trackstar": {"dim": 4},
     "ekfac": {},

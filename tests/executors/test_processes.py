@@ -21,19 +21,18 @@ from curate.pipeline import fitting
 from curate.progress import Silent, Task
 from curate.scores.run import Run
 from tests import small_runs
-from tests.executors.making import Seen, make, settings
+from tests.executors.making import ROWS, Seen, make, settings
 from tests.faults.results import contents
 from tests.scoring import lines, make_pool, make_rows
 
 
-@pytest.mark.parametrize(
-    "what", ["bm25", pytest.param("trackstar", marks=pytest.mark.slow), pytest.param("index", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["bm25", "trackstar", "index"])
 def test_two_processes_write_the_bytes_of_one(place: Path, tmp_path: Path, alone, what: str) -> None:
     seen = Seen()
     assert contents(make(what, place, tmp_path, workers=2, reporter=seen)) == alone(what)
     stage = "indexing" if what == "index" else "scoring"
-    assert seen.done[stage] == 4 * 60 + 4
+    assert seen.done[stage] == 4 * ROWS + 4
 
 
 @pytest.mark.slow
@@ -72,7 +71,7 @@ def test_holes_are_filled_and_nothing_else_is_done_again(
     make(what, place, tmp_path, workers=workers, reporter=seen)
     assert contents(folder) == alone(what)
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert seen.done["indexing" if what == "index" else "scoring"] == 4 * 60 + 4
+    assert seen.done["indexing" if what == "index" else "scoring"] == 4 * ROWS + 4
     assert f'"parts": {len(removed)}' in (folder / "log.jsonl").read_text() or what == "index"
 
 

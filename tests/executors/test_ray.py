@@ -15,7 +15,7 @@ import curate
 from curate.executors.crew import ATTEMPTS
 from curate.pipeline import fitting
 from curate.scores.run import Run
-from tests.executors.making import Seen, make, settings
+from tests.executors.making import ROWS, Seen, make, settings
 from tests.executors.test_crew import Deadly, work_on
 from tests.faults.results import contents
 
@@ -41,7 +41,7 @@ def test_two_actors_fit_and_write_the_bytes_of_one_process(
     monkeypatch.setattr(fitting, "WORTH_SECONDS", 0)
     folder = make(what, place, tmp_path, executor="ray", workers=2, reporter=seen)
     assert contents(folder) == expected
-    assert seen.done["indexing" if what == "index" else "scoring"] == 4 * 60 + 4
+    assert seen.done["indexing" if what == "index" else "scoring"] == 4 * ROWS + 4
     assert ray.is_initialized()
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from statistics import fmean, median, pstdev
 from typing import Any
 
@@ -27,7 +28,8 @@ def figures(large: Run) -> Figures:
     return measure(large)
 
 
-def mean_ranks(values: list[float]) -> list[float]:
+@cache
+def mean_ranks(values: tuple[float, ...]) -> list[float]:
     order = sorted(range(len(values)), key=values.__getitem__)
     found, i = [0.0] * len(values), 0
     while i < len(order):
@@ -42,7 +44,7 @@ def mean_ranks(values: list[float]) -> list[float]:
 
 def slow_spearman(left: list[float], right: list[float | None]) -> float:
     pairs = [(a, b) for a, b in zip(left, right, strict=True) if b is not None]
-    x, y = (mean_ranks([p[i] for p in pairs]) for i in (0, 1))
+    x, y = (mean_ranks(tuple(p[i] for p in pairs)) for i in (0, 1))
     mx, my = fmean(x), fmean(y)
     top = math.fsum((a - mx) * (b - my) for a, b in zip(x, y, strict=True))
     return top / math.sqrt(math.fsum((a - mx) ** 2 for a in x) * math.fsum((b - my) ** 2 for b in y))

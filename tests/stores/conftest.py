@@ -8,12 +8,16 @@ from curate.stores.settings import IndexSettings
 from curate.stores.store import Store
 from tests.scoring import make_project
 
+ROWS = 28
+DOCUMENTS = 4 * ROWS + 1
+"""Of the pool's shards; in one are three rows that are none."""
+
 
 @pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A proxy, a pool of four shards with odd rows, a target of two groups."""
     folder = tmp_path_factory.mktemp("stores")
-    return make_project(folder, 40)
+    return make_project(folder, ROWS)
 
 
 def asked(place: Path, **changes) -> IndexSettings:

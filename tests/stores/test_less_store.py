@@ -85,7 +85,7 @@ def check_same(expected: Run, found: Run, *, rtol: float) -> None:
         pytest.param({"aggregate": "mean"}, marks=pytest.mark.slow),
         pytest.param({"aggregate_rows": "max"}, marks=pytest.mark.slow),
         pytest.param({"weights": "equal"}, marks=pytest.mark.slow),
-        {"against": "val.jsonl", "aggregate": "round-robin"},
+        pytest.param({"against": "val.jsonl", "aggregate": "round-robin"}, marks=pytest.mark.slow),
     ],
     ids=["plain", "mean", "best rows", "equal weights", "against"],
 )

@@ -13,7 +13,7 @@ from curate.proxies.settings import PassSettings
 from curate.score_settings import ScoreSettings
 from curate.scores.run import Run
 from curate.stores.store import Store
-from tests.stores.conftest import asked
+from tests.stores.conftest import DOCUMENTS, asked
 
 
 def from_pool(place: Path, out: Path, method: str, *, dim: int = 4, rank: int = 0, **settings) -> pl.DataFrame:
@@ -85,8 +85,9 @@ def test_scores_of_factors_are_those_computed_from_the_pool(
 
 @pytest.mark.parametrize(
     "dim",
-    [pytest.param(4, id="more documents than entries", marks=pytest.mark.slow), pytest.param(12, id="fewer")],
+    [pytest.param(4, id="more documents than entries"), pytest.param(12, id="fewer")],
 )
+@pytest.mark.slow
 def test_a_rank_at_which_no_layer_gains_changes_no_score(place: Path, tmp_path: Path, dim: int) -> None:
     whole = from_pool(place, tmp_path / "whole" / "x", "trackstar", dim=dim)
     same = from_pool(place, tmp_path / "same" / "x", "trackstar", dim=dim, rank=100)
@@ -99,7 +100,7 @@ def check_same(expected: pl.DataFrame, run: Run) -> None:
     assert apart(expected, found) < 1e-5
     others = [c for c in found.columns if not c.startswith("score")]
     assert found[others].equals(expected[others])  # losses and norms to the last bit
-    assert run.totals["documents"] == 161
+    assert run.totals["documents"] == DOCUMENTS
     assert run.totals["skipped"] == {"empty text": 1, "not a string": 1, "undecodable line": 1}
     assert run.record.json["details"]["columns"] == ["score", "score_a", "score_b"]
 
@@ -147,7 +148,7 @@ def test_nothing_of_the_pool_is_read(place: Path, tmp_path: Path, store: Store) 
         run = from_store(place, store, tmp_path / "x", "trackstar")
     finally:
         (place / "gone").rename(hidden)
-    assert run.totals["documents"] == 161
+    assert run.totals["documents"] == DOCUMENTS
     assert run.scores().collect()["score"].is_finite().all()
 
 

@@ -20,7 +20,7 @@ from curate.stores.search import Exact, Whitened
 from curate.stores.store import Store
 from curate.stores.streaming import stream
 from curate.stores.whitening import norms
-from tests.stores.conftest import asked
+from tests.stores.conftest import DOCUMENTS, asked
 
 
 @pytest.fixture(params=["store", "low_rank"])
@@ -63,7 +63,7 @@ def test_whitened_norms_are_those_of_the_whitened_sketches(whitened: Whitened) -
     torch.testing.assert_close(found.double(), values.norm(dim=1), rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("k", [1, 7, 161, 200])
+@pytest.mark.parametrize("k", [1, 7, DOCUMENTS, 200])
 def test_exact_search_finds_the_nearest_in_order(whitened: Whitened, k: int) -> None:
     vectors = dense(whitened)
     queries = vectors[5:9].float()
@@ -87,7 +87,7 @@ def test_equal_documents_come_in_the_stores_order(place: Path, tmp_path: Path) -
 
 def test_candidates_get_their_exact_cosines(whitened: Whitened) -> None:
     vectors = dense(whitened)
-    candidates = torch.tensor([[3, 160, -1], [40, 3, 17]])
+    candidates = torch.tensor([[3, DOCUMENTS - 1, -1], [40, 3, 17]])
     found = whitened.cosines(vectors[:2].float(), candidates)
     expected = (vectors[:2, None] * vectors[candidates]).sum(2)
     torch.testing.assert_close(found[:, :2].double(), expected[:, :2], rtol=1e-5, atol=1e-6)
@@ -100,13 +100,15 @@ def apart(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return curate.index(asked(place, storage="float16"), tmp_path_factory.mktemp("apart") / "store")
 
 
-@pytest.mark.parametrize("factory", ["BFlat", "BHNSW16", "IVF8,SQ8", "HNSW8", "Flat"])
+@pytest.mark.parametrize(
+    "factory", ["BFlat", "IVF8,SQ8", *(pytest.param(f, marks=pytest.mark.slow) for f in ("BHNSW16", "HNSW8", "Flat"))]
+)
 @pytest.mark.filterwarnings("ignore")  # FAISS's bindings declare types in a way that Python warns of
 def test_an_index_reaches_the_recall_that_it_says(apart: Store, factory: str) -> None:
     whitened = Whitened(apart)
     made = make_approximate(whitened, factory, width=24)
     width = apart.storage.width if factory.startswith("B") else 24
-    assert (made.record.factory, made.record.documents, made.record.width) == (factory, 161, width)
+    assert (made.record.factory, made.record.documents, made.record.width) == (factory, DOCUMENTS, width)
     assert made.record.recall >= 0.97
     opened = open_approximate(whitened)
     assert isinstance(opened, Approximate)
@@ -138,7 +140,7 @@ def test_few_documents_are_searched_exactly_unless_told_otherwise(apart: Store) 
 def test_an_index_of_fewer_documents_is_not_used(apart: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     whitened = Whitened(apart)
     make_approximate(whitened, "Flat")
-    monkeypatch.setattr(Whitened, "__len__", lambda self: 162)
+    monkeypatch.setattr(Whitened, "__len__", lambda self: DOCUMENTS + 1)
     assert open_approximate(whitened) is None
 
 
@@ -170,7 +172,7 @@ def test_pairs_are_every_documents_nearest_others_both_ways_round(whitened: Whit
 def test_a_documents_own_text_finds_it_first(store: Store) -> None:
     rows = store.rows().collect()
     texts = [t for p in store.all_parts() for t in store.texts(p)]
-    for i in (0, 77, 160):
+    for i in (0, 77, DOCUMENTS - 1):
         hit, *others = curate.query(store, [texts[i]], 4)[0]
         assert (hit.rank, hit.shard, hit.row, hit.text) == (1, rows["shard"][i], rows["row"][i], texts[i])
         assert hit.score == pytest.approx(1, abs=1e-5)
@@ -225,6 +227,6 @@ def test_an_index_is_told_of_only_once_it_is_there(apart: Store, monkeypatch: py
 
 
 def test_a_factory_that_needs_more_documents_says_so(apart: Store) -> None:
-    with pytest.raises(SettingsError, match="FAISS cannot train the index on 161 documents") as error:
+    with pytest.raises(SettingsError, match="FAISS cannot train the index on 113 documents") as error:
         make_approximate(Whitened(apart), "IVF512,Flat", width=24)
     assert "fewer lists" in error.value.hint

@@ -15,7 +15,7 @@ from curate.score_settings import ScoreSettings
 from curate.stores.store import Store
 from curate.stores.whitening import fingerprint
 from tests.scoring import lines, make_rows
-from tests.stores.conftest import asked
+from tests.stores.conftest import DOCUMENTS, asked
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -24,7 +24,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_document_has_a_row_a_text_and_a_sketch_in_the_same_order(store: Store) -> None:
-    assert len(store) == 161 == store.totals["documents"]
+    assert len(store) == DOCUMENTS == store.totals["documents"]
     for part in store.all_parts():
         codes, texts = store.codes(part), store.texts(part)
         assert len(codes) == len(texts)
@@ -37,8 +37,10 @@ def test_every_document_has_a_row_a_text_and_a_sketch_in_the_same_order(store: S
     assert all(row.startswith(" ".join(text.split())[:15]) for row, text in zip(rows["preview"], previews, strict=True))
 
 
-def test_the_same_settings_give_the_same_bytes_and_a_lost_part_is_made_again(place: Path, tmp_path: Path) -> None:
-    store, again = (curate.index(asked(place), tmp_path / name) for name in ("one", "again"))
+def test_the_same_settings_give_the_same_bytes_and_a_lost_part_is_made_again(
+    place: Path, tmp_path: Path, store: Store
+) -> None:
+    again = curate.index(asked(place), tmp_path / "again")
     assert contents(again.path) == contents(store.path)
     lost = again.all_parts()[2:5]
     for part in lost:
@@ -91,7 +93,7 @@ def test_a_store_grows_by_new_shards_and_old_scores_stay(place: Path, tmp_path: 
     old = contents(store.path)
     (growing / "Aa.jsonl").write_bytes(lines(make_rows(25, 5)))  # sorts before the others
     grown = curate.index(settings, tmp_path / "store")
-    assert len(grown) == 161 + 25
+    assert len(grown) == DOCUMENTS + 25
     assert grown.shards["Aa.jsonl"]["number"] == 4
     now = contents(grown.path)
     assert {k for k in old if now[k] != old[k]} == {"store.json", "shards.json", "finished.json"}
@@ -106,7 +108,7 @@ def test_new_shards_may_come_from_another_folder(place: Path, tmp_path: Path, gr
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "new.jsonl").write_bytes(lines(make_rows(25, 5)))
     grown = curate.index(asked(place, pool=(str(tmp_path / "more"),)), tmp_path / "store")
-    assert len(grown) == 161 + 25
+    assert len(grown) == DOCUMENTS + 25
     assert grown.record.json["details"]["pool"] == [str(growing), str(tmp_path / "more")]
 
 
@@ -192,13 +194,15 @@ def test_a_store_of_the_usual_name_grows_only_when_told_to(
         curate.index(asked(place, pool=("two/train.jsonl",)))
 
 
-def test_a_start_without_parts_leaves_nothing_to_another_pool(place: Path, tmp_path: Path, growing: Path) -> None:
+def test_a_start_without_parts_leaves_nothing_to_another_pool(
+    place: Path, tmp_path: Path, growing: Path, store: Store
+) -> None:
     first = Indexing.open(asked(place, pool=(str(growing),), background=8), tmp_path / "store", Silent())
     Store.start(tmp_path / "store", settings=first.record, fingerprints={}, details={"pool": [str(growing)]}).close()
     (tmp_path / "store" / "background.json").write_text('{"gone.jsonl": [1, 2]}')
     (tmp_path / "store" / "shards.json").write_text('{"gone.jsonl": {"number": 0, "fingerprint": "x"}}')
-    store = curate.index(asked(place), tmp_path / "store")
-    assert contents(store.path) == contents(curate.index(asked(place), tmp_path / "fresh").path)
+    made = curate.index(asked(place), tmp_path / "store")
+    assert contents(made.path) == contents(store.path)
 
 
 def test_a_store_with_a_hole_is_not_finished(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
