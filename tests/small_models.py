@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from torch import Tensor, nn
@@ -87,6 +88,11 @@ def tiny_proxy(
 def tiny_tokenizer(vocab_size: int = 300) -> PreTrainedTokenizerBase:
     texts = ["the quick brown fox jumps over the lazy dog", "def f(x): return x + 1", "naïve café – 東京 🦊"] * 3
     return train_tokenizer(texts, vocab_size=vocab_size, context=CONTEXT)
+
+
+def each_architecture(*fast: str) -> list[Any]:
+    """Every architecture as a parameter of a test, which is slow for those that are not named."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in ARCHITECTURES]
 
 
 def document(**content: Any) -> Document:

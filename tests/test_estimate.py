@@ -36,7 +36,7 @@ def settings(place: Path, **changes) -> ScoreSettings:
     return ScoreSettings(**(given | changes))
 
 
-@pytest.mark.parametrize("method", ["ekfac", "trackstar", "bm25", "loss"])
+@pytest.mark.parametrize("method", [pytest.param("ekfac", marks=pytest.mark.slow), "trackstar", "bm25", "loss"])
 def test_a_plan_counts_the_pool_and_measures_a_part_of_it(place: Path, method: str) -> None:
     plan = curate.plan_score(settings(place, method=method))
     assert plan.documents == pytest.approx(120, rel=0.2)

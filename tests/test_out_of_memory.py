@@ -75,7 +75,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-SLOW = {"dot", "trackstar", "shampoo", "magic"}
+SLOW = {"dot", "trackstar", "ekfac", "shampoo", "magic"}
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.slow if m in SLOW else ()) for m in METHODS])

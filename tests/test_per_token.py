@@ -15,7 +15,7 @@ from curate.scores.session import open_session
 from tests.scoring import make_project
 
 
-@pytest.fixture(scope="module", params=["truncate", "windows"])
+@pytest.fixture(scope="module", params=[pytest.param("truncate", marks=pytest.mark.slow), "windows"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     place = tmp_path_factory.mktemp("tokens")
     make_project(place, 12)

@@ -33,7 +33,13 @@ def called(*args: str) -> str:
     return made.stdout
 
 
-@pytest.mark.parametrize("recipe", sorted(p.name for p in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(p.name, marks=() if p.stem == "muon" else pytest.mark.slow)  # the next test takes another
+        for p in sorted(RECIPES.glob("*.yaml"))
+    ],
+)
 def test_every_shipped_recipe_rescores(recipe: str, place: Path, tmp_path: Path) -> None:
     asked = ["rescore", str(place / "bm25"), "--shortlist", "8", "--config", str(RECIPES / recipe)]
     printed = called(*asked, *TINY, "--out", str(tmp_path / "x"))

@@ -95,7 +95,7 @@ def test_a_statement_goes_over_lines_and_control_d_leaves(shell: Shell) -> None:
     assert shell.status() == 0
 
 
-@pytest.mark.parametrize("word", ["exit", "quit;", ".exit"])
+@pytest.mark.parametrize("word", ["exit", *(pytest.param(w, marks=pytest.mark.slow) for w in ("quit;", ".exit"))])
 def test_help_explains_and_a_word_leaves(shell: Shell, word: str) -> None:
     shell.send("help\n")
     assert "semicolon" in shell.until("curate> ")

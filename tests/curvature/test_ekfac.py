@@ -17,6 +17,7 @@ from tests.curvature.truth import mean, truths
 from tests.small_models import ARCHITECTURES, batching, random_documents, tiny_model, tiny_proxy
 
 LENGTHS = [12, 3, 9, 2, 24, 12, 17]
+FAST = ("LlamaConfig", "Qwen2Config", "OPTConfig", "GptOssConfig")
 
 
 def show(sums: Sums, proxy: Proxy, name: str, a: Tensor, g: Tensor) -> None:
@@ -62,7 +63,11 @@ def test_where_gradients_are_independent_of_inputs_the_solve_is_the_dense_damped
 
 
 @pytest.mark.parametrize(
-    ("architecture", "fisher"), [(a, "sampled") for a in ARCHITECTURES] + [("GPT2Config", "empirical")]
+    ("architecture", "fisher"),
+    [
+        *(pytest.param(a, "sampled", marks=() if a in FAST else pytest.mark.slow) for a in ARCHITECTURES),
+        ("GPT2Config", "empirical"),
+    ],
 )
 def test_bases_diagonalise_the_covariances_and_eigenvalues_are_the_mean_over_documents(
     architecture: str, fisher: str
@@ -116,7 +121,7 @@ def test_kfac_is_the_dense_damped_solve_with_both_covariances_on_the_scale_of_a_
         torch.testing.assert_close(found.solve({name: u})[name], expected, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("curvature", [kfac, ekfac, shampoo, diagonal])
+@pytest.mark.parametrize("curvature", [kfac, ekfac, pytest.param(shampoo, marks=pytest.mark.slow), diagonal])
 def test_an_expert_that_no_document_reaches_has_no_curvature_and_no_solution(curvature: Any) -> None:
     model = tiny_model("GptOssConfig")
     with torch.no_grad():

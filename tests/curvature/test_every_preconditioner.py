@@ -29,6 +29,10 @@ KINDS: dict[str, tuple[Fit, Callable[..., Preconditioner]]] = {
 LENGTHS = [12, 3, 9, 2, 24, 12, 17]
 
 every = pytest.mark.parametrize("kind", KINDS)
+# For what takes several fits: kfac and shampoo are fitted in the passes of ekfac.
+dear = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("kfac", "shampoo") else ()) for kind in KINDS]
+)
 
 
 def directions(proxy: Proxy, count: int = 2, seed: int = 0) -> Directions:
@@ -46,7 +50,7 @@ def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rto
         torch.testing.assert_close(found[name], tensor, rtol=rtol, atol=rtol * tensor.abs().max().item())
 
 
-@every
+@dear
 def test_a_fit_does_not_depend_on_batches_or_padding(kind: str) -> None:
     fit, of = KINDS[kind]
     # Tokens enough for every basis to be determined: eigenvectors of a repeated eigenvalue are anyone's choice.
@@ -56,7 +60,7 @@ def test_a_fit_does_not_depend_on_batches_or_padding(kind: str) -> None:
         assert_same(of(fit(Passes(proxy, documents, batching(budget=budget)))).solve(directions(proxy)), alone)
 
 
-@every
+@dear
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_samples(kind: str, tmp_path: Path) -> None:
     fit, _ = KINDS[kind]
     proxy, documents = tiny_proxy(), random_documents(LENGTHS)
@@ -146,7 +150,7 @@ def exact_of(kind: str) -> Preconditioner:
     return of(fit(Passes(tiny_proxy(), random_documents(LENGTHS), batching(), fisher="empirical")))
 
 
-@every
+@dear
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_narrow_proxies_give_float32_tensors_near_the_exact_ones(kind: str, dtype: str) -> None:
     fit, of = KINDS[kind]

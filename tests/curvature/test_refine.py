@@ -101,8 +101,10 @@ def test_directions_that_cannot_be_improved_stay_and_are_told_of() -> None:
     torch.testing.assert_close(flat(found.directions), flat(solution.solve(u)))
 
 
-@pytest.mark.parametrize("kind", ["cg", "astra"])
-@pytest.mark.parametrize("evaluation", [0, 10])
+@pytest.mark.parametrize(
+    ("kind", "evaluation"),
+    [("cg", 10), ("astra", 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("cg", 0), ("astra", 10)))],
+)
 def test_the_logged_objective_is_that_of_the_iterates_and_falls(kind: str, evaluation: int) -> None:
     u, settings = targets(), RefineSettings(kind=kind, rounds=4, documents=28, evaluation=evaluation, seed=2)
     found = refined(u, settings)
@@ -120,7 +122,8 @@ def test_the_logged_objective_is_that_of_the_iterates_and_falls(kind: str, evalu
         assert all(a <= b for a, b in zip(found.objectives[0], objective(fitted().solve(u)), strict=True))
 
 
-@pytest.mark.parametrize("step", [None, pytest.param(0.05, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [None, 0.05])
 def test_astra_on_the_whole_background_approaches_the_dense_solve_step_by_step(step: float | None) -> None:
     u = targets()
     sizes = [gaps(fitted().solve(u), u, dense())]
@@ -158,7 +161,7 @@ def test_directions_are_refined_as_if_alone_and_batches_change_nothing(kind: str
 
 
 @pytest.mark.filterwarnings("ignore:Refining by")  # few documents: not every direction gains
-@pytest.mark.parametrize("kind", ["cg", "astra"])
+@pytest.mark.parametrize("kind", ["cg", pytest.param("astra", marks=pytest.mark.slow)])
 def test_the_seed_chooses_the_documents(kind: str) -> None:
     u, settings = targets(), RefineSettings(kind=kind, rounds=2, documents=20)
     one, same = refined(u, settings), refined(u, settings)

@@ -33,7 +33,9 @@ def gradients_of(proxy: Proxy, name: str) -> Tensor:
     return torch.stack([whole_gradients(proxy, d)[1][name] for d in DOCUMENTS])
 
 
-@pytest.mark.parametrize(("architecture", "tied"), [("LlamaConfig", True), ("PhiConfig", False)])
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("LlamaConfig", True), pytest.param("PhiConfig", False, marks=pytest.mark.slow)]
+)
 def test_eigenvalues_of_tables_are_the_mean_over_documents_in_the_basis(architecture: str, tied: bool) -> None:
     model = tiny_model(architecture, tie_word_embeddings=tied)
     proxy = with_tables(tiny_proxy(model))
@@ -96,7 +98,9 @@ def test_kfac_has_a_diagonal_over_the_vocabulary_and_a_covariance_over_the_width
             torch.testing.assert_close(solved, torch.linalg.solve(damped, u.unsqueeze(-1)).squeeze(-1))
 
 
-@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("kfac", "shampoo") else ()) for kind in FITS]
+)
 def test_a_fit_with_tables_depends_on_no_batch_and_turns_no_gradient_around(kind: str) -> None:
     fit, read = FITS[kind]
     proxy = proxy_of(tied=kind != "shampoo")

@@ -45,7 +45,11 @@ def test_a_sample_depends_on_the_seed_alone_and_moves_with_the_pool(pool, tmp_pa
     assert sample_rows(open_pool(moved), 50, 3, Fields()) == first
 
 
-@pytest.mark.parametrize("ending", TEXT_ENDINGS)
+# Each way of reading: lines, a stream of bytes that cannot be gone back in, row groups, batches.
+FAST = {".jsonl", ".jsonl.gz", ".parquet", ".arrow", ".csv"}
+
+
+@pytest.mark.parametrize("ending", [pytest.param(e, marks=() if e in FAST else pytest.mark.slow) for e in TEXT_ENDINGS])
 def test_every_row_is_equally_likely(tmp_path, ending):
     write(
         tmp_path / f"a{ending}",

@@ -143,6 +143,7 @@ def test_the_cost_is_told_as_a_multiple_of_plain_training(
     assert re.search(r"peak memory \d+\.\d+ x plain", printed)
 
 
+@pytest.mark.slow
 def test_the_cost_is_told_beside_plain_training_where_bergson_is_not_installed(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,8 +50,19 @@ def scorer(proxy: Proxy, chosen: Directions, **settings: object) -> DirectionSco
     return DirectionScorer(engines=[engine], columns=torch.eye(count, dtype=torch.float64), **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("count", [1, MANY, 9])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "count"),
+    [
+        *(("LlamaConfig", n) for n in (1, MANY, 9)),
+        *((name, MANY) for name in ARCHITECTURES if name != "LlamaConfig"),
+        *(
+            pytest.param(name, n, marks=pytest.mark.slow)
+            for name in ARCHITECTURES
+            for n in (1, 9)
+            if name != "LlamaConfig"
+        ),
+    ],
+)
 def test_a_score_is_the_product_of_the_gradient_by_autograd_with_the_direction(architecture: str, count: int) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     documents, chosen = random_documents([9, 4, 15, 2], seed=1), directions(proxy, count)
@@ -63,7 +74,10 @@ def test_a_score_is_the_product_of_the_gradient_by_autograd_with_the_direction(a
     torch.testing.assert_close(exact.scores, expected / norms[:, None], rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("architecture", ["LlamaConfig", "GPT2Config", "OPTConfig", "GptOssConfig"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["LlamaConfig", "GPT2Config", *(pytest.param(a, marks=pytest.mark.slow) for a in ("OPTConfig", "GptOssConfig"))],
+)
 def test_token_scores_sum_to_the_documents(architecture: str) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     documents, chosen = random_documents([9, 4, 15, 60], seed=1), directions(proxy, 2)
@@ -145,8 +159,14 @@ def moved_weights(proxy: Proxy, chosen: Directions, step: float) -> Iterator[Non
     proxy.model.load_state_dict(state)
 
 
-@pytest.mark.parametrize("architecture", ["GPTNeoXConfig", "GptOssConfig"])
-@pytest.mark.parametrize("normalize", ["none", "length", "unit"])
+@pytest.mark.parametrize(
+    ("normalize", "architecture"),
+    [
+        *((how, "GPTNeoXConfig") for how in ("none", "length", "unit")),
+        *(pytest.param(how, "GptOssConfig", marks=pytest.mark.slow) for how in ("none", "length")),
+        ("unit", "GptOssConfig"),
+    ],
+)
 def test_a_score_depends_on_no_batch_padding_or_order(normalize: str, architecture: str) -> None:
     proxy = tiny_proxy(tiny_model(architecture))
     documents, chosen = random_documents([9, 4, 15, 2, 12, 50], seed=1), directions(proxy, 2)

@@ -44,8 +44,14 @@ def bases(proxy: Proxy) -> dict[str, Rotation]:
     return result
 
 
-@pytest.mark.parametrize("rotated", [False, True])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "rotated"),
+    [
+        *((name, True) for name in ARCHITECTURES),
+        ("LlamaConfig", False),
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in ARCHITECTURES if name != "LlamaConfig"),
+    ],
+)
 def test_every_documents_gradient_arrives_whole_whichever_side_is_rotated_first(
     architecture: str, rotated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

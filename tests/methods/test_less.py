@@ -128,8 +128,14 @@ def literal_scores(trained: Path, settings: Settings, target: list[Encoded], gro
     return torch.stack([torch.stack(by_group).amax(0), *by_group], 1)
 
 
-@pytest.mark.parametrize("correction", ["adam", "none"])
-@pytest.mark.parametrize("projection", ["hadamard", "signs"])
+@pytest.mark.parametrize(
+    ("projection", "correction"),
+    [
+        ("hadamard", "adam"),
+        ("signs", "none"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("hadamard", "none"), ("signs", "adam"))),
+    ],
+)
 def test_scores_are_the_formulas(inputs: Inputs, trained: Path, correction: Any, projection: Any) -> None:
     settings = Settings(dim=64, correction=correction, projection=projection)
     scored = methods.get("less").prepare(inputs, settings)(POOL, inputs.batching)
@@ -142,8 +148,14 @@ def test_scores_are_the_formulas(inputs: Inputs, trained: Path, correction: Any,
         [scored.more["at_step_8_code"], scored.more["at_step_8_law"]]).amax(0))  # fmt: skip
 
 
-@pytest.mark.parametrize("rows", ["mean", "max"])
-@pytest.mark.parametrize("groups", ["mean", "max"])
+@pytest.mark.parametrize(
+    ("groups", "rows"),
+    [
+        ("max", "mean"),
+        ("mean", "max"),
+        *(pytest.param(how, how, marks=pytest.mark.slow) for how in ("mean", "max")),
+    ],
+)
 def test_rows_and_groups_are_aggregated_as_asked(inputs: Inputs, tmp_path: Path, rows: Any, groups: Any) -> None:
     settings, how = Settings(dim=64), Aggregation(rows=rows, groups=groups)
     scored = methods.get("less").prepare(replace(inputs, aggregation=how), settings)(POOL, inputs.batching)

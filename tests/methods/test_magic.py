@@ -62,7 +62,7 @@ def test_scores_are_the_mean_of_the_adjoints_over_all_linear_layers(architecture
     assert not torch.allclose(steps[0.5], whole_adjoint(proxy, tmp_path / "whole", 3, set()), rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_with_all_parameters_only_norms_are_missing_from_the_whole_adjoint(tied: bool, tmp_path: Path) -> None:
     proxy = tiny_proxy(tiny_model("LlamaConfig", tie_word_embeddings=tied))
     expected = whole_adjoint(proxy, tmp_path, 3, {n for n, _ in proxy.model.named_parameters() if "norm" in n})
@@ -131,6 +131,7 @@ def test_one_pass_for_all_snapshots_is_the_mean_of_their_directions_at_the_earli
     torch.testing.assert_close(once(documents, inputs.batching).scores, expected, rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_several_runs_are_averaged(tmp_path: Path) -> None:
     inputs = make_inputs(tiny_proxy(), tmp_path, TARGET, BACKGROUND)
     scorer: Any = prepare("magic", inputs, recipe=RECIPE, runs=2)

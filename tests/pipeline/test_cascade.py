@@ -59,7 +59,8 @@ def test_the_exact_stage_has_the_scores_of_the_whole_pool_of_the_predicted_best(
     assert all(0 < k.at_least < k.recall <= 1 for k in told.kept.values())
 
 
-@pytest.mark.parametrize("method", ["ekfac", pytest.param("magic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ekfac", "magic"])
 def test_the_exact_stage_fits_nothing_and_takes_the_scores_of_the_sample(
     project: Path, how: dict[str, Any], method: str
 ) -> None:

@@ -82,7 +82,7 @@ def score(place: Path, out: Path, what: str, **options: Any) -> Run:
     return curate.score(settings(place, what.split()[-1], method_settings=own), out / "x", **options)
 
 
-QUICK = {"ekfac", "trackstar", "unkept whole trackstar"}
+QUICK = {"ekfac"}
 
 
 @pytest.mark.parametrize("what", [pytest.param(w, marks=pytest.mark.slow) if w not in QUICK else w for w in OWN])

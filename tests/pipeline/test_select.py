@@ -66,7 +66,7 @@ def scored(project: Path, name: str, **settings: Any) -> curate.Run:
     )
 
 
-@pytest.fixture(scope="module", params=["truncate", "windows"])
+@pytest.fixture(scope="module", params=[pytest.param("truncate", marks=pytest.mark.slow), "windows"])
 def run(request: pytest.FixtureRequest, project: Path) -> curate.Run:
     return scored(project, request.param, long=request.param, per_token=True)
 

@@ -197,7 +197,8 @@ def test_the_command_writes_what_the_library_writes_and_prints_the_counts(projec
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_documents_as_they_are_need_no_torch_and_rows_of_tokens_are_no_documents_to_verify(project, tmp_path):
+@pytest.mark.slow
+def test_documents_as_they_are_need_no_torch(project, tmp_path):
     code = (
         "import sys, curate; from curate.scores.run import Run\n"
         "curate.select(Run.open(sys.argv[1]), top=2, out=sys.argv[2])\n"
@@ -206,6 +207,9 @@ def test_documents_as_they_are_need_no_torch_and_rows_of_tokens_are_no_documents
     done = subprocess.run([sys.executable, "-c", code, str(project / "run"), str(tmp_path / "plain")], check=False)
     assert done.returncode == 0
     assert Selected.read(tmp_path / "plain").manifest["after"]["documents"] == 2
+
+
+def test_rows_of_tokens_are_no_documents_to_verify(project, tmp_path):
     selected(project, tmp_path / "tokens", pack=50)
     with pytest.raises(CurateError, match="holds tokens; expected the documents"):
         Selected.read(tmp_path / "tokens")

@@ -86,6 +86,7 @@ def test_an_oracle_has_1_and_its_negation_minus_1(measured: np.ndarray) -> None:
         assert (found.mean, found.low, found.high) == pytest.approx((sign, sign, sign), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_leaving_documents_out_one_by_one_predicts_leaving_out_several(measured: np.ndarray, truth: np.ndarray) -> None:
     found = lds(masks(subsets()) @ truth, measured)
     assert found.mean > 0.9
@@ -93,6 +94,7 @@ def test_leaving_documents_out_one_by_one_predicts_leaving_out_several(measured:
     assert lds(-(masks(subsets()) @ truth), measured).mean == pytest.approx(-found.mean)
 
 
+@pytest.mark.slow
 def test_shuffled_scores_have_an_interval_that_holds_0(measured: np.ndarray, truth: np.ndarray) -> None:
     rng = np.random.default_rng(0)
     holds = 0

@@ -286,7 +286,7 @@ def test_killed_retrainings_go_on_and_end_with_the_same_bytes(place: Path, tmp_p
         ("bm25", {}),
         pytest.param("embedding", {"centre": True}, marks=pytest.mark.slow),
         pytest.param("rds", {}, marks=pytest.mark.slow),
-        ("trackstar", {"dim": 4}),
+        pytest.param("trackstar", {"dim": 4}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_with_the_fits_of_another_is_judged_by_those_fits(
@@ -344,6 +344,7 @@ def by_token(place: Path) -> Validation:
     return curate.validate(settings(place, "ekfac", magic=True, unit="token"), reporter=Heard())
 
 
+@pytest.mark.slow
 def test_tokens_are_left_out_beside_documents(place: Path, found: Validation, by_token: Validation) -> None:
     assert by_token.bank == found.bank
     assert by_token.unit == "token"
@@ -355,6 +356,7 @@ def test_tokens_are_left_out_beside_documents(place: Path, found: Validation, by
         assert judged.best_documents == pytest.approx(of_documents[judged.run].mean, rel=1e-9)  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_validation_of_tokens_goes_on_with_what_is_there(place: Path, by_token: Validation) -> None:
     plan = validate.plan(settings(place, "ekfac", magic=True, unit="token"), reporter=Heard())
     assert plan.there == plan.retrainings == 1 + SMALL["subsets"] + 2 * 2 * SMALL["removals"]

@@ -127,6 +127,7 @@ def test_a_rescored_run_is_selected_from_and_not_computed_again(
         curate.rescore(settings(place, shortlist=5), rescored.path, reporter=Heard())
 
 
+@pytest.mark.slow
 def test_a_killed_rescoring_goes_on_to_the_same_bytes(
     place: Path, rescored: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,7 +233,11 @@ CHECKS: dict[str, Callable[..., None]] = {
 }
 
 
-@pytest.mark.parametrize("ending", CHECKS)
+FAST = {".jsonl", ".csv", ".parquet"}
+"""One of each check."""
+
+
+@pytest.mark.parametrize("ending", [pytest.param(e, marks=() if e in FAST else pytest.mark.slow) for e in CHECKS])
 def test_rows_go_out_as_they_came(project, tmp_path, ending):
     CHECKS[ending](project, tmp_path, ending, seed=1, count=100)
 

@@ -151,7 +151,7 @@ def test_micro_batches_change_nothing_but_rounding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "keep"),
     [
-        ("all", False),
+        pytest.param("all", False, marks=pytest.mark.slow),
         ("log", True),
         pytest.param("all", True, marks=pytest.mark.slow),
         pytest.param("log", False, marks=pytest.mark.slow),

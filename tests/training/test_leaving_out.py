@@ -48,6 +48,7 @@ def test_a_rate_that_is_far_too_high_is_found_out_and_said(tmp_path: Path) -> No
     assert "lower learning_rate, or a larger epsilon or batch_size" in (wild.advice or "")
 
 
+@pytest.mark.slow
 def test_a_retraining_that_diverges_fails_the_check_and_ends_nothing(
     smooth: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
