@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import polars as pl
 import pytest
@@ -11,9 +10,10 @@ from click.testing import CliRunner
 
 from curate import executors, methods, students
 from curate.cli import group
-from curate.documents import formats, open_pool, rows, shapes
+from curate.documents import formats, open_pool, rows
 from curate.documents.formats import format_of, readable
 from curate.errors import CurateError, SettingsError
+from curate.fields import SHAPES
 from curate.registry import Registry
 from curate.selection.filters import find_filter, named_filters
 from tests.installing import install
@@ -215,13 +215,12 @@ def test_an_unknown_name_comes_with_the_nearest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "registry",
-    [methods, students, executors, formats, shapes],
+    "offered",
+    [methods._REGISTRY, students._REGISTRY, executors._REGISTRY, formats._REGISTRY, SHAPES],
     ids=["methods", "students", "executors", "formats", "shapes"],
 )
-def test_what_is_offered_by_name_is_one_and_no_helper_beside_it(registry: ModuleType) -> None:
+def test_what_is_offered_by_name_is_one_and_no_helper_beside_it(offered: Registry) -> None:
     """A file that several of a folder share is not named in help, nor in an error's list of what is known."""
-    offered: Registry = registry._REGISTRY
     for name in offered.names():
         module = offered.get(name)
-        assert all(hasattr(module, member) for member in offered.needs), f"{registry.__name__}.{name}"
+        assert all(hasattr(module, member) for member in offered.needs), f"{offered.package}.{name}"

@@ -75,6 +75,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         lds(np.zeros((2, 4)), np.zeros((2, 4)))
 
 
+@pytest.mark.slow
 def test_an_oracle_has_1_and_its_negation_minus_1(measured: np.ndarray) -> None:
     """The oracle: scores that solve the measured changes, on as many subsets as that is possible for."""
     some = masks(subsets())[: DOCUMENTS // 2]

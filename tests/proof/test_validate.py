@@ -75,6 +75,7 @@ def found(place: Path) -> Validation:
     return curate.validate(settings(place, magic=True), reporter=Heard())
 
 
+@pytest.mark.slow
 def test_every_method_is_judged_on_one_bank(place: Path, found: Validation) -> None:
     assert [j.method for j in found.judged] == ["ekfac", "bm25", "random", "magic"]
     assert (found.documents, found.queries, found.subsets, found.dropped) == (32, 3, 8, 3)
@@ -125,12 +126,14 @@ def test_a_run_that_chose_its_learning_rate_is_judged_with_that_rate(place: Path
     assert (method_settings.recipe.learning_rate, method_settings.rates, method_settings.check) == (3e-4, (), 0)
 
 
+@pytest.mark.slow
 def test_the_measured_changes_are_the_banks(place: Path, found: Validation) -> None:
     laboratory = validate._validating(settings(place), Heard())
     whole, first = (laboratory.laboratory.losses(j) for j in laboratory.repeated([(), laboratory.subset(0)]))
     np.testing.assert_allclose(found.measured[0], first - whole, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_same_command_retrains_nothing_and_says_the_same(
     place: Path, found: Validation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +181,7 @@ def test_a_rescored_runs_adjoint_is_judged_and_said_to_be(place: Path, tmp_path:
     assert {(d.shard, d.row) for d in documents} <= shortlist
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_is_missing_and_retrains_nothing(place: Path, found: Validation, tmp_path: Path) -> None:
     plan = curate.plan_validate(settings(place, "bm25", removals=0, subsets=20), reporter=Heard())
     assert (plan.retrainings, plan.there, plan.steps) == (21, 9, 4)

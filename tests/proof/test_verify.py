@@ -102,6 +102,7 @@ def found(place: Path, heard: Heard) -> Verification:
     return curate.verify(settings(place, sweep=(0.05, 0.4), seeds=3), place / "out", reporter=heard)
 
 
+@pytest.mark.slow
 def test_a_selection_of_the_targets_topic_beats_random(found: Verification) -> None:
     assert found.verdict.beats_random is True
     assert found.sentence.startswith("The selection beats random")
@@ -111,6 +112,7 @@ def test_a_selection_of_the_targets_topic_beats_random(found: Verification) -> N
     assert rows["selection"]["other"] > rows["random"]["other"]  # and has learned less of everything else
 
 
+@pytest.mark.slow
 def test_every_arm_but_all_trains_on_equal_tokens_in_equal_steps(place: Path, found: Verification) -> None:
     manifest = json.loads((place / "selected" / "manifest.json").read_text())
     budget = manifest["after"]["tokens"]
@@ -121,6 +123,7 @@ def test_every_arm_but_all_trains_on_equal_tokens_in_equal_steps(place: Path, fo
     assert found.outcomes[-1].times == 2.0
 
 
+@pytest.mark.slow
 def test_nothing_that_losses_are_reported_on_is_trained_on(place: Path, found: Verification) -> None:
     left = {o.name: o.counts["held_out"] for o in found.outcomes}
     assert sum(left.values()) > 0  # of the pool's sample, which no arm trains on
@@ -128,6 +131,7 @@ def test_nothing_that_losses_are_reported_on_is_trained_on(place: Path, found: V
     assert found.others == 16
 
 
+@pytest.mark.slow
 def test_runs_beside_the_selections_are_used_and_others_are_scored(
     place: Path, found: Verification, heard: Heard
 ) -> None:
@@ -137,6 +141,7 @@ def test_runs_beside_the_selections_are_used_and_others_are_scored(
     assert not (place / "out" / "spools").exists()
 
 
+@pytest.mark.slow
 def test_the_same_command_trains_nothing_and_says_the_same(
     place: Path, found: Verification, monkeypatch: pytest.MonkeyPatch
 ) -> None:
