@@ -107,6 +107,7 @@ def test_shuffled_scores_have_an_interval_that_holds_0(measured: np.ndarray, tru
     assert holds >= 17
 
 
+@pytest.mark.slow
 def test_magic_in_the_banks_own_training_predicts_it_and_is_kept(
     bank: Bank, measured: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -361,6 +361,7 @@ def test_a_plan_counts_the_trainings_measures_a_step_and_writes_nothing(place: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_of_a_verification_that_was_begun_leaves_out_what_is_kept(
     place: Path, found: Verification, tmp_path: Path
 ) -> None:
