@@ -1,13 +1,10 @@
 import gc
 import sys
-import typing
 from collections.abc import Callable, Iterator
-from inspect import isclass, isgeneratorfunction
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import jaxtyping
 import pytest
 
 from curate.scores.run import Run
@@ -36,49 +33,6 @@ class Beforehand:
 
 
 sys.meta_path.insert(0, Beforehand())
-
-
-newer = jaxtyping.jaxtyped
-forms: dict[tuple[str, int], str] = {}
-
-
-def checked_once(*, typechecker: Callable[..., Any]) -> Callable[[Any], Any]:
-    """What jaxtyping puts before each function of `CHECKED`, in the older of its two forms.
-
-    The newer one, which pytest's option asks for, checks arguments twice in a call, for the sake of its messages: that
-    was a third of the time of tests of gradients. Where no shape stands in a signature, the check of types is all.
-    """
-
-    def decorate(wanted: Any) -> Any:
-        if isclass(wanted):
-            return newer(wanted, typechecker=typechecker)
-        place = (wanted.__code__.co_filename, wanted.__code__.co_firstlineno)
-        if place not in forms:  # a function within another one comes here again in each call of that
-            forms[place] = form_of(wanted)
-        if forms[place] == "newer":
-            return newer(wanted, typechecker=typechecker)
-        checked = typechecker(wanted)
-        return newer(checked, typechecker=None) if forms[place] == "older" else checked
-
-    return decorate
-
-
-def form_of(function: Any) -> str:
-    if isgeneratorfunction(function):
-        return "newer"  # the older one checks arguments when the first value is asked for, in whatever call that is
-    try:
-        hints = typing.get_type_hints(function).values()
-    except NameError:  # of a name for type checkers alone, which the newer form takes for anything
-        return "newer"
-    return "older" if any(map(has_shapes, hints)) else "types alone"
-
-
-def has_shapes(hint: object) -> bool:
-    """Whether an annotation says a tensor's shape, itself or within."""
-    return (isclass(hint) and issubclass(hint, jaxtyping.AbstractArray)) or any(map(has_shapes, typing.get_args(hint)))
-
-
-jaxtyping.jaxtyped = checked_once
 
 
 @pytest.hookimpl(wrapper=True)
