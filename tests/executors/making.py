@@ -9,7 +9,7 @@ from curate.progress import Silent, Task
 from curate.score_settings import ScoreSettings
 from curate.stores.settings import IndexSettings
 
-ROWS = 30
+ROWS = 60
 """Of every shard; the first has four more, which are set aside."""
 
 SETTINGS = {
