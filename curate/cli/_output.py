@@ -4,11 +4,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -20,6 +20,8 @@ from curate.amounts import duration
 from curate.errors import CurateError
 from curate.secrets import without_secrets
 from curate.visible import escaped, visible
+
+T = TypeVar("T")
 
 
 class Terminal(Console):
@@ -196,6 +198,12 @@ class RichReporter:
 
     def warn(self, message: str) -> None:
         self._progress.console.print(Text("warning:", "bold yellow"), without_secrets(message), soft_wrap=True)
+
+
+def planned(make: Callable[..., T], *asked: Any, **how: Any) -> T:
+    """Make a command's plan, and show that the small part is measured which it rests on."""
+    with RichReporter() as reporter, reporter.measuring():
+        return make(*asked, **how, reporter=reporter)
 
 
 class _LoggedTask:

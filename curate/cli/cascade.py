@@ -45,7 +45,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     Before the last stage it says which share of the true best it expects to keep, by cross-validation within the
     sample: over all documents, and within sources. With --recall it takes as many documents as that needs.
     """
-    from curate.cli._output import RichReporter
+    from curate.cli._output import RichReporter, planned
     from curate.pipeline import cascade
 
     out = place_of(ctx, out)
@@ -53,9 +53,7 @@ def command(ctx: click.Context, /, out: Path | None, dry_run: bool, as_json: boo
     how = {name: options.pop(name) for name in names}
     settings = CascadeSettings.of(given(ctx, CascadeSettings, options))
     if dry_run:
-        with RichReporter() as reporter, reporter.measuring():
-            plan = cascade.plan(settings, reporter=reporter)
-        _print_plan(plan, as_json)
+        _print_plan(planned(cascade.plan, settings), as_json)
         return
     with RichReporter() as reporter:
         _print(cascade.run(settings, out, **how, reporter=reporter), settings, as_json)

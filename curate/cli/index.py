@@ -67,7 +67,7 @@ def command(
     One pass over the pool. The same command, or --continue, goes on where it stopped; for a pool with new shards it
     adds those, and keeps what was fitted on the first pool, so that scores compare.
     """
-    from curate.cli._output import RichReporter, print_alarm
+    from curate.cli._output import RichReporter, planned, print_alarm
     from curate.pipeline import index
     from curate.scores.arithmetic import arithmetic_warning
     from curate.scores.counts import lost_rows
@@ -75,9 +75,7 @@ def command(
     settings = IndexSettings.of(given(ctx, IndexSettings, options))
     out = place_of(ctx, out)
     if dry_run:
-        with RichReporter() as reporter, reporter.measuring():
-            plan = index.plan(settings, out, reporter=reporter)
-        _print_plan(plan, as_json)
+        _print_plan(planned(index.plan, settings, out), as_json)
         return
     with RichReporter() as reporter:
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}

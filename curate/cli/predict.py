@@ -54,7 +54,7 @@ def command(
     rank correlation, and the share of the true best 5 % among the predicted best 5, 10 and 20 %, over all documents and
     within sources. `words` estimates n_tokens from each text's length, by what it has learned of tokens per character.
     """
-    from curate.cli._output import RichReporter, loading
+    from curate.cli._output import RichReporter, loading, planned
     from curate.cli._runs import chosen_run
     from curate.cli._settings import RECORD
 
@@ -66,9 +66,7 @@ def command(
     with loading():
         from curate.pipeline import predict
     if dry_run:
-        with RichReporter() as reporter, reporter.measuring():
-            plan = predict.plan(settings, workers=workers, executor=executor, reporter=reporter)
-        _print_plan(plan, as_json)
+        _print_plan(planned(predict.plan, settings, workers=workers, executor=executor), as_json)
         return
     with RichReporter() as reporter:
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}

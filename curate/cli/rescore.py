@@ -40,7 +40,7 @@ def command(
     the shortlist alone: `score` from its own training, `score_adjoint` from a step in its middle, `score_spread`
     over the repeats. --config takes options and the recipe's settings side by side.
     """
-    from curate.cli._output import RichReporter, loading, print_json
+    from curate.cli._output import RichReporter, loading, planned, print_json
     from curate.cli._runs import chosen_run
 
     out = place_of(ctx, out, run)
@@ -52,9 +52,7 @@ def command(
     with loading():
         from curate.pipeline import rescore
     if dry_run:
-        with RichReporter() as reporter, reporter.measuring():
-            plan = rescore.plan(settings, reporter=reporter)
-        _print_plan(plan, as_json)
+        _print_plan(planned(rescore.plan, settings), as_json)
         return
     with RichReporter() as reporter:
         rescored = rescore.run(settings, out, reporter=reporter)

@@ -68,7 +68,7 @@ def command(
     A run that was stopped loses at most one part: the same command, or --continue, goes on. A short judgement of the
     ranking is printed at the end; `curate report` gives the long one.
     """
-    from curate.cli._output import RichReporter, print_alarm
+    from curate.cli._output import RichReporter, planned, print_alarm
     from curate.cli._trust import judged, short
     from curate.pipeline import score
     from curate.scores.arithmetic import arithmetic_warning
@@ -77,9 +77,7 @@ def command(
     out = place_of(ctx, out)
     settings = ScoreSettings.of(given(ctx, ScoreSettings, options))
     if dry_run:
-        with RichReporter() as reporter, reporter.measuring():
-            plan = score.plan(settings, reporter=reporter)
-        _print_plan(plan, as_json)
+        _print_plan(planned(score.plan, settings), as_json)
         return
     with RichReporter() as reporter:
         how = {"workers": workers, "executor": executor, "part": part, "strict": strict}

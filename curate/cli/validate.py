@@ -56,7 +56,7 @@ def command(
     once more, by its own settings, with every query as a target of its own. Retrainings are kept in a bank by all that
     decides them: a killed command goes on, and further runs are judged by the same bank.
     """
-    from curate.cli._output import RichReporter, loading, print_json
+    from curate.cli._output import RichReporter, loading, planned, print_json
     from curate.cli._runs import chosen_run
 
     out = place_of(ctx, out, *runs)
@@ -67,9 +67,7 @@ def command(
     with loading():
         from curate.pipeline import validate
     if dry_run:
-        with RichReporter() as reporter, reporter.measuring():
-            plan = validate.plan(settings, workers=workers, executor=executor, reporter=reporter)
-        _print_plan(plan, as_json)
+        _print_plan(planned(validate.plan, settings, workers=workers, executor=executor), as_json)
         return
     with RichReporter() as reporter:
         validation = validate.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)

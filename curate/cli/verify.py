@@ -58,7 +58,7 @@ def command(
     Beside a selection of tokens (`curate select --unit token`) there are two arms more: as many random tokens of each
     of its documents, and the best documents; equal are the tokens that carry loss, and all that are read stand beside.
     """
-    from curate.cli._output import RichReporter, loading, print_json
+    from curate.cli._output import RichReporter, loading, planned, print_json
 
     out = place_of(ctx, out, selection)
     values = given(ctx, VerifySettings, options)
@@ -70,9 +70,7 @@ def command(
     with loading():
         from curate.pipeline import verify
     if dry_run:
-        with RichReporter() as reporter, reporter.measuring():
-            plan = verify.plan(settings, out, reporter=reporter)
-        _print_plan(plan, as_json)
+        _print_plan(planned(verify.plan, settings, out), as_json)
         return
     with RichReporter() as reporter:
         verification = verify.run(settings, out, plot=plot, workers=workers, executor=executor, reporter=reporter)

@@ -62,14 +62,14 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     titles: dict[str, list[str]] = {}
     seen: dict[str, None] = {}
     chats: set[bool] = set()
-    disliked: dict[str, None] = {}
+    disliked: str | None = None
     weighed = False
     others: Counter[str] = Counter()
     """Rows with a part of a type that is no text, by the type."""
     for raw, document in _first_rows(pool, fields):
         if isinstance(document, Document) and not isinstance(raw, BadRow):
             if document.text is None:
-                disliked.update({column: None for column in _LIKED if raw.get(column) is False})
+                disliked = disliked or next((column for column in _LIKED if raw.get(column) is False), None)
             others.update(_other_parts(document))
             weighed = weighed or any(turn.get("weight", 1) not in (0, 1) for turn in document.messages or ())
             chats.add(document.messages is not None)
@@ -82,7 +82,7 @@ def look(pool: Pool, fields: Fields) -> FirstRows | None:
     not_read = [c for c in seen if c in content and c not in used]
     if not titles:
         return None
-    notes = [f"answers of which {column} is false are read like others" for column in [*disliked][:1]]
+    notes = [f"answers of which {disliked} is false are read like others"] if disliked else []
     notes += [
         f"parts of the type {kind!r} are no text and left out (in {n} of these rows)" for kind, n in others.items()
     ]
